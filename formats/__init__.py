@@ -1,0 +1,1 @@
+"""Bytes <-> IR. Knows files, never policy; imports no torch."""

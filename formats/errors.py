@@ -1,0 +1,65 @@
+"""The errors a user can meet: one line each, naming the file, the place and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class QuantmillError(Exception):
+    """A mistake in the input or the request, told in one line.
+
+    Args:
+        problem: what is wrong, in the field's words.
+        path: the file (or folder) it was found in, if any.
+        where: the place inside it: a key, a tensor's name, a byte offset.
+        hint: what to do about it.
+
+    The commands print ``str(error)`` on stderr and exit with code 2.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: str | Path | None = None,
+        where: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.path = path
+        self.where = where
+        self.hint = hint
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        place = ": ".join(str(part) for part in (self.path, self.where) if part is not None)
+        line = f"{place}: {self.problem}" if place else self.problem
+        return f"{line} ({self.hint})" if self.hint else line
+
+
+class FormatError(QuantmillError):
+    """A file is not what it claims to be: truncated, damaged, or of a kind we do not read."""
+
+
+class UnknownArchitecture(FormatError):
+    """The checkpoint's model class is in no table of ours."""
+
+
+class UnmatchedTensor(FormatError):
+    """A tensor's name fits no rule of its architecture, or a rule found no tensor."""
+
+
+class TokenizerError(FormatError):
+    """The tokenizer cannot be carried over faithfully."""
+
+
+class PlanError(QuantmillError):
+    """A wish that cannot be fulfilled, found before any weight is read."""
+
+
+class WeightError(QuantmillError):
+    """A weight that cannot be encoded (NaN or Inf), named with its index."""
+
+
+class OutputError(QuantmillError):
+    """The output cannot be written: it exists, the disk is full, the folder is read-only."""

@@ -1,0 +1,225 @@
+"""The common form between every reader and every writer.
+
+A ``Model`` is metadata in GGUF's vocabulary (the one namespace all formats here can be mapped to) and an ordered list
+of lazy tensors under their GGUF names. Readers build it, writers consume it, nothing in it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .qtypes import QType
+
+Bytes = NDArray[np.uint8]
+
+
+class Role(Enum):
+    """What a tensor is for. Policies speak of roles; ``formats/gguf/names.py`` maps them to names, both ways."""
+
+    TOKEN_EMBD = "token_embd"
+    OUTPUT = "output"
+    OUTPUT_NORM = "output_norm"
+    ROPE_FREQS = "rope_freqs"
+    ATTN_NORM = "attn_norm"
+    ATTN_Q = "attn_q"
+    ATTN_K = "attn_k"
+    ATTN_V = "attn_v"
+    ATTN_QKV = "attn_qkv"
+    ATTN_KV_B = "attn_kv_b"
+    ATTN_OUTPUT = "attn_output"
+    FFN_NORM = "ffn_norm"
+    FFN_GATE_INP = "ffn_gate_inp"
+    FFN_GATE = "ffn_gate"
+    FFN_UP = "ffn_up"
+    FFN_DOWN = "ffn_down"
+    FFN_GATE_EXPS = "ffn_gate_exps"
+    FFN_UP_EXPS = "ffn_up_exps"
+    FFN_DOWN_EXPS = "ffn_down_exps"
+    OTHER = "other"  # a tensor no table of ours knows; kept as it is, quantized by the default rule
+
+
+class ValueType(IntEnum):
+    """The metadata value types of GGUF, with their ids in the file."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    FLOAT32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
+
+
+@dataclass(frozen=True)
+class Value:
+    """One typed metadata value.
+
+    ``data`` is an int, float, bool or str; for arrays a numpy array (numbers, bools), a tuple of str (strings) or a
+    tuple of ``Value`` (nested arrays), with ``item`` the type of its elements. Strings are UTF-8 decoded with
+    ``surrogateescape``, so that bytes which are not UTF-8 survive the trip.
+    """
+
+    type: ValueType
+    data: Any
+    item: ValueType | None = None
+
+
+Metadata = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A lazy tensor.
+
+    Args:
+        name: its GGUF name, e.g. ``blk.0.attn_q.weight``.
+        role: what it is for; ``OTHER`` when unknown.
+        layer: its block's number, or None outside the blocks.
+        shape: numpy order (rows first; the innermost, contiguous axis is last).
+        qtype: the type its bytes are in.
+        read: ``read(a, b)`` gives rows a..b of the tensor flattened to (rows, width) as uint8
+            [b-a, row_bytes], little-endian, possibly a read-only view of a mapped file. Thread-safe.
+        source: where it comes from, for messages: a file and the tensor's name there.
+    """
+
+    name: str
+    role: Role
+    layer: int | None
+    shape: tuple[int, ...]
+    qtype: QType
+    read: Callable[[int, int], Bytes] = field(repr=False, compare=False)
+    source: str = ""
+
+    @property
+    def width(self) -> int:
+        """Weights in a row."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def n_rows(self) -> int:
+        n = 1
+        for dim in self.shape[:-1]:
+            n *= dim
+        return n
+
+    @property
+    def n_weights(self) -> int:
+        return self.n_rows * self.width
+
+    @property
+    def row_bytes(self) -> int:
+        return self.qtype.row_bytes(self.width)
+
+    @property
+    def nbytes(self) -> int:
+        return self.n_rows * self.row_bytes
+
+    def rows(self, a: int, b: int) -> Bytes:
+        """Rows ``a`` to ``b`` as uint8 [b-a, row_bytes], in ``qtype``'s little-endian layout."""
+        assert 0 <= a <= b <= self.n_rows, (self.name, a, b)
+        return self.read(a, b)
+
+
+class TokenType(IntEnum):
+    """llama.cpp's token types (``llama.h``, LLAMA_TOKEN_TYPE_*)."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer in llama.cpp's terms; ``formats/gguf/vocab.py`` maps it to ``tokenizer.*`` keys, both ways.
+
+    Args:
+        model: ``llama`` (SentencePiece BPE), ``gpt2`` (byte-level BPE), ``t5`` (Unigram), ``bert`` (WordPiece).
+        pre: the pre-tokenizer's name in llama.cpp (``llama-bpe``, ``smollm``, ``qwen2``, ``default``...), or None.
+        tokens: the vocabulary in id order, padded to the embedding's rows.
+        types: int32 ``TokenType`` of each token.
+        scores: float32 SentencePiece scores, or None.
+        merges: ``"left right"`` pairs in rank order, or None; a space inside a part is written U+0120 as in GGUF.
+        special: token ids by llama.cpp's short names: bos, eos, unk, sep, pad, eot, eom, mask, fim_pre, ...
+        flags: add_bos_token, add_eos_token, add_space_prefix, remove_extra_whitespaces...: only those that are set.
+        chat_templates: name -> Jinja text; the nameless one is ``"default"``.
+        precompiled_charsmap: the Unigram normalizer's table, or None.
+    """
+
+    model: str
+    pre: str | None
+    tokens: tuple[str, ...]
+    types: NDArray[np.int32]
+    scores: NDArray[np.float32] | None = None
+    merges: tuple[str, ...] | None = None
+    special: Mapping[str, int] = field(default_factory=dict)
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    chat_templates: Mapping[str, str] = field(default_factory=dict)
+    precompiled_charsmap: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint, whatever file it came from.
+
+    Args:
+        arch: GGUF's architecture name (``general.architecture``), e.g. ``llama``.
+        metadata: every key of the file-to-be in order, typed; ``general.*``, ``{arch}.*``, ``tokenizer.*``.
+        tensors: in file order, names unique.
+        path: the file or folder it was read from, for messages.
+    """
+
+    arch: str
+    metadata: Metadata
+    tensors: tuple[Tensor, ...]
+    path: Path
+
+    def hparam(self, suffix: str, default: Any = None) -> Any:
+        """The value of ``{arch}.{suffix}``, e.g. ``hparam("attention.head_count")``, or ``default``."""
+        value = self.metadata.get(f"{self.arch}.{suffix}")
+        return default if value is None else value.data
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The plain value of a full metadata key, or ``default``."""
+        value = self.metadata.get(key)
+        return default if value is None else value.data
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.hparam("block_count", 0))
+
+    @property
+    def n_expert(self) -> int:
+        return int(self.hparam("expert_count", 0))
+
+    @property
+    def n_gqa(self) -> int:
+        """Query heads per key/value head (of the first layer that has attention)."""
+        heads, kv = (_first(self.hparam(f"attention.head_count{s}", 0)) for s in ("", "_kv"))
+        return heads // kv if kv else 1
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.tensors)
+
+
+def _first(value: Any) -> int:
+    """A hyper-parameter that may be one number or one per layer: its first non-zero entry."""
+    if isinstance(value, np.ndarray):
+        nonzero = value[value != 0]
+        return int(nonzero[0]) if nonzero.size else 0
+    return int(value)
