@@ -1,0 +1,111 @@
+"""The umbrella ``quantmill``, the commands that also stand alone, and how an error reaches the user.
+
+A command's module is imported when the command is asked for, so ``quantmill --help`` costs no torch, numba or
+transformers. Each module offers one ``click.Command`` named ``command``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from .. import __version__
+from ..formats.errors import QuantmillError
+
+# name -> (module, one line for `quantmill --help`)
+COMMANDS = {
+    "convert": ("convert", "Hugging Face checkpoint to GGUF, or back."),
+    "quantize": ("quantize", "Quantize a GGUF file."),
+    "gguf-set-metadata": ("set_metadata", "Change, add or remove a metadata key of a GGUF file."),
+    "inspect": ("inspect", "Show a file's metadata, tensors, types and bits per weight."),
+    "verify": ("verify", "Check a file's structure, or its weights against another's."),
+    "demo": ("demo", "The main job on SmolLM2-135M, from start to end."),
+}
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def load_command(name: str) -> click.Command:
+    """The command of that name, with ``--debug`` added."""
+    command: click.Command = import_module(f".{COMMANDS[name][0]}", __package__).command
+    if not any(param.name == "debug" for param in command.params):
+        command.params.append(
+            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
+        )
+    return command
+
+
+class _Umbrella(click.Group):
+    """A group that knows its commands by name and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.command(cls=_Umbrella, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="quantmill")
+def quantmill() -> None:
+    """Turn Hugging Face checkpoints into the quantized files people run.
+
+    Example: quantmill convert Meta-Llama-3-8B-Instruct llama3.Q4_K_M.gguf --outtype Q4_K_M
+    """
+
+
+def main(command: click.Command, prog: str) -> NoReturn:
+    """Run a command and exit: 0, 1 when a check failed, 2 on an error (one line on stderr), 130 when interrupted."""
+    try:
+        outcome = command.main(prog_name=prog, standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(outcome if isinstance(outcome, int) else 0)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(f"{prog}: interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        sys.exit(EXIT_ERROR)
+    except (QuantmillError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"{prog}: {_one_line(error)}", err=True)
+        sys.exit(EXIT_ERROR)
+
+
+def _one_line(error: QuantmillError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+def run() -> NoReturn:
+    """The console script ``quantmill``."""
+    main(quantmill, "quantmill")
+
+
+def run_convert() -> NoReturn:
+    """The console script ``convert``."""
+    main(load_command("convert"), "convert")
+
+
+def run_quantize() -> NoReturn:
+    """The console script ``quantize``."""
+    main(load_command("quantize"), "quantize")
+
+
+def run_gguf_set_metadata() -> NoReturn:
+    """The console script ``gguf-set-metadata``."""
+    main(load_command("gguf-set-metadata"), "gguf-set-metadata")
