@@ -1,0 +1,56 @@
+"""The kernels: encode and decode of every GGML type. Importing this package does not import numba."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ...formats.errors import QuantmillError
+from ...formats.qtypes import QType
+
+if TYPE_CHECKING:
+    from .base import Kernel
+
+# Each module has KERNELS: dict[str, Kernel], by the type's name.
+_MODULES = {
+    "F32": "floats",
+    "F16": "floats",
+    "BF16": "floats",
+    "Q4_0": "legacy",
+    "Q4_1": "legacy",
+    "Q5_0": "legacy",
+    "Q5_1": "legacy",
+    "Q8_0": "legacy",
+    "Q2_K": "q2_k",
+    "Q3_K": "q3_k",
+    "Q4_K": "q4_k",
+    "Q5_K": "q5_k",
+    "Q6_K": "q6_k",
+    "IQ1_S": "iq1_s",
+    "IQ1_M": "iq1_m",
+    "IQ2_XXS": "iq2_xxs",
+    "IQ2_XS": "iq2_xs",
+    "IQ2_S": "iq2_s",
+    "IQ3_XXS": "iq3_xxs",
+    "IQ3_S": "iq3_s",
+    "IQ4_NL": "iq4",
+    "IQ4_XS": "iq4",
+    "TQ1_0": "tq",
+    "TQ2_0": "tq",
+    "MXFP4": "fp4",
+    "NVFP4": "fp4",
+    "Q1_0": "bits",
+    "Q2_0": "bits",
+}
+
+ENCODABLE = frozenset(_MODULES)
+
+
+def kernel_for(qtype: QType) -> Kernel:
+    """The kernel of a type; imports numba and the type's module on first use. Raises ``QuantmillError`` for a type
+    without one (the integers, F64, Q8_1, Q8_K)."""
+    module = _MODULES.get(qtype.name)
+    if module is None:
+        raise QuantmillError(f"type {qtype} has no kernel", hint=f"types with one: {', '.join(_MODULES)}")
+    kernel: Kernel = import_module(f".{module}", __name__).KERNELS[qtype.name]
+    return kernel

@@ -7,8 +7,10 @@ compiler gives all lanes one instruction. No fastmath and no FMA contraction: th
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +27,31 @@ def _cache_dir() -> Path:
     """Where compiled code goes: the user's cache, keyed by our sources.
 
     Numba checks only the file a function stands in, not those it calls into, so the key covers every kernel; and an
-    install directory may be read-only.
+    install directory may be read-only, as may a home: then it is the temporary directory.
     """
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    root = os.environ.get("QUANTMILL_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "quantmill" / f"kernels-{digest.hexdigest()[:16]}"
+    name = f"kernels-{digest.hexdigest()[:16]}"
+    home = os.environ.get("QUANTMILL_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = Path(home) / "quantmill" / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path
+    except OSError:
+        pass
+    return Path(tempfile.gettempdir()) / f"quantmill-{getpass.getuser()}" / name
 
 
 os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_dir()))  # before numba reads its configuration
 
 import numba  # noqa: E402
 from numba import types  # noqa: E402
+from numba.core import cgutils  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
+
+numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # somebody may have imported numba before us
 
 LANES = 32
 
@@ -51,8 +64,11 @@ def jit(function: Callable[..., Any]) -> Any:
 
 
 def jit_inline(function: Callable[..., Any]) -> Any:
-    """As ``jit``, for small helpers that must vanish into the lane loop that calls them."""
-    return numba.njit(nogil=True, error_model="numpy", boundscheck=False, inline="never", forceinline=True)(function)
+    """As ``jit``, for small helpers that must vanish into the lane loop that calls them.
+
+    Not cached on their own: their code lands in the caller's cached object.
+    """
+    return numba.njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)(function)
 
 
 @intrinsic
@@ -103,16 +119,59 @@ def nearest_int(x):  # type: ignore[no-untyped-def]
     return (float_to_bits(np.float32(x) + np.float32(12582912.0)) & np.int32(0x007FFFFF)) - np.int32(0x00400000)
 
 
+def _load(name: str, bits: int, convert: Callable[[Any, Any], Any]) -> Any:
+    """An intrinsic ``f(bytes, offset) -> float32``: a little-endian number at a byte offset, aligned or not."""
+    from llvmlite import ir
+
+    @intrinsic
+    def load(typingctx: Any, array: Any, offset: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            address = builder.gep(data, [args[1]])
+            word = builder.load(builder.bitcast(address, ir.IntType(bits).as_pointer()), align=1)
+            return convert(builder, word)
+
+        return types.float32(array, types.intp), codegen
+
+    load.__name__ = name
+    return load
+
+
+def _from_half(builder: Any, word: Any) -> Any:
+    from llvmlite import ir
+
+    return builder.fpext(builder.bitcast(word, ir.HalfType()), ir.FloatType())
+
+
+def _from_bf16(builder: Any, word: Any) -> Any:
+    from llvmlite import ir
+
+    high = builder.shl(builder.zext(word, ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+    return builder.bitcast(high, ir.FloatType())
+
+
+def _from_float(builder: Any, word: Any) -> Any:
+    from llvmlite import ir
+
+    return builder.bitcast(word, ir.FloatType())
+
+
+load_f32 = _load("load_f32", 32, _from_float)
+load_f16 = _load("load_f16", 16, _from_half)
+load_bf16 = _load("load_bf16", 16, _from_bf16)
+
+
 @dataclass(frozen=True)
 class Kernel:
-    """Encode and decode of one type: pure functions of rows.
+    """Encode and decode of one type: pure functions of rows, safe to call from several threads.
 
     Args:
         qtype: the type.
         encode_rows: ``f(src, code, importance, out)``, compiled. ``src`` uint8 [n, source row bytes] holds float rows
             whose type is ``code`` (0 F32, 1 F16, 2 BF16), ``importance`` float32 [width] or of length 0 for none,
-            ``out`` uint8 [n, row_bytes].
-        decode_rows: ``f(blocks, out)``, compiled: uint8 [n, row_bytes] -> float32 [n, width].
+            ``out`` uint8 [n, row_bytes]. All C-contiguous; ``src`` and ``importance`` are read-only arrays, so that
+            mapped files and fresh arrays share one compiled form.
+        decode_rows: ``f(blocks, out)``, compiled: read-only uint8 [n, row_bytes] -> float32 [n, width].
         uses_importance: whether importance changes the bytes.
         requires_importance: the C refuses to encode without it.
     """
@@ -127,37 +186,27 @@ class Kernel:
         """Encode float rows into ``out``, in place.
 
         Args:
-            src: uint8 [n, bytes of a row in ``source_type``], C-contiguous.
+            src: uint8 [n, bytes of a row in ``source_type``].
             source_type: F32, F16 or BF16.
             importance: float32 [width], or None.
             out: uint8 [n, ``qtype.row_bytes(width)``], C-contiguous.
         """
         weights = _NONE if importance is None or not self.uses_importance else importance
-        self.encode_rows(src, SOURCE_CODE[source_type.name], weights, out)
+        assert out.flags.c_contiguous and len(src) == len(out), (src.shape, out.shape)
+        self.encode_rows(_constant(src), SOURCE_CODE[source_type.name], _constant(weights), np.asarray(out))
 
     def decode(self, blocks: Bytes, out: F32_ARRAY) -> None:
-        """Decode uint8 [n, row_bytes] into float32 [n, width], in place."""
-        self.decode_rows(blocks, out)
+        """Decode uint8 [n, row_bytes] into C-contiguous float32 [n, width], in place."""
+        assert out.flags.c_contiguous and len(blocks) == len(out), (blocks.shape, out.shape)
+        self.decode_rows(_constant(blocks), np.asarray(out))
 
 
 SOURCE_CODE = {"F32": 0, "F16": 1, "BF16": 2}
 _NONE = np.zeros(0, np.float32)
 
 
-@jit_inline
-def load_weight(src, row, j, code):  # type: ignore[no-untyped-def]
-    """Weight ``j`` of a raw row as float32; ``code`` as in ``SOURCE_CODE``. The hot loops use ``load_lanes``."""
-    if code == 0:
-        k = 4 * j
-        bits = (
-            np.int32(src[row, k])
-            | (np.int32(src[row, k + 1]) << np.int32(8))
-            | (np.int32(src[row, k + 2]) << np.int32(16))
-            | (np.int32(src[row, k + 3]) << np.int32(24))
-        )
-        return bits_to_float(np.int32(bits))
-    k = 2 * j
-    half = np.uint16(src[row, k]) | (np.uint16(src[row, k + 1]) << np.uint16(8))
-    if code == 1:
-        return half_to_float(np.uint16(half))
-    return bits_to_float(np.int32(half) << np.int32(16))
+def _constant(array: NDArray[Any]) -> NDArray[Any]:
+    """A read-only, aligned, contiguous view (or copy), whatever it was: numba compiles for one array type only."""
+    view = np.require(np.asarray(array), requirements=["C", "A"]).view()
+    view.flags.writeable = False
+    return view

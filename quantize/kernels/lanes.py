@@ -1,0 +1,55 @@
+"""Between rows of floats and the lane form ``X[i, lane]``: the read of F32, F16 and BF16 fused with the transpose.
+
+Blocks are numbered through the rows: block ``b`` is block ``b % blocks_per_row`` of row ``b // blocks_per_row``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .base import LANES, jit, load_bf16, load_f16, load_f32
+
+
+@jit
+def load_floats(src, code, start, x):  # type: ignore[no-untyped-def]
+    """``x[:]`` = the floats from flat weight index ``start`` of raw rows ``src`` uint8 [n, row bytes]."""
+    n = x.shape[0]
+    raw = src.reshape(-1)
+    if code == 0:
+        for i in range(n):
+            x[i] = load_f32(raw, 4 * (start + i))
+    elif code == 1:
+        for i in range(n):
+            x[i] = load_f16(raw, 2 * (start + i))
+    else:
+        for i in range(n):
+            x[i] = load_bf16(raw, 2 * (start + i))
+
+
+@jit
+def load_lanes(src, code, first_block, n_lanes, block_size, X):  # type: ignore[no-untyped-def]
+    """Fill ``X`` float32 [block_size, LANES] with ``n_lanes`` consecutive blocks; the other lanes get zeros.
+
+    ``src`` uint8 [n, row bytes] holds float rows of type ``code`` (``SOURCE_CODE``), a whole number of blocks each.
+    """
+    x = np.empty(block_size, np.float32)
+    for lane in range(n_lanes):
+        load_floats(src, code, (first_block + lane) * block_size, x)
+        for i in range(block_size):
+            X[i, lane] = x[i]
+    for i in range(block_size):
+        for lane in range(n_lanes, LANES):
+            X[i, lane] = np.float32(0)
+
+
+@jit
+def load_importance_lanes(importance, first_block, n_lanes, block_size, W):  # type: ignore[no-untyped-def]
+    """Fill ``W`` float32 [block_size, LANES] with the importance float32 [width] of the same blocks; zeros beyond."""
+    blocks_per_row = importance.shape[0] // block_size
+    for lane in range(n_lanes):
+        start = (first_block + lane) % blocks_per_row * block_size
+        for i in range(block_size):
+            W[i, lane] = importance[start + i]
+    for i in range(block_size):
+        for lane in range(n_lanes, LANES):
+            W[i, lane] = np.float32(0)
