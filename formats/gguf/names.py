@@ -1,0 +1,73 @@
+"""Tensor names of GGUF <-> roles: one table, both ways.
+
+A name is ``[enc.|dec.]blk.LAYER.BASE.PART`` inside the blocks and ``BASE.PART`` outside; the base name is the role's
+value. Source: ``LLM_TENSOR_NAMES`` in llama.cpp's llama-arch.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..ir import Role
+
+# The roles that stand outside the blocks; every other one stands in a block.
+GLOBAL_ROLES = frozenset(
+    {
+        Role.TOKEN_EMBD,
+        Role.TOKEN_EMBD_NORM,
+        Role.TOKEN_TYPES,
+        Role.POS_EMBD,
+        Role.PER_LAYER_TOKEN_EMBD,
+        Role.PER_LAYER_MODEL_PROJ,
+        Role.PER_LAYER_PROJ_NORM,
+        Role.ALTUP_PROJ,
+        Role.ALTUP_UNEMBD_PROJ,
+        Role.OUTPUT,
+        Role.OUTPUT_NORM,
+        Role.CLS,
+        Role.CLS_OUT,
+        Role.CLS_NORM,
+        Role.ROPE_FREQS,
+        Role.ROPE_FACTORS_LONG,
+        Role.ROPE_FACTORS_SHORT,
+    }
+)
+
+_BLOCK_ROLES = {role.value: role for role in Role if role not in GLOBAL_ROLES and role is not Role.OTHER}
+_OUTER_ROLES = {role.value: role for role in GLOBAL_ROLES}
+
+# Ten digits are more layers than any file can hold, and keep int() from work on a hostile name.
+_BLOCK_NAME = re.compile(r"(?:enc\.|dec\.)?blk\.(\d{1,10})\.(.+)", re.DOTALL | re.ASCII)
+_STACK_PREFIX = re.compile(r"(?:enc\.|dec\.)")
+_PART = re.compile(r"\.(?:weight|bias|scale|input_scale)\Z")
+_EXPERT = re.compile(r"\.\d+\Z", re.ASCII)  # Mixtral files of late 2023 hold one tensor an expert: ffn_gate.3.weight
+
+
+def tensor_name(role: Role, layer: int | None = None, part: str = "weight") -> str:
+    """The GGUF name of a tensor, e.g. ``tensor_name(Role.ATTN_Q, 3) == "blk.3.attn_q.weight"``.
+
+    Args:
+        role: any but ``OTHER``.
+        layer: the block's number; None exactly when the role stands outside the blocks.
+        part: ``weight``, ``bias``..., or ``""`` for the few names that have no part (``blk.0.ssm_a``).
+    """
+    assert role is not Role.OTHER, "a tensor without a role has no name of ours"
+    assert (layer is None) == (role in GLOBAL_ROLES), (role, layer)
+    base = role.value if layer is None else f"blk.{layer}.{role.value}"
+    return f"{base}.{part}" if part else base
+
+
+def parse_name(name: str) -> tuple[Role, int | None]:
+    """The role and layer of a GGUF tensor name; ``OTHER`` for an unknown one, with the layer of its ``blk.N.``.
+
+    Many to one: T5's encoder and decoder blocks and the experts of early Mixtral files share the plain roles.
+    """
+    match = _BLOCK_NAME.fullmatch(name)
+    if match is None:
+        return _lookup(_OUTER_ROLES, _STACK_PREFIX.sub("", name, count=1)), None
+    return _lookup(_BLOCK_ROLES, match[2]), int(match[1])
+
+
+def _lookup(table: dict[str, Role], base: str) -> Role:
+    base = _PART.sub("", base)
+    return table.get(base) or table.get(_EXPERT.sub("", base), Role.OTHER)
