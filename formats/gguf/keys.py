@@ -237,7 +237,7 @@ def _scalar(type: ValueType, data: Any, where: str) -> bool | int | float | str:
         if type is ValueType.FLOAT32 and np.isfinite(number) and abs(number) > np.finfo(np.float32).max:
             raise wrong
         return number
-    if int(data) != data:
+    if not np.isfinite(data) or int(data) != data:
         raise wrong
     limits = np.iinfo(NUMPY_TYPES[type])
     if not limits.min <= data <= limits.max:

@@ -1,0 +1,199 @@
+"""GGUF's primitives: numbers, strings, arrays and typed values, versions 2 and 3, either byte order.
+
+Nothing here trusts a length: each is checked against the bytes that remain before anything is allocated.
+Source: gguf.md of ggml, and gguf.cpp (the reader's limits).
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import FormatError
+from ..ir import Bytes, Value, ValueType
+from ..qtypes import QType
+from .keys import NUMPY_TYPES
+
+ByteOrder = Literal["little", "big"]
+MAGIC = b"GGUF"  # in this order whatever the byte order of the rest
+DEFAULT_ALIGNMENT = 32
+
+_PREFIX = {"little": "<", "big": ">"}
+_FORMATS = {
+    ValueType.UINT8: "B",
+    ValueType.INT8: "b",
+    ValueType.UINT16: "H",
+    ValueType.INT16: "h",
+    ValueType.UINT32: "I",
+    ValueType.INT32: "i",
+    ValueType.FLOAT32: "f",
+    ValueType.BOOL: "B",
+    ValueType.UINT64: "Q",
+    ValueType.INT64: "q",
+    ValueType.FLOAT64: "d",
+}
+
+# Files in the wild nest no arrays and llama.cpp refuses them; the limit only keeps a hostile file from our stack.
+_MAX_NESTING = 4
+_MIN_ITEM_BYTES = {ValueType.STRING: 8, ValueType.ARRAY: 12}  # an empty string; an empty array
+
+# Fields stored as bytes that llama.cpp copies to and from a native uint32, so that on a big-endian machine they stand
+# the other way round (dequantize_row_q5_0 in ggml-quants.c).
+_NATIVE_WORDS = {("Q5_0", "qh"), ("Q5_1", "qh")}
+
+
+class Cursor:
+    """A place in a file's bytes that moves as values are read; every error names the file and the byte."""
+
+    def __init__(self, data: Any, path: Path, byteorder: ByteOrder = "little", position: int = 0) -> None:
+        """``data``: bytes or an mmap, sliced to ``bytes``."""
+        self.data = data
+        self.path = path
+        self.size = len(data)
+        self.position = position
+        self.byteorder: ByteOrder = byteorder
+        self.what = "the header"  # what is being read, for messages
+
+    def fail(self, problem: str, hint: str | None = None) -> FormatError:
+        return FormatError(problem, path=self.path, where=f"{self.what}, byte {self.position}", hint=hint)
+
+    def need(self, n: int) -> None:
+        """Raise unless ``n`` more bytes remain."""
+        missing = self.position + n - self.size
+        if missing > 0:
+            raise self.fail(
+                f"truncated: {n} bytes are wanted here and {missing} of them are missing",
+                hint="download or copy the file again",
+            )
+
+    def take(self, n: int) -> bytes:
+        self.need(n)
+        start = self.position
+        self.position += n
+        return bytes(self.data[start : self.position])
+
+    def number(self, type: ValueType) -> Any:
+        fmt = _PREFIX[self.byteorder] + _FORMATS[type]
+        return struct.unpack(fmt, self.take(struct.calcsize(fmt)))[0]
+
+    def u32(self) -> int:
+        return int(self.number(ValueType.UINT32))
+
+    def u64(self) -> int:
+        return int(self.number(ValueType.UINT64))
+
+    def string(self) -> str:
+        length = self.u64()
+        self.need(length)
+        return self.take(length).decode("utf-8", "surrogateescape")
+
+    def value_type(self) -> ValueType:
+        number = self.u32()
+        try:
+            return ValueType(number)
+        except ValueError:
+            raise self.fail(f"no metadata value type has the id {number}", hint="the file is damaged") from None
+
+    def value(self, type: ValueType | None = None, depth: int = 0) -> Value:
+        """A typed value, its type read first unless it is given."""
+        if type is None:
+            type = self.value_type()
+        if type is ValueType.STRING:
+            return Value(type, self.string())
+        if type is ValueType.ARRAY:
+            return self._array(depth)
+        number = self.number(type)
+        return Value(type, number != 0 if type is ValueType.BOOL else number)
+
+    def _array(self, depth: int) -> Value:
+        if depth >= _MAX_NESTING:
+            raise self.fail(f"arrays nested deeper than {_MAX_NESTING}", hint="the file is damaged")
+        item = self.value_type()
+        count = self.u64()
+        width = NUMPY_TYPES[item].itemsize if item in NUMPY_TYPES else _MIN_ITEM_BYTES[item]
+        self.need(count * width)
+        if item is ValueType.STRING:
+            return Value(ValueType.ARRAY, self._strings(count), item)
+        if item is ValueType.ARRAY:
+            nested = tuple(self.value(ValueType.ARRAY, depth + 1) for _ in range(count))
+            return Value(ValueType.ARRAY, nested, item)
+        raw = np.frombuffer(self.take(count * width), np.uint8)
+        if item is ValueType.BOOL:
+            return Value(ValueType.ARRAY, raw != 0, item)
+        kind = NUMPY_TYPES[item]
+        array = raw.view(kind.newbyteorder(_PREFIX[self.byteorder])).astype(kind, copy=False)
+        return Value(ValueType.ARRAY, array, item)
+
+    def _strings(self, count: int) -> tuple[str, ...]:
+        """``count`` strings; a vocabulary holds hundreds of thousands, so the loop touches locals only."""
+        unpack = struct.Struct(_PREFIX[self.byteorder] + "Q").unpack_from
+        data, size, position = self.data, self.size, self.position
+        found: list[bytes] = []
+        for _ in range(count):
+            end = position + 8
+            if end <= size:
+                end += unpack(data, position)[0]
+            if end > size:
+                self.position = position
+                self.string()  # raises, with the place
+                raise AssertionError
+            found.append(data[position + 8 : end])
+            position = end
+        self.position = position
+        return tuple([raw.decode("utf-8", "surrogateescape") for raw in found])
+
+
+def encode_string(text: str, byteorder: ByteOrder = "little") -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
+    return struct.pack(_PREFIX[byteorder] + "Q", len(raw)) + raw
+
+
+def encode_number(type: ValueType, data: Any, byteorder: ByteOrder = "little") -> bytes:
+    return struct.pack(_PREFIX[byteorder] + _FORMATS[type], data)
+
+
+def encode_value(value: Value, byteorder: ByteOrder = "little", with_type: bool = True) -> bytes:
+    """The bytes of a value, its type id first unless ``with_type`` is False."""
+    head = encode_number(ValueType.UINT32, value.type, byteorder) if with_type else b""
+    if value.type is ValueType.STRING:
+        return head + encode_string(value.data, byteorder)
+    if value.type is not ValueType.ARRAY:
+        return head + encode_number(value.type, value.data, byteorder)
+    item = value.item
+    assert item is not None, "an array needs the type of its items"
+    head += encode_number(ValueType.UINT32, item, byteorder) + encode_number(
+        ValueType.UINT64, len(value.data), byteorder
+    )
+    if item is ValueType.STRING:
+        return head + b"".join([encode_string(text, byteorder) for text in value.data])
+    if item is ValueType.ARRAY:
+        return head + b"".join([encode_value(nested, byteorder, with_type=False) for nested in value.data])
+    kind = NUMPY_TYPES[item].newbyteorder(_PREFIX[byteorder])
+    return head + np.asarray(value.data).astype(kind, casting="same_kind", copy=False).tobytes()
+
+
+def swap_blocks(qtype: QType, raw: Bytes) -> Bytes:
+    """Rows in the other byte order: every multi-byte field of every block turned round.
+
+    Args:
+        qtype: the rows' type.
+        raw: uint8 [n, row_bytes].
+
+    Returns:
+        uint8 [n, row_bytes], a copy. Applying it twice gives ``raw`` again.
+    """
+    out = np.array(raw, np.uint8, order="C")
+    blocks = out.reshape(-1, qtype.block_bytes)
+    offset = 0
+    for name, dtype, count in qtype.fields:
+        total = np.dtype(dtype).itemsize * count
+        width = 4 if (qtype.name, name) in _NATIVE_WORDS else np.dtype(dtype).itemsize
+        if width > 1:
+            field = blocks[:, offset : offset + total]
+            words = field.reshape(len(blocks), total // width, width)
+            field[...] = words[:, :, ::-1].reshape(len(blocks), total)
+        offset += total
+    return out

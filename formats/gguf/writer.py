@@ -1,0 +1,211 @@
+"""Writing GGUF: the layout is computed whole and first, so that tensors can then be written in any order.
+
+The header's bytes are those that gguf-py writes for the same keys and tensors: keys in order, tensor offsets packed in
+order, header and each tensor (the last too) padded with zeros to the alignment. llama.cpp's writer differs in one
+thing: it drops leading axes of length 1 (``ggml_n_dims``); ``ggml_shape`` does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import PlanError
+from ..ir import Metadata, Model, Tensor, ValueType
+from ..output import Output, atomic_output
+from ..qtypes import QType
+from .keys import GENERAL_ALIGNMENT
+from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, encode_number, encode_string, encode_value, swap_blocks
+
+VERSIONS = (2, 3)
+MAX_NAME = 63  # bytes; GGML_MAX_NAME is 64 with the closing zero, and llama.cpp refuses longer names
+MAX_DIMS = 4  # GGML_MAX_DIMS
+
+_CHUNK = 16 << 20  # bytes copied at a time: large enough for the disk, small beside 600 MB
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of the file-to-be. ``shape`` in numpy order."""
+
+    name: str
+    shape: tuple[int, ...]
+    qtype: QType
+
+    @property
+    def nbytes(self) -> int:
+        width, rows = (self.shape[-1], self.shape[:-1]) if self.shape else (1, ())
+        n = self.qtype.row_bytes(width)
+        for dim in rows:
+            n *= dim
+        return n
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything goes.
+
+    Args:
+        header: the bytes from the start of the file to the first tensor, padding included.
+        offsets: each tensor's file offset in bytes, in the order of the infos.
+        size: the file's size in bytes.
+        alignment: of the data section and of each tensor, in bytes.
+        byteorder: of the header's numbers and the tensors' fields.
+    """
+
+    header: bytes
+    offsets: tuple[int, ...]
+    size: int
+    alignment: int
+    byteorder: ByteOrder
+
+
+def ggml_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """``shape`` without its leading axes of length 1, as llama.cpp stores it; at least one axis stays."""
+    kept = tuple(shape)
+    while len(kept) > 1 and kept[0] == 1:
+        kept = kept[1:]
+    return kept
+
+
+def layout(
+    metadata: Metadata,
+    infos: Iterable[TensorInfo],
+    *,
+    version: int = 2,
+    byteorder: ByteOrder = "little",
+    alignment: int | None = None,
+) -> Layout:
+    """The header's bytes and every tensor's place. Pure.
+
+    Args:
+        metadata: keys in file order.
+        infos: tensors in file order.
+        version: 2 or 3; they differ in the number only (3 declares that big-endian files exist).
+        byteorder: ``big`` needs version 3.
+        alignment: None takes ``general.alignment`` of the metadata, or 32.
+
+    Raises:
+        PlanError: what no reader could load: names too long or double, widths no multiple of the block, more than four
+            axes, an alignment that is no power of two or contradicts the metadata.
+    """
+    tensors = tuple(infos)
+    alignment = _check(metadata, tensors, version, byteorder, alignment)
+    parts = [MAGIC, encode_number(ValueType.UINT32, version, byteorder)]
+    parts += [encode_number(ValueType.UINT64, n, byteorder) for n in (len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        parts += [encode_string(key, byteorder), encode_value(value, byteorder)]
+    relative = []
+    end = 0
+    for info in tensors:
+        relative.append(end)
+        parts.append(_encode_info(info, end, byteorder))
+        end += align(info.nbytes, alignment)
+    header = b"".join(parts)
+    header += bytes(align(len(header), alignment) - len(header))
+    offsets = tuple(len(header) + offset for offset in relative)
+    return Layout(header, offsets, len(header) + end, alignment, byteorder)
+
+
+def align(n: int, alignment: int) -> int:
+    """``n`` rounded up to a multiple of ``alignment``."""
+    return -(-n // alignment) * alignment
+
+
+def write_gguf(
+    path: str | Path,
+    model: Model,
+    *,
+    version: int = 2,
+    byteorder: ByteOrder = "little",
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Layout:
+    """Write a model as it is, its tensors streamed in row chunks.
+
+    Args:
+        path: the file to write; it appears when it is whole.
+        progress: called with the number of bytes just written.
+
+    Raises:
+        PlanError: see ``layout``. OutputError: see ``atomic_output``.
+    """
+    plan = layout(
+        model.metadata,
+        (TensorInfo(t.name, t.shape, t.qtype) for t in model.tensors),
+        version=version,
+        byteorder=byteorder,
+    )
+    with atomic_output(path, plan.size, force, inputs=[model.path]) as output:
+        output.write_at(0, plan.header)
+        for tensor, offset in zip(model.tensors, plan.offsets, strict=True):
+            copy_tensor(output, offset, tensor, byteorder, progress)
+    return plan
+
+
+def copy_tensor(
+    output: Output,
+    offset: int,
+    tensor: Tensor,
+    byteorder: ByteOrder = "little",
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write a tensor's bytes as they are at a file offset, in chunks of rows."""
+    step = max(1, _CHUNK // max(1, tensor.row_bytes))
+    for a in range(0, tensor.n_rows, step):
+        rows = tensor.rows(a, min(a + step, tensor.n_rows))
+        if byteorder == "big":
+            rows = swap_blocks(tensor.qtype, rows)
+        output.write_at(offset + a * tensor.row_bytes, np.ascontiguousarray(rows))
+        if progress is not None:
+            progress(rows.nbytes)
+
+
+def _encode_info(info: TensorInfo, offset: int, byteorder: ByteOrder) -> bytes:
+    parts = [encode_string(info.name, byteorder), encode_number(ValueType.UINT32, len(info.shape), byteorder)]
+    parts += [encode_number(ValueType.UINT64, dim, byteorder) for dim in reversed(info.shape)]
+    parts.append(encode_number(ValueType.UINT32, info.qtype.id, byteorder))
+    parts.append(encode_number(ValueType.UINT64, offset, byteorder))
+    return b"".join(parts)
+
+
+def _check(
+    metadata: Metadata, tensors: tuple[TensorInfo, ...], version: int, byteorder: ByteOrder, alignment: int | None
+) -> int:
+    if version not in VERSIONS:
+        raise PlanError(f"GGUF version {version} cannot be written", hint="2 or 3")
+    if byteorder == "big" and version != 3:
+        raise PlanError("a big-endian file needs GGUF version 3", hint="--gguf-version 3")
+    if "" in metadata:
+        raise PlanError("a metadata key is empty")
+    stored = metadata.get(GENERAL_ALIGNMENT)
+    if stored is not None and stored.type is not ValueType.UINT32:
+        raise PlanError("must be a uint32", where=GENERAL_ALIGNMENT)
+    declared = DEFAULT_ALIGNMENT if stored is None else stored.data
+    alignment = declared if alignment is None else alignment
+    if alignment <= 0 or alignment & (alignment - 1):
+        raise PlanError(f"an alignment of {alignment} is no power of two", where=GENERAL_ALIGNMENT)
+    if alignment != declared:
+        raise PlanError(
+            f"an alignment of {alignment} is wanted, but the metadata says {declared}", where=GENERAL_ALIGNMENT
+        )
+    seen: set[str] = set()
+    for info in tensors:
+        if info.name in seen:
+            raise PlanError("a second tensor of this name", where=info.name)
+        seen.add(info.name)
+        if len(info.name.encode("utf-8", "surrogateescape")) > MAX_NAME:
+            raise PlanError(f"a tensor's name may have {MAX_NAME} bytes", where=info.name)
+        if len(info.shape) > MAX_DIMS:
+            raise PlanError(f"{len(info.shape)} axes; ggml has {MAX_DIMS}", where=info.name)
+        if info.shape and info.shape[-1] % info.qtype.block_size:
+            raise PlanError(
+                f"rows of {info.shape[-1]} weights are no multiple of {info.qtype}'s block of {info.qtype.block_size}",
+                where=info.name,
+            )
+        if not info.shape and info.qtype.block_size > 1:
+            raise PlanError(f"a single number cannot be {info.qtype}", where=info.name)
+    return alignment

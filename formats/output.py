@@ -1,0 +1,275 @@
+"""Output that is whole or not there: written under a temporary name, made durable, then renamed.
+
+Room is reserved before any work, so a full disk is one clear error in the first second instead of the last.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from .errors import OutputError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
+
+
+class Output:
+    """An open file that grows under a temporary name. Made by ``atomic_output``."""
+
+    def __init__(self, target: Path, temporary: Path, fd: int) -> None:
+        self.path = target
+        self.temporary = temporary
+        self._fd = fd
+        self._end = 0
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def write_at(self, offset: int, data: Any) -> None:
+        """Write a buffer (bytes, or a C-contiguous array) at a file offset, whole. Thread-safe."""
+        view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
+        while view:
+            try:
+                done = os.pwrite(self._fd, view, offset)
+            except OSError as error:
+                raise _explain(error, self.path, len(view)) from error
+            view, offset = view[done:], offset + done
+
+    def write(self, data: Any) -> None:
+        """Append after the last ``write``, for formats whose size is not known beforehand. One thread."""
+        self.write_at(self._end, data)
+        self._end += memoryview(data).nbytes
+
+    def reserve(self, size: int) -> None:
+        """Make the file ``size`` bytes long, zeros, with room on the disk for all of them."""
+        free = _free_bytes(self.temporary.parent)
+        if free is not None and free < size:
+            raise _no_room(self.path, size, free)
+        if not size:
+            return
+        try:
+            os.posix_fallocate(self._fd, 0, size)
+        except (OSError, AttributeError) as error:
+            if isinstance(error, OSError) and error.errno not in _CANNOT_RESERVE:
+                raise _explain(error, self.path, size) from error
+            os.ftruncate(self._fd, size)  # a file system (or platform) without reservation
+
+
+@contextmanager
+def atomic_output(
+    path: str | Path, size: int | None = None, force: bool = False, inputs: Iterable[str | Path] = ()
+) -> Iterator[Output]:
+    """A file that appears at ``path`` whole when the block ends, or not at all when it raises.
+
+    Args:
+        path: the target; a link is followed, so that the file it points to is replaced.
+        size: its final size in bytes, reserved at once; None when it is not known.
+        force: whether an existing file may be replaced. It stays readable (and whole) until the rename.
+        inputs: files being read, which the target must not be.
+
+    Raises:
+        OutputError: the target exists, is an input or no plain file, the folder cannot be written, the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    _check_target(Path(path), target, force, inputs)
+    temporary = _temporary_name(target)
+    try:
+        # 0o666 less the umask: the permissions an ordinary program gives its output.
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    except OSError as error:
+        raise _explain(error, Path(path), size) from error
+    try:
+        try:
+            output = Output(Path(path), temporary, fd)
+            if size is not None:
+                output.reserve(size)
+            yield output
+            _sync(fd, Path(path))
+        finally:
+            os.close(fd)
+        if target.exists() and not force:
+            raise _exists(Path(path))  # it came while we worked
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_folder(target.parent)
+
+
+@contextmanager
+def atomic_folder(
+    path: str | Path, force: bool = False, inputs: Iterable[str | Path] = (), marker: str = "config.json"
+) -> Iterator[Path]:
+    """A folder that appears at ``path`` whole when the block ends; the block fills the temporary one it is given.
+
+    Args:
+        path: the target; it may exist if it is empty.
+        force: whether a folder with files in it may be replaced. Even then it must hold ``marker``, so that a slip
+            of the hand replaces a checkpoint at worst and never a home folder.
+        inputs: files or folders being read, which must not lie in the target.
+
+    Raises:
+        OutputError: the target exists, holds an input, or cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    _check_folder(Path(path), target, force, inputs, marker)
+    temporary = _temporary_name(target)
+    retired: Path | None = None
+    try:
+        try:
+            temporary.mkdir()
+        except OSError as error:
+            raise _explain(error, Path(path), None) from error
+        try:
+            yield temporary
+            _sync_tree(temporary)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise _explain(error, Path(path), None) from error
+            raise
+        _check_folder(Path(path), target, force, (), marker)
+        if target.is_dir() and any(target.iterdir()):
+            retired = _temporary_name(target)
+            os.rename(target, retired)
+        os.rename(temporary, target)  # over an empty folder, or nothing
+    except BaseException:
+        if retired is not None and not target.exists():
+            os.rename(retired, target)
+            retired = None
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
+    if retired is not None:
+        shutil.rmtree(retired)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable; systems that cannot sync a folder need not."""
+    with suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def human_bytes(n: int) -> str:
+    """``1.5 GB``: decimal units, as disks and published model sizes have them."""
+    size = float(n)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{n} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _check_target(path: Path, target: Path, force: bool, inputs: Iterable[str | Path]) -> None:
+    for source in inputs:
+        if _same_file(target, Path(source)):
+            raise OutputError("the output is the input", path=path, hint="choose another name")
+    _check_parent(path, target)
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _explain(error, path, None) from error
+    if stat.S_ISDIR(mode):
+        raise OutputError("is a folder; a file is to be written here", path=path)
+    if not stat.S_ISREG(mode):
+        raise OutputError("is no plain file; it cannot be replaced", path=path)
+    if not force:
+        raise _exists(path)
+
+
+def _check_folder(path: Path, target: Path, force: bool, inputs: Iterable[str | Path], marker: str) -> None:
+    _check_parent(path, target)
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise OutputError("is a file; a folder is to be written here", path=path)
+    for source in inputs:
+        real = Path(os.path.realpath(source))
+        if real == target or target in real.parents:
+            raise OutputError(f"holds the input {source}", path=path, hint="choose another folder")
+    if not any(target.iterdir()):
+        return
+    if not force:
+        raise OutputError("exists and is not empty", path=path, hint="--force replaces it")
+    if not (target / marker).exists():
+        raise OutputError(
+            f"is not empty and holds no {marker}, so --force will not delete it",
+            path=path,
+            hint="choose another folder",
+        )
+
+
+def _check_parent(path: Path, target: Path) -> None:
+    if not target.parent.is_dir():
+        raise OutputError(f"there is no folder {target.parent}", path=path, hint="make it first")
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False
+
+
+def _temporary_name(target: Path) -> Path:
+    # The stem is cut so that a name at the file system's limit of 255 bytes still has a temporary one.
+    stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")
+    return target.parent / f".{stem}.{secrets.token_hex(4)}.tmp"
+
+
+def _sync(fd: int, path: Path) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:  # delayed allocation and network disks report a full disk only here
+        raise _explain(error, path, None) from error
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            fd = os.open(os.path.join(parent, name), os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        sync_folder(Path(parent))
+
+
+def _exists(path: Path) -> OutputError:
+    return OutputError("exists", path=path, hint="--force replaces it")
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def _no_room(path: Path, size: int | None, free: int | None) -> OutputError:
+    needs = f"needs {human_bytes(size)}" if size is not None else "the disk is full"
+    has = f", the disk has {human_bytes(free)}" if free is not None else ""
+    return OutputError(f"not enough room: {needs}{has}", path=path, hint="free some space or write elsewhere")
+
+
+def _explain(error: OSError, path: Path, size: int | None) -> OutputError:
+    """An operating system's error as one line of ours."""
+    if error.errno in _NO_ROOM:
+        return _no_room(path, size, _free_bytes(Path(os.path.realpath(path)).parent))
+    if error.errno == errno.EFBIG:
+        return OutputError("the file system (or a limit) allows no file of this size", path=path)
+    return OutputError(f"cannot be written: {error.strerror or error}", path=path)
