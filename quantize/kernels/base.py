@@ -48,7 +48,6 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_dir()))  # before numba read
 
 import numba  # noqa: E402
 from numba import types  # noqa: E402
-from numba.core import cgutils  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 
 numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # somebody may have imported numba before us
@@ -192,12 +191,14 @@ class Kernel:
             out: uint8 [n, ``qtype.row_bytes(width)``], C-contiguous.
         """
         weights = _NONE if importance is None or not self.uses_importance else importance
-        assert out.flags.c_contiguous and len(src) == len(out), (src.shape, out.shape)
+        assert out.flags.c_contiguous
+        assert len(src) == len(out), (src.shape, out.shape)
         self.encode_rows(_constant(src), SOURCE_CODE[source_type.name], _constant(weights), np.asarray(out))
 
     def decode(self, blocks: Bytes, out: F32_ARRAY) -> None:
         """Decode uint8 [n, row_bytes] into C-contiguous float32 [n, width], in place."""
-        assert out.flags.c_contiguous and len(blocks) == len(out), (blocks.shape, out.shape)
+        assert out.flags.c_contiguous
+        assert len(blocks) == len(out), (blocks.shape, out.shape)
         self.decode_rows(_constant(blocks), np.asarray(out))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import LANES, jit, load_bf16, load_f16, load_f32
+from .base import LANES, jit, jit_inline, load_bf16, load_f16, load_f32
 
 
 @jit
@@ -53,3 +53,20 @@ def load_importance_lanes(importance, first_block, n_lanes, block_size, W):  # t
     for i in range(block_size):
         for lane in range(n_lanes, LANES):
             W[i, lane] = np.float32(0)
+
+
+@jit
+def store_lanes(P, out, first_block, n_lanes):  # type: ignore[no-untyped-def]
+    """Write blocks from their lane form ``P`` uint8 [block bytes, LANES] to their places in ``out`` uint8 [n, row bytes]."""
+    raw = out.reshape(-1)
+    size = P.shape[0]
+    for lane in range(n_lanes):
+        start = (first_block + lane) * size
+        for i in range(size):
+            raw[start + i] = P[i, lane]
+
+
+@jit_inline
+def half_at(raw, offset):  # type: ignore[no-untyped-def]
+    """The IEEE half at a byte offset of a flat uint8 array, as float32."""
+    return load_f16(raw, offset)
