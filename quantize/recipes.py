@@ -1,0 +1,293 @@
+"""The recipes, as data, in books: the mixes changed over time and users hold files of each era.
+
+``current`` is ``llama_tensor_get_type_impl`` of llama-quant.cpp, its if-forest laid out by level; ``2023-12`` is what
+GGUF files of late 2023 hold, ``ggml-v3`` the k-quant GGML files of mid 2023. The latter two reproduce the sizes
+published for files of their time.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from ..formats.errors import PlanError
+from ..formats.gguf.keys import LEVEL_OF_FILE_TYPE
+from .recipe import VALUE_PARTS, Layers, Override, Part, Recipe
+
+# Rows that are no multiple of a type's block take a type with a smaller one (``tensor_type_fallback``); where that
+# does not fit either, and for the 32-wide types, F16. For the types not here the reference gives up, and so do we.
+WIDTH_FALLBACKS = {
+    "IQ1_S": "IQ4_NL",
+    "IQ1_M": "IQ4_NL",
+    "IQ2_XXS": "IQ4_NL",
+    "IQ2_XS": "IQ4_NL",
+    "IQ2_S": "IQ4_NL",
+    "IQ3_XXS": "IQ4_NL",
+    "IQ3_S": "IQ4_NL",
+    "IQ4_XS": "IQ4_NL",
+    "Q2_0": "Q4_0",
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "TQ1_0": "Q4_0",
+    "TQ2_0": "Q4_0",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+}
+
+# Garbage without importance (``tensor_requires_imatrix``).
+NEEDS_IMPORTANCE = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
+# Types whose encoder refuses to run without it, also for the embeddings (ggml.c and the asserts in ggml-quants.c).
+REFUSES_WITHOUT = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"})
+
+# Architecture -> layers of the model llama.cpp takes for its 70B (``LLM_TYPE_70B`` in src/models); for llama only with
+# grouped-query attention and without 8 experts.
+BIG_MODELS = {"llama": 80, "llama-embed": 80, "deci": 80, "qwen2": 80, "olmo": 80, "jais2": 68}
+
+# Never quantized, whatever the level: any of these in the name (``tensor_allows_quantization``).
+NEVER = (
+    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj",
+    "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight",
+    "time_mix_first.weight", "time_mix_w0.weight", "time_mix_w1.weight", "time_mix_w2.weight", "time_mix_v0.weight",
+    "time_mix_v1.weight", "time_mix_v2.weight", "time_mix_a0.weight", "time_mix_a1.weight", "time_mix_a2.weight",
+    "time_mix_g1.weight", "time_mix_g2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight", "attn_rel_b.weight", ".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_",
+    ".rel_pos", ".patch_embd", ".patch_merger", "a.rvq.codebook", "mm.a.code_embd",
+)  # fmt: skip
+NEVER_WHOLE = ("position_embd.weight", "token_types.weight")  # whole names
+NEVER_IN_ARCH = {
+    "glm5-next": (
+        "hc_", "indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer_compressor_gate",
+        "indexer_compressor_ape", "ssm_f_a.weight", "ssm_f_b.weight", "ssm_g_a.weight", "ssm_g_b.weight",
+        "ssm_beta.weight", "attn_kv_a_mqa.weight", "attn_k_b.weight", "attn_v_b.weight",
+    ),
+}  # fmt: skip
+
+
+def first(nth: int) -> Layers:
+    """The first nth part of the layers."""
+    return Layers(f"first 1/{nth} of layers", lambda i, n: i < n // nth)
+
+
+def below(k: int) -> Layers:
+    return Layers(f"first {k} layers", lambda i, n: i < k)
+
+
+MORE = Layers(
+    "first and last 1/8 of layers and every third between",
+    lambda i, n: i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2,
+)
+MIDDLE = Layers("middle 3/4 of layers", lambda i, n: n // 8 <= i < 7 * n // 8)
+
+_EMBD = (Part.TOKEN_EMBD,)
+_OUT = (Part.OUTPUT,)
+_V = VALUE_PARTS
+_K = (Part.ATTN_K,)
+_Q = (Part.ATTN_Q,)
+_O = (Part.ATTN_OUTPUT,)
+_DOWN = (Part.FFN_DOWN,)
+_UP_GATE = (Part.FFN_UP, Part.FFN_GATE)
+
+_GLM5 = Override((), "Q8_0", arch="glm5-next", names=("attn_q_a", "attn_q_b", "nextn.eh_proj"))
+# With 8 experts attention is a small part of the model, and cheap to keep.
+_EIGHT = (Override(_V + _K, "Q8_0", experts=8),)
+_EIGHT_OUTPUT = (Override(_O, "Q5_K", experts=8, not_arch="falcon"),)
+# 8 heads share a value matrix in the 70B models: more bits there cost next to nothing.
+_LIFTS = (Override(_V, "Q5_K", big=True, over=("Q3_K", "Q4_K")),)
+
+
+def _output(type: str) -> tuple[Override, ...]:
+    return (Override(_OUT, "Q8_0", arch="falcon"), Override(_OUT, "Q8_0", misfit=True), Override(_OUT, type))
+
+
+def _recipe(level: str, default: str, *rows: Override, embd: str | None = None, q2_k_needs: bool = False) -> Recipe:
+    """A recipe of the current book from 3 bits up: what all share, around the level's own rows."""
+    output = _output("Q8_0" if default == "Q8_0" else "Q6_K")
+    embeddings = (Override(_EMBD, embd),) if embd else ()
+    needs = NEEDS_IMPORTANCE | ({"Q2_K"} if q2_k_needs else set())
+    return Recipe(level, default, (_GLM5, *output, *embeddings, *_EIGHT, *rows), _LIFTS, needs)
+
+
+def _low_recipe(level: str, default: str, value: str, embd: str, attn_output: str | None) -> Recipe:
+    """A recipe below 3 bits. ``value``: for values and the first ffn_down; ``attn_output``: None for the default."""
+    rows = (
+        Override(_V, "Q4_K", gqa=4),
+        Override(_V, "Q4_K", min_experts=4),
+        Override(_V, value),
+        Override(_K, "Q4_K", experts=8),
+        Override(_DOWN, value, layers=first(8)),
+        Override(_O, "Q5_K", experts=8),
+        *((Override(_O, attn_output),) if attn_output else ()),
+    )
+    embeddings = Override(_EMBD, embd)
+    overrides = (_GLM5, *_output("Q5_K"), embeddings, *rows)
+    return Recipe(level, default, overrides, needs_importance=NEEDS_IMPORTANCE, by_rank=True)
+
+
+def _attn_output(type: str) -> Override:
+    return Override(_O, type, not_experts=8, not_arch="falcon")
+
+
+_MXFP4_MOE = Recipe(
+    "MXFP4_MOE",
+    "MXFP4",
+    (
+        _GLM5,
+        Override(_OUT, "Q8_0"),
+        # bailingmoe3 stacks its attention projections as well, and those are no experts
+        Override((), "MXFP4", stacked=True, not_arch="bailingmoe3"),
+        Override((*_UP_GATE, *_DOWN), "MXFP4", stacked=True, arch="bailingmoe3"),
+        Override((), "Q8_0"),
+    ),
+    needs_importance=NEEDS_IMPORTANCE,
+)
+
+_CURRENT = (
+    Recipe("F32", "F32"),
+    Recipe("F16", "F16"),
+    Recipe("BF16", "BF16"),
+    _recipe("Q8_0", "Q8_0"),
+    # ffn_down of the first layers can go wild with importance in the types without a minimum
+    _recipe("Q4_0", "Q4_0", Override(_DOWN, "Q4_1", layers=first(8), importance=True)),
+    _recipe("Q4_1", "Q4_1"),
+    _recipe("Q5_0", "Q5_0", Override(_DOWN, "Q5_1", layers=first(8), importance=True)),
+    _recipe("Q5_1", "Q5_1"),
+    _recipe(
+        "Q2_K", "Q2_K",
+        Override(_V, "Q4_K", gqa=4), Override(_V, "Q3_K"), Override(_DOWN, "Q3_K"), *_EIGHT_OUTPUT, _attn_output("Q3_K"),
+    ),
+    _recipe(
+        "Q2_K_S", "Q2_K", Override(_V, "Q4_K", gqa=4), Override(_DOWN, "Q4_K", layers=first(8)), q2_k_needs=True
+    ),
+    _recipe("Q3_K_S", "Q3_K", *_EIGHT_OUTPUT),
+    _recipe(
+        "Q3_K_M", "Q3_K",
+        Override(_V, "Q5_K", layers=below(2)), Override(_V, "Q4_K"),
+        Override(_DOWN, "Q5_K", layers=first(16)), Override(_DOWN, "Q4_K", not_arch="falcon"),
+        Override(_DOWN, "Q4_K", layers=MORE),
+        *_EIGHT_OUTPUT, _attn_output("Q4_K"),
+    ),
+    _recipe(
+        "Q3_K_L", "Q3_K",
+        Override(_V, "Q5_K"), Override(_DOWN, "Q4_K", arch="falcon"), Override(_DOWN, "Q5_K"),
+        Override(_O, "Q4_K", arch="falcon"), _attn_output("Q5_K"),
+    ),
+    _recipe(
+        "Q4_K_S", "Q4_K",
+        Override(_V, "Q5_K", layers=below(4)), Override(_DOWN, "Q5_K", layers=first(8), not_arch="falcon"),
+        *_EIGHT_OUTPUT,
+    ),
+    _recipe(
+        "Q4_K_M", "Q4_K",
+        Override(_V, "Q6_K", layers=MORE),
+        Override(_DOWN, "Q6_K", layers=MORE, not_arch="falcon"), Override(_DOWN, "Q6_K", layers=first(16), arch="falcon"),
+        Override(_DOWN, "Q5_K", layers=MORE, arch="falcon"),
+        *_EIGHT_OUTPUT,
+    ),
+    _recipe("Q5_K_S", "Q5_K"),
+    _recipe("Q5_K_M", "Q5_K", Override((*_V, *_DOWN), "Q6_K", layers=MORE)),
+    _recipe("Q6_K", "Q6_K"),
+    _low_recipe("IQ1_S", "IQ1_S", "Q2_K", "Q2_K", "IQ2_XXS"),
+    _low_recipe("IQ1_M", "IQ1_M", "Q2_K", "Q2_K", "IQ2_XXS"),
+    _low_recipe("IQ2_XXS", "IQ2_XXS", "Q2_K", "Q2_K", None),
+    _low_recipe("IQ2_XS", "IQ2_XS", "Q2_K", "Q2_K", None),
+    _low_recipe("IQ2_S", "IQ2_XS", "IQ3_S", "IQ3_S", "IQ3_S"),
+    _low_recipe("IQ2_M", "IQ2_S", "IQ3_S", "IQ3_S", "IQ3_S"),
+    Recipe(
+        "IQ3_XXS", "IQ3_XXS",
+        (
+            _GLM5, *_output("Q5_K"), Override(_EMBD, "IQ3_S"), *_EIGHT,
+            Override(_V, "Q4_K", gqa=4), Override(_V, "IQ3_S", importance=False),
+            Override(_K + _Q, "IQ2_S"),
+            Override(_DOWN, "Q4_K", layers=first(8), importance=False), Override(_DOWN, "Q3_K", importance=False),
+            *_EIGHT_OUTPUT, _attn_output("IQ3_S"),
+        ),
+        _LIFTS, NEEDS_IMPORTANCE,
+    ),
+    _recipe(
+        "IQ3_XS", "IQ3_S",
+        Override(_V, "Q4_K", gqa=4), Override(_K + _Q, "IQ3_XXS"), Override(_UP_GATE, "IQ3_XXS", layers=MIDDLE),
+        *_EIGHT_OUTPUT,
+    ),
+    _recipe("IQ3_S", "IQ3_S", Override(_V, "Q4_K", gqa=4), *_EIGHT_OUTPUT),
+    _recipe(
+        "IQ3_M", "IQ3_S",
+        Override(_V, "Q4_K"), Override(_DOWN, "Q4_K", layers=first(8)), Override(_DOWN, "Q4_K", layers=MORE, experts=8),
+        *_EIGHT_OUTPUT, _attn_output("Q4_K"),
+    ),
+    *(
+        _recipe(
+            level, level,
+            Override(_V, "Q5_K", gqa=4), Override(_DOWN, "Q5_K", layers=first(8), importance=False), *_EIGHT_OUTPUT,
+        )
+        for level in ("IQ4_NL", "IQ4_XS")
+    ),
+    _recipe("TQ1_0", "TQ1_0", embd="Q4_K"),
+    _recipe("TQ2_0", "TQ2_0", embd="Q4_K"),
+    _MXFP4_MOE,
+    _recipe("Q1_0", "Q1_0"),
+    _recipe("Q2_0", "Q2_0", embd="Q4_K"),
+)  # fmt: skip
+
+_BEFORE_IQ = frozenset(
+    "F32 F16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K".split()
+)
+
+# Q2_K was larger: only queries, keys and embeddings were in its own type.
+_Q2_K_OF_2023 = Recipe(
+    "Q2_K",
+    "Q2_K",
+    (
+        *_output("Q6_K"),
+        *_EIGHT,
+        Override(_V, "Q4_K", gqa=4),
+        Override((*_V, *_UP_GATE, *_DOWN, *_O), "Q3_K"),
+    ),
+    _LIFTS,
+)
+_2023_12 = (_Q2_K_OF_2023, *(r for r in _CURRENT if r.level in _BEFORE_IQ and r.level != "Q2_K"))
+
+
+def _ggml(level: str, default: str, *rows: Override) -> Recipe:
+    return Recipe(level, default, (Override(_OUT, "Q6_K"), *rows))
+
+
+_GGML_V3 = (
+    Recipe("F32", "F32"),
+    Recipe("F16", "F16"),
+    *(_ggml(level, level) for level in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q6_K")),
+    _ggml("Q2_K", "Q2_K", Override((*_V, *_DOWN, *_O), "Q4_K")),
+    _ggml("Q3_K_S", "Q3_K"),
+    _ggml("Q3_K_M", "Q3_K", Override((*_V, *_DOWN, *_O), "Q4_K")),
+    _ggml("Q3_K_L", "Q3_K", Override((*_V, *_DOWN, *_O), "Q5_K")),
+    _ggml("Q4_K_S", "Q4_K"),
+    _ggml("Q4_K_M", "Q4_K", Override((*_V, *_DOWN), "Q6_K", layers=MORE)),
+    _ggml("Q5_K_S", "Q5_K"),
+    _ggml("Q5_K_M", "Q5_K", Override((*_V, *_DOWN), "Q6_K", layers=MORE)),
+)
+
+BOOKS: dict[str, dict[str, Recipe]] = {
+    book: {recipe.level: recipe for recipe in recipes}
+    for book, recipes in (("current", _CURRENT), ("2023-12", _2023_12), ("ggml-v3", _GGML_V3))
+}
+ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+LEVELS = tuple(BOOKS["current"])
+
+
+def find_recipe(level: str, book: str = "current") -> Recipe:
+    """The recipe of a level by its name in any case, an alias, or its number in ``general.file_type``.
+
+    Raises:
+        PlanError: no such book or level; names the nearest.
+    """
+    recipes = BOOKS.get(book)
+    if recipes is None:
+        raise PlanError(f"unknown book {book!r}", hint=f"one of {', '.join(BOOKS)}")
+    name = level.upper()
+    if name.isascii() and name.isdigit():
+        name = LEVEL_OF_FILE_TYPE.get(int(name), name)
+    name = ALIASES.get(name, name)
+    if name in recipes:
+        return recipes[name]
+    near = get_close_matches(name, [*recipes, *ALIASES], n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(recipes)}"
+    raise PlanError(f"unknown level {level!r}" + (f" in book {book}" if book != "current" else ""), hint=hint)
