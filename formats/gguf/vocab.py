@@ -1,0 +1,171 @@
+"""Tokenizer <-> the ``tokenizer.*`` keys of GGUF.
+
+Keys, types and their order are what llama.cpp's converter writes (conversion/base.py and llama.py,
+gguf-py/gguf/vocab.py ``SpecialVocab.add_to_gguf``); what llama.cpp makes of them is in src/llama-vocab.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import TokenizerError
+from ..ir import Metadata, Tokenizer, TokenType, Value, ValueType
+
+_PREFIX = "tokenizer.ggml."
+_TEMPLATE = "tokenizer.chat_template"
+_TEMPLATES = "tokenizer.chat_templates"
+
+# Short name -> key, in SpecialVocab's order. "seperator" is how GGUF spells it.
+SPECIAL_KEYS = {
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "unk": "unknown_token_id",
+    "sep": "seperator_token_id",
+    "pad": "padding_token_id",
+    "mask": "mask_token_id",
+    "eot": "eot_token_id",
+    "eom": "eom_token_id",
+    "fim_pre": "fim_pre_token_id",
+    "fim_suf": "fim_suf_token_id",
+    "fim_mid": "fim_mid_token_id",
+    "fim_pad": "fim_pad_token_id",
+    "fim_rep": "fim_rep_token_id",
+    "fim_sep": "fim_sep_token_id",
+}
+# What files of 2023 called the fim tokens; llama.cpp still reads these.
+_OLD_SPECIAL_KEYS = {
+    "fim_pre": "prefix_token_id",
+    "fim_suf": "suffix_token_id",
+    "fim_mid": "middle_token_id",
+}
+# "legacy" is ours (no other reader knows it): SentencePiece's ▁ goes before the text only, not after special tokens.
+FLAG_KEYS = ("add_bos_token", "add_eos_token", "add_sep_token", "remove_extra_whitespaces", "legacy")
+
+
+def tokenizer_to_metadata(tok: Tokenizer) -> dict[str, Value]:
+    """The ``tokenizer.*`` keys of ``tok``, in the order the converter writes them."""
+    out: dict[str, Value] = {}
+    if "add_space_prefix" in tok.flags:  # LlamaModel.set_vocab writes it before everything else
+        out[_PREFIX + "add_space_prefix"] = _bool(tok.flags["add_space_prefix"])
+    out[_PREFIX + "model"] = _string(tok.model)
+    if tok.pre is not None:
+        out[_PREFIX + "pre"] = _string(tok.pre)
+    out[_PREFIX + "tokens"] = Value(ValueType.ARRAY, tok.tokens, ValueType.STRING)
+    if tok.scores is not None:
+        out[_PREFIX + "scores"] = Value(ValueType.ARRAY, np.asarray(tok.scores, np.float32), ValueType.FLOAT32)
+    out[_PREFIX + "token_type"] = Value(ValueType.ARRAY, np.asarray(tok.types, np.int32), ValueType.INT32)
+    if tok.precompiled_charsmap is not None:
+        charsmap = np.frombuffer(tok.precompiled_charsmap, np.uint8)
+        out[_PREFIX + "precompiled_charsmap"] = Value(ValueType.ARRAY, charsmap, ValueType.UINT8)
+    if tok.merges is not None:
+        out[_PREFIX + "merges"] = Value(ValueType.ARRAY, tok.merges, ValueType.STRING)
+    for name, key in SPECIAL_KEYS.items():
+        if name in tok.special:
+            out[_PREFIX + key] = Value(ValueType.UINT32, int(tok.special[name]))
+    for key in FLAG_KEYS:
+        if key in tok.flags:
+            out[_PREFIX + key] = _bool(tok.flags[key])
+    out.update(_templates_to_metadata(tok.chat_templates))
+    return out
+
+
+def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
+    """The tokenizer in a GGUF's metadata, or None where it has none.
+
+    Raises:
+        TokenizerError: the arrays are missing, of the wrong type, or of different lengths.
+    """
+    model = _data(metadata, _PREFIX + "model")
+    if model in (None, "none", "no_vocab"):
+        return None
+    tokens = _strings(metadata, "tokens")
+    if tokens is None:
+        raise TokenizerError("there is a tokenizer but no vocabulary", where=_PREFIX + "tokens")
+    types = _numbers(metadata, "token_type", np.int32, len(tokens))
+    charsmap = _numbers(metadata, "precompiled_charsmap", np.uint8, None)
+    special = {}
+    for name, key in SPECIAL_KEYS.items():
+        value = _data(metadata, _PREFIX + key, _data(metadata, _PREFIX + _OLD_SPECIAL_KEYS.get(name, key)))
+        if isinstance(value, int) and 0 <= value < len(tokens):  # llama.cpp, too, ignores an id outside
+            special[name] = int(value)
+    flags = {}
+    for key in ("add_space_prefix", *FLAG_KEYS):
+        value = _data(metadata, _PREFIX + key)
+        if value is not None:
+            flags[key] = bool(value)
+    return Tokenizer(
+        model=str(model),
+        pre=_data(metadata, _PREFIX + "pre"),
+        tokens=tokens,
+        types=np.full(len(tokens), TokenType.NORMAL, np.int32) if types is None else types,
+        scores=_numbers(metadata, "scores", np.float32, len(tokens)),
+        merges=_strings(metadata, "merges"),
+        special=special,
+        flags=flags,
+        chat_templates=_templates_from_metadata(metadata),
+        precompiled_charsmap=None if charsmap is None else charsmap.tobytes(),
+    )
+
+
+def _templates_to_metadata(templates: Mapping[str, str]) -> dict[str, Value]:
+    out = {}
+    named = {_template_name(name): text for name, text in templates.items() if name != "default"}
+    for name, text in named.items():
+        out[f"{_TEMPLATE}.{name}"] = _string(text)
+    if named:
+        out[_TEMPLATES] = Value(ValueType.ARRAY, tuple(named), ValueType.STRING)
+    if "default" in templates:
+        out[_TEMPLATE] = _string(templates["default"])
+    return out
+
+
+def _templates_from_metadata(metadata: Metadata) -> dict[str, str]:
+    out = {}
+    if (default := _data(metadata, _TEMPLATE)) is not None:
+        out["default"] = str(default)
+    for key, value in metadata.items():
+        if key.startswith(_TEMPLATE + ".") and value.type is ValueType.STRING:
+            out[key[len(_TEMPLATE) + 1 :]] = value.data
+    return out
+
+
+def _template_name(name: str) -> str:
+    """Only ASCII letters and digits, as gguf-py's ``add_chat_template`` makes it."""
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+
+
+def _data(metadata: Metadata, key: str, default: Any = None) -> Any:
+    value = metadata.get(key)
+    return default if value is None else value.data
+
+
+def _strings(metadata: Metadata, name: str) -> tuple[str, ...] | None:
+    value = metadata.get(_PREFIX + name)
+    if value is None:
+        return None
+    if value.type is not ValueType.ARRAY or (value.item is not ValueType.STRING and len(value.data)):
+        raise TokenizerError("not an array of strings", where=_PREFIX + name)
+    return tuple(value.data)
+
+
+def _numbers(metadata: Metadata, name: str, dtype: Any, length: int | None) -> Any:
+    value = metadata.get(_PREFIX + name)
+    if value is None:
+        return None
+    if value.type is not ValueType.ARRAY or value.item is ValueType.STRING:
+        raise TokenizerError("not an array of numbers", where=_PREFIX + name)
+    array = np.asarray(value.data).astype(dtype)
+    if length is not None and len(array) != length:
+        raise TokenizerError(f"{len(array)} entries for {length} tokens", where=_PREFIX + name)
+    return array
+
+
+def _string(text: str) -> Value:
+    return Value(ValueType.STRING, text)
+
+
+def _bool(value: bool) -> Value:
+    return Value(ValueType.BOOL, bool(value))
