@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,8 +16,8 @@ from ..formats.gguf.keys import (
     GENERAL_QUANTIZATION_VERSION,
     QUANTIZATION_VERSION,
 )
-from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape, layout
 from ..formats.gguf.wire import ByteOrder
+from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape, layout
 from ..formats.ir import Metadata, Model, Tensor, Value, ValueType
 from ..formats.qtypes import QType
 from .choose import (
@@ -228,7 +229,7 @@ def _with_importance(model: Model, choices: dict[str, Choice], importance: Impor
 
 def _matrices(tensor: Tensor) -> int:
     """How many matrices are stacked in a tensor, each with importance of its own."""
-    return tensor.shape[-3] if len(tensor.shape) > 2 else 1
+    return math.prod(tensor.shape[:-2])
 
 
 def _lacking(
@@ -252,7 +253,7 @@ def _lacking(
     for tensor in lacking:
         wanted = choices[tensor.name].type
         if _needs(tensor, fallback, recipe):
-            raise PlanError(f"{fallback} needs importance itself", where=tensor.name, hint="a fallback type such as Q4_K")
+            raise PlanError(f"{fallback} needs importance itself", where=tensor.name, hint="--fallback-type Q4_K")
         if tensor.width % fallback.block_size:
             problem = f"rows of {tensor.width} weights are no multiple of {fallback}'s block of {fallback.block_size}"
             raise PlanError(problem, where=tensor.name, hint="another --fallback-type")

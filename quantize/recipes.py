@@ -10,7 +10,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from ..formats.errors import PlanError
-from ..formats.gguf.keys import LEVEL_OF_FILE_TYPE
+from ..formats.gguf.keys import FILE_TYPES, LEVEL_OF_FILE_TYPE
 from .recipe import VALUE_PARTS, Layers, Override, Part, Recipe
 
 # Rows that are no multiple of a type's block take a type with a smaller one (``tensor_type_fallback``); where that
@@ -153,7 +153,7 @@ _CURRENT = (
     _recipe("Q5_1", "Q5_1"),
     _recipe(
         "Q2_K", "Q2_K",
-        Override(_V, "Q4_K", gqa=4), Override(_V, "Q3_K"), Override(_DOWN, "Q3_K"), *_EIGHT_OUTPUT, _attn_output("Q3_K"),
+        Override(_V, "Q4_K", gqa=4), Override((*_V, *_DOWN), "Q3_K"), *_EIGHT_OUTPUT, _attn_output("Q3_K"),
     ),
     _recipe(
         "Q2_K_S", "Q2_K", Override(_V, "Q4_K", gqa=4), Override(_DOWN, "Q4_K", layers=first(8)), q2_k_needs=True
@@ -179,8 +179,8 @@ _CURRENT = (
     _recipe(
         "Q4_K_M", "Q4_K",
         Override(_V, "Q6_K", layers=MORE),
-        Override(_DOWN, "Q6_K", layers=MORE, not_arch="falcon"), Override(_DOWN, "Q6_K", layers=first(16), arch="falcon"),
-        Override(_DOWN, "Q5_K", layers=MORE, arch="falcon"),
+        Override(_DOWN, "Q6_K", layers=MORE, not_arch="falcon"),
+        Override(_DOWN, "Q6_K", layers=first(16), arch="falcon"), Override(_DOWN, "Q5_K", layers=MORE, arch="falcon"),
         *_EIGHT_OUTPUT,
     ),
     _recipe("Q5_K_S", "Q5_K"),
@@ -228,9 +228,6 @@ _CURRENT = (
     _recipe("Q2_0", "Q2_0", embd="Q4_K"),
 )  # fmt: skip
 
-_BEFORE_IQ = frozenset(
-    "F32 F16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K".split()
-)
 
 # Q2_K was larger: only queries, keys and embeddings were in its own type.
 _Q2_K_OF_2023 = Recipe(
@@ -244,7 +241,9 @@ _Q2_K_OF_2023 = Recipe(
     ),
     _LIFTS,
 )
-_2023_12 = (_Q2_K_OF_2023, *(r for r in _CURRENT if r.level in _BEFORE_IQ and r.level != "Q2_K"))
+# What came later than its book: the file types from 19 on (``llama_ftype``).
+_OF_2023 = tuple(recipe for recipe in _CURRENT if FILE_TYPES[recipe.level] < 19 and recipe.level != "Q2_K")
+_2023_12 = (_Q2_K_OF_2023, *_OF_2023)
 
 
 def _ggml(level: str, default: str, *rows: Override) -> Recipe:

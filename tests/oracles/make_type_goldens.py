@@ -39,8 +39,9 @@ Shapes = dict[str, list[int]]
 
 
 def llama_shell(
-    layers: int, width: int = 256, ff: int = 512, experts: int = 0, tied: bool = False, qkv: bool = False, kv_b: bool = False
-) -> Shapes:
+    layers: int, width: int = 256, ff: int = 512, experts: int = 0,
+    tied: bool = False, qkv: bool = False, kv_b: bool = False,
+) -> Shapes:  # fmt: skip
     """Tensor names and numpy shapes of a Llama with two rows a matrix."""
     shapes: Shapes = {"token_embd.weight": [2, width], "output_norm.weight": [width]}
     if not tied:
@@ -104,7 +105,7 @@ OPTIONS = {
     "embedding-type": ("llama-22-gqa8", {"embedding_type": "Q4_1"}),
     "embedding-type-tied": ("llama-32-gqa4-tied", {"embedding_type": "Q4_1"}),
     "tensor-types": ("llama-32-gqa1", {"tensor_types": [["blk\\.[02]\\.attn_v", "Q8_0"], ["ffn_down", "Q5_1"]]}),
-    "tensor-types-first": ("llama-32-gqa1", {"tensor_types": [["blk\\.1\\..*", "Q6_K"], ["attn_v|ffn_gate", "IQ4_NL"]]}),
+    "tensor-types-first": ("llama-32-gqa1", {"tensor_types": [["blk\\.1\\..*", "Q6_K"], ["attn_v|gate", "IQ4_NL"]]}),
     "tensor-types-width": ("width-288-ff-320", {"tensor_types": [["attn_q", "Q6_K"], ["ffn_down", "Q8_0"]]}),
     "embedding-named": ("odd-names", {"embedding_type": "Q4_1", "tensor_types": [["per_layer_token_embd", "Q6_K"]]}),
 }

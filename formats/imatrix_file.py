@@ -1,0 +1,249 @@
+"""Importance matrix files: llama.cpp's GGUF kind and the older ``.dat``, read and written.
+
+A file holds, for each matrix of a model, the sums of its squared inputs over some text, and how many inputs there were.
+Source: common/imatrix-loader.cpp, tools/imatrix/imatrix.cpp and tools/quantize/quantize.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import FormatError
+from .ir import Metadata, Value, ValueType
+
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+_MAX_PROVENANCE = 127  # bytes of a metadata string in llama_model_kv_override
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One matrix (or a stack of experts).
+
+    Args:
+        sums: float32 [n_matrices * width]. Of squared inputs; in ``.dat`` files their means times ``counts``.
+        counts: int64 [n_matrices]: inputs seen. In ``.dat`` files one number, of chunks.
+    """
+
+    sums: NDArray[np.float32]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Imatrix:
+    """An importance matrix file.
+
+    Args:
+        entries: by tensor name.
+        datasets: the names of the texts.
+        chunk_count: chunks of text seen.
+        chunk_size: tokens in a chunk; 0 in ``.dat`` files, which do not say.
+        legacy: read from, or to be written as, a ``.dat`` file.
+    """
+
+    entries: Mapping[str, Entry]
+    datasets: tuple[str, ...] = ()
+    chunk_count: int = 0
+    chunk_size: int = 0
+    legacy: bool = False
+    path: Path | None = field(default=None, compare=False)
+
+    def vectors(self) -> dict[str, NDArray[np.float32]]:
+        """The importance of each column, float32 [n_matrices * width] by tensor: what the encoders take.
+
+        The same float operations as llama-quantize's. Experts that saw no input weigh all columns alike.
+        """
+        return {name: self._vector(entry) for name, entry in self.entries.items()}
+
+    def _vector(self, entry: Entry) -> NDArray[np.float32]:
+        if self.legacy:
+            calls = int(entry.counts[0]) if entry.counts.size else 0
+            return entry.sums / np.float32(calls) if calls > 0 else entry.sums.copy()
+        sums = entry.sums.reshape(entry.counts.size, -1)
+        counts = entry.counts.astype(np.float32)[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(counts > 0, sums / counts, np.float32(1)).astype(np.float32).reshape(-1)
+
+    def provenance(self, path: str | Path, n_entries: int | None = None) -> dict[str, Value]:
+        """The ``quantize.imatrix.*`` metadata that llama-quantize leaves in a file made with this one.
+
+        Args:
+            path: the file's name as the user gave it.
+            n_entries: how many entries were used, if not all.
+        """
+        n = len(self.entries) if n_entries is None else n_entries
+        keys = {"quantize.imatrix.file": Value(ValueType.STRING, _cut(str(path)))}
+        if self.datasets:
+            keys["quantize.imatrix.dataset"] = Value(ValueType.STRING, _cut(self.datasets[0]))
+        keys["quantize.imatrix.entries_count"] = Value(ValueType.UINT32, n)
+        if self.chunk_count > 0:
+            keys["quantize.imatrix.chunks_count"] = Value(ValueType.UINT32, self.chunk_count)
+        return keys
+
+
+def _cut(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape")[:_MAX_PROVENANCE].decode("utf-8", "surrogateescape")
+
+
+def read_imatrix(path: str | Path) -> Imatrix:
+    """Read either kind; a file that begins with GGUF's magic is of the newer one.
+
+    Raises:
+        FormatError: truncated, damaged, or no importance matrix.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", path=path) from error
+    return _read_gguf(path) if magic == b"GGUF" else _read_dat(path)
+
+
+def _read_gguf(path: Path) -> Imatrix:
+    from .gguf.reader import read_gguf
+
+    model = read_gguf(path)
+    missing = [k for k in ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size") if k not in model.metadata]
+    if missing:
+        raise FormatError(f"no {missing[0]}: this GGUF file is no importance matrix", path=path)
+    halves: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for tensor in model.tensors:
+        for suffix in (_SUMS, _COUNTS):
+            if tensor.name.endswith(suffix):
+                if tensor.qtype.name != "F32":
+                    raise FormatError(f"is {tensor.qtype}; F32 is wanted", path=path, where=tensor.name)
+                data = np.array(tensor.rows(0, tensor.n_rows)).reshape(-1).view("<f4").astype(np.float32)
+                halves.setdefault(tensor.name.removesuffix(suffix), {})[suffix] = data
+    entries = {name: _entry(path, name, pair) for name, pair in sorted(halves.items())}
+    if not entries:
+        raise FormatError("holds no entries", path=path)
+    return Imatrix(
+        entries,
+        tuple(model.get("imatrix.datasets")),
+        int(model.get("imatrix.chunk_count")),
+        int(model.get("imatrix.chunk_size")),
+        path=path,
+    )
+
+
+def _entry(path: Path, name: str, pair: dict[str, NDArray[np.float32]]) -> Entry:
+    if len(pair) != 2:
+        lacks = _COUNTS if _SUMS in pair else _SUMS
+        raise FormatError(f"has no {lacks}", path=path, where=name)
+    sums, counts = pair[_SUMS], pair[_COUNTS]
+    if not counts.size or sums.size % counts.size:
+        raise FormatError(f"{sums.size} sums do not divide by {counts.size} counts", path=path, where=name)
+    if not np.isfinite(counts).all():
+        raise FormatError("a count is not finite", path=path, where=name + _COUNTS)
+    # lround: half away from zero
+    rounded = np.copysign(np.floor(np.abs(counts.astype(np.float64)) + 0.5), counts).astype(np.int64)
+    return Entry(sums, rounded)
+
+
+class _Bytes:
+    """The ``.dat`` file's bytes; every length is checked against what is left before it is used."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.data, self.at = path, path.read_bytes(), 0
+
+    @property
+    def left(self) -> int:
+        return len(self.data) - self.at
+
+    def take(self, n: int, what: str) -> bytes:
+        if n < 0 or n > self.left:
+            raise FormatError(
+                f"{what} has {n} bytes, {self.left} are left",
+                path=self.path,
+                where=f"byte {self.at}",
+                hint="truncated, or no importance matrix",
+            )
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def int32(self, what: str) -> int:
+        return int(struct.unpack("<i", self.take(4, what))[0])
+
+    def text(self, what: str) -> str:
+        raw = self.take(self.int32(f"{what}'s length"), what)
+        return raw.decode("utf-8", "surrogateescape")
+
+
+def _read_dat(path: Path) -> Imatrix:
+    data = _Bytes(path)
+    n = data.int32("the number of entries")
+    if not 0 < n <= data.left // 16:  # an entry is three numbers and a value at least
+        raise FormatError(f"{n} entries in {len(data.data)} bytes", path=path, hint="this is no importance matrix")
+    entries: dict[str, Entry] = {}
+    for _ in range(n):
+        name = data.text("a name")
+        if name in entries:
+            raise FormatError("a second entry of this name", path=path, where=name)
+        calls, n_values = data.int32(f"{name}: the chunks"), data.int32(f"{name}: the number of values")
+        if n_values < 1:
+            raise FormatError(f"{n_values} values", path=path, where=name)
+        values = np.frombuffer(data.take(4 * n_values, f"{name}: {n_values} values"), "<f4").astype(np.float32)
+        entries[name] = Entry(values, np.array([calls], np.int64))
+    # Files of before March 2024 end here, some after the number of chunks.
+    chunks = data.int32("the number of chunks") if data.left else 0
+    dataset = data.text("the dataset's name") if data.left else ""
+    if data.left:
+        raise FormatError(f"{data.left} bytes too many", path=path, where=f"byte {data.at}")
+    return Imatrix(entries, (dataset,) if dataset else (), chunks, legacy=True, path=path)
+
+
+def write_imatrix(path: str | Path, imatrix: Imatrix, *, force: bool = False) -> None:
+    """Write the kind that ``imatrix.legacy`` says, with the bytes of llama.cpp's collector."""
+    from .output import atomic_output
+
+    if imatrix.legacy:
+        data = _dat_bytes(imatrix)
+        with atomic_output(path, len(data), force) as output:
+            output.write_at(0, data)
+        return
+    from .gguf.writer import layout
+
+    metadata, tensors = gguf_form(imatrix)
+    place = layout(metadata, [info for info, _ in tensors], version=3)
+    with atomic_output(path, place.size, force) as output:
+        output.write_at(0, place.header)
+        for offset, (_, values) in zip(place.offsets, tensors, strict=True):
+            output.write_at(offset, values.astype("<f4"))
+
+
+def gguf_form(imatrix: Imatrix) -> tuple[Metadata, list[tuple[Any, NDArray[np.float32]]]]:
+    """Metadata, and (TensorInfo, values) in order, of the GGUF kind."""
+    from .gguf.writer import TensorInfo, ggml_shape
+    from .qtypes import F32
+
+    metadata = {
+        "general.type": Value(ValueType.STRING, "imatrix"),
+        "imatrix.datasets": Value(ValueType.ARRAY, imatrix.datasets, ValueType.STRING),
+        "imatrix.chunk_count": Value(ValueType.UINT32, imatrix.chunk_count),
+        "imatrix.chunk_size": Value(ValueType.UINT32, imatrix.chunk_size),
+    }
+    tensors = []
+    for name, entry in sorted(imatrix.entries.items(), key=lambda row: row[0].encode("utf-8", "surrogateescape")):
+        n = entry.counts.size
+        sums, counts = entry.sums.reshape(n, -1), entry.counts.astype(np.float32).reshape(n, 1)
+        for suffix, values in ((_SUMS, sums), (_COUNTS, counts)):
+            tensors.append((TensorInfo(name + suffix, ggml_shape(values.shape), F32), values))
+    return metadata, tensors
+
+
+def _dat_bytes(imatrix: Imatrix) -> bytes:
+    parts = [struct.pack("<i", len(imatrix.entries))]
+    for name, entry in sorted(imatrix.entries.items(), key=lambda row: row[0].encode("utf-8", "surrogateescape")):
+        raw = name.encode("utf-8", "surrogateescape")
+        parts += [struct.pack("<i", len(raw)), raw, struct.pack("<ii", int(entry.counts[0]), entry.sums.size)]
+        parts.append(entry.sums.astype("<f4").tobytes())
+    dataset = (imatrix.datasets[-1] if imatrix.datasets else "").encode("utf-8", "surrogateescape")
+    parts += [struct.pack("<ii", imatrix.chunk_count, len(dataset)), dataset]
+    return b"".join(parts)

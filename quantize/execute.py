@@ -1,0 +1,256 @@
+"""Carrying out a plan: chunks of rows from all tensors in one queue, encoded on a few threads, each written in place.
+
+Kernels release the GIL, and every chunk's place in the file is known, so threads share nothing but the queue. A chunk
+fits the cache; what was read is given back at once, so memory does not grow with the model. Rows are encoded one by
+one, whatever chunk they come in: the bytes depend on neither the threads nor the chunk size.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats.errors import WeightError
+from ..formats.gguf.wire import ByteOrder, swap_blocks
+from ..formats.ir import Bytes
+from ..formats.mapped import release
+from ..formats.output import Output, atomic_output
+from ..formats.qtypes import BF16, F16, F32, QType
+from .kernels import kernel_for
+from .plan import Importance, Plan, Step
+
+CHUNK_WEIGHTS = 1 << 18  # an F16 chunk of 512 kB and its output stay in a core's L2
+COPY_BYTES = 4 << 20  # copies are bound by the disk: fewer, larger writes
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows ``a`` to ``b`` of a step; ``number`` is its place in the queue."""
+
+    number: int
+    step: Step
+    a: int
+    b: int
+
+
+def execute(
+    plan: Plan,
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    importance: Importance | None = None,
+    progress: Callable[[int], None] | None = None,
+    force: bool = False,
+    inputs: Sequence[str | Path] = (),
+    chunk_weights: int = CHUNK_WEIGHTS,
+) -> None:
+    """Write the planned file; it appears at ``path`` when it is whole, or not at all.
+
+    Args:
+        plan: from ``make_plan``.
+        threads: None for one a CPU this process may use.
+        importance: the vectors the plan was made with.
+        progress: called, by one thread at a time, with the bytes of the source just done.
+        force: an existing file may be replaced.
+        inputs: files being read besides the model, which the output must not be.
+        chunk_weights: weights encoded at a time, at least a row.
+
+    Raises:
+        WeightError: a weight is NaN or Inf (the first of the queue, whatever the threads), or too large for its type.
+        OutputError: see ``atomic_output``.
+    """
+    with atomic_output(path, plan.size, force, inputs=[plan.source.path, *inputs]) as output:
+        output.write_at(0, plan.layout.header)
+        worker = _Worker(output, plan, importance or {}, progress)
+        _run(worker, _chunks(plan, chunk_weights), threads or cpu_count())
+
+
+def cpu_count() -> int:
+    """The CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _chunks(plan: Plan, chunk_weights: int) -> Iterator[_Chunk]:
+    """Every row of every step, in order. A chunk never crosses from one stacked matrix to the next."""
+    number = 0
+    for step in plan.steps:
+        tensor = step.tensor
+        copied = step.type is tensor.qtype
+        weights = int(COPY_BYTES * 8 / tensor.qtype.bpw) if copied else chunk_weights
+        rows = max(1, weights // max(1, tensor.width))
+        each = _rows_per_matrix(step)
+        for start in range(0, tensor.n_rows, each):
+            for a in range(start, start + each, rows):
+                yield _Chunk(number, step, a, min(a + rows, start + each))
+                number += 1
+
+
+def _rows_per_matrix(step: Step) -> int:
+    shape = step.tensor.shape
+    if len(shape) < 3 or not step.uses_importance:
+        return max(1, step.tensor.n_rows)
+    return max(1, shape[-2])
+
+
+def _run(worker: _Worker, chunks: Iterator[_Chunk], threads: int) -> None:
+    """The queue, its threads, and what ends them: the last chunk, an error, or Ctrl-C.
+
+    Chunks are handed out in order and those begun are finished, so the error that is raised, the first in the queue,
+    is the same with any number of threads.
+    """
+    lock = threading.Lock()
+    errors: dict[int, BaseException] = {}
+    stopped = threading.Event()
+
+    def work() -> None:
+        scratch = _Scratch()
+        while not stopped.is_set():
+            with lock:
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            try:
+                worker.do(chunk, scratch)
+            except BaseException as error:
+                errors[chunk.number] = error
+                stopped.set()
+
+    pool = [threading.Thread(target=work, name=f"quantize-{i}") for i in range(threads)]
+    try:
+        for thread in pool:
+            thread.start()
+        for thread in pool:
+            while thread.is_alive():
+                thread.join(0.1)  # in slices, so that Ctrl-C is heard on every platform
+    finally:
+        stopped.set()
+        for thread in pool:
+            if thread.ident is not None:
+                thread.join()
+    if errors:
+        raise errors[min(errors)]
+
+
+class _Scratch:
+    """One thread's buffers, kept from chunk to chunk."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Bytes] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
+        n = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < n:
+            buffer = self._buffers[name] = np.empty(n, np.uint8)
+        array: NDArray[Any] = buffer[:n].view(dtype).reshape(shape)
+        return array
+
+
+class _Worker:
+    """What happens to a chunk. Called from several threads; its only state is under a lock."""
+
+    def __init__(
+        self, output: Output, plan: Plan, importance: Importance, progress: Callable[[int], None] | None
+    ) -> None:
+        self._output = output
+        self._plan = plan
+        self._importance = importance
+        self._progress = progress
+        self._byteorder: ByteOrder = plan.layout.byteorder
+        self._lock = threading.Lock()
+
+    def do(self, chunk: _Chunk, scratch: _Scratch) -> None:
+        step = chunk.step
+        rows = step.tensor.rows(chunk.a, chunk.b)
+        data = self._encode(chunk, np.ascontiguousarray(rows), scratch)
+        if self._byteorder == "big":
+            data = swap_blocks(step.type, data)
+        row_bytes = step.type.row_bytes(step.tensor.width)
+        self._output.write_at(step.offset + chunk.a * row_bytes, data)
+        release(rows)
+        if self._progress is not None:
+            with self._lock:
+                self._progress(rows.nbytes)
+
+    def _encode(self, chunk: _Chunk, rows: Bytes, scratch: _Scratch) -> Bytes:
+        """Rows of the source as uint8 [n, row_bytes] of the step's type."""
+        step, tensor, source_type = chunk.step, chunk.step.tensor, chunk.step.tensor.qtype
+        if source_type.is_float:
+            self._check(chunk, rows, source_type, scratch)
+        if step.type is source_type:
+            return rows
+        if not source_type.is_float:
+            decoded = scratch.array("decoded", (len(rows), tensor.width), np.float32)
+            kernel_for(source_type).decode(rows, decoded)
+            rows, source_type = decoded.view(np.uint8), F32
+            self._check(chunk, rows, source_type, scratch)
+        out = scratch.array("encoded", (len(rows), step.type.row_bytes(tensor.width)))
+        kernel_for(step.type).encode(rows, source_type, self._vector(chunk), out)
+        if source_type is not F16:  # no finite half is too large for a scale that is a half
+            self._check_scales(chunk, out)
+        return out
+
+    def _vector(self, chunk: _Chunk) -> NDArray[np.float32] | None:
+        """The chunk's importance: each stacked matrix has its own."""
+        if not chunk.step.uses_importance:
+            return None
+        vector, width = self._importance[chunk.step.tensor.name], chunk.step.tensor.width
+        matrix = chunk.a // _rows_per_matrix(chunk.step)
+        return np.ascontiguousarray(vector[matrix * width : (matrix + 1) * width], np.float32)
+
+    def _check(self, chunk: _Chunk, rows: Bytes, type: QType, scratch: _Scratch) -> None:
+        """Raise ``WeightError`` for the first NaN or Inf."""
+        index = first_nonfinite(rows, type, scratch.array)
+        if index is not None:
+            row, column = divmod(index, chunk.step.tensor.width)
+            value = _as_float32(rows[row], type)[column]
+            raise self._error(chunk, row, column, f"is {value}")
+
+    def _check_scales(self, chunk: _Chunk, out: Bytes) -> None:
+        """Raise ``WeightError`` where a half in the output overflowed: the weight, or the scale of its block."""
+        type = chunk.step.type
+        blocks = out.reshape(-1).view(type.block).reshape(len(out), -1)
+        for name, dtype, _ in type.fields:
+            if dtype != "<f2":
+                continue
+            bad = np.argwhere(~np.isfinite(blocks[name]))
+            if len(bad):
+                raise self._error(chunk, int(bad[0][0]), int(bad[0][1]) * type.block_size, f"is too large for {type}")
+
+    def _error(self, chunk: _Chunk, row: int, column: int, problem: str) -> WeightError:
+        tensor = chunk.step.tensor
+        outer = np.unravel_index(chunk.a + row, tensor.shape[:-1]) if len(tensor.shape) > 1 else ()
+        index = ", ".join(str(i) for i in (*outer, column))
+        return WeightError(
+            f"weight [{index}] {problem}", path=self._plan.source.path, where=tensor.source or tensor.name
+        )
+
+
+# The exponent bits are all ones in NaN and Inf: as integers without the sign, they are the largest.
+_NONFINITE = {F32: ("<u4", 0x7FFFFFFF, 0x7F800000), F16: ("<u2", 0x7FFF, 0x7C00), BF16: ("<u2", 0x7FFF, 0x7F80)}
+
+
+def first_nonfinite(
+    rows: Bytes, type: QType, scratch: Callable[[str, tuple[int, ...], Any], NDArray[Any]] | None = None
+) -> int | None:
+    """The flat index of the first NaN or Inf in uint8 [n, row_bytes] of a float type, or None."""
+    dtype, mask, least = _NONFINITE[type]
+    words = rows.reshape(-1).view(dtype)
+    out = None if scratch is None else scratch("words", words.shape, dtype)
+    magnitudes = np.bitwise_and(words, np.dtype(dtype).type(mask), out=out)
+    if not magnitudes.size or magnitudes.max() < least:
+        return None
+    return int(np.argmax(magnitudes >= least))
+
+
+def _as_float32(row: Bytes, type: QType) -> NDArray[np.float32]:
+    if type is BF16:
+        return (row.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return row.view("<f4" if type is F32 else "<f2").astype(np.float32)
