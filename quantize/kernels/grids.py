@@ -17,6 +17,7 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,7 +143,7 @@ def _kept(name: str, make: Any) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
     try:
         with np.load(path) as kept:
             return kept["slot"], kept["near"]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         slot, near = make()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,3 +153,12 @@ def _kept(name: str, make: Any) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
     except OSError:
         pass
     return slot, near
+
+
+@cache
+def signs_of_seven() -> NDArray[np.int64]:
+    """The eight signs, lowest bit first, of the seven that are stored: the eighth makes their number even."""
+    seven = np.arange(128)
+    odd = np.array([bin(s).count("1") % 2 for s in seven])
+    signs: NDArray[np.int64] = _constant(seven | odd << 7)
+    return signs
