@@ -8,7 +8,6 @@ import numpy as np
 
 from ..formats.errors import QuantmillError
 from ..formats.ir import Bytes, Model, Tensor
-from ..formats.mapped import release
 from ..formats.qtypes import F32, QType
 from .kernels import ENCODABLE, kernel_for
 
@@ -40,7 +39,6 @@ def _decoded(tensor: Tensor, target: QType, floats_too: bool) -> Tensor:
         rows = tensor.rows(a, b)
         decoded = np.empty((b - a, tensor.width), np.float32)
         kernel_for(source).decode(np.ascontiguousarray(rows), decoded)
-        release(rows)
         if target is F32:
             return decoded.view(np.uint8)
         out = np.empty((b - a, target.row_bytes(tensor.width)), np.uint8)

@@ -1,8 +1,8 @@
 """Carrying out a plan: chunks of rows from all tensors in one queue, encoded on a few threads, each written in place.
 
 Kernels release the GIL, and every chunk's place in the file is known, so threads share nothing but the queue. A chunk
-fits the cache; what was read is given back at once, so memory does not grow with the model. Rows are encoded one by
-one, whatever chunk they come in: the bytes depend on neither the threads nor the chunk size.
+fits the cache, and readers give mapped pages back, so memory does not grow with the model. Rows are encoded one by one,
+whatever chunk they come in: the bytes depend on neither the threads nor the chunk size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ..formats.errors import WeightError
 from ..formats.gguf.wire import ByteOrder, swap_blocks
 from ..formats.ir import Bytes
-from ..formats.mapped import release
 from ..formats.output import Output, atomic_output
 from ..formats.qtypes import BF16, F16, F32, QType
 from .kernels import kernel_for
@@ -174,7 +173,6 @@ class _Worker:
             data = swap_blocks(step.type, data)
         row_bytes = step.type.row_bytes(step.tensor.width)
         self._output.write_at(step.offset + chunk.a * row_bytes, data)
-        release(rows)
         if self._progress is not None:
             with self._lock:
                 self._progress(rows.nbytes)
@@ -228,9 +226,8 @@ class _Worker:
         tensor = chunk.step.tensor
         outer = np.unravel_index(chunk.a + row, tensor.shape[:-1]) if len(tensor.shape) > 1 else ()
         index = ", ".join(str(i) for i in (*outer, column))
-        return WeightError(
-            f"weight [{index}] {problem}", path=self._plan.source.path, where=tensor.source or tensor.name
-        )
+        path = None if tensor.source else self._plan.source.path  # a tensor's source names its file
+        return WeightError(f"weight [{index}] {problem}", path=path, where=tensor.source or tensor.name)
 
 
 # The exponent bits are all ones in NaN and Inf: as integers without the sign, they are the largest.
