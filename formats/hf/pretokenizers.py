@@ -1,0 +1,208 @@
+"""llama.cpp's pre-tokenizer names, and what each one does in Hugging Face's terms.
+
+A row's ``steps`` are the pre_tokenizer of tokenizer.json as its models publish it; the regexes llama.cpp runs for the
+same name are in src/llama-vocab.cpp (``llm_tokenizer_bpe``). Names that llama.cpp treats alike share a row:
+the first name is the one written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """One behaviour.
+
+    Args:
+        name: llama.cpp's ``tokenizer.ggml.pre``.
+        steps: the pre_tokenizers of tokenizer.json, in order.
+        nfc: the models' tokenizer.json normalizes to NFC. llama.cpp never normalizes, so this only breaks ties.
+        ignore_merges: a word that is in the vocabulary is a token, whatever the merges say. Part of the name there.
+        aliases: other names that llama.cpp splits in the same way.
+    """
+
+    name: str
+    steps: tuple[Json, ...]
+    nfc: bool = False
+    ignore_merges: bool = False
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def normalizer(self) -> Json | None:
+        return {"type": "NFC"} if self.nfc else None
+
+    @property
+    def pre_tokenizer(self) -> Json:
+        return self.steps[0] if len(self.steps) == 1 else {"type": "Sequence", "pretokenizers": list(self.steps)}
+
+
+def _split(pattern: str) -> Json:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def _byte_level(use_regex: bool) -> Json:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+def _digits(individual: bool) -> Json:
+    return {"type": "Digits", "individual_digits": individual}
+
+
+def _splits(*patterns: str) -> tuple[Json, ...]:
+    return (*map(_split, patterns), _byte_level(use_regex=False))
+
+
+_GPT2 = _byte_level(use_regex=True)
+_GPT2_REGEX = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SLASH_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+_CAMEL = rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+", rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*"
+_LLAMA3 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_TAIL}"
+_ASCII_MARKS = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
+_DEEPSEEK3 = (
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    _ASCII_MARKS + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+_JAIS2_SPACES = "".join(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s{1}"
+# DeepSeek's idea of a letter: alphabets with case.
+_CASED = (
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώ"
+    "ᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏"
+    "𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+)
+
+PRE_TOKENIZERS = (
+    PreTokenizer(
+        "llama-bpe",
+        _splits(_LLAMA3),
+        ignore_merges=True,
+        aliases=(
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
+            "glm4",
+            "glm5",
+        ),
+    ),
+    PreTokenizer("dbrx", _splits(_LLAMA3), aliases=("smaug-bpe", "chatglm-bpe")),
+    PreTokenizer(
+        "smollm",
+        (_digits(individual=True), _GPT2),
+        aliases=("starcoder", "refact", "codeshell", "minerva-7b", "mellum2"),
+    ),
+    PreTokenizer("command-r", (_digits(individual=True), _GPT2), nfc=True, aliases=("exaone",)),
+    PreTokenizer(
+        "gpt-2",
+        (_GPT2,),
+        aliases=(
+            *("phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum"),
+            *("modern-bert", "exaone4", "jais", "trillion", "granite-docling"),
+        ),
+    ),
+    PreTokenizer("olmo", (_GPT2,), nfc=True, aliases=("mpt",)),
+    PreTokenizer(
+        "qwen2",
+        _splits(rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_TAIL}"),
+        nfc=True,
+        aliases=(
+            "stablelm2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "megrez",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
+            "bailingmoe",
+            "bailingmoe2",
+            "llada-moe",
+        ),
+    ),
+    PreTokenizer(
+        "qwen35",
+        _splits(
+            rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+            r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+        nfc=True,
+    ),
+    PreTokenizer("tekken", _splits(rf"{_CAMEL[0]}|{_CAMEL[1]}|\p{{N}}|{_SLASH_TAIL}"), ignore_merges=True),
+    PreTokenizer(
+        "gpt-4o",
+        _splits(rf"{_CAMEL[0]}{_CONTRACTION}?|{_CAMEL[1]}{_CONTRACTION}?|\p{{N}}{{1,3}}|{_SLASH_TAIL}"),
+        aliases=("llama4", "kanana2", "talkie", "minimax-m2"),
+    ),
+    PreTokenizer(
+        "falcon",
+        (
+            {"type": "Punctuation", "behavior": "Contiguous"},
+            _GPT2,
+            _digits(individual=False),
+            _split("[0-9][0-9][0-9]"),
+        ),
+    ),
+    PreTokenizer(
+        "deepseek-llm",
+        (
+            *map(
+                _split, ("[\r\n]", rf"\s?[{_CASED}]+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", "[一-龥ࠀ-一가-퟿]+")
+            ),
+            _digits(individual=True),
+            _byte_level(use_regex=False),
+        ),
+    ),
+    PreTokenizer(
+        "deepseek-coder",
+        (
+            *map(_split, ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")),
+            _digits(individual=True),
+            _byte_level(use_regex=False),
+        ),
+    ),
+    PreTokenizer("deepseek-v3", _splits(*_DEEPSEEK3), aliases=("hunyuan-dense", "joyai-llm", "hy_v4")),
+    PreTokenizer(
+        "seed-coder",
+        _splits(rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"),
+    ),
+    PreTokenizer(
+        "jais-2",
+        _splits(rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+{_JAIS2_SPACES}"),
+    ),
+    PreTokenizer(
+        "minicpm5",
+        _splits(r"\p{N}{1,3}", rf"{_CONTRACTION}|{_WORD}|\p{{N}}+|{_TAIL}"),
+        ignore_merges=True,
+    ),
+    PreTokenizer("ufakzeka", _splits(rf"{_WORD}|\p{{N}}|{_TAIL}")),
+    PreTokenizer("poro-chat", _splits(r" ?[^(\s|.,!?…。，、।۔،)]+"), aliases=("bloom", "gpt3-finnish")),
+    PreTokenizer(
+        "viking", (_split(r" ?[^(\s|.,!?…。，、।۔،)]+"), _digits(individual=True), _byte_level(use_regex=False))
+    ),
+    # What llama.cpp does for want of a name (files of before April 2024): no published tokenizer.json is this one.
+    PreTokenizer("default", _splits(r"[\p{P}\$\+<=>\^~\|]+", _GPT2_REGEX, r"\p{N}+", "[0-9][0-9][0-9]")),
+)
+
+BY_NAME = {name: row for row in PRE_TOKENIZERS for name in (row.name, *row.aliases)}
+NAMES = tuple(BY_NAME)
+
+# Tokenizer classes that ship vocab.json and merges.txt only: the splitting is in their code.
+SLOW_CLASSES = {
+    "GPT2Tokenizer": "gpt-2",
+    "GPT2TokenizerFast": "gpt-2",
+    "CodeGenTokenizer": "gpt-2",
+    "Qwen2Tokenizer": "qwen2",
+    "Qwen2TokenizerFast": "qwen2",
+}
