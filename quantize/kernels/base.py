@@ -59,15 +59,32 @@ F32_ARRAY = NDArray[np.float32]
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile for exact, GIL-free, cached execution. Division by zero gives inf, as in C."""
-    return numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)(function)
+    return _no_literals(numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)(function))
 
 
 def jit_inline(function: Callable[..., Any]) -> Any:
-    """As ``jit``, for small helpers that must vanish into the lane loop that calls them.
+    """As ``jit``, for small helpers of expressions that must vanish into the lane loop that calls them.
 
     Not cached on their own: their code lands in the caller's cached object.
     """
-    return numba.njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)(function)
+    return _no_literals(numba.njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)(function))
+
+
+def jit_part(function: Callable[..., Any]) -> Any:
+    """As ``jit``, for a part of one caller, cut out to be read: pasted into it before typing, so it compiles once."""
+    return numba.njit(nogil=True, error_model="numpy", boundscheck=False, inline="always")(function)
+
+
+def _no_literals(dispatcher: Any) -> Any:
+    """Let a call such as ``f(x, 32)`` compile ``f`` for int64, not anew for every literal: compile time is felt."""
+    by_literal = dispatcher.get_call_template
+
+    def get_call_template(args: Any, kws: Any) -> Any:
+        plain = {name: types.unliteral(kind) for name, kind in kws.items()}
+        return by_literal(tuple(types.unliteral(kind) for kind in args), plain)
+
+    dispatcher.get_call_template = get_call_template
+    return dispatcher
 
 
 @intrinsic

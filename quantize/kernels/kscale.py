@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import LANES, jit
+from .base import LANES, jit, jit_inline, jit_part
 from .search import levels_qkx, make_qkx, make_qp
 from .simd import from_half_bits, half_bits, spread, to_float, vabs, vload, vmax, vmin, vnearest, vsqrt, vstore, where
 
@@ -45,7 +45,7 @@ def put_half(p, row, h, v):  # type: ignore[no-untyped-def]
     return from_half_bits(bits)
 
 
-@jit
+@jit_part
 def put_crumbs(levels, p, row, h):  # type: ignore[no-untyped-def]
     """Pack 256 two-bit levels as Q2_K and Q3_K do: byte l of a half holds levels l, l+32, l+64, l+96 of it."""
     for half in range(2):
@@ -56,9 +56,9 @@ def put_crumbs(levels, p, row, h):  # type: ignore[no-untyped-def]
             vstore(p, row + 32 * half + l, h, low | high)
 
 
-@jit
+@jit_part
 def put_scales_k4(p, row, h, ls, lm):  # type: ignore[no-untyped-def]
-    """Pack eight 6-bit scales and mins (int32 [8, LANES], bytes) into the 12 bytes of Q4_K and Q5_K."""
+    """Pack eight 6-bit scales and mins (uint8 [8, LANES]) into the 12 bytes of Q4_K and Q5_K."""
     for j in range(4):
         s, m = vload(ls, j + 4, h), vload(lm, j + 4, h)
         vstore(p, row + j, h, vload(ls, j, h) | (s >> 4) << 6)
@@ -66,7 +66,7 @@ def put_scales_k4(p, row, h, ls, lm):  # type: ignore[no-untyped-def]
         vstore(p, row + j + 8, h, (s & 15) | (m & 15) << 4)
 
 
-@jit
+@jit_part
 def get_scale_min_k4(p, row, j, h):  # type: ignore[no-untyped-def]
     """Scale and min ``j`` back from the 12 bytes, as int32 vectors."""
     if j < 4:
@@ -76,30 +76,35 @@ def get_scale_min_k4(p, row, j, h):  # type: ignore[no-untyped-def]
     return scale, (both >> 4) | (vload(p, row + j, h) >> 6) << 4
 
 
-@jit
+@jit_part
 def encode_k4(x, w, weighted, nmax, rmin, nstep, cap, p, levels, h):  # type: ignore[no-untyped-def]
     """The 16 head bytes (d, dmin, scales) of Q4_K or Q5_K into ``p``, and the 256 levels.
 
     ``rmin`` and ``nstep`` are those of the search without importance; ``cap`` is the largest packed scale or min.
     """
     aux = np.empty((32, LANES), np.float32)
-    sub = np.empty((5, 8, LANES), np.float32)
-    scales, mins, sum_w, level_iscale, level_min = sub[0], sub[1], sub[2], sub[3], sub[4]
-    ls = np.empty((8, LANES), np.int32)
-    lm = np.empty((8, LANES), np.int32)
+    scales = np.empty((8, LANES), np.float32)
+    mins = np.empty((8, LANES), np.float32)
+    sum_w = np.empty((8, LANES), np.float32)
+    level_iscale = np.empty((8, LANES), np.float32)
+    level_min = np.empty((8, LANES), np.float32)
+    ls = np.empty((8, LANES), np.uint8)
+    lm = np.empty((8, LANES), np.uint8)
     sigma2 = spread(_ZERO)
     if weighted:
         sigma2 = np.float32(2) * square_sum(x, 0, 256, h) / np.float32(256)
+    step = np.float32(0.1)
+    if weighted:
+        rmin, step, nstep = np.float32(-0.9), np.float32(0.05), 36
     for j in range(8):
         r = 32 * j
         if weighted:
             vstore(sum_w, j, h, weigh(x, w, r, 32, h, sigma2))
-            found = make_qkx(x, w, r, 32, h, nmax, np.float32(-0.9), np.float32(0.05), 36, False, aux)
         else:
             mean = vsqrt(square_sum(x, r, 32, h) / np.float32(32))
             for i in range(r, r + 32):
                 vstore(w, i, h, mean + vabs(vload(x, i, h)))
-            found = make_qkx(x, w, r, 32, h, nmax, rmin, np.float32(0.1), nstep, False, aux)
+        found = make_qkx(x, w, r, 32, h, nmax, rmin, step, nstep, False, aux)
         vstore(scales, j, h, found[0])
         vstore(mins, j, h, _ZERO - found[1])
         vstore(level_iscale, j, h, found[2])
@@ -140,3 +145,12 @@ def round_scales(scales, ls, h):  # type: ignore[no-untyped-def]
     for j in range(8):
         vstore(ls, j, h, vmin(63, vnearest(inverse * vload(scales, j, h)) & 255))
     return top / np.float32(63)
+
+
+@jit_inline
+def scale_min(block, j):  # type: ignore[no-untyped-def]
+    """6-bit scale and min ``j`` of a block's bytes."""
+    if j < 4:
+        return block[4 + j] & 63, block[8 + j] & 63
+    both = block[8 + j]
+    return (both & 15) | (block[j] >> 6) << 4, (both >> 4) | (block[4 + j] >> 6) << 4

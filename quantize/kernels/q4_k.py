@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...formats.qtypes import BY_NAME
-from .base import LANES, Kernel, jit, jit_inline
-from .kscale import encode_k4
+from .base import LANES, Kernel, jit
+from .kscale import encode_k4, scale_min
 from .lanes import half_at, load_importance_lanes, load_lanes, store_lanes
 from .simd import VEC, vload, vstore
 
@@ -31,15 +31,6 @@ def encode_rows(src, code, importance, out):  # type: ignore[no-untyped-def]
                     low = vload(levels, 64 * group + i, h)
                     vstore(p, 16 + 32 * group + i, h, low | vload(levels, 64 * group + 32 + i, h) << 4)
         store_lanes(p, out, block, n)
-
-
-@jit_inline
-def scale_min(block, j):  # type: ignore[no-untyped-def]
-    """6-bit scale and min ``j`` of a block's bytes."""
-    if j < 4:
-        return block[4 + j] & 63, block[8 + j] & 63
-    both = block[8 + j]
-    return (both & 15) | (block[j] >> 6) << 4, (both >> 4) | (block[4 + j] >> 6) << 4
 
 
 @jit

@@ -78,7 +78,7 @@ def levels_qx(v, iscale, nmax):  # type: ignore[no-untyped-def]
 
 @jit
 def make_q3(x, r, n, h, nmax, levels):  # type: ignore[no-untyped-def]
-    """``make_q3_quants`` with do_rmse: the scale; writes the levels less nmax to ``levels`` float32 [n, LANES]."""
+    """``make_q3_quants`` with do_rmse: the scale; writes the levels (0 .. 2*nmax-1) to ``levels`` uint8."""
     extreme, amax = largest(x, r, n, h)
     zero = amax < GROUP_MAX_EPS
     iscale = -np.float32(nmax) / extreme
@@ -86,8 +86,9 @@ def make_q3(x, r, n, h, nmax, levels):  # type: ignore[no-untyped-def]
     suml2 = spread(_ZERO)
     for i in range(n):
         v = vload(x, r + i, h)
-        l = to_float(vmax(-nmax, vmin(nmax - 1, vnearest(iscale * v))))
-        vstore(levels, i, h, l)
+        level = vmax(-nmax, vmin(nmax - 1, vnearest(iscale * v)))
+        vstore(levels, r + i, h, level + nmax)
+        l = to_float(level)
         w = v * v
         sumlx = sumlx + w * v * l
         suml2 = suml2 + w * l * l
@@ -95,23 +96,25 @@ def make_q3(x, r, n, h, nmax, levels):  # type: ignore[no-untyped-def]
         changed = spread(0)
         for i in range(n):
             v = vload(x, r + i, h)
-            l = vload(levels, i, h)
+            level = vload(levels, r + i, h) - nmax
+            l = to_float(level)
             w = v * v
             slx = sumlx - w * v * l
             sl2 = suml2 - w * l * l
-            new = to_float(vmax(-nmax, vmin(nmax - 1, vnearest(v * sl2 / slx))))
-            move = (slx > _ZERO) & (new != l)
+            new_level = vmax(-nmax, vmin(nmax - 1, vnearest(v * sl2 / slx)))
+            new = to_float(new_level)
+            move = (slx > _ZERO) & (new_level != level)
             slx = slx + w * v * new
             sl2 = sl2 + w * new * new
             move = move & (sl2 > _ZERO) & (slx * slx * suml2 > sumlx * sumlx * sl2)
-            vstore(levels, i, h, where(move, new, l))
+            vstore(levels, r + i, h, where(move, new_level, level) + nmax)
             sumlx = where(move, slx, sumlx)
             suml2 = where(move, sl2, suml2)
             changed = where(move, 1, changed)
         if not any_lane(changed != 0):  # a lane that changed nothing never will
             break
     for i in range(n):
-        vstore(levels, i, h, where(zero, np.float32(-nmax), vload(levels, i, h)))
+        vstore(levels, r + i, h, where(zero, 0, vload(levels, r + i, h)))
     return where(zero, _ZERO, where(suml2 > _ZERO, sumlx / suml2, _ZERO))
 
 
@@ -121,27 +124,27 @@ def make_qkx(x, w, r, n, h, nmax, rmin, rdelta, nstep, use_mad, aux):  # type: i
     that the best levels were taken with). ``aux`` float32 [n, LANES] is scratch."""
     low = vload(x, r, h)
     high = low
-    sum_w = vload(w, r, h)
-    sum_x = sum_w * low
-    for i in range(1, n):
-        v = vload(x, r + i, h)
+    sum_w = spread(_ZERO)
+    sum_x = spread(_ZERO)
+    for i in range(r, r + n):
+        v = vload(x, i, h)
         low = vmin(v, low)
         high = vmax(v, high)
-        wi = vload(w, r + i, h)
+        wi = vload(w, i, h)
         sum_w = sum_w + wi
         sum_x = sum_x + wi * v
     low = where(low > _ZERO, _ZERO, low)
     flat = high <= low
-    fmax = np.float32(nmax)
-    level_iscale = fmax / (high - low)
-    level_min = low
-    scale = _ONE / level_iscale
-    for i in range(n):
-        vstore(aux, i, h, to_float(vmax(0, vmin(nmax, vnearest(level_iscale * (vload(x, r + i, h) - low))))))
-    best = qkx_error(x, w, aux, r, n, h, scale, low, use_mad)
     flat_min = low
-    for step in range(nstep + 1):
-        iscale = (rmin + rdelta * np.float32(step) + fmax) / (high - low)
+    level_iscale = low
+    level_min = low
+    scale = low
+    best = low
+    for step in range(-1, nstep + 1):  # -1: the plain levels, where the C starts from
+        numerator = np.float32(nmax)
+        if step >= 0:
+            numerator = rmin + rdelta * np.float32(step) + np.float32(nmax)
+        iscale = numerator / (high - low)
         sum_l = spread(_ZERO)
         sum_l2 = spread(_ZERO)
         sum_xl = spread(_ZERO)
@@ -159,8 +162,21 @@ def make_qkx(x, w, r, n, h, nmax, rmin, rdelta, nstep, use_mad, aux):  # type: i
         above = this_min > _ZERO
         this_scale = where(above, sum_xl / sum_l2, this_scale)
         this_min = where(above, _ZERO, this_min)
-        error = qkx_error(x, w, aux, r, n, h, this_scale, this_min, use_mad)
+        if step < 0:
+            this_scale = np.float32(1) / iscale
+            this_min = low
+        error = spread(_ZERO)
+        if use_mad:
+            for i in range(n):
+                diff = vabs(this_scale * vload(aux, i, h) + this_min - vload(x, r + i, h))
+                error = error + vload(w, r + i, h) * diff
+        else:
+            for i in range(n):
+                diff = this_scale * vload(aux, i, h) + this_min - vload(x, r + i, h)
+                error = error + vload(w, r + i, h) * (diff * diff)
         better = (d > _ZERO) & (error < best)
+        if step < 0:
+            better = low == low
         best = where(better, error, best)
         level_iscale = where(better, iscale, level_iscale)
         level_min = where(better, low, level_min)
@@ -175,20 +191,6 @@ def make_qkx(x, w, r, n, h, nmax, rmin, rdelta, nstep, use_mad, aux):  # type: i
 
 
 @jit
-def qkx_error(x, w, levels, r, n, h, scale, low, use_mad):  # type: ignore[no-untyped-def]
-    """The weighted absolute or squared error of ``scale * level + low``."""
-    error = spread(_ZERO)
-    if use_mad:
-        for i in range(n):
-            error = error + vload(w, r + i, h) * vabs(scale * vload(levels, i, h) + low - vload(x, r + i, h))
-    else:
-        for i in range(n):
-            diff = scale * vload(levels, i, h) + low - vload(x, r + i, h)
-            error = error + vload(w, r + i, h) * (diff * diff)
-    return error
-
-
-@jit
 def levels_qkx(v, level_iscale, level_min, nmax):  # type: ignore[no-untyped-def]
     """The levels (0 .. nmax) of weights ``v`` in the best try of ``make_qkx``."""
     return vmax(0, vmin(nmax, vnearest(level_iscale * (v - level_min))))
@@ -197,7 +199,7 @@ def levels_qkx(v, level_iscale, level_min, nmax):  # type: ignore[no-untyped-def
 @jit
 def make_qp(x, w, n, h, nmax, levels):  # type: ignore[no-untyped-def]
     """``make_qp_quants`` of the ``n`` sub-block scales ``x`` with weights ``w``: the scale of the scales; writes
-    int32 ``levels`` [n, LANES], cut to a byte as the C's are."""
+    uint8 ``levels`` [n, LANES] (the C cuts them to a byte too)."""
     top = spread(_ZERO)
     for i in range(n):
         top = vmax(top, vload(x, i, h))
@@ -228,7 +230,7 @@ def make_qp(x, w, n, h, nmax, levels):  # type: ignore[no-untyped-def]
     for i in range(n):
         v = vload(x, i, h)
         level = vmin(nmax, vnearest(iscale * v))
-        vstore(levels, i, h, level & 255)
+        vstore(levels, i, h, level)
         l = to_float(level)
         wi = vload(w, i, h)
         sumlx = sumlx + wi * v * l
@@ -248,7 +250,7 @@ def make_qp(x, w, n, h, nmax, levels):  # type: ignore[no-untyped-def]
             slx = slx + wi * v * new
             sl2 = sl2 + wi * new * new
             move = move & (slx * slx * suml2 > sumlx * sumlx * sl2)
-            vstore(levels, i, h, where(move, new_level & 255, level))
+            vstore(levels, i, h, where(move, new_level, level))
             sumlx = where(move, slx, sumlx)
             suml2 = where(move, sl2, suml2)
             changed = where(move, 1, changed)

@@ -256,3 +256,60 @@ def vstore(typingctx: Any, array: Any, i: Any, j: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, value), codegen
+
+
+@intrinsic
+def vstore_flat(typingctx: Any, array: Any, i: Any, value: Any) -> Any:
+    """``array[i : i + VEC] = value`` of a contiguous 1-D array; an I32V is cut to the width of the element."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
+        item, vector = address.type.pointee, args[2]
+        if value is I32V and item.width < 32:
+            vector = builder.trunc(vector, ir.VectorType(item, VEC))
+        builder.store(vector, builder.bitcast(address, ir.VectorType(item, VEC).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+def _load_bytes(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, bits: int) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    vector = ir.VectorType(ir.IntType(bits), VEC)
+    return builder.load(builder.bitcast(builder.gep(data, [offset]), vector.as_pointer()), align=1)
+
+
+@intrinsic
+def load_f32v(typingctx: Any, raw: Any, offset: Any) -> Any:
+    """``VEC`` little-endian float32 at a byte offset of a C-contiguous uint8 array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(_load_bytes(context, builder, raw, *args, 32), ir.VectorType(ir.FloatType(), VEC))
+
+    return F32V(raw, types.intp), codegen
+
+
+@intrinsic
+def load_half(typingctx: Any, raw: Any, offset: Any, ieee: Any) -> Any:
+    """``VEC`` IEEE halves (``ieee``) or bfloat16 at a byte offset of a C-contiguous uint8 array, as F32V."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        floats, words = ir.VectorType(ir.FloatType(), VEC), ir.VectorType(ir.IntType(32), VEC)
+        halves = _load_bytes(context, builder, raw, args[0], args[1], 16)
+        wide = builder.fpext(builder.bitcast(halves, ir.VectorType(ir.HalfType(), VEC)), floats)
+        high = builder.shl(builder.zext(halves, words), _constant(ir.IntType(32), 16))
+        return builder.select(args[2], wide, builder.bitcast(high, floats))
+
+    return F32V(raw, types.intp, types.boolean), codegen
+
+
+@intrinsic
+def store_byte(typingctx: Any, raw: Any, offset: Any, value: Any) -> Any:
+    """``value`` (uint8) at a byte offset of a C-contiguous uint8 array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(raw)(context, builder, args[0]).data
+        builder.store(args[2], builder.gep(data, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(raw, types.intp, types.uint8), codegen
