@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import LANES, jit, jit_inline, load_f16
+from .base import LANES, float_to_half, jit, jit_inline, load_f16
 from .simd import VEC, load_f32v, load_half, store_byte, vstore_flat
 
 
@@ -66,3 +66,11 @@ def store_lanes(P, out, first_block, n_lanes):  # type: ignore[no-untyped-def]
 def half_at(raw, offset):  # type: ignore[no-untyped-def]
     """The IEEE half at a byte offset of a C-contiguous uint8 array, as float32."""
     return load_f16(raw, offset)
+
+
+@jit_inline
+def store_half(raw, offset, x):  # type: ignore[no-untyped-def]
+    """Write ``x`` as an IEEE half at a byte offset of a C-contiguous uint8 array."""
+    half = float_to_half(np.float32(x))
+    raw[offset] = np.uint8(half & np.uint16(0xFF))
+    raw[offset + 1] = np.uint8(half >> np.uint16(8))
