@@ -33,8 +33,10 @@ GLOBAL_ROLES = frozenset(
     }
 )
 
-_BLOCK_ROLES = {role.value: role for role in Role if role not in GLOBAL_ROLES and role is not Role.OTHER}
-_OUTER_ROLES = {role.value: role for role in GLOBAL_ROLES}
+_BLOCK_ROLES: dict[str, Role] = {
+    role.value: role for role in Role if role not in GLOBAL_ROLES and role is not Role.OTHER
+}
+_OUTER_ROLES: dict[str, Role] = {role.value: role for role in GLOBAL_ROLES}
 
 # Ten digits are more layers than any file can hold, and keep int() from work on a hostile name.
 _BLOCK_NAME = re.compile(r"(?:enc\.|dec\.)?blk\.(\d{1,10})\.(.+)", re.DOTALL | re.ASCII)

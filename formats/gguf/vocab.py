@@ -41,8 +41,12 @@ _OLD_SPECIAL_KEYS = {
     "fim_suf": "suffix_token_id",
     "fim_mid": "middle_token_id",
 }
-# "legacy" is ours (no other reader knows it): SentencePiece's ▁ goes before the text only, not after special tokens.
-FLAG_KEYS = ("add_bos_token", "add_eos_token", "add_sep_token", "remove_extra_whitespaces", "legacy")
+FLAG_KEYS = {
+    **{key: _PREFIX + key for key in ("add_bos_token", "add_eos_token", "add_sep_token", "remove_extra_whitespaces")},
+    # Ours, for the way back; llama.cpp always behaves as if it were true: SentencePiece's ▁ goes before every stretch
+    # of text. Hugging Face's legacy=false puts it before the first only, not after special tokens.
+    "legacy": "quantmill.tokenizer.legacy",
+}
 
 
 def tokenizer_to_metadata(tok: Tokenizer) -> dict[str, Value]:
@@ -65,9 +69,9 @@ def tokenizer_to_metadata(tok: Tokenizer) -> dict[str, Value]:
     for name, key in SPECIAL_KEYS.items():
         if name in tok.special:
             out[_PREFIX + key] = Value(ValueType.UINT32, int(tok.special[name]))
-    for key in FLAG_KEYS:
-        if key in tok.flags:
-            out[_PREFIX + key] = _bool(tok.flags[key])
+    for name, key in FLAG_KEYS.items():
+        if name in tok.flags:
+            out[key] = _bool(tok.flags[name])
     out.update(_templates_to_metadata(tok.chat_templates))
     return out
 
@@ -92,10 +96,9 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
         if isinstance(value, int) and 0 <= value < len(tokens):  # llama.cpp, too, ignores an id outside
             special[name] = int(value)
     flags = {}
-    for key in ("add_space_prefix", *FLAG_KEYS):
-        value = _data(metadata, _PREFIX + key)
-        if value is not None:
-            flags[key] = bool(value)
+    for name, key in (("add_space_prefix", _PREFIX + "add_space_prefix"), *FLAG_KEYS.items()):
+        if (value := _data(metadata, key)) is not None:
+            flags[name] = bool(value)
     return Tokenizer(
         model=str(model),
         pre=_data(metadata, _PREFIX + "pre"),

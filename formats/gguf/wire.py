@@ -21,7 +21,7 @@ ByteOrder = Literal["little", "big"]
 MAGIC = b"GGUF"  # in this order whatever the byte order of the rest
 DEFAULT_ALIGNMENT = 32
 
-_PREFIX = {"little": "<", "big": ">"}
+_PREFIX: dict[ByteOrder, Literal["<", ">"]] = {"little": "<", "big": ">"}
 _FORMATS = {
     ValueType.UINT8: "B",
     ValueType.INT8: "b",

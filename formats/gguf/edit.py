@@ -1,0 +1,317 @@
+"""Editing the metadata of a GGUF file without touching its tensors.
+
+A crash at any point leaves the old or the new file, whole. GGUF puts its data right behind the header (the padding is
+at most one alignment, and readers compute where it ends), so there is no spare room to build a second header in.
+Two ways remain, and each edit takes the first it can:
+
+- In place, when the new header ends at the same padded place *and* everything that changes lies in one 512-byte sector:
+  one write of at most a sector is what disks promise to do wholly or not at all. This is the usual token id, number,
+  flag, or string of the same length, and it costs nothing on a 70 GB file.
+- Otherwise a new file beside the old one (the data copied inside the kernel, shared where the file system can) and an
+  atomic rename. A longer string shifts every byte behind it over many sectors: writing that in place, even where the
+  padding has room, could be torn, and an undo journal would help only those who know of it; llama.cpp does not.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError, OutputError, QuantmillError
+from ..ir import Metadata, Value, ValueType
+from ..output import Output, atomic_output
+from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE, KeyType, is_token_id, make_value, type_name
+from .reader import GGUFHeader, read_header
+from .wire import MAGIC, encode_number, encode_string, encode_value
+
+SECTOR = 512  # bytes a disk writes atomically: the least any block device promises
+_COPY_CHUNK = 64 << 20
+_CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
+
+# Arrays with one entry a token.
+_PER_TOKEN = ("tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key's old and new value; None where there is none."""
+
+    key: str
+    old: Value | None
+    new: Value | None
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A planned edit: the new header's bytes, whether they differ, and whether they can be written in place."""
+
+    header: GGUFHeader
+    changes: tuple[Change, ...]
+    new_header: bytes
+    changed: bool
+    in_place: bool
+
+
+def set_metadata(
+    path: str | Path,
+    changes: Mapping[str, Value],
+    removals: Iterable[str] = (),
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Edit:
+    """Change, add or remove metadata keys of a GGUF file. Version, byte order, alignment and all else stay.
+
+    Args:
+        changes: full keys and their new values; new keys go to the end.
+        removals: full keys to remove.
+        force: skip the checks of ``check_value``.
+        dry_run: plan and check only.
+
+    Raises:
+        QuantmillError: a key to remove is missing, or a value cannot be right.
+        FormatError: the file is damaged. OutputError: it cannot be written.
+    """
+    edit = plan_edit(read_header(path), changes, removals, force=force)
+    if edit.changed and not dry_run:
+        apply_edit(edit)
+    return edit
+
+
+def plan_edit(
+    header: GGUFHeader, changes: Mapping[str, Value], removals: Iterable[str] = (), *, force: bool = False
+) -> Edit:
+    """What ``set_metadata`` would do; nothing is written."""
+    gone = list(dict.fromkeys(removals))
+    for key in gone:
+        if key not in header.metadata:
+            raise QuantmillError("no such key", path=header.path, where=key)
+    for key, value in changes.items():
+        _check_fixed(header, key, value)
+        if not force:
+            check_value(header, key, value)
+    for key in gone:
+        _check_fixed(header, key, None)
+    with header.path.open("rb") as file:
+        old = file.read(header.data_start)
+    new = _new_header(header, old, changes, set(gone))
+    done = [Change(key, header.metadata.get(key), value) for key, value in changes.items()]
+    done += [Change(key, header.metadata[key], None) for key in gone]
+    return Edit(header, tuple(done), new, old != new, _fits_one_sector(old, new))
+
+
+def apply_edit(edit: Edit) -> None:
+    """Write a planned edit; see the module for why it is safe."""
+    if edit.in_place:
+        _write_sector(edit)
+    else:
+        _write_new_file(edit)
+
+
+def check_value(header: GGUFHeader, key: str, value: Value) -> None:
+    """Refuse what no loader could use: token ids outside the vocabulary, per-token arrays of another length."""
+    vocab = vocabulary_size(header.metadata)
+    if vocab is None:
+        return
+    if is_token_id(key) or key == "tokenizer.ggml.suppress_tokens":
+        for token in np.atleast_1d(np.asarray(value.data)).tolist():
+            if not isinstance(token, int) or not 0 <= token < vocab:
+                raise QuantmillError(
+                    f"token {token!r} is outside the vocabulary of {vocab}",
+                    path=header.path,
+                    where=key,
+                    hint=f"0 to {vocab - 1}; --force sets it all the same",
+                )
+    if key in _PER_TOKEN and value.type is ValueType.ARRAY and len(value.data) != vocab:
+        raise QuantmillError(
+            f"{len(value.data)} entries for a vocabulary of {vocab}",
+            path=header.path,
+            where=key,
+            hint="--force sets it all the same",
+        )
+
+
+def vocabulary_size(metadata: Metadata) -> int | None:
+    """The number of tokens, or None in a file without a vocabulary."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if tokens is not None and tokens.type is ValueType.ARRAY:
+        return len(tokens.data)
+    for key, value in metadata.items():
+        if key.endswith(".vocab_size") and isinstance(value.data, int):
+            return value.data
+    return None
+
+
+def parse_value(text: str, type: KeyType, where: str) -> Value:
+    """What a user typed, as a value of a type: strings as they are, arrays as JSON, numbers in any base.
+
+    Raises:
+        QuantmillError: the text is no such value.
+    """
+    kind, _ = type
+    if kind is ValueType.STRING:
+        return Value(kind, text)
+    return make_value(type, _parse_json_array(text, where) if kind is ValueType.ARRAY else _parse(text, kind), where)
+
+
+def show_value(value: Value | None, metadata: Metadata, key: str, limit: int = 72) -> str:
+    """A value on one line for people, with the token's text beside its id; ``-`` for none."""
+    if value is None:
+        return "-"
+    if value.type is ValueType.ARRAY:
+        head = [_plain(item) for item in value.data[:4]]
+        more = ", ..." if len(value.data) > 4 else ""
+        return _shorten(f"{type_name(value.type, value.item)} of {len(value.data)}: [{', '.join(head)}{more}]", limit)
+    if value.type is ValueType.STRING:
+        return _shorten(_plain(value.data), limit)
+    if is_token_id(key):
+        tokens = metadata.get("tokenizer.ggml.tokens")
+        if tokens is not None and isinstance(tokens.data, tuple) and 0 <= value.data < len(tokens.data):
+            return f"{value.data} {_plain(tokens.data[value.data])}"
+    return _plain(value.data)
+
+
+def _plain(data: Any) -> str:
+    if isinstance(data, str):
+        return ascii(data) if any("\ud800" <= c <= "\udfff" for c in data) else repr(data)
+    if isinstance(data, (bool, np.bool_)):
+        return str(bool(data)).lower()
+    if isinstance(data, np.floating | float):
+        return f"{float(data):.9g}"
+    return str(data.data.tolist() if isinstance(data, Value) and hasattr(data.data, "tolist") else data)
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
+
+
+def _parse(text: str, type: ValueType) -> Any:
+    """A number or a flag; the text itself when it is neither, for ``make_value`` to refuse."""
+    word = text.strip().lower()
+    if type is ValueType.BOOL:
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(word, text)
+    for parse in (lambda: int(word, 0), lambda: int(word), lambda: float(word)):
+        try:
+            return parse()
+        except ValueError:
+            continue
+    return text
+
+
+def _parse_json_array(text: str, where: str) -> Any:
+    import json
+
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise QuantmillError(
+            f"not JSON: {error}", where=where, hint='an array is written ["a", "b"] or [1, 2]'
+        ) from None
+    if not isinstance(data, list):
+        raise QuantmillError("not a JSON array", where=where, hint='an array is written ["a", "b"] or [1, 2]')
+    return data
+
+
+def _check_fixed(header: GGUFHeader, key: str, value: Value | None) -> None:
+    """Refuse the keys that the rest of the file was laid out by."""
+    if not key:
+        raise QuantmillError("a key cannot be empty", path=header.path)
+    if key == GENERAL_ALIGNMENT and value != header.metadata.get(key):
+        raise QuantmillError(
+            "cannot be edited: the tensors are laid out by it", path=header.path, where=key, hint="convert again"
+        )
+    if key == GENERAL_ARCHITECTURE and value is None:
+        raise QuantmillError("cannot be removed: no loader takes a file without it", path=header.path, where=key)
+
+
+def _new_header(header: GGUFHeader, old: bytes, changes: Mapping[str, Value], gone: set[str]) -> bytes:
+    """The new header, padded: entries that do not change are copied byte for byte."""
+    order = header.byteorder
+    entries = []
+    for key, (start, end) in header.spans.items():
+        if key in changes:
+            entries.append(encode_string(key, order) + encode_value(changes[key], order))
+        elif key not in gone:
+            entries.append(old[start:end])
+    entries += [
+        encode_string(key, order) + encode_value(value, order)
+        for key, value in changes.items()
+        if key not in header.metadata
+    ]
+    parts = [MAGIC, encode_number(ValueType.UINT32, header.version, order)]
+    parts += [encode_number(ValueType.UINT64, n, order) for n in (len(header.tensors), len(entries))]
+    new = b"".join([*parts, *entries, old[slice(*header.infos)]])
+    return new + bytes(-len(new) % header.alignment)
+
+
+def _fits_one_sector(old: bytes, new: bytes) -> bool:
+    span = _changed_span(old, new)
+    return len(old) == len(new) and span is not None and span[0] // SECTOR == (span[1] - 1) // SECTOR
+
+
+def _changed_span(old: bytes, new: bytes) -> tuple[int, int] | None:
+    """The first and one past the last byte that differ, of headers of one length."""
+    if len(old) != len(new):
+        return None
+    differ = np.flatnonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
+    return (int(differ[0]), int(differ[-1]) + 1) if differ.size else None
+
+
+def _write_sector(edit: Edit) -> None:
+    path = edit.header.path
+    with path.open("rb") as file:
+        old = file.read(edit.header.data_start)
+    span = _changed_span(old, edit.new_header)
+    if span is None:
+        return
+    start, end = span
+    try:
+        fd = os.open(path, os.O_RDWR)
+        try:
+            if os.pwrite(fd, edit.new_header[start:end], start) != end - start:
+                raise OutputError("a write fell short", path=path)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", path=path) from error
+
+
+def _write_new_file(edit: Edit) -> None:
+    header = edit.header
+    length = header.file_size - header.data_start  # may be negative: no tensors and no padding
+    with header.path.open("rb") as source:
+        mode = stat.S_IMODE(os.fstat(source.fileno()).st_mode)
+        with atomic_output(header.path, len(edit.new_header) + max(0, length), force=True) as output:
+            output.write_at(0, edit.new_header)
+            _copy(source.fileno(), header.data_start, output, len(edit.new_header), length)
+            os.fchmod(output.fileno(), mode)
+
+
+def _copy(source: int, start: int, output: Output, at: int, length: int) -> None:
+    """Copy ``length`` bytes inside the kernel if it can, through memory if not."""
+    in_kernel = hasattr(os, "copy_file_range")
+    while length > 0:
+        step = min(length, _COPY_CHUNK)
+        done = 0
+        if in_kernel:
+            try:
+                done = os.copy_file_range(source, output.fileno(), step, start, at)
+            except OSError as error:
+                if error.errno not in _CANNOT_COPY:
+                    raise
+                in_kernel = False
+        if not done:
+            chunk = os.pread(source, step, start)
+            if not chunk:
+                raise FormatError("the file became shorter while it was read", path=output.path)
+            output.write_at(at, chunk)
+            done = len(chunk)
+        start, at, length = start + done, at + done, length - done
