@@ -25,13 +25,14 @@ _CHUNK = 1024  # weights loaded at a time
 
 
 def _exponent_starts() -> NDArray[np.int32]:
-    """Bits of the first positive float whose rounded log2 reaches -149, -148, ... 128."""
+    """Bits of the first positive float whose rounded log2 reaches -149, -148, ... 128; then a bound no float meets."""
     exponents = np.arange(_LEAST_EXPONENT, 129)
     powers = np.where(exponents < -126, 1 << np.maximum(exponents + 149, 0), np.maximum(exponents + 127, 0) << 23)
     candidates = np.maximum(powers[:, None] - np.arange(64), 0).astype(np.int32)
     with np.errstate(divide="ignore"):
         rounded = np.log2(candidates.view(np.float32).astype(np.float64)).astype(np.float32)
-    return (powers + 1 - (rounded >= exponents[:, None]).sum(1)).astype(np.int32)
+    starts = powers + 1 - (rounded >= exponents[:, None]).sum(1)
+    return np.append(starts, 0x7FFFFFFF).astype(np.int32)
 
 
 def _ue4m3_halves() -> NDArray[np.float32]:
@@ -123,15 +124,16 @@ def _encode_mxfp4(src, code, importance, out):  # type: ignore[no-untyped-def]
 
 @jit_inline
 def _to_ue4m3(x):  # type: ignore[no-untyped-def]
-    """``ggml_fp32_to_ue4m3``: half rounds up, and past 7 mantissa steps a subnormal stays at 7."""
+    """``ggml_fp32_to_ue4m3``: half rounds up, a subnormal stays below 8 steps, and from 256 on all is 0x7E (448)."""
     if not x > np.float32(0):
         return np.int32(0)
-    bits = float_to_bits(min(x, np.float32(448)))
-    exponent = ((bits >> 23) & 0xFF) - 120
+    bits = float_to_bits(x)
+    exponent = (bits >> 23) - 120
     if exponent <= 0:
-        return np.int32(min(np.int32(x * np.float32(512) + np.float32(0.5)), 7))
-    mantissa = ((bits >> 20) & 7) + ((bits >> 19) & 1)
-    return np.int32(min((exponent << 3) + mantissa, 0x7E))
+        steps = np.int32(x * np.float32(512) + np.float32(0.5))
+        return steps if steps < 7 else np.int32(7)
+    code = (exponent << 3) + ((bits >> 20) & 7) + ((bits >> 19) & 1)
+    return np.int32(code) if code < 0x78 else np.int32(0x7E)
 
 
 @jit

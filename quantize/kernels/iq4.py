@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...formats.qtypes import BY_NAME
-from .base import LANES, Kernel, float_to_half, half_to_float, jit, jit_inline, nearest_int
-from .lanes import load_importance_lanes, load_lanes
+from .base import LANES, Kernel, jit, jit_inline, nearest_int
+from .lanes import half_at, load_importance_lanes, load_lanes, store_half
 
 _VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 _MIDPOINTS = (_VALUES[1:] + _VALUES[:-1]) / np.float32(2)
@@ -148,12 +148,6 @@ def _choose(state, sums, scales):  # type: ignore[no-untyped-def]
         scales[lane] = np.float32(0) if state[_MAGNITUDE, lane] < _MAX_EPS else scale
 
 
-@jit_inline
-def _store_half(block, half):  # type: ignore[no-untyped-def]
-    block[0] = np.uint8(half & np.uint16(0xFF))
-    block[1] = np.uint8(half >> np.uint16(8))
-
-
 @jit
 def _quantize(X, inverse, nibbles):  # type: ignore[no-untyped-def]
     """The indices of each lane's weights, packed: uint8 [16, LANES]. ``inverse`` float32 [LANES]."""
@@ -186,7 +180,7 @@ def _encode_nl(src, code, importance, out):  # type: ignore[no-untyped-def]
         _weigh(X, W, sigma2, len(importance) > 0)
         _search(X, W, scales)
         for lane in range(n):
-            _store_half(blocks[first + lane], float_to_half(scales[lane]))
+            store_half(blocks[first + lane], 0, scales[lane])
         for lane in range(LANES):
             scale = scales[lane]
             scales[lane] = np.float32(1) / scale if scale != np.float32(0) else np.float32(0)
@@ -247,7 +241,7 @@ def _quantize_scales(scales, block):  # type: ignore[no-untyped-def]
             largest = scales[i]
     d = -largest / np.float32(32)  # of a zero super-block: -0.0, as the C stores
     inverse = np.float32(1) / d if d != np.float32(0) else np.float32(0)
-    _store_half(block, float_to_half(d))
+    store_half(block, 0, d)
     for k in range(2, 8):
         block[k] = 0
     for i in range(_SUPER):
@@ -259,17 +253,12 @@ def _quantize_scales(scales, block):  # type: ignore[no-untyped-def]
         block[4 + i // 2] |= np.uint8((bits & 15) << (4 * (i % 2)))
 
 
-@jit_inline
-def _load_half(block):  # type: ignore[no-untyped-def]
-    return half_to_float(np.uint16(block[0]) | np.uint16(np.uint16(block[1]) << np.uint16(8)))
-
-
 @jit
 def _decode_nl(blocks, out):  # type: ignore[no-untyped-def]
     source = blocks.reshape(-1, 18)
     weights = out.reshape(-1, _BLOCK)
     for b in range(len(source)):
-        d = _load_half(source[b])
+        d = half_at(source[b], 0)
         for j in range(16):
             weights[b, j] = d * _VALUES[source[b, 2 + j] & 15]
             weights[b, j + 16] = d * _VALUES[source[b, 2 + j] >> 4]
@@ -280,7 +269,7 @@ def _decode_xs(blocks, out):  # type: ignore[no-untyped-def]
     source = blocks.reshape(-1, 136)
     weights = out.reshape(-1, _SUPER, _BLOCK)
     for b in range(len(source)):
-        d = _load_half(source[b])
+        d = half_at(source[b], 0)
         for i in range(_SUPER):
             low = (source[b, 4 + i // 2] >> (4 * (i % 2))) & 15
             high = (source[b, 2 + i // 4] >> (2 * (i % 4))) & 3

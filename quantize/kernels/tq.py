@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...formats.qtypes import BY_NAME
-from .base import Kernel, bits_to_float, float_to_bits, float_to_half, half_to_float, jit, jit_inline
-from .lanes import load_floats
+from .base import Kernel, bits_to_float, float_to_bits, jit, jit_inline
+from .lanes import half_at, load_floats, store_half
 
 
 @jit_inline
@@ -33,18 +33,6 @@ def _trit(x):  # type: ignore[no-untyped-def]
     return np.int32(np.int32(np.int32(1) + up) - down)
 
 
-@jit_inline
-def _store_half(block, at, x):  # type: ignore[no-untyped-def]
-    half = float_to_half(x)
-    block[at] = np.uint8(half & np.uint16(0xFF))
-    block[at + 1] = np.uint8(half >> np.uint16(8))
-
-
-@jit_inline
-def _load_half(block, at):  # type: ignore[no-untyped-def]
-    return half_to_float(np.uint16(block[at]) | np.uint16(np.uint16(block[at + 1]) << np.uint16(8)))
-
-
 @jit
 def _encode_tq2_0(src, code, importance, out):  # type: ignore[no-untyped-def]
     blocks = out.reshape(-1, 66)
@@ -54,14 +42,14 @@ def _encode_tq2_0(src, code, importance, out):  # type: ignore[no-untyped-def]
         d, inverse = _scales(x)
         for half in range(2):
             y = x[half * 128 : half * 128 + 128]
-            bytes_ = blocks[b, half * 32 : half * 32 + 32]
+            qs = blocks[b, half * 32 : half * 32 + 32]
             for m in range(32):
                 q = _trit(y[m] * inverse)
                 q |= _trit(y[m + 32] * inverse) << np.int32(2)
                 q |= _trit(y[m + 64] * inverse) << np.int32(4)
                 q |= _trit(y[m + 96] * inverse) << np.int32(6)
-                bytes_[m] = np.uint8(q)
-        _store_half(blocks[b], 64, d)
+                qs[m] = np.uint8(q)
+        store_half(blocks[b], 64, d)
 
 
 @jit_inline
@@ -89,7 +77,7 @@ def _encode_tq1_0(src, code, importance, out):  # type: ignore[no-untyped-def]
         _pack_trits(x[:160], 32, 5, inverse, blocks[b], 0)
         _pack_trits(x[160:240], 16, 5, inverse, blocks[b], 32)
         _pack_trits(x[240:], 4, 4, inverse, blocks[b], 48)
-        _store_half(blocks[b], 52, d)
+        store_half(blocks[b], 52, d)
 
 
 @jit
@@ -97,7 +85,7 @@ def _decode_tq2_0(blocks, out):  # type: ignore[no-untyped-def]
     source = blocks.reshape(-1, 66)
     weights = out.reshape(-1, 2, 4, 32)
     for b in range(len(source)):
-        d = _load_half(source[b], 64)
+        d = half_at(source[b], 64)
         for half in range(2):
             for n in range(4):
                 for m in range(32):
@@ -120,7 +108,7 @@ def _decode_tq1_0(blocks, out):  # type: ignore[no-untyped-def]
     source = blocks.reshape(-1, 54)
     weights = out.reshape(-1, 256)
     for b in range(len(source)):
-        d = _load_half(source[b], 52)
+        d = half_at(source[b], 52)
         _unpack_trits(source[b], 0, 32, 5, d, weights[b, :160])
         _unpack_trits(source[b], 32, 16, 5, d, weights[b, 160:240])
         _unpack_trits(source[b], 48, 4, 4, d, weights[b, 240:])
