@@ -1,0 +1,90 @@
+"""Byte-level BPE: tokenizer.json, or vocab.json with merges.txt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import TokenizerError
+from ..ir import TokenType
+from .pretokenizers import NAMES, SLOW_CLASSES
+from .tok_files import Json, TokenizerFiles, read_json, read_text
+from .tok_pre import detect_pre
+from .tok_vocab import Vocabulary
+
+
+def is_byte_level(tokenizer_json: Json) -> bool:
+    """Whether text becomes bytes written in GPT-2's alphabet, rather than SentencePiece's pieces."""
+    if tokenizer_json["model"].get("type", "BPE") != "BPE":
+        return False
+    return any(_has_byte_level(tokenizer_json.get(part)) for part in ("pre_tokenizer", "decoder"))
+
+
+def read_bpe(files: TokenizerFiles, pre: str | None) -> Vocabulary:
+    """The vocabulary, merges and pre-tokenizer name (``pre`` overrides what is found).
+
+    Raises:
+        TokenizerError: damaged files, or a pre-tokenizer that llama.cpp has not.
+    """
+    if files.tokenizer is not None:
+        path = files.folder / "tokenizer.json"
+        model = files.tokenizer["model"]
+        vocab, merges = model["vocab"], _merges(model["merges"], path)
+        pre = pre or detect_pre(files.tokenizer, path)
+    else:
+        vocab = read_json(files.folder / "vocab.json")
+        merges = _merges_txt(files.folder / "merges.txt")
+        pre = pre or _pre_of_class(files)
+    tokens = {int(number): (text, TokenType.NORMAL) for text, number in vocab.items()}
+    for number, added in files.added.items():
+        tokens[number] = (added.stored_text, added.type)
+    return Vocabulary(model="gpt2", pre=pre, tokens=tokens, merges=merges)
+
+
+def _merges(listed: list[str] | list[list[str]], path: Path) -> tuple[str, ...]:
+    """``"left right"`` each; since 2024 they come as pairs, whose spaces GGUF writes as U+0120."""
+    out = []
+    for merge in listed:
+        if isinstance(merge, str):
+            out.append(merge)
+        elif len(merge) == 2:
+            out.append(" ".join(part.replace(" ", "\u0120") for part in merge))
+        else:
+            raise TokenizerError(f"not a pair: {merge!r}", path=path, where="model.merges")
+    return tuple(out)
+
+
+def _merges_txt(path: Path) -> tuple[str, ...]:
+    lines = read_text(path).split("\n")
+    if lines and lines[0].startswith("#version"):
+        lines = lines[1:]
+    merges = []
+    for number, line in enumerate(lines):
+        parts = line.split()
+        if len(parts) not in (0, 2):
+            raise TokenizerError(f"not a pair: {line!r}", path=path, where=f"merge {number}")
+        if parts:
+            merges.append(" ".join(parts))
+    return tuple(merges)
+
+
+def _pre_of_class(files: TokenizerFiles) -> str:
+    name = files.config.get("tokenizer_class")
+    if name in SLOW_CLASSES:
+        return SLOW_CLASSES[name]
+    raise TokenizerError(
+        f"vocab.json and merges.txt do not say how text is split, and its class {name!r} is none we know",
+        path=files.folder / "tokenizer_config.json",
+        where="tokenizer_class",
+        hint=f"save it with its tokenizer.json, or give --pre NAME, one of {', '.join(NAMES[:8])}...",
+    )
+
+
+def _has_byte_level(part: Mapping[str, object] | None) -> bool:
+    if not part:
+        return False
+    if part.get("type") == "ByteLevel":
+        return True
+    children = part.get("pretokenizers") or part.get("decoders") or ()
+    assert isinstance(children, (list, tuple))
+    return any(_has_byte_level(child) for child in children)
