@@ -1,0 +1,73 @@
+"""The options that ``quantize`` and ``convert`` share, as decorators; ``planned.py`` understands what they collect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+BOOKS = ("current", "2023-12", "ggml-v3")  # those of quantize/recipes.py, which --help need not import
+
+_PLAN_OPTIONS = (
+    click.option(
+        "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix, .gguf or .dat."
+    ),
+    click.option("--book", type=click.Choice(BOOKS), default="current", show_default=True, help="Which era's mixes."),
+    click.option("--pure", is_flag=True, help="The level's default type for every tensor, no mix."),
+    click.option("--leave-output-tensor", "leave_output", is_flag=True, help="Leave output.weight as it is."),
+    click.option("--output-tensor-type", "output_type", metavar="TYPE", help="The type of output.weight."),
+    click.option("--token-embedding-type", "embedding_type", metavar="TYPE", help="The type of the token embeddings."),
+    click.option(
+        "--tensor-type",
+        "tensor_types",
+        metavar="PATTERN=TYPE",
+        multiple=True,
+        callback=lambda ctx, param, values: tuple(_pair(value) for value in values),
+        help="The type of tensors whose name has a match of this regular expression. Repeatable; the first wins.",
+    ),
+    click.option("--allow-requantize", is_flag=True, help="Quantize what is quantized already. It loses quality."),
+    click.option(
+        "--fallback-type", metavar="TYPE", help="For tensors that lack the importance they need, or fit no type."
+    ),
+    click.option("--no-fallback", is_flag=True, help="A tensor whose width does not fit its type is an error."),
+    click.option("--dry-run", is_flag=True, help="Print what would become of each tensor, and write nothing."),
+    click.option("--json", "as_json", is_flag=True, help="Print the plan or the summary as JSON."),
+)
+
+_WRITE_OPTIONS = (
+    click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: one for each CPU."),
+    click.option(
+        "--gguf-version", "version", type=click.IntRange(2, 3), default=2, show_default=True,
+        help="Version of the GGUF file.",
+    ),
+    click.option("--big-endian", is_flag=True, help="Write for a big-endian machine; needs --gguf-version 3."),
+    click.option("--force", is_flag=True, help="Replace the output if it exists."),
+    click.option("--quiet", is_flag=True, help="No progress and no summary."),
+)  # fmt: skip
+
+
+def plan_options(command: F) -> F:
+    """What decides the plan."""
+    return _apply(_PLAN_OPTIONS, command)
+
+
+def write_options(command: F) -> F:
+    """How it is carried out."""
+    return _apply(_WRITE_OPTIONS, command)
+
+
+def _apply(options: tuple[Callable[[F], F], ...], command: F) -> F:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _pair(text: str) -> tuple[str, str]:
+    pattern, equals, type = text.rpartition("=")
+    if not (pattern and equals and type):
+        raise click.BadParameter(f"{text!r} is not PATTERN=TYPE, such as attn_v=Q8_0")
+    return pattern, type

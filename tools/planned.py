@@ -1,0 +1,133 @@
+"""From options to a plan, and from a plan to a file or a table: what ``quantize`` and ``convert`` share."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..formats.errors import PlanError
+from ..formats.output import human_bytes
+
+if TYPE_CHECKING:
+    from ..formats.ir import Model
+    from ..quantize.plan import Importance, Plan
+
+_PLAN_KEYS = (
+    "book", "pure", "leave_output", "output_type", "embedding_type", "tensor_types", "allow_requantize",
+    "fallback_type", "no_fallback", "version",
+)  # fmt: skip
+
+
+def plan_from(
+    model: Model, level: str, options: Mapping[str, Any], *, from_checkpoint: bool = False
+) -> tuple[Plan, Importance | None]:
+    """The plan for a model and the options of ``plan_options`` and ``write_options``, with the importance it uses.
+
+    Raises:
+        PlanError: see ``make_plan``; also an importance matrix that knows no tensor of the model. FormatError: a
+            damaged importance matrix.
+    """
+    from ..quantize.plan import make_plan
+
+    importance, origin = None, None
+    if options.get("imatrix"):
+        from ..formats.imatrix_file import read_imatrix
+
+        imatrix = read_imatrix(options["imatrix"])
+        importance, origin = imatrix.vectors(), imatrix.provenance(options["imatrix"])
+        if not any(tensor.name in importance for tensor in model):
+            raise PlanError("holds no tensor of this model", path=options["imatrix"], hint="another model's imatrix?")
+    wishes = {key: options[key] for key in _PLAN_KEYS if key in options}
+    plan = make_plan(
+        model,
+        level,
+        importance=importance,
+        extra_metadata=origin,
+        from_checkpoint=from_checkpoint,
+        byteorder="big" if options.get("big_endian") else "little",
+        **wishes,
+    )
+    return plan, importance
+
+
+def carry_out(plan: Plan, path: Path, importance: Importance | None, options: Mapping[str, Any]) -> None:
+    """Write the planned file with a progress bar on stderr, then say what came of it."""
+    from tqdm import tqdm
+
+    from ..quantize.execute import execute
+
+    quiet = options.get("quiet", False)
+    start = time.monotonic()
+    inputs = [options["imatrix"]] if options.get("imatrix") else []
+    with tqdm(
+        total=plan.source_bytes, unit="B", unit_scale=True, desc=path.name, file=sys.stderr, disable=quiet or None
+    ) as bar:
+        execute(
+            plan, path, threads=options.get("threads"), importance=importance, progress=bar.update,
+            force=options.get("force", False), inputs=inputs,
+        )  # fmt: skip
+    seconds = time.monotonic() - start
+    if options.get("as_json"):
+        click.echo(json.dumps({"output": str(path), "seconds": round(seconds, 3)} | _totals(plan)))
+    elif not quiet:
+        _print_summary(plan, f"{path}: ", f", {seconds:.1f} s")
+
+
+def print_plan(plan: Plan, as_json: bool) -> None:
+    """``--dry-run``: each tensor's type and why, then the totals."""
+    if as_json:
+        tensors = [
+            {
+                "name": step.tensor.name,
+                "shape": list(step.tensor.shape),
+                "from": step.tensor.qtype.name,
+                "to": step.type.name,
+                "wanted": step.wanted.name if step.wanted else None,
+                "reason": step.reason,
+                "importance": step.uses_importance,
+                "offset": step.offset,
+                "bytes": step.nbytes,
+            }
+            for step in plan.steps
+        ]
+        click.echo(json.dumps(_totals(plan) | {"tensors": tensors}))
+        return
+    name = max((len(step.tensor.name) for step in plan.steps), default=0)
+    shape = max((len(_shape(step.tensor.shape)) for step in plan.steps), default=0)
+    for step in plan.steps:
+        change = f"{step.tensor.qtype} -> {step.type}" if step.type is not step.tensor.qtype else f"{step.type}"
+        click.echo(f"{step.tensor.name:<{name}}  {_shape(step.tensor.shape):<{shape}}  {change:<16}  {step.reason}")
+    _print_summary(plan, f"{plan.source.path} as {plan.level}: ", "")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(dim) for dim in shape)
+
+
+def _print_summary(plan: Plan, before: str, after: str) -> None:
+    click.echo(f"{before}{human_bytes(plan.size)} of {human_bytes(plan.source_bytes)}, {plan.bpw:.2f} bpw{after}")
+    if plan.fallbacks:
+        swaps = Counter(f"{step.wanted} -> {step.type}" for step in plan.fallbacks)
+        listed = ", ".join(f"{n} {swap}" for swap, n in swaps.most_common())
+        click.echo(f"{len(plan.fallbacks)} tensors fell back to another type ({listed}): {plan.fallback_bpw:+.2f} bpw")
+
+
+def _totals(plan: Plan) -> dict[str, Any]:
+    return {
+        "source": str(plan.source.path),
+        "level": plan.level,
+        "size": plan.size,
+        "tensor_bytes": plan.tensor_bytes,
+        "source_bytes": plan.source_bytes,
+        "weights": plan.n_weights,
+        "bpw": round(plan.bpw, 4),
+        "fallbacks": len(plan.fallbacks),
+        "fallback_bpw": round(plan.fallback_bpw, 4),
+    }

@@ -1,0 +1,84 @@
+"""``quantize``: a GGUF file at another level."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from .options import plan_options, write_options
+
+# How files say that they are float: dropped before the level is added.
+_FLOAT_ENDING = re.compile(r"[-._](?:bf16|fp?16|fp?32)\Z", re.IGNORECASE)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("arguments", metavar="[OUT] LEVEL [THREADS]", nargs=-1, required=True)
+@plan_options
+@write_options
+def command(model: Path, arguments: tuple[str, ...], **options: object) -> None:
+    """Quantize MODEL, a GGUF file, to LEVEL.
+
+    Without OUT the file is written beside MODEL, named after it: model-f16.gguf becomes model.Q4_K_M.gguf.
+
+    \b
+    Example: quantize model-f16.gguf Q4_K_M
+             quantize model-f16.gguf small.gguf IQ3_XXS --imatrix model.imatrix.gguf
+             quantize model-f16.gguf Q4_K_M --dry-run
+    \b
+    Levels: F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_0 Q5_1 Q4_K_M Q4_K_S Q4_0 Q4_1
+            Q3_K_L Q3_K_M Q3_K_S Q2_K Q2_K_S IQ4_NL IQ4_XS IQ3_M IQ3_S IQ3_XS IQ3_XXS
+            IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S TQ2_0 TQ1_0 MXFP4_MOE Q1_0 Q2_0
+    """
+    from ..formats.gguf.reader import read_gguf
+    from ..quantize.recipes import find_recipe
+    from .planned import carry_out, plan_from, print_plan
+
+    out, level, threads = parse_arguments(arguments)
+    options["threads"] = options["threads"] or threads
+    recipe = find_recipe(level, str(options["book"]))
+    path = out or output_name(model, recipe.level)
+    plan, importance = plan_from(read_gguf(model), recipe.level, options)
+    if options["dry_run"]:
+        print_plan(plan, bool(options["as_json"]))
+    else:
+        carry_out(plan, path, importance, options)
+
+
+def parse_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, str, int | None]:
+    """``[OUT] LEVEL [THREADS]``: as llama-quantize has it, a first word that is a level is no output."""
+    words = list(arguments)
+    out = None
+    if len(words) > 1 and not _is_level(words[0]) and not (len(words) == 2 and _is_threads(words)):
+        out = Path(words.pop(0))
+    level = words.pop(0)
+    if len(words) > 1 or (words and not words[0].isdecimal()):
+        raise click.UsageError(f"unexpected {words[-1]!r}; wanted: MODEL [OUT] LEVEL [THREADS]")
+    threads = int(words[0]) if words else None
+    if threads == 0:
+        raise click.UsageError("0 threads do no work")
+    return out, level, threads
+
+
+def _is_threads(words: list[str]) -> bool:
+    """Whether two words look like a (misspelt) level and a number of threads."""
+    return words[1].isdecimal() and not words[0].lower().endswith(".gguf")
+
+
+def _is_level(word: str) -> bool:
+    from ..formats.errors import PlanError
+    from ..quantize.recipes import find_recipe
+
+    try:
+        find_recipe(word)
+    except PlanError:
+        return False
+    return True
+
+
+def output_name(model: Path, level: str) -> Path:
+    """``model-f16.gguf`` -> ``model.Q4_K_M.gguf``, beside it."""
+    stem = model.name.removesuffix(".gguf")
+    return model.with_name(f"{_FLOAT_ENDING.sub('', stem)}.{level}.gguf")
