@@ -31,13 +31,22 @@ def load_lanes(src, code, first_block, n_lanes, block_size, X):  # type: ignore[
     ``src`` uint8 [n, row bytes] holds float rows of type ``code`` (``SOURCE_CODE``), a whole number of blocks each;
     ``block_size`` is a multiple of ``VEC``.
     """
-    x = np.empty(block_size, np.float32)
+    load_tile(src, code, first_block * block_size, block_size, n_lanes, block_size, X)
+
+
+@jit
+def load_tile(src, code, start, stride, n_lanes, size, X):  # type: ignore[no-untyped-def]
+    """Fill ``X[:size, lane]`` with ``size`` weights from flat index ``start + lane * stride``; zeros from ``n_lanes``.
+
+    ``size`` is a multiple of ``VEC``.
+    """
+    x = np.empty(size, np.float32)
     for lane in range(LANES):
         if lane < n_lanes:
-            load_floats(src, code, (first_block + lane) * block_size, x)
+            load_floats(src, code, start + lane * stride, x)
         else:
             x[:] = np.float32(0)
-        for i in range(block_size):
+        for i in range(size):
             X[i, lane] = x[i]
 
 

@@ -259,6 +259,17 @@ def vstore(typingctx: Any, array: Any, i: Any, j: Any, value: Any) -> Any:
 
 
 @intrinsic
+def vload_flat(typingctx: Any, array: Any, i: Any) -> Any:
+    """``array[i : i + VEC]`` of a contiguous 1-D float32 array, as F32V."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
+        return builder.load(builder.bitcast(address, ir.VectorType(ir.FloatType(), VEC).as_pointer()), align=1)
+
+    return F32V(array, types.intp), codegen
+
+
+@intrinsic
 def vstore_flat(typingctx: Any, array: Any, i: Any, value: Any) -> Any:
     """``array[i : i + VEC] = value`` of a contiguous 1-D array; an I32V is cut to the width of the element."""
 
@@ -313,3 +324,44 @@ def store_byte(typingctx: Any, raw: Any, offset: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(raw, types.intp, types.uint8), codegen
+
+
+@intrinsic
+def vstore_bytes(typingctx: Any, raw: Any, offset: Any, value: Any) -> Any:
+    """The low bytes of an I32V, ``VEC`` of them, at a byte offset of a C-contiguous uint8 array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(raw)(context, builder, args[0]).data
+        vector = ir.VectorType(ir.IntType(8), VEC)
+        address = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
+        builder.store(builder.trunc(args[2], vector), address, align=1)
+        return context.get_dummy_value()
+
+    return types.void(raw, types.intp, I32V), codegen
+
+
+def _reduce(name: str) -> Any:
+    @intrinsic
+    def function(typingctx: Any, a: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            kind = ir.FunctionType(ir.IntType(32), [args[0].type])
+            name_of = f"llvm.vector.reduce.{name}.v{VEC}i32"
+            return builder.call(get_or_insert_function(builder.module, kind, name_of), args)
+
+        return types.int32(I32V), codegen
+
+    return function
+
+
+largest_lane = _reduce("smax")  # an int32
+smallest_lane = _reduce("smin")
+
+
+@intrinsic
+def mask_bits(typingctx: Any, mask: Any) -> Any:
+    """The mask as an int32, lane 0 lowest."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], ir.IntType(VEC)), ir.IntType(32))
+
+    return types.int32(MaskV), codegen
