@@ -1,0 +1,193 @@
+"""The whole ``quantize`` command on a synthetic Llama in F16, beside what it cannot beat. Run by hand:
+
+    python tests/bench/quantize.py [--weights 1e9] [--levels Q4_K_M,Q8_0] [--threads 2] [--repeats 2] [--json]
+
+For each level, in turn and best of several:
+
+- ``command``: the process from start to end, its compiled kernels cached, reading, encoding and writing.
+- ``cp``: a copy of the source file, the floor of anything that reads and writes through the page cache.
+- ``kernels``: the plan's kernels alone, on chunks already in memory, one core, divided by the threads. The command's
+  distance from it is what reading, checking, writing and starting Python cost beyond what threads hide.
+
+All values are seconds, but for ``peak_mb``, the most memory the process held (mapped pages of the source included).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import gguf
+import numpy as np
+
+HIDDEN, FEED_FORWARD, KV, HEAD = 2048, 5632, 256, 64  # TinyLlama's shapes: everything is a multiple of 256
+LAYER = {
+    "attn_q": (HIDDEN, HIDDEN),
+    "attn_k": (KV, HIDDEN),
+    "attn_v": (KV, HIDDEN),
+    "attn_output": (HIDDEN, HIDDEN),
+    "ffn_gate": (FEED_FORWARD, HIDDEN),
+    "ffn_up": (FEED_FORWARD, HIDDEN),
+    "ffn_down": (HIDDEN, FEED_FORWARD),
+}
+COMMAND = [sys.executable, "-c", "from quantmill.tools.main import run; run()", "quantize"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=float, default=1e9)
+    parser.add_argument("--levels", default="Q4_K_M,Q8_0")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--dir", type=Path, help="where the files go: about 5 bytes a weight (default: the temporary)")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+        source, imatrix = Path(folder) / "model-f16.gguf", Path(folder) / "model.imatrix.dat"
+        shapes = tensor_shapes(int(args.weights))
+        write_model(source, shapes)
+        write_imatrix(imatrix, shapes)
+        rows = [measure(level, source, imatrix, args.threads, args.repeats) for level in args.levels.split(",")]
+    if args.json:
+        print(json.dumps({"weights": int(args.weights), "threads": args.threads, "rows": rows}))
+        return
+    print(f"{'level':8}{'command':>9}{'cp':>8}{'/cp':>7}{'kernels':>9}{'/kernels':>9}{'Mweights/s':>12}{'peak MB':>9}")
+    for row in rows:
+        print(
+            f"{row['level']:8}{row['command']:9.2f}{row['cp']:8.2f}{row['command'] / row['cp']:7.2f}"
+            f"{row['kernels']:9.2f}{row['command'] / row['kernels']:9.2f}{row['rate']:12.1f}{row['peak_mb']:9.0f}"
+        )
+
+
+def tensor_shapes(weights: int) -> dict[str, tuple[int, ...]]:
+    """Names and numpy shapes of a Llama of about ``weights`` weights: as many layers as fit beside the embeddings."""
+    vocabulary = 32000 if weights >= 3e8 else 1024
+    each = sum(rows * width for rows, width in LAYER.values())
+    layers = max(1, round((weights - 2 * vocabulary * HIDDEN) / each))
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocabulary, HIDDEN)}
+    for i in range(layers):
+        shapes[f"blk.{i}.attn_norm.weight"] = (HIDDEN,)
+        shapes[f"blk.{i}.ffn_norm.weight"] = (HIDDEN,)
+        shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in LAYER.items()}
+    return shapes | {"output_norm.weight": (HIDDEN,), "output.weight": (vocabulary, HIDDEN)}
+
+
+def write_model(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Normal weights in F16 with some heavier rows, from a pool entered at random places; norms in F32."""
+    rng = np.random.default_rng(0)
+    pool = rng.standard_normal(1 << 23, np.float32)
+    pool[:: 1 << 12] *= 8
+    pool = (pool * np.float32(0.02)).astype(np.float16)
+    writer = gguf.GGUFWriter(path, "llama")
+    layers = sum(name.endswith("attn_q.weight") for name in shapes)
+    writer.add_block_count(layers)
+    writer.add_context_length(2048)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HIDDEN // HEAD)
+    writer.add_head_count_kv(KV // HEAD)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(HEAD)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_vocab_size(shapes["token_embd.weight"][0])
+    for name, shape in shapes.items():
+        dtype = np.dtype(np.float16 if len(shape) > 1 else np.float32)
+        writer.add_tensor_info(name, shape, dtype, int(np.prod(shape)) * dtype.itemsize)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for shape in shapes.values():
+        if len(shape) == 1:
+            writer.write_tensor_data(np.ones(shape, np.float32))
+            continue
+        n = int(np.prod(shape))
+        tensor = np.empty(n, np.float16)
+        for start in range(0, n, 1 << 20):
+            end = min(start + (1 << 20), n)
+            at = int(rng.integers(0, len(pool) - (end - start)))
+            tensor[start:end] = pool[at : at + end - start]
+        writer.write_tensor_data(tensor.reshape(shape))
+    writer.close()
+
+
+def write_imatrix(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Importance for every matrix but the embeddings, in llama.cpp's older format."""
+    rng = np.random.default_rng(1)
+    named = {n: s[-1] for n, s in shapes.items() if len(s) > 1 and n != "token_embd.weight"}
+    with path.open("wb") as file:
+        file.write(struct.pack("<i", len(named)))
+        for name, width in named.items():
+            values = (rng.standard_normal(width) ** 2 + 0.01).astype("<f4")
+            file.write(struct.pack("<i", len(name)) + name.encode() + struct.pack("<ii", 1, width) + values.tobytes())
+        file.write(struct.pack("<ii", 1, 4) + b"none")
+
+
+def measure(level: str, source: Path, imatrix: Path, threads: int, repeats: int) -> dict[str, Any]:
+    """One row of the table."""
+    wishes = [level, "--imatrix", str(imatrix)]
+    plan = json.loads(subprocess.check_output([*COMMAND, str(source), *wishes, "--dry-run", "--json"]))
+    kernels = kernel_seconds(plan) / threads  # also fills the cache of compiled kernels
+    output, copy = source.with_name("out.gguf"), source.with_name("copy.gguf")
+    words = [*COMMAND, str(source), str(output), *wishes, "--threads", str(threads), "--force", "--quiet"]
+    command, cp, peak = float("inf"), float("inf"), 0
+    for _ in range(repeats):
+        start = perf_counter()
+        process = subprocess.Popen(words)
+        _, status, usage = os.wait4(process.pid, 0)
+        command = min(command, perf_counter() - start)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, f"quantize ended with {process.returncode}"
+        peak = max(peak, usage.ru_maxrss)
+        output.unlink()
+        start = perf_counter()
+        subprocess.run(["cp", source, copy], check=True)
+        cp = min(cp, perf_counter() - start)
+        copy.unlink()
+    weights = sum(int(np.prod(tensor["shape"])) for tensor in plan["tensors"])
+    return {
+        "level": level,
+        "command": command,
+        "cp": cp,
+        "kernels": kernels,
+        "rate": weights / command / 1e6,
+        "peak_mb": peak / 1024 if sys.platform == "linux" else peak / (1 << 20),
+    }
+
+
+def kernel_seconds(plan: dict[str, Any]) -> float:
+    """What the plan's encoders take on one core with nothing to read or write, from a timed chunk of each kind."""
+    from quantmill.formats.qtypes import F16, qtype
+    from quantmill.quantize.kernels import kernel_for
+
+    rng = np.random.default_rng(2)
+    rates: dict[tuple[str, bool, int], float] = {}
+    total = 0.0
+    for tensor in plan["tensors"]:
+        if tensor["from"] == tensor["to"]:
+            continue
+        width, key = tensor["shape"][-1], (tensor["to"], tensor["importance"], tensor["shape"][-1])
+        if key not in rates:
+            rows = (rng.standard_normal((max(1, (1 << 18) // width), width)) * 0.02).astype(np.float16)
+            importance = (rng.standard_normal(width) ** 2).astype(np.float32) if tensor["importance"] else None
+            kind = qtype(tensor["to"])
+            out = np.empty((len(rows), kind.row_bytes(width)), np.uint8)
+            best = float("inf")
+            for _ in range(9):
+                start = perf_counter()
+                kernel_for(kind).encode(rows.view(np.uint8), F16, importance, out)
+                best = min(best, perf_counter() - start)
+            rates[key] = best / rows.size
+        total += rates[key] * int(np.prod(tensor["shape"]))
+    return total
+
+
+if __name__ == "__main__":
+    main()
