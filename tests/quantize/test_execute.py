@@ -1,0 +1,183 @@
+"""Carrying out plans: the same bytes whatever the threads, memory that does not grow, errors that name the weight."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from quantmill.formats.errors import OutputError, WeightError
+from quantmill.formats.gguf.reader import read_gguf
+from quantmill.formats.ir import Model, Tensor
+from quantmill.formats.qtypes import BF16, BY_NAME, F16, F32
+from quantmill.quantize.decode import as_float
+from quantmill.quantize.execute import execute, first_nonfinite
+from quantmill.quantize.kernels import kernel_for
+from quantmill.quantize.plan import make_plan
+
+
+def importance_of(model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {
+        t.name: rng.random(t.width * int(np.prod(t.shape[:-2]))).astype(np.float32) for t in model if len(t.shape) > 1
+    }
+
+
+def file_of(model: Model, level: str, path: Path, **options: Any) -> bytes:
+    importance = options.pop("importance", None)
+    carry = {key: options.pop(key) for key in ("threads", "chunk_weights", "progress") if key in options}
+    plan = make_plan(model, level, importance=importance, **options)
+    execute(plan, path, importance=importance, force=True, **carry)
+    return path.read_bytes()
+
+
+def test_each_row_is_its_kernels(tiny: Model, tmp_path: Path, rng: np.random.Generator) -> None:
+    importance = importance_of(tiny, rng)
+    file_of(tiny, "Q4_K_M", tmp_path / "o.gguf", importance=importance)
+    done = {t.name: t for t in read_gguf(tmp_path / "o.gguf")}
+    assert {t.qtype.name for t in done.values()} == {"F32", "Q4_K", "Q6_K"}
+    for tensor in tiny:
+        got = done[tensor.name]
+        expected = tensor.rows(0, tensor.n_rows)
+        if got.qtype is not tensor.qtype:
+            expected = np.zeros((tensor.n_rows, got.row_bytes), np.uint8)
+            kernel_for(got.qtype).encode(tensor.rows(0, tensor.n_rows), F16, importance[tensor.name], expected)
+        assert np.array_equal(got.rows(0, got.n_rows), expected), tensor.name
+
+
+def test_same_bytes_with_any_threads_and_chunks(tiny: Model, tmp_path: Path, rng: np.random.Generator) -> None:
+    importance = importance_of(tiny, rng)
+    digests = {
+        hashlib.sha256(
+            file_of(tiny, "Q4_K_M", tmp_path / "o.gguf", importance=importance, threads=threads, chunk_weights=chunk)
+        ).digest()
+        for threads in (1, 2, 7)
+        for chunk in (1, 5000, 1 << 20)
+    }
+    assert len(digests) == 1
+
+
+def test_every_expert_takes_its_own_importance(
+    model: Callable[..., Model], tensor: Callable[..., Tensor], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    experts = rng.standard_normal((3, 4, 256)).astype("f2")
+    source = model([tensor("blk.0.ffn_up_exps.weight", experts)], experts=3)
+    vector = rng.random(3 * 256).astype(np.float32) ** 4
+    file_of(source, "Q4_K_S", tmp_path / "o.gguf", importance={"blk.0.ffn_up_exps.weight": vector}, chunk_weights=512)
+    (done,) = read_gguf(tmp_path / "o.gguf")
+    for e in range(3):
+        expected = np.zeros((4, done.row_bytes), np.uint8)
+        kernel_for(done.qtype).encode(experts[e].view(np.uint8), F16, vector[e * 256 : (e + 1) * 256], expected)
+        assert np.array_equal(done.rows(4 * e, 4 * e + 4), expected)
+        neighbours = np.zeros_like(expected)
+        kernel_for(done.qtype).encode(experts[e].view(np.uint8), F16, np.roll(vector, 256)[e * 256 :][:256], neighbours)
+        assert not np.array_equal(neighbours, expected)
+
+
+def test_requantizing_goes_through_f32(tiny: Model, tmp_path: Path) -> None:
+    file_of(tiny, "Q6_K", tmp_path / "q6.gguf")
+    q6 = read_gguf(tmp_path / "q6.gguf")
+    direct = file_of(q6, "Q4_K_S", tmp_path / "a.gguf", pure=True, allow_requantize=True)
+    assert direct == file_of(as_float(q6), "Q4_K_S", tmp_path / "b.gguf", pure=True)
+
+
+def test_big_endian(tiny: Model, tmp_path: Path) -> None:
+    file_of(tiny, "Q4_K_M", tmp_path / "little.gguf", version=3)
+    file_of(tiny, "Q4_K_M", tmp_path / "big.gguf", version=3, byteorder="big")
+    little, big = read_gguf(tmp_path / "little.gguf"), read_gguf(tmp_path / "big.gguf")
+    for a, b in zip(little, big, strict=True):
+        assert (a.name, a.qtype) == (b.name, b.qtype)
+        assert np.array_equal(a.rows(0, a.n_rows), b.rows(0, b.n_rows))
+
+
+def test_progress_counts_the_source(tiny: Model, tmp_path: Path) -> None:
+    done: list[int] = []
+    file_of(tiny, "Q4_K_S", tmp_path / "o.gguf", progress=done.append)
+    assert sum(done) == sum(t.nbytes for t in tiny)
+
+
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "is nan"), (-np.inf, "is -inf")])
+@pytest.mark.parametrize("name", ["blk.1.ffn_up.weight", "blk.0.attn_norm.weight"])
+def test_a_bad_weight_is_named(
+    tiny: Model, tensor: Callable[..., Tensor], tmp_path: Path, value: float, word: str, name: str
+) -> None:
+    (old,) = (t for t in tiny if t.name == name)
+    data = np.zeros(old.shape, "f4" if len(old.shape) == 1 else "f2")
+    data[..., 17] = 1
+    place = (100, 17) if data.ndim == 2 else (17,)
+    data[place] = value
+    data[..., 200] = data[..., 17]  # a later one, which is not the first
+    bad = tensor(name, data)
+    source = replace(tiny, tensors=tuple(bad if t.name == name else t for t in tiny))
+    index = ", ".join(map(str, place))
+    for threads in (1, 3):
+        with pytest.raises(WeightError, match=rf"{name}: weight \[{index}\] {word}"):
+            file_of(source, "Q4_K_S", tmp_path / "o.gguf", threads=threads, chunk_weights=600)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_error_whatever_the_threads(tiny: Model, tensor: Callable[..., Tensor], tmp_path: Path) -> None:
+    bad = [tensor(t.name, np.full(t.shape, np.nan, "f2")) if "ffn_up" in t.name else t for t in tiny]
+    for threads in (1, 2, 8):
+        with pytest.raises(WeightError, match=r"blk.0.ffn_up.weight: weight \[0, 0\]"):
+            file_of(replace(tiny, tensors=tuple(bad)), "Q4_K_S", tmp_path / "o.gguf", threads=threads)
+
+
+def test_too_large_for_a_half(model: Callable[..., Model], tensor: Callable[..., Tensor], tmp_path: Path) -> None:
+    data = np.zeros((4, 512), "f4")
+    data[2, 300] = 1e30
+    source = model([tensor("blk.0.attn_q.weight", data)])
+    for level in ("F16", "Q4_K_S"):
+        with pytest.raises(WeightError, match=r"attn_q.weight: weight \[2, (300|256)\] is too large for"):
+            file_of(source, level, tmp_path / "o.gguf")
+
+
+def test_an_output_that_exists_is_kept(tiny: Model, tmp_path: Path) -> None:
+    path = tmp_path / "o.gguf"
+    path.write_bytes(b"precious")
+    with pytest.raises(OutputError, match="exists"):
+        execute(make_plan(tiny, "Q4_K_S"), path)
+    assert path.read_bytes() == b"precious"
+
+
+def test_an_interrupt_stops_and_leaves_nothing(tiny: Model, tmp_path: Path) -> None:
+    def interrupt(done: int) -> None:
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        file_of(tiny, "Q4_K_S", tmp_path / "o.gguf", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("type", [F32, F16, BF16])
+def test_first_nonfinite(type: Any) -> None:
+    words = {F32: "<u4", F16: "<u2", BF16: "<u2"}[type]
+    inf = {F32: 0x7F800000, F16: 0x7C00, BF16: 0x7F80}[type]
+    data = np.full(64, inf - 1, words)  # the largest finite
+    assert first_nonfinite(data.view(np.uint8).reshape(2, -1), type) is None
+    data[40] = inf | (1 << (data.itemsize * 8 - 1))  # minus infinity
+    data[41] = inf + 1  # a NaN
+    assert first_nonfinite(data.view(np.uint8).reshape(2, -1), type) == 40
+
+
+def test_as_float_is_lazy_and_exact(tiny: Model, tmp_path: Path) -> None:
+    file_of(tiny, "Q6_K", tmp_path / "q6.gguf")
+    q6 = read_gguf(tmp_path / "q6.gguf")
+    for stored, seen in zip(q6, as_float(q6), strict=True):
+        assert seen.qtype is F32
+        expected = np.empty((stored.n_rows, stored.width), np.float32)
+        if stored.qtype is BY_NAME["Q6_K"]:
+            kernel_for(stored.qtype).decode(stored.rows(0, stored.n_rows), expected)
+        else:
+            expected[:] = stored.rows(0, stored.n_rows).view(np.float32)
+        assert np.array_equal(seen.rows(0, seen.n_rows).view(np.float32), expected)
+        assert np.array_equal(seen.rows(1, 1), seen.rows(0, 0))
+    halves = {t.name: t.qtype.name for t in as_float(q6, F16)}
+    assert halves["blk.0.attn_q.weight"] == "F16"
+    assert halves["output_norm.weight"] == "F32"
