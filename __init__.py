@@ -11,11 +11,19 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Model": "formats.ir",
-    "Tensor": "formats.ir",
-    "Role": "formats.ir",
-    "QuantmillError": "formats.errors",
     "FormatError": "formats.errors",
+    "Model": "formats.ir",
+    "QuantmillError": "formats.errors",
+    "Role": "formats.ir",
+    "Tensor": "formats.ir",
+    "as_float": "quantize.decode",
+    "compare": "quantize.compare",
+    "execute": "quantize.execute",
+    "make_plan": "quantize.plan",
+    "read_gguf": "formats.gguf.reader",
+    "read_hf": "formats.hf.load",
+    "write_gguf": "formats.gguf.writer",
+    "write_hf": "formats.hf.save",
 }
 
 __all__ = ["__version__", *_LAZY]

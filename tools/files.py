@@ -18,7 +18,7 @@ def source_kind(path: Path) -> str:
     if path.is_dir():
         if (path / "config.json").is_file():
             return "hf"
-        raise FormatError("no config.json in this folder", path=path, hint="give the folder of a Hugging Face checkpoint")
+        raise FormatError("no config.json in this folder", path=path, hint="give a Hugging Face checkpoint's folder")
     if path.is_file():
         return "gguf"  # its reader says what else the file looks like
     raise FormatError("no such file or folder", path=path)

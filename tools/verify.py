@@ -98,7 +98,8 @@ def _missing(model: Model, base: Model | None) -> list[str]:
 
 def _print_table(reports: list[TensorReport], compared: bool) -> None:
     width = max((len(report.name) for report in reports), default=4)
-    click.echo(f"{'tensor':<{width}}  {'type':<8}" + (f"{'rel. RMSE':>11}{'max error':>12}{'cosine':>11}" if compared else ""))
+    figures = f"{'rel. RMSE':>11}{'max error':>12}{'cosine':>11}" if compared else ""
+    click.echo(f"{'tensor':<{width}}  {'type':<8}{figures}")
     for report in reports:
         line = f"{report.name:<{width}}  {report.type:<8}"
         if report.rmse is not None:
