@@ -152,10 +152,10 @@ def _by_probes(normalizer: Json | None, pre_tokenizer: Json | None, path: Path) 
         return matches
     nearest = min(PRE_TOKENIZERS, key=lambda row: len(wrong[row.name]))
     i = min(wrong[nearest.name], key=lambda i: len(PROBES[i]))
-    theirs = split(None, nearest.pre_tokenizer, (PROBES[i],))[0]
+    there = split(None, nearest.pre_tokenizer, (PROBES[i],))[0]
     raise TokenizerError(
         f"llama.cpp has no pre-tokenizer that splits as this one does; the nearest, {nearest.name!r}, differs on"
-        f" {len(wrong[nearest.name])} of {len(PROBES)} probes: {PROBES[i]!r} becomes {ours[i]} here, {theirs} there",
+        f" {len(wrong[nearest.name])} of {len(PROBES)} probes: {PROBES[i]!r} becomes {ours[i]} here, {there} there",
         path=path,
         where="pre_tokenizer",
         hint=f"--pre {nearest.name} uses it all the same",

@@ -22,7 +22,7 @@ def load_proto(files: TokenizerFiles) -> Any:
     """The parsed tokenizer.model, or None where there is none or it is of another kind (Llama 3's is tiktoken's)."""
     if not files.sentencepiece.is_file():
         return None
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto()
@@ -103,9 +103,9 @@ def _scores(tokens: dict[int, tuple[str, TokenType]], merges: list[Any]) -> dict
         normal.sort(key=lambda number: (rank.get(number, len(merges)), number))
     scores = dict.fromkeys(tokens, 0.0)
     scores.update({number: -float(i) for i, number in enumerate(normal)})
-    after = normal and min(normal)
+    first = min(normal, default=0)
     for number, (_, kind) in tokens.items():
-        if kind is TokenType.CONTROL and after and number > after:
+        if kind is TokenType.CONTROL and number > first:  # added later: tokenizer.model has its own in front
             scores[number] = ADDED_SCORE
     return scores
 
