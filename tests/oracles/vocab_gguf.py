@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFValueType, GGUFWriter
+import numpy as np
+from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from quantmill.formats.ir import Value, ValueType
 
 
 def write_vocab_gguf(path: Path, metadata: Mapping[str, Any]) -> Path:
@@ -23,3 +25,18 @@ def write_vocab_gguf(path: Path, metadata: Mapping[str, Any]) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def read_vocab_metadata(path: Path) -> dict[str, Value]:
+    """The ``tokenizer.*`` keys of a GGUF, through the official reader."""
+    out = {}
+    for key, field in GGUFReader(path).fields.items():
+        if not key.startswith("tokenizer."):
+            continue
+        kind, data = ValueType(int(field.types[0])), field.contents()
+        if kind is not ValueType.ARRAY:
+            out[key] = Value(kind, data)
+            continue
+        item = ValueType(int(field.types[1]))
+        out[key] = Value(kind, tuple(data) if item is ValueType.STRING else np.asarray(data), item)
+    return out

@@ -1,0 +1,122 @@
+"""Every pre-tokenizer of ours against llama.cpp's of that name, and finding the name from a tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from oracles.llama import Llama
+from oracles.small_tokenizers import train_bpe
+from oracles.strings import adversarial
+from oracles.vocab_gguf import write_vocab_gguf
+from quantmill.formats.errors import TokenizerError
+from quantmill.formats.gguf.vocab import tokenizer_to_metadata
+from quantmill.formats.hf.pretokenizers import BY_NAME, PRE_TOKENIZERS, PreTokenizer
+from quantmill.formats.hf.tok_pre import PROBES, detect_pre
+from quantmill.formats.ir import Tokenizer
+from tokenizers import Tokenizer as HfTokenizer
+
+STRINGS = (*PROBES, *adversarial(700, seed=1))
+
+
+def _any_space_is_ascii(text: str) -> bool:
+    return not any(c.isspace() and ord(c) > 0x7F for c in text)
+
+
+def _letters_without_marks_or_case(text: str) -> bool:
+    return not any(ord(c) > 0x7F and unicodedata.category(c) in ("Lu", "Ll", "Lt", "Mn", "Mc", "Me") for c in text)
+
+
+# Where llama.cpp's regexes are not its models' (src/llama-vocab.cpp, unicode.cpp): std::wregex sees every wide space
+# as a vertical tab; \p{Lu} is any letter but a-z. There the comparison keeps to strings that do not show it.
+LIMITS = {
+    "deepseek-llm": _any_space_is_ascii,
+    "deepseek-coder": _any_space_is_ascii,
+    "tekken": _letters_without_marks_or_case,
+    "gpt-4o": _letters_without_marks_or_case,
+}
+# These two cut digits where their vocabularies have no merges anyhow, so theirs must be trained with those cuts.
+TRAINED_ALONE = ("falcon", "deepseek-llm")
+
+
+@pytest.fixture(scope="module")
+def free_merges() -> dict[str, Any]:
+    """A vocabulary whose merges cross word boundaries, so that every wrong boundary shows."""
+    return train_bpe(None, extra=[*PROBES * 5, *STRINGS], vocab_size=2000)
+
+
+@pytest.mark.parametrize("row", PRE_TOKENIZERS, ids=lambda row: row.name)
+def test_splits_as_llama_cpp(row: PreTokenizer, free_merges: dict[str, Any], tmp_path: Path) -> None:
+    trained = train_bpe(row.pre_tokenizer, extra=STRINGS) if row.name in TRAINED_ALONE else free_merges
+    model = {**trained["model"], "ignore_merges": row.ignore_merges}
+    document = {**trained, "model": model, "pre_tokenizer": row.pre_tokenizer}
+    hf = HfTokenizer.from_str(json.dumps(document))
+    vocab = model["vocab"]
+    tok = Tokenizer(
+        "gpt2",
+        row.name,
+        tuple(sorted(vocab, key=vocab.__getitem__)),
+        np.ones(len(vocab), np.int32),
+        merges=tuple(" ".join(merge) for merge in model["merges"]),
+        flags={"add_bos_token": False},
+    )
+    strings = [text for text in STRINGS if LIMITS.get(row.name, lambda _: True)(text)]
+    assert len(strings) > 300
+    with Llama(write_vocab_gguf(tmp_path / "v.gguf", tokenizer_to_metadata(tok)), vocab_only=True) as llama:
+        theirs = llama.tokenize_many(strings)
+    ours = [encoding.ids for encoding in hf.encode_batch(strings, add_special_tokens=False)]
+    assert [text for text, a, b in zip(strings, ours, theirs, strict=True) if a != b] == []
+
+
+def _document(row: PreTokenizer, **changes: Any) -> dict[str, Any]:
+    model = {"type": "BPE", "vocab": {}, "merges": [], "ignore_merges": row.ignore_merges}
+    return {"normalizer": row.normalizer, "pre_tokenizer": row.pre_tokenizer, "model": model, **changes}
+
+
+@pytest.mark.parametrize("row", PRE_TOKENIZERS, ids=lambda row: row.name)
+def test_found_by_structure_and_by_behaviour(row: PreTokenizer) -> None:
+    assert detect_pre(_document(row), Path("t.json")) == row.name
+    # the same words by another way: nested, with a step that cuts nothing
+    idle = {"type": "Split", "pattern": {"Regex": "(?!)"}, "behavior": "Isolated", "invert": False}
+    nested = {"type": "Sequence", "pretokenizers": [idle, {"type": "Sequence", "pretokenizers": list(row.steps)}]}
+    assert detect_pre(_document(row, pre_tokenizer=nested), Path("t.json")) == row.name
+
+
+def test_no_two_rows_share_a_name() -> None:
+    assert len(BY_NAME) == sum(1 + len(row.aliases) for row in PRE_TOKENIZERS)
+
+
+def test_unknown_splitting_names_the_nearest_and_the_flag() -> None:
+    gpt2 = BY_NAME["gpt-2"]
+    prefixed = {**gpt2.pre_tokenizer, "add_prefix_space": True}
+    with pytest.raises(TokenizerError) as error:
+        detect_pre(_document(gpt2, pre_tokenizer=prefixed), Path("tokenizer.json"))
+    assert str(error.value).startswith(
+        "tokenizer.json: pre_tokenizer: llama.cpp has no pre-tokenizer that splits as this"
+    )
+    assert "becomes" in str(error.value)
+    assert "--pre " in str(error.value)
+
+
+def test_a_normalizer_that_llama_cpp_has_not_is_an_error() -> None:
+    with pytest.raises(TokenizerError, match="'gpt-2'"):
+        detect_pre(_document(BY_NAME["gpt-2"], normalizer={"type": "Lowercase"}), Path("tokenizer.json"))
+
+
+def test_ignore_merges_counts_only_where_a_word_is_out_of_reach() -> None:
+    falcon = BY_NAME["falcon"]  # llama.cpp: ignore_merges off
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]], "ignore_merges": True}
+    assert detect_pre(_document(falcon, model=model), Path("t.json")) == "falcon"
+    with pytest.raises(TokenizerError, match="tokenize 'ab' differently"):
+        detect_pre(_document(falcon, model={**model, "merges": []}), Path("t.json"))
+
+
+def test_the_same_regex_with_and_without_ignore_merges() -> None:
+    row = BY_NAME["llama-bpe"]
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [], "ignore_merges": False}
+    assert detect_pre(_document(row), Path("t.json")) == "llama-bpe"
+    assert detect_pre(_document(row, model=model), Path("t.json")) == "dbrx"

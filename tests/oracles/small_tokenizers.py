@@ -1,0 +1,83 @@
+"""Small tokenizers of each kind, trained in a second, laid out as Hugging Face folders."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@cache
+def training_text(n: int = 60_000) -> str:
+    import pydoc_data.topics
+
+    return "\n".join(pydoc_data.topics.topics.values())[:n]
+
+
+def train_bpe(pre_tokenizer: Json | None, extra: Iterable[str] = (), vocab_size: int = 1500) -> Json:
+    """tokenizer.json of a byte-level BPE trained with this pre_tokenizer; None lets merges cross every boundary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    document = json.loads(Tokenizer(models.BPE()).to_str())
+    document["pre_tokenizer"] = pre_tokenizer or whole
+    tok = Tokenizer.from_str(json.dumps(document))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False, max_token_length=12
+    )
+    text = training_text()
+    tok.train_from_iterator([*(text[i : i + 2000] for i in range(0, len(text), 2000)), *extra], trainer)
+    trained: Json = json.loads(tok.to_str())
+    trained["decoder"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    return trained
+
+
+def with_added(document: Json, special: Sequence[str], ordinary: Sequence[str] = ()) -> Json:
+    """``document`` with added tokens after its vocabulary."""
+    start = len(document["model"]["vocab"])
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [
+        {"id": start + i, "content": text, **plain, "special": i < len(special)}
+        for i, text in enumerate([*special, *ordinary])
+    ]
+    return {**document, "added_tokens": added}
+
+
+def write_folder(folder: Path, files: Mapping[str, Any]) -> Path:
+    """Name -> JSON data, text or bytes."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(data, bytes):
+            path.write_bytes(data)
+        else:
+            path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
+    return folder
+
+
+@cache
+def train_sentencepiece(vocab_size: int = 900) -> bytes:
+    """A tokenizer.model as Llama 2's: BPE, byte fallback, identity normalization, split digits."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(training_text().split("\n")),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        character_coverage=0.9995,
+        minloglevel=2,
+    )
+    return model.getvalue()
