@@ -23,6 +23,8 @@ from ..formats.ir import Bytes
 from ..formats.output import Output, atomic_output
 from ..formats.qtypes import BF16, F16, F32, QType
 from .kernels import kernel_for
+from .kernels.contract import SOURCE_CODE
+from .kernels.floats import first_nonfinite
 from .plan import Importance, Plan, Step
 
 CHUNK_WEIGHTS = 1 << 18  # an F16 chunk of 512 kB and its output stay in a core's L2
@@ -181,14 +183,14 @@ class _Worker:
         """Rows of the source as uint8 [n, row_bytes] of the step's type."""
         step, tensor, source_type = chunk.step, chunk.step.tensor, chunk.step.tensor.qtype
         if source_type.is_float:
-            self._check(chunk, rows, source_type, scratch)
+            self._check(chunk, rows, source_type)
         if step.type is source_type:
             return rows
         if not source_type.is_float:
             decoded = scratch.array("decoded", (len(rows), tensor.width), np.float32)
             kernel_for(source_type).decode(rows, decoded)
             rows, source_type = decoded.view(np.uint8), F32
-            self._check(chunk, rows, source_type, scratch)
+            self._check(chunk, rows, source_type)
         out = scratch.array("encoded", (len(rows), step.type.row_bytes(tensor.width)))
         kernel_for(step.type).encode(rows, source_type, self._vector(chunk), out)
         if source_type is not F16:  # no finite half is too large for a scale that is a half
@@ -203,10 +205,10 @@ class _Worker:
         matrix = chunk.a // _rows_per_matrix(chunk.step)
         return np.ascontiguousarray(vector[matrix * width : (matrix + 1) * width], np.float32)
 
-    def _check(self, chunk: _Chunk, rows: Bytes, type: QType, scratch: _Scratch) -> None:
+    def _check(self, chunk: _Chunk, rows: Bytes, type: QType) -> None:
         """Raise ``WeightError`` for the first NaN or Inf."""
-        index = first_nonfinite(rows, type, scratch.array)
-        if index is not None:
+        index = first_nonfinite(rows, SOURCE_CODE[type.name])
+        if index >= 0:
             row, column = divmod(index, chunk.step.tensor.width)
             value = _as_float32(rows[row], type)[column]
             raise self._error(chunk, row, column, f"is {value}")
@@ -228,23 +230,6 @@ class _Worker:
         index = ", ".join(str(i) for i in (*outer, column))
         path = None if tensor.source else self._plan.source.path  # a tensor's source names its file
         return WeightError(f"weight [{index}] {problem}", path=path, where=tensor.source or tensor.name)
-
-
-# The exponent bits are all ones in NaN and Inf: as integers without the sign, they are the largest.
-_NONFINITE = {F32: ("<u4", 0x7FFFFFFF, 0x7F800000), F16: ("<u2", 0x7FFF, 0x7C00), BF16: ("<u2", 0x7FFF, 0x7F80)}
-
-
-def first_nonfinite(
-    rows: Bytes, type: QType, scratch: Callable[[str, tuple[int, ...], Any], NDArray[Any]] | None = None
-) -> int | None:
-    """The flat index of the first NaN or Inf in uint8 [n, row_bytes] of a float type, or None."""
-    dtype, mask, least = _NONFINITE[type]
-    words = rows.reshape(-1).view(dtype)
-    out = None if scratch is None else scratch("words", words.shape, dtype)
-    magnitudes = np.bitwise_and(words, np.dtype(dtype).type(mask), out=out)
-    if not magnitudes.size or magnitudes.max() < least:
-        return None
-    return int(np.argmax(magnitudes >= least))
 
 
 def _as_float32(row: Bytes, type: QType) -> NDArray[np.float32]:

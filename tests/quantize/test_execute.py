@@ -14,9 +14,9 @@ import pytest
 from quantmill.formats.errors import OutputError, WeightError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.ir import Model, Tensor
-from quantmill.formats.qtypes import BF16, BY_NAME, F16, F32
+from quantmill.formats.qtypes import BY_NAME, F16, F32
 from quantmill.quantize.decode import as_float
-from quantmill.quantize.execute import execute, first_nonfinite
+from quantmill.quantize.execute import execute
 from quantmill.quantize.kernels import kernel_for
 from quantmill.quantize.plan import make_plan
 
@@ -153,17 +153,6 @@ def test_an_interrupt_stops_and_leaves_nothing(tiny: Model, tmp_path: Path) -> N
         file_of(tiny, "Q4_K_S", tmp_path / "o.gguf", progress=interrupt)
     assert list(tmp_path.iterdir()) == []
     assert threading.active_count() == before
-
-
-@pytest.mark.parametrize("type", [F32, F16, BF16])
-def test_first_nonfinite(type: Any) -> None:
-    words = {F32: "<u4", F16: "<u2", BF16: "<u2"}[type]
-    inf = {F32: 0x7F800000, F16: 0x7C00, BF16: 0x7F80}[type]
-    data = np.full(64, inf - 1, words)  # the largest finite
-    assert first_nonfinite(data.view(np.uint8).reshape(2, -1), type) is None
-    data[40] = inf | (1 << (data.itemsize * 8 - 1))  # minus infinity
-    data[41] = inf + 1  # a NaN
-    assert first_nonfinite(data.view(np.uint8).reshape(2, -1), type) == 40
 
 
 def test_as_float_is_lazy_and_exact(tiny: Model, tmp_path: Path) -> None:
