@@ -76,7 +76,7 @@ def _print(header: GGUFHeader, tensors: bool) -> None:
     click.echo("\nmetadata")
     width = max((len(key) for key in header.metadata), default=0)
     for key, value in header.metadata.items():
-        click.echo(f"  {key:{width}}  {_level(key, value.data)}{show_value(value, header.metadata, key)}")
+        click.echo(f"  {key:{width}}  {show_value(value, header.metadata, key)}{_level(key, value.data)}")
     click.echo("\ntypes")
     for name, row in report["types"].items():
         size = human_bytes(row["bytes"])
@@ -112,10 +112,10 @@ def _weights(shape: tuple[int, ...]) -> int:
 
 
 def _level(key: str, data: Any) -> str:
-    """``Q4_K_M = `` before a file type's number."""
+    """`` (Q4_K_M)`` behind a file type's number."""
     from ..formats.gguf.keys import GENERAL_FILE_TYPE, LEVEL_OF_FILE_TYPE
 
-    return f"{LEVEL_OF_FILE_TYPE[data]} = " if key == GENERAL_FILE_TYPE and data in LEVEL_OF_FILE_TYPE else ""
+    return f" ({LEVEL_OF_FILE_TYPE[data]})" if key == GENERAL_FILE_TYPE and data in LEVEL_OF_FILE_TYPE else ""
 
 
 def _type(value: Any) -> str:

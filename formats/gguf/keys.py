@@ -234,7 +234,7 @@ def _scalar(type: ValueType, data: Any, where: str) -> bool | int | float | str:
         raise wrong
     if type in (ValueType.FLOAT32, ValueType.FLOAT64):
         number = float(data)
-        if type is ValueType.FLOAT32 and np.isfinite(number) and abs(number) > np.finfo(np.float32).max:
+        if type is ValueType.FLOAT32 and np.isfinite(number) and abs(number) > float(np.finfo(np.float32).max):
             raise wrong
         return number
     if not np.isfinite(data) or int(data) != data:
