@@ -1,4 +1,4 @@
-"""What every kernel shares: the contract, the compiled primitives, and where compiled code is cached.
+"""What every compiled kernel shares: the primitives, and where compiled code is cached.
 
 Lane form. A kernel takes ``LANES`` blocks at once as a structure of arrays ``X[i, lane]`` and keeps the lane loop
 innermost, so that each lane does exactly the arithmetic llama.cpp's C does for its block, in its order, while the
@@ -12,15 +12,13 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...formats.ir import Bytes
-from ...formats.qtypes import QType
+from .contract import F32_ARRAY, SOURCE_CODE, Kernel
+from .contract import constant as _constant
 
 
 def _cache_dir() -> Path:
@@ -44,7 +42,10 @@ def _cache_dir() -> Path:
     return Path(tempfile.gettempdir()) / f"quantmill-{getpass.getuser()}" / name
 
 
-os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_dir()))  # before numba reads its configuration
+if "NUMBA_CACHE_DIR" not in os.environ:  # before numba reads its configuration
+    os.environ["NUMBA_CACHE_DIR"] = str(_cache_dir())
+
+__all__ = ["F32_ARRAY", "SOURCE_CODE", "Kernel", "_constant"]  # handed on from the contract
 
 import numba  # noqa: E402
 from numba import types  # noqa: E402
@@ -53,8 +54,6 @@ from numba.extending import intrinsic  # noqa: E402
 numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # somebody may have imported numba before us
 
 LANES = 32
-
-F32_ARRAY = NDArray[np.float32]
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -175,56 +174,3 @@ def _from_float(builder: Any, word: Any) -> Any:
 load_f32 = _load("load_f32", 32, _from_float)
 load_f16 = _load("load_f16", 16, _from_half)
 load_bf16 = _load("load_bf16", 16, _from_bf16)
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """Encode and decode of one type: pure functions of rows, safe to call from several threads.
-
-    Args:
-        qtype: the type.
-        encode_rows: ``f(src, code, importance, out)``, compiled. ``src`` uint8 [n, source row bytes] holds float rows
-            whose type is ``code`` (0 F32, 1 F16, 2 BF16), ``importance`` float32 [width] or of length 0 for none,
-            ``out`` uint8 [n, row_bytes]. All C-contiguous; ``src`` and ``importance`` are read-only arrays, so that
-            mapped files and fresh arrays share one compiled form.
-        decode_rows: ``f(blocks, out)``, compiled: read-only uint8 [n, row_bytes] -> float32 [n, width].
-        uses_importance: whether importance changes the bytes.
-        requires_importance: the C refuses to encode without it.
-    """
-
-    qtype: QType
-    encode_rows: Callable[..., None]
-    decode_rows: Callable[..., None]
-    uses_importance: bool = False
-    requires_importance: bool = False
-
-    def encode(self, src: Bytes, source_type: QType, importance: F32_ARRAY | None, out: Bytes) -> None:
-        """Encode float rows into ``out``, in place.
-
-        Args:
-            src: uint8 [n, bytes of a row in ``source_type``].
-            source_type: F32, F16 or BF16.
-            importance: float32 [width], or None.
-            out: uint8 [n, ``qtype.row_bytes(width)``], C-contiguous.
-        """
-        weights = _NONE if importance is None or not self.uses_importance else importance
-        assert out.flags.c_contiguous
-        assert len(src) == len(out), (src.shape, out.shape)
-        self.encode_rows(_constant(src), SOURCE_CODE[source_type.name], _constant(weights), np.asarray(out))
-
-    def decode(self, blocks: Bytes, out: F32_ARRAY) -> None:
-        """Decode uint8 [n, row_bytes] into C-contiguous float32 [n, width], in place."""
-        assert out.flags.c_contiguous
-        assert len(blocks) == len(out), (blocks.shape, out.shape)
-        self.decode_rows(_constant(blocks), np.asarray(out))
-
-
-SOURCE_CODE = {"F32": 0, "F16": 1, "BF16": 2}
-_NONE = np.zeros(0, np.float32)
-
-
-def _constant(array: NDArray[Any]) -> NDArray[Any]:
-    """A read-only, aligned, contiguous view (or copy), whatever it was: numba compiles for one array type only."""
-    view = np.require(np.asarray(array), requirements=["C", "A"]).view()
-    view.flags.writeable = False
-    return view

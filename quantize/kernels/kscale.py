@@ -47,13 +47,13 @@ def put_half(p, row, h, v):  # type: ignore[no-untyped-def]
 
 @jit_part
 def put_crumbs(levels, p, row, h):  # type: ignore[no-untyped-def]
-    """Pack 256 two-bit levels as Q2_K and Q3_K do: byte l of a half holds levels l, l+32, l+64, l+96 of it."""
+    """Pack 256 two-bit levels as Q2_K and Q3_K do: byte k of a half holds levels k, k+32, k+64, k+96 of it."""
     for half in range(2):
-        for l in range(32):
-            j = 128 * half + l
+        for k in range(32):
+            j = 128 * half + k
             low = vload(levels, j, h) & 3 | (vload(levels, j + 32, h) & 3) << 2
             high = (vload(levels, j + 64, h) & 3) << 4 | (vload(levels, j + 96, h) & 3) << 6
-            vstore(p, row + 32 * half + l, h, low | high)
+            vstore(p, row + 32 * half + k, h, low | high)
 
 
 @jit_part

@@ -46,17 +46,13 @@ def encode_vector(x, w, weighted, p, h):  # type: ignore[no-untyped-def]
             level = where(none, levels_qx(v, fallback, 32), level)
             vstore(levels, i, h, where(dead, 0, level))
     for half in range(2):
-        for l in range(32):
-            j = 128 * half + l
-            q1, q2, q3, q4 = (
-                vload(levels, j, h),
-                vload(levels, j + 32, h),
-                vload(levels, j + 64, h),
-                vload(levels, j + 96, h),
-            )
-            vstore(p, _QL + 64 * half + l, h, q1 & 15 | q3 << 4)
-            vstore(p, _QL + 64 * half + 32 + l, h, q2 & 15 | q4 << 4)
-            vstore(p, _QH + 32 * half + l, h, q1 >> 4 | q2 >> 4 << 2 | q3 >> 4 << 4 | q4 >> 4 << 6)
+        for k in range(32):
+            j = 128 * half + k
+            q1, q2 = vload(levels, j, h), vload(levels, j + 32, h)
+            q3, q4 = vload(levels, j + 64, h), vload(levels, j + 96, h)
+            vstore(p, _QL + 64 * half + k, h, q1 & 15 | q3 << 4)
+            vstore(p, _QL + 64 * half + 32 + k, h, q2 & 15 | q4 << 4)
+            vstore(p, _QH + 32 * half + k, h, q1 >> 4 | q2 >> 4 << 2 | q3 >> 4 << 4 | q4 >> 4 << 6)
 
 
 @jit

@@ -1,4 +1,4 @@
-"""The scale searches of ggml-quants.c on a vector of sub-blocks: ``make_qx``, ``make_q3``, ``make_qkx`` and ``make_qp``.
+"""The scale searches of ggml-quants.c on a vector of sub-blocks: ``make_qx``, ``make_q3``, ``make_qkx``, ``make_qp``.
 
 All take arrays of the lane form [i, lane], the first row ``r`` of the sub-block and the first lane ``h`` of the vector,
 and work on ``n`` rows. Where the C keeps the levels of the best try, these keep the numbers they follow from: the
@@ -36,9 +36,9 @@ def qx_sums(x, w, wx, r, n, h, iscale, nmax):  # type: ignore[no-untyped-def]
     sumlx = spread(_ZERO)
     suml2 = spread(_ZERO)
     for i in range(n):
-        l = to_float(vmax(-nmax, vmin(nmax - 1, vnearest(iscale * vload(x, r + i, h)))))
-        sumlx = sumlx + vload(wx, i, h) * l
-        suml2 = suml2 + vload(w, r + i, h) * l * l
+        q = to_float(vmax(-nmax, vmin(nmax - 1, vnearest(iscale * vload(x, r + i, h)))))
+        sumlx = sumlx + vload(wx, i, h) * q
+        suml2 = suml2 + vload(w, r + i, h) * q * q
     return sumlx, suml2
 
 
@@ -88,19 +88,19 @@ def make_q3(x, r, n, h, nmax, levels):  # type: ignore[no-untyped-def]
         v = vload(x, r + i, h)
         level = vmax(-nmax, vmin(nmax - 1, vnearest(iscale * v)))
         vstore(levels, r + i, h, level + nmax)
-        l = to_float(level)
+        q = to_float(level)
         w = v * v
-        sumlx = sumlx + w * v * l
-        suml2 = suml2 + w * l * l
+        sumlx = sumlx + w * v * q
+        suml2 = suml2 + w * q * q
     for _ in range(5):
         changed = spread(0)
         for i in range(n):
             v = vload(x, r + i, h)
             level = vload(levels, r + i, h) - nmax
-            l = to_float(level)
+            q = to_float(level)
             w = v * v
-            slx = sumlx - w * v * l
-            sl2 = suml2 - w * l * l
+            slx = sumlx - w * v * q
+            sl2 = suml2 - w * q * q
             new_level = vmax(-nmax, vmin(nmax - 1, vnearest(v * sl2 / slx)))
             new = to_float(new_level)
             move = (slx > _ZERO) & (new_level != level)
@@ -150,11 +150,11 @@ def make_qkx(x, w, r, n, h, nmax, rmin, rdelta, nstep, use_mad, aux):  # type: i
         sum_xl = spread(_ZERO)
         for i in range(n):
             v = vload(x, r + i, h)
-            l = to_float(vmax(0, vmin(nmax, vnearest(iscale * (v - low)))))
-            vstore(aux, i, h, l)
-            wl = vload(w, r + i, h) * l
+            q = to_float(vmax(0, vmin(nmax, vnearest(iscale * (v - low)))))
+            vstore(aux, i, h, q)
+            wl = vload(w, r + i, h) * q
             sum_l = sum_l + wl
-            sum_l2 = sum_l2 + wl * l
+            sum_l2 = sum_l2 + wl * q
             sum_xl = sum_xl + wl * v
         d = sum_w * sum_l2 - sum_l * sum_l
         this_scale = (sum_w * sum_xl - sum_x * sum_l) / d
@@ -231,19 +231,19 @@ def make_qp(x, w, n, h, nmax, levels):  # type: ignore[no-untyped-def]
         v = vload(x, i, h)
         level = vmin(nmax, vnearest(iscale * v))
         vstore(levels, i, h, level)
-        l = to_float(level)
+        q = to_float(level)
         wi = vload(w, i, h)
-        sumlx = sumlx + wi * v * l
-        suml2 = suml2 + wi * l * l
+        sumlx = sumlx + wi * v * q
+        suml2 = suml2 + wi * q * q
     for _ in range(5):
         changed = spread(0)
         for i in range(n):
             v = vload(x, i, h)
             wi = vload(w, i, h)
             level = vload(levels, i, h)
-            l = to_float(level)
-            slx = sumlx - wi * v * l
-            sl2 = suml2 - wi * l * l
+            q = to_float(level)
+            slx = sumlx - wi * v * q
+            sl2 = suml2 - wi * q * q
             new_level = vmin(nmax, vnearest(v * sl2 / slx))
             new = to_float(new_level)
             move = (slx > _ZERO) & (sl2 > _ZERO) & (new_level != level)

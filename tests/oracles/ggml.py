@@ -77,7 +77,8 @@ def _ask(verb: bytes, type_name: str, n: int, k: int, has_importance: int, repea
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},
         )
         atexit.register(_child.kill)
-    assert _child.stdin and _child.stdout
+    assert _child.stdin
+    assert _child.stdout
     header = _REQUEST.pack(verb, _TYPE_IDS[type_name], n, k, has_importance, repeats)
     try:
         _child.stdin.write(header + struct.pack("<Q", len(payload)) + payload)
@@ -90,7 +91,6 @@ def _ask(verb: bytes, type_name: str, n: int, k: int, has_importance: int, repea
 
 
 def _exactly(stream: Any, size: int) -> bytes:
-    data = b""
     parts = []
     while size:
         data = stream.read(size)
@@ -118,7 +118,8 @@ class _TypeTraits(ctypes.Structure):  # ggml.h, struct ggml_type_traits
 
 def _library() -> ctypes.CDLL:
     spec = find_spec("xllamacpp")
-    assert spec and spec.origin, "xllamacpp is not installed (pip install '.[test]')"
+    if spec is None or spec.origin is None:
+        raise RuntimeError("xllamacpp is not installed (pip install '.[test]')")
     lib = ctypes.CDLL(str(next(Path(spec.origin).parent.glob("xllamacpp*.so"))))
     i64, size = ctypes.c_int64, ctypes.c_size_t
     floats = ctypes.c_void_p

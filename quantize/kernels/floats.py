@@ -1,0 +1,89 @@
+"""F32, F16 and BF16: conversions between the plain float types, and the search for a weight that is not finite.
+
+All numpy, which has these loops compiled and drops the GIL in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...formats.ir import Bytes
+from ...formats.qtypes import BY_NAME
+from .contract import F32_ARRAY, SOURCE_CODE, Kernel
+
+_NAMES = {code: name for name, code in SOURCE_CODE.items()}
+_WORDS: dict[str, Any] = {"F32": "<u4", "F16": "<u2", "BF16": "<u2"}
+_EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+_CHUNK = 1 << 14  # weights at a time, so that intermediate arrays stay in the cache
+
+
+def first_nonfinite(src: Bytes, code: int) -> int:
+    """The flat index of the first NaN or Inf in raw float rows, or -1.
+
+    Args:
+        src: uint8 [n, row bytes], C-contiguous, of the float type ``code`` (``SOURCE_CODE``).
+    """
+    name = _NAMES[code]
+    words = src.reshape(-1).view(_WORDS[name])
+    exponent = words.dtype.type(_EXPONENT[name])
+    scratch = np.empty(min(_CHUNK, words.size), words.dtype)
+    for start in range(0, words.size, _CHUNK):
+        chunk = words[start : start + _CHUNK]
+        found = np.bitwise_and(chunk, exponent, out=scratch[: chunk.size])
+        if found.max() == exponent:
+            return start + int(np.argmax(found == exponent))
+    return -1
+
+
+def _to_float(words: NDArray[Any], name: str) -> F32_ARRAY:
+    if name == "BF16":
+        return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return words.view("<f4" if name == "F32" else "<f2").astype(np.float32, copy=False)
+
+
+def _from_float(x: F32_ARRAY, name: str) -> NDArray[Any]:
+    if name == "F32":
+        return x.view(np.uint32)
+    if name == "F16":
+        with np.errstate(over="ignore"):  # to inf, as ggml_fp32_to_fp16 does
+            return x.astype(np.float16).view(np.uint16)
+    bits = x.view(np.uint32)  # ggml_compute_fp32_to_bf16: to nearest even, NaN made quiet
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    if np.isnan(x).any():
+        rounded = np.where(np.isnan(x), (bits >> np.uint32(16)) | np.uint32(64), rounded)
+    return rounded.astype(np.uint16)
+
+
+def _encoder(name: str) -> Callable[..., None]:
+    def encode_rows(src: Bytes, code: int, importance: F32_ARRAY, out: Bytes) -> None:
+        source = _NAMES[code]
+        words, target = src.reshape(-1).view(_WORDS[source]), out.reshape(-1).view(_WORDS[name])
+        if source == name:
+            target[:] = words
+            return
+        for start in range(0, words.size, _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            target[chunk] = _from_float(_to_float(words[chunk], source), name)
+
+    return encode_rows
+
+
+def _decoder(name: str) -> Callable[..., None]:
+    def decode_rows(blocks: Bytes, out: F32_ARRAY) -> None:
+        words, target = blocks.reshape(-1).view(_WORDS[name]), out.reshape(-1)
+        for start in range(0, words.size, _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            target[chunk] = _to_float(words[chunk], name)
+
+    return decode_rows
+
+
+KERNELS = {name: Kernel(BY_NAME[name], _encoder(name), _decoder(name)) for name in SOURCE_CODE}
