@@ -1,0 +1,187 @@
+"""Text through a model larger than memory: one block's weights at a time, every chunk through it, then the next block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ..formats.errors import QuantmillError
+from .collect import Collector, NonFinite, Target
+from .corpus import Corpus
+from .evaluate import first_judged
+from .hidden import Hidden
+from .listen import listening
+from .skeleton import Inputs, Skeleton
+from .weights import Weights
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+_TOKENS = 2048  # in a batch: enough for the matrix products, small enough for the cache and for memory
+_LOGITS = 64 << 20  # values of logits held at a time
+
+
+class Progress(Protocol):
+    """Told how far a run is."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+@dataclass
+class Options:
+    """How to run.
+
+    Args:
+        dtype: ``f32`` or ``bf16``.
+        device: a torch device.
+        batch: chunks at a time; 0 to choose.
+        skip_bad: go on without a chunk whose activations are not finite, instead of stopping.
+    """
+
+    dtype: str = "f32"
+    device: str = "cpu"
+    batch: int = 0
+    skip_bad: bool = False
+
+
+class Runner:
+    """A model and a text. ``advance`` takes every chunk through the next block; ``logits`` follows the last one.
+
+    Args:
+        weights: the model.
+        corpus: the text.
+        options: how.
+        hidden: where the activations are kept between blocks.
+    """
+
+    def __init__(self, weights: Weights, corpus: Corpus, options: Options, hidden: Hidden) -> None:
+        _check_device(options.device)
+        self.weights, self.corpus, self.options, self.hidden = weights, corpus, options, hidden
+        self.skeleton = Skeleton(weights, DTYPES[options.dtype], options.device)
+        self.dropped: dict[int, str] = {}  # chunk -> where it went wrong
+        self.layer = 0
+        size = options.batch or max(1, _TOKENS // corpus.n_ctx)
+        self.batches = [list(range(a, min(a + size, corpus.n_chunks))) for a in range(0, corpus.n_chunks, size)]
+        self._inputs: dict[int, list[Inputs]] = {}  # by chunks in the batch
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.skeleton.layers)
+
+    @torch.inference_mode()
+    def embed(self, keep: bool = True) -> None:
+        """Tokens to what enters the first block. With ``keep`` unset only masks and rotations are made, for a run that is
+        taken up later."""
+        ids = [torch.from_numpy(self.corpus.inputs[batch]).long() for batch in self.batches]
+        for batch, (hidden, inputs) in zip(self.batches, self.skeleton.embed(ids), strict=True):
+            self._inputs.setdefault(len(batch), inputs)
+            if keep:
+                self.hidden.put(batch, hidden)
+        self.hidden.flip()
+
+    @torch.inference_mode()
+    def advance(self, collector: Collector | None = None, progress: Progress | None = None) -> None:
+        """Every chunk through the next block.
+
+        Raises:
+            QuantmillError: an activation is not finite, and chunks are not to be skipped.
+        """
+        with self.skeleton.block(self.layer) as module:
+            targets = self.weights.targets(self.layer, module)
+            for number, batch in enumerate(self.batches):
+                self._run(module, targets, batch, collector)
+                if progress is not None:
+                    progress(f"layer {self.layer + 1}/{self.n_layers}", number + 1, len(self.batches))
+        self.hidden.flip()
+        self.layer += 1
+
+    def _run(
+        self, module: torch.nn.Module, targets: dict[str, Target], batch: list[int], collector: Collector | None
+    ) -> None:
+        alive = [chunk for chunk in batch if chunk not in self.dropped]
+        if not alive:
+            return
+        try:
+            out = self._block(module, targets, alive, collector)
+        except NonFinite as error:
+            if collector is not None:
+                collector.discard()
+            if len(alive) > 1:  # which of them? One by one, then
+                for chunk in alive:
+                    self._run(module, targets, [chunk], collector)
+                return
+            self._drop(alive[0], error.name)
+            return
+        if collector is not None:
+            collector.commit()
+        self.hidden.put(alive, out)
+
+    def _block(
+        self, module: torch.nn.Module, targets: dict[str, Target], chunks: list[int], collector: Collector | None
+    ) -> torch.Tensor:
+        inputs, hidden = self._inputs_for(len(chunks)), self.hidden.get(chunks)
+        if collector is None:
+            out = self.skeleton.run_block(module, hidden, inputs)
+        else:
+            with listening(module, targets, collector.see):
+                out = self.skeleton.run_block(module, hidden, inputs)
+        if not torch.isfinite(out.sum()):
+            raise NonFinite(f"the output of block {self.layer}")
+        return out
+
+    def _inputs_for(self, n: int) -> Inputs:
+        if n not in self._inputs:
+            ids = [torch.from_numpy(self.corpus.inputs[:n]).long()]
+            for _, inputs in self.skeleton.embed(ids):
+                self._inputs[n] = inputs
+        return self._inputs[n][self.layer]
+
+    def _drop(self, chunk: int, where: str) -> None:
+        number = self.corpus.first_chunk + chunk
+        problem = f"NaN or Inf in the activations of layer {self.layer}, chunk {number}"
+        if not self.options.skip_bad:
+            raise QuantmillError(
+                problem, path=self.weights.model.path, where=where, hint="--skip-bad-chunks goes on without such chunks"
+            )
+        self.dropped[chunk] = f"{problem}: {where}"
+
+    def finish(self, collector: Collector | None = None, progress: Progress | None = None) -> None:
+        """Every block that is left."""
+        while self.layer < self.n_layers:
+            self.advance(collector, progress)
+
+    def logits(self, collector: Collector | None = None) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """(chunk, float logits [judged positions, vocab], int64 tokens to be predicted) for every chunk left.
+
+        With a collector the output matrix's inputs are counted too, under the name of the matrix it is.
+        """
+        n_ctx = self.corpus.n_ctx
+        keep = n_ctx - first_judged(n_ctx)
+        head = self.weights.head
+        target = Target((head.name,))
+        see: Callable[[torch.Tensor], None] | None = None
+        if collector is not None:
+            see = lambda x: collector.see(target, 0, x)  # noqa: E731
+        chunks = [chunk for chunk in range(self.corpus.n_chunks) if chunk not in self.dropped]
+        size = max(1, min(_TOKENS // n_ctx, _LOGITS // (keep * head.n_rows)))
+        with torch.inference_mode(), self.skeleton.head(keep, see) as run:
+            for start in range(0, len(chunks), size):
+                part = chunks[start : start + size]
+                logits = run(self.hidden.get(part)).cpu()
+                if collector is not None:
+                    collector.commit()
+                for chunk, rows in zip(part, logits, strict=True):
+                    yield chunk, rows[:-1].float(), self._wanted(chunk)
+
+    def _wanted(self, chunk: int) -> torch.Tensor:
+        tokens = self.corpus.tokens[chunk, first_judged(self.corpus.n_ctx) + 1 :]
+        return torch.from_numpy(tokens.astype(np.int64))
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise QuantmillError(f"no device {device!r} here", hint="--device cpu") from None

@@ -1,0 +1,229 @@
+"""A transformers model without weights, to be filled part by part; its own modules do all the arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..formats.ir import Tensor
+from .weights import Weights, floats, unsupported
+
+_KEPT_HEAD = 256 << 20  # bytes; a larger output matrix is read anew, in slices, whenever it is used
+_HEAD_ROWS = 16384
+
+
+class Skeleton:
+    """The modules of a model. Only what is being run has weights.
+
+    Args:
+        weights: where they come from.
+        dtype: ``torch.float32`` or ``torch.bfloat16``, of weights and activations.
+        device: where it runs.
+
+    Raises:
+        UnknownArchitecture: transformers lacks the architecture, or refuses the config.
+    """
+
+    def __init__(self, weights: Weights, dtype: torch.dtype, device: str) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        self.weights, self.dtype, self.device = weights, dtype, device
+        config = dict(weights.config)
+        try:
+            built = AutoConfig.for_model(config.pop("model_type"), **config)
+            # eager experts are plain linear products, which imatrix/listen.py can hear
+            built._experts_implementation = "eager"
+            with _weightless():
+                self.model = AutoModelForCausalLM.from_config(built, attn_implementation="sdpa", dtype=dtype)
+        except (KeyError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            raise unsupported(error, weights.model.path) from error
+        self.model.eval()
+        parent, _, self._list_name = weights.layers_at.rpartition(".")
+        self.base = self.model.get_submodule(parent)
+        self.layers = list(getattr(self.base, self._list_name))
+        for name, buffer in list(self.model.named_buffers()):
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.model.get_submodule(owner), leaf, buffer.to(device))
+
+    def embed(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, list[Inputs]]]:
+        """For each int64 [chunks, n_ctx]: what enters the first block, and each block's other inputs."""
+        embedding = self.model.get_input_embeddings()
+        used, positions = np.unique(torch.cat([b.reshape(-1) for b in batches]).numpy(), return_inverse=True)
+        embedding.weight = self._parameter(_rows(self.weights.embedding, used))
+        embedding.padding_idx = None  # it stands for another row now, and matters in training only
+        self._fill(self.model, self.weights.outer(self.model))
+        taps = [_Tap(layer) for layer in self.layers]
+        start = 0
+        try:
+            for batch in batches:
+                ids = torch.from_numpy(positions.reshape(-1)[start : start + batch.numel()]).reshape(batch.shape)
+                start += batch.numel()
+                with self._instead_of_layers(taps):
+                    self.base(input_ids=ids.to(self.device), use_cache=False)
+                yield taps[0].hidden, [tap.inputs for tap in taps]
+        finally:
+            embedding.to("meta")
+
+    @contextmanager
+    def block(self, layer: int) -> Iterator[nn.Module]:
+        """A block with its weights, which it loses again."""
+        module = self.layers[layer]
+        self._fill(module, self.weights.block(layer, module))
+        try:
+            yield module
+        finally:
+            module.to("meta")
+
+    def run_block(self, module: nn.Module, hidden: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+        """[chunks, n_ctx, width] through a block."""
+        out = module(hidden.to(self.device), *inputs.args, **inputs.kwargs)
+        result: torch.Tensor = out[0] if isinstance(out, tuple) else out
+        return result
+
+    @contextmanager
+    def head(self, keep: int, see: Callable[[torch.Tensor], None] | None = None) -> Iterator[Head]:
+        """What comes after the blocks: the last norm and the output matrix.
+
+        Args:
+            keep: logits are wanted for so many last positions.
+            see: is given the output matrix's input, all positions.
+        """
+        own = self.model.get_output_embeddings()
+        bias = getattr(own, "bias", None)
+        assert bias is None or bias.is_meta, "an output bias is in no table of ours"
+        product = _HeadProduct(self.weights.head, self.dtype, self.device, keep, see)
+        self.model.set_output_embeddings(product)
+        try:
+            yield Head(self)
+        finally:
+            self.model.set_output_embeddings(own)
+
+    @contextmanager
+    def _instead_of_layers(self, modules: list[Any]) -> Iterator[None]:
+        setattr(self.base, self._list_name, nn.ModuleList(modules))
+        try:
+            yield
+        finally:
+            setattr(self.base, self._list_name, nn.ModuleList(self.layers))
+
+    def _fill(self, module: nn.Module, named: Iterator[tuple[str, np.ndarray[Any, Any]]]) -> None:
+        for name, values in named:
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, self._parameter(values))
+
+    def _parameter(self, values: np.ndarray[Any, Any]) -> nn.Parameter:
+        return nn.Parameter(torch.from_numpy(values).to(self.device, self.dtype), requires_grad=False)
+
+
+class Head:
+    """See ``Skeleton.head``."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self.skeleton = skeleton
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [chunks, keep, vocab] of what left the last block, [chunks, n_ctx, width]."""
+        skeleton = self.skeleton
+        hidden = hidden.to(skeleton.device)
+        feeds = [_Feed(layer, hidden) for layer in skeleton.layers]
+        with skeleton._instead_of_layers(feeds):
+            logits: torch.Tensor = skeleton.model(inputs_embeds=hidden, use_cache=False).logits
+        return logits
+
+
+class Inputs:
+    """What a block is given besides the hidden states: masks, positions, rotations."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args, self.kwargs = args, kwargs
+
+
+class _Stand(nn.Module):
+    """Stands in a block's place; whatever else is asked of it, the block answers."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["layer"] = layer
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["layer"], name)
+
+
+class _Tap(_Stand):
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.__dict__["hidden"], self.__dict__["inputs"] = hidden_states, Inputs(args, kwargs)
+        return hidden_states
+
+
+class _Feed(_Stand):
+    def __init__(self, layer: nn.Module, hidden: torch.Tensor) -> None:
+        super().__init__(layer)
+        self.__dict__["hidden"] = hidden
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        result: torch.Tensor = self.__dict__["hidden"]
+        return result
+
+
+class _HeadProduct(nn.Module):
+    """The output matrix: kept if it is small, else read in slices of rows."""
+
+    def __init__(
+        self, tensor: Tensor, dtype: torch.dtype, device: str, keep: int, see: Callable[[torch.Tensor], None] | None
+    ) -> None:
+        super().__init__()
+        self.tensor, self.dtype, self.device, self.keep, self.see = tensor, dtype, device, keep, see
+        small = tensor.n_weights * dtype.itemsize <= _KEPT_HEAD
+        self.kept = torch.from_numpy(floats(tensor)).to(device, dtype) if small else None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.see is not None:
+            self.see(hidden)
+        hidden = hidden[:, -self.keep :]
+        if self.kept is not None:
+            return nn.functional.linear(hidden, self.kept)
+        out = hidden.new_empty(*hidden.shape[:-1], self.tensor.n_rows)
+        for a in range(0, self.tensor.n_rows, _HEAD_ROWS):
+            b = min(a + _HEAD_ROWS, self.tensor.n_rows)
+            rows = torch.from_numpy(floats(self.tensor, a, b).reshape(b - a, -1)).to(self.device, self.dtype)
+            out[..., a:b] = nn.functional.linear(hidden, rows)
+        return out
+
+
+def _rows(tensor: Tensor, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """float32 [len(numbers), width]; numbers in rising order."""
+    out = np.empty((len(numbers), tensor.width), np.float32)
+    at = 0
+    for start in range(0, tensor.n_rows, _HEAD_ROWS):
+        stop = min(start + _HEAD_ROWS, tensor.n_rows)
+        end = int(np.searchsorted(numbers, stop))
+        if end > at:
+            out[at:end] = floats(tensor, start, stop).reshape(stop - start, -1)[numbers[at:end] - start]
+        at = end
+    return out
+
+
+@contextmanager
+def _weightless() -> Iterator[None]:
+    """Modules made inside have their parameters on the meta device, their buffers (rotary tables) as usual."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+

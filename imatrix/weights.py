@@ -1,0 +1,208 @@
+"""A Model as the weights of its transformers modules, read one parameter at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor
+from ..formats.gguf.names import tensor_name
+from ..formats.ir import Model, Role, Tensor
+from .collect import Target
+from .corpus import TextTokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..formats.hf.rules import Arch, Rule
+
+# A layer's experts in transformers 5: two 3-D parameters, whatever the checkpoint's names were.
+_EXPERT_STACKS = {
+    "gate_up_proj": (Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS),
+    "down_proj": (Role.FFN_DOWN_EXPS,),
+}
+_PIECE = 16 << 20  # bytes of rows converted at a time
+
+
+class Weights:
+    """The weights of a Model under transformers' parameter names.
+
+    Args:
+        model: its tensors must be of float types (``as_float`` of a quantized one).
+
+    Raises:
+        UnknownArchitecture: no table of ours maps it to transformers.
+    """
+
+    def __init__(self, model: Model) -> None:
+        from ..formats.hf.archs import BY_NAME
+
+        arch = BY_NAME.get(model.arch)
+        if arch is None:
+            raise UnknownArchitecture(
+                f"architecture {model.arch!r} cannot be run",
+                path=model.path,
+                hint=f"known: {', '.join(sorted(BY_NAME))}",
+            )
+        self.model = model
+        self.arch: Arch = arch
+        self.tensors = {tensor.name: tensor for tensor in model.tensors}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json's content, model_type included."""
+        from ..formats.hf.config import derive
+
+        cls = next(iter(self.arch.classes.values()))
+        derived = derive(self.arch, self.model.metadata, self.model.tensors, self.model.path)
+        return {**cls.defaults, **derived, "model_type": cls.model_type}
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.config["num_hidden_layers"])
+
+    @cached_property
+    def layers_at(self) -> str:
+        """Where the blocks stand in the transformers model, e.g. ``model.layers``."""
+        for rule in self.arch.rules:
+            if rule.per_layer:
+                return rule.hf.partition(".{layer}")[0]
+        raise AssertionError("an architecture without blocks")
+
+    @cached_property
+    def tied(self) -> bool:
+        return "output.weight" not in self.tensors
+
+    @property
+    def embedding(self) -> Tensor:
+        return self._tensor("token_embd.weight")
+
+    @property
+    def head(self) -> Tensor:
+        """The output matrix; the embedding where they are tied."""
+        return self._tensor("token_embd.weight" if self.tied else "output.weight")
+
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            raise UnmatchedTensor("no such tensor in the model", path=self.model.path, where=name)
+        return self.tensors[name]
+
+    def block(self, layer: int, module: torch.nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """(parameter name, weights) for each of a block's parameters, names relative to the block.
+
+        Raises:
+            UnmatchedTensor: the block wants a weight that the model has not, or in another shape.
+        """
+        wanted = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        prefix = f"{self.layers_at}.{layer}."
+        for rule in self.arch.rules:
+            if rule.per_layer and rule.role not in (role for roles in _EXPERT_STACKS.values() for role in roles):
+                for name, tensor in self._of_rule(rule, layer):
+                    short = name.removeprefix(prefix)
+                    if short in wanted:
+                        yield short, self._checked(tensor, wanted.pop(short))
+        for name in [n for n in wanted if n.rpartition(".")[2] in _EXPERT_STACKS]:
+            roles = _EXPERT_STACKS[name.rpartition(".")[2]]
+            parts = [floats(self._tensor(tensor_name(role, layer))) for role in roles]
+            wanted.pop(name)
+            yield name, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        if wanted:
+            raise UnmatchedTensor(
+                f"the model has no weights for {', '.join(sorted(wanted))}", path=self.model.path, where=f"blk.{layer}"
+            )
+
+    def outer(self, module: torch.nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The same for what stands outside the blocks, without embedding and output matrix; full names."""
+        wanted = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        for rule in self.arch.rules:
+            if not rule.per_layer and rule.role not in (Role.TOKEN_EMBD, Role.OUTPUT):
+                for name, tensor in self._of_rule(rule, None):
+                    if name in wanted:
+                        yield name, self._checked(tensor, wanted[name])
+
+    def _of_rule(self, rule: Rule, layer: int | None) -> Iterator[tuple[str, Tensor]]:
+        for part in ("weight", "bias"):
+            tensor = self.tensors.get(tensor_name(rule.role, layer, part))
+            if tensor is None:
+                continue
+            tensors: tuple[Tensor, ...] = (tensor,)
+            for op in reversed(rule.ops):
+                tensors = op.inverse.apply(tensors, self.config)
+            yield from zip(rule.names(layer, part, self.config), tensors, strict=True)
+
+    def _checked(self, tensor: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        if tensor.shape != shape:
+            problem = f"has shape {list(tensor.shape)}, its module wants {list(shape)}"
+            raise UnmatchedTensor(problem, path=self.model.path, where=tensor.name)
+        return floats(tensor)
+
+    def targets(self, layer: int, module: torch.nn.Module) -> dict[str, Target]:
+        """What to collect in a block: every matrix it multiplies with, by parameter name."""
+        found = {}
+        prefix = f"{self.layers_at}.{layer}."
+        by_name = {
+            rule.hf.format(layer=layer, expert="{}").removeprefix(prefix) + ".weight": rule.role
+            for rule in self.arch.rules
+            if rule.per_layer and len(rule.shape) > 1 and "{expert}" not in rule.hf
+        }
+        for name, parameter in module.named_parameters():
+            stack = _EXPERT_STACKS.get(name.rpartition(".")[2])
+            if name in by_name:
+                found[name] = Target((tensor_name(by_name[name], layer),))
+            elif stack and parameter.dim() == 3:
+                found[name] = Target(tuple(tensor_name(role, layer) for role in stack), parameter.shape[0])
+        return found
+
+    def tokenizer(self) -> TextTokenizer:
+        """The model's tokenizer, through the files that transformers would load.
+
+        Raises:
+            TokenizerError: there is none, or of a kind we cannot write.
+        """
+        from tokenizers import Tokenizer as Encoder
+
+        from ..formats.gguf.vocab import tokenizer_from_metadata
+        from ..formats.hf.tokenizer_save import write_tokenizer
+
+        tokenizer = tokenizer_from_metadata(self.model.metadata)
+        if tokenizer is None:
+            raise TokenizerError("the model has no tokenizer", path=self.model.path)
+        with TemporaryDirectory(prefix="quantmill-") as folder:
+            write_tokenizer(tokenizer, Path(folder))
+            encoder = Encoder.from_file(str(Path(folder) / "tokenizer.json"))
+        bos = tokenizer.special.get("bos")
+        starts = encoder.encode("a").ids[:1] == [bos]
+        return TextTokenizer(encoder, bos if starts else None, self.embedding.shape[0])
+
+
+def floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+    """Rows of a float tensor as float32, in its shape (or [rows, width] where only some are asked for).
+
+    Raises:
+        QuantmillError: the tensor is not of a float type.
+    """
+    if not tensor.qtype.is_float:
+        raise QuantmillError(f"is of type {tensor.qtype}, not a float", where=tensor.source or tensor.name)
+    stop = tensor.n_rows if stop is None else stop
+    out = np.empty((stop - start, tensor.width), np.float32)
+    step = max(1, _PIECE // max(1, tensor.row_bytes))
+    for a in range(start, stop, step):
+        b = min(a + step, stop)
+        raw = np.ascontiguousarray(tensor.rows(a, b))
+        if tensor.qtype.name == "BF16":
+            out[a - start : b - start].view(np.uint32)[:] = raw.view("<u2").astype(np.uint32) << 16
+        else:
+            out[a - start : b - start] = raw.view("<f2" if tensor.qtype.name == "F16" else "<f4")
+    return out.reshape(tensor.shape) if (start, stop) == (0, tensor.n_rows) else out
+
+
+def unsupported(error: Exception, path: Path) -> UnknownArchitecture:
+    """transformers' own refusal, in a line."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UnknownArchitecture(f"transformers cannot build this model: {first[:200]}", path=path)
