@@ -139,7 +139,7 @@ def _end_of_turn(
 def flags(files: TokenizerFiles, special: Mapping[str, int], ids: Mapping[str, int]) -> dict[str, bool]:
     """add_bos_token, add_eos_token, add_space_prefix as far as the files tell.
 
-    For the first two the post-processor wins, being what runs.
+    For the first two, a post-processor that adds something wins, being what runs.
     """
     out: dict[str, bool] = {}
     if isinstance(declared := files.config.get("add_prefix_space"), bool):
@@ -153,12 +153,14 @@ def flags(files: TokenizerFiles, special: Mapping[str, int], ids: Mapping[str, i
         elif processor["type"] == "TemplateProcessing":
             single = processor.get("single") or [{}]
             first, last = (ids.get(_special_text(part)) for part in (single[0], single[-1]))
-            out["add_bos_token"] = first is not None and first == special.get("bos")
-            out["add_eos_token"] = len(single) > 1 and last is not None and last == special.get("eos")
-    for key in ("add_bos_token", "add_eos_token"):
-        value = files.config.get(key)
-        if isinstance(value, bool):
-            out.setdefault(key, value)
+            if first is not None:
+                out["add_bos_token"] = first == special.get("bos")
+            if last is not None and len(single) > 1:
+                out["add_eos_token"] = last == special.get("eos")
+    declared_flags = {key: files.config.get(key) for key in ("add_bos_token", "add_eos_token")}
+    out = {**{key: value for key, value in declared_flags.items() if isinstance(value, bool)}, **out}
+    if files.tokenizer is not None and files.tokenizer.get("post_processor"):
+        out = {"add_bos_token": False, "add_eos_token": False, **out}  # it runs, and it adds neither
     return out
 
 

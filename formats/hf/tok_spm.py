@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import TokenizerError
 from ..ir import TokenType
-from .tok_files import Json, TokenizerFiles
+from .tok_files import Json, TokenizerFiles, token_text
 from .tok_vocab import ADDED_SCORE, Vocabulary
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -73,7 +73,8 @@ def read_json_pieces(files: TokenizerFiles) -> Vocabulary:
     """
     assert files.tokenizer is not None
     model = files.tokenizer["model"]
-    unknown = model.get("unk_token")
+    # transformers 5 writes no unk_token into the model; its class's default stands in
+    unknown = model.get("unk_token") or token_text(files.config.get("unk_token")) or "<unk>"
     tokens = {}
     for text, number in model["vocab"].items():
         kind = TokenType.NORMAL

@@ -40,10 +40,10 @@ def read_tokenizer(
     ids = {text: number for number, (text, _) in vocabulary.tokens.items()}
     ids.update({added.text: number for number, added in files.added.items()})
     special = special_ids(files, ids, model_ids, vocabulary.special)
-    found = {**vocabulary.flags, **flags(files, special, ids)}
-    if vocabulary.model == "gpt2" and files.tokenizer is not None:
-        # llama.cpp has defaults of its own by pre-tokenizer name; nothing said here means that nothing is added
-        found = {"add_bos_token": False, "add_eos_token": False, **found}
+    # Said aloud, because llama.cpp has defaults of its own for each pre-tokenizer: a bare tokenizer.model is Llama's,
+    # whose class adds bos; anything else adds what it says.
+    defaults = {"add_bos_token": vocabulary.model == "llama" and files.tokenizer is None, "add_eos_token": False}
+    found = {**defaults, **vocabulary.flags, **flags(files, special, ids)}
     return Tokenizer(
         model=vocabulary.model,
         pre=vocabulary.pre,
