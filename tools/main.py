@@ -7,9 +7,10 @@ transformers. Each module offers one ``click.Command`` named ``command``.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -65,6 +66,7 @@ def quantmill() -> None:
 
 def main(command: click.Command, prog: str) -> NoReturn:
     """Run a command and exit: 0, 1 when a check failed, 2 on an error (one line on stderr), 130 when interrupted."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         outcome = command.main(prog_name=prog, standalone_mode=False)
         sys.stdout.flush()
@@ -83,6 +85,11 @@ def main(command: click.Command, prog: str) -> NoReturn:
             raise
         click.echo(f"{prog}: {_one_line(error)}", err=True)
         sys.exit(EXIT_ERROR)
+
+
+def _terminated(signum: int, frame: Any) -> NoReturn:
+    """SIGTERM ends us as Ctrl-C does: through every ``finally``, so that no temporary file stays."""
+    raise KeyboardInterrupt
 
 
 def _one_line(error: QuantmillError | OSError) -> str:

@@ -1,0 +1,59 @@
+"""Running commands as a shell would, without the cost of a process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """``cli("quantize", path, "Q4_K_M")`` runs a command with its errors handled as at a shell's prompt."""
+    from quantmill.tools.main import load_command, main
+
+    def run(name: str, *args: object) -> Done:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(load_command(name), name)
+        out, err = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return Done(end.value.code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Done], tmp_path: Path) -> Callable[..., str]:
+    """``refused("quantize", ...)`` expects exit code 2 and one line on stderr, and that no file was left or changed."""
+
+    def run(name: str, *args: object) -> str:
+        before = snapshot(tmp_path)
+        done = cli(name, *args)
+        assert done.code == 2, done
+        assert done.out == ""
+        assert snapshot(tmp_path) == before
+        lines = [line for line in done.err.splitlines() if line.strip()]
+        assert len(lines) == 1, done.err
+        assert lines[0].startswith(f"{name}: ")
+        return lines[0]
+
+    return run
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
