@@ -1,0 +1,118 @@
+"""Rotary embeddings: transformers' ``rope_parameters`` <-> GGUF's ``rope.*`` keys and ``rope_freqs.weight``.
+
+What llama.cpp's converter does with each kind (conversion/base.py, conversion/llama.py): ``linear`` and ``yarn``
+become keys, ``llama3`` a tensor of factors, ``dynamic`` nothing (it acts only beyond the trained context).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+
+DEFAULT_THETA = 10000.0  # transformers' default_theta
+KINDS = ("default", "linear", "dynamic", "yarn", "llama3")
+
+_YARN = {  # config key -> rope.scaling key
+    "extrapolation_factor": "yarn_ext_factor",
+    "attention_factor": "yarn_attn_factor",
+    "beta_fast": "yarn_beta_fast",
+    "beta_slow": "yarn_beta_slow",
+}
+
+
+def canonical(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The rope of a config.json of any age as transformers 5 writes it: one dict with ``rope_type`` and ``rope_theta``.
+
+    Raises:
+        FormatError: a kind we do not know, or one whose numbers are missing.
+    """
+    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    kind = rope.pop("type", None)
+    rope.setdefault("rope_type", kind or "default")
+    if rope.get("rope_theta") is None:
+        rope["rope_theta"] = config.get("rope_theta") or DEFAULT_THETA
+    kind = rope["rope_type"]
+    if kind not in KINDS:
+        raise FormatError(f"unknown rope type {kind!r}", path=path, where="rope_parameters", hint=f"known: {', '.join(KINDS)}")
+    if kind in ("yarn", "llama3") and rope.get("original_max_position_embeddings") is None:
+        rope["original_max_position_embeddings"] = config["max_position_embeddings"]
+    needed = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+    for key in ("rope_theta", *needed.get(kind, ())):
+        if isinstance(rope.get(key), bool) or not isinstance(rope.get(key), (int, float)):
+            raise FormatError(f"{kind} scaling needs a number", path=path, where=f"rope_parameters.{key}")
+    return rope
+
+
+def to_gguf(rope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The keys after ``{arch}.``."""
+    kind = rope["rope_type"]
+    if kind in ("linear", "yarn"):
+        yield "rope.scaling.type", kind
+        yield "rope.scaling.factor", rope["factor"]
+    if kind == "yarn":
+        yield "rope.scaling.original_context_length", rope["original_max_position_embeddings"]
+        for hf, gguf in _YARN.items():
+            value = rope.get(hf, rope.get("attn_factor") if hf == "attention_factor" else None)
+            if value is not None:
+                yield f"rope.scaling.{gguf}", value
+    yield "rope.freq_base", rope["rope_theta"]
+
+
+def to_hf(get: Callable[[str], Any]) -> dict[str, Any]:
+    """``rope_parameters`` as far as the keys tell; ``llama3`` is told by the tensor alone."""
+    theta = get("rope.freq_base")
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": DEFAULT_THETA if theta is None else theta}
+    kind, factor = get("rope.scaling.type"), get("rope.scaling.factor")
+    if kind is None and get("rope.scale_linear") is not None:  # the key of GGUF's first weeks
+        kind, factor = "linear", get("rope.scale_linear")
+    if kind not in ("linear", "yarn") or factor is None:
+        return rope
+    rope |= {"rope_type": kind, "factor": factor}
+    if kind == "yarn":
+        rope["original_max_position_embeddings"] = get("rope.scaling.original_context_length")
+        rope |= {hf: v for hf, gguf in _YARN.items() if (v := get(f"rope.scaling.{gguf}")) is not None}
+    return rope
+
+
+def llama3_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.float32]:
+    """Llama 3's frequency factors, float32 [head_dim / 2], in the converter's arithmetic (float32, step by step)."""
+    f32 = np.float32  # torch divides a number by a tensor as reciprocal times number: two roundings
+    exponents = np.arange(0, head_dim, 2, dtype=f32) / f32(head_dim)
+    # float64, then rounded: torch's float32 pow is exact to the last bit here, NumPy's is not always.
+    freqs = f32(1) / np.power(float(rope["rope_theta"]), exponents.astype(np.float64)).astype(f32)
+    factor, low, high = (float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    old_context = float(rope["original_max_position_embeddings"])
+    wavelens = f32(1) / freqs * f32(2 * np.pi)
+    smooth = (f32(1) / wavelens * f32(old_context) - f32(low)) / f32(high - low)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        blended = f32(1) / ((f32(1) - smooth) / f32(factor) + smooth)
+    scaled = np.where(wavelens > f32(old_context / low), f32(factor), blended)
+    return np.where(wavelens < f32(old_context / high), f32(1), scaled).astype(f32)
+
+
+def llama3_from_factors(factors: NDArray[np.float32], theta: float) -> dict[str, Any] | None:
+    """The ``rope_parameters`` that give these factors, or None: files of llama.cpp do not hold them.
+
+    Every published Llama 3 model has low 1, high 4 and an 8192-token original context; their factor is 8 or 32. The
+    factor is the largest entry; the rest is tried.
+    """
+    for context in (8192, 4096, 2048, 16384, 32768, 65536, 131072, 1024, 512):
+        for low, high in ((1.0, 4.0), (1.0, 2.0), (1.0, 8.0), (1.0, 32.0), (2.0, 4.0)):
+            rope = {
+                "rope_type": "llama3",
+                "rope_theta": theta,
+                "factor": float(str(factors.max())),
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": context,
+            }
+            # Two ulps: other converters may round their powers otherwise.
+            if np.allclose(llama3_factors(rope, 2 * factors.size), factors, rtol=2.5e-7, atol=0):
+                return rope
+    return None

@@ -1,0 +1,137 @@
+"""A checkpoint folder's tensors, lazily: safetensors or ``pytorch_model*.bin``, in one file or shards.
+
+The order is llama.cpp's: shards by name, tensors by name within a safetensors shard, as pickled within a .bin.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError
+from ..ir import Bytes, Role, Tensor
+from ..qtypes import BF16, F16, F32
+from ..safetensors import StoredTensor, read_safetensors
+from .config import read_json
+
+Stored = StoredTensor | Tensor
+
+
+def read_weights(folder: Path) -> dict[str, Stored]:
+    """Every tensor of the checkpoint by its name; no weight is read.
+
+    Raises:
+        FormatError: no weights, a shard missing or damaged, a tensor missing or in two shards.
+    """
+    kind, index, shards = _find_shards(folder)
+    reader = read_safetensors if kind == "safetensors" else read_bin
+    found: dict[str, Stored] = {}
+    shard_of: dict[str, str] = {}
+    for shard in shards:
+        for name, tensor in reader(folder / shard).items():
+            if name in found:
+                problem = f"duplicate tensor: it is in {shard_of[name]} too"
+                raise FormatError(problem, path=folder / shard, where=name, hint="remove the stale shard")
+            found[name], shard_of[name] = tensor, shard
+    for name, shard in index.items():
+        if shard_of.get(name) != shard:
+            problem = f"the index says it is in {shard}, which does not hold it"
+            raise FormatError(problem, path=folder, where=name, hint="download the checkpoint again")
+    return found
+
+
+def _find_shards(folder: Path) -> tuple[str, dict[str, str], list[str]]:
+    """safetensors or bin, the index (empty if none), and the shards' names in order."""
+    for kind, stem in (("safetensors", "model"), ("bin", "pytorch_model")):
+        index_path = folder / f"{stem}.{kind}.index.json"
+        if index_path.is_file():
+            index = _read_index(index_path)
+            return kind, index, _all_there(folder, sorted(set(index.values())), index_path.name)
+        names = sorted(p.name for p in folder.glob(f"{stem}*.{kind}") if p.is_file())
+        if names:
+            wanted = _counted(names)
+            return kind, {}, _all_there(folder, wanted, names[0]) if wanted else names
+    hint = "model.safetensors, its shards, or pytorch_model.bin must be in the folder"
+    raise FormatError("no weights found", path=folder, hint=hint)
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    index = read_json(path).get("weight_map")
+    if not isinstance(index, dict) or not index or not all(isinstance(shard, str) for shard in index.values()):
+        raise FormatError("no map from tensors to files", path=path, where="weight_map")
+    for name, shard in index.items():
+        # An index comes from strangers: it must not make us open files elsewhere.
+        if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
+            raise FormatError(f"{shard!r} is outside the folder", path=path, where=name)
+    return index
+
+
+def _counted(names: list[str]) -> list[str]:
+    """All names of the series that ``model-00001-of-00003`` belongs to; nothing for names without a count."""
+    for name in names:
+        if match := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})(\..*)", name, re.ASCII):
+            return [f"{match[1]}-{i + 1:05d}-of-{match[2]}{match[3]}" for i in range(int(match[2]))]
+    return []
+
+
+def _all_there(folder: Path, shards: list[str], origin: str) -> list[str]:
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        problem = f"missing shard {missing[0]}{more}, of the {len(shards)} that {origin} names"
+        raise FormatError(problem, path=folder, hint="download what is missing into this folder")
+    return shards
+
+
+def read_bin(path: Path) -> dict[str, Stored]:
+    """The tensors of a torch state dict, mapped into memory; pickles that hold more than tensors are refused."""
+    import pickle
+
+    import torch
+
+    hint = "only plain state dicts are read; ask for, or make, a safetensors copy"
+    try:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used" not in str(error):
+                raise
+            state = torch.load(path, map_location="cpu", weights_only=True)  # torch before 1.6: no zip to map
+    except pickle.UnpicklingError:
+        raise FormatError("the pickle holds more than tensors, code perhaps", path=path, hint=hint) from None
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+        problem = f"damaged or truncated: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        raise FormatError(problem, path=path, hint="download it again") from None
+    if not isinstance(state, dict):
+        raise FormatError(f"holds a {type(state).__name__}, not a state dict", path=path, hint=hint)
+    return dict(_state_tensors(state, path))
+
+
+def _state_tensors(state: dict[Any, Any], path: Path) -> Iterator[tuple[str, Stored]]:
+    import torch
+
+    qtypes = {torch.float32: F32, torch.float16: F16, torch.bfloat16: BF16}
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise FormatError(f"a {type(tensor).__name__}, not a tensor", path=path, where=str(name))
+        dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+        if tensor.dtype not in qtypes:
+            # Named by its dtype, so that it is refused only when a rule wants it (buffers are often int64).
+            yield str(name), StoredTensor(path, str(name), dtype, shape, 0, 0)
+            continue
+        read = partial(_torch_rows, tensor.detach())
+        source = f"{path}: {name}"
+        yield str(name), Tensor(str(name), Role.OTHER, None, shape, qtypes[tensor.dtype], read, source)
+
+
+def _torch_rows(tensor: Any, a: int, b: int) -> Bytes:
+    import torch
+
+    flat = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor.reshape(1, -1)
+    rows: Bytes = flat[a:b].contiguous().view(torch.uint8).numpy()
+    return rows.view(np.uint8)

@@ -1,0 +1,218 @@
+"""safetensors files: a reader that trusts no length, and a writer that streams.
+
+Layout: u64 header length, a JSON header ``{name: {dtype, shape, data_offsets}}``, then the data, little-endian, without
+holes. Source: the format's README and ``tensor.rs`` of safetensors 0.8, whose checks these are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import FormatError
+from .ir import Bytes, Role, Tensor
+from .qtypes import BY_NAME
+
+# Bits of a value. F4 and the F6s are packed, so a tensor's bits must fill whole bytes.
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+MAX_DIMS = 8  # twice what GGML can hold; no checkpoint has more
+CHUNK = 16 << 20  # bytes read and written at a time
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """An entry of a header, checked against the file: ``nbytes`` at ``offset`` from the file's start."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    def tensor(self) -> Tensor:
+        """The lazy tensor under its name in the file, role ``OTHER``.
+
+        Raises:
+            FormatError: its dtype is none of F32, F16, BF16.
+        """
+        if self.dtype not in ("F32", "F16", "BF16"):
+            raise FormatError(
+                f"dtype {self.dtype} cannot be converted",
+                path=self.path,
+                where=self.name,
+                hint="weights must be F32, F16 or BF16; dequantize or cast the checkpoint first",
+            )
+        qtype = BY_NAME[self.dtype]
+        return Tensor(self.name, Role.OTHER, None, self.shape, qtype, self.rows, f"{self.path}: {self.name}")
+
+    def rows(self, a: int, b: int) -> Bytes:
+        """Rows a to b as uint8 [b-a, row bytes].
+
+        Read, not mapped: a mapped page counts as resident until the file is closed, a read one is the caller's to drop;
+        and a file cut short while we work is an error here, not a SIGBUS.
+        """
+        row_bytes = (self.shape[-1] if self.shape else 1) * DTYPE_BITS[self.dtype] // 8
+        size = (b - a) * row_bytes
+        data = np.fromfile(self.path, np.uint8, size, offset=self.offset + a * row_bytes)
+        if data.size != size:
+            raise FormatError("the file became shorter while it was read", path=self.path, where=self.name)
+        return data.reshape(b - a, row_bytes)
+
+
+def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file by name, sorted by name as the safetensors library lists them. Reads the header only.
+
+    Raises:
+        FormatError: no such file, or anything in the header that is not as the format wants it.
+    """
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb") as file:
+            head = file.read(8)
+            length = int.from_bytes(head, "little")
+            if size < 8:
+                raise FormatError(f"truncated: {size} bytes, no room for a header", path=path)
+            if length > MAX_HEADER:
+                raise FormatError(f"not a safetensors file: a header of {length} bytes", path=path, where="byte 0")
+            if length > size - 8:
+                problem = f"truncated: the header takes {length} bytes, the file has {size - 8}"
+                raise FormatError(problem, path=path, hint="download it again")
+            raw = file.read(length)
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
+    header = _parse_header(raw, path)
+    return dict(sorted(_checked(header, path, 8 + length, size).items()))
+
+
+def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise FormatError(f"{key!r} appears twice in the header", path=path, hint="the file is damaged")
+            found[key] = value
+        return found
+
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError):  # ValueError: not UTF-8, not JSON, or an integer of too many digits
+        raise FormatError("the header is not JSON", path=path, where="byte 8") from None
+    if not isinstance(header, dict):
+        raise FormatError("the header is not a JSON object", path=path, where="byte 8")
+    header.pop("__metadata__", None)
+    return header
+
+
+def _checked(header: dict[str, Any], path: Path, start: int, size: int) -> dict[str, StoredTensor]:
+    entries = {name: _entry(name, item, path, start) for name, item in header.items()}
+    end, last = start, ""
+    for entry in sorted(entries.values(), key=lambda e: (e.offset, e.nbytes)):
+        if entry.offset != end:
+            problem = f"its data overlaps that of {last}" if entry.offset < end else f"a hole of {entry.offset - end} bytes"
+            raise FormatError(problem, path=path, where=entry.name, hint="the file is damaged")
+        end, last = entry.offset + entry.nbytes, entry.name
+        if end > size:
+            problem = f"truncated: its data ends at byte {end}, the file has {size}"
+            raise FormatError(problem, path=path, where=entry.name, hint="download it again")
+    if end < size:
+        raise FormatError(f"{size - end} bytes after the last tensor", path=path, hint="the file is damaged")
+    return entries
+
+
+def _entry(name: str, item: Any, path: Path, start: int) -> StoredTensor:
+    def is_sizes(value: Any) -> bool:
+        return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+
+    item = item if isinstance(item, dict) else {}
+    dtype, shape, offsets = (item.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise FormatError(f"unknown dtype {dtype!r}", path=path, where=name)
+    if not is_sizes(shape) or len(shape) > MAX_DIMS:
+        raise FormatError(f"{shape!r} is no shape", path=path, where=name)
+    if not is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise FormatError(f"{offsets!r} are no data offsets", path=path, where=name)
+    bits, nbytes = prod(shape) * DTYPE_BITS[dtype], offsets[1] - offsets[0]
+    if bits != nbytes * 8:
+        problem = f"{dtype} {shape} takes {bits / 8:g} bytes, its data has {nbytes}"
+        raise FormatError(problem, path=path, where=name)
+    return StoredTensor(path, name, dtype, tuple(shape), start + offsets[0], nbytes)
+
+
+def write_safetensors(folder: Path, tensors: Sequence[Tensor], *, max_shard_bytes: float = 5e9) -> list[Path]:
+    """Write ``model.safetensors``, or shards with their index, a chunk of rows at a time.
+
+    Args:
+        folder: must exist.
+        tensors: float tensors under the names they shall have; each is read once, in file order.
+        max_shard_bytes: data bytes of a shard; a tensor that is larger gets a shard of its own.
+
+    Returns:
+        the paths written, the index last. An OSError passes through: ``output.atomic_folder`` explains it.
+    """
+    shards = _shards(tensors, max_shard_bytes)
+    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    paths = [folder / name for name in (names if len(shards) > 1 else ["model.safetensors"])]
+    for path, shard in zip(paths, shards, strict=True):
+        _write_file(path, shard)
+    if len(shards) > 1:
+        index = {
+            "metadata": {
+                "total_parameters": sum(t.n_weights for t in tensors),
+                "total_size": sum(t.nbytes for t in tensors),
+            },
+            "weight_map": dict(sorted((t.name, path.name) for path, shard in zip(paths, shards, strict=True) for t in shard)),
+        }
+        paths.append(folder / "model.safetensors.index.json")
+        paths[-1].write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return paths
+
+
+def _shards(tensors: Iterable[Tensor], limit: float) -> list[list[Tensor]]:
+    shards: list[list[Tensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if shards[-1] and filled + tensor.nbytes > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.nbytes
+    return shards
+
+
+def _write_file(path: Path, tensors: Sequence[Tensor]) -> None:
+    # Wide dtypes first, then by name: safetensors' own order, which keeps every tensor aligned.
+    ordered = sorted(tensors, key=lambda t: (-t.qtype.block_bytes, t.name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    end = 0
+    for tensor in ordered:
+        assert tensor.qtype.is_float, tensor
+        offsets = [end, end := end + tensor.nbytes]
+        header[tensor.name] = {"dtype": tensor.qtype.name, "shape": list(tensor.shape), "data_offsets": offsets}
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    raw += b" " * (-len(raw) % 8)
+    with open(path, "wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        for tensor in ordered:
+            for rows in chunks(tensor):
+                file.write(np.ascontiguousarray(rows))
+
+
+def chunks(tensor: Tensor) -> Iterator[Bytes]:
+    """A tensor's rows, about 16 MB at a time."""
+    step = max(1, CHUNK // max(1, tensor.row_bytes))
+    for a in range(0, tensor.n_rows, step):
+        yield tensor.rows(a, min(a + step, tensor.n_rows))
