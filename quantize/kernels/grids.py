@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...formats.errors import QuantmillError
-from .base import _constant
+from .base import numba
+from .contract import constant
 
 SHA256 = "aabc1fd94c3654321931f0773a15d96c0aa2efc10807a48b8d3678e1a2870841"  # of codebooks.npz
 
@@ -83,7 +84,7 @@ def load_grid(name: str) -> Grid:
     index[points] = np.arange(len(points))
     slot, near = _kept(f"neighbours-{name}", lambda: neighbours(points, book))
     values = np.asarray(book.levels, np.float32)[coordinates]
-    return Grid(*(_constant(a) for a in (values, index, slot, near)))
+    return Grid(*(constant(a) for a in (values, index, slot, near)))
 
 
 def codebook(name: str) -> NDArray[np.uint16]:
@@ -138,7 +139,7 @@ def _kept(name: str, make: Any) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
     The directory's name carries a digest of our sources, so a file in it is never stale; it is written under a passing
     name and renamed, so no other process sees half of it. Where nothing can be written nothing is kept.
     """
-    folder = Path(os.environ["NUMBA_CACHE_DIR"])
+    folder = Path(numba.config.CACHE_DIR)
     path = folder / f"{name}-{SHA256[:16]}.npz"
     try:
         with np.load(path) as kept:
@@ -160,5 +161,5 @@ def signs_of_seven() -> NDArray[np.int64]:
     """The eight signs, lowest bit first, of the seven that are stored: the eighth makes their number even."""
     seven = np.arange(128)
     odd = np.array([bin(s).count("1") % 2 for s in seven])
-    signs: NDArray[np.int64] = _constant(seven | odd << 7)
+    signs: NDArray[np.int64] = constant(seven | odd << 7)
     return signs

@@ -10,109 +10,70 @@ from typing import Any
 import numpy as np
 
 from ...formats.qtypes import BY_NAME
-from .base import LANES, Kernel, jit
+from .base import LANES, Kernel, jit, jit_inline
 from .grids import load_grid, signs_of_seven
-from .lanes import half_at, load_importance_lanes, load_lanes, store_lanes
-from .lattice import (
-    FROM_IMPORTANCE,
-    FROM_SQUARE_AND_MEAN,
-    THOSE_OFF,
-    finish,
-    largest_scale,
-    lattice,
-    level_of_scale,
-    mean_square,
-    new_work,
-    prepare,
-    refine,
-    search,
-    store_u16,
-    to_indices,
-)
+from .lanes import half_at, store_lanes
+from .lattice import THOSE_OFF, Method, encode, largest_scale, lattice, level_of_scale, store_u16
 from .simd import VEC, half_bits, spread, vload, vstore, where
 
-# GROUP_MAX_EPS and GROUP_MAX_EPS_IQ2_S of ggml-quants.c: sub-blocks whose largest magnitude is below are zeros.
-EPS_XS, EPS_S = np.float32(1e-15), np.float32(1e-8)
+_XS = Method(
+    size=16,
+    sigma2_factor=1,
+    square_and_mean=False,
+    even_signs=True,
+    eps=np.float32(1e-15),  # GROUP_MAX_EPS of ggml-quants.c
+    fit_first=False,
+    steps=9,
+    step=np.float32(0.1),
+    again=THOSE_OFF,
+)
+_S = _XS._replace(
+    sigma2_factor=2,
+    square_and_mean=True,
+    even_signs=False,
+    eps=np.float32(1e-8),  # GROUP_MAX_EPS_IQ2_S
+)
 
 
-@jit
-def search_tile(work, book, x, w, n, rule, even_signs, eps):  # type: ignore[no-untyped-def]
-    """Points, signs and scales of a tile of super-blocks."""
-    live = np.empty((1, LANES), np.int32)
-    for first in range(0, 256, 16):
-        prepare(work, x, w, first, 16, rule, even_signs)
-        for v in range(0, LANES, VEC):
-            largest = vload(work.max, 0, v)
-            vstore(live, 0, v, where(largest < eps, spread(np.int32(0)), 1))
-            vstore(work.scale, 0, v, largest / np.float32(5))
-            for group in range(2):
-                vstore(work.best, group, v, spread(np.int32(0)))
-        search(work, book, 16, n, 9, np.float32(0.1))
-        refine(work, book, 16, n, THOSE_OFF)
-        finish(work, book, first, 16, live, 127 if even_signs else 255)
-    to_indices(work, book, 32)
-
-
-@jit
-def pack_scales(work, p, at_scales, fudge, v):  # type: ignore[no-untyped-def]
-    """The super-block's scale into rows 0 and 1, the sub-blocks' into rows ``at_scales`` on."""
-    largest = largest_scale(work, 16, v)
+@jit_inline
+def _pack_scales(found, packed, tile, at_scales, fudge, v):  # type: ignore[no-untyped-def]
+    """The super-block's scale into bytes 0 and 1, the sub-blocks' into bytes ``at_scales`` on."""
+    largest = largest_scale(found, tile, 16, v)
     d = largest / np.float32(31)
-    store_u16(p, 0, where(largest != 0, half_bits(d * fudge), 0), v)
+    store_u16(packed, 0, where(largest != 0, half_bits(d * np.float32(fudge)), 0), v)
     inverse = np.float32(1) / d
     for j in range(8):
-        low = level_of_scale(work, 2 * j, inverse, 15, v)
-        high = level_of_scale(work, 2 * j + 1, inverse, 15, v)
-        vstore(p, at_scales + j, v, where(largest != 0, low | high << 4, 0))
+        low = level_of_scale(found, 16 * tile + 2 * j, inverse, v)
+        high = level_of_scale(found, 16 * tile + 2 * j + 1, inverse, v)
+        vstore(packed, at_scales + j, v, where(largest != 0, low | high << 4, 0))
 
 
 @jit
-def _encode_xs(src, code, importance, out, book):  # type: ignore[no-untyped-def]
-    x = np.empty((256, LANES), np.float32)
-    w = np.empty((256, LANES), np.float32)
-    p = np.empty((74, LANES), np.uint8)
-    work = new_work()
-    n_blocks = out.size // 74
-    for block in range(0, n_blocks, LANES):
-        n = min(LANES, n_blocks - block)
-        load_lanes(src, code, block, n, 256, x)
-        load_importance_lanes(importance, block, n, 256, w)
-        mean_square(x, 1, work.sigma2)
-        search_tile(work, book, x, w, n, FROM_IMPORTANCE, True, EPS_XS)
+def _pack_xs(found, packed, first, n_blocks, out):  # type: ignore[no-untyped-def]
+    for tile in range((n_blocks + LANES - 1) // LANES):
         for v in range(0, LANES, VEC):
-            some = largest_scale(work, 16, v) != 0
+            some = largest_scale(found, tile, 16, v) != 0
             for k in range(32):
-                store_u16(p, 2 + 2 * k, where(some, vload(work.codes, k, v) | vload(work.signs, k, v) << 9, 0), v)
-            pack_scales(work, p, 66, np.float32(1), v)
-        store_lanes(p, out, block, n)
+                word = vload(found.codes, 64 * tile + k, v) | vload(found.signs, 32 * tile + k, v) << 9
+                store_u16(packed, 2 + 2 * k, where(some, word, 0), v)
+            _pack_scales(found, packed, tile, 66, 1.0, v)
+        store_lanes(packed, out, first + tile * LANES, min(LANES, n_blocks - tile * LANES))
 
 
 @jit
-def _encode_s(src, code, importance, out, book):  # type: ignore[no-untyped-def]
-    x = np.empty((256, LANES), np.float32)
-    w = np.empty((256, LANES), np.float32)
-    p = np.empty((82, LANES), np.uint8)
-    work = new_work()
-    n_blocks = out.size // 82
-    rule = FROM_IMPORTANCE if importance.size else FROM_SQUARE_AND_MEAN
-    for block in range(0, n_blocks, LANES):
-        n = min(LANES, n_blocks - block)
-        load_lanes(src, code, block, n, 256, x)
-        if importance.size:
-            load_importance_lanes(importance, block, n, 256, w)
-        mean_square(x, 2, work.sigma2)
-        search_tile(work, book, x, w, n, rule, False, EPS_S)
+def _pack_s(found, packed, first, n_blocks, out):  # type: ignore[no-untyped-def]
+    for tile in range((n_blocks + LANES - 1) // LANES):
         for v in range(0, LANES, VEC):
             for j in range(8):
                 high = spread(np.int32(0))
                 for k in range(4):
-                    index = vload(work.codes, 4 * j + k, v)
-                    vstore(p, 2 + 4 * j + k, v, index & 255)
-                    vstore(p, 34 + 4 * j + k, v, vload(work.signs, 4 * j + k, v))
+                    index = vload(found.codes, 64 * tile + 4 * j + k, v)
+                    vstore(packed, 2 + 4 * j + k, v, index)
+                    vstore(packed, 34 + 4 * j + k, v, vload(found.signs, 32 * tile + 4 * j + k, v))
                     high = high | index >> 8 << (2 * k)
-                vstore(p, 66 + j, v, high)
-            pack_scales(work, p, 74, np.float32(0.9875), v)
-        store_lanes(p, out, block, n)
+                vstore(packed, 66 + j, v, high)
+            _pack_scales(found, packed, tile, 74, 0.9875, v)
+        store_lanes(packed, out, first + tile * LANES, min(LANES, n_blocks - tile * LANES))
 
 
 @jit
@@ -146,7 +107,7 @@ def _decode_s(blocks, out, values):  # type: ignore[no-untyped-def]
 
 
 def encode_xs(src: Any, code: int, importance: Any, out: Any) -> None:
-    _encode_xs(src, code, importance, out, lattice("iq2_xs"))
+    encode(src, code, importance, out, lattice("iq2_xs"), _XS, _pack_xs, 74)
 
 
 def decode_xs(blocks: Any, out: Any) -> None:
@@ -154,7 +115,7 @@ def decode_xs(blocks: Any, out: Any) -> None:
 
 
 def encode_s(src: Any, code: int, importance: Any, out: Any) -> None:
-    _encode_s(src, code, importance, out, lattice("iq2_s"))
+    encode(src, code, importance, out, lattice("iq2_s"), _S, _pack_s, 82)
 
 
 def decode_s(blocks: Any, out: Any) -> None:

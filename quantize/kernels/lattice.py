@@ -8,13 +8,15 @@ The packed point is all that is kept of a group.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .base import LANES, jit, jit_inline
+from .base import LANES, jit, jit_inline, jit_part
 from .grids import BOOKS, load_grid
+from .lanes import load_importance_lanes, load_lanes
 from .nearest import nearest_of_eight, nearest_of_three
 from .simd import VEC, spread, to_float, vload, vmax, vmin, vnearest, vneg, vsqrt, vstore, where
 
@@ -43,77 +45,106 @@ def lattice(name: str) -> Lattice:
     return Lattice(grid.index, grid.slot, grid.near, book.dims, book.bits, top, (1 << book.bits) - 1)
 
 
-class Work(NamedTuple):
-    """The state of a tile's current sub-block, and the tile's results. The last axis is the lane unless said."""
+class Method(NamedTuple):
+    """What tells one type's search from another's."""
 
+    size: int  # weights in a sub-block
+    sigma2_factor: int
+    square_and_mean: bool  # without importance an element's weight is its square, plus the mean square / 4 if so
+    even_signs: bool
+    eps: Any  # f32, a sub-block whose largest magnitude is below is zeros; 0: only one without any magnitude
+    fit_first: bool  # whether the scales to try lie around a fitted one, not around the largest magnitude
+    steps: int
+    step: Any  # f32
+    again: int  # ALWAYS, ALL_IF_OFF or THOSE_OFF
+
+
+ALWAYS, ALL_IF_OFF, THOSE_OFF = 0, 1, 2  # which groups are rounded anew once the scale is known
+
+
+class Found(NamedTuple):
+    """The search's results of ``tiles`` tiles; the last axis is the lane."""
+
+    codes: Any  # u16 [64 * tiles, L] the groups' indices on the codebook
+    signs: Any  # u8 [32 * tiles, L] the signs of 8 weights, lowest bit first
+    scales: Any  # f32 [16 * tiles, L] of the sub-blocks
+    live: Any  # u8 [16 * tiles, L] whether the sub-block is more than zeros
+
+
+class Work(NamedTuple):
+    """The state of a tile's current sub-block. The last axis is the lane unless said."""
+
+    rows: Any  # f32 [256, L] the super-blocks
+    importance: Any  # f32 [256, L]
     x: Any  # f32 [32, L] magnitudes, the sign taken out
     weight: Any  # f32 [32, L]
     wx: Any  # f32 [32, L] weight * x
     points: Any  # f32 [L, 32] x again, a group's floats side by side
     roots: Any  # f32 [L, 32] square roots of the weights
+    levels: Any  # i32 [32, L] scratch of first_scale
     code: Any  # i32 [8, L] the candidate's points
     best: Any  # i32 [8, L] the best candidate's points
-    max: Any  # f32 [1, L] largest x
+    max: Any  # f32 [1, L] what the scales to try are fractions of: the largest x, or the fitted reach
     scale: Any  # f32 [1, L]
     this_scale: Any  # f32 [1, L]
+    score: Any  # f32 [1, L] of the best candidate
     sigma2: Any  # f32 [1, L] mean square of the super-block, times what the type says
-    codes: Any  # i32 [64, L] result: the points of the whole super-block
-    signs: Any  # i32 [32, L] result: the signs of 8 weights, lowest bit first
-    scales: Any  # f32 [16, L] result: the scale of each sub-block
 
 
-@jit
-def new_work():  # type: ignore[no-untyped-def]
-    def floats(n):  # type: ignore[no-untyped-def]
-        return np.zeros((n, LANES), np.float32)
+def _floats(n: int) -> Any:
+    return np.zeros((n, LANES), np.float32)
 
+
+def _ints(n: int) -> Any:
+    return np.zeros((n, LANES), np.int32)
+
+
+def new_work() -> Work:
+    """Scratch for one call of an encoder. Made outside compiled code, where it costs no compile time."""
+    groups = np.zeros((2, LANES, 32), np.float32)
     return Work(
-        floats(32), floats(32), floats(32), np.zeros((LANES, 32), np.float32), np.zeros((LANES, 32), np.float32),
-        np.zeros((8, LANES), np.int32), np.zeros((8, LANES), np.int32),
-        floats(1), floats(1), floats(1), floats(1),
-        np.zeros((64, LANES), np.int32), np.zeros((32, LANES), np.int32), floats(16),
-    )  # fmt: skip
+        *(_floats(256), _floats(256), _floats(32), _floats(32), _floats(32), groups[0], groups[1]),
+        *(_ints(32), _ints(8), _ints(8), _floats(1), _floats(1), _floats(1), _floats(1), _floats(1)),
+    )
 
 
-@jit
-def mean_square(X, factor, out):  # type: ignore[no-untyped-def]
-    """``out[0, lane]`` = factor * sum(X[i, lane]**2) / 256, summed in order."""
+@jit_part
+def _mean_square(work, factor):  # type: ignore[no-untyped-def]
+    """``sigma2`` = factor * sum(rows**2) / 256, summed in order."""
     for v in range(0, LANES, VEC):
         total = spread(np.float32(0))
         for i in range(256):
-            x = vload(X, i, v)
+            x = vload(work.rows, i, v)
             total = total + x * x
-        vstore(out, 0, v, total * np.float32(factor) / np.float32(256))
+        vstore(work.sigma2, 0, v, total * np.float32(factor) / np.float32(256))
 
 
 # --- one sub-block: weights ``first`` to ``first + size`` of every super-block
 
-FROM_IMPORTANCE, FROM_SQUARE, FROM_SQUARE_AND_MEAN = 0, 1, 2  # how an element's weight is made
 
-
-@jit
-def prepare(work, X, W, first, size, rule, even_signs):  # type: ignore[no-untyped-def]
+@jit_part
+def _prepare(work, how, first, has_importance, found, signs_row):  # type: ignore[no-untyped-def]
     """Fill ``x``, ``weight``, ``wx``, ``max``, the group-wise copies, and ``signs`` of the sub-block.
 
-    With ``even_signs`` only seven signs of eight are stored, the eighth makes their number even: where it is odd, the
-    sign of the least important weight is flipped and its magnitude goes negative.
+    With ``how.even_signs`` only seven signs of eight are stored and the eighth makes their number even: where it is odd,
+    the sign of the least important weight is flipped and its magnitude goes negative.
     """
     for v in range(0, LANES, VEC):
         sigma2 = vload(work.sigma2, 0, v)
         largest = spread(np.float32(-np.inf))
-        for k in range(size // 8):
+        for k in range(how.size // 8):
             signs = spread(np.int32(0))
             odd = spread(np.int32(0))
             least = spread(np.float32(0))
             flipped = spread(np.int32(0))
             for i in range(8):
-                b = vload(X, first + 8 * k + i, v)
-                if rule == FROM_IMPORTANCE:
-                    weight = vload(W, first + 8 * k + i, v) * vsqrt(sigma2 + b * b)
-                elif rule == FROM_SQUARE:
-                    weight = b * b
-                else:
+                b = vload(work.rows, first + 8 * k + i, v)
+                if has_importance:
+                    weight = vload(work.importance, first + 8 * k + i, v) * vsqrt(sigma2 + b * b)
+                elif how.square_and_mean:
                     weight = np.float32(0.25) * sigma2 + b * b
+                else:
+                    weight = b * b
                 negative = where(b >= 0, spread(np.int32(0)), 1)
                 signs = signs | negative << i
                 odd = odd ^ negative
@@ -124,26 +155,20 @@ def prepare(work, X, W, first, size, rule, even_signs):  # type: ignore[no-untyp
                     least = cost
                 flipped = where(cost < least, spread(np.int32(i)), flipped)
                 least = where(cost < least, cost, least)
-            if even_signs:
+            if how.even_signs:
                 flipped = where(odd == 1, flipped, -1)
                 for i in range(8):
                     x = vload(work.x, 8 * k + i, v)
                     vstore(work.x, 8 * k + i, v, where(flipped == i, vneg(x), x))
                     signs = signs ^ where(flipped == i, spread(np.int32(1 << i)), 0)
                 signs = signs & 127
-            vstore(work.signs, first // 8 + k, v, signs)
+            vstore(found.signs, signs_row + k, v, signs)
             for i in range(8 * k, 8 * k + 8):
                 x = vload(work.x, i, v)
                 largest = vmax(largest, x)
                 vstore(work.wx, i, v, vload(work.weight, i, v) * x)
         vstore(work.max, 0, v, largest)
-    _regroup(work, size)
-
-
-@jit
-def _regroup(work, size):  # type: ignore[no-untyped-def]
-    """The copies in which a group's floats lie side by side."""
-    for i in range(size):
+    for i in range(how.size):
         for lane in range(LANES):
             work.points[lane, i] = work.x[i, lane]
             work.roots[lane, i] = np.sqrt(work.weight[i, lane])
@@ -177,9 +202,8 @@ def _move(work, book, size, n_lanes, only_marked):  # type: ignore[no-untyped-de
                 if book.dims == 4:
                     point = nearest_of_eight(work.points, work.roots, at, scale, book.near, slot)
                 else:
-                    point = nearest_of_three(
-                        work.points, work.roots, at, scale, scale * np.float32(3), scale * np.float32(5), book.near, slot
-                    )
+                    three, five = scale * np.float32(3), scale * np.float32(5)
+                    point = nearest_of_three(work.points, work.roots, at, scale, three, five, book.near, slot)
                 work.code[group, lane] = point | OFF
 
 
@@ -198,103 +222,204 @@ def _sums(work, book, size, v):  # type: ignore[no-untyped-def]
     return sumqx, sumq2
 
 
-@jit
-def search(work, book, size, n_lanes, steps, step):  # type: ignore[no-untyped-def]
-    """Try the inverse scales ``(2 * top + 1 + s * step) / max``, s = -steps .. steps; the best point goes into ``best``,
-    its scale into ``scale``. Both keep what they hold where no candidate scores above zero."""
-    best_score = np.zeros((1, LANES), np.float32)
-    groups = size // book.dims
-    for s in range(-steps, steps + 1):
-        factor = np.float32(2 * book.top + 1) + np.float32(s) * np.float32(step)
+@jit_part
+def _search(work, book, how, n_lanes):  # type: ignore[no-untyped-def]
+    """Try the inverse scales ``(2 * top + 1 + s * step) / max``, s = -steps .. steps; the best points go into ``best``,
+    their scale into ``scale``. Both keep what they hold where no candidate scores above zero."""
+    groups = how.size // book.dims
+    for v in range(0, LANES, VEC):
+        vstore(work.score, 0, v, spread(np.float32(0)))
+    for s in range(-how.steps, how.steps + 1):
+        factor = np.float32(2 * book.top + 1) + np.float32(s) * how.step
         for v in range(0, LANES, VEC):
             inverse = factor / vload(work.max, 0, v)
             vstore(work.this_scale, 0, v, np.float32(1) / inverse)
             for group in range(groups):
                 vstore(work.code, group, v, _round(work, group, book, inverse, v))
-        _move(work, book, size, n_lanes, False)
+        _move(work, book, how.size, n_lanes, False)
         for v in range(0, LANES, VEC):
-            sumqx, sumq2 = _sums(work, book, size, v)
-            score = vload(best_score, 0, v)
+            sumqx, sumq2 = _sums(work, book, how.size, v)
+            score = vload(work.score, 0, v)
             better = (sumq2 > 0) & (sumqx * sumqx > score * sumq2)
             scale = sumqx / sumq2
-            vstore(best_score, 0, v, where(better, scale * sumqx, score))
+            vstore(work.score, 0, v, where(better, scale * sumqx, score))
             vstore(work.scale, 0, v, where(better, scale, vload(work.scale, 0, v)))
             for group in range(groups):
                 vstore(work.best, group, v, where(better, vload(work.code, group, v), vload(work.best, group, v)))
 
 
-ALWAYS, ALL_IF_OFF, THOSE_OFF = 0, 1, 2  # which groups are rounded anew once the scale is known
-
-
-@jit
-def refine(work, book, size, n_lanes, which):  # type: ignore[no-untyped-def]
+@jit_part
+def _refine(work, book, how, n_lanes):  # type: ignore[no-untyped-def]
     """Round groups of ``best`` again with the best scale, then fit the scale to the points."""
-    groups = size // book.dims
+    groups = how.size // book.dims
     for v in range(0, LANES, VEC):
         scale = vload(work.scale, 0, v)
         off = spread(np.int32(0))
+        again_rule = spread(np.int32(how.again))
         for group in range(groups):
             off = off | vload(work.best, group, v)
-        again = (scale > 0) & (((off & OFF) != 0) | (spread(np.int32(which)) == ALWAYS))
+        again = (scale > 0) & (((off & OFF) != 0) | (again_rule == ALWAYS))
         inverse = np.float32(1) / scale
         vstore(work.this_scale, 0, v, scale)
         for group in range(groups):
             old = vload(work.best, group, v)
-            this = again & (((old & OFF) != 0) | (spread(np.int32(which)) != THOSE_OFF))
+            this = again & (((old & OFF) != 0) | (again_rule != THOSE_OFF))
             vstore(work.code, group, v, where(this, _round(work, group, book, inverse, v) | MOVE, old & POINT))
         vstore(work.max, 0, v, where(again, spread(np.float32(1)), 0))  # no longer needed; now: refined
-    _move(work, book, size, n_lanes, True)
+    _move(work, book, how.size, n_lanes, True)
     for v in range(0, LANES, VEC):
-        sumqx, sumq2 = _sums(work, book, size, v)
+        sumqx, sumq2 = _sums(work, book, how.size, v)
         fitted = (vload(work.max, 0, v) > 0) & (sumq2 > 0)
         vstore(work.scale, 0, v, where(fitted, sumqx / sumq2, vload(work.scale, 0, v)))
 
 
-@jit
-def finish(work, book, first, size, live, sign_mask):  # type: ignore[no-untyped-def]
-    """The sub-block's points, signs and scale into the results; zeros in lanes that are not ``live``.
+@jit_part
+def _finish(work, book, how, found, tile, first):  # type: ignore[no-untyped-def]
+    """The sub-block's indices, signs and scale into the results; zeros in lanes that are not live.
 
     A negative scale (one element's flipped sign can outweigh the rest) turns all signs.
     """
     for v in range(0, LANES, VEC):
-        alive = vload(live, 0, v) != 0
+        alive = vload(found.live, 16 * tile + first // how.size, v) != 0
         scale = vload(work.scale, 0, v)
-        turn = where(scale < 0, spread(np.int32(sign_mask)), 0)
-        vstore(work.scales, first // size, v, where(alive, where(scale < 0, vneg(scale), scale), 0))
-        for k in range(first // 8, (first + size) // 8):
-            vstore(work.signs, k, v, where(alive, vload(work.signs, k, v) ^ turn, 0))
-        for group in range(size // book.dims):
-            point = where(alive, vload(work.code, group, v) & POINT, 0)
-            vstore(work.codes, first // book.dims + group, v, point)
+        turn = where(scale < 0, spread(np.int32(127 if how.even_signs else 255)), 0)
+        vstore(found.scales, 16 * tile + first // how.size, v, where(alive, where(scale < 0, vneg(scale), scale), 0))
+        for k in range(32 * tile + first // 8, 32 * tile + (first + how.size) // 8):
+            vstore(found.signs, k, v, where(alive, vload(found.signs, k, v) ^ turn, 0))
+        for group in range(how.size // book.dims):
+            vstore(work.code, group, v, where(alive, vload(work.code, group, v) & POINT, 0))
+    row = 64 * tile + first // book.dims
+    for group in range(how.size // book.dims):
+        for lane in range(LANES):
+            found.codes[row + group, lane] = book.index[work.code[group, lane]]
 
 
-# --- the super-block
+@jit_part
+def _first_scale(work, v):  # type: ignore[no-untyped-def]
+    """``make_qp_quants`` of 32 magnitudes, 0 to 4 levels, as lanes.
+
+    The C keeps the levels in bytes: a magnitude that the sign rule made negative can round to -1 and is then held as
+    255. So it is here.
+    """
+    largest = vload(work.max, 0, v)
+    inverse = np.float32(4) / largest
+    scale = np.float32(1) / inverse
+    best = spread(np.float32(0))
+    for i in range(32):
+        x = vload(work.x, i, v)
+        diff = x - scale * to_float(vnearest(inverse * x) & 255)
+        best = best + vload(work.weight, i, v) * diff * diff
+    for step in range(-4, 5):
+        if step == 0:
+            continue
+        trial = (np.float32(0.1) * np.float32(step) + np.float32(4)) / largest
+        scale = np.float32(1) / trial
+        error = spread(np.float32(0))
+        for i in range(32):
+            x = vload(work.x, i, v)
+            diff = x - scale * to_float(vmin(vnearest(trial * x), 4))
+            error = error + vload(work.weight, i, v) * diff * diff
+        inverse = where(error < best, trial, inverse)
+        best = where(error < best, error, best)
+    sumlx = spread(np.float32(0))
+    suml2 = spread(np.float32(0))
+    for i in range(32):
+        level = vmin(vnearest(inverse * vload(work.x, i, v)), 4)
+        vstore(work.levels, i, v, level & 255)
+        q = to_float(level)
+        sumlx = sumlx + vload(work.wx, i, v) * q
+        suml2 = suml2 + vload(work.weight, i, v) * q * q
+    for _ in range(5):  # the C stops when nothing changed; then nothing would change again
+        for i in range(32):
+            x, weight, wx = vload(work.x, i, v), vload(work.weight, i, v), vload(work.wx, i, v)
+            old = vload(work.levels, i, v)
+            q = to_float(old)
+            slx = sumlx - wx * q
+            sl2 = suml2 - weight * q * q
+            new = vmin(vnearest(x * sl2 / slx), 4)
+            q = to_float(new)
+            new_slx = slx + wx * q
+            new_sl2 = sl2 + weight * q * q
+            better = (slx > 0) & (sl2 > 0) & (new != old)
+            better = better & (new_slx * new_slx * suml2 > sumlx * sumlx * new_sl2)
+            vstore(work.levels, i, v, where(better, new & 255, old))
+            sumlx = where(better, new_slx, sumlx)
+            suml2 = where(better, new_sl2, suml2)
+    return where(suml2 > 0, sumlx / suml2, 0)
 
 
 @jit
-def to_indices(work, book, n_groups):  # type: ignore[no-untyped-def]
-    """Turn packed points into their indices on the codebook, in place."""
-    for group in range(n_groups):
-        for lane in range(LANES):
-            work.codes[group, lane] = book.index[work.codes[group, lane]]
+def search_rows(src, code, importance, first_block, n_blocks, book, how, work, found):  # type: ignore[no-untyped-def]
+    """Points, signs and scales of blocks ``first_block`` to ``first_block + n_blocks`` of the rows ``src``."""
+    for tile in range((n_blocks + LANES - 1) // LANES):
+        block = first_block + tile * LANES
+        n = min(LANES, first_block + n_blocks - block)
+        load_lanes(src, code, block, n, 256, work.rows)
+        if importance.size:
+            load_importance_lanes(importance, block, n, 256, work.importance)
+        _mean_square(work, how.sigma2_factor)
+        for first in range(0, 256, how.size):
+            _prepare(work, how, first, importance.size > 0, found, 32 * tile + first // 8)
+            for v in range(0, LANES, VEC):
+                largest = vload(work.max, 0, v)
+                dead = (largest < how.eps) | (largest == 0)
+                scale = largest / np.float32(2 * book.top + 1)
+                if how.fit_first:
+                    scale = _first_scale(work, v)
+                    reach = scale * np.float32(3)
+                    vstore(work.max, 0, v, reach)
+                    dead = dead | (reach <= 0)
+                vstore(work.scale, 0, v, scale)
+                vstore(found.live, 16 * tile + first // how.size, v, where(dead, spread(np.int32(0)), 1))
+                for group in range(how.size // book.dims):
+                    vstore(work.best, group, v, spread(OFF if how.again == ALL_IF_OFF else np.int32(0)))
+            _search(work, book, how, n)
+            _refine(work, book, how, n)
+            _finish(work, book, how, found, tile, first)
+
+
+PIECE = 64  # tiles searched before they are packed: half a million weights, so that results stay in the cache
+
+
+def encode(
+    src: Any, code: int, importance: Any, out: Any, book: Lattice, how: Method, pack: Callable[..., None], size: int
+) -> None:
+    """Encode rows with ``search_rows`` and then ``pack(found, bytes, first block, blocks, out)``, piece by piece; a
+    super-block has ``size`` bytes."""
+    blocks = out.size // size
+    tiles = min(PIECE, -(-blocks // LANES))
+    found = Found(
+        np.zeros((64 * tiles, LANES), np.uint16),
+        np.zeros((32 * tiles, LANES), np.uint8),
+        _floats(16 * tiles),
+        np.zeros((16 * tiles, LANES), np.uint8),
+    )
+    work, packed = new_work(), np.zeros((size, LANES), np.uint8)
+    for first in range(0, blocks, PIECE * LANES):
+        n = min(PIECE * LANES, blocks - first)
+        search_rows(src, code, importance, first, n, book, how, work, found)
+        pack(found, packed, first, n, out)
+
+
+# --- for packing
 
 
 @jit_inline
-def largest_scale(work, n_scales, v):  # type: ignore[no-untyped-def]
+def largest_scale(found, tile, n_scales, v):  # type: ignore[no-untyped-def]
     largest = spread(np.float32(0))
     for j in range(n_scales):
-        largest = vmax(largest, vload(work.scales, j, v))
+        largest = vmax(largest, vload(found.scales, 16 * tile + j, v))
     return largest
 
 
 @jit_inline
-def level_of_scale(work, j, inverse, top, v):  # type: ignore[no-untyped-def]
-    """Sub-block ``j``'s scale as the integer l of ``d * (2 * l + 1)``, at most ``top``."""
-    return vmax(vmin(vnearest((inverse * vload(work.scales, j, v) - 1) * np.float32(0.5)), top), 0)
+def level_of_scale(found, row, inverse, v):  # type: ignore[no-untyped-def]
+    """A sub-block's scale as the integer l of ``d * (2 * l + 1)``, four bits."""
+    return vmax(vmin(vnearest((inverse * vload(found.scales, row, v) - 1) * np.float32(0.5)), 15), 0)
 
 
 @jit_inline
-def store_u16(p, at, value, v):  # type: ignore[no-untyped-def]
-    """Two little-endian bytes of an I32V into rows ``at`` and ``at + 1``."""
-    vstore(p, at, v, value & 255)
-    vstore(p, at + 1, v, value >> 8 & 255)
+def store_u16(packed, at, value, v):  # type: ignore[no-untyped-def]
+    """Two little-endian bytes of an I32V into the encoded bytes ``at`` and ``at + 1``."""
+    vstore(packed, at, v, value)
+    vstore(packed, at + 1, v, value >> 8)
