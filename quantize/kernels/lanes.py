@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .base import LANES, float_to_half, jit, jit_inline, load_f16
-from .simd import VEC, load_f32v, load_half, store_byte, vstore_flat
+from .simd import VEC, load_f32v, load_half, transpose_8x8, transpose_bytes, vload, vstore_bytes, vstore_flat
 
 
 @jit
@@ -40,24 +40,30 @@ def load_tile(src, code, start, stride, n_lanes, size, X):  # type: ignore[no-un
 
     ``size`` is a multiple of ``VEC``.
     """
-    x = np.empty(size, np.float32)
-    for lane in range(LANES):
-        if lane < n_lanes:
-            load_floats(src, code, start + lane * stride, x)
-        else:
-            x[:] = np.float32(0)
-        for i in range(size):
-            X[i, lane] = x[i]
+    x = np.empty((8, size), np.float32)
+    for lane in range(0, LANES, 8):
+        for k in range(8):
+            if lane + k < n_lanes:
+                load_floats(src, code, start + (lane + k) * stride, x[k])
+            else:
+                x[k] = np.float32(0)
+        for i in range(0, size, 8):
+            transpose_8x8(x, 0, i, X, i, lane)
 
 
 @jit
 def load_importance_lanes(importance, first_block, n_lanes, block_size, W):  # type: ignore[no-untyped-def]
     """Fill ``W`` float32 [block_size, LANES] with the importance float32 [width] of the same blocks; zeros beyond."""
     blocks_per_row = importance.shape[0] // block_size
-    for lane in range(LANES):
-        start = (first_block + lane) % blocks_per_row * block_size
-        for i in range(block_size):
-            W[i, lane] = importance[start + i] if lane < n_lanes else np.float32(0)
+    x = np.empty((8, block_size), np.float32)
+    for lane in range(0, LANES, 8):
+        for k in range(8):
+            start = (first_block + lane + k) % blocks_per_row * block_size
+            inside = lane + k < n_lanes
+            for i in range(block_size):
+                x[k, i] = importance[start + i] if inside else np.float32(0)
+        for i in range(0, block_size, 8):
+            transpose_8x8(x, 0, i, W, i, lane)
 
 
 @jit
@@ -65,10 +71,13 @@ def store_lanes(P, out, first_block, n_lanes):  # type: ignore[no-untyped-def]
     """Write blocks from their lane form ``P`` uint8 [block bytes, LANES] to their places in ``out`` uint8 [n, row
     bytes]."""
     size = P.shape[0]
-    for lane in range(n_lanes):
-        start = (first_block + lane) * size
-        for i in range(size):
-            store_byte(out, start + i, P[i, lane])
+    square = np.empty((16, 16), np.uint8)
+    for lane in range(0, n_lanes, 16):
+        for step in range(0, size, 16):
+            i = min(step, size - 16)  # the last square overlaps the one before; no block has fewer bytes
+            transpose_bytes(P, i, lane, square)
+            for k in range(min(16, n_lanes - lane)):
+                vstore_bytes(out, (first_block + lane + k) * size + i, vload(square, k, 0))
 
 
 @jit_inline

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...formats.qtypes import BY_NAME
-from .base import Kernel, bits_to_float, float_to_bits, float_to_half, jit, jit_inline
+from .base import Kernel, bits_to_float, float_to_bits, float_to_half, jit, jit_inline, jit_part
 from .lanes import half_at, load_floats
 from .legacy_search import encode_weighted
 from .simd import (
@@ -21,6 +21,7 @@ from .simd import (
     smallest_lane,
     store_byte,
     to_int,
+    trailing_zeros,
     vload_flat,
     vmax,
     vmin,
@@ -52,7 +53,7 @@ def as_int8(level):  # type: ignore[no-untyped-def]
     return level << 24 >> 24
 
 
-@jit
+@jit_inline
 def extreme_of(x):  # type: ignore[no-untyped-def]
     """The first of 32 weights of largest magnitude."""
     a, b = bits_of(vload_flat(x, 0)) & _MAGNITUDE, bits_of(vload_flat(x, 16)) & _MAGNITUDE
@@ -60,13 +61,10 @@ def extreme_of(x):  # type: ignore[no-untyped-def]
     if amax == 0:
         return np.float32(0)  # the C starts from +0 and takes larger magnitudes only
     found = mask_bits(a == amax) | mask_bits(b == amax) << 16
-    i = 0
-    while not (found >> i) & 1:
-        i += 1
-    return x[i]
+    return x[trailing_zeros(found)]
 
 
-@jit
+@jit_inline
 def range_of(x):  # type: ignore[no-untyped-def]
     """The least and the largest of 32 weights; of zeros of both signs, the first."""
     a, b = bits_of(vload_flat(x, 0)), bits_of(vload_flat(x, 16))
@@ -82,7 +80,7 @@ def range_of(x):  # type: ignore[no-untyped-def]
     return least, most
 
 
-@jit
+@jit_part
 def encode_plain(src, code, out, bits, has_min):  # type: ignore[no-untyped-def]
     """``quantize_row_q{4,5}_{0,1}_ref``: the scale from the extreme or the range, then plain rounding."""
     x = np.empty(32, np.float32)
@@ -165,7 +163,7 @@ def encode_q8_0(src, code, importance, out):  # type: ignore[no-untyped-def]
         vstore_bytes(out, 34 * block + 18, to_int(b))
 
 
-@jit
+@jit_part
 def decode(blocks, out, bits, has_min):  # type: ignore[no-untyped-def]
     """Weight = d*level + m, or d*(level - middle)."""
     raw, y = blocks.reshape(-1), out.reshape(-1)

@@ -14,6 +14,7 @@ from .simd import any_lane, spread, to_float, vabs, vload, vmax, vmin, vnearest,
 
 GROUP_MAX_EPS = np.float32(1e-15)  # ggml-quants.c
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_SHIFT = np.float32(12582912)  # 1.5 * 2**23: adding it rounds to an integer, half to even
 
 
 @jit
@@ -33,10 +34,13 @@ def largest(x, r, n, h):  # type: ignore[no-untyped-def]
 @jit
 def qx_sums(x, w, wx, r, n, h, iscale, nmax):  # type: ignore[no-untyped-def]
     """sum(w*x*l) and sum(w*l*l) with l the levels at ``iscale``; ``wx`` holds w*x."""
+    # Rounding by the shift itself, clamped while shifted: |iscale * x| < nmax + 1 wherever the sub-block is not zero,
+    # so the bits never wrap and the integers of nearest_int are not needed.
+    least, most = _SHIFT - np.float32(nmax), _SHIFT + np.float32(nmax - 1)
     sumlx = spread(_ZERO)
     suml2 = spread(_ZERO)
     for i in range(n):
-        q = to_float(vmax(-nmax, vmin(nmax - 1, vnearest(iscale * vload(x, r + i, h)))))
+        q = vmax(vmin(iscale * vload(x, r + i, h) + _SHIFT, most), least) - _SHIFT
         sumlx = sumlx + vload(wx, i, h) * q
         suml2 = suml2 + vload(w, r + i, h) * q * q
     return sumlx, suml2

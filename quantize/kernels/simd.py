@@ -365,3 +365,65 @@ def mask_bits(typingctx: Any, mask: Any) -> Any:
         return builder.zext(builder.bitcast(args[0], ir.IntType(VEC)), ir.IntType(32))
 
     return types.int32(MaskV), codegen
+
+
+def _shuffled(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+
+
+@intrinsic
+def transpose_8x8(typingctx: Any, source: Any, i: Any, j: Any, target: Any, k: Any, m: Any) -> Any:
+    """``target[k : k + 8, m : m + 8] = source[i : i + 8, j : j + 8].T`` of C-contiguous float32 arrays."""
+    both = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
+    pairs = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
+    halves = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = ir.VectorType(ir.FloatType(), 8).as_pointer()
+
+        def at(array_type: Any, array: Any, row: Any, column: Any, step: int) -> Any:
+            row = builder.add(row, ir.Constant(row.type, step))
+            return builder.bitcast(_address(context, builder, array_type, array, row, column), vector)
+
+        r = [builder.load(at(source, *args[:3], n), align=1) for n in range(8)]
+        t = [_shuffled(builder, r[n & ~1], r[n | 1], both[n & 1]) for n in range(8)]
+        u = [_shuffled(builder, t[n & 4 | n >> 1 & 1], t[n & 4 | n >> 1 & 1 | 2], pairs[n & 1]) for n in range(8)]
+        for n in range(8):
+            row = _shuffled(builder, u[n & 3], u[n & 3 | 4], halves[n >> 2])
+            builder.store(row, at(target, *args[3:], n), align=1)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, types.intp, target, types.intp, types.intp), codegen
+
+
+@intrinsic
+def transpose_bytes(typingctx: Any, source: Any, i: Any, j: Any, target: Any) -> Any:
+    """``target[:] = source[i : i + 16, j : j + 16].T`` of C-contiguous uint8 arrays, ``target`` [16, 16]."""
+    zips = [n // 2 + 16 * (n % 2) for n in range(16)], [8 + n // 2 + 16 * (n % 2) for n in range(16)]
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(8), 16).as_pointer()
+
+        def at(array_type: Any, array: Any, row: Any, column: Any, step: int) -> Any:
+            row = builder.add(row, ir.Constant(row.type, step))
+            return builder.bitcast(_address(context, builder, array_type, array, row, column), vector)
+
+        rows = [builder.load(at(source, *args[:3], n), align=1) for n in range(16)]
+        for _ in range(4):
+            rows = [_shuffled(builder, rows[n // 2], rows[n // 2 + 8], zips[n % 2]) for n in range(16)]
+        zero = ir.Constant(ir.IntType(64), 0)
+        for n, row in enumerate(rows):
+            builder.store(row, at(target, args[3], zero, zero, n), align=1)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, types.intp, target), codegen
+
+
+@intrinsic
+def trailing_zeros(typingctx: Any, word: Any) -> Any:
+    """Of a non-zero integer."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return word(word), codegen
