@@ -122,7 +122,9 @@ def _checked(header: dict[str, Any], path: Path, start: int, size: int) -> dict[
     end, last = start, ""
     for entry in sorted(entries.values(), key=lambda e: (e.offset, e.nbytes)):
         if entry.offset != end:
-            problem = f"its data overlaps that of {last}" if entry.offset < end else f"a hole of {entry.offset - end} bytes"
+            problem = (
+                f"its data overlaps that of {last}" if entry.offset < end else f"a hole of {entry.offset - end} bytes"
+            )
             raise FormatError(problem, path=path, where=entry.name, hint="the file is damaged")
         end, last = entry.offset + entry.nbytes, entry.name
         if end > size:
@@ -174,7 +176,9 @@ def write_safetensors(folder: Path, tensors: Sequence[Tensor], *, max_shard_byte
                 "total_parameters": sum(t.n_weights for t in tensors),
                 "total_size": sum(t.nbytes for t in tensors),
             },
-            "weight_map": dict(sorted((t.name, path.name) for path, shard in zip(paths, shards, strict=True) for t in shard)),
+            "weight_map": dict(
+                sorted((t.name, path.name) for path, shard in zip(paths, shards, strict=True) for t in shard)
+            ),
         }
         paths.append(folder / "model.safetensors.index.json")
         paths[-1].write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -208,7 +212,7 @@ def _write_file(path: Path, tensors: Sequence[Tensor]) -> None:
         file.write(len(raw).to_bytes(8, "little") + raw)
         for tensor in ordered:
             for rows in chunks(tensor):
-                file.write(np.ascontiguousarray(rows))
+                file.write(np.ascontiguousarray(rows).data)
 
 
 def chunks(tensor: Tensor) -> Iterator[Bytes]:

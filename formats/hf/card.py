@@ -64,7 +64,9 @@ def general(
         n_weights: weights in all tensors, for the size label.
     """
     card = front_matter(folder / "README.md")
-    facts = {key: next((card[name] for name in names if name in card), None) for key, names in _CARD.items()}
+    facts: dict[str, Any] = {
+        key: next((card[name] for name in names if name in card), None) for key, names in _CARD.items()
+    }
     origin = config.get("_name_or_path")
     ids = [origin] if isinstance(origin, str) and origin.count("/") <= 1 else []
     for model_id in (*ids, folder.resolve().name):
@@ -76,17 +78,18 @@ def general(
         facts["license"] = ",".join(str(one) for one in facts["license"])
 
     for key, hf in SAMPLING.items():
-        value = generation.get("penalty_repeat", generation.get(hf)) if key == "penalty_repeat" else generation.get(hf)
-        if value is not None:
-            yield f"general.sampling.{key}", value
+        setting = generation.get("penalty_repeat") if key == "penalty_repeat" else None
+        setting = generation.get(hf) if setting is None else setting
+        if setting is not None:
+            yield f"general.sampling.{key}", setting
     order = ("name", "author", "version", "organization", "finetune", "basename", "description", "size_label")
     for key in (*order, *(key for key in _CARD if key not in order)):
         if facts[key] is not None:
             yield f"general.{key}", str(facts[key])
     for kind, names in _SOURCES:
         yield from _sources(kind, next((card[name] for name in names if name in card), None), n_weights)
-    for key, names in (("tags", ("tags", "pipeline_tag")), ("languages", ("languages", "language"))):
-        items = [str(item) for name in names for item in _listed(card.get(name))]
+    for key, pair in (("tags", ("tags", "pipeline_tag")), ("languages", ("languages", "language"))):
+        items = [str(item) for name in pair for item in _listed(card.get(name))]
         if items:
             yield f"general.{key}", items
 

@@ -139,8 +139,8 @@ def derive(arch: Arch, metadata: Metadata, tensors: tuple[Tensor, ...], path: Pa
         config.setdefault("head_dim", config.get("hidden_size", 0) // heads)
     roles = {(tensor.role, tensor.name.rpartition(".")[2]) for tensor in tensors}
     for rule in arch.rules:
-        if rule.bias:
-            config[rule.bias] = config.get(rule.bias, False) or (rule.role, "bias") in roles
+        if rule.bias and (rule.role, "bias") in roles:
+            config[rule.bias] = True
         if rule.unless:
             config[rule.unless] = (rule.role, "weight") not in roles
     for hf, name in _TOKEN_IDS.items():
@@ -161,7 +161,7 @@ def plain(value: Any, path: Path, where: str) -> Any:
 
 
 def residue(original: Config, derived: Config, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``derived`` does not tell of a completed config, defaults left out: the content of ``quantmill.hf.config``."""
+    """What ``derived`` does not tell of a completed config, defaults left out: ``quantmill.hf.config``."""
     rest = {}
     for key, value in original.items():
         known = derived[key] if key in derived else defaults.get(key, _MISSING)

@@ -13,6 +13,9 @@ from .card import SAMPLING
 from .config import plain
 
 KEY = "quantmill.hf.generation_config"
+# Left out of what is kept: notes of the saving transformers, and values that are its defaults.
+_NOT_KEPT = {"transformers_version", "_from_model_config"}
+_DEFAULTS = {"use_cache": True, "output_attentions": False, "output_hidden_states": False, "do_sample": False}
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -37,9 +40,10 @@ def generation_residue(original: Mapping[str, Any], metadata: Metadata) -> dict[
     """The private key that turns ``derive_generation`` into ``original`` (null: absent there), or nothing."""
     if not original:
         return {}
-    kept = {key: value for key, value in original.items() if key != "transformers_version" and value is not None}
+    kept = {key: value for key, value in original.items() if key not in _NOT_KEPT}
     derived = derive_generation(metadata)
-    rest = {key: kept.get(key) for key in (*kept, *derived) if kept.get(key) != derived.get(key)}
+    known = {**_DEFAULTS, **derived}
+    rest = {key: kept.get(key) for key in (*kept, *derived) if kept.get(key) != known.get(key)}
     return {KEY: typed(KEY, json.dumps(rest, sort_keys=True))} if rest else {}
 
 

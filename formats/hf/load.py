@@ -159,9 +159,7 @@ def _required(arch: Arch, config: Mapping[str, Any]) -> Iterator[str]:
                 yield from rule.names(layer, part, config)
 
 
-def _checked(
-    rule: Rule, name: str, part: str, stored: Stored, config: Mapping[str, Any], folder: Path
-) -> Tensor:
+def _checked(rule: Rule, name: str, part: str, stored: Stored, config: Mapping[str, Any], folder: Path) -> Tensor:
     want = rule.size(part, config)
     if stored.shape != want:
         problem = f"its shape is {list(stored.shape)}, the config makes it {list(want)}"
@@ -169,9 +167,7 @@ def _checked(
     return stored if isinstance(stored, Tensor) else stored.tensor()
 
 
-def _apply(
-    rule: Rule, layer: int | None, part: str, sources: tuple[Tensor, ...], config: Mapping[str, Any]
-) -> Tensor:
+def _apply(rule: Rule, layer: int | None, part: str, sources: tuple[Tensor, ...], config: Mapping[str, Any]) -> Tensor:
     for op in rule.ops:
         sources = op.apply(sources, config)
     (tensor,) = sources

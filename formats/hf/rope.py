@@ -39,7 +39,9 @@ def canonical(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         rope["rope_theta"] = config.get("rope_theta") or DEFAULT_THETA
     kind = rope["rope_type"]
     if kind not in KINDS:
-        raise FormatError(f"unknown rope type {kind!r}", path=path, where="rope_parameters", hint=f"known: {', '.join(KINDS)}")
+        raise FormatError(
+            f"unknown rope type {kind!r}", path=path, where="rope_parameters", hint=f"known: {', '.join(KINDS)}"
+        )
     if kind in ("yarn", "llama3") and rope.get("original_max_position_embeddings") is None:
         rope["original_max_position_embeddings"] = config["max_position_embeddings"]
     needed = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
@@ -102,7 +104,7 @@ def llama3_from_factors(factors: NDArray[np.float32], theta: float) -> dict[str,
     Every published Llama 3 model has low 1, high 4 and an 8192-token original context; their factor is 8 or 32. The
     factor is the largest entry; the rest is tried.
     """
-    for context in (8192, 4096, 2048, 16384, 32768, 65536, 131072, 1024, 512):
+    for context in (8192, *(1 << k for k in range(5, 21))):
         for low, high in ((1.0, 4.0), (1.0, 2.0), (1.0, 8.0), (1.0, 32.0), (2.0, 4.0)):
             rope = {
                 "rope_type": "llama3",

@@ -1,4 +1,4 @@
-"""How an architecture is written down: config keys <-> hyper-parameters, tensor names <-> roles. Data, read both ways."""
+"""How an architecture is written down: config keys <-> hyper-parameters, tensor names <-> roles. Read both ways."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from .archs import BY_NAME as ARCH_BY_NAME
 from .config import Key, derive
 from .generation import read_private, restore_generation
 from .load import MAX_NAMED
-from .rules import Arch
+from .rules import Arch, Rule
 
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -122,17 +122,16 @@ def _restore_tensors(arch: Arch, model: Model, config: Mapping[str, Any]) -> lis
     layers = range(config["num_hidden_layers"])
     per_layer = [i for i, rule in enumerate(arch.rules) if rule.per_layer]
     first, last = per_layer[0], per_layer[-1]
-    order = [(rule, None) for rule in arch.rules[:first]]
+    order: list[tuple[Rule, int | None]] = [(rule, None) for rule in arch.rules[:first]]
     order += [(rule, layer) for layer in layers for rule in arch.rules[first : last + 1]]
     order += [(rule, None) for rule in arch.rules[last + 1 :]]
     for rule, layer in order:
         for part in ("weight", "bias") if rule.bias else ("weight",):
             name = tensor_name(rule.role, layer, part)
-            tensor = given.pop(name, None)
-            if tensor is None:
+            if name not in given:
                 missing += [name] if part in rule.parts(config) else []
                 continue
-            sources: tuple[Tensor, ...] = (tensor,)
+            sources: tuple[Tensor, ...] = (given.pop(name),)
             for op in reversed(rule.ops):
                 sources = op.inverse.apply(sources, config)
             for hf, source in zip(rule.names(layer, part, config), sources, strict=True):
