@@ -48,12 +48,13 @@ if "NUMBA_CACHE_DIR" not in os.environ:  # before numba reads its configuration
 __all__ = ["F32_ARRAY", "SOURCE_CODE", "Kernel", "_constant"]  # handed on from the contract
 
 import numba  # noqa: E402
-from numba import types  # noqa: E402
-from numba.extending import intrinsic  # noqa: E402
+from numba import extending, types  # noqa: E402
 
 numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # somebody may have imported numba before us
 
 LANES = 32
+
+intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
 
 
 def jit(function: Callable[..., Any]) -> Any:

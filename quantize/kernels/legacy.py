@@ -6,12 +6,15 @@ needed: ``legacy_search.py`` has the searched form for importance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from ...formats.ir import Bytes
 from ...formats.qtypes import BY_NAME
-from .base import Kernel, bits_to_float, float_to_bits, float_to_half, jit, jit_inline, jit_part
+from . import legacy_search
+from .base import F32_ARRAY, Kernel, bits_to_float, float_to_bits, float_to_half, jit, jit_inline, jit_part
 from .lanes import half_at, load_floats
-from .legacy_search import encode_weighted
 from .simd import (
     VEC,
     bits_of,
@@ -113,35 +116,23 @@ def encode_plain(src, code, out, bits, has_min):  # type: ignore[no-untyped-def]
 
 
 @jit
-def encode_q4_0(src, code, importance, out):  # type: ignore[no-untyped-def]
-    if importance.size:
-        encode_weighted(src, code, importance, out, 4, False)
-    else:
-        encode_plain(src, code, out, 4, False)
+def encode_q4_0(src, code, out):  # type: ignore[no-untyped-def]
+    encode_plain(src, code, out, 4, False)
 
 
 @jit
-def encode_q4_1(src, code, importance, out):  # type: ignore[no-untyped-def]
-    if importance.size:
-        encode_weighted(src, code, importance, out, 4, True)
-    else:
-        encode_plain(src, code, out, 4, True)
+def encode_q4_1(src, code, out):  # type: ignore[no-untyped-def]
+    encode_plain(src, code, out, 4, True)
 
 
 @jit
-def encode_q5_0(src, code, importance, out):  # type: ignore[no-untyped-def]
-    if importance.size:
-        encode_weighted(src, code, importance, out, 5, False)
-    else:
-        encode_plain(src, code, out, 5, False)
+def encode_q5_0(src, code, out):  # type: ignore[no-untyped-def]
+    encode_plain(src, code, out, 5, False)
 
 
 @jit
-def encode_q5_1(src, code, importance, out):  # type: ignore[no-untyped-def]
-    if importance.size:
-        encode_weighted(src, code, importance, out, 5, True)
-    else:
-        encode_plain(src, code, out, 5, True)
+def encode_q5_1(src, code, out):  # type: ignore[no-untyped-def]
+    encode_plain(src, code, out, 5, True)
 
 
 @jit
@@ -214,10 +205,28 @@ def decode_q8_0(blocks, out):  # type: ignore[no-untyped-def]
             y[32 * k + j] = np.float32(np.int8(raw[34 * k + 2 + j])) * d
 
 
+def _encoder(plain: Callable[..., None], weighted: Callable[..., None]) -> Callable[..., None]:
+    """Chosen before compiled code is entered, so that only the one needed is compiled."""
+
+    def encode_rows(src: Bytes, code: int, importance: F32_ARRAY, out: Bytes) -> None:
+        if importance.size:
+            weighted(src, code, importance, out)
+        else:
+            plain(src, code, out)
+
+    return encode_rows
+
+
+def _kernel(
+    name: str, plain: Callable[..., None], weighted: Callable[..., None], decode: Callable[..., None]
+) -> Kernel:
+    return Kernel(BY_NAME[name], _encoder(plain, weighted), decode, uses_importance=True)
+
+
 KERNELS = {
-    "Q4_0": Kernel(BY_NAME["Q4_0"], encode_q4_0, decode_q4_0, uses_importance=True),
-    "Q4_1": Kernel(BY_NAME["Q4_1"], encode_q4_1, decode_q4_1, uses_importance=True),
-    "Q5_0": Kernel(BY_NAME["Q5_0"], encode_q5_0, decode_q5_0, uses_importance=True),
-    "Q5_1": Kernel(BY_NAME["Q5_1"], encode_q5_1, decode_q5_1, uses_importance=True),
+    "Q4_0": _kernel("Q4_0", encode_q4_0, legacy_search.encode_q4_0, decode_q4_0),
+    "Q4_1": _kernel("Q4_1", encode_q4_1, legacy_search.encode_q4_1, decode_q4_1),
+    "Q5_0": _kernel("Q5_0", encode_q5_0, legacy_search.encode_q5_0, decode_q5_0),
+    "Q5_1": _kernel("Q5_1", encode_q5_1, legacy_search.encode_q5_1, decode_q5_1),
     "Q8_0": Kernel(BY_NAME["Q8_0"], encode_q8_0, decode_q8_0),
 }

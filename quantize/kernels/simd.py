@@ -14,7 +14,9 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core.cgutils import get_or_insert_function
-from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from numba.extending import lower_builtin, models, register_model, type_callable
+
+from .base import intrinsic
 
 VEC = 16  # lanes in a vector: two AVX registers, one of AVX-512; with 32 the search's sums spill
 
@@ -66,13 +68,14 @@ def _common(a: Any, b: Any) -> _Vector | None:
 
 
 def _binary(op: Callable[..., Any], emit: dict[_Vector, Callable[..., Any]], result: _Vector | None = None) -> None:
-    @type_callable(op)
     def typer(context: Any) -> Any:
         def types_of(a: Any, b: Any) -> Any:
             vector = _common(a, b)
             return (result or vector) if vector in emit else None
 
         return types_of
+
+    type_callable(op)(typer)
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = _common(*sig.args)
@@ -295,7 +298,9 @@ def load_f32v(typingctx: Any, raw: Any, offset: Any) -> Any:
     """``VEC`` little-endian float32 at a byte offset of a C-contiguous uint8 array."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.bitcast(_load_bytes(context, builder, raw, *args, 32), ir.VectorType(ir.FloatType(), VEC))
+        return builder.bitcast(
+            _load_bytes(context, builder, raw, args[0], args[1], 32), ir.VectorType(ir.FloatType(), VEC)
+        )
 
     return F32V(raw, types.intp), codegen
 
@@ -385,12 +390,12 @@ def transpose_8x8(typingctx: Any, source: Any, i: Any, j: Any, target: Any, k: A
             row = builder.add(row, ir.Constant(row.type, step))
             return builder.bitcast(_address(context, builder, array_type, array, row, column), vector)
 
-        r = [builder.load(at(source, *args[:3], n), align=1) for n in range(8)]
+        r = [builder.load(at(source, args[0], args[1], args[2], n), align=1) for n in range(8)]
         t = [_shuffled(builder, r[n & ~1], r[n | 1], both[n & 1]) for n in range(8)]
         u = [_shuffled(builder, t[n & 4 | n >> 1 & 1], t[n & 4 | n >> 1 & 1 | 2], pairs[n & 1]) for n in range(8)]
         for n in range(8):
             row = _shuffled(builder, u[n & 3], u[n & 3 | 4], halves[n >> 2])
-            builder.store(row, at(target, *args[3:], n), align=1)
+            builder.store(row, at(target, args[3], args[4], args[5], n), align=1)
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), codegen
@@ -408,7 +413,7 @@ def transpose_bytes(typingctx: Any, source: Any, i: Any, j: Any, target: Any) ->
             row = builder.add(row, ir.Constant(row.type, step))
             return builder.bitcast(_address(context, builder, array_type, array, row, column), vector)
 
-        rows = [builder.load(at(source, *args[:3], n), align=1) for n in range(16)]
+        rows = [builder.load(at(source, args[0], args[1], args[2], n), align=1) for n in range(16)]
         for _ in range(4):
             rows = [_shuffled(builder, rows[n // 2], rows[n // 2 + 8], zips[n % 2]) for n in range(16)]
         zero = ir.Constant(ir.IntType(64), 0)
