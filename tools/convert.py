@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,9 @@ from .files import KINDS, read_model, source_kind, target_kind
 from .options import plan_options, write_options
 
 if TYPE_CHECKING:
-    from ..formats.ir import Model
+    from ..formats.ir import Bytes, Model, Tensor
 
-_FLOATS = ("f32", "f16", "bf16")
+_FLOATS = ("F32", "F16", "BF16")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,19 +90,37 @@ def _to_checkpoint(model: Model, dst: Path, outtype: str, options: dict[str, Any
     from tqdm import tqdm
 
     from ..formats.hf.save import write_hf
-    from ..formats.output import human_bytes
+    from ..formats.output import atomic_folder, human_bytes
     from ..quantize.decode import as_float
 
-    if outtype != "auto" and outtype.lower() not in _FLOATS:
+    dtype = outtype if outtype == "auto" else outtype.upper()
+    if dtype not in ("auto", *_FLOATS):
         raise PlanError(f"a checkpoint cannot hold {outtype}", hint=f"--outtype auto, {', '.join(_FLOATS)}")
     model = as_float(model)
     n_bytes = sum(tensor.nbytes for tensor in model)
     if options["dry_run"]:
         click.echo(f"{dst}: {len(model.tensors)} tensors, {human_bytes(n_bytes)} as they decode")
         return
-    with tqdm(
-        total=n_bytes, unit="B", unit_scale=True, desc=dst.name, file=sys.stderr, disable=options["quiet"] or None
-    ) as bar:
-        write_hf(model, dst, dtype=outtype.lower(), force=options["force"], progress=bar.update)
+    with (
+        atomic_folder(dst, options["force"], inputs=[model.path]) as folder,
+        tqdm(
+            total=n_bytes, unit="B", unit_scale=True, desc=dst.name, file=sys.stderr, disable=options["quiet"] or None
+        ) as bar,
+    ):
+        write_hf(_watched(model, bar.update), folder, dtype=dtype)
     if not options["quiet"]:
         click.echo(f"{dst}: {len(model.tensors)} tensors")
+
+
+def _watched(model: Model, progress: Callable[[int], object]) -> Model:
+    """The model, telling ``progress`` the bytes of the rows that are read from it."""
+
+    def watch(tensor: Tensor) -> Tensor:
+        def read(a: int, b: int) -> Bytes:
+            rows = tensor.read(a, b)
+            progress(rows.nbytes)
+            return rows
+
+        return replace(tensor, read=read)
+
+    return replace(model, tensors=tuple(watch(tensor) for tensor in model))

@@ -145,9 +145,10 @@ def _config(tok: Tokenizer) -> Json:
         },
     }
     for name, key in _SPECIAL_NAMES.items():
-        if name in tok.special:
+        told = name == "eot" and tok.special.get("eot") == tok.special.get("eos")  # the reader finds it again
+        if name in tok.special and not told:
             config[key] = _text(tok, name)
-    config.update({key: value for key, value in tok.flags.items() if key in ("add_bos_token", "add_eos_token")})
+    config.update({f"add_{name}_token": add for name, add in _adds(tok).items()})
     if "add_space_prefix" in tok.flags:
         config["add_prefix_space"] = tok.flags["add_space_prefix"]
     if tok.model == "llama":

@@ -66,7 +66,8 @@ def test_truncated_safetensors(checkpoint: Path, tmp_path: Path, refused: Refuse
     os.truncate(shard, shard.stat().st_size - 1000)
     line = refused("convert", checkpoint, tmp_path / "out.gguf")
     assert str(shard) in line
-    assert "1000 bytes" in line
+    assert "truncated" in line
+    assert f"the file has {shard.stat().st_size}" in line
 
 
 def test_truncated_gguf(f16: Path, refused: Refused) -> None:
@@ -139,15 +140,15 @@ def test_weight_that_is_not_finite(checkpoint: Path, tmp_path: Path, refused: Re
             damage(tensors)
             save_file(tensors, shard, metadata={"format": "pt"})
     line = refused("convert", checkpoint, tmp_path / "out.gguf", "--outtype", level, "--quiet")
-    assert "blk.1.ffn_down.weight" in line
+    assert name in line
     assert "[3, 7]" in line
     assert ("nan" if np.isnan(bad) else "inf") in line.lower()
 
 
 def test_unknown_level(f16: Path, refused: Refused) -> None:
-    line = refused("quantize", f16, "Q4_K_N")
-    assert "'Q4_K_N'" in line
-    assert "Q4_K_M" in line
+    line = refused("quantize", f16, "Q4_KM")
+    assert "'Q4_KM'" in line
+    assert "did you mean Q4_K_M?" in line
 
 
 def test_output_exists(f16: Path, tmp_path: Path, refused: Refused) -> None:
