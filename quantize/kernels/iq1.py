@@ -185,9 +185,7 @@ def _cut_m(work):  # type: ignore[no-untyped-def]
                     sumqx = (x0_up if k < 2 else x0_down) - s0 + ((x1_up if k % 2 == 0 else x1_down) - s1)
                     high0 = vload(work.upper, i2 if k < 2 else 33 + i2, v)
                     high1 = vload(work.upper, 66 + i2 if k % 2 == 0 else 99 + i2, v)
-                    sumq2 = (
-                        (low0_up if k < 2 else low0_down) + high0 + ((low1_up if k % 2 == 0 else low1_down) + high1)
-                    )
+                    sumq2 = (low0_up if k < 2 else low0_down) + high0 + ((low1_up if k % 2 == 0 else low1_down) + high1)
                     better = (sumq2 > 0) & (sumqx * sumqx > best * sumq2)
                     this = sumqx / sumq2
                     scale = where(better, this, scale)
@@ -237,7 +235,9 @@ def _place(work, book, n, first, size, eps):  # type: ignore[no-untyped-def]
                 scale = work.scale[0, lane]
                 delta = -DELTA if work.shift[at + k, lane] else DELTA
                 low, middle, high = scale * (delta - np.float32(1)), scale * delta, scale * (delta + np.float32(1))
-                point = nearest_of_three(work.points, work.weights, 32 * lane + 8 * k, low, middle, high, book.near, slot)
+                point = nearest_of_three(
+                    work.points, work.weights, 32 * lane + 8 * k, low, middle, high, book.near, slot
+                )
                 work.code[at + k, lane] = point | OFF
     for v in range(0, LANES, VEC):
         off = spread(np.int32(0))
@@ -287,7 +287,7 @@ def _pack_s(work, book):  # type: ignore[no-untyped-def]
 
 @jit_part
 def _pack_m(work, book):  # type: ignore[no-untyped-def]
-    """56 bytes: 32 low index bytes, 16 of 2 x (3 high index bits, the shift), 4 words of 4 x 3 scale bits and 4 of d."""
+    """56 bytes: 32 low index bytes, 16 x 2 x (3 high index bits, the shift), 4 words of 4 x 3 scale bits and 4 of d."""
     for v in range(0, LANES, VEC):
         largest = spread(np.float32(0))
         for j in range(16):

@@ -1,4 +1,4 @@
-"""IQ2_XXS: groups of 8 magnitudes from a codebook of 256 points, seven stored signs each, a 4-bit scale per 32 weights."""
+"""IQ2_XXS: groups of 8 magnitudes from a codebook of 256 points, seven stored signs, a 4-bit scale per 32 weights."""
 
 from __future__ import annotations
 

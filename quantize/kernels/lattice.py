@@ -126,8 +126,8 @@ def _mean_square(work, factor):  # type: ignore[no-untyped-def]
 def _prepare(work, how, first, has_importance, found, signs_row):  # type: ignore[no-untyped-def]
     """Fill ``x``, ``weight``, ``wx``, ``max``, the group-wise copies, and ``signs`` of the sub-block.
 
-    With ``how.even_signs`` only seven signs of eight are stored and the eighth makes their number even: where it is odd,
-    the sign of the least important weight is flipped and its magnitude goes negative.
+    With ``how.even_signs`` only seven signs of eight are stored and the eighth makes their number even: where it is
+    odd, the sign of the least important weight is flipped and its magnitude goes negative.
     """
     for v in range(0, LANES, VEC):
         sigma2 = vload(work.sigma2, 0, v)

@@ -17,7 +17,6 @@ from numba.extending import intrinsic
 
 _F32, _I16, _I32 = ir.FloatType(), ir.IntType(16), ir.IntType(32)
 _F8, _I8x, _H8 = (ir.VectorType(item, 8) for item in (_F32, _I32, _I16))
-_FLT_MAX = 3.4028234663852886e38
 
 
 def _ints(*values: int) -> ir.Constant:
@@ -55,32 +54,55 @@ def _first_minimum(context: Any, builder: Any, tables: list[Any], bits: int, nea
     octets = builder.and_(slot, _I32(255))
     first = builder.zext(builder.lshr(slot, _I32(8)), ir.IntType(64))
     start = builder.gep(near, [builder.shl(first, ir.IntType(64)(3))])
-    best = cgutils.alloca_once_value(builder, ir.Constant(_F8, [_FLT_MAX] * 8))
-    best_octet = cgutils.alloca_once_value(builder, _ints(*[0] * 8))
     vectors = builder.bitcast(start, _H8.as_pointer())
-    with cgutils.for_range(builder, octets) as loop:
-        codes = builder.zext(builder.load(builder.gep(vectors, [loop.index]), align=2), _I8x)
+
+    def distances(octet: Any) -> Any:
+        codes = builder.zext(builder.load(builder.gep(vectors, [octet]), align=2), _I8x)
         total = None
         for i, table in enumerate(tables):
             shifted = builder.lshr(codes, _ints(*[bits * i] * 8)) if i else codes
             term = _look_up(context, builder, table, shifted, wide=bits == 3)
             total = term if total is None else builder.fadd(total, term)
-        less = builder.fcmp_ordered("<", total, builder.load(best))
-        builder.store(builder.select(less, total, builder.load(best)), best)
-        builder.store(builder.select(less, _spread(builder, loop.index), builder.load(best_octet)), best_octet)
+        return total
 
-    least = builder.load(best)
+    best = cgutils.alloca_once_value(builder, distances(_I32(0)))
+    place = cgutils.alloca_once_value(builder, _I32(0))
+    single = builder.icmp_signed("==", octets, _I32(1))
+    with builder.if_else(single) as (one, more):
+        with one:
+            least = _least(builder, builder.load(best))
+            builder.store(_first_set(builder, builder.fcmp_ordered("==", builder.load(best), least)), place)
+        with more:
+            best_octet = cgutils.alloca_once_value(builder, _ints(*[0] * 8))
+            with cgutils.for_range(builder, octets, start=_I32(1)) as loop:
+                total = distances(loop.index)
+                less = builder.fcmp_ordered("<", total, builder.load(best))
+                builder.store(builder.select(less, total, builder.load(best)), best)
+                octet = _spread(builder, loop.index)
+                builder.store(builder.select(less, octet, builder.load(best_octet)), best_octet)
+            places = builder.or_(builder.shl(builder.load(best_octet), _ints(*[3] * 8)), _ints(*range(8)))
+            equal = builder.fcmp_ordered("==", builder.load(best), _least(builder, builder.load(best)))
+            places = builder.select(equal, places, _ints(*[0x7FFF] * 8))
+            for step in (4, 2, 1):
+                other = builder.shuffle_vector(places, places, _ints(*[lane ^ step for lane in range(8)]))
+                places = builder.select(builder.icmp_signed("<", other, places), other, places)
+            none = builder.icmp_signed("==", builder.extract_element(places, _I32(0)), _I32(0x7FFF))  # not-a-numbers
+            builder.store(builder.select(none, _I32(0), builder.extract_element(places, _I32(0))), place)
+    return builder.zext(builder.load(builder.gep(start, [builder.load(place)])), _I32)
+
+
+def _least(builder: Any, vector: Any) -> Any:
+    """The least of eight floats, in all eight places."""
     for step in (4, 2, 1):
-        other = builder.shuffle_vector(least, least, _ints(*[lane ^ step for lane in range(8)]))
-        least = builder.select(builder.fcmp_ordered("<", other, least), other, least)
-    place = builder.or_(builder.shl(builder.load(best_octet), _ints(*[3] * 8)), _ints(*range(8)))
-    equal = builder.fcmp_ordered("==", builder.load(best), least)
-    place = builder.select(equal, place, _ints(*[0x7FFFFFFF] * 8))
-    for step in (4, 2, 1):
-        other = builder.shuffle_vector(place, place, _ints(*[lane ^ step for lane in range(8)]))
-        place = builder.select(builder.icmp_signed("<", other, place), other, place)
-    winner = builder.load(builder.gep(start, [builder.extract_element(place, _I32(0))]))
-    return builder.zext(winner, _I32)
+        other = builder.shuffle_vector(vector, vector, _ints(*[lane ^ step for lane in range(8)]))
+        vector = builder.select(builder.fcmp_ordered("<", other, vector), other, vector)
+    return vector
+
+
+def _first_set(builder: Any, mask: Any) -> Any:
+    """The number of the first true of eight; 7 if there is none (where all are not-a-numbers)."""
+    bits = builder.or_(builder.zext(builder.bitcast(mask, ir.IntType(8)), _I32), _I32(0x80))
+    return builder.cttz(bits, ir.IntType(1)(1))
 
 
 def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
@@ -125,9 +147,7 @@ def nearest_of_three(typingctx: Any, x: Any, w: Any, at: Any, q0: Any, q1: Any, 
         for low in (0, 4):
             for quad in quads:
                 tables.append(builder.shuffle_vector(quad, quad, _ints(*[low + i for i in (0, 1, 2, 3, 0, 1, 2, 3)])))
-        return _first_minimum(
-            context, builder, tables, 2, _data(context, builder, sig.args[6], args[6]), args[7]
-        )
+        return _first_minimum(context, builder, tables, 2, _data(context, builder, sig.args[6], args[6]), args[7])
 
     return signature, codegen
 
@@ -151,8 +171,6 @@ def nearest_of_eight(typingctx: Any, x: Any, w: Any, at: Any, scale: Any, near: 
                 for k in (0, 1)
             )
             tables.append(_terms(builder, q, point, weight))
-        return _first_minimum(
-            context, builder, tables, 3, _data(context, builder, sig.args[4], args[4]), args[5]
-        )
+        return _first_minimum(context, builder, tables, 3, _data(context, builder, sig.args[4], args[4]), args[5])
 
     return signature, codegen

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from quantmill.formats.qtypes import qtype
 
 if __package__:
