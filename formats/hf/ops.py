@@ -72,10 +72,11 @@ def _permute_rows(tensor: Tensor, order: NDArray[np.intp]) -> Tensor:
 
 def _permute_vector(tensor: Tensor, order: NDArray[np.intp]) -> Tensor:
     """The same for a bias, whose rows are its single values."""
+    group = len(order)
 
     def read(a: int, b: int) -> Bytes:
-        row = tensor.rows(a, b).reshape(b - a, -1, len(order), tensor.qtype.block_bytes)
-        return np.ascontiguousarray(row[:, :, order]).reshape(b - a, -1)
+        row = tensor.rows(a, b).reshape(b - a, tensor.width // group, group, tensor.qtype.block_bytes)
+        return np.ascontiguousarray(row[:, :, order]).reshape(b - a, tensor.row_bytes)
 
     return replace(tensor, read=read)
 

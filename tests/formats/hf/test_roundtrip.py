@@ -23,9 +23,11 @@ from quantmill.formats.safetensors import StoredTensor, read_safetensors
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-VARIANTS = (
-    "mha gqa tied attention_bias mlp_bias head_dim linear dynamic yarn llama3 tinyllama mistral bf16 f16 layers12"
-).split()
+VARIANTS = [
+    *("mha", "gqa", "tied", "attention_bias", "mlp_bias", "head_dim"),
+    *("linear", "dynamic", "yarn", "llama3", "tinyllama", "mistral"),
+    *("bf16", "f16", "layers12"),
+]
 
 
 def as_level(model: Model, level: str) -> Model:
