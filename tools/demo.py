@@ -57,11 +57,11 @@ def command(ctx: click.Context, folder: Path) -> None:
         model = read_gguf(path)
         reports = list(compare(model, base))
         size = path.stat().st_size
-        weights = sum(tensor.n_weights for tensor in model)
+        bits, weights = 8 * sum(tensor.nbytes for tensor in model), sum(tensor.n_weights for tensor in model)
         worst = min(report.cosine or 0.0 for report in reports)
         rmse = sum((report.rmse or 0.0) for report in reports) / len(reports)
         assert not any(report.non_finite for report in reports), "a quantized weight is not finite"
-        rows.append((level, size / 1e6, size * 8 / weights, rmse, worst, seconds))
+        rows.append((level, size / 1e6, bits / weights, rmse, worst, seconds))
     click.echo(f"{'level':<8}{'MB':>8}{'bpw':>7}{'rel. RMSE':>12}{'worst cosine':>14}{'seconds':>9}")
     for level, size_mb, bpw, rmse, worst, seconds in rows:
         click.echo(f"{level:<8}{size_mb:>8.1f}{bpw:>7.2f}{rmse:>12.5f}{worst:>14.6f}{seconds:>9.1f}")
