@@ -19,7 +19,7 @@ DEFAULT_THETA = 10000.0  # transformers' default_theta
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3")
 
 # llama.cpp (2026-10) computes the attention factor from the scaling factor whatever yarn_attn_factor says: a checkpoint
-# whose own differs from 0.1 ln(factor) + 1 runs otherwise there. The key is written all the same, as its converter does.
+# whose own differs from 0.1 ln(factor) + 1 runs otherwise there. The key is written as its converter does.
 _YARN = {  # config key -> rope.scaling key
     "extrapolation_factor": "yarn_ext_factor",
     "attention_factor": "yarn_attn_factor",
