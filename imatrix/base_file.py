@@ -1,8 +1,8 @@
 """A base model's predictions in a small file: each position's most likely tokens, and how much is left for the rest.
 
-A ``.npz`` archive: ``format`` (1), ``tokens`` int32 [chunks, n_ctx], ``ids`` int32 and ``log_p`` float32 [positions, k] in
-falling order, ``nll`` float64 [positions], ``n_vocab``. The divergence computed from it treats all other tokens as one, so
-it is a lower bound (by the log-sum inequality), and close: the rest is what the model deems unlikely.
+A ``.npz`` archive: ``format`` (1), ``tokens`` int32 [chunks, n_ctx], ``ids`` int32 and ``log_p`` float32 [positions, k]
+in falling order, ``nll`` float64 [positions], ``n_vocab``. The divergence computed from it treats all other tokens as
+one, so it is a lower bound (by the log-sum inequality), and close: the rest is what the model deems unlikely.
 """
 
 from __future__ import annotations
@@ -103,8 +103,12 @@ def read_base(path: Path) -> SavedBase:
                 raise FormatError(f"format {int(data['format'])} is not known", path=path, hint="write it again")
             found = SavedBase(data["tokens"], data["ids"], data["log_p"], data["nll"], int(data["n_vocab"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise FormatError("no saved base predictions, or damaged", path=path, hint="--save-base writes such files") from None
-    judged = len(found.tokens) * (found.tokens.shape[-1] - 1 - found.tokens.shape[-1] // 2) if found.tokens.ndim == 2 else -1
+        raise FormatError(
+            "no saved base predictions, or damaged", path=path, hint="--save-base writes such files"
+        ) from None
+    judged = (
+        len(found.tokens) * (found.tokens.shape[-1] - 1 - found.tokens.shape[-1] // 2) if found.tokens.ndim == 2 else -1
+    )
     if not judged == len(found.ids) == len(found.log_p) == len(found.nll):
         raise FormatError("its parts disagree in length", path=path, hint="write it again")
     return found

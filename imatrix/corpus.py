@@ -96,7 +96,12 @@ def read_text(path: Path) -> str:
 
 
 def default_text() -> Path:
-    """The calibration text that ships with the package."""
+    """The calibration text that ships with the package.
+
+    Prose, dialogue, tables and code in ten languages, written for this purpose and free like the package, between short
+    passages without copyright: the Universal Declaration of Human Rights (article 1, in 17 languages), Genesis 1 (King
+    James), Melville, Austen, Lincoln, Shakespeare, Cervantes, Dante, Proust, Tolstoy, Soseki, Laozi, Confucius, Virgil.
+    """
     return Path(__file__).parent / "calibration.txt"
 
 

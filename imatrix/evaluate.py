@@ -97,8 +97,9 @@ def summarize(
 
     Returns:
         ``perplexity``, ``perplexity_error``, ``tokens``; with a base also ``base_perplexity`` and its error,
-        ``log_ppl_ratio`` (ln PPL/PPL base), ``kld_mean``, ``kld_median``, ``kld_p90``, ``kld_p99``, ``kld_p999``, ``kld_max``
-        (nats), ``dp_mean``, ``dp_rms`` (change of the true token's probability, 0 to 1), ``top1`` (0 to 1), and errors.
+        ``log_ppl_ratio`` (ln PPL/PPL base), ``kld_mean``, ``kld_median``, ``kld_p90``, ``kld_p99``, ``kld_p999``,
+        ``kld_max`` (nats), ``dp_mean``, ``dp_rms`` (change of the true token's probability, 0 to 1), ``top1``
+        (0 to 1), and the errors of means under their names with ``_error``.
     """
     mean, error = mean_and_error(nll)
     perplexity = float(np.exp(mean))

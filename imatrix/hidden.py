@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,19 @@ class Hidden:
         with self.file(self.turn).open("rb") as file:
             for row, chunk in zip(raw, chunks, strict=True):
                 file.seek(chunk * self.chunk_bytes)
-                if file.readinto(memoryview(row)) != self.chunk_bytes:
+                if file.readinto(row.data) != self.chunk_bytes:
                     raise OSError(f"{file.name}: ends before chunk {chunk}")
         return torch.from_numpy(raw).view(self.dtype).reshape(len(chunks), *self.shape[1:])
 
     def flip(self) -> None:
         """What was written becomes what is read."""
         self.turn += 1
+
+    def sync(self) -> None:
+        """What is in files reaches the disk."""
+        if self.spills and self.file(self.turn).exists():
+            with self.file(self.turn).open("rb") as file:
+                os.fsync(file.fileno())
 
     def content(self) -> np.ndarray | None:  # type: ignore[type-arg]
         """uint8 [bytes] of what is in memory, for a checkpoint; None where it is in files already."""

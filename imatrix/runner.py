@@ -1,4 +1,4 @@
-"""Text through a model larger than memory: one block's weights at a time, every chunk through it, then the next block."""
+"""Text through a model larger than memory: one block's weights at a time, and every chunk through it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Options:
 
 
 class Runner:
-    """A model and a text. ``advance`` takes every chunk through the next block; ``logits`` follows the last one.
+    """A model and a text: ``embed``, then ``advance`` for each block (or ``finish``), then ``logits``.
 
     Args:
         weights: the model.
@@ -72,14 +72,14 @@ class Runner:
 
     @torch.inference_mode()
     def embed(self, keep: bool = True) -> None:
-        """Tokens to what enters the first block. With ``keep`` unset only masks and rotations are made, for a run that is
-        taken up later."""
+        """Tokens to what enters the first block. Without ``keep``, for a resumed run, only the masks."""
         ids = [torch.from_numpy(self.corpus.inputs[batch]).long() for batch in self.batches]
         for batch, (hidden, inputs) in zip(self.batches, self.skeleton.embed(ids), strict=True):
             self._inputs.setdefault(len(batch), inputs)
             if keep:
                 self.hidden.put(batch, hidden)
-        self.hidden.flip()
+        if keep:
+            self.hidden.flip()
 
     @torch.inference_mode()
     def advance(self, collector: Collector | None = None, progress: Progress | None = None) -> None:

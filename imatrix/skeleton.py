@@ -226,4 +226,3 @@ def _weightless() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
-

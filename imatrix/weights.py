@@ -57,11 +57,10 @@ class Weights:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json's content, model_type included."""
-        from ..formats.hf.config import derive
+        from ..formats.hf.save import restore_config
 
-        cls = next(iter(self.arch.classes.values()))
-        derived = derive(self.arch, self.model.metadata, self.model.tensors, self.model.path)
-        return {**cls.defaults, **derived, "model_type": cls.model_type}
+        config = restore_config(self.arch, self.model)
+        return {**self.arch.classes[config["architectures"][0]].defaults, **config}
 
     @property
     def n_layers(self) -> int:

@@ -21,6 +21,8 @@ from ..formats.errors import QuantmillError
 COMMANDS = {
     "convert": ("convert", "Hugging Face checkpoint to GGUF, or back."),
     "quantize": ("quantize", "Quantize a GGUF file."),
+    "imatrix": ("imatrix", "Importance matrix of a model, from a text."),
+    "evaluate": ("evaluate", "Perplexity, and KL divergence from a base model."),
     "gguf-set-metadata": ("set_metadata", "Change, add or remove a metadata key of a GGUF file."),
     "inspect": ("inspect", "Show a file's metadata, tensors, types and bits per weight."),
     "verify": ("verify", "Check a file's structure, or its weights against another's."),
@@ -111,6 +113,11 @@ def run_convert() -> NoReturn:
 def run_quantize() -> NoReturn:
     """The console script ``quantize``."""
     main(load_command("quantize"), "quantize")
+
+
+def run_imatrix() -> NoReturn:
+    """The console script ``imatrix``."""
+    main(load_command("imatrix"), "imatrix")
 
 
 def run_gguf_set_metadata() -> NoReturn:

@@ -1,0 +1,100 @@
+"""What ``--show-statistics`` prints of an importance matrix, by llama.cpp's definitions (tools/imatrix/imatrix.cpp)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .collect import Sums
+
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+_ACTIVE = 1e-5  # a mean square above it makes a column active
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """Of the mean squared inputs a_j of one tensor's columns (all its experts' that saw any).
+
+    Args:
+        layer: the block's number, or None.
+        tensor: the base name, such as ``attn_q``.
+        total, smallest, largest, mean, deviation: of a_j.
+        active: share of columns with a_j > 1e-5.
+        n: columns.
+        entropy: of a_j / total, in bits.
+        high: share of columns more than one deviation above the mean ("ZD score").
+        similarity: cosine of the sums with the same tensor's in the block before; 0 without one.
+    """
+
+    layer: int | None
+    tensor: str
+    total: float
+    smallest: float
+    largest: float
+    mean: float
+    deviation: float
+    active: float
+    n: int
+    entropy: float
+    high: float
+    similarity: float
+
+
+def statistics(sums: Mapping[str, Sums]) -> list[TensorStatistics]:
+    """One row for each tensor with data, by tensor and falling total."""
+    rows = [_row(name, entry, sums) for name, entry in sums.items() if entry.counts.any()]
+    return sorted(rows, key=lambda row: (row.tensor, -row.total))
+
+
+def _row(name: str, entry: Sums, sums: Mapping[str, Sums]) -> TensorStatistics:
+    if len(entry.counts) == 1:
+        means = entry.values[0] / entry.counts[0]
+    else:
+        seen = entry.counts > 0
+        means = (entry.values[seen] / entry.counts[seen, None]).reshape(-1)
+    total = float(means.sum())
+    deviation = float(np.sqrt(max(0.0, float((means**2).mean() - means.mean() ** 2))))
+    share = means[means > 0] / total if total > 0 else means[:0]
+    match = _BLOCK.search(name)
+    parts = name.split(".")
+    return TensorStatistics(
+        layer=int(match[1]) if match else None,
+        tensor=parts[parts.index("weight") - 1] if "weight" in parts[1:] else name,
+        total=total,
+        smallest=float(means.min()),
+        largest=float(means.max()),
+        mean=float(means.mean()),
+        deviation=deviation,
+        active=float((np.abs(means) > _ACTIVE).mean()),
+        n=means.size,
+        entropy=float(-(share * np.log2(share)).sum()),
+        high=float(((means - means.mean()) > deviation).mean()) if deviation > 0 else 0.0,
+        similarity=_similarity(name, entry, sums, match),
+    )
+
+
+def _similarity(name: str, entry: Sums, sums: Mapping[str, Sums], match: re.Match[str] | None) -> float:
+    if match is None:
+        return 0.0
+    before = sums.get(f"{name[: match.start(1)]}{int(match[1]) - 1}{name[match.end(1) :]}")
+    if before is None or before.values.size != entry.values.size:
+        return 0.0
+    a, b = entry.values.reshape(-1), before.values.reshape(-1)
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size else 0.0
+
+
+def by_layer(rows: list[TensorStatistics]) -> dict[int, tuple[float, float, float]]:
+    """Each block's total, high share and similarity, averaged over its tensors by their columns."""
+    found: dict[int, tuple[float, float, float]] = {}
+    for layer in sorted({row.layer for row in rows if row.layer is not None}):
+        mine = [row for row in rows if row.layer == layer]
+        n = sum(row.n for row in mine)
+        total, high, similarity = (
+            sum(row.n * getattr(row, what) for row in mine) / n for what in ("total", "high", "similarity")
+        )
+        found[layer] = (total, high, similarity)
+    return found

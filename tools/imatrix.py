@@ -1,0 +1,215 @@
+"""``imatrix``: which weights matter, learnt from a text, as a file that ``quantize --imatrix`` takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from math import log2
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..formats.errors import OutputError, QuantmillError
+
+if TYPE_CHECKING:
+    from ..imatrix.collect import Collector, Sums
+    from ..imatrix.runner import Runner
+
+_PRIOR_TOKENS = 256  # experts that saw fewer inputs borrow the rest from their layer
+_NAMED = 12  # tensors or experts listed by name
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-m", "--model", type=click.Path(path_type=Path), help="GGUF file of any type, or Hugging Face folder.")
+@click.option(
+    "-f", "--file", "text", type=click.Path(path_type=Path), help="The text. Default: one that ships with us."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="imatrix.gguf", show_default=True)
+@click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=2), help="Tokens in a chunk.  [default: 512]")
+@click.option("--chunks", type=click.IntRange(min=-1), default=-1, help="At most so many; -1, the default, for all.")
+@click.option("--from-chunk", "--chunk", type=click.IntRange(min=0), default=0, help="The first chunk to use.")
+@click.option("-b", "--batch", type=click.IntRange(min=0), default=0, help="Chunks at a time; 0 chooses.")
+@click.option(
+    "--in-file", "in_files", type=click.Path(path_type=Path), multiple=True, help="Merge this in. Repeatable."
+)
+@click.option("--output-format", type=click.Choice(["gguf", "dat"]), help="Default: by the output's suffix.")
+@click.option("--process-output", is_flag=True, help="Also the output matrix (the embedding, where they are tied).")
+@click.option("--parse-special", is_flag=True, help="Control tokens in the text are meant, not their letters.")
+@click.option("--no-ppl", is_flag=True, help="Do not compute the text's perplexity.")
+@click.option("--show-statistics", is_flag=True, help="Show what is in the one --in-file, and do nothing else.")
+@click.option(
+    "--dtype", type=click.Choice(["f32", "bf16"]), default="f32", show_default=True, help="Of the arithmetic."
+)
+@click.option("--device", default="cpu", show_default=True, help="A torch device: cpu, cuda, cuda:1.")
+@click.option("--for", "level", metavar="LEVEL", help="First list the tensors that need importance at this level.")
+@click.option("--resume", is_flag=True, help="Take up a run that was interrupted.")
+@click.option("--save-every", type=click.IntRange(min=0), default=4, show_default=True, help="Layers; 0 for never.")
+@click.option("--no-expert-prior", is_flag=True, help="Leave experts that saw few tokens as they are (to merge later).")
+@click.option(
+    "--skip-bad-chunks", is_flag=True, help="Go on without a chunk that gives NaN or Inf, instead of stopping."
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--quiet", is_flag=True, help="No progress and no reports.")
+def command(output: Path, **options: Any) -> None:
+    """Make an importance matrix: run a text through a model and record what enters each weight.
+
+    Only one layer's weights are in memory at a time. Without -m, the --in-file matrices are merged.
+
+    \b
+    Example: imatrix -m model-f16.gguf -f calibration.txt -o model.imatrix.gguf
+             imatrix -c 512 --chunks 100 -m Meta-Llama-3-8B-Instruct -o imat.dat --for IQ2_XS
+             imatrix --in-file a.gguf --in-file b.gguf -o merged.gguf
+    """
+    in_files = list(options["in_files"])
+    if options["show_statistics"]:
+        _show_statistics(in_files, options["n_ctx"])
+        return
+    if options["model"] is None and not in_files:
+        raise click.UsageError("nothing to do: give a model with -m, or matrices to merge with --in-file")
+    if output.exists() and not options["force"]:
+        raise OutputError("exists already", path=output, hint="--force replaces it")
+    _run(output, in_files, options)
+
+
+def _run(output: Path, in_files: list[Path], options: Mapping[str, Any]) -> None:
+    from ..formats.imatrix_file import write_imatrix
+    from ..imatrix.collect import merged, thin_experts
+    from ..imatrix.matrix import read_parts, to_imatrix
+
+    quiet = options["quiet"]
+    start = time.monotonic()
+    given = options["n_ctx"] or (None if options["model"] is None else 512)
+    sums, datasets, n_ctx = read_parts(in_files, given) if in_files else ({}, [], given or 512)
+    state = None
+    if options["model"] is not None:
+        collected, name, state = _collect(output, sums, in_files, n_ctx, options)
+        sums, datasets = merged([sums, collected]), [*datasets, name]
+    thin = thin_experts(sums, _PRIOR_TOKENS)
+    prior = 0 if options["no_expert_prior"] else _PRIOR_TOKENS
+    if thin and not quiet:
+        _report_thin(thin, bool(prior))
+    legacy = (options["output_format"] or output.suffix.removeprefix(".")) == "dat"
+    imatrix = to_imatrix(sums, datasets, n_ctx, legacy=legacy, expert_prior=prior)
+    write_imatrix(output, imatrix, force=options["force"])
+    if state is not None:
+        from ..imatrix.state import remove_state
+
+        remove_state(state)
+    if not quiet:
+        seconds = time.monotonic() - start
+        click.echo(f"{output}: {len(imatrix.entries)} tensors, {imatrix.chunk_count} chunks, {seconds:.1f} s", err=True)
+
+
+def _collect(
+    output: Path, others: Mapping[str, Sums], in_files: list[Path], n_ctx: int, options: Mapping[str, Any]
+) -> tuple[dict[str, Sums], str, Path]:
+    """Run the model. Gives the sums, the text's name and the folder of the run's state."""
+    from ..imatrix.collect import Collector
+    from ..imatrix.matrix import check_belongs
+    from ..imatrix.state import identity, load_state, save_state, state_folder
+    from .running import Ticker, open_run
+
+    folder = state_folder(output)
+    runner = open_run(options["model"], options["text"], n_ctx, folder, options)
+    if others:
+        check_belongs(others, runner.weights.model, in_files[0])
+    if options["level"]:
+        _preflight(runner, options["level"])
+    collector = Collector()
+    output_too = options["process_output"]
+    key = identity(runner, options["model"], {"skip_bad_chunks": options["skip_bad_chunks"]})
+    ticker = Ticker(options["quiet"])
+    resumed = options["resume"] and load_state(folder, runner, collector, key)
+    if options["resume"] and not options["quiet"]:
+        click.echo(f"taken up at layer {runner.layer + 1}" if resumed else "nothing to resume, starting anew", err=True)
+    runner.embed(keep=not resumed)
+    ticker.start(runner)
+    every = 1 if runner.hidden.spills and options["save_every"] else options["save_every"]
+    while runner.layer < runner.n_layers:
+        runner.advance(collector, ticker)
+        if every and runner.layer % every == 0:
+            save_state(folder, runner, collector, key)
+    if not options["no_ppl"] or output_too:
+        _predict(runner, collector if output_too else None, options, ticker)
+    ticker.end()
+    for where in runner.dropped.values():
+        click.echo(f"left out: {where}", err=True)
+    if len(runner.dropped) == runner.corpus.n_chunks:
+        raise QuantmillError("every chunk gave NaN or Inf", path=options["model"], hint="the model is damaged")
+    return collector.sums, runner.corpus.name, folder
+
+
+def _predict(runner: Runner, collector: Collector | None, options: Mapping[str, Any], ticker: Any) -> None:
+    from ..imatrix.evaluate import Record
+
+    record = Record()
+    chunks = runner.corpus.n_chunks - len(runner.dropped)
+    for done, (_, logits, wanted) in enumerate(runner.logits(collector), 1):
+        if options["no_ppl"]:
+            ticker("output", done, chunks)
+        else:
+            record.add(logits, wanted)
+            ticker(f"perplexity {record.perplexity():.4f}", done, chunks)
+    ticker.end()
+    if not options["no_ppl"] and not options["quiet"] and record.nll:
+        figures = record.report()
+        click.echo(f"perplexity {figures['perplexity']:.4f} ± {figures['perplexity_error']:.4f}", err=True)
+
+
+def _preflight(runner: Runner, level: str) -> None:
+    """Which tensors the level needs importance for, and whether this run gives it."""
+    import numpy as np
+
+    from ..quantize.plan import make_plan
+    from ..quantize.recipes import REFUSES_WITHOUT, find_recipe
+
+    model = runner.weights.model
+    recipe = find_recipe(level)
+    ones = {t.name: np.ones(t.width * int(np.prod(t.shape[:-2])), np.float32) for t in model if len(t.shape) > 1}
+    plan = make_plan(model, recipe.level, importance=ones)
+    needed = recipe.needs_importance | REFUSES_WITHOUT
+    need = [step for step in plan.steps if step.type.name in needed]
+    use = [step for step in plan.steps if step.uses_importance]
+    collected = {name for layer, module in enumerate(runner.skeleton.layers)
+                 for target in runner.weights.targets(layer, module).values() for name in target.names}  # fmt: skip
+    click.echo(
+        f"{recipe.level}: {len(need)} tensors need importance, {len(use) - len(need)} more profit from it", err=True
+    )
+    lacking = [step for step in need if step.tensor.name not in collected]
+    if lacking:
+        names = ", ".join(f"{step.tensor.name} ({step.type})" for step in lacking[:_NAMED])
+        more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+        click.echo(f"  not collected unless --process-output asks for it: {names}{more}", err=True)
+
+
+def _report_thin(thin: Mapping[str, list[tuple[int, int]]], prior: bool) -> None:
+    """Experts that saw few tokens, and what becomes of them."""
+    what = f"the layer's mean stands in for what is missing of {_PRIOR_TOKENS}" if prior else "used as they are"
+    click.echo(f"experts with fewer than {_PRIOR_TOKENS} tokens ({what}):", err=True)
+    for name, experts in thin.items():
+        listed = ", ".join(f"{expert}: {count}" for expert, count in experts[:_NAMED])
+        more = f" and {len(experts) - _NAMED} more" if len(experts) > _NAMED else ""
+        click.echo(f"  {name}: {listed}{more}", err=True)
+
+
+def _show_statistics(in_files: list[Path], n_ctx: int | None) -> None:
+    from ..imatrix.matrix import read_parts
+    from ..imatrix.stats import by_layer, statistics
+
+    if len(in_files) != 1:
+        raise click.UsageError("--show-statistics wants one --in-file")
+    sums, _, _ = read_parts(in_files, n_ctx)
+    rows = statistics(sums)
+    heads = ("sum(act²)", "min", "max", "mean", "dev", "active", "n", "entropy", "E(norm)", "ZD", "cossim")
+    click.echo(f"{'layer':>5} {'tensor':<16}" + "".join(f"{head:>13}" for head in heads))
+    for row in rows:
+        norm = row.entropy / log2(row.n) if row.n > 1 else 0.0
+        numbers = (row.total, row.smallest, row.largest, row.mean, row.deviation)
+        cells = [f"{number:.4f}" for number in numbers] + [f"{row.active:.2%}", str(row.n), f"{row.entropy:.4f}"]
+        cells += [f"{norm:.2%}", f"{row.high:.2%}", f"{row.similarity:.4f}"]
+        layer = "-" if row.layer is None else row.layer
+        click.echo(f"{layer:>5} {row.tensor:<16}" + "".join(f"{cell:>13}" for cell in cells))
+    click.echo(f"\n{'layer':>5}{'sum(act²)':>14}{'ZD':>10}{'cossim':>9}")
+    for layer, (total, high, similarity) in by_layer(rows).items():
+        click.echo(f"{layer:>5}{total:>14.2f}{high:>10.4%}{similarity:>9.4f}")
