@@ -83,6 +83,7 @@ class Work(NamedTuple):
     roots: Any  # f32 [L, 32] square roots of the weights
     levels: Any  # i32 [32, L] scratch of first_scale
     code: Any  # i32 [8, L] the candidate's points
+    todo: Any  # i32 [2, 8 L + 1] the groups to move: group * L + lane, and their slot
     best: Any  # i32 [8, L] the best candidate's points
     max: Any  # f32 [1, L] what the scales to try are fractions of: the largest x, or the fitted reach
     scale: Any  # f32 [1, L]
@@ -104,7 +105,17 @@ def new_work() -> Work:
     groups = np.zeros((2, LANES, 32), np.float32)
     return Work(
         *(_floats(256), _floats(256), _floats(32), _floats(32), _floats(32), groups[0], groups[1]),
-        *(_ints(32), _ints(8), _ints(8), _floats(1), _floats(1), _floats(1), _floats(1), _floats(1)),
+        *(
+            _ints(32),
+            _ints(8),
+            np.zeros((2, 8 * LANES + 1), np.int32),
+            _ints(8),
+            _floats(1),
+            _floats(1),
+            _floats(1),
+            _floats(1),
+            _floats(1),
+        ),
     )
 
 
@@ -186,25 +197,31 @@ def _round(work, group, book, inverse, v):  # type: ignore[no-untyped-def]
 
 @jit
 def _move(work, book, size, n_lanes, only_marked):  # type: ignore[no-untyped-def]
-    """Move the groups in ``code`` that are off the codebook onto it, and mark them ``OFF``."""
+    """Move the groups in ``code`` that are off the codebook onto it, and mark them ``OFF``.
+
+    They are listed first: whether a group is off is a coin's throw, which a branch would guess wrong.
+    """
+    off = 0
     for group in range(size // book.dims):
         for lane in range(n_lanes):
             point = work.code[group, lane]
+            slot = book.slot[point & POINT]
             if only_marked:
-                if not point & MOVE:
-                    continue
-                point &= POINT
-                work.code[group, lane] = point
-            slot = book.slot[point]
-            if slot:
-                scale = work.this_scale[0, lane]
-                at = 32 * lane + group * book.dims
-                if book.dims == 4:
-                    point = nearest_of_eight(work.points, work.roots, at, scale, book.near, slot)
-                else:
-                    three, five = scale * np.float32(3), scale * np.float32(5)
-                    point = nearest_of_three(work.points, work.roots, at, scale, three, five, book.near, slot)
-                work.code[group, lane] = point | OFF
+                work.code[group, lane] = point & POINT
+                slot = slot if point & MOVE else np.int32(0)
+            work.todo[0, off] = group * LANES + lane
+            work.todo[1, off] = slot
+            off += slot != 0
+    for k in range(off):
+        group, lane = work.todo[0, k] // LANES, work.todo[0, k] % LANES
+        scale = work.this_scale[0, lane]
+        at = 32 * lane + group * book.dims
+        if book.dims == 4:
+            point = nearest_of_eight(work.points, work.roots, at, scale, book.near, work.todo[1, k])
+        else:
+            three, five = scale * np.float32(3), scale * np.float32(5)
+            point = nearest_of_three(work.points, work.roots, at, scale, three, five, book.near, work.todo[1, k])
+        work.code[group, lane] = point | OFF
 
 
 @jit_inline
