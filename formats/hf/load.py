@@ -171,7 +171,10 @@ def _apply(rule: Rule, layer: int | None, part: str, sources: tuple[Tensor, ...]
     for op in rule.ops:
         sources = op.apply(sources, config)
     (tensor,) = sources
-    return replace(tensor, name=tensor_name(rule.role, layer, part), role=rule.role, layer=layer)
+    name = tensor_name(rule.role, layer, part)
+    # Ops move rows: an index in a message is then one of our tensor, and says so.
+    source = f"{tensor.source}, as {name}" if rule.ops else tensor.source
+    return replace(tensor, name=name, role=rule.role, layer=layer, source=source)
 
 
 def _rope_factors(config: Mapping[str, Any]) -> Iterator[Tensor]:

@@ -145,6 +145,18 @@ def test_weight_that_is_not_finite(checkpoint: Path, tmp_path: Path, refused: Re
     assert ("nan" if np.isnan(bad) else "inf") in line.lower()
 
 
+def test_index_of_a_weight_whose_row_moved(checkpoint: Path, tmp_path: Path, refused: Refused) -> None:
+    """Query rows are interleaved for GGML's rope: row 3 of a head's 64 becomes row 6, of the tensor that is named."""
+    name = "model.layers.0.self_attn.q_proj.weight"
+    for shard in checkpoint.glob("*.safetensors"):
+        tensors = load_file(shard)
+        if name in tensors:
+            tensors[name][3, 7] = np.nan
+            save_file(tensors, shard, metadata={"format": "pt"})
+    line = refused("convert", checkpoint, tmp_path / "out.gguf", "--outtype", "f16", "--quiet")
+    assert f"{name}, as blk.0.attn_q.weight: weight [6, 7] is nan" in line
+
+
 def test_unknown_level(f16: Path, refused: Refused) -> None:
     line = refused("quantize", f16, "Q4_KM")
     assert "'Q4_KM'" in line
