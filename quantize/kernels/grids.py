@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ...formats.errors import QuantmillError
-from .base import numba
+from . import base  # noqa: F401  it tells numba where to keep things
 from .contract import constant
 
 SHA256 = "aabc1fd94c3654321931f0773a15d96c0aa2efc10807a48b8d3678e1a2870841"  # of codebooks.npz
@@ -64,13 +65,13 @@ class Grid(NamedTuple):
 
     Attributes:
         values: float32 [points, dims], what each point decodes to.
-        index: uint16 by packed point, the index of a point of the codebook.
+        index_of: uint16 by packed point, the index of a point of the codebook.
         slot: int32 by packed point: 0 on the codebook, else 256 * first octet + octets of its list in ``near``.
         near: uint16 packed points, every list padded to whole octets with its last point.
     """
 
     values: NDArray[np.float32]
-    index: NDArray[np.uint16]
+    index_of: NDArray[np.uint16]
     slot: NDArray[np.int32]
     near: NDArray[np.uint16]
 

@@ -268,7 +268,7 @@ def _pack_s(work, book):  # type: ignore[no-untyped-def]
     """50 bytes: d, 32 low index bytes, 8 words of 4 x 3 high index bits, 3 scale bits and the shift."""
     for k in range(32):
         for lane in range(LANES):
-            work.code[k, lane] = book.index[work.code[k, lane]]
+            work.code[k, lane] = book.index_of[work.code[k, lane]]
     for v in range(0, LANES, VEC):
         largest = spread(np.float32(0))
         for j in range(8):
@@ -316,7 +316,7 @@ def _pack_m(work, book):  # type: ignore[no-untyped-def]
             vstore(work.shift, k, v, where(some, vload(work.shift, k, v), 0))
     for k in range(32):
         for lane in range(LANES):
-            work.code[k, lane] = book.index[work.code[k, lane]]
+            work.code[k, lane] = book.index_of[work.code[k, lane]]
     for v in range(0, LANES, VEC):
         for j in range(16):
             index0, index1 = vload(work.code, 2 * j, v), vload(work.code, 2 * j + 1, v)

@@ -4,6 +4,9 @@ A sub-block (16 or 32 weights) is cut into groups, each a point of a codebook: 8
 For each candidate scale the C rounds the weights, moves groups that fell off the codebook to their nearest neighbour on
 it, and scores. Here the rounding and the scoring run over lanes; only the move is done group by group (``nearest``).
 The packed point is all that is kept of a group.
+
+Where not-a-numbers, infinities or magnitudes near 1e14 make every neighbour's distance overflow, the C aborts; here the
+first neighbour is taken, and the bytes have no meaning.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ POINT = np.int32(0xFFFF)
 
 
 class Lattice(NamedTuple):
-    """A codebook as compiled code takes it: ``index``, ``slot`` and ``near`` of ``grids.Grid``, and its geometry."""
+    """A codebook as compiled code takes it: ``index_of``, ``slot`` and ``near`` of ``grids.Grid``, and its geometry."""
 
-    index: Any
+    index_of: Any
     slot: Any
     near: Any
     dims: int  # coordinates of a point
@@ -42,7 +45,7 @@ def lattice(name: str) -> Lattice:
     """The codebook ``name``; derives its neighbour lists, or loads them, on first use."""
     grid, book = load_grid(name), BOOKS[name]
     top = len(book.levels) - 1
-    return Lattice(grid.index, grid.slot, grid.near, book.dims, book.bits, top, (1 << book.bits) - 1)
+    return Lattice(grid.index_of, grid.slot, grid.near, book.dims, book.bits, top, (1 << book.bits) - 1)
 
 
 class Method(NamedTuple):
@@ -308,7 +311,7 @@ def _finish(work, book, how, found, tile, first):  # type: ignore[no-untyped-def
     row = 64 * tile + first // book.dims
     for group in range(how.size // book.dims):
         for lane in range(LANES):
-            found.codes[row + group, lane] = book.index[work.code[group, lane]]
+            found.codes[row + group, lane] = book.index_of[work.code[group, lane]]
 
 
 @jit_part

@@ -46,7 +46,7 @@ def test_points_of_the_codebook_have_no_list():
     for name in BOOKS:
         packed, grid = codebook(name), load_grid(name)
         assert (grid.slot[packed] == 0).all()
-        assert (grid.index[packed] == np.arange(len(packed))).all()
+        assert (grid.index_of[packed] == np.arange(len(packed))).all()
 
 
 def test_a_damaged_codebook_is_an_error(monkeypatch: pytest.MonkeyPatch):
