@@ -164,9 +164,7 @@ def make_plan(
     place = layout(metadata, infos, version=version, byteorder=byteorder)
     steps = tuple(
         Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed)
-        for t, c, info, offset in zip(
-            tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True
-        )
+        for t, c, info, offset in zip(tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True)
     )
     return Plan(model, recipe.level, steps, metadata, place)
 
@@ -236,9 +234,7 @@ def _lacking(
     model: Model, recipe: Recipe, choices: dict[str, Choice], weighed: frozenset[str], wishes: Wishes
 ) -> dict[str, Choice]:
     """Choices for the tensors that lack the importance their type needs: ``fallback_type``, or one error for all."""
-    lacking = [
-        t for t in model.tensors if t.name not in weighed and _needs(t, choices[t.name].type, recipe)
-    ]
+    lacking = [t for t in model.tensors if t.name not in weighed and _needs(t, choices[t.name].type, recipe)]
     if not lacking:
         return {}
     if wishes.fallback_type is None:

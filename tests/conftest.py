@@ -26,9 +26,7 @@ def smollm2_hf(smollm2_q4_1: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from quantmill.tools.convert import command
 
     folder = tmp_path_factory.mktemp("smollm2") / "SmolLM2-135M-Instruct"
-    done = CliRunner().invoke(
-        command, [str(smollm2_q4_1), str(folder), "--outtype", "f16"], catch_exceptions=False
-    )
+    done = CliRunner().invoke(command, [str(smollm2_q4_1), str(folder), "--outtype", "f16"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return folder
 

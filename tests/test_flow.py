@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from oracles.llama import Llama
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from oracles.llama import Llama
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.tools.convert import command as convert
 from quantmill.tools.quantize import command as quantize

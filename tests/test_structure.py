@@ -67,7 +67,9 @@ def test_packages_are_all_listed() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     rooms = {"quantmill"}
     for room in ALLOWED:
-        rooms |= {".".join(("quantmill", *p.parent.relative_to(ROOT).parts)) for p in (ROOT / room).rglob("__init__.py")}
+        rooms |= {
+            ".".join(("quantmill", *p.parent.relative_to(ROOT).parts)) for p in (ROOT / room).rglob("__init__.py")
+        }
     assert listed == rooms
 
 

@@ -67,9 +67,7 @@ def command(
     ctx.exit(1 if failures else 0)
 
 
-def _failures(
-    report: TensorReport, rmse: float | None, max_error: float | None, cosine: float | None
-) -> list[str]:
+def _failures(report: TensorReport, rmse: float | None, max_error: float | None, cosine: float | None) -> list[str]:
     found = []
     if report.non_finite:
         found.append(f"{report.name}: {report.non_finite} weights are NaN or Inf")

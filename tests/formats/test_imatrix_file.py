@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quantmill.formats.errors import FormatError
 from quantmill.formats.imatrix_file import Entry, Imatrix, read_imatrix, write_imatrix
 from quantmill.formats.ir import Value, ValueType

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from quantmill.formats.errors import OutputError
 from quantmill.formats.output import atomic_folder, atomic_output, human_bytes
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from quantmill.formats.errors import PlanError
 from quantmill.formats.gguf.keys import FILE_TYPES
 from quantmill.formats.ir import Model
@@ -144,4 +145,3 @@ def test_parts_by_name() -> None:
     assert part_of("blk.3.attn_v.bias") is Part.OTHER
     assert part_of("blk.3.cross_attn_v.weight") is Part.ATTN_V
     assert part_of("token_embd_norm.weight") is Part.OTHER
-

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from oracles.gguf_samples import METADATA, every_type
 from quantmill.formats.ir import Model
 

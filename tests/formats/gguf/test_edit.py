@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from oracles.gguf_samples import METADATA
 from quantmill.formats.errors import QuantmillError
 from quantmill.formats.gguf.edit import SECTOR, parse_value, plan_edit, set_metadata, show_value

@@ -5,6 +5,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+
 from quantmill.formats.errors import QuantmillError
 from quantmill.formats.gguf.keys import (
     FILE_TYPES,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from quantmill.formats.gguf.names import GLOBAL_ROLES, parse_name, tensor_name
 from quantmill.formats.ir import Role
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+
 from oracles.gguf_samples import without_official_gaps
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf, read_header

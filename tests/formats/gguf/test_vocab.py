@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from quantmill.formats.errors import TokenizerError
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata, tokenizer_to_metadata
 from quantmill.formats.ir import Tokenizer, TokenType, Value, ValueType

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.keys import NUMPY_TYPES
 from quantmill.formats.gguf.wire import ByteOrder, Cursor, encode_value, swap_blocks

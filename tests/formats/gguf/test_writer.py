@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from oracles.gguf_samples import array_tensor, without_official_gaps
 from quantmill.formats.errors import PlanError
 from quantmill.formats.gguf.keys import typed

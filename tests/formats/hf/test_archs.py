@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.keys import KEY_TYPES
 from quantmill.formats.gguf.names import GLOBAL_ROLES, parse_name, tensor_name
 from quantmill.formats.hf import rope
 from quantmill.formats.hf.archs import ARCHS, BY_CLASS
 from quantmill.formats.hf.rules import Arch
-from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 @pytest.mark.parametrize("arch", ARCHS, ids=lambda arch: arch.name)

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
+
 from quantmill.formats.errors import FormatError, QuantmillError, UnknownArchitecture, UnmatchedTensor
 from quantmill.formats.hf.card import name_parts, size_label
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.ir import Role, ValueType
-from safetensors.numpy import load_file, save_file
 
 Make = Callable[[str], Path]
 

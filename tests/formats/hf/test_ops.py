@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quantmill.formats.hf.ops import PermuteRope, Stack, Unstack
 from quantmill.formats.ir import Role, Tensor
 from quantmill.formats.qtypes import BF16, F16, F32, QType

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
 from oracles.llama import Llama
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
@@ -20,8 +23,6 @@ from quantmill.formats.hf.save import _cast, write_hf
 from quantmill.formats.ir import Model
 from quantmill.formats.qtypes import F16, F32
 from quantmill.formats.safetensors import StoredTensor, read_safetensors
-from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 VARIANTS = [
     *("mha", "gqa", "tied", "attention_bias", "mlp_bias", "head_dim"),

@@ -12,12 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+
 from quantmill.formats.errors import FormatError, QuantmillError, UnknownArchitecture, UnmatchedTensor, WeightError
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.save import from_f32, to_f32, write_hf
 from quantmill.formats.ir import Model
 from quantmill.formats.qtypes import BF16, BY_NAME, F16, F32
-from safetensors import safe_open
 
 Make = Callable[[str], Path]
 

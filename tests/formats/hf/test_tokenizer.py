@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as HfTokenizer
+
 from oracles.llama import Llama
 from oracles.small_tokenizers import train_bpe, train_sentencepiece, with_added, write_folder
 from oracles.strings import adversarial
@@ -17,7 +19,6 @@ from quantmill.formats.gguf.vocab import tokenizer_to_metadata
 from quantmill.formats.hf.pretokenizers import BY_NAME
 from quantmill.formats.hf.tokenizer import read_tokenizer
 from quantmill.formats.ir import Tokenizer, TokenType
-from tokenizers import Tokenizer as HfTokenizer
 
 LLAMA3_SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|start_header_id|>")
 LLAMA3_TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}<|eot_id|>{% endfor %}"

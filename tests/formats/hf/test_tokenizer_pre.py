@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as HfTokenizer
+
 from oracles.llama import Llama
 from oracles.small_tokenizers import train_bpe
 from oracles.strings import adversarial
@@ -18,7 +20,6 @@ from quantmill.formats.gguf.vocab import tokenizer_to_metadata
 from quantmill.formats.hf.pretokenizers import BY_NAME, PRE_TOKENIZERS, PreTokenizer
 from quantmill.formats.hf.tok_pre import PROBES, detect_pre
 from quantmill.formats.ir import Tokenizer
-from tokenizers import Tokenizer as HfTokenizer
 
 STRINGS = (*PROBES, *adversarial(700, seed=1))
 

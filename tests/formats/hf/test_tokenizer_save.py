@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as HfTokenizer
+
 from oracles.llama import Llama
 from oracles.small_tokenizers import train_bpe, train_sentencepiece, with_added, write_folder
 from oracles.strings import adversarial
@@ -18,7 +20,6 @@ from quantmill.formats.hf.pretokenizers import BY_NAME
 from quantmill.formats.hf.tokenizer import read_tokenizer
 from quantmill.formats.hf.tokenizer_save import write_tokenizer
 from quantmill.formats.ir import Tokenizer, TokenType
-from tokenizers import Tokenizer as HfTokenizer
 
 
 def assert_same(a: Tokenizer | None, b: Tokenizer | None) -> None:
