@@ -10,7 +10,8 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from .errors import OutputError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_SEND_AFTER = 64 << 20  # bytes written before the disk is told to begin with them
 _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
@@ -29,6 +31,7 @@ class Output:
         self.temporary = temporary
         self._fd = fd
         self._end = 0
+        self._unsent = 0
 
     def fileno(self) -> int:
         return self._fd
@@ -42,6 +45,10 @@ class Output:
             except OSError as error:
                 raise _explain(error, self.path, len(view)) from error
             view, offset = view[done:], offset + done
+            self._unsent += done  # a race between threads loses a count, nothing more
+        if self._unsent >= _SEND_AFTER:
+            self._unsent = 0
+            _start_writing(self._fd)
 
     def write(self, data: Any) -> None:
         """Append after the last ``write``, for formats whose size is not known beforehand. One thread."""
@@ -229,6 +236,29 @@ def _temporary_name(target: Path) -> Path:
     # The stem is cut so that a name at the file system's limit of 255 bytes still has a temporary one.
     stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")
     return target.parent / f".{stem}.{secrets.token_hex(4)}.tmp"
+
+
+def _start_writing(fd: int) -> None:
+    """Let the disk begin with what the page cache holds, without waiting, so that the sync at the end is short.
+
+    Linux's ``sync_file_range`` with SYNC_FILE_RANGE_WRITE; elsewhere the sync does all the work.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(fd, 0, 0, 2)  # an error shows in the sync
+
+
+def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    function: Callable[[int, int, int, int], int] | None = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]  # type: ignore[attr-defined]
+    return function
+
+
+_sync_file_range = _find_sync_file_range()
 
 
 def _sync(fd: int, path: Path) -> None:

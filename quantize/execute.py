@@ -1,12 +1,13 @@
 """Carrying out a plan: chunks of rows from all tensors in one queue, encoded on a few threads, each written in place.
 
-Kernels release the GIL, and every chunk's place in the file is known, so threads share nothing but the queue. A chunk
-fits the cache, and readers give mapped pages back, so memory does not grow with the model. Rows are encoded one by one,
-whatever chunk they come in: the bytes depend on neither the threads nor the chunk size.
+Kernels, reads and writes release the GIL, and every chunk's place in the file is known, so threads share nothing but
+the queue. A chunk fits the cache, so memory does not grow with the model. Rows are encoded one by one, whatever chunk
+they come in: the bytes depend on neither the threads nor the chunk size.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from .kernels.contract import SOURCE_CODE
 from .kernels.floats import first_nonfinite
 from .plan import Importance, Plan, Step
 
-CHUNK_WEIGHTS = 1 << 18  # an F16 chunk of 512 kB and its output stay in a core's L2
+CHUNK_WEIGHTS = 1 << 19  # an F16 chunk of 1 MB and its output stay near the core; smaller ones cost more Python
 COPY_BYTES = 4 << 20  # copies are bound by the disk: fewer, larger writes
 
 
@@ -47,7 +48,7 @@ def execute(
     *,
     threads: int | None = None,
     importance: Importance | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     force: bool = False,
     inputs: Sequence[str | Path] = (),
     chunk_weights: int = CHUNK_WEIGHTS,
@@ -146,7 +147,7 @@ class _Scratch:
         self._buffers: dict[str, Bytes] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
-        n = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        n = math.prod(shape) * np.dtype(dtype).itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < n:
             buffer = self._buffers[name] = np.empty(n, np.uint8)
@@ -158,7 +159,7 @@ class _Worker:
     """What happens to a chunk. Called from several threads; its only state is under a lock."""
 
     def __init__(
-        self, output: Output, plan: Plan, importance: Importance, progress: Callable[[int], None] | None
+        self, output: Output, plan: Plan, importance: Importance, progress: Callable[[int], object] | None
     ) -> None:
         self._output = output
         self._plan = plan
@@ -211,7 +212,7 @@ class _Worker:
         if index >= 0:
             row, column = divmod(index, chunk.step.tensor.width)
             value = _as_float32(rows[row], type)[column]
-            raise self._error(chunk, row, column, f"is {value}")
+            raise self._error(chunk, row, column, f"is {value}", "the checkpoint is damaged: get it again")
 
     def _check_scales(self, chunk: _Chunk, out: Bytes) -> None:
         """Raise ``WeightError`` where a half in the output overflowed: the weight, or the scale of its block."""
@@ -220,16 +221,19 @@ class _Worker:
         for name, dtype, _ in type.fields:
             if dtype != "<f2":
                 continue
-            bad = np.argwhere(~np.isfinite(blocks[name]))
-            if len(bad):
-                raise self._error(chunk, int(bad[0][0]), int(bad[0][1]) * type.block_size, f"is too large for {type}")
+            finite = np.isfinite(blocks[name])
+            if not finite.all():
+                row, block = (int(i) for i in np.argwhere(~finite)[0][:2])
+                column = block * type.block_size
+                hint = "choose bf16, f32 or another level"
+                raise self._error(chunk, row, column, f"is too large for {type}", hint)
 
-    def _error(self, chunk: _Chunk, row: int, column: int, problem: str) -> WeightError:
+    def _error(self, chunk: _Chunk, row: int, column: int, problem: str, hint: str) -> WeightError:
         tensor = chunk.step.tensor
         outer = np.unravel_index(chunk.a + row, tensor.shape[:-1]) if len(tensor.shape) > 1 else ()
         index = ", ".join(str(i) for i in (*outer, column))
         path = None if tensor.source else self._plan.source.path  # a tensor's source names its file
-        return WeightError(f"weight [{index}] {problem}", path=path, where=tensor.source or tensor.name)
+        return WeightError(f"weight [{index}] {problem}", path=path, where=tensor.source or tensor.name, hint=hint)
 
 
 def _as_float32(row: Bytes, type: QType) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ transformers. Each module offers one ``click.Command`` named ``command``.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -69,6 +70,7 @@ def quantmill() -> None:
 def main(command: click.Command, prog: str) -> NoReturn:
     """Run a command and exit: 0, 1 when a check failed, 2 on an error (one line on stderr), 130 when interrupted."""
     signal.signal(signal.SIGTERM, _terminated)
+    gc.set_threshold(100_000)  # numba and torch make hundreds of thousands of objects as they are imported, no garbage
     try:
         outcome = command.main(prog_name=prog, standalone_mode=False)
         sys.stdout.flush()
@@ -87,6 +89,8 @@ def main(command: click.Command, prog: str) -> NoReturn:
             raise
         click.echo(f"{prog}: {_one_line(error)}", err=True)
         sys.exit(EXIT_ERROR)
+    finally:
+        gc.freeze()  # the interpreter's last collections would walk all of numba: a quarter of a second
 
 
 def _terminated(signum: int, frame: Any) -> NoReturn:

@@ -6,7 +6,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,18 +60,14 @@ def plan_from(
 
 def carry_out(plan: Plan, path: Path, importance: Importance | None, options: Mapping[str, Any]) -> None:
     """Write the planned file with a progress bar on stderr, then say what came of it."""
-    from tqdm import tqdm
-
     from ..quantize.execute import execute
 
     quiet = options.get("quiet", False)
     start = time.monotonic()
     inputs = [options["imatrix"]] if options.get("imatrix") else []
-    with tqdm(
-        total=plan.source_bytes, unit="B", unit_scale=True, desc=path.name, file=sys.stderr, disable=quiet or None
-    ) as bar:
+    with _bar(plan, path, quiet) as progress:
         execute(
-            plan, path, threads=options.get("threads"), importance=importance, progress=bar.update,
+            plan, path, threads=options.get("threads"), importance=importance, progress=progress,
             force=options.get("force", False), inputs=inputs,
         )  # fmt: skip
     seconds = time.monotonic() - start
@@ -78,6 +75,18 @@ def carry_out(plan: Plan, path: Path, importance: Importance | None, options: Ma
         click.echo(json.dumps({"output": str(path), "seconds": round(seconds, 3)} | _totals(plan)))
     elif not quiet:
         _print_summary(plan, f"{path}: ", f", {seconds:.1f} s")
+
+
+@contextmanager
+def _bar(plan: Plan, path: Path, quiet: bool) -> Iterator[Callable[[int], object] | None]:
+    """A progress bar's ``update``; None where nobody looks, for then tqdm is not worth its import."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=plan.source_bytes, unit="B", unit_scale=True, desc=path.name, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def print_plan(plan: Plan, as_json: bool) -> None:

@@ -1,11 +1,12 @@
 """Reading GGUF, versions 2 and 3, either byte order, every type: the header with nothing believed unchecked, the
-tensors lazily through a map of the file.
+tensors lazily.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,6 @@ _MAX_ALIGNMENT = 1 << 20  # a power of two far above any in use (32, 64, 4096); 
 # value; a tensor of one-byte name, no axes, type and offset.
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES = 8 + 4 + 4 + 8
-
-_RELEASE_AFTER = 128 << 20  # bytes of the map handed out before its pages are given back; see _Map
 
 _OTHER_FORMATS = (
     (b"tjgg", "a GGML file (ggjt) of mid 2023", "use a command that reads GGML v3"),
@@ -97,18 +96,18 @@ def read_header(path: str | Path) -> GGUFHeader:
     Raises:
         FormatError: naming the file, the place and what to do.
     """
-    return _parse(Path(path), _Map(Path(path)).map)
+    return _parse(Path(path), _File(Path(path)).map)
 
 
 def read_gguf(path: str | Path) -> Model:
-    """A GGUF file as a model; its tensors are views of the mapped file (copies from a big-endian one).
+    """A GGUF file as a model; its tensors are read when they are asked for.
 
     Raises:
         FormatError: as ``read_header``; also for one part of a split file.
     """
     path = Path(path)
-    mapped = _Map(path)
-    header = _parse(path, mapped.map)
+    file = _File(path)
+    header = _parse(path, file.map)
     parts = header.metadata.get("split.count")
     if parts is not None and isinstance(parts.data, int) and parts.data > 1:
         raise FormatError(
@@ -118,41 +117,44 @@ def read_gguf(path: str | Path) -> Model:
     return Model(
         arch=arch.data if arch is not None and arch.type is ValueType.STRING else "",
         metadata=header.metadata,
-        tensors=tuple(_tensor(mapped, header, entry) for entry in header.tensors),
+        tensors=tuple(_tensor(file, header, entry) for entry in header.tensors),
         path=path,
     )
 
 
-class _Map:
-    """A file mapped for reading.
+class _File:
+    """A file mapped for its header and read for its tensors.
 
-    Pages of a map count as resident until the kernel wants them back. We give them back now and then, so that a
-    program that streams a 70 GB file shows its own memory. The bytes stay in the page cache and views stay valid:
-    touching one again maps its page anew.
+    Rows are read, not views of the map: a copy within the page cache costs less than faulting pages in, a mapped page
+    counts as resident memory until it is given back, and a file cut short while we work is an error, not a SIGBUS.
     """
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            self.map: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-        self.bytes = np.frombuffer(self.map, np.uint8)
-        self.handed_out = 0
+        self.path = path
+        self.file = path.open("rb", buffering=0)
+        weakref.finalize(self, self.file.close)  # with the last tensor that refers to us
+        size = os.fstat(self.file.fileno()).st_size
+        self.map: mmap.mmap | bytes = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
 
     def rows(self, start: int, n: int, row_bytes: int) -> Bytes:
-        """Rows as uint8 [n, row_bytes], a read-only view."""
-        self.handed_out += n * row_bytes  # a race between threads loses a count, nothing more
-        if self.handed_out > _RELEASE_AFTER and isinstance(self.map, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            self.handed_out = 0
-            self.map.madvise(mmap.MADV_DONTNEED)
-        return self.bytes[start : start + n * row_bytes].reshape(n, row_bytes)
+        """Rows as uint8 [n, row_bytes], read-only."""
+        data = np.empty(n * row_bytes, np.uint8)
+        done = 0
+        while done < data.size:  # the system reads 2 GB at most in one go
+            got = os.preadv(self.file.fileno(), [memoryview(data)[done:]], start + done)
+            if not got:
+                raise FormatError("the file became shorter while it was read", path=self.path)
+            done += got
+        data.flags.writeable = False
+        return data.reshape(n, row_bytes)
 
 
-def _tensor(mapped: _Map, header: GGUFHeader, entry: TensorEntry) -> Tensor:
+def _tensor(file: _File, header: GGUFHeader, entry: TensorEntry) -> Tensor:
     row_bytes = entry.qtype.row_bytes(entry.shape[-1] if entry.shape else 1)
     swap = header.byteorder == "big"
 
     def read(a: int, b: int) -> Bytes:
-        rows = mapped.rows(entry.offset + a * row_bytes, b - a, row_bytes)
+        rows = file.rows(entry.offset + a * row_bytes, b - a, row_bytes)
         return swap_blocks(entry.qtype, rows) if swap else rows
 
     role, layer = parse_name(entry.name)

@@ -29,14 +29,14 @@ def first_nonfinite(src: Bytes, code: int) -> int:
     """
     name = _NAMES[code]
     words = src.reshape(-1).view(_WORDS[name])
-    exponent = words.dtype.type(_EXPONENT[name])
-    scratch = np.empty(min(_CHUNK, words.size), words.dtype)
-    for start in range(0, words.size, _CHUNK):
-        chunk = words[start : start + _CHUNK]
-        found = np.bitwise_and(chunk, exponent, out=scratch[: chunk.size])
-        if found.max() == exponent:
-            return start + int(np.argmax(found == exponent))
-    return -1
+    exponent = _EXPONENT[name]
+    sign = 1 << (8 * words.itemsize - 1)
+    # Positive bad ones are the largest signed integers, negative ones the largest unsigned: two passes without an
+    # intermediate array, each one call, so that threads seldom meet at the GIL.
+    signed = words.view(words.dtype.str.replace("u", "i"))
+    if not words.size or (signed.max() < exponent and words.max() < sign | exponent):
+        return -1
+    return int(np.argmax((words & words.dtype.type(exponent)) == exponent))
 
 
 def _to_float(words: NDArray[Any], name: str) -> F32_ARRAY:

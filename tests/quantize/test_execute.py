@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantmill.formats.errors import OutputError, WeightError
+
+from quantmill.formats.errors import FormatError, OutputError, WeightError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.ir import Model, Tensor
 from quantmill.formats.qtypes import BY_NAME, F16, F32
 from quantmill.quantize.decode import as_float
 from quantmill.quantize.execute import execute
 from quantmill.quantize.kernels import kernel_for
+from quantmill.quantize.kernels.contract import SOURCE_CODE
+from quantmill.quantize.kernels.floats import first_nonfinite
 from quantmill.quantize.plan import make_plan
 
 
@@ -115,7 +119,7 @@ def test_a_bad_weight_is_named(
     source = replace(tiny, tensors=tuple(bad if t.name == name else t for t in tiny))
     index = ", ".join(map(str, place))
     for threads in (1, 3):
-        with pytest.raises(WeightError, match=rf"{name}: weight \[{index}\] {word}"):
+        with pytest.raises(WeightError, match=rf"{name}: weight \[{index}\] {word} \(the checkpoint is damaged"):
             file_of(source, "Q4_K_S", tmp_path / "o.gguf", threads=threads, chunk_weights=600)
     assert list(tmp_path.iterdir()) == []
 
@@ -132,8 +136,33 @@ def test_too_large_for_a_half(model: Callable[..., Model], tensor: Callable[...,
     data[2, 300] = 1e30
     source = model([tensor("blk.0.attn_q.weight", data)])
     for level in ("F16", "Q4_K_S"):
-        with pytest.raises(WeightError, match=r"attn_q.weight: weight \[2, (300|256)\] is too large for"):
+        with pytest.raises(WeightError, match=r"attn_q.weight: weight \[2, (300|256)\] is too large .* \(choose bf16"):
             file_of(source, level, tmp_path / "o.gguf")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -np.nan])
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
+def test_the_first_bad_weight_is_found(name: str, value: float) -> None:
+    largest = {"F32": 0x7F7FFFFF, "F16": 0x7BFF, "BF16": 0x7F7F}[name]
+    words = np.full((3, 64), largest, "u4" if name == "F32" else "u2")
+    words[1] |= words.dtype.type(1 << (8 * words.itemsize - 1))  # the most negative
+    code = SOURCE_CODE[name]
+    assert first_nonfinite(words.view(np.uint8), code) == -1
+    bits = int(np.float32(value).view(np.uint32))
+    half = int(np.float16(value).view(np.uint16))
+    bad = {"F32": bits, "F16": half, "BF16": bits >> 16}[name]
+    words[2, 5] = words[2, 60] = bad
+    assert first_nonfinite(words.view(np.uint8), code) == 2 * 64 + 5
+    assert first_nonfinite(words[:0].view(np.uint8), code) == -1
+
+
+def test_a_source_cut_short_meanwhile(tiny: Model, tmp_path: Path) -> None:
+    file_of(tiny, "F16", tmp_path / "source.gguf")
+    source = read_gguf(tmp_path / "source.gguf")
+    os.truncate(tmp_path / "source.gguf", (tmp_path / "source.gguf").stat().st_size // 2)
+    with pytest.raises(FormatError, match=r"source.gguf: the file became shorter"):
+        file_of(source, "Q4_K_S", tmp_path / "o.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
 
 
 def test_an_output_that_exists_is_kept(tiny: Model, tmp_path: Path) -> None:
