@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from quantmill.formats.gguf.names import parse_name
 from quantmill.formats.ir import Bytes, Tensor, Value, ValueType
 from quantmill.formats.qtypes import BY_NAME, QType

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from quantmill.formats.qtypes import qtype
 
 if __package__:

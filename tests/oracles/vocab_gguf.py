@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
+
 from quantmill.formats.ir import Value, ValueType
 
 

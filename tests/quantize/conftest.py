@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from quantmill.formats.gguf.names import parse_name
 from quantmill.formats.ir import Model, Tensor, Value, ValueType
 from quantmill.formats.qtypes import F16, F32

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from quantmill.formats.errors import PlanError
 from quantmill.formats.ir import Model, Tensor, Value, ValueType
 from quantmill.formats.qtypes import BF16, BY_NAME, F16, F32

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from oracles.gguf_samples import METADATA, every_type
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.keys import typed

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+
 from quantmill.formats.errors import FormatError, OutputError, PlanError
 from quantmill.formats.gguf.names import parse_name
 from quantmill.formats.gguf.reader import read_gguf

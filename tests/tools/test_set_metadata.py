@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+
 from oracles.gguf_samples import METADATA, every_type
 from quantmill.formats.errors import QuantmillError
 from quantmill.formats.gguf.reader import read_header

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from oracles.make_codebooks import points
 from quantmill.formats.errors import QuantmillError
 from quantmill.quantize.kernels import grids

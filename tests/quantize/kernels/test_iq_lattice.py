@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from oracles.ggml import ggml_dequantize, ggml_quantize
 from oracles.kernel_checks import (
     assert_same_bytes,
