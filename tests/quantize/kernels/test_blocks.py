@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from checks import decode, encode
 from numpy.typing import NDArray
+
+from oracles.kernel_checks import decode, encode
 
 I16, I32, I256 = np.arange(16), np.arange(32), np.arange(256)
 ONE, THREE, MINUS_ONE = b"\x00\x3c", b"\x00\x42", b"\x00\xbc"  # as IEEE halves

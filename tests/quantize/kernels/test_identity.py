@@ -1,4 +1,4 @@
-"""Our bytes are llama.cpp's, for the types of the legacy and k-quant kernels and the float types."""
+"""Our bytes are llama.cpp's, for the float types, the legacy types and the k-quants; and laws every kernel keeps."""
 
 from __future__ import annotations
 
@@ -6,73 +6,74 @@ import threading
 
 import numpy as np
 import pytest
-from checks import WIDTH, check_decode, check_encode, check_sources, check_split, encode
-from quantmill.formats.qtypes import BF16, F16, F32, qtype
-from quantmill.quantize.kernels import kernel_for
-from rowsets import importances, row_sets
 
+from oracles.kernel_checks import (
+    assert_same_bytes,
+    check_decode,
+    check_encode,
+    check_ragged,
+    check_split,
+    encode,
+    importances,
+    row_sets,
+)
+from quantmill.formats.qtypes import BF16, F16, F32, qtype
+from quantmill.quantize.kernels import ENCODABLE, kernel_for
+
+WIDTH = 768  # several blocks of any type, and not a power of two
 SEARCHED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 TYPES = ["F32", "F16", "BF16", "Q8_0", *SEARCHED]
+UNIFORM = next(w for name, w in importances(WIDTH) if name == "uniform")
+NORMAL = next(rows for name, rows in row_sets(WIDTH) if name == "normal")
 
 
 @pytest.mark.parametrize("type_name", TYPES)
-def test_bytes_without_importance(type_name: str) -> None:
-    check_encode(type_name, None)
-
-
-@pytest.mark.parametrize("type_name", SEARCHED)
-@pytest.mark.parametrize("importance", ["uniform", "spiky", "sparse", "zero"])
-def test_bytes_with_importance(type_name: str, importance: str) -> None:
-    check_encode(type_name, importance)
+def test_bytes_are_llama_cpps(type_name: str) -> None:
+    check_encode(type_name, WIDTH)
+    check_ragged(type_name)
 
 
 @pytest.mark.parametrize("type_name", TYPES)
-def test_sources(type_name: str) -> None:
-    check_sources(type_name, None)
+def test_floats_are_llama_cpps(type_name: str) -> None:
+    check_decode(type_name)
 
 
-@pytest.mark.parametrize("type_name", SEARCHED)
-def test_sources_with_importance(type_name: str) -> None:
-    check_sources(type_name, importances(WIDTH)["uniform"])
+@pytest.mark.parametrize("type_name", sorted(ENCODABLE))
+def test_all_zero_importance_is_what_llama_cpp_does(type_name: str) -> None:
+    for set_name in ("normal", "sparse", "positive", "steps"):
+        rows = next(rows for name, rows in row_sets(WIDTH, n=9) if name == set_name)
+        assert_same_bytes(type_name, rows, np.zeros(WIDTH, np.float32), "F32", f"{set_name}, importance all zero")
 
 
-@pytest.mark.parametrize("type_name", TYPES)
-def test_floats(type_name: str) -> None:
-    check_decode(type_name, None)
-
-
-@pytest.mark.parametrize("type_name", SEARCHED)
-def test_rows_are_independent(type_name: str) -> None:
-    check_split(type_name, None)
-    check_split(type_name, importances(WIDTH)["spiky"])
+@pytest.mark.parametrize("type_name", sorted(ENCODABLE))
+def test_a_row_knows_nothing_of_its_neighbours(type_name: str) -> None:
+    check_split(type_name, UNIFORM)
+    if not kernel_for(qtype(type_name)).requires_importance:
+        check_split(type_name, None)
 
 
 @pytest.mark.parametrize("type_name", ["Q8_0", "F16"])
 def test_importance_changes_nothing_where_it_is_unused(type_name: str) -> None:
-    rows = row_sets(WIDTH)["normal"]
-    np.testing.assert_array_equal(
-        encode(type_name, rows, importance=importances(WIDTH)["spiky"]), encode(type_name, rows)
-    )
+    np.testing.assert_array_equal(encode(type_name, NORMAL, UNIFORM), encode(type_name, NORMAL))
 
 
 @pytest.mark.parametrize("type_name", ["Q4_0", "Q5_1"])
-@pytest.mark.parametrize("width", [32, 96, 576])
+@pytest.mark.parametrize("width", [32, 96])
 def test_narrow_rows(type_name: str, width: int) -> None:
-    check_encode(type_name, None, width)
-    check_encode(type_name, "uniform", width)
+    check_encode(type_name, width)
 
 
-def test_threads_share_nothing() -> None:
-    rows = row_sets(WIDTH, n=64)["heavy"]
-    importance = importances(WIDTH)["uniform"]
-    expected = encode("Q4_K", rows, importance=importance)
-    results = [np.zeros_like(expected) for _ in range(4)]
+@pytest.mark.parametrize("type_name", ["Q4_K", "IQ2_XS", "IQ1_S", "MXFP4"])
+@pytest.mark.parametrize("n_threads", [2, 7])
+def test_threads_share_nothing(type_name: str, n_threads: int) -> None:
+    expected = encode(type_name, NORMAL, UNIFORM)
+    results = [np.zeros_like(expected) for _ in range(n_threads)]
 
     def work(k: int) -> None:
-        for _ in range(5):
-            results[k][:] = encode("Q4_K", rows, importance=importance)
+        for _ in range(3):
+            results[k][:] = encode(type_name, NORMAL, UNIFORM)
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(n_threads)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -82,10 +83,9 @@ def test_threads_share_nothing() -> None:
 
 
 def test_read_only_and_unaligned_sources_compile_nothing_new() -> None:
-    rows = row_sets(WIDTH)["normal"]
-    expected = encode("Q6_K", rows)
-    raw = bytearray(b"x") + rows.tobytes()  # one byte off any alignment
-    unaligned = np.frombuffer(bytes(raw), np.uint8, offset=1).reshape(len(rows), -1)
+    expected = encode("Q6_K", NORMAL)
+    raw = bytearray(b"x") + NORMAL.tobytes()  # one byte off any alignment
+    unaligned = np.frombuffer(bytes(raw), np.uint8, offset=1).reshape(len(NORMAL), -1)
     out = np.empty_like(expected)
     kernel = kernel_for(qtype("Q6_K"))
     kernel.encode(unaligned, F32, None, out)
@@ -99,7 +99,7 @@ def test_first_nonfinite(source: object, bad: float) -> None:
     from quantmill.quantize.kernels.contract import SOURCE_CODE
     from quantmill.quantize.kernels.floats import first_nonfinite
 
-    rows = row_sets(WIDTH, n=60)["normal"]
+    rows = next(row_sets(WIDTH, n=60))[1]
     code = SOURCE_CODE[str(source)]
     for index in (-1, 0, 16383, 16384, 46079):
         damaged = rows.copy()

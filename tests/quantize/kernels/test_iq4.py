@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from oracles.ggml import ggml_quantize
-from oracles.kernel_checks import check_decode, check_encode, check_many, check_ragged, encode
+from oracles.kernel_checks import check_decode, check_encode, check_ragged, encode
 from quantmill.formats.qtypes import BY_NAME
 from quantmill.quantize.kernels import kernel_for
 
@@ -73,9 +74,3 @@ def test_importance_is_used_but_not_required():
         kernel = kernel_for(BY_NAME[name])
         assert kernel.uses_importance
         assert not kernel.requires_importance
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TYPES)
-def test_a_million_rows(name: str):
-    check_many(name)

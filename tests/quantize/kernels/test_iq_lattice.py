@@ -12,7 +12,6 @@ from oracles.ggml import ggml_dequantize, ggml_quantize
 from oracles.kernel_checks import (
     assert_same_bytes,
     check_decode,
-    check_many,
     check_ragged,
     encode,
     importances,
@@ -153,10 +152,3 @@ def test_which_need_importance():
         kernel = kernel_for(BY_NAME[name])
         assert kernel.uses_importance
         assert kernel.requires_importance == (name in REQUIRE)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TYPES)
-def test_a_million_rows(name: str):
-    """In total over the types: the C takes a minute for each part."""
-    check_many(name, 1_000_000 // len(TYPES) + 1, required=name in REQUIRE)
