@@ -44,7 +44,7 @@ def read_hf(folder: Path, *, pre: str | None = None) -> Model:
     Raises:
         FormatError: and its children UnknownArchitecture, UnmatchedTensor, TokenizerError.
     """
-    from .tokenizer import read_tokenizer
+    from .tokenizer.read import read_tokenizer
 
     folder = Path(folder)
     path = folder / "config.json"

@@ -63,7 +63,7 @@ def write_hf(model: Model, folder: Path, *, dtype: str = "auto", max_shard_bytes
     if generation := restore_generation(model.metadata):
         _write_json(folder / "generation_config.json", generation)
     if tokenizer is not None:
-        from .tokenizer_save import write_tokenizer
+        from .tokenizer.save import write_tokenizer
 
         write_tokenizer(tokenizer, folder)
     write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)

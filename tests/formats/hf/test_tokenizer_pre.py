@@ -17,8 +17,8 @@ from oracles.strings import adversarial
 from oracles.vocab_gguf import write_vocab_gguf
 from quantmill.formats.errors import TokenizerError
 from quantmill.formats.gguf.vocab import tokenizer_to_metadata
-from quantmill.formats.hf.pretokenizers import BY_NAME, PRE_TOKENIZERS, PreTokenizer
-from quantmill.formats.hf.tok_pre import PROBES, detect_pre
+from quantmill.formats.hf.tokenizer.detect import PROBES, detect_pre
+from quantmill.formats.hf.tokenizer.pretokenizers import BY_NAME, PRE_TOKENIZERS, PreTokenizer
 from quantmill.formats.ir import Tokenizer
 
 STRINGS = (*PROBES, *adversarial(700, seed=1))

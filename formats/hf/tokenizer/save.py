@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import TokenizerError
-from ..ir import Tokenizer, TokenType
+from ...errors import TokenizerError
+from ...ir import Tokenizer, TokenType
+from .files import Json
+from .pieces import pieces_model, pieces_proto
 from .pretokenizers import BY_NAME, NAMES
-from .tok_files import Json
-from .tok_pieces import pieces_model, pieces_proto
 
 _SPECIAL_NAMES = {
     **{name: f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "mask", "eot", "eom")},

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import TokenizerError
+from ...errors import TokenizerError
 from .pretokenizers import PRE_TOKENIZERS, Json, PreTokenizer
 
 _PROBE_PARTS = (

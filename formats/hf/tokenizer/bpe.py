@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import TokenizerError
-from ..ir import TokenType
+from ...errors import TokenizerError
+from ...ir import TokenType
+from .detect import detect_pre
+from .files import Json, TokenizerFiles, read_json, read_text
 from .pretokenizers import NAMES, SLOW_CLASSES
-from .tok_files import Json, TokenizerFiles, read_json, read_text
-from .tok_pre import detect_pre
-from .tok_vocab import Vocabulary
+from .vocabulary import Vocabulary
 
 
 def is_byte_level(tokenizer_json: Json) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import TokenizerError
-from ..ir import Tokenizer, TokenType
-from .tok_files import Json
+from ...errors import TokenizerError
+from ...ir import Tokenizer, TokenType
+from .files import Json
 
 _SPACE = "▁"
 _BPE = 2  # sentencepiece_model.proto, TrainerSpec.ModelType

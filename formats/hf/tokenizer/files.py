@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import TokenizerError
-from ..ir import TokenType
+from ...errors import TokenizerError
+from ...ir import TokenType
 
 Json = dict[str, Any]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import TokenizerError
-from ..ir import TokenType
+from ...errors import TokenizerError
+from ...ir import TokenType
 
 ADDED_SCORE = -1000.0  # what llama.cpp's converter gives added tokens
 PADDING_SCORE = -10000.0  # and the rows after the vocabulary's end

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..errors import TokenizerError
-from ..ir import TokenType
-from .tok_files import Json, TokenizerFiles, token_text
-from .tok_vocab import ADDED_SCORE, Vocabulary
+from ...errors import TokenizerError
+from ...ir import TokenType
+from .files import Json, TokenizerFiles, token_text
+from .vocabulary import ADDED_SCORE, Vocabulary
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _BPE = 2  # sentencepiece_model.proto, TrainerSpec.ModelType

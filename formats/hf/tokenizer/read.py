@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import TokenizerError
-from ..ir import Tokenizer
+from ...errors import TokenizerError
+from ...ir import Tokenizer
+from .bpe import is_byte_level, read_bpe
+from .files import TokenizerFiles, read_files
 from .pretokenizers import NAMES
-from .tok_bpe import is_byte_level, read_bpe
-from .tok_files import TokenizerFiles, read_files
-from .tok_special import flags, special_ids
-from .tok_spm import is_sentencepiece, load_proto, read_json_pieces, read_proto
-from .tok_vocab import Vocabulary
+from .special import flags, special_ids
+from .spm import is_sentencepiece, load_proto, read_json_pieces, read_proto
+from .vocabulary import Vocabulary
 
 
 def read_tokenizer(

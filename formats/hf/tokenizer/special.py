@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .tok_files import Json, TokenizerFiles, token_text
+from .files import Json, TokenizerFiles, token_text
 
 _END_OF_TURN = (
     "<|eot_id|>",
