@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,12 +176,12 @@ def test_what_cannot_be_run(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_chunks(smollm2: Weights, topics: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def two_chunks(smollm2: Weights, topics: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Any:
     text = replace(topics, tokens=topics.tokens[:2], inputs=topics.inputs[:2])
     run, collector = runner(smollm2, text, tmp_path_factory.mktemp("run")), Collector()
     run.embed()
     run.finish(collector)
-    yield run, collector
+    return run, collector
 
 
 def check_sums(collector: Collector, golden: dict[str, Any], n: int, step: int, tolerance: float) -> None:
