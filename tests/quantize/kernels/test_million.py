@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from oracles.kernel_checks import check_many
 from quantmill.quantize.kernels import ENCODABLE
 
