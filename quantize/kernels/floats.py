@@ -1,6 +1,6 @@
 """F32, F16 and BF16: conversions between the plain float types, and the search for a weight that is not finite.
 
-All numpy, which has these loops compiled and drops the GIL in them.
+Copies and small arrays are numpy's work, so that they start without numba; ``convert.py`` has the large ones.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from ...formats.ir import Bytes
 from ...formats.qtypes import BY_NAME
-from .contract import F32_ARRAY, SOURCE_CODE, Kernel
+from .contract import F32_ARRAY, SOURCE_CODE, Kernel, constant
 
 _NAMES = {code: name for name, code in SOURCE_CODE.items()}
 _WORDS: dict[str, Any] = {"F32": "<u4", "F16": "<u2", "BF16": "<u2"}
 _EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
-_CHUNK = 1 << 14  # weights at a time, so that intermediate arrays stay in the cache
+_CHUNK = 1 << 14  # weights numpy takes at a time, so that intermediate arrays stay in the cache
+_LARGE = 1 << 16  # weights worth loading compiled code for
 
 
 def first_nonfinite(src: Bytes, code: int) -> int:
@@ -62,26 +63,38 @@ def _from_float(x: F32_ARRAY, name: str) -> NDArray[Any]:
     return rounded.astype(np.uint16)
 
 
+def _convert(words: NDArray[Any], source: str, target: NDArray[Any], name: str) -> None:
+    """Flat words of one float type into those of another."""
+    done = 0
+    if words.size >= _LARGE:
+        from .convert import CONVERT, VEC
+
+        CONVERT[name](constant(words.view(np.uint8)), SOURCE_CODE[source], target.view(np.uint8), words.size)
+        done = words.size // VEC * VEC
+    for start in range(done, words.size, _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        target[chunk] = _from_float(_to_float(words[chunk], source), name)
+
+
 def _encoder(name: str) -> Callable[..., None]:
     def encode_rows(src: Bytes, code: int, importance: F32_ARRAY, out: Bytes) -> None:
         source = _NAMES[code]
         words, target = src.reshape(-1).view(_WORDS[source]), out.reshape(-1).view(_WORDS[name])
         if source == name:
             target[:] = words
-            return
-        for start in range(0, words.size, _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            target[chunk] = _from_float(_to_float(words[chunk], source), name)
+        else:
+            _convert(words, source, target, name)
 
     return encode_rows
 
 
 def _decoder(name: str) -> Callable[..., None]:
     def decode_rows(blocks: Bytes, out: F32_ARRAY) -> None:
-        words, target = blocks.reshape(-1).view(_WORDS[name]), out.reshape(-1)
-        for start in range(0, words.size, _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            target[chunk] = _to_float(words[chunk], name)
+        words, target = blocks.reshape(-1).view(_WORDS[name]), out.reshape(-1).view(np.uint32)
+        if name == "F32":
+            target[:] = words
+        else:
+            _convert(words, name, target, "F32")
 
     return decode_rows
 

@@ -21,7 +21,7 @@ from .simd import (
     from_bits,
     largest_lane,
     mask_bits,
-    smallest_lane,
+    range_of_lanes,
     store_byte,
     to_int,
     trailing_zeros,
@@ -70,11 +70,7 @@ def extreme_of(x):  # type: ignore[no-untyped-def]
 @jit_inline
 def range_of(x):  # type: ignore[no-untyped-def]
     """The least and the largest of 32 weights; of zeros of both signs, the first."""
-    a, b = bits_of(vload_flat(x, 0)), bits_of(vload_flat(x, 16))
-    a, b = a ^ ((a >> 31) & _MAGNITUDE), b ^ ((b >> 31) & _MAGNITUDE)  # integers in the order of the floats
-    low, high = smallest_lane(vmin(a, b)), largest_lane(vmax(a, b))
-    least = bits_to_float(np.int32(low ^ ((low >> np.int32(31)) & np.int32(_MAGNITUDE))))
-    most = bits_to_float(np.int32(high ^ ((high >> np.int32(31)) & np.int32(_MAGNITUDE))))
+    least, most = range_of_lanes(vload_flat(x, 0), vload_flat(x, 16))
     if least == np.float32(0) or most == np.float32(0):
         least, most = x[0], x[0]
         for i in range(1, 32):

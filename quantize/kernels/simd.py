@@ -331,18 +331,26 @@ def store_byte(typingctx: Any, raw: Any, offset: Any, value: Any) -> Any:
     return types.void(raw, types.intp, types.uint8), codegen
 
 
-@intrinsic
-def vstore_bytes(typingctx: Any, raw: Any, offset: Any, value: Any) -> Any:
-    """The low bytes of an I32V, ``VEC`` of them, at a byte offset of a C-contiguous uint8 array."""
+def _vstore_raw(bits: int) -> Any:
+    """The low ``bits`` of an I32V, ``VEC`` times, at a byte offset of a C-contiguous uint8 array."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = context.make_array(raw)(context, builder, args[0]).data
-        vector = ir.VectorType(ir.IntType(8), VEC)
-        address = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
-        builder.store(builder.trunc(args[2], vector), address, align=1)
-        return context.get_dummy_value()
+    @intrinsic
+    def function(typingctx: Any, raw: Any, offset: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            data = context.make_array(raw)(context, builder, args[0]).data
+            vector = ir.VectorType(ir.IntType(bits), VEC)
+            address = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
+            builder.store(args[2] if bits == 32 else builder.trunc(args[2], vector), address, align=1)
+            return context.get_dummy_value()
 
-    return types.void(raw, types.intp, I32V), codegen
+        return types.void(raw, types.intp, I32V), codegen
+
+    return function
+
+
+vstore_bytes = _vstore_raw(8)
+vstore_halves = _vstore_raw(16)
+vstore_words = _vstore_raw(32)
 
 
 def _reduce(name: str) -> Any:
@@ -358,8 +366,30 @@ def _reduce(name: str) -> Any:
     return function
 
 
-largest_lane = _reduce("smax")  # an int32
-smallest_lane = _reduce("smin")
+largest_lane = _reduce("smax")
+
+
+@intrinsic
+def range_of_lanes(typingctx: Any, a: Any, b: Any) -> Any:
+    """The least and the largest of the lanes of two F32V, a pair of float32; of zeros of both signs, either."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def least(x: Any, y: Any) -> Any:
+            return builder.select(builder.fcmp_ordered("<", x, y), x, y)
+
+        a, b = args
+        low, high = least(a, b), builder.select(builder.fcmp_ordered(">", a, b), a, b)
+        minus = builder.fneg(high)
+        # the lows in the lower half, the negated highs in the upper: one reduction for both
+        order = [*range(8), *range(16, 24)], [*range(8, 16), *range(24, 32)]
+        both = least(*(_shuffled(builder, low, minus, lanes) for lanes in order))
+        for step in (4, 2, 1):
+            both = least(both, _shuffled(builder, both, both, [n ^ step for n in range(VEC)]))
+        i32 = ir.IntType(32)
+        pair = builder.extract_element(both, i32(0)), builder.fneg(builder.extract_element(both, i32(8)))
+        return context.make_tuple(builder, sig.return_type, pair)
+
+    return types.UniTuple(types.float32, 2)(F32V, F32V), codegen
 
 
 @intrinsic

@@ -75,7 +75,8 @@ def decode(type_name: str, blocks: NDArray[np.uint8], width: int) -> Floats:
 def raw_rows(rows: Floats, source: str) -> NDArray[np.uint8]:
     """Float rows as stored in F32, F16 or BF16 (truncated): uint8 [n, row bytes]."""
     if source == "F16":
-        return rows.astype(np.float16).view(np.uint8)
+        with np.errstate(over="ignore"):
+            return rows.astype(np.float16).view(np.uint8)
     if source == "BF16":
         return (np.ascontiguousarray(rows).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
     return np.ascontiguousarray(rows).view(np.uint8)
