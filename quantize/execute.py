@@ -69,7 +69,8 @@ def execute(
         OutputError: see ``atomic_output``.
     """
     with atomic_output(path, plan.size, force, inputs=[plan.source.path, *inputs]) as output:
-        output.write_at(0, plan.layout.header)
+        for offset, piece in plan.layout.pieces:
+            output.write_at(offset, piece)
         worker = _Worker(output, plan, importance or {}, progress)
         _run(worker, _chunks(plan, chunk_weights), threads or cpu_count())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,8 @@ from ..formats.gguf.keys import (
     GENERAL_QUANTIZATION_VERSION,
     QUANTIZATION_VERSION,
 )
-from ..formats.gguf.wire import ByteOrder
-from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape, layout
+from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape
+from ..formats.gguf.writer import layout as gguf_layout
 from ..formats.ir import Metadata, Model, Tensor, Value, ValueType
 from ..formats.qtypes import QType
 from .choose import (
@@ -35,6 +35,7 @@ from .recipe import Part, Recipe, part_of
 from .recipes import REFUSES_WITHOUT, find_recipe
 
 Importance = Mapping[str, NDArray[np.float32]]
+MakeLayout = Callable[[Metadata, Sequence[TensorInfo]], Layout]
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ def make_plan(
     fallback_type: str | QType | None = None,
     no_fallback: bool = False,
     from_checkpoint: bool = False,
-    version: int = 2,
-    byteorder: ByteOrder = "little",
+    layout: MakeLayout = gguf_layout,
 ) -> Plan:
     """The plan for a model at a level. Pure: no weight is read.
 
@@ -136,7 +136,8 @@ def make_plan(
         extra_metadata: keys to add, such as the importance matrix's origin.
         from_checkpoint: the source is a checkpoint, not a GGUF: vectors, norms and what else llama.cpp's converter
             keeps whole become F32, and a float level keeps the source's order of tensors.
-        version, byteorder: of the GGUF file.
+        layout: places the tensors in the output's container; a ``functools.partial`` of GGUF's for a version or byte
+            order, or another format's.
 
     Raises:
         PlanError: the level, a type or a pattern is unknown; a tensor would be requantized; importance is missing (the
@@ -161,7 +162,7 @@ def make_plan(
     metadata = _metadata(model.metadata, recipe, extra_metadata or {}, in_place=in_order)
     shape = (lambda t: t.shape) if in_order else (lambda t: ggml_shape(t.shape))
     infos = [TensorInfo(t.name, shape(t), choices[t.name].type) for t in tensors]
-    place = layout(metadata, infos, version=version, byteorder=byteorder)
+    place = layout(metadata, infos)
     steps = tuple(
         Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed)
         for t, c, info, offset in zip(tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True)

@@ -1,4 +1,4 @@
-"""``convert``: a Hugging Face checkpoint to GGUF (plain or quantized, in one pass), or a GGUF file back."""
+"""``convert``: a Hugging Face checkpoint, a GGUF or a GGML file to another of these, quantized in one pass if asked."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .files import KINDS, read_model, source_kind, target_kind
 from .options import plan_options, write_options
 
 if TYPE_CHECKING:
+    from ..formats.ggml.reader import Settings
     from ..formats.ir import Bytes, Model, Tensor
 
 _FLOATS = ("F32", "F16", "BF16")
@@ -30,8 +31,23 @@ _FLOATS = ("F32", "F16", "BF16")
     help="f32, f16, bf16, auto (the checkpoint's own 16-bit type), or any level, such as Q8_0 or Q4_K_M.",
 )
 @click.option("--from", "source", type=click.Choice(KINDS), help="What SRC is, where its look deceives.")
-@click.option("--to", "target", type=click.Choice(KINDS), help="What DST becomes: gguf if its name ends so, else hf.")
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(KINDS),
+    help="What DST becomes: gguf if its name ends so, ggml (version 3) if in .bin, else hf.",
+)
 @click.option("--pre", metavar="NAME", help="llama.cpp's name of the pre-tokenizer, when it is not recognized.")
+@click.option("--gqa", type=click.IntRange(min=1), help="GGML: query heads a key/value head; else the shapes say.")
+@click.option("--eps", type=float, help="GGML: epsilon of the norms, which the file does not store.")
+@click.option("--rope-base", type=float, help="GGML: base of the rotary frequencies, likewise.")
+@click.option("--context", type=click.IntRange(min=1), help="GGML: the trained context length, likewise.")
+@click.option(
+    "--vocab-dir",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="GGML: take the tokenizer of this Hugging Face folder, not the file's.",
+)
 @plan_options
 @write_options
 def command(
@@ -43,7 +59,7 @@ def command(
     pre: str | None,
     **options: Any,
 ) -> None:
-    """Convert SRC, a Hugging Face folder or a GGUF file, to DST, the other kind.
+    """Convert SRC, a Hugging Face folder, a GGUF or a GGML file, to DST, another of these kinds.
 
     A level as --outtype goes straight to the quantized file, with no float file between.
 
@@ -51,30 +67,60 @@ def command(
     Example: convert Meta-Llama-3-8B-Instruct llama3-f16.gguf --outtype f16
              convert Meta-Llama-3-8B-Instruct llama3.Q4_K_M.gguf --outtype Q4_K_M
              convert llama3.Q4_K_M.gguf llama3-hf/
+             convert llama-2-13b.ggmlv3.q4_K_M.bin llama-2-13b.Q4_K_M.gguf --eps 1e-5 --context 4096
     """
     source, target = source or source_kind(src), target or target_kind(dst)
-    model = read_model(src, kind=source, pre=pre)
+    model = read_model(src, kind=source, pre=pre, settings=_settings(options, source))
     if target == "hf":
         _to_checkpoint(model, dst, outtype, options)
     else:
-        _to_gguf(model, dst, outtype, options, from_checkpoint=source == "hf")
+        _to_file(model, dst, outtype, options, from_checkpoint=source == "hf", container=target)
 
 
-def _to_gguf(model: Model, dst: Path, outtype: str, options: dict[str, Any], from_checkpoint: bool) -> None:
-    from .planned import carry_out, plan_from, print_plan
+def _settings(options: dict[str, Any], source: str) -> Settings:
+    """What GGML files do not store, taken out of the options."""
+    from ..formats.ggml.reader import Settings
 
+    given = {key: options.pop(key) for key in ("gqa", "eps", "rope_base", "context", "vocab_dir")}
+    for key, value in given.items():
+        if value is not None and source != "ggml":
+            raise PlanError("speaks of GGML files; SRC is none", where=f"--{key.replace('_', '-')}")
+    return Settings(**given)
+
+
+def _to_file(
+    model: Model, dst: Path, outtype: str, options: dict[str, Any], from_checkpoint: bool, container: str
+) -> None:
+    from .planned import carry_out, plan_from, print_plan, tell_client
+
+    if outtype == "auto" and container == "ggml" and from_checkpoint:
+        outtype = "F16"  # the one 16-bit type that GGML has
     if outtype == "auto" and not from_checkpoint:
-        _rewrite(model, dst, options)
-        return
-    plan, importance = plan_from(model, outtype, options, from_checkpoint=from_checkpoint)
-    if options["dry_run"]:
-        print_plan(plan, options["as_json"])
+        _rewrite(model, dst, options, container)
+        metadata = model.metadata
     else:
-        carry_out(plan, dst, importance, options)
+        plan, importance = plan_from(model, outtype, options, from_checkpoint=from_checkpoint, container=container)
+        if options["dry_run"]:
+            print_plan(plan, options["as_json"])
+        else:
+            carry_out(plan, dst, importance, options)
+        metadata = plan.metadata
+    if container == "ggml" and not (options["quiet"] or options["dry_run"]):
+        tell_client(metadata, dst)
 
 
-def _rewrite(model: Model, dst: Path, options: dict[str, Any]) -> None:
-    """GGUF to GGUF with its tensors as they are: another version or byte order of the file."""
+def _rewrite(model: Model, dst: Path, options: dict[str, Any], container: str) -> None:
+    """File to file with its tensors as they are: another container, version or byte order."""
+    if options["dry_run"]:
+        click.echo(f"{dst}: {len(model.tensors)} tensors as they are")
+        return
+    if container == "ggml":
+        from ..formats.ggml.writer import write_ggml
+
+        if options["big_endian"]:
+            raise PlanError("a GGML file is little-endian", where="--big-endian", hint="leave it out")
+        write_ggml(dst, model, force=options["force"])
+        return
     from ..formats.gguf.writer import write_gguf
 
     write_gguf(

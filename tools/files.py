@@ -5,36 +5,54 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from ..formats.errors import FormatError
 
 if TYPE_CHECKING:
+    from ..formats.ggml.reader import Settings
     from ..formats.ir import Model
 
-KINDS = ("hf", "gguf")
+KINDS = ("hf", "gguf", "ggml")
 
 
 def source_kind(path: Path) -> str:
-    """``hf`` for a checkpoint's folder, ``gguf`` for a file. Raises ``FormatError`` when it is neither."""
+    """``hf`` for a checkpoint's folder, ``gguf`` or ``ggml`` for a file. Raises ``FormatError`` when it is none."""
     if path.is_dir():
         if (path / "config.json").is_file():
             return "hf"
         raise FormatError("no config.json in this folder", path=path, hint="give a Hugging Face checkpoint's folder")
     if path.is_file():
-        return "gguf"  # its reader says what else the file looks like
+        from ..formats.ggml.wire import MAGICS
+
+        with path.open("rb") as file:
+            return "ggml" if file.read(4) in MAGICS else "gguf"  # whose reader says what else the file looks like
     raise FormatError("no such file or folder", path=path)
 
 
 def target_kind(path: Path) -> str:
-    """``gguf`` when the name ends so, else a folder for ``hf``."""
-    return "gguf" if path.suffix == ".gguf" else "hf"
+    """``gguf`` or, for .bin, ``ggml`` when the name ends so, else a folder for ``hf``."""
+    return {".gguf": "gguf", ".bin": "ggml"}.get(path.suffix, "hf")
 
 
-def read_model(path: Path, *, kind: str | None = None, pre: str | None = None) -> Model:
-    """Read a checkpoint of either kind; ``pre`` overrides the pre-tokenizer's name of a Hugging Face one."""
-    if (kind or source_kind(path)) == "hf":
+def read_model(
+    path: Path, *, kind: str | None = None, pre: str | None = None, settings: Settings | None = None
+) -> Model:
+    """Read a checkpoint of any kind.
+
+    Args:
+        pre: the pre-tokenizer's name, instead of the one found for a Hugging Face checkpoint.
+        settings: what a GGML file does not store; what has to be assumed is said on stderr.
+    """
+    kind = kind or source_kind(path)
+    if kind == "hf":
         from ..formats.hf.load import read_hf
 
         return read_hf(path, pre=pre)
+    if kind == "ggml":
+        from ..formats.ggml.reader import Settings, read_ggml
+
+        return read_ggml(path, settings or Settings(), warn=lambda text: click.echo(f"warning: {text}", err=True))
     from ..formats.gguf.reader import read_gguf
 
     return read_gguf(path)

@@ -16,7 +16,9 @@ _PLAN_OPTIONS = (
     click.option(
         "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix, .gguf or .dat."
     ),
-    click.option("--book", type=click.Choice(BOOKS), default="current", show_default=True, help="Which era's mixes."),
+    click.option(
+        "--book", type=click.Choice(BOOKS), help="Which era's mixes.  [default: current; ggml-v3 for a GGML file]"
+    ),
     click.option("--pure", is_flag=True, help="The level's default type for every tensor, no mix."),
     click.option("--leave-output-tensor", "leave_output", is_flag=True, help="Leave output.weight as it is."),
     click.option("--output-tensor-type", "output_type", metavar="TYPE", help="The type of output.weight."),

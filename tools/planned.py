@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +18,29 @@ from ..formats.errors import PlanError
 from ..formats.output import human_bytes
 
 if TYPE_CHECKING:
-    from ..formats.ir import Model
-    from ..quantize.plan import Importance, Plan
+    from ..formats.gguf.wire import ByteOrder
+    from ..formats.ir import Metadata, Model
+    from ..quantize.plan import Importance, MakeLayout, Plan
 
 _PLAN_KEYS = (
-    "book", "pure", "leave_output", "output_type", "embedding_type", "tensor_types", "allow_requantize",
-    "fallback_type", "no_fallback", "version",
+    "pure", "leave_output", "output_type", "embedding_type", "tensor_types", "allow_requantize",
+    "fallback_type", "no_fallback",
 )  # fmt: skip
 
 
 def plan_from(
-    model: Model, level: str, options: Mapping[str, Any], *, from_checkpoint: bool = False
+    model: Model, level: str, options: Mapping[str, Any], *, from_checkpoint: bool = False, container: str = "gguf"
 ) -> tuple[Plan, Importance | None]:
     """The plan for a model and the options of ``plan_options`` and ``write_options``, with the importance it uses.
+
+    Args:
+        container: ``gguf`` or ``ggml``.
 
     Raises:
         PlanError: see ``make_plan``; also an importance matrix that knows no tensor of the model. FormatError: a
             damaged importance matrix.
     """
+    from ..formats.ggml.writer import untied
     from ..quantize.plan import make_plan
 
     importance, origin = None, None
@@ -47,15 +53,41 @@ def plan_from(
             raise PlanError("holds no tensor of this model", path=options["imatrix"], hint="another model's imatrix?")
     wishes = {key: options[key] for key in _PLAN_KEYS if key in options}
     plan = make_plan(
-        model,
+        untied(model) if container == "ggml" else model,
         level,
+        book=book_for(container, options),
         importance=importance,
         extra_metadata=origin,
         from_checkpoint=from_checkpoint,
-        byteorder="big" if options.get("big_endian") else "little",
+        layout=_layout(container, options),
         **wishes,
     )
     return plan, importance
+
+
+def book_for(container: str, options: Mapping[str, Any]) -> str:
+    """The book asked for, or that of the container's time."""
+    return str(options.get("book") or {"ggml": "ggml-v3", "gguf": "current"}[container])
+
+
+def _layout(container: str, options: Mapping[str, Any]) -> MakeLayout:
+    if container == "ggml":
+        from ..formats.ggml.writer import layout as ggml_layout
+
+        if options.get("big_endian"):
+            raise PlanError("a GGML file is little-endian", where="--big-endian", hint="leave it out")
+        return ggml_layout
+    from ..formats.gguf.writer import layout as gguf_layout
+
+    byteorder: ByteOrder = "big" if options.get("big_endian") else "little"
+    return partial(gguf_layout, version=options.get("version", 2), byteorder=byteorder)
+
+
+def tell_client(metadata: Metadata, path: Path) -> None:
+    """Say on stderr what a GGML file's client must be told."""
+    from ..formats.ggml.writer import client_options
+
+    click.echo(f"{path}: tell the client what the file cannot say: {client_options(metadata)}", err=True)
 
 
 def carry_out(plan: Plan, path: Path, importance: Importance | None, options: Mapping[str, Any]) -> None:

@@ -16,9 +16,15 @@ _FLOAT_ENDING = re.compile(r"[-._](?:bf16|fp?16|fp?32)\Z", re.IGNORECASE)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("arguments", metavar="[OUT] LEVEL [THREADS]", nargs=-1, required=True)
+@click.option(
+    "--to",
+    "container",
+    type=click.Choice(("gguf", "ggml")),
+    help="What OUT becomes: ggml (version 3, for clients of mid 2023) if its name ends in .bin, else gguf.",
+)
 @plan_options
 @write_options
-def command(model: Path, arguments: tuple[str, ...], **options: object) -> None:
+def command(model: Path, arguments: tuple[str, ...], container: str | None, **options: object) -> None:
     """Quantize MODEL, a GGUF file, to LEVEL.
 
     Without OUT the file is written beside MODEL, named after it: model-f16.gguf becomes model.Q4_K_M.gguf.
@@ -34,17 +40,20 @@ def command(model: Path, arguments: tuple[str, ...], **options: object) -> None:
     """
     from ..formats.gguf.reader import read_gguf
     from ..quantize.recipes import find_recipe
-    from .planned import carry_out, plan_from, print_plan
+    from .planned import book_for, carry_out, plan_from, print_plan, tell_client
 
     out, level, threads = parse_arguments(arguments)
     options["threads"] = options["threads"] or threads
-    recipe = find_recipe(level, str(options["book"]))
-    path = out or output_name(model, recipe.level)
-    plan, importance = plan_from(read_gguf(model), recipe.level, options)
+    container = container or ("ggml" if out is not None and out.suffix == ".bin" else "gguf")
+    recipe = find_recipe(level, book_for(container, options))
+    path = out or output_name(model, recipe.level, container)
+    plan, importance = plan_from(read_gguf(model), recipe.level, options, container=container)
     if options["dry_run"]:
         print_plan(plan, bool(options["as_json"]))
     else:
         carry_out(plan, path, importance, options)
+        if container == "ggml" and not options["quiet"]:
+            tell_client(plan.metadata, path)
 
 
 def parse_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, str, int | None]:
@@ -78,7 +87,8 @@ def _is_level(word: str) -> bool:
     return True
 
 
-def output_name(model: Path, level: str) -> Path:
-    """``model-f16.gguf`` -> ``model.Q4_K_M.gguf``, beside it."""
-    stem = model.name.removesuffix(".gguf")
-    return model.with_name(f"{_FLOAT_ENDING.sub('', stem)}.{level}.gguf")
+def output_name(model: Path, level: str, container: str = "gguf") -> Path:
+    """``model-f16.gguf`` -> ``model.Q4_K_M.gguf`` beside it, or ``model.ggmlv3.q4_K_M.bin`` as was the custom."""
+    stem = _FLOAT_ENDING.sub("", model.name.removesuffix(".gguf"))
+    ending = f"ggmlv3.{level[0].lower()}{level[1:]}.bin" if container == "ggml" else f"{level}.gguf"
+    return model.with_name(f"{stem}.{ending}")

@@ -96,7 +96,7 @@ def read_header(path: str | Path) -> GGUFHeader:
     Raises:
         FormatError: naming the file, the place and what to do.
     """
-    return _parse(Path(path), _File(Path(path)).map)
+    return _parse(Path(path), MappedFile(Path(path)).map)
 
 
 def read_gguf(path: str | Path) -> Model:
@@ -106,7 +106,7 @@ def read_gguf(path: str | Path) -> Model:
         FormatError: as ``read_header``; also for one part of a split file.
     """
     path = Path(path)
-    file = _File(path)
+    file = MappedFile(path)
     header = _parse(path, file.map)
     parts = header.metadata.get("split.count")
     if parts is not None and isinstance(parts.data, int) and parts.data > 1:
@@ -122,7 +122,7 @@ def read_gguf(path: str | Path) -> Model:
     )
 
 
-class _File:
+class MappedFile:
     """A file mapped for its header and read for its tensors.
 
     Rows are read, not views of the map: a copy within the page cache costs less than faulting pages in, a mapped page
@@ -141,7 +141,7 @@ class _File:
         data = np.empty(n * row_bytes, np.uint8)
         done = 0
         while done < data.size:  # the system reads 2 GB at most in one go
-            got = os.preadv(self.file.fileno(), [memoryview(data)[done:]], start + done)
+            got = os.preadv(self.file.fileno(), [data.data[done:]], start + done)
             if not got:
                 raise FormatError("the file became shorter while it was read", path=self.path)
             done += got
@@ -149,7 +149,7 @@ class _File:
         return data.reshape(n, row_bytes)
 
 
-def _tensor(file: _File, header: GGUFHeader, entry: TensorEntry) -> Tensor:
+def _tensor(file: MappedFile, header: GGUFHeader, entry: TensorEntry) -> Tensor:
     row_bytes = entry.qtype.row_bytes(entry.shape[-1] if entry.shape else 1)
     swap = header.byteorder == "big"
 

@@ -54,6 +54,7 @@ class Layout:
         size: the file's size in bytes.
         alignment: of the data section and of each tensor, in bytes.
         byteorder: of the header's numbers and the tensors' fields.
+        between: (file offset, bytes) that stand between the tensors; GGUF has none, other containers do.
     """
 
     header: bytes
@@ -61,6 +62,12 @@ class Layout:
     size: int
     alignment: int
     byteorder: ByteOrder
+    between: tuple[tuple[int, bytes], ...] = ()
+
+    @property
+    def pieces(self) -> tuple[tuple[int, bytes], ...]:
+        """(file offset, bytes) of all that is no tensor."""
+        return ((0, self.header), *self.between)
 
 
 def ggml_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -139,11 +146,19 @@ def write_gguf(
         version=version,
         byteorder=byteorder,
     )
-    with atomic_output(path, plan.size, force, inputs=[model.path]) as output:
-        output.write_at(0, plan.header)
-        for tensor, offset in zip(model.tensors, plan.offsets, strict=True):
-            copy_tensor(output, offset, tensor, byteorder, progress)
+    write_laid_out(path, model, plan, force, progress)
     return plan
+
+
+def write_laid_out(
+    path: str | Path, model: Model, plan: Layout, force: bool = False, progress: Callable[[int], None] | None = None
+) -> None:
+    """Write a model as it is where ``plan`` has its tensors, in order. Arguments and errors as ``write_gguf``."""
+    with atomic_output(path, plan.size, force, inputs=[model.path]) as output:
+        for offset, piece in plan.pieces:
+            output.write_at(offset, piece)
+        for tensor, offset in zip(model.tensors, plan.offsets, strict=True):
+            copy_tensor(output, offset, tensor, plan.byteorder, progress)
 
 
 def copy_tensor(

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from quantmill.formats.errors import FormatError, OutputError, WeightError
 from quantmill.formats.gguf.reader import read_gguf
+from quantmill.formats.gguf.writer import layout
 from quantmill.formats.ir import Model, Tensor
 from quantmill.formats.qtypes import BY_NAME, F16, F32
 from quantmill.quantize.decode import as_float
@@ -90,8 +92,8 @@ def test_requantizing_goes_through_f32(tiny: Model, tmp_path: Path) -> None:
 
 
 def test_big_endian(tiny: Model, tmp_path: Path) -> None:
-    file_of(tiny, "Q4_K_M", tmp_path / "little.gguf", version=3)
-    file_of(tiny, "Q4_K_M", tmp_path / "big.gguf", version=3, byteorder="big")
+    file_of(tiny, "Q4_K_M", tmp_path / "little.gguf", layout=partial(layout, version=3))
+    file_of(tiny, "Q4_K_M", tmp_path / "big.gguf", layout=partial(layout, version=3, byteorder="big"))
     little, big = read_gguf(tmp_path / "little.gguf"), read_gguf(tmp_path / "big.gguf")
     for a, b in zip(little, big, strict=True):
         assert (a.name, a.qtype) == (b.name, b.qtype)

@@ -1,0 +1,116 @@
+"""The vocabulary of a GGML file <-> ``Tokenizer``.
+
+A token is its raw bytes and a score, nothing more: spaces are spaces, not ``▁``. In a Llama's file, id 0 is ``" ⁇ "``
+(how SentencePiece writes the unknown token), 1 and 2 are empty (begin and end), 3 to 258 the single bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import numpy as np
+
+from ..errors import PlanError
+from ..gguf.wire import Cursor
+from ..ir import Tokenizer, TokenType, ValueType
+
+UNKNOWN = " ⁇ ".encode()
+ADDED_SCORE = -1000.0  # convert.py gave it to the tokens added beside tokenizer.model, and gives it still
+
+_SPECIAL = ("<unk>", "<s>", "</s>")
+_FIRST_BYTE = 3  # where SentencePiece puts the 256 byte tokens of a Llama
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_MIN_TOKEN_BYTES = 8  # an empty one: its length and score
+
+Vocabulary = tuple[tuple[bytes, ...], tuple[float, ...]]  # each token's bytes and score
+
+
+def read_vocabulary(cursor: Cursor, count: int) -> Vocabulary:
+    """``count`` tokens. Raises ``FormatError`` where the file ends within them."""
+    cursor.what = "the vocabulary"
+    cursor.need(count * _MIN_TOKEN_BYTES)
+    texts, scores = [], []
+    for i in range(count):
+        cursor.what = f"token {i}"
+        texts.append(cursor.take(cursor.u32()))
+        scores.append(float(cursor.number(ValueType.FLOAT32)))
+    return tuple(texts), tuple(scores)
+
+
+def decode_vocabulary(vocabulary: Vocabulary) -> Tokenizer | None:
+    """The SentencePiece tokenizer, or None when the vocabulary is of another kind: the file has no merges to run it."""
+    texts, scores = vocabulary
+    n_fixed = _FIRST_BYTE + 256
+    single = tuple(bytes([value]) for value in range(256))
+    if len(texts) < n_fixed or texts[1:3] != (b"", b"") or texts[_FIRST_BYTE:n_fixed] != single:
+        return None
+    tokens = [*_SPECIAL, *(f"<0x{value:02X}>" for value in range(256))]
+    types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256]
+    for number in range(n_fixed, len(texts)):
+        text = texts[number].decode("utf-8", "surrogateescape")
+        if not text:
+            text, kind = f"[PAD{number}]", TokenType.UNUSED
+        elif scores[number] == ADDED_SCORE:
+            kind = TokenType.USER_DEFINED
+        else:
+            text, kind = text.replace(" ", "▁"), TokenType.NORMAL
+        tokens.append(text)
+        types.append(kind)
+    return Tokenizer(
+        model="llama",
+        pre="default",
+        tokens=tuple(tokens),
+        types=np.array(types, np.int32),
+        scores=np.array(scores, np.float32),
+        special={"bos": 1, "eos": 2, "unk": 0},
+        flags={"add_bos_token": True, "add_eos_token": False},
+    )
+
+
+def encode_vocabulary(tok: Tokenizer, n_vocab: int) -> bytes:
+    """The vocabulary's bytes in the file.
+
+    Raises:
+        PlanError: a kind of tokenizer whose tokens have no bytes, or fewer or more tokens than rows of the embedding.
+    """
+    if tok.model not in ("llama", "gpt2"):
+        raise PlanError(f"a {tok.model} tokenizer has no place in a GGML file", where="tokenizer.ggml.model")
+    if len(tok.tokens) != n_vocab:
+        problem = f"{len(tok.tokens)} tokens for {n_vocab} rows of token_embd.weight"
+        raise PlanError(problem, where="tokenizer.ggml.tokens")
+    scores = np.zeros(n_vocab, np.float32) if tok.scores is None else tok.scores
+    parts = []
+    for text, kind, score in zip(tok.tokens, tok.types.tolist(), scores.tolist(), strict=True):
+        raw = _token_bytes(tok, text, TokenType(kind), score)
+        parts += [struct.pack("<I", len(raw)), raw, struct.pack("<f", score)]
+    return b"".join(parts)
+
+
+def _token_bytes(tok: Tokenizer, text: str, kind: TokenType, score: float) -> bytes:
+    whole = text.encode("utf-8", "surrogateescape")
+    if kind is TokenType.BYTE and (match := _BYTE.fullmatch(text)):
+        return bytes([int(match[1], 16)])
+    if tok.model == "gpt2":
+        if kind is TokenType.NORMAL and all(char in _BYTE_OF for char in text):
+            return bytes(_BYTE_OF[char] for char in text)
+        return whole
+    if kind is TokenType.UNKNOWN:
+        return UNKNOWN
+    if kind is TokenType.CONTROL and score != ADDED_SCORE:
+        return b""
+    if kind is TokenType.UNUSED and text.startswith("[PAD"):
+        return b""
+    if kind is TokenType.NORMAL:
+        return text.replace("▁", " ").encode("utf-8", "surrogateescape")
+    return whole
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in plain]
+    return {chr(value): value for value in plain} | {chr(0x100 + i): value for i, value in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
