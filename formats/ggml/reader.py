@@ -99,7 +99,9 @@ def _parse(cursor: Cursor) -> _Parsed:
     entries: dict[str, tuple[TensorEntry, Role, int | None]] = {}
     while cursor.position < cursor.size:
         entry, name = _read_entry(cursor, version)
-        if name.endswith("rope.freqs"):  # a buffer of Meta's checkpoints; every client computes it
+        if name.removesuffix(".weight").endswith(
+            "rope.freqs"
+        ):  # a buffer of Meta's checkpoints; every client computes it
             continue
         found = wire.gguf_name(name)
         if found is None:
