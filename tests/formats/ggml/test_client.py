@@ -67,14 +67,14 @@ def test_logits(ggml: Callable[[str], Path], tmp_path: Path, level: str) -> None
     reference = LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     with torch.no_grad():
         expected = reference(torch.tensor([TOKENS])).logits[0].numpy()
-    print(level, "transformers", worst_cosine(got, expected))
 
     write_gguf(tmp_path / "tiny.gguf", model)
     with Llama(tmp_path / "tiny.gguf") as llama:
         today = llama.logits(TOKENS)
-    print(level, "llama.cpp", worst_cosine(got, today), worst_cosine(today, expected))
-    assert worst_cosine(got, expected) >= 0.9995
-    assert worst_cosine(got, today) >= 0.9995
+    # quantized files run with activations in 8 bits, each client rounding them in its own way
+    least = 0.99999 if level in ("F32", "F16") else 0.9995
+    assert worst_cosine(got, expected) >= least
+    assert worst_cosine(got, today) >= least
 
 
 def test_the_client_needs_to_be_told(ggml: Callable[[str], Path]) -> None:
