@@ -23,7 +23,7 @@ from ..formats.gguf.wire import ByteOrder, swap_blocks
 from ..formats.ir import Bytes
 from ..formats.output import Output, atomic_output
 from ..formats.qtypes import BF16, F16, F32, QType
-from .kernels import kernel_for
+from .kernels import keep, kernel_for
 from .kernels.contract import SOURCE_CODE
 from .kernels.floats import first_nonfinite
 from .plan import Importance, Plan, Step
@@ -73,6 +73,7 @@ def execute(
             output.write_at(offset, piece)
         worker = _Worker(output, plan, importance or {}, progress)
         _run(worker, _chunks(plan, chunk_weights), threads or cpu_count())
+    keep(step.type for step in plan.steps if step.type is not step.tensor.qtype)
 
 
 def cpu_count() -> int:

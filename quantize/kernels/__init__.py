@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from ...formats.errors import QuantmillError
 from ...formats.qtypes import QType
-
-if TYPE_CHECKING:
-    from .base import Kernel
+from . import images
+from .contract import Kernel
 
 # Each module has KERNELS: dict[str, Kernel], by the type's name.
 _MODULES = {
@@ -47,10 +48,33 @@ ENCODABLE = frozenset(_MODULES)
 
 
 def kernel_for(qtype: QType) -> Kernel:
-    """The kernel of a type; imports numba and the type's module on first use. Raises ``QuantmillError`` for a type
-    without one (the integers, F64, Q8_1, Q8_K)."""
+    """The kernel of a type; on first use loads its image, or imports numba and the type's module.
+
+    Raises:
+        QuantmillError: a type without a kernel (the integers, F64, Q8_1, Q8_K).
+    """
     module = _MODULES.get(qtype.name)
     if module is None:
         raise QuantmillError(f"type {qtype} has no kernel", hint=f"types with one: {', '.join(_MODULES)}")
-    kernel: Kernel = import_module(f".{module}", __name__).KERNELS[qtype.name]
+    return _kernel(qtype.name)
+
+
+@cache
+def _kernel(name: str) -> Kernel:
+    place = f"{__name__}.{_MODULES[name]}"
+    if _MODULES[name] != "floats" and place not in sys.modules:
+        kernel = images.load(name, lambda blocks, out: _compiled(name).decode_rows(blocks, out))
+        if kernel is not None:
+            return kernel
+    return _compiled(name)
+
+
+def _compiled(name: str) -> Kernel:
+    kernel: Kernel = import_module(f".{_MODULES[name]}", __name__).KERNELS[name]
     return kernel
+
+
+def keep(qtypes: Iterable[QType]) -> None:
+    """Let later runs start quickly: to be called when kernels of these types have encoded something."""
+    for qtype in qtypes:
+        images.save(kernel_for(qtype))

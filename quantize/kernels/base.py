@@ -7,48 +7,23 @@ compiler gives all lanes one instruction. No fastmath and no FMA contraction: th
 
 from __future__ import annotations
 
-import getpass
-import hashlib
 import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .cachedir import cache_dir
 from .contract import F32_ARRAY, SOURCE_CODE, Kernel
 from .contract import constant as _constant
 
-
-def _cache_dir() -> Path:
-    """Where compiled code goes: the user's cache, keyed by our sources.
-
-    Numba checks only the file a function stands in, not those it calls into, so the key covers every kernel; and an
-    install directory may be read-only, as may a home: then it is the temporary directory.
-    """
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    name = f"kernels-{digest.hexdigest()[:16]}"
-    home = os.environ.get("QUANTMILL_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    path = Path(home) / "quantmill" / name
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK):
-            return path
-    except OSError:
-        pass
-    return Path(tempfile.gettempdir()) / f"quantmill-{getpass.getuser()}" / name
-
-
 if "NUMBA_CACHE_DIR" not in os.environ:  # before numba reads its configuration
-    os.environ["NUMBA_CACHE_DIR"] = str(_cache_dir())
+    os.environ["NUMBA_CACHE_DIR"] = str(cache_dir())
 
 __all__ = ["F32_ARRAY", "SOURCE_CODE", "Kernel", "_constant"]  # handed on from the contract
 
-import numba  # noqa: E402
-from numba import extending, types  # noqa: E402
+import numba
+from numba import extending, types
 
 numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # somebody may have imported numba before us
 

@@ -1,0 +1,39 @@
+"""Where compiled code is kept between runs. Needs no numba."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def sources_digest() -> str:
+    """Of every kernel's source: numba checks only the file a function stands in, not those it calls into."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def cache_dir() -> Path:
+    """``NUMBA_CACHE_DIR`` if set, else the user's cache, keyed by our sources.
+
+    An install directory may be read-only, as may a home: then it is the temporary directory.
+    """
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(os.environ["NUMBA_CACHE_DIR"])
+    name = f"kernels-{sources_digest()}"
+    home = os.environ.get("QUANTMILL_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = Path(home) / "quantmill" / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path
+    except OSError:
+        pass
+    return Path(tempfile.gettempdir()) / f"quantmill-{getpass.getuser()}" / name
