@@ -1,4 +1,28 @@
-"""The contract of every kernel. It needs no numba: the plain float types are numpy's work."""
+"""The contract of every kernel. It needs no numba: the plain float types are numpy's work.
+
+The bytes are ``ggml_quantize_chunk``'s on x86-64 Linux, where the C leaves no choice. Where it does:
+
+- Order of equal keys. IQ1_S and IQ1_M sort a sub-block's weights with ``qsort`` by value alone; equal weights (and
+  zeros of both signs) keep their order in the row, as glibc's merge sort has it. With a C library whose ``qsort`` is
+  not stable, llama.cpp's own bytes may differ there. The neighbour lists of the lattice types are sorted with ``qsort``
+  too, but by distance and then index, so no keys are equal.
+- NaN and Inf are not encoded. ``quantize`` looks at every weight first and stops at one (``floats.first_nonfinite``),
+  where llama.cpp notices afterwards, in the blocks (``ggml_validate_row_data``), or aborts in a lattice search. A
+  kernel called with one gives bytes without meaning and does not crash. F16 and BF16 pass them on, a NaN made quiet.
+  Importance is checked in the plan: negative and non-finite values are errors there.
+- Overflow. A scale beyond 65504 becomes an infinite half in both; llama.cpp refuses the file, ``quantize`` names the
+  weight. Weights near 1e14 overflow the distances of the lattice searches: the C aborts, ours takes the first
+  neighbour.
+- Float to int out of range: undefined in C. It happens when the largest weight of a block is so small that 1/scale is
+  infinite (below 2**-128 or so), and we do what the C compiled for x86-64 does: Q4_0 to Q5_1 and Q2_0 convert to
+  INT_MIN, of which the low bits remain (``legacy.as_int8``, ``bits.py``), TQ1_0 and TQ2_0 make the weight zero
+  (``tq.py``), MXFP4 wraps a negative exponent to a byte (``fp4.py``).
+- ``nearest_int`` beyond 2**22, which an assertion forbids in debug builds: the same bits of the float as in the C.
+- ``log2f`` in MXFP4 is glibc's; ``fp4.py`` tells how its rounding is met without calling it.
+
+Importance that is all zero is no error: the searches divide zero by zero or find nothing better than what they start
+from, and do as the C does, tested for every type.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ def _convert(words: NDArray[Any], source: str, target: NDArray[Any], name: str) 
     """Flat words of one float type into those of another."""
     done = 0
     if words.size >= _LARGE:
-        from .convert import CONVERT, VEC
+        from .convert import CONVERT
+        from .simd import VEC
 
         CONVERT[name](constant(words.view(np.uint8)), SOURCE_CODE[source], target.view(np.uint8), words.size)
         done = words.size // VEC * VEC
