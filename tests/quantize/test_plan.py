@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from quantmill.formats.errors import PlanError
+from quantmill.formats.gguf.writer import layout
 from quantmill.formats.ir import Model, Tensor, Value, ValueType
 from quantmill.formats.qtypes import BF16, BY_NAME, F16, F32
 from quantmill.quantize.plan import make_plan
@@ -182,8 +184,8 @@ def test_every_expert_has_importance(goldens: dict[str, Any], shell: Shell) -> N
         ({"embedding_type": "Q8_1"}, "type Q8_1 holds no quantized weights"),
         ({"fallback_type": "Q4K", "no_fallback": False, "level": "IQ1_S"}, "did you mean"),
         ({"level": "Q4_X"}, "unknown level 'Q4_X'"),
-        ({"version": 4}, "version 4"),
-        ({"byteorder": "big"}, "needs GGUF version 3"),
+        ({"layout": partial(layout, version=4)}, "version 4"),
+        ({"layout": partial(layout, byteorder="big")}, "needs GGUF version 3"),
     ],
 )
 def test_impossible_wishes(llama: Model, wishes: dict[str, Any], problem: str) -> None:

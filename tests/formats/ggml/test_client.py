@@ -71,10 +71,10 @@ def test_logits(ggml: Callable[[str], Path], tmp_path: Path, level: str) -> None
     write_gguf(tmp_path / "tiny.gguf", model)
     with Llama(tmp_path / "tiny.gguf") as llama:
         today = llama.logits(TOKENS)
-    # quantized files run with activations in 8 bits, each client rounding them in its own way
-    least = 0.99999 if level in ("F32", "F16") else 0.9995
+    # quantized files run with activations in 8 bits, which each client rounds in its own way: two errors in the second
+    least, least_today = (0.99999, 0.99999) if level in ("F32", "F16") else (0.9995, 0.999)
     assert worst_cosine(got, expected) >= least
-    assert worst_cosine(got, today) >= least
+    assert worst_cosine(got, today) >= least_today
 
 
 def test_the_client_needs_to_be_told(ggml: Callable[[str], Path]) -> None:
