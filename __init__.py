@@ -20,8 +20,10 @@ _LAZY = {
     "compare": "quantize.compare",
     "execute": "quantize.execute",
     "make_plan": "quantize.plan",
+    "read_ggml": "formats.ggml.reader",
     "read_gguf": "formats.gguf.reader",
     "read_hf": "formats.hf.load",
+    "write_ggml": "formats.ggml.writer",
     "write_gguf": "formats.gguf.writer",
     "write_hf": "formats.hf.save",
 }
