@@ -71,7 +71,9 @@ def save(kernel: Kernel) -> None:
     (result,) = compiled.values()
     if tuple(map(repr, result.signature.args)) != _SIGNATURE:
         return
-    code = result.library._get_compiled_object()
+    code = _object_code(kernel.encode_rows, result)
+    if code is None:
+        return
     about = {
         "symbol": result.fndesc.llvm_func_name,
         "uses_importance": kernel.uses_importance,
@@ -82,6 +84,21 @@ def save(kernel: Kernel) -> None:
     with contextlib.suppress(OSError):
         temporary.write_bytes(json.dumps(about).encode() + b"\n" + code)
         os.replace(temporary, path)
+
+
+def _object_code(dispatcher: Any, result: Any) -> bytes | None:
+    """What LLVM made of a function: still at hand if that was just now, else in numba's cache."""
+    try:
+        code: bytes = result.library._get_compiled_object()
+        return code
+    except RuntimeError:  # the linker took it
+        pass
+    try:
+        files = dispatcher._cache
+        (_, kind, content), *_ = files._cache_file.load(files._index_key(result.signature.args, result.library.codegen))
+    except (AttributeError, OSError, TypeError, ValueError):  # another numba
+        return None
+    return content[0] if kind == "object" else None
 
 
 def _path(name: str) -> Path | None:
