@@ -9,7 +9,10 @@ For each level, in turn and best of several:
 - ``kernels``: the plan's kernels alone, on chunks already in memory, one core, divided by the threads. The command's
   distance from it is what reading, checking, writing and starting Python cost beyond what threads hide.
 
-All values are seconds, but for ``peak_mb``, the most memory the process held (mapped pages of the source included).
+- ``cpu``: the command's processor time, user and system, divided by the threads; beside ``kernels`` it means something
+  on a busy machine too.
+
+All values are seconds, but for ``peak_mb``, the most memory the process held.
 """
 
 from __future__ import annotations
@@ -59,11 +62,13 @@ def main() -> None:
     if args.json:
         print(json.dumps({"weights": int(args.weights), "threads": args.threads, "rows": rows}))
         return
-    print(f"{'level':8}{'command':>9}{'cp':>8}{'/cp':>7}{'kernels':>9}{'/kernels':>9}{'Mweights/s':>12}{'peak MB':>9}")
+    heads = f"{'level':8}{'command':>9}{'cp':>8}{'/cp':>7}{'kernels':>9}{'/kernels':>9}"
+    print(heads + f"{'cpu':>8}{'Mweights/s':>12}{'peak MB':>9}")
     for row in rows:
         print(
             f"{row['level']:8}{row['command']:9.2f}{row['cp']:8.2f}{row['command'] / row['cp']:7.2f}"
-            f"{row['kernels']:9.2f}{row['command'] / row['kernels']:9.2f}{row['rate']:12.1f}{row['peak_mb']:9.0f}"
+            f"{row['kernels']:9.2f}{row['command'] / row['kernels']:9.2f}"
+            f"{row['cpu']:8.2f}{row['rate']:12.1f}{row['peak_mb']:9.0f}"
         )
 
 
@@ -137,7 +142,7 @@ def measure(level: str, source: Path, imatrix: Path, threads: int, repeats: int)
     kernels = kernel_seconds(plan) / threads  # also fills the cache of compiled kernels
     output, copy = source.with_name("out.gguf"), source.with_name("copy.gguf")
     words = [*COMMAND, str(source), str(output), *wishes, "--threads", str(threads), "--force", "--quiet"]
-    command, cp, peak = float("inf"), float("inf"), 0
+    command, cp, cpu, peak = float("inf"), float("inf"), float("inf"), 0
     for _ in range(repeats):
         start = perf_counter()
         process = subprocess.Popen(words)
@@ -146,6 +151,7 @@ def measure(level: str, source: Path, imatrix: Path, threads: int, repeats: int)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0, f"quantize ended with {process.returncode}"
         peak = max(peak, usage.ru_maxrss)
+        cpu = min(cpu, (usage.ru_utime + usage.ru_stime) / threads)
         output.unlink()
         start = perf_counter()
         subprocess.run(["cp", source, copy], check=True)
@@ -156,6 +162,7 @@ def measure(level: str, source: Path, imatrix: Path, threads: int, repeats: int)
         "level": level,
         "command": command,
         "cp": cp,
+        "cpu": cpu,
         "kernels": kernels,
         "rate": weights / command / 1e6,
         "peak_mb": peak / 1024 if sys.platform == "linux" else peak / (1 << 20),
