@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import os
+import stat
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -36,4 +37,17 @@ def cache_dir() -> Path:
             return path
     except OSError:
         pass
-    return Path(tempfile.gettempdir()) / f"quantmill-{getpass.getuser()}" / name
+    return _private_temporary() / name
+
+
+def _private_temporary() -> Path:
+    """A folder of ours alone in the temporary directory: what lies there is run as machine code."""
+    path = Path(tempfile.gettempdir()) / f"quantmill-{getpass.getuser()}"
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        about = path.lstat()
+        if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o077:
+            return path
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="quantmill-"))  # somebody else's: compile for this run alone

@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -40,6 +41,7 @@ _SIGNATURE = (
     "Array(float32, 1, 'C', True, aligned=True)",
     "Array(uint8, 2, 'C', False, aligned=True)",
 )
+_KNOWN_NUMBA = ("0.68.",)  # whose calling convention the tests have seen; another's could differ without a word
 _ELF_SYMBOL = np.dtype("u4, u1, u1, u2, u8, u8")
 _ELF_SECTION = np.dtype("u4, u4, u8, u8, u8, u8, u4, u4, u8, u8")
 _SYMBOL_TABLE = 2  # SHT_SYMTAB
@@ -111,6 +113,8 @@ def _key() -> str | None:
     """All that the machine code depends on, hashed; None where images are not made."""
     numba = importlib.util.find_spec("numba")  # finds, does not import
     if sys.platform != "linux" or numba is None or numba.origin is None:
+        return None
+    if not importlib.metadata.version("numba").startswith(_KNOWN_NUMBA):
         return None
     import llvmlite
     import llvmlite.binding as llvm
