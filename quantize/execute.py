@@ -1,7 +1,7 @@
 """Carrying out a plan: chunks of rows from all tensors in one queue, encoded on a few threads, each written in place.
 
 Kernels, reads and writes release the GIL, and every chunk's place in the file is known, so threads share nothing but
-the queue. A chunk fits the cache, so memory does not grow with the model. Rows are encoded one by one, whatever chunk
+the queue. Chunks are small, so memory does not grow with the model. Rows are encoded one by one, whatever chunk
 they come in: the bytes depend on neither the threads nor the chunk size.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from .kernels.contract import SOURCE_CODE
 from .kernels.floats import first_nonfinite
 from .plan import Importance, Plan, Step
 
-CHUNK_WEIGHTS = 1 << 19  # an F16 chunk of 1 MB and its output stay near the core; smaller ones cost more Python
+SEARCHED_WEIGHTS = 1 << 19  # a chunk of a type that is searched: small, so that the threads end together
+PLAIN_WEIGHTS = 1 << 20  # of one that is not, done in milliseconds: Python between the chunks is what costs
 COPY_BYTES = 4 << 20  # copies are bound by the disk: fewer, larger writes
 
 
@@ -51,7 +52,7 @@ def execute(
     progress: Callable[[int], object] | None = None,
     force: bool = False,
     inputs: Sequence[str | Path] = (),
-    chunk_weights: int = CHUNK_WEIGHTS,
+    chunk_weights: int | None = None,
 ) -> None:
     """Write the planned file; it appears at ``path`` when it is whole, or not at all.
 
@@ -62,7 +63,7 @@ def execute(
         progress: called, by one thread at a time, with the bytes of the source just done.
         force: an existing file may be replaced.
         inputs: files being read besides the model, which the output must not be.
-        chunk_weights: weights encoded at a time, at least a row.
+        chunk_weights: weights encoded at a time, at least a row; None for what suits the type.
 
     Raises:
         WeightError: a weight is NaN or Inf (the first of the queue, whatever the threads), or too large for its type.
@@ -72,8 +73,10 @@ def execute(
         for offset, piece in plan.layout.pieces:
             output.write_at(offset, piece)
         worker = _Worker(output, plan, importance or {}, progress)
-        _run(worker, _chunks(plan, chunk_weights), threads or cpu_count())
-    keep(step.type for step in plan.steps if step.type is not step.tensor.qtype)
+        encoded = {step.type for step in plan.steps if step.type is not step.tensor.qtype}
+        sizes = {type: chunk_weights or _chunk_weights(type) for type in encoded}
+        _run(worker, _chunks(plan, sizes), threads or cpu_count())
+    keep(encoded)
 
 
 def cpu_count() -> int:
@@ -81,13 +84,17 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _chunks(plan: Plan, chunk_weights: int) -> Iterator[_Chunk]:
+def _chunk_weights(type: QType) -> int:
+    return SEARCHED_WEIGHTS if kernel_for(type).uses_importance else PLAIN_WEIGHTS
+
+
+def _chunks(plan: Plan, sizes: Mapping[QType, int]) -> Iterator[_Chunk]:
     """Every row of every step, in order. A chunk never crosses from one stacked matrix to the next."""
     number = 0
     for step in plan.steps:
         tensor = step.tensor
         copied = step.type is tensor.qtype
-        weights = int(COPY_BYTES * 8 / tensor.qtype.bpw) if copied else chunk_weights
+        weights = int(COPY_BYTES * 8 / tensor.qtype.bpw) if copied else sizes[step.type]
         rows = max(1, weights // max(1, tensor.width))
         each = _rows_per_matrix(step)
         for start in range(0, tensor.n_rows, each):
@@ -185,19 +192,21 @@ class _Worker:
     def _encode(self, chunk: _Chunk, rows: Bytes, scratch: _Scratch) -> Bytes:
         """Rows of the source as uint8 [n, row_bytes] of the step's type."""
         step, tensor, source_type = chunk.step, chunk.step.tensor, chunk.step.tensor.qtype
-        if source_type.is_float:
-            self._check(chunk, rows, source_type)
         if step.type is source_type:
+            if source_type.is_float:
+                self._check(chunk, rows, source_type)
             return rows
         if not source_type.is_float:
             decoded = scratch.array("decoded", (len(rows), tensor.width), np.float32)
             kernel_for(source_type).decode(rows, decoded)
             rows, source_type = decoded.view(np.uint8), F32
+        kernel = kernel_for(step.type)
+        if not kernel.shows_nonfinite:
             self._check(chunk, rows, source_type)
         out = scratch.array("encoded", (len(rows), step.type.row_bytes(tensor.width)))
-        kernel_for(step.type).encode(rows, source_type, self._vector(chunk), out)
-        if source_type is not F16:  # no finite half is too large for a scale that is a half
-            self._check_scales(chunk, out)
+        kernel.encode(rows, source_type, self._vector(chunk), out)
+        if kernel.shows_nonfinite or source_type is not F16:  # no finite half is too large for a scale that is a half
+            self._check_scales(chunk, rows, source_type, out)
         return out
 
     def _vector(self, chunk: _Chunk) -> NDArray[np.float32] | None:
@@ -216,8 +225,9 @@ class _Worker:
             value = _as_float32(rows[row], type)[column]
             raise self._error(chunk, row, column, f"is {value}", "the checkpoint is damaged: get it again")
 
-    def _check_scales(self, chunk: _Chunk, out: Bytes) -> None:
-        """Raise ``WeightError`` where a half in the output overflowed: the weight, or the scale of its block."""
+    def _check_scales(self, chunk: _Chunk, rows: Bytes, source_type: QType, out: Bytes) -> None:
+        """Raise ``WeightError`` where a half in the output overflowed: the weight, or the scale of its block; or where
+        the weights had a NaN or Inf to begin with."""
         type = chunk.step.type
         blocks = out.reshape(-1).view(type.block).reshape(len(out), -1)
         for name, dtype, _ in type.fields:
@@ -225,6 +235,7 @@ class _Worker:
                 continue
             finite = np.isfinite(blocks[name])
             if not finite.all():
+                self._check(chunk, rows, source_type)
                 row, block = (int(i) for i in np.argwhere(~finite)[0][:2])
                 column = block * type.block_size
                 hint = "choose bf16, f32 or another level"

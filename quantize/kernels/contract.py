@@ -52,6 +52,8 @@ class Kernel:
         decode_rows: ``f(blocks, out)``, compiled: read-only uint8 [n, row_bytes] -> float32 [n, width].
         uses_importance: whether importance changes the bytes.
         requires_importance: the C refuses to encode without it.
+        shows_nonfinite: a NaN or Inf among the weights makes its block's scale one, so that looking at the scales,
+            a fraction of the bytes, is looking at the weights.
     """
 
     qtype: QType
@@ -59,6 +61,7 @@ class Kernel:
     decode_rows: Callable[..., None]
     uses_importance: bool = False
     requires_importance: bool = False
+    shows_nonfinite: bool = False
 
     def encode(self, src: Bytes, source_type: QType, importance: F32_ARRAY | None, out: Bytes) -> None:
         """Encode float rows into ``out``, in place.

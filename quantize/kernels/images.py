@@ -44,6 +44,7 @@ _SIGNATURE = (
 _KNOWN_NUMBA = ("0.68.",)  # whose calling convention the tests have seen; another's could differ without a word
 _ELF_SYMBOL = np.dtype("u4, u1, u1, u2, u8, u8")
 _ELF_SECTION = np.dtype("u4, u4, u8, u8, u8, u8, u4, u4, u8, u8")
+_FLAGS = ("uses_importance", "requires_importance", "shows_nonfinite")
 _SYMBOL_TABLE = 2  # SHT_SYMTAB
 
 
@@ -56,12 +57,13 @@ def load(name: str, decode_rows: Callable[..., None]) -> Kernel | None:
         about = json.loads(head)
         if hashlib.sha256(code).hexdigest() != about["sha256"]:
             return None
+        flags = {flag: bool(about[flag]) for flag in _FLAGS}
         encode = _link(code, about["symbol"])
     except (AssertionError, OSError, ValueError, KeyError, TypeError, ImportError):
         return None
     if encode is None:
         return None
-    return Kernel(BY_NAME[name], encode, decode_rows, about["uses_importance"], about["requires_importance"])
+    return Kernel(BY_NAME[name], encode, decode_rows, **flags)
 
 
 def save(kernel: Kernel) -> None:
@@ -78,10 +80,8 @@ def save(kernel: Kernel) -> None:
         return
     about = {
         "symbol": result.fndesc.llvm_func_name,
-        "uses_importance": kernel.uses_importance,
-        "requires_importance": kernel.requires_importance,
         "sha256": hashlib.sha256(code).hexdigest(),
-    }
+    } | {flag: getattr(kernel, flag) for flag in _FLAGS}
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with contextlib.suppress(OSError):
         temporary.write_bytes(json.dumps(about).encode() + b"\n" + code)

@@ -138,6 +138,7 @@ def encode_q8_0(src, code, importance, out):  # type: ignore[no-untyped-def]
     for block in range(out.size // 34):
         load_floats(src, code, 32 * block, x)
         a, b = vload_flat(x, 0), vload_flat(x, 16)
+        # As integers, so that NaN and Inf are the largest and reach the scale.
         amax = largest_lane(vmax(bits_of(a) & _MAGNITUDE, bits_of(b) & _MAGNITUDE))
         d = bits_to_float(amax) / np.float32(127)
         put_half_at(out, 34 * block, d)
@@ -224,5 +225,5 @@ KERNELS = {
     "Q4_1": _kernel("Q4_1", encode_q4_1, legacy_search.encode_q4_1, decode_q4_1),
     "Q5_0": _kernel("Q5_0", encode_q5_0, legacy_search.encode_q5_0, decode_q5_0),
     "Q5_1": _kernel("Q5_1", encode_q5_1, legacy_search.encode_q5_1, decode_q5_1),
-    "Q8_0": Kernel(BY_NAME["Q8_0"], encode_q8_0, decode_q8_0),
+    "Q8_0": Kernel(BY_NAME["Q8_0"], encode_q8_0, decode_q8_0, shows_nonfinite=True),
 }

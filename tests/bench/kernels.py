@@ -4,9 +4,9 @@
 
 Prints Mweights/s of both and their ratio for each type, with importance and without it where each is allowed, and the
 geometric mean and the least ratio of the searched types: Q2_K to Q6_K, Q4_0 to Q5_1 and all IQ, with importance. The C
-is ``ggml_quantize_chunk`` of xllamacpp in a process of its own (``oracles/ggml.py``), which sleeps while ours runs. It
-always has one thread; ``--threads`` is of ours. With one thread the time is the thread's own, so that other work on the
-machine does not count against the longer side; with more it is the clock's, and the machine should be idle.
+is ``ggml_quantize_chunk`` of xllamacpp in a process of its own (``oracles/ggml.py``), which sleeps while ours runs. The
+times are the threads' own, so that other work on the machine does not count against the longer side. ``--threads 2``
+adds what two threads do beside one, by the clock, which wants an idle machine.
 
 What bounds ours now, by family:
 
@@ -28,16 +28,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from functools import partial
 from math import exp, log
 from pathlib import Path
-from time import perf_counter, thread_time
+from statistics import median
+from time import thread_time
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from steady import calls_per_second
 
 from oracles.ggml import ggml_time
 from quantmill.formats.qtypes import F32, qtype
@@ -51,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("types", nargs="*", default=sorted(ENCODABLE - {"F32"}), metavar="TYPE")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--threads", type=int, default=1, help="of ours; the C always has one")
+    parser.add_argument("--threads", type=int, default=1, help="show what so many of ours gain over one")
     parser.add_argument("--weights", type=int, default=1 << 20, help="a round")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -62,7 +66,8 @@ def main() -> None:
         if not options.json:
             importance = "importance" if weighted else ""
             print(
-                f"{name:8} {importance:10} ours {row['ours']:8.1f}  C {row['c']:8.1f}  ratio {row['ratio']:6.2f}",
+                f"{name:8} {importance:10} ours {row['ours']:8.1f}  C {row['c']:8.1f}  ratio {row['ratio']:6.2f}"
+                + (f"  {options.threads} threads {row['scaling']:.2f} x one" if "scaling" in row else ""),
                 flush=True,
             )
     ratios = [row["ratio"] for row in rows if row["importance"]] or [float("nan")]
@@ -90,34 +95,29 @@ def measure(name: str, weighted: bool, n_weights: int, rounds: int, threads: int
     importance = rng.random(WIDTH, np.float32) if weighted else None
     out = np.empty((len(rows), kind.row_bytes(WIDTH)), np.uint8)
     kernel, raw = kernel_for(kind), rows.view(np.uint8)
-    each = -(-len(rows) // threads)
-    chunks = [slice(a, a + each) for a in range(0, len(rows), each)]
-
-    def encode(chunk: slice) -> None:
-        kernel.encode(raw[chunk], F32, importance, out[chunk])
-
-    encode(slice(0, 32))  # compile, and touch what is loaded lazily
-    clock = thread_time if threads == 1 else perf_counter
+    encode = partial(kernel.encode, raw, F32, importance)
+    kernel.encode(raw[:32], F32, importance, out[:32])  # compile, and touch what is loaded lazily
     ours = theirs = float("inf")
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(encode, chunks))  # start the threads
-        for _ in range(rounds):
-            theirs = min(theirs, ggml_time(name, rows, importance, REPEATS))
-            for _ in range(REPEATS):
-                start = clock()
-                if threads == 1:
-                    encode(chunks[0])
-                else:
-                    list(pool.map(encode, chunks))
-                ours = min(ours, clock() - start)
+    for _ in range(rounds):
+        theirs = min(theirs, ggml_time(name, rows, importance, REPEATS))
+        for _ in range(REPEATS):
+            start = thread_time()
+            encode(out)
+            ours = min(ours, thread_time() - start)
     mega = rows.size / 1e6
-    return {
-        "type": name,
-        "importance": weighted,
-        "ours": mega / ours,
-        "c": mega / theirs,
-        "ratio": theirs / ours,
-    }
+    row = {"type": name, "importance": weighted, "ours": mega / ours, "c": mega / theirs, "ratio": theirs / ours}
+    if threads > 1:
+        row["scaling"] = scaling(encode, out, threads, rounds)
+    return row
+
+
+def scaling(encode: Callable[..., None], like: NDArray[np.uint8], threads: int, rounds: int) -> float:
+    """Calls a second of several threads by those of one, both by the clock: the median of alternate rounds."""
+
+    def make(_: int) -> Callable[[], None]:
+        return partial(encode, np.empty_like(like))  # no thread writes where another does
+
+    return median(calls_per_second(make, threads) / calls_per_second(make, 1) for _ in range(rounds))
 
 
 if __name__ == "__main__":

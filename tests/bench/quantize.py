@@ -1,13 +1,13 @@
 """The whole ``quantize`` command on a synthetic Llama in F16, beside what it cannot beat. Run by hand:
 
-    python tests/bench/quantize.py [--weights 1e9] [--levels Q4_K_M,Q8_0] [--threads 2] [--repeats 2] [--json]
+    python tests/bench/quantize.py [--weights 1e9] [--levels Q4_K_M,Q8_0] [--threads 2] [--repeats 5] [--json]
 
-For each level, in turn and best of several:
+For each level the median of several rounds, and of the ratios within a round:
 
 - ``command``: the process from start to end, its compiled kernels cached, reading, encoding and writing.
 - ``cp``: a copy of the source file, the floor of anything that reads and writes through the page cache.
-- ``kernels``: the plan's kernels alone, on chunks already in memory, one core, divided by the threads. The command's
-  distance from it is what reading, checking, writing and starting Python cost beyond what threads hide.
+- ``kernels``: the plan's kernels alone, on chunks already in memory, on as many threads. The command's distance
+  from it is what reading, checking, writing and starting Python cost beyond what threads hide.
 
 - ``cpu``: the command's processor time, user and system, divided by the threads; beside ``kernels`` it means something
   on a busy machine too.
@@ -24,12 +24,15 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
 import gguf
 import numpy as np
+from steady import SECONDS, calls_per_second
 
 HIDDEN, FEED_FORWARD, KV, HEAD = 2048, 5632, 256, 64  # TinyLlama's shapes: everything is a multiple of 256
 LAYER = {
@@ -49,7 +52,7 @@ def main() -> None:
     parser.add_argument("--weights", type=float, default=1e9)
     parser.add_argument("--levels", default="Q4_K_M,Q8_0")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dir", type=Path, help="where the files go: about 5 bytes a weight (default: the temporary)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -66,8 +69,8 @@ def main() -> None:
     print(heads + f"{'cpu':>8}{'Mweights/s':>12}{'peak MB':>9}")
     for row in rows:
         print(
-            f"{row['level']:8}{row['command']:9.2f}{row['cp']:8.2f}{row['command'] / row['cp']:7.2f}"
-            f"{row['kernels']:9.2f}{row['command'] / row['kernels']:9.2f}"
+            f"{row['level']:8}{row['command']:9.2f}{row['cp']:8.2f}{row['to_cp']:7.2f}"
+            f"{row['kernels']:9.2f}{row['to_kernels']:9.2f}"
             f"{row['cpu']:8.2f}{row['rate']:12.1f}{row['peak_mb']:9.0f}"
         )
 
@@ -139,61 +142,60 @@ def measure(level: str, source: Path, imatrix: Path, threads: int, repeats: int)
     """One row of the table."""
     wishes = [level, "--imatrix", str(imatrix)]
     plan = json.loads(subprocess.check_output([*COMMAND, str(source), *wishes, "--dry-run", "--json"]))
-    kernels = kernel_seconds(plan) / threads  # also fills the cache of compiled kernels
+    kernel_seconds(plan, 1, 0.0)  # fills the cache of compiled kernels
     output, copy = source.with_name("out.gguf"), source.with_name("copy.gguf")
     words = [*COMMAND, str(source), str(output), *wishes, "--threads", str(threads), "--force", "--quiet"]
-    command, cp, cpu, peak = float("inf"), float("inf"), float("inf"), 0
+    runs: list[dict[str, float]] = []
     for _ in range(repeats):
+        run = {"kernels": kernel_seconds(plan, threads)}
         start = perf_counter()
         process = subprocess.Popen(words)
         _, status, usage = os.wait4(process.pid, 0)
-        command = min(command, perf_counter() - start)
+        run["command"] = perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0, f"quantize ended with {process.returncode}"
-        peak = max(peak, usage.ru_maxrss)
-        cpu = min(cpu, (usage.ru_utime + usage.ru_stime) / threads)
+        run["cpu"] = (usage.ru_utime + usage.ru_stime) / threads
+        run["peak"] = usage.ru_maxrss
         output.unlink()
         start = perf_counter()
         subprocess.run(["cp", source, copy], check=True)
-        cp = min(cp, perf_counter() - start)
+        run["cp"] = perf_counter() - start
         copy.unlink()
+        run["to_cp"], run["to_kernels"] = run["command"] / run["cp"], run["command"] / run["kernels"]
+        runs.append(run)
+    row = {key: median(run[key] for run in runs) for key in runs[0]}
     weights = sum(int(np.prod(tensor["shape"])) for tensor in plan["tensors"])
-    return {
-        "level": level,
-        "command": command,
-        "cp": cp,
-        "cpu": cpu,
-        "kernels": kernels,
-        "rate": weights / command / 1e6,
-        "peak_mb": peak / 1024 if sys.platform == "linux" else peak / (1 << 20),
-    }
+    row["rate"] = weights / row["command"] / 1e6
+    row["peak_mb"] = row.pop("peak") / (1024 if sys.platform == "linux" else 1 << 20)
+    return {"level": level} | row
 
 
-def kernel_seconds(plan: dict[str, Any]) -> float:
-    """What the plan's encoders take on one core with nothing to read or write, from a timed chunk of each kind."""
+def kernel_seconds(plan: dict[str, Any], threads: int, seconds: float = SECONDS) -> float:
+    """What the plan's encoders take with nothing to read or write: each kind of step runs for a while, on as many
+    threads at a time as the command has, so that both meet the same clock and the same neighbours."""
+    weights: dict[tuple[str, bool, int], int] = {}
+    for tensor in plan["tensors"]:
+        if tensor["from"] != tensor["to"]:
+            key = (tensor["to"], tensor["importance"], tensor["shape"][-1])
+            weights[key] = weights.get(key, 0) + int(np.prod(tensor["shape"]))
+    return sum(n / kernel_rate(*key, threads, seconds) for key, n in weights.items())
+
+
+def kernel_rate(name: str, weighted: bool, width: int, threads: int, seconds: float) -> float:
+    """Weights a second of all threads together, each with a chunk of its own."""
     from quantmill.formats.qtypes import F16, qtype
     from quantmill.quantize.kernels import kernel_for
 
-    rng = np.random.default_rng(2)
-    rates: dict[tuple[str, bool, int], float] = {}
-    total = 0.0
-    for tensor in plan["tensors"]:
-        if tensor["from"] == tensor["to"]:
-            continue
-        width, key = tensor["shape"][-1], (tensor["to"], tensor["importance"], tensor["shape"][-1])
-        if key not in rates:
-            rows = (rng.standard_normal((max(1, (1 << 18) // width), width)) * 0.02).astype(np.float16)
-            importance = (rng.standard_normal(width) ** 2).astype(np.float32) if tensor["importance"] else None
-            kind = qtype(tensor["to"])
-            out = np.empty((len(rows), kind.row_bytes(width)), np.uint8)
-            best = float("inf")
-            for _ in range(9):
-                start = perf_counter()
-                kernel_for(kind).encode(rows.view(np.uint8), F16, importance, out)
-                best = min(best, perf_counter() - start)
-            rates[key] = best / rows.size
-        total += rates[key] * int(np.prod(tensor["shape"]))
-    return total
+    kind, kernel, n_rows = qtype(name), kernel_for(qtype(name)), max(1, (1 << 18) // width)
+
+    def make(i: int) -> Callable[[], None]:
+        rng = np.random.default_rng(i)
+        rows = (rng.standard_normal((n_rows, width)) * 0.02).astype(np.float16).view(np.uint8)
+        importance = (rng.standard_normal(width) ** 2).astype(np.float32) if weighted else None
+        out = np.empty((n_rows, kind.row_bytes(width)), np.uint8)
+        return lambda: kernel.encode(rows, F16, importance, out)
+
+    return calls_per_second(make, threads, seconds) * n_rows * width
 
 
 if __name__ == "__main__":
