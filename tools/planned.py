@@ -92,10 +92,13 @@ def tell_client(metadata: Metadata, path: Path) -> None:
 
 def carry_out(plan: Plan, path: Path, importance: Importance | None, options: Mapping[str, Any]) -> None:
     """Write the planned file with a progress bar on stderr, then say what came of it."""
-    from ..quantize.execute import execute
+    from ..quantize.execute import cpu_count, execute
+    from ..quantize.warm import warm
 
     quiet = options.get("quiet", False)
     start = time.monotonic()
+    types = {step.type for step in plan.steps if step.type is not step.tensor.qtype}
+    warm(types, options.get("threads") or cpu_count(), None if quiet else partial(click.echo, err=True))
     inputs = [options["imatrix"]] if options.get("imatrix") else []
     with _bar(plan, path, quiet) as progress:
         execute(

@@ -1,0 +1,79 @@
+"""Compiling the kernels of a plan before its work, on all cores: numba compiles one function at a time in a process.
+
+A note in the cache says which types some run has compiled, so that later runs do not ask again. A wrong note costs
+nothing but time: what is not in numba's cache is compiled when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ..formats.qtypes import BY_NAME, F16, QType
+from .kernels import keep, kernel_for
+from .kernels.cachedir import cache_dir, sources_digest
+
+_NO_CODE = {"F32", "F16", "BF16"}  # numpy's work, or too little to wait for
+
+
+def warm(types: Iterable[QType], processes: int, say: Callable[[str], object] | None = None) -> None:
+    """Compile the encoders that no earlier run has, each in a process of its own.
+
+    Args:
+        types: those a plan writes; one alone is left to its first call, as are all where nothing can be kept.
+        processes: how many at a time.
+        say: told once, before the wait.
+    """
+    missing = [type.name for type in types if type.name not in _NO_CODE and not _note(type.name).exists()]
+    if not missing:
+        return
+    if say is not None:
+        say(f"compiling {', '.join(sorted(missing))} for this machine, once")
+    if min(len(missing), processes) > 1 and _can_keep():
+        with ThreadPoolExecutor(processes) as pool:
+            list(pool.map(_compile_apart, missing))
+    else:
+        for name in missing:
+            compile_type(name)
+
+
+def compile_type(name: str) -> None:
+    """Let numba compile a type's encoder and keep what it made."""
+    kind = BY_NAME[name]
+    width, n_rows = 2 * max(256, kind.block_size), 2
+    out = np.empty((n_rows, kind.row_bytes(width)), np.uint8)
+    kernel_for(kind).encode(np.zeros((n_rows, 2 * width), np.uint8), F16, np.ones(width, np.float32), out)
+    keep([kind])
+    if _can_keep():
+        _note(name).touch()
+
+
+def _can_keep() -> bool:
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(cache_dir(), os.W_OK)
+
+
+def _compile_apart(name: str) -> None:
+    words = [sys.executable, "-c", f"from quantmill.quantize.warm import compile_type; compile_type({name!r})"]
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache_dir())}
+    subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+
+def _note(name: str) -> Path:
+    """There when the type's encoder has been compiled from these sources by this numba."""
+    try:
+        numba = importlib.metadata.version("numba")
+    except importlib.metadata.PackageNotFoundError:
+        numba = "none"
+    python = f"{sys.version_info.major}{sys.version_info.minor}"
+    return cache_dir() / f"{name}.{sources_digest()}-{numba}-{python}.compiled"
