@@ -1,0 +1,51 @@
+"""Make the environment of the GPTQ and AWQ client: GPTQModel under transformers, of its own numpy (a minute or two).
+
+python tests/oracles/make_gptq_client.py
+
+It goes to ``QUANTMILL_CLIENTS`` (default ~/.cache/quantmill-clients), a folder for CI to cache. Nothing is installed
+into the running environment; scripts run in the client's own Python (``python_of_client``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+PINNED = ("torch==2.13.0", "transformers==5.23.0", "gptqmodel==7.6.0", "optimum==2.3.0")
+
+
+def client_folder() -> Path:
+    """Where the client is, or is to be: one folder a Python version."""
+    root = Path(os.environ.get("QUANTMILL_CLIENTS", "~/.cache/quantmill-clients")).expanduser()
+    return root / f"{PINNED[2].replace('==', '-')}-py{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def python_of_client() -> Path:
+    return client_folder() / "bin" / "python"
+
+
+def is_made() -> bool:
+    return python_of_client().exists()
+
+
+def make() -> Path:
+    """Install the client unless it is there. Raises ``CalledProcessError``; half a client does not stay."""
+    folder = client_folder()
+    if is_made():
+        return folder
+    half = folder.with_name(f"{folder.name}.{os.getpid()}")
+    try:
+        venv.create(half, with_pip=True)
+        subprocess.run([str(half / "bin" / "python"), "-m", "pip", "install", "-q", *PINNED], check=True)
+        half.rename(folder)  # its scripts would not run from here, but its python does, and that is all we call
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    return folder
+
+
+if __name__ == "__main__":
+    print(make())
