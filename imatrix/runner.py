@@ -89,11 +89,18 @@ class Runner:
             QuantmillError: an activation is not finite, and chunks are not to be skipped.
         """
         with self.skeleton.block(self.layer) as module:
-            targets = self.weights.targets(self.layer, module)
-            for number, batch in enumerate(self.batches):
-                self._run(module, targets, batch, collector)
-                if progress is not None:
-                    progress(f"layer {self.layer + 1}/{self.n_layers}", number + 1, len(self.batches))
+            self.through(module, collector, progress)
+
+    @torch.inference_mode()
+    def through(
+        self, module: torch.nn.Module, collector: Collector | None = None, progress: Progress | None = None
+    ) -> None:
+        """``advance`` for who holds the next block already, ``skeleton.block(layer)``, and may have changed it."""
+        targets = self.weights.targets(self.layer, module)
+        for number, batch in enumerate(self.batches):
+            self._run(module, targets, batch, collector)
+            if progress is not None:
+                progress(f"layer {self.layer + 1}/{self.n_layers}", number + 1, len(self.batches))
         self.hidden.flip()
         self.layer += 1
 
@@ -121,7 +128,7 @@ class Runner:
     def _block(
         self, module: torch.nn.Module, targets: dict[str, Target], chunks: list[int], collector: Collector | None
     ) -> torch.Tensor:
-        inputs, hidden = self._inputs_for(len(chunks)), self.hidden.get(chunks)
+        inputs, hidden = self.inputs_for(len(chunks)), self.hidden.get(chunks)
         if collector is None:
             out = self.skeleton.run_block(module, hidden, inputs)
         else:
@@ -131,7 +138,8 @@ class Runner:
             raise NonFinite(f"the output of block {self.layer}")
         return out
 
-    def _inputs_for(self, n: int) -> Inputs:
+    def inputs_for(self, n: int) -> Inputs:
+        """What the next block is given, besides the hidden states, with a batch of ``n`` chunks."""
         if n not in self._inputs:
             ids = [torch.from_numpy(self.corpus.inputs[:n]).long()]
             for _, inputs in self.skeleton.embed(ids):
