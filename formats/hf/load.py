@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -44,15 +44,22 @@ def read_hf(folder: Path, *, pre: str | None = None) -> Model:
     Raises:
         FormatError: and its children UnknownArchitecture, UnmatchedTensor, TokenizerError.
     """
+    folder = Path(folder)
+    return assemble(folder / "config.json", lambda arch, config: read_weights(folder), pre)
+
+
+def assemble(
+    path: Path, find_weights: Callable[[Arch, Mapping[str, Any]], Mapping[str, Stored]], pre: str | None = None
+) -> Model:
+    """The model of a config.json and the weights found for it. Arguments and errors otherwise as ``read_hf``."""
     from .tokenizer.read import read_tokenizer
 
-    folder = Path(folder)
-    path = folder / "config.json"
+    folder = path.parent
     raw = read_json(path, required=True)
     name, arch = find_arch(raw, path)
     cls = arch.classes[name]
     config = complete(raw, cls, path)
-    tensors, dtypes = _read_tensors(arch, config, folder)
+    tensors, dtypes = _read_tensors(arch, config, find_weights(arch, config), folder)
     tokenizer = read_tokenizer(folder, vocab_size=config["vocab_size"], model_ids=raw, pre=pre)
     generation = read_json(folder / "generation_config.json")
 
@@ -110,9 +117,20 @@ def _private(
     return {key: typed(key, value) for key, value in facts.items()}
 
 
-def _read_tensors(arch: Arch, config: Mapping[str, Any], folder: Path) -> tuple[tuple[Tensor, ...], dict[str, str]]:
+def shapes(arch: Arch, config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The name and shape of every tensor that a checkpoint of this config must have, by the architecture's rules."""
+    for name in _required(arch, config):
+        found = _match(arch, name, config)
+        assert found is not None, name
+        number, _, part = found
+        yield name, arch.rules[number].size(part, config)
+
+
+def _read_tensors(
+    arch: Arch, config: Mapping[str, Any], stored: Mapping[str, Stored], folder: Path
+) -> tuple[tuple[Tensor, ...], dict[str, str]]:
     """The model's tensors in the checkpoint's order, and the checkpoint's own dtypes by its own names."""
-    weights = {n: t for n, t in read_weights(folder).items() if not n.endswith(arch.ignored)}
+    weights = {n: t for n, t in stored.items() if not n.endswith(arch.ignored)}
     slots: dict[tuple[int, int | None, str], dict[str, Tensor]] = {}
     tensors: list[Tensor] = list(_rope_factors(config))
     dtypes: dict[str, str] = {}

@@ -1,0 +1,68 @@
+"""A checkpoint's Model without its weights: from config.json alone, and the tokenizer if its files lie beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError
+from ..gguf.vocab import tokenizer_to_metadata
+from ..ir import Bytes, Model, Role, Tensor, Tokenizer, TokenType
+from ..qtypes import BF16, F16, F32
+from .load import assemble, shapes
+from .rules import Arch
+from .weights import Stored
+
+_DTYPES = {"float16": F16, "bfloat16": BF16, "float32": F32}
+
+
+def read_shapes(path: Path, *, pre: str | None = None) -> Model:
+    """The Model that ``read_hf`` would give once the weights are there, every shape by the architecture's rules.
+
+    Its tensors are of the config's own dtype (F16 where it names none) and cannot be read.
+
+    Args:
+        path: a config.json.
+        pre: llama.cpp's name of the pre-tokenizer, instead of the one found.
+
+    Raises:
+        FormatError: as ``read_hf``.
+    """
+
+    def imagined(arch: Arch, config: Mapping[str, Any]) -> dict[str, Stored]:
+        qtype = _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."), F16)
+        return {
+            name: Tensor(name, Role.OTHER, None, shape, qtype, _no_weights, f"{path}: {name}")
+            for name, shape in shapes(arch, config)
+        }
+
+    return assemble(Path(path), imagined, pre)
+
+
+# What a token takes in a file on the average: the text of Llama's 32,000, and a merge of Qwen2's 152,000.
+_TOKEN_TEXT, _MERGE = "x" * 7, "x" * 12
+_LARGE_SPM = 65536  # larger vocabularies are byte-level BPE, with merges
+
+
+def with_vocabulary(model: Model) -> Model:
+    """The model with a stand-in of the usual size for the vocabulary it lacks, so that planned sizes come close."""
+    embedding = next((t for t in model.tensors if t.name == "token_embd.weight"), None)
+    n = embedding.shape[0] if embedding is not None else 0
+    merges = (_MERGE,) * n if n > _LARGE_SPM else None
+    scores = np.zeros(n, np.float32) if merges is None else None
+    kind = "llama" if merges is None else "gpt2"
+    types = np.full(n, TokenType.NORMAL, np.int32)
+    stand_in = Tokenizer(kind, "default", (_TOKEN_TEXT,) * n, types, scores, merges, {"bos": 1, "eos": 2})
+    return replace(model, metadata={**model.metadata, **tokenizer_to_metadata(stand_in)})
+
+
+def lacks_vocabulary(model: Model) -> bool:
+    return bool(model.get("tokenizer.ggml.model") == "no_vocab")
+
+
+def _no_weights(a: int, b: int) -> Bytes:
+    raise FormatError("there are no weights here, only their shapes", hint="give the folder of the checkpoint")
