@@ -250,6 +250,14 @@ class Tokenizer:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """One of the files of a model that is split over several; its tensors follow those of the file before."""
+
+    path: Path
+    n_tensors: int
+
+
+@dataclass(frozen=True)
 class Model:
     """A checkpoint, whatever file it came from.
 
@@ -258,12 +266,19 @@ class Model:
         metadata: every key of the file-to-be in order, typed; ``general.*``, ``{arch}.*``, ``tokenizer.*``.
         tensors: in file order, names unique.
         path: the file or folder it was read from, for messages.
+        shards: the files it was read from, when it is split over several.
     """
 
     arch: str
     metadata: Metadata
     tensors: tuple[Tensor, ...]
     path: Path
+    shards: tuple[Shard, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file (or the folder) it was read from."""
+        return tuple(shard.path for shard in self.shards) or (self.path,)
 
     def hparam(self, suffix: str, default: Any = None) -> Any:
         """The value of ``{arch}.{suffix}``, e.g. ``hparam("attention.head_count")``, or ``default``."""

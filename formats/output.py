@@ -43,7 +43,7 @@ class Output:
             try:
                 done = os.pwrite(self._fd, view, offset)
             except OSError as error:
-                raise _explain(error, self.path, len(view)) from error
+                raise explain(error, self.path, len(view)) from error
             view, offset = view[done:], offset + done
             self._unsent += done  # a race between threads loses a count, nothing more
         if self._unsent >= _SEND_AFTER:
@@ -57,17 +57,21 @@ class Output:
 
     def reserve(self, size: int) -> None:
         """Make the file ``size`` bytes long, zeros, with room on the disk for all of them."""
-        free = _free_bytes(self.temporary.parent)
-        if free is not None and free < size:
-            raise _no_room(self.path, size, free)
+        self.check_room(size)
         if not size:
             return
         try:
             os.posix_fallocate(self._fd, 0, size)
         except (OSError, AttributeError) as error:
             if isinstance(error, OSError) and error.errno not in _CANNOT_RESERVE:
-                raise _explain(error, self.path, size) from error
+                raise explain(error, self.path, size) from error
             os.ftruncate(self._fd, size)  # a file system (or platform) without reservation
+
+    def check_room(self, size: int) -> None:
+        """Raise ``OutputError`` when the disk has not ``size`` bytes to give."""
+        free = _free_bytes(self.temporary.parent)
+        if free is not None and free < size:
+            raise _no_room(self.path, size, free)
 
 
 @contextmanager
@@ -85,31 +89,94 @@ def atomic_output(
     Raises:
         OutputError: the target exists, is an input or no plain file, the folder cannot be written, the disk is full.
     """
-    target = Path(os.path.realpath(path))
-    _check_target(Path(path), target, force, inputs)
+    with atomic_outputs([(path, size)], force, inputs) as (output,):
+        yield output
+
+
+@contextmanager
+def atomic_outputs(
+    files: Iterable[tuple[str | Path, int | None]], force: bool = False, inputs: Iterable[str | Path] = ()
+) -> Iterator[tuple[Output, ...]]:
+    """Several files that appear together when the block ends, or not at all: as ``atomic_output``, for a set.
+
+    The first is renamed last: should the machine die between two renames, the set lacks the file that readers begin
+    with. An error undoes the renames that were done.
+
+    Args:
+        files: each file's path and size, as ``atomic_output`` has them.
+    """
+    wanted = [(Path(path), size) for path, size in files]
+    sources = list(inputs)
+    targets = [Path(os.path.realpath(path)) for path, _ in wanted]
+    for (path, _), target in zip(wanted, targets, strict=True):
+        check_target(path, target, force, sources)
+    outputs: list[Output] = []
+    try:
+        try:
+            for (path, size), target in zip(wanted, targets, strict=True):
+                outputs.append(_create(path, target, size))
+            if len(outputs) > 1:
+                outputs[0].check_room(sum(size or 0 for _, size in wanted))
+            for output, (_, size) in zip(outputs, wanted, strict=True):
+                if size is not None:
+                    output.reserve(size)
+            yield tuple(outputs)
+            for output in outputs:
+                sync_file(output.fileno(), output.path)
+        finally:
+            for output in outputs:
+                os.close(output.fileno())
+        _rename_all(outputs, targets, force)
+    except BaseException:
+        for output in outputs:
+            with suppress(FileNotFoundError):
+                os.unlink(output.temporary)
+        raise
+    for folder in {target.parent for target in targets}:
+        sync_folder(folder)
+
+
+def _create(path: Path, target: Path, size: int | None) -> Output:
     temporary = _temporary_name(target)
     try:
         # 0o666 less the umask: the permissions an ordinary program gives its output.
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     except OSError as error:
-        raise _explain(error, Path(path), size) from error
+        raise explain(error, path, size) from error
+    return Output(path, temporary, fd)
+
+
+def _rename_all(outputs: list[Output], targets: list[Path], force: bool) -> None:
+    """Give every file its name, the first last. A set keeps what it replaces until all are done."""
+    keeps = len(outputs) > 1
+    done: list[tuple[Path, Path | None]] = []
     try:
-        try:
-            output = Output(Path(path), temporary, fd)
-            if size is not None:
-                output.reserve(size)
-            yield output
-            _sync(fd, Path(path))
-        finally:
-            os.close(fd)
-        if target.exists() and not force:
-            raise _exists(Path(path))  # it came while we worked
-        os.replace(temporary, target)
+        for output, target in reversed(list(zip(outputs, targets, strict=True))):
+            if target.exists() and not force:
+                raise exists(output.path)  # it came while we worked
+            old = _link(target) if keeps and target.exists() else None
+            done.append((target, old))
+            os.replace(output.temporary, target)
     except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+        for (target, old), output in zip(done, reversed(outputs), strict=False):
+            if old is not None:
+                os.replace(old, target)
+            elif keeps and not output.temporary.exists():
+                os.unlink(target)
         raise
-    sync_folder(target.parent)
+    for _, old in done:
+        if old is not None:
+            os.unlink(old)
+
+
+def _link(target: Path) -> Path:
+    """A second name for a file that is about to be replaced."""
+    name = _temporary_name(target)
+    try:
+        os.link(target, name)
+    except OSError:  # a file system without links
+        shutil.copyfile(target, name)
+    return name
 
 
 @contextmanager
@@ -135,13 +202,13 @@ def atomic_folder(
         try:
             temporary.mkdir()
         except OSError as error:
-            raise _explain(error, Path(path), None) from error
+            raise explain(error, Path(path), None) from error
         try:
             yield temporary
             _sync_tree(temporary)
         except OSError as error:
             if error.errno in _NO_ROOM:
-                raise _explain(error, Path(path), None) from error
+                raise explain(error, Path(path), None) from error
             raise
         _check_folder(Path(path), target, force, (), marker)
         if target.is_dir() and any(target.iterdir()):
@@ -179,7 +246,7 @@ def human_bytes(n: int) -> str:
     return f"{size:.1f} TB"
 
 
-def _check_target(path: Path, target: Path, force: bool, inputs: Iterable[str | Path]) -> None:
+def check_target(path: Path, target: Path, force: bool, inputs: Iterable[str | Path]) -> None:
     for source in inputs:
         if _same_file(target, Path(source)):
             raise OutputError("the output is the input", path=path, hint="choose another name")
@@ -189,13 +256,13 @@ def _check_target(path: Path, target: Path, force: bool, inputs: Iterable[str | 
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _explain(error, path, None) from error
+        raise explain(error, path, None) from error
     if stat.S_ISDIR(mode):
         raise OutputError("is a folder; a file is to be written here", path=path)
     if not stat.S_ISREG(mode):
         raise OutputError("is no plain file; it cannot be replaced", path=path)
     if not force:
-        raise _exists(path)
+        raise exists(path)
 
 
 def _check_folder(path: Path, target: Path, force: bool, inputs: Iterable[str | Path], marker: str) -> None:
@@ -261,11 +328,11 @@ def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
 _sync_file_range = _find_sync_file_range()
 
 
-def _sync(fd: int, path: Path) -> None:
+def sync_file(fd: int, path: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:  # delayed allocation and network disks report a full disk only here
-        raise _explain(error, path, None) from error
+        raise explain(error, path, None) from error
 
 
 def _sync_tree(folder: Path) -> None:
@@ -279,7 +346,7 @@ def _sync_tree(folder: Path) -> None:
         sync_folder(Path(parent))
 
 
-def _exists(path: Path) -> OutputError:
+def exists(path: Path) -> OutputError:
     return OutputError("exists", path=path, hint="--force replaces it")
 
 
@@ -296,7 +363,7 @@ def _no_room(path: Path, size: int | None, free: int | None) -> OutputError:
     return OutputError(f"not enough room: {needs}{has}", path=path, hint="free some space or write elsewhere")
 
 
-def _explain(error: OSError, path: Path, size: int | None) -> OutputError:
+def explain(error: OSError, path: Path, size: int | None) -> OutputError:
     """An operating system's error as one line of ours."""
     if error.errno in _NO_ROOM:
         return _no_room(path, size, _free_bytes(Path(os.path.realpath(path)).parent))

@@ -22,12 +22,13 @@ from ..formats.errors import QuantmillError
 COMMANDS = {
     "convert": ("convert", "Hugging Face checkpoint to GGUF, or back."),
     "quantize": ("quantize", "Quantize a GGUF file."),
-    "plan": ("plan", "What a model will weigh at every level, before anything is written."),
     "imatrix": ("imatrix", "Importance matrix of a model, from a text."),
     "evaluate": ("evaluate", "Perplexity, and KL divergence from a base model."),
     "gguf-set-metadata": ("set_metadata", "Change, add or remove a metadata key of a GGUF file."),
     "inspect": ("inspect", "Show a file's metadata, tensors, types and bits per weight."),
     "verify": ("verify", "Check a file's structure, or its weights against another's."),
+    "split": ("split", "Split a GGUF file into shards, as llama.cpp reads them."),
+    "merge": ("merge", "Merge shards into the file that was split."),
     "demo": ("demo", "The main job on SmolLM2-135M, from start to end."),
 }
 

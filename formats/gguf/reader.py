@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FormatError
-from ..ir import Bytes, Metadata, Model, Tensor, Value, ValueType
+from ..ir import Bytes, Metadata, Model, Shard, Tensor, Value, ValueType
 from ..qtypes import BY_ID, QType
 from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE
 from .names import parse_name
+from .shards import check_set, sibling_paths, split_count, without_split
 from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, Cursor, swap_blocks
 
 # Types that files of 2023 and 2024 hold and llama.cpp dropped (ggml.h); what to do instead.
@@ -99,27 +100,51 @@ def read_header(path: str | Path) -> GGUFHeader:
     return _parse(Path(path), MappedFile(Path(path)).map)
 
 
+def read_headers(path: str | Path) -> tuple[GGUFHeader, ...]:
+    """The headers of a whole file (one), or of every shard of the set that ``path`` is one of, checked to be a set.
+
+    Raises:
+        FormatError: as ``read_header``; also for shards that are missing or do not belong together.
+    """
+    return tuple(header for _, header in _open_all(Path(path)))
+
+
 def read_gguf(path: str | Path) -> Model:
     """A GGUF file as a model; its tensors are read when they are asked for.
 
+    Args:
+        path: a whole file, or any shard of a split model, whose siblings are read too.
+
     Raises:
-        FormatError: as ``read_header``; also for one part of a split file.
+        FormatError: as ``read_headers``.
     """
     path = Path(path)
-    file = MappedFile(path)
-    header = _parse(path, file.map)
-    parts = header.metadata.get("split.count")
-    if parts is not None and isinstance(parts.data, int) and parts.data > 1:
-        raise FormatError(
-            f"one of {parts.data} parts of a split model", path=path, hint="join them with llama-gguf-split --merge"
-        )
-    arch = header.metadata.get(GENERAL_ARCHITECTURE)
+    parts = _open_all(path)
+    metadata = parts[0][1].metadata
+    arch = metadata.get(GENERAL_ARCHITECTURE)
     return Model(
         arch=arch.data if arch is not None and arch.type is ValueType.STRING else "",
-        metadata=header.metadata,
-        tensors=tuple(_tensor(file, header, entry) for entry in header.tensors),
+        metadata=metadata if len(parts) == 1 else without_split(metadata),
+        tensors=tuple(_tensor(file, header, entry) for file, header in parts for entry in header.tensors),
         path=path,
+        shards=tuple(Shard(header.path, len(header.tensors)) for _, header in parts) if len(parts) > 1 else (),
     )
+
+
+def _open_all(path: Path) -> list[tuple[MappedFile, GGUFHeader]]:
+    file = MappedFile(path)
+    header = _parse(path, file.map)
+    if split_count(header.metadata) == 1:
+        return [(file, header)]
+    parts = []
+    for sibling in sibling_paths(header):
+        if sibling == path:
+            parts.append((file, header))
+        else:
+            other = MappedFile(sibling)
+            parts.append((other, _parse(sibling, other.map)))
+    check_set([header for _, header in parts])
+    return parts
 
 
 class MappedFile:
@@ -161,7 +186,17 @@ def _tensor(file: MappedFile, header: GGUFHeader, entry: TensorEntry) -> Tensor:
     return Tensor(entry.name, role, layer, entry.shape, entry.qtype, read, f"{header.path}: {entry.name}")
 
 
-def _parse(path: Path, data: mmap.mmap | bytes) -> GGUFHeader:
+def parse_frame(path: Path, frame: bytes, tensor_bytes: int) -> GGUFHeader:
+    """The header of a file of which only the bytes outside its tensors are at hand; checked as any other.
+
+    Args:
+        frame: everything but the tensors, in file order.
+        tensor_bytes: how many bytes the tensors have.
+    """
+    return _parse(path, frame, len(frame) + tensor_bytes)
+
+
+def _parse(path: Path, data: mmap.mmap | bytes, file_size: int | None = None) -> GGUFHeader:
     cursor = Cursor(data, path)
     _check_magic(cursor)
     version = _read_version(cursor)
@@ -187,7 +222,7 @@ def _parse(path: Path, data: mmap.mmap | bytes) -> GGUFHeader:
         spans=spans,
         infos=(infos_start, infos_end),
         data_start=data_start,
-        file_size=cursor.size,
+        file_size=cursor.size if file_size is None else file_size,
     )
     _check_tensors(header)
     return header

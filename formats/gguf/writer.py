@@ -154,7 +154,7 @@ def write_laid_out(
     path: str | Path, model: Model, plan: Layout, force: bool = False, progress: Callable[[int], None] | None = None
 ) -> None:
     """Write a model as it is where ``plan`` has its tensors, in order. Arguments and errors as ``write_gguf``."""
-    with atomic_output(path, plan.size, force, inputs=[model.path]) as output:
+    with atomic_output(path, plan.size, force, inputs=model.paths) as output:
         for offset, piece in plan.pieces:
             output.write_at(offset, piece)
         for tensor, offset in zip(model.tensors, plan.offsets, strict=True):

@@ -1,0 +1,133 @@
+"""Models in several GGUF files: their names, and finding and checking the files that belong together.
+
+Source: ``llama_split_path`` and ``llama_split_prefix`` (llama.cpp), the loading of splits in llama-model-loader.cpp,
+and tools/gguf-split.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import FormatError
+from ..ir import Metadata, Value, ValueType
+
+if TYPE_CHECKING:
+    from .reader import GGUFHeader
+
+SPLIT_NO = "split.no"  # uint16, from 0
+SPLIT_COUNT = "split.count"  # uint16; 0 in a file that llama-gguf-split merged
+SPLIT_TENSORS_COUNT = "split.tensors.count"  # int32, of all shards together
+FRAME = "quantmill.split.frame"  # uint8[]: see split.py
+MAX_SHARDS = 65535  # split.count is a uint16
+
+_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL | re.ASCII)
+
+
+def shard_path(prefix: str | Path, index: int, count: int) -> Path:
+    """``shard_path("m", 0, 3)`` is ``m-00001-of-00003.gguf``."""
+    return Path(f"{prefix}-{index + 1:05d}-of-{count:05d}.gguf")
+
+
+def shard_prefix(path: Path) -> str:
+    """The name without what tells a shard from its siblings, or without ``.gguf``."""
+    match = _NAME.fullmatch(path.name)
+    return match[1] if match else path.name.removesuffix(".gguf")
+
+
+def split_count(metadata: Metadata) -> int:
+    """How many files the model is in; 1 for a whole one."""
+    value = metadata.get(SPLIT_COUNT)
+    return max(1, value.data) if value is not None and isinstance(value.data, int) else 1
+
+
+def without_split(metadata: Metadata) -> dict[str, Value]:
+    """The model's own keys, in order: those that speak of shards are left out."""
+    return {key: value for key, value in metadata.items() if not key.startswith("split.") and key != FRAME}
+
+
+def with_split(metadata: Metadata, index: int, count: int, n_tensors: int, *, count_last: bool) -> dict[str, Value]:
+    """A shard's keys: its own, then what tells its place.
+
+    Args:
+        count_last: the order of tools/gguf-split, which sets the count when it is known; llama-quantize knows it.
+    """
+    keys = {
+        SPLIT_NO: Value(ValueType.UINT16, index),
+        SPLIT_COUNT: Value(ValueType.UINT16, count),
+        SPLIT_TENSORS_COUNT: Value(ValueType.INT32, n_tensors),
+    }
+    if count_last:
+        keys[SPLIT_COUNT] = keys.pop(SPLIT_COUNT)
+    return {key: value for key, value in metadata.items() if not key.startswith("split.")} | keys
+
+
+def sibling_paths(header: GGUFHeader) -> tuple[Path, ...]:
+    """The files of the set that ``header``'s file is one of, in order.
+
+    Raises:
+        FormatError: its name and its keys disagree, or a file is missing.
+    """
+    path, count = header.path, split_count(header.metadata)
+    index = _index(header)
+    match = _NAME.fullmatch(path.name)
+    if match is None or (int(match[2]), int(match[3])) != (index + 1, count):
+        wanted = shard_path(shard_prefix(path), index, count).name
+        raise FormatError(
+            f"this is shard {index + 1} of {count}, and its name does not say so",
+            path=path,
+            hint=f"rename it to {wanted}; its siblings are found by their names",
+        )
+    paths = tuple(path.with_name(shard_path(match[1], i, count).name) for i in range(count))
+    missing = [sibling.name for sibling in paths if not sibling.is_file()]
+    if missing:
+        listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise FormatError(
+            f"{len(missing)} of the {count} shards of this model missing: {listed}",
+            path=path,
+            hint="download or copy them to the same folder",
+        )
+    return paths
+
+
+def check_set(headers: Sequence[GGUFHeader]) -> None:
+    """Raise ``FormatError`` unless the files, in order, are one model's."""
+    for i, header in enumerate(headers):
+        if split_count(header.metadata) != len(headers) or _index(header) != i:
+            raise FormatError(
+                f"is shard {_index(header) + 1} of {split_count(header.metadata)} by its keys; "
+                f"{i + 1} of {len(headers)} is wanted here",
+                path=header.path,
+                hint=f"it belongs to another set than {headers[0].path.name}",
+            )
+        if header.byteorder != headers[0].byteorder:
+            raise FormatError("its byte order is not that of the first shard", path=header.path, hint=_OTHER_SET)
+    total = sum(len(header.tensors) for header in headers)
+    seen: dict[str, Path] = {}
+    for header in headers:
+        promised = header.metadata.get(SPLIT_TENSORS_COUNT)
+        if promised is not None and promised.data != total:
+            raise FormatError(
+                f"{promised.data} tensors are promised, the {len(headers)} shards hold {total}",
+                path=header.path,
+                where=SPLIT_TENSORS_COUNT,
+                hint=_OTHER_SET,
+            )
+        for entry in header.tensors:
+            if entry.name in seen:
+                raise FormatError(
+                    f"is also in {seen[entry.name].name}", path=header.path, where=entry.name, hint=_OTHER_SET
+                )
+            seen[entry.name] = header.path
+
+
+_OTHER_SET = "shards of different models, or of one model split twice?"
+
+
+def _index(header: GGUFHeader) -> int:
+    value: Mapping[str, Value] | Value | None = header.metadata.get(SPLIT_NO)
+    if not isinstance(value, Value) or not isinstance(value.data, int):
+        raise FormatError("has a split.count and no split.no", path=header.path, hint="the file is damaged")
+    return int(value.data)

@@ -1,0 +1,256 @@
+"""Splitting a GGUF file into shards and merging them again.
+
+The shards are those of tools/gguf-split of llama.cpp: the same tensors in each, all of the model's keys in the first,
+and three keys that tell each one's place; of a version 3 file they are the same bytes. We keep a version 2 file's
+version, so that merging gives it back.
+
+Shards do not say how their source was padded, or that it had keys of its own about shards. Where that is not what
+merging would write anyway, the first shard keeps all of the source's bytes outside its tensors under ``FRAME``,
+compressed; no other program minds.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import FormatError, PlanError
+from ..ir import Metadata, Model, Tensor, Value, ValueType
+from ..output import atomic_outputs
+from .reader import GGUFHeader, parse_frame, read_gguf, read_headers
+from .shards import (
+    FRAME,
+    MAX_SHARDS,
+    SPLIT_COUNT,
+    SPLIT_NO,
+    SPLIT_TENSORS_COUNT,
+    shard_path,
+    with_split,
+    without_split,
+)
+from .wire import DEFAULT_ALIGNMENT, ByteOrder, encode_value
+from .writer import Layout, TensorInfo, align, copy_tensor, layout, write_laid_out
+
+# A header holds a vocabulary of tens of MB; what is beyond this is no header but a file inside a file.
+_MAX_FRAME = 1 << 30
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard of the set-to-be."""
+
+    path: Path
+    tensors: tuple[Tensor, ...]
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """What ``split`` would write. ``exact``: merging needs no ``FRAME`` to give the source's bytes."""
+
+    source: Model
+    shards: tuple[ShardPlan, ...]
+    byteorder: ByteOrder
+    exact: bool
+
+
+def group_tensors(
+    tensors: Sequence[Tensor],
+    *,
+    max_tensors: int | None = None,
+    max_bytes: int | None = None,
+    empty_first: bool = False,
+    path: Path | None = None,
+) -> tuple[tuple[Tensor, ...], ...]:
+    """The tensors of each shard, in order. Source: ``split_strategy`` of tools/gguf-split.
+
+    Args:
+        max_tensors, max_bytes: one of them. Bytes count tensors, padded to 32, and not the header; a tensor larger
+            than that has a shard to itself (llama-gguf-split gives up when it is the first).
+        empty_first: the first shard holds keys only.
+
+    Raises:
+        PlanError: too many shards.
+    """
+    assert (max_tensors is None) != (max_bytes is None)
+    groups: list[list[Tensor]] = [[], []] if empty_first else [[]]
+    size = 0
+    for i, tensor in enumerate(tensors):
+        nbytes = align(tensor.nbytes, DEFAULT_ALIGNMENT)
+        full = i > 0 and i % max_tensors == 0 if max_tensors is not None else size + nbytes > (max_bytes or 0)
+        if full and groups[-1]:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += nbytes
+    if len(groups) > MAX_SHARDS:
+        raise PlanError(f"{len(groups)} shards; a set has {MAX_SHARDS} at most", path=path, hint="larger shards")
+    return tuple(tuple(group) for group in groups)
+
+
+def plan_split(
+    source: str | Path,
+    prefix: str | Path,
+    *,
+    max_tensors: int | None = None,
+    max_bytes: int | None = None,
+    empty_first: bool = False,
+    version: int | None = None,
+) -> SplitPlan:
+    """The shards of a file (or, anew, of a set of shards). No tensor is read.
+
+    Args:
+        prefix: the shards are ``prefix-00001-of-0000N.gguf``.
+        max_tensors, max_bytes, empty_first: see ``group_tensors``.
+        version: of the shards' GGUF; None for the source's.
+
+    Raises:
+        FormatError: see ``read_gguf``. PlanError: see ``group_tensors`` and ``layout``.
+    """
+    model, headers = read_gguf(source), read_headers(source)
+    groups = group_tensors(
+        model.tensors, max_tensors=max_tensors, max_bytes=max_bytes, empty_first=empty_first, path=model.path
+    )
+    first = headers[0]
+    metadata = without_split(model.metadata)
+    frame = _frame_to_keep(headers, metadata, model)
+    if frame is not None:
+        metadata[FRAME] = frame
+    shards = []
+    for i, group in enumerate(groups):
+        keys = with_split(metadata if i == 0 else {}, i, len(groups), len(model.tensors), count_last=True)
+        place = layout(keys, _infos(group), version=version or first.version, byteorder=first.byteorder)
+        shards.append(ShardPlan(shard_path(prefix, i, len(groups)), group, place))
+    return SplitPlan(model, tuple(shards), first.byteorder, exact=frame is None)
+
+
+def write_split(plan: SplitPlan, *, force: bool = False, progress: Callable[[int], None] | None = None) -> None:
+    """Write all shards, or none. Raises ``OutputError``: see ``atomic_output``."""
+    files = [(shard.path, shard.layout.size) for shard in plan.shards]
+    with atomic_outputs(files, force, inputs=plan.source.paths) as outputs:
+        for output, shard in zip(outputs, plan.shards, strict=True):
+            output.write_at(0, shard.layout.header)
+            for tensor, offset in zip(shard.tensors, shard.layout.offsets, strict=True):
+                copy_tensor(output, offset, tensor, plan.byteorder, progress)
+
+
+def merge(
+    source: str | Path,
+    target: str | Path,
+    *,
+    keep_keys: bool = False,
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Model:
+    """Write the shards that ``source`` is one of as one file: the bytes that were split.
+
+    Args:
+        keep_keys: leave ``split.*`` in it, the count 0, as llama-gguf-split does: its bytes.
+
+    Raises:
+        FormatError: shards are missing or do not belong together, or ``source`` is a whole file.
+        OutputError: see ``atomic_output``.
+    """
+    headers, model = read_headers(source), read_gguf(source)
+    first = headers[0]
+    count = first.metadata.get(SPLIT_COUNT)
+    if count is None or count.data == 0:
+        raise FormatError("is a whole model, no shard of one", path=source)
+    model = replace(model, metadata=without_split(model.metadata))
+    place = None if keep_keys else _restored(first, model)
+    if place is None:
+        metadata = dict(model.metadata)
+        if keep_keys:
+            metadata |= {key: first.metadata[key] for key in (SPLIT_NO, SPLIT_TENSORS_COUNT) if key in first.metadata}
+            metadata[SPLIT_COUNT] = Value(ValueType.UINT16, 0)
+        place = layout(metadata, _infos(model.tensors), version=first.version, byteorder=first.byteorder)
+    write_laid_out(target, model, place, force, progress)
+    return model
+
+
+def _infos(tensors: Iterable[Tensor]) -> list[TensorInfo]:
+    return [TensorInfo(tensor.name, tensor.shape, tensor.qtype) for tensor in tensors]
+
+
+def _frame_to_keep(headers: Sequence[GGUFHeader], metadata: Metadata, model: Model) -> Value | None:
+    """What the first shard must remember of its source, if anything."""
+    if len(headers) > 1:
+        return headers[0].metadata.get(FRAME)
+    if _is_regular(headers[0], metadata, model):
+        return None
+    raw = zlib.compress(_frame(headers[0]), 9)
+    return Value(ValueType.ARRAY, np.frombuffer(raw, np.uint8), ValueType.UINT8)
+
+
+def _is_regular(header: GGUFHeader, metadata: Metadata, model: Model) -> bool:
+    """Whether merging would write the very bytes of this file."""
+    try:
+        place = layout(metadata, _infos(model.tensors), version=header.version, byteorder=header.byteorder)
+    except PlanError:
+        return False  # the shards' layouts will say what is wrong, if it stands in their way too
+    offsets = tuple(entry.offset for entry in header.tensors)
+    if (place.offsets, place.size) != (offsets, header.file_size):
+        return False
+    frame = _frame(header)
+    return frame.startswith(place.header) and not any(frame[len(place.header) :])
+
+
+def _frame(header: GGUFHeader) -> bytes:
+    """All bytes of a file outside its tensors, in order."""
+    spans = _gaps(header)
+    size = sum(end - start for start, end in spans)
+    if size > _MAX_FRAME:
+        raise FormatError(
+            f"{size} bytes of it belong to no tensor", path=header.path, hint="write it anew with convert"
+        )
+    with header.path.open("rb") as file:
+        return b"".join(os.pread(file.fileno(), end - start, start) for start, end in spans)
+
+
+def _gaps(header: GGUFHeader) -> list[tuple[int, int]]:
+    """The spans (start, end) outside the tensors."""
+    spans = []
+    at = 0
+    for entry in sorted(header.tensors, key=lambda e: (e.offset, e.nbytes)):
+        if entry.offset > at:
+            spans.append((at, entry.offset))
+        at = max(at, entry.offset + entry.nbytes)
+    if header.file_size > at:
+        spans.append((at, header.file_size))
+    return spans
+
+
+def _restored(first: GGUFHeader, model: Model) -> Layout | None:
+    """The layout of the file that was split, if the first shard keeps it and nothing was changed since."""
+    kept = first.metadata.get(FRAME)
+    if kept is None or kept.item is not ValueType.UINT8:
+        return None
+    unpack = zlib.decompressobj()
+    try:
+        frame = unpack.decompress(np.asarray(kept.data).tobytes(), _MAX_FRAME)
+        header = parse_frame(first.path, frame, sum(tensor.nbytes for tensor in model))
+    except (zlib.error, FormatError):
+        return None
+    if _keys(without_split(header.metadata)) != _keys(model.metadata):
+        return None  # a key was set in the shard
+    entries = {entry.name: entry for entry in header.tensors}
+    if [(t.name, t.shape, t.qtype) for t in model] != [(e.name, e.shape, e.qtype) for e in header.tensors]:
+        return None
+    pieces, taken = [], 0
+    for start, end in _gaps(header):
+        pieces.append((start, frame[taken : taken + end - start]))
+        taken += end - start
+    if taken != len(frame) or not pieces:
+        return None
+    offsets = tuple(entries[tensor.name].offset for tensor in model)
+    between = tuple(pieces[1:])
+    return Layout(pieces[0][1], offsets, header.file_size, header.alignment, header.byteorder, between)
+
+
+def _keys(metadata: Metadata) -> dict[str, bytes]:
+    return {key: encode_value(value) for key, value in metadata.items()}

@@ -1,0 +1,96 @@
+"""``quantmill split``: a GGUF file as shards."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ..formats.gguf.split import SplitPlan
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("prefix")
+@click.option(
+    "--max-size",
+    "max_bytes",
+    metavar="SIZE",
+    callback=lambda ctx, param, text: None if text is None else parse_size(text),
+    help="Bytes of tensors in a shard: 2G, 500M (decimal, as llama-gguf-split), 1.5GiB.",
+)
+@click.option("--max-tensors", type=click.IntRange(min=1), help="Tensors in a shard.  [default: 128]")
+@click.option("--no-tensor-first-split", "empty_first", is_flag=True, help="The first shard holds metadata only.")
+@click.option("--gguf-version", "version", type=click.IntRange(2, 3), help="Version of the shards.  [default: MODEL's]")
+@click.option("--dry-run", is_flag=True, help="Print the shards, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the shards as JSON.")
+@click.option("--force", is_flag=True, help="Replace shards that exist.")
+@click.option("--quiet", is_flag=True, help="Print nothing.")
+def command(
+    model: Path,
+    prefix: str,
+    max_bytes: int | None,
+    max_tensors: int | None,
+    empty_first: bool,
+    version: int | None,
+    dry_run: bool,
+    as_json: bool,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Split MODEL, a GGUF file, into PREFIX-00001-of-0000N.gguf and so on, as llama.cpp reads them.
+
+    The shards are those of llama-gguf-split. All appear, or none. `quantmill merge` gives MODEL's bytes back.
+
+    \b
+    Example: quantmill split llama3.Q8_0.gguf llama3.Q8_0 --max-size 2G
+             quantmill split llama3.Q8_0.gguf llama3.Q8_0 --max-tensors 100 --dry-run
+    """
+    from ..formats.gguf.split import plan_split, write_split
+
+    if max_bytes is not None and max_tensors is not None:
+        raise click.UsageError("give --max-size or --max-tensors, not both")
+    if max_bytes is None and max_tensors is None:
+        max_tensors = 128  # llama-gguf-split's default
+    plan = plan_split(
+        model, prefix, max_tensors=max_tensors, max_bytes=max_bytes, empty_first=empty_first, version=version
+    )
+    if not dry_run:
+        write_split(plan, force=force)
+    if as_json:
+        click.echo(json.dumps({"source": str(model), "written": not dry_run, "shards": _rows(plan)}))
+    elif not quiet:
+        _print(plan)
+
+
+def parse_size(text: str) -> int:
+    """``2G``, ``1.5GiB``, ``500 MB`` in bytes; without an i the units are decimal."""
+    match = _SIZE.fullmatch(text.strip())
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2].upper()]) if match else 0
+    if not size:
+        raise click.BadParameter(f"{text!r} is no size such as 2G, 500M or 1.5GiB")
+    return size
+
+
+def _rows(plan: SplitPlan) -> list[dict[str, object]]:
+    return [
+        {"path": str(shard.path), "tensors": len(shard.tensors), "bytes": shard.layout.size} for shard in plan.shards
+    ]
+
+
+def _print(plan: SplitPlan) -> None:
+    from ..formats.output import human_bytes
+
+    width = max(len(str(shard.path)) for shard in plan.shards)
+    for shard in plan.shards:
+        size = human_bytes(shard.layout.size)
+        click.echo(f"{shard.path!s:<{width}}  {len(shard.tensors):5} tensors  {size:>10}")
+    if not plan.exact:
+        click.echo("the first shard also remembers the file's own padding and keys, for merge")
