@@ -22,6 +22,7 @@ from ..formats.errors import QuantmillError
 COMMANDS = {
     "convert": ("convert", "Hugging Face checkpoint to GGUF, or back."),
     "quantize": ("quantize", "Quantize a GGUF file."),
+    "plan": ("plan", "What a model will weigh at every level, before anything is written."),
     "imatrix": ("imatrix", "Importance matrix of a model, from a text."),
     "evaluate": ("evaluate", "Perplexity, and KL divergence from a base model."),
     "gguf-set-metadata": ("set_metadata", "Change, add or remove a metadata key of a GGUF file."),
