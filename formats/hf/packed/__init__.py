@@ -1,1 +1,246 @@
-"""Quantized checkpoints: GPTQ, AWQ, FP8, compressed-tensors, MXFP4; their tensors as lazy rows."""
+"""Quantized checkpoints: GPTQ, AWQ, FP8, compressed-tensors and MXFP4, their layers as lazy tensors.
+
+A layer on an integer grid that GGML's blocks can say exactly becomes such a tensor (Q4_0, Q4_1, Q5_0, Q8_0, MXFP4);
+any other decodes to F32 as its rows are read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import FormatError
+from ...ir import Tensor
+from ..config import read_json
+from ..weights import Stored
+from . import awq, compressed, fp8, gptq, mxfp4
+from .grid import Grid
+from .stored import Module, Panels
+
+Config = Mapping[str, Any]
+Say = Callable[[str], None]
+BESIDE = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's and AutoAWQ's own files, beside config.json
+_KEYS = ("quantization_config", "compression_config")
+_AWQ_NAMES = {"w_bit": "bits", "q_group_size": "group_size"}  # as quant_config.json has them
+_PACKED_ENDINGS = (".qweight", ".weight_packed", ".weight_scale_inv", "_blocks")
+
+
+def plain_config(raw: Config) -> dict[str, Any]:
+    """config.json as that of the decoded checkpoint: without the quantization."""
+    return {key: value for key, value in raw.items() if key not in _KEYS}
+
+
+def float_dtype(raw: Config) -> str:
+    """The float dtype the checkpoint stands for (``F16``, ``BF16``, ``F32``), as config.json has it."""
+    name = str(raw.get("dtype") or raw.get("torch_dtype")).removeprefix("torch.")
+    return {"float32": "F32", "bfloat16": "BF16"}.get(name, "F16")
+
+
+def decode_packed(
+    weights: Mapping[str, Stored],
+    raw: Config,
+    folder: Path,
+    *,
+    required: Collection[str] = (),
+    say: Say = lambda text: None,
+) -> dict[str, Stored]:
+    """The checkpoint's tensors with every packed layer's parts replaced by its weight; a plain checkpoint as it is.
+
+    Args:
+        weights: what ``read_weights`` found.
+        raw: config.json.
+        folder: the checkpoint's.
+        required: names the architecture must have. AutoGPTQ gave every layer a bias: those not in here are left out
+            if they are all zero.
+        say: told in a line what was found, and what became of it.
+
+    Returns:
+        tensors in the order of the first of their parts. Reads group indices and zeros; weights stay on disk.
+
+    Raises:
+        FormatError: no or another quantization, a config that contradicts itself or the tensors, a part missing.
+    """
+    config = find_config(raw, folder, say)
+    path = folder / "config.json"
+    if config is None:
+        if name := next((name for name in weights if name.endswith(_PACKED_ENDINGS)), None):
+            files = " or ".join(("config.json", *BESIDE[:1]))
+            problem = f"{name} is packed, and no quantization_config says how"
+            raise FormatError(problem, path=folder, hint=f"get {files} of the same checkpoint")
+        return dict(weights)
+    method = METHODS.get(config.get("quant_method", ""))
+    if method is None:
+        raise _unknown(config, path)
+    method.check(config, path)
+    found: dict[str, Stored] = {}
+    outcome: Counter[str] = Counter()
+    modules = _modules(weights, method, Panels())
+    owner = {f"{module.name}{method.joint}{part}": module for module in modules.values() for part in module.parts}
+    for name, stored in weights.items():
+        module = owner.get(name)
+        if module is not None:
+            if name == f"{module.name}{method.joint}{next(iter(module.parts))}":
+                tensor, how = _read(module, method, config, path)
+                found[tensor.name] = tensor
+                outcome[how] += 1
+        elif not _surplus(name, stored, modules, method, required):
+            found[name] = stored
+    say(f"{folder}: {_summary(config, outcome)}")
+    return found
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of packing.
+
+    Args:
+        keys: parts one of which every packed layer has.
+        parts: all the parts that belong to the layer's weight.
+        check: raises for configs that are not read.
+        read: the layer as a grid, or as a tensor.
+        extras: parts that are no part of the weight and are left out.
+        joint: what stands between the module's name and the part's.
+    """
+
+    keys: tuple[str, ...]
+    parts: tuple[str, ...]
+    check: Callable[[Config, Path], None]
+    read: Callable[[Module, Config, Path], Grid | Tensor]
+    extras: tuple[str, ...] = ()
+    joint: str = "."
+
+
+def _check_fp8(config: Config, path: Path) -> None:
+    size = config.get("weight_block_size")
+    good = isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)
+    if size is not None and not good:
+        place = "quantization_config.weight_block_size"
+        raise FormatError(f"{size!r} are no rows and columns of a block", path=path, where=place)
+
+
+def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
+    size = config.get("weight_block_size")
+    return fp8.tensor(module, (size[0], size[1]) if size else None)
+
+
+def _nothing_to_check(config: Config, path: Path) -> None:
+    pass
+
+
+def _read_mxfp4(module: Module, config: Config, path: Path) -> Tensor:
+    return mxfp4.tensor(module)
+
+
+_FP8 = Method(
+    fp8.SCALES,
+    ("weight", *fp8.SCALES),
+    _check_fp8,
+    _read_fp8,
+    ("activation_scale", "input_scale", "input_scale_ub", "k_scale", "v_scale"),
+)
+METHODS: dict[str, Method] = {
+    "gptq": Method(("qweight",), gptq.PARTS, gptq.check_config, gptq.grid),
+    "awq": Method(("qweight",), awq.PARTS, awq.check_config, awq.grid),
+    "fp8": _FP8,
+    "fbgemm_fp8": _FP8,
+    "compressed-tensors": Method(
+        ("weight_packed", "weight_scale"),
+        compressed.PARTS,
+        compressed.check_config,
+        compressed.layer,
+        compressed.EXTRAS,
+    ),
+    "mxfp4": Method(
+        ("blocks",),
+        ("blocks", "scales"),
+        _nothing_to_check,
+        _read_mxfp4,
+        joint="_",
+    ),
+}
+
+
+def _unknown(config: Config, path: Path) -> FormatError:
+    method = config.get("quant_method")
+    if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
+        method = "bitsandbytes"
+    hint = f"{', '.join(METHODS)} are read; convert the original checkpoint"
+    return FormatError(f"the weights are quantized by {method!r}", path=path, where=_KEYS[0], hint=hint)
+
+
+def find_config(raw: Config, folder: Path, say: Say) -> dict[str, Any] | None:
+    """The quantization's config, from config.json or the file beside it; None for a plain checkpoint.
+
+    Raises:
+        FormatError: no JSON object, or the two places disagree.
+    """
+    inside = next((raw[key] for key in _KEYS if raw.get(key)), None)
+    if inside is not None and not isinstance(inside, Mapping):
+        raise FormatError("is not a JSON object", path=folder / "config.json", where=_KEYS[0])
+    beside = next(((name, found) for name in BESIDE if (found := read_json(folder / name))), None)
+    if beside is None:
+        if inside is not None and inside.get("quant_method") == "gptq":
+            say(f"{folder}: no {BESIDE[0]} beside config.json, which older programs look for")
+        return None if inside is None else dict(inside)
+    name, found = beside[0], {_AWQ_NAMES.get(key, key): value for key, value in beside[1].items()}
+    if inside is None:
+        say(
+            f"{folder}: only {name} says that the weights are packed; loaders that read config.json alone will not know"
+        )
+        return {"quant_method": "awq" if name == BESIDE[1] else "gptq", **found}
+    for key in ("bits", "group_size", "checkpoint_format", "quant_method"):
+        if key in inside and key in found and inside[key] != found[key]:
+            problem = f"{key} is {found[key]!r} here and {inside[key]!r} in config.json"
+            raise FormatError(problem, path=folder / name, hint="get both of the same checkpoint")
+    return {**found, **inside}
+
+
+def _modules(weights: Mapping[str, Stored], method: Method, panels: Panels) -> dict[str, Module]:
+    """The packed layers by name. Parts are in the order of the checkpoint."""
+    names = {
+        stem
+        for name in weights
+        for stem, joint, part in [name.rpartition(method.joint)]
+        if joint and part in method.keys
+    }
+    parts: dict[str, dict[str, Stored]] = {}
+    for name, stored in weights.items():
+        stem, _, part = name.rpartition(method.joint)
+        if stem in names and part in method.parts:
+            parts.setdefault(stem, {})[part] = stored
+    return {stem: Module(stem, found, panels, method.joint) for stem, found in parts.items()}
+
+
+def _read(module: Module, method: Method, config: Config, path: Path) -> tuple[Tensor, str]:
+    found = method.read(module, config, path)
+    tensor, reason = found.tensor() if isinstance(found, Grid) else (found, "")
+    if tensor.qtype.is_quantized:
+        return tensor, f"exactly as {tensor.qtype}"
+    return tensor, f"decoded ({reason})" if reason else "decoded"
+
+
+def _surplus(
+    name: str, stored: Stored, modules: Mapping[str, Module], method: Method, required: Collection[str]
+) -> bool:
+    """Whether a tensor is none of the model's: scales of activations, or a bias of zeros that no architecture wants."""
+    stem, _, part = name.rpartition(".")
+    if part in method.extras:
+        return True
+    if part != "bias" or stem not in modules or name in required or len(stored.shape) != 1:
+        return False
+    tensor = stored if isinstance(stored, Tensor) else stored.tensor()
+    return not tensor.rows(0, 1).view(np.uint8).any()
+
+
+def _summary(config: Config, outcome: Counter[str]) -> str:
+    what = str(config.get("quant_method"))
+    if "bits" in config:
+        what += f", {config['bits']} bits"
+    if "group_size" in config:
+        what += f", groups of {config['group_size']}" if config["group_size"] != -1 else ", a group a row"
+    return f"{what}: " + (", ".join(f"{n} weights read {how}" for how, n in outcome.items()) or "no packed weights")

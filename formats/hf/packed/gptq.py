@@ -1,17 +1,23 @@
-"""The GPTQ layout: codes as one contiguous little-endian bit stream over int32 words, down K or along N.
+"""GPTQ: its bit layout, and its layers as grids.
 
-Source: ``pack`` of AutoGPTQ's and GPTQModel's ``QuantLinear`` (nn_modules/qlinear); 3-bit codes straddle words.
+Codes are one contiguous little-endian bit stream over int32 words, down K (``qweight``) or along N (``qzeros``);
+3-bit codes straddle words. Source: ``pack`` of AutoGPTQ's and GPTQModel's ``QuantLinear`` (nn_modules/qlinear).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import gcd
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import QuantmillError
+from ...errors import FormatError, QuantmillError
+from .bits import unpack_bits
+from .grid import Grid
+from .stored import FLOAT_DTYPES, Matrix, Module, float_rows
 
 BITS = (2, 3, 4, 8)
 
@@ -72,7 +78,8 @@ def pack_columns(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
 
 def unpack_columns(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
     """The inverse of ``pack_columns``: int32 [G, N * bits / 32] -> uint8 [G, N]."""
-    return np.ascontiguousarray(unpack_rows(words.T, bits).T)
+    _unit(bits, words.shape[1] * 32 // bits)
+    return unpack_bits(np.ascontiguousarray(words).view(np.uint8), bits, words.shape[1] * 32 // bits)
 
 
 def _unit(bits: Any, n_codes: int) -> int:
@@ -82,3 +89,93 @@ def _unit(bits: Any, n_codes: int) -> int:
     if n_codes % unit:
         raise QuantmillError(f"{n_codes} codes of {bits} bits do not fill words of 32 bits", hint=f"{unit} at a time")
     return unit
+
+
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+FORMATS = {"gptq": 1, "gptq_v2": 0}  # what is added to a stored zero: v1 stores it less one
+MAX_GROUP = 1 << 24  # far above any layer's width
+
+
+def check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Raises ``FormatError`` for what is not read: other bits, layouts of other programs."""
+
+    def refuse(key: str, problem: str, hint: str | None = None) -> FormatError:
+        return FormatError(problem, path=path, where=f"quantization_config.{key}", hint=hint)
+
+    bits, group, layout = config.get("bits"), config.get("group_size"), _layout(config)
+    if type(bits) is not int or bits not in BITS:
+        raise refuse("bits", f"{bits!r} bits are none of {', '.join(map(str, BITS))}")
+    if type(group) is not int or not (group == -1 or 0 < group <= MAX_GROUP):
+        raise refuse("group_size", f"{group!r} is no group size", "a positive number, or -1 for whole rows")
+    if layout not in FORMATS or config.get("is_marlin_format"):
+        known = " and ".join(FORMATS)
+        raise refuse("checkpoint_format", f"{layout!r} is not read", f"{known} are; convert the original checkpoint")
+    if config.get("pack_dtype", "int32") != "int32":
+        raise refuse("pack_dtype", f"{config['pack_dtype']!r} is not read, int32 is")
+
+
+def _layout(config: Mapping[str, Any]) -> Any:
+    return config.get("checkpoint_format") or config.get("format") or "gptq"
+
+
+def grid(module: Module, config: Mapping[str, Any], path: Path) -> Grid:
+    """A layer as a grid. Its bits are those its shapes tell: GPTQModel's ``dynamic`` lets layers differ.
+
+    Raises:
+        FormatError: a part is missing (g_idx too), shapes that disagree, a group that is not there.
+    """
+    if not module.has("g_idx"):
+        hint = "old files without it are ambiguous: ask for a newer version of the checkpoint"
+        raise module.error("qweight", "no g_idx beside it", hint)
+    g_idx = module.matrix("g_idx", ("I32", "I64"))
+    qweight = module.matrix("qweight", ("I32",))
+    width, (n_words, n_out) = g_idx.shape[1], qweight.shape
+    bits = _bits(module, config, n_words, width)
+    size = config["group_size"] if config["group_size"] > 0 else width
+    if not config.get("dynamic") and width % size:
+        raise module.error("qweight", f"groups of {size} do not divide its {width} columns")
+    scales = module.matrix("scales", FLOAT_DTYPES)
+    n_groups = scales.shape[0] if config.get("dynamic") else width // size
+    module.sized("scales", FLOAT_DTYPES, (n_groups, n_out), "the config")
+    qzeros = module.sized("qzeros", ("I32",), (n_groups, n_out * bits // 32), "the config")
+    if n_out % per_unit(bits):
+        raise module.error("qweight", f"{n_out} rows of {bits} bits do not fill the words of qzeros")
+    groups = g_idx.all().reshape(-1)
+    if groups.min(initial=0) < 0 or groups.max(initial=0) >= n_groups:
+        bad = groups[(groups < 0) | (groups >= n_groups)][0]
+        raise module.error("g_idx", f"names group {bad} of {n_groups}")
+
+    def codes(a: int, b: int) -> NDArray[np.uint8]:
+        return unpack_bits(qweight.columns(a, b).view(np.uint8), bits, width)
+
+    def read_scales(a: int, b: int) -> NDArray[np.float32]:
+        return float_rows(scales.columns(a, b), scales.stored.dtype)
+
+    plus = FORMATS[_layout(config)]
+    half = scales.stored.dtype == "F16"
+    zeros = _zeros_reader(qzeros, bits, plus)
+    name, source = f"{module.name}.weight", qweight.where
+    return Grid(name, source, (n_out, width), bits, groups.astype(np.int32), n_groups, codes, zeros, read_scales, half)
+
+
+def _bits(module: Module, config: Mapping[str, Any], n_words: int, width: int) -> int:
+    wanted = int(config["bits"])
+    bits = next((bits for bits in BITS if n_words * 32 == width * bits), None)
+    if bits is None or (bits != wanted and not config.get("dynamic")):
+        problem = f"{n_words} words a column do not hold {width} codes of {wanted} bits"
+        raise module.error("qweight", problem, "is the config of the same checkpoint?")
+    return bits
+
+
+def _zeros_reader(qzeros: Matrix, bits: int, plus: int) -> Any:
+    unit = per_unit(bits)
+    mask = np.int16((1 << bits) - 1)
+
+    def zeros(a: int, b: int) -> NDArray[np.int16]:
+        first, last = a // unit * unit, -(-b // unit) * unit
+        words = qzeros.columns(first * bits // 32, last * bits // 32)
+        stored = unpack_rows(words, bits)[a - first : b - first].astype(np.int16)
+        # A zero of 0 wraps in v1; the loaders that mask get it back so.
+        return (stored + np.int16(plus)) & mask if plus else stored
+
+    return zeros

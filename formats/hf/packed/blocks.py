@@ -1,0 +1,108 @@
+"""Integer grids as GGML blocks, and blocks as floats again; gpt-oss' MXFP4 as GGML's.
+
+A block of Q4_0, Q5_0 or Q8_0 is (code - 8, 16 or 0) * d, one of Q4_1 is code * d + m: where a group's scale is a half
+and its codes and zero fit, the block says the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...ir import Bytes, Tensor
+from ...qtypes import BY_NAME, F32, QType
+
+Q4_0, Q4_1, Q5_0, Q8_0, MXFP4 = (BY_NAME[name] for name in ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "MXFP4"))
+BLOCK = 32  # weights in a block of all of these
+OFFSET = {Q4_0: 8, Q5_0: 16, Q8_0: 0}  # what a code stands above its value
+
+
+def encode_steps(type: QType, steps: NDArray[np.int16], scales: NDArray[np.float32]) -> Bytes:
+    """Blocks of Q4_0, Q5_0 or Q8_0.
+
+    Args:
+        steps: int16 [rows, K], code minus zero, in the type's range.
+        scales: float32 [rows, K / 32], each a half.
+
+    Returns:
+        uint8 [rows, row bytes].
+    """
+    blocks = np.empty((len(steps), steps.shape[1] // BLOCK), type.block)
+    blocks["d"] = scales
+    codes = (steps + np.int16(OFFSET[type])).reshape(*blocks.shape, BLOCK)
+    if type is Q8_0:
+        blocks["qs"] = codes
+    else:
+        _put_codes(blocks, codes.astype(np.uint8))
+    return blocks.view(np.uint8).reshape(len(steps), -1)
+
+
+def encode_q4_1(codes: NDArray[np.uint8], scales: NDArray[np.float32], mins: NDArray[np.float32]) -> Bytes:
+    """Blocks of Q4_1: codes [rows, K] below 16; scales and mins float32 [rows, K / 32], each a half."""
+    blocks = np.empty((len(codes), codes.shape[1] // BLOCK), Q4_1.block)
+    blocks["d"], blocks["m"] = scales, mins
+    _put_codes(blocks, codes.reshape(*blocks.shape, BLOCK))
+    return blocks.view(np.uint8).reshape(len(codes), -1)
+
+
+def _put_codes(blocks: NDArray[Any], codes: NDArray[np.uint8]) -> None:
+    """Low nibbles hold codes 0..15, high ones 16..31; a fifth bit goes to ``qh``, in the order of the codes."""
+    low = codes & np.uint8(15)
+    blocks["qs"] = low[..., :16] | low[..., 16:] << np.uint8(4)
+    if "qh" in (blocks.dtype.names or ()):
+        blocks["qh"] = np.packbits(codes >> np.uint8(4), axis=-1, bitorder="little")
+
+
+def as_float(tensor: Tensor) -> Tensor:
+    """The tensor decoded to F32 as its rows are read, if it is of a type that this package makes; else as it is."""
+    if tensor.qtype not in (*OFFSET, Q4_1, MXFP4):
+        return tensor
+
+    def read(a: int, b: int) -> Bytes:
+        blocks = np.ascontiguousarray(tensor.rows(a, b)).view(tensor.qtype.block)
+        return _decode(tensor.qtype, blocks).reshape(b - a, tensor.width).view(np.uint8)
+
+    return replace(tensor, qtype=F32, read=read)
+
+
+def _decode(type: QType, blocks: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 [..., 32]"""
+    if type is MXFP4:
+        return _fp4(blocks["qs"]) * np.ldexp(np.float32(1), blocks["e"].astype(np.int32) - 127)[..., None]
+    scales = blocks["d"].astype(np.float32)[..., None]
+    if type is Q8_0:
+        return blocks["qs"] * scales
+    codes = np.concatenate([blocks["qs"] & 15, blocks["qs"] >> 4], axis=-1)
+    if type is Q5_0:
+        codes |= np.unpackbits(blocks["qh"], axis=-1, bitorder="little") << np.uint8(4)
+    if type is Q4_1:
+        decoded: NDArray[np.float32] = codes * scales + blocks["m"].astype(np.float32)[..., None]
+        return decoded
+    steps: NDArray[np.float32] = (codes.astype(np.float32) - OFFSET[type]) * scales
+    return steps
+
+
+def _fp4(qs: NDArray[np.uint8]) -> NDArray[np.float32]:
+    values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    values = np.concatenate([values, -values])
+    return values[np.concatenate([qs & 15, qs >> 4], axis=-1)]
+
+
+def mxfp4_to_ggml(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Bytes:
+    """gpt-oss' MXFP4 as GGML's blocks: the same exponents and codes, the nibbles in another order.
+
+    Args:
+        blocks: uint8 [..., G, 16]; byte i holds value 2i in its low nibble and 2i + 1 in its high one.
+        scales: uint8 [..., G], exponents with bias 127.
+
+    Returns:
+        uint8 [..., G * 17]: rows of GGML's MXFP4, whose byte i holds value i low and value i + 16 high.
+    """
+    codes = np.stack([blocks & np.uint8(15), blocks >> np.uint8(4)], axis=-1).reshape(*blocks.shape[:-1], BLOCK)
+    out = np.empty(blocks.shape[:-1], MXFP4.block)
+    out["e"] = scales
+    _put_codes(out, codes)
+    return out.view(np.uint8).reshape(*blocks.shape[:-2], -1)

@@ -1,0 +1,95 @@
+"""FP8 checkpoints: e4m3 or e5m2 codes and scales for the tensor, its rows, or blocks of rows and columns.
+
+Sources: transformers' ``finegrained_fp8`` (DeepSeek's 128 x 128 blocks), ``fbgemm_fp8`` (a scale a row), and
+compressed-tensors' ``float-quantized``. ``weight_scale_inv``, despite its name, is multiplied as ``weight_scale`` is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import FormatError
+from ...ir import Bytes, Role, Tensor
+from ...qtypes import F32
+from .stored import FLOAT_DTYPES, Module, float_rows
+
+DTYPES = ("F8_E4M3", "F8_E5M2")
+SCALES = ("weight_scale_inv", "weight_scale")
+
+
+@cache
+def table(dtype: str) -> NDArray[np.float32]:
+    """The value of each of the 256 codes. e4m3 is the "fn" kind: no infinities, NaN at 0x7F and 0xFF."""
+    codes = np.arange(256, dtype=np.uint8)
+    if dtype == "F8_E5M2":
+        return (codes.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+    exponent, mantissa = (codes >> 3 & 15).astype(np.int32), (codes & 7).astype(np.float32)
+    values = np.where(exponent > 0, np.ldexp(1 + mantissa / 8, exponent - 7), np.ldexp(mantissa / 8, -6))
+    values = np.where(codes & 127 == 127, np.nan, values)
+    return np.where(codes & 128, -values, values).astype(np.float32)
+
+
+def tensor(module: Module, block: tuple[int, int] | None) -> Tensor:
+    """A layer's weight, decoded to F32 as its rows are read: code times scale, rounded once.
+
+    Args:
+        module: with ``weight`` and one of ``SCALES``.
+        block: rows and columns of a block, where the config names them.
+
+    Raises:
+        FormatError: a part is missing, a scale's shape fits no scheme; when rows are read, a NaN among the scales.
+    """
+    weight = module.matrix("weight", DTYPES)
+    name = next((name for name in SCALES if module.has(name)), SCALES[1])
+    stored = module.matrix(name, (*FLOAT_DTYPES, "F8_E8M0"))
+    shape = weight.stored.shape
+    if len(shape) < 2:
+        raise module.error("weight", f"its shape is {list(shape)}: no matrix")
+    values = float_rows(stored.all(), stored.stored.dtype)
+    if not np.isfinite(values).all():
+        raise module.error(name, f"a scale is {values[~np.isfinite(values)][0]}", "the checkpoint is damaged")
+    scales = _scale_rows(module, name, values, shape, block)
+    codes = table(weight.stored.dtype)
+
+    def read(a: int, b: int) -> Bytes:
+        decoded = codes[weight.rows(a, b)]
+        bad = np.isnan(decoded)
+        if bad.any():
+            row, column = (int(i) for i in np.argwhere(bad)[0])
+            raise FormatError(f"weight [{a + row}, {column}] is NaN", where=weight.where, hint="get the file again")
+        decoded *= scales(a, b)
+        return decoded.view(np.uint8)
+
+    return Tensor(f"{module.name}.weight", Role.OTHER, None, shape, F32, read, weight.where)
+
+
+def _scale_rows(
+    module: Module, name: str, values: NDArray[np.float32], shape: tuple[int, ...], block: tuple[int, int] | None
+) -> Callable[[int, int], NDArray[np.float32]]:
+    """``scales(a, b)``: what rows a to b are multiplied by, float32 [b-a, 1 or width]."""
+    n_out, width = prod(shape[:-1]), shape[-1]
+    stored = module.matrix(name, (*FLOAT_DTYPES, "F8_E8M0")).stored.shape
+    if values.size == 1:
+        return lambda a, b: values.reshape(1, 1)
+    if stored in (shape[:-1], (*shape[:-1], 1)):
+        column = values.reshape(n_out, 1)
+        return lambda a, b: column[a:b]
+    high, wide = block or (128, 128)
+    rows_each, blocks = shape[-2], (-(-shape[-2] // high), -(-width // wide))
+    if stored != (*shape[:-2], *blocks):
+        problem = (
+            f"{list(stored)} scales fit neither the tensor, its rows nor blocks of {high} x {wide} of {list(shape)}"
+        )
+        raise module.error(name, problem)
+    by_block = values.reshape(-1, blocks[1])
+
+    def scales(a: int, b: int) -> NDArray[np.float32]:
+        matrix, row = np.divmod(np.arange(a, b), rows_each)
+        return np.repeat(by_block[matrix * blocks[0] + row // high], wide, axis=1)[:, :width]
+
+    return scales
