@@ -66,6 +66,7 @@ class Journal:
         self.path = path
         self._head = f"{MAGIC} {digest}"
         self._fd: int | None = None
+        self._written = False
         lines, self._end = _sound_lines(path)
         fits = lines[:1] == [self._head]
         if not fits:
@@ -85,6 +86,12 @@ class Journal:
                 text = _line(self._head) + text
         self._end += os.pwrite(self._fd, text, self._end)
         os.fsync(self._fd)
+        self._written = True
+
+    @property
+    def written(self) -> bool:
+        """Whether this run has added anything."""
+        return self._written
 
     def close(self) -> None:
         if self._fd is not None:

@@ -48,6 +48,7 @@ _WRITE_OPTIONS = (
     ),
     click.option("--big-endian", is_flag=True, help="Write for a big-endian machine; needs --gguf-version 3."),
     click.option("--force", is_flag=True, help="Replace the output if it exists."),
+    click.option("--restart", is_flag=True, help="Begin anew where an unfinished run could be taken up."),
     click.option("--quiet", is_flag=True, help="No progress and no summary."),
 )  # fmt: skip
 

@@ -90,26 +90,42 @@ def tell_client(metadata: Metadata, path: Path) -> None:
     click.echo(f"{path}: tell the client what the file cannot say: {client_options(metadata)}", err=True)
 
 
-def carry_out(plan: Plan, path: Path, importance: Importance | None, options: Mapping[str, Any]) -> None:
-    """Write the planned file with a progress bar on stderr, then say what came of it."""
-    from ..quantize.execute import cpu_count, execute
+def carry_out(
+    plan: Plan, path: Path, importance: Importance | None, options: Mapping[str, Any], keep_split: bool = False
+) -> None:
+    """Write the planned file with a progress bar on stderr, then say what came of it.
+
+    Args:
+        keep_split: write shards as the source's; ``path`` without ``.gguf`` is what their names begin with.
+    """
+    from ..quantize.execute import Job, cpu_count, execute_all
     from ..quantize.warm import warm
 
     quiet = options.get("quiet", False)
     start = time.monotonic()
     types = {step.type for step in plan.steps if step.type is not step.tensor.qtype}
-    warm(types, options.get("threads") or cpu_count(), None if quiet else partial(click.echo, err=True))
+    say = None if quiet else partial(click.echo, err=True)
+    warm(types, options.get("threads") or cpu_count(), say)
     inputs = [options["imatrix"]] if options.get("imatrix") else []
+    jobs = [Job(plan, path)]
+    if keep_split:
+        from ..quantize.sharded import split_as_source
+
+        prefix = path.with_name(path.name.removesuffix(".gguf"))
+        jobs = [Job(part, shard) for shard, part in split_as_source(plan, prefix, _layout("gguf", options))]
     with _bar(plan, path, quiet) as progress:
-        execute(
-            plan, path, threads=options.get("threads"), importance=importance, progress=progress,
-            force=options.get("force", False), inputs=inputs,
+        execute_all(
+            jobs, threads=options.get("threads"), importance=importance, progress=progress,
+            force=options.get("force", False), inputs=inputs, restart=options.get("restart", False), say=say,
         )  # fmt: skip
     seconds = time.monotonic() - start
     if options.get("as_json"):
-        click.echo(json.dumps({"output": str(path), "seconds": round(seconds, 3)} | _totals(plan)))
+        made = {"output": str(jobs[0].path), "shards": [str(job.path) for job in jobs] if keep_split else None}
+        size = sum(job.plan.size for job in jobs)
+        click.echo(json.dumps(made | {"seconds": round(seconds, 3)} | _totals(plan) | {"size": size}))
     elif not quiet:
-        _print_summary(plan, f"{path}: ", f", {seconds:.1f} s")
+        name = f"{jobs[0].path} and {len(jobs) - 1} more" if len(jobs) > 1 else f"{path}"
+        _print_summary(plan, f"{name}: ", f", {seconds:.1f} s")
 
 
 @contextmanager

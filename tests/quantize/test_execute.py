@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -174,17 +173,6 @@ def test_an_output_that_exists_is_kept(tiny: Model, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists"):
         execute(make_plan(tiny, "Q4_K_S"), path)
     assert path.read_bytes() == b"precious"
-
-
-def test_an_interrupt_stops_and_leaves_nothing(tiny: Model, tmp_path: Path) -> None:
-    def interrupt(done: int) -> None:
-        raise KeyboardInterrupt
-
-    before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
-        file_of(tiny, "Q4_K_S", tmp_path / "o.gguf", progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
-    assert threading.active_count() == before
 
 
 def test_as_float_is_lazy_and_exact(tiny: Model, tmp_path: Path) -> None:
