@@ -47,7 +47,9 @@ def describe(header: GGUFHeader, tensors: bool = True) -> dict[str, Any]:
         "tensor_bytes": nbytes,
         "bpw": nbytes * 8 / weights if weights else 0.0,
         "types": _types(header),
-        "metadata": {key: {"type": _type(value), "value": _plain(value)} for key, value in header.metadata.items()},
+        "metadata": {
+            key: {"type": _type(value), "value": plain_value(value)} for key, value in header.metadata.items()
+        },
     }
     if tensors:
         report["tensors"] = [
@@ -124,17 +126,18 @@ def _type(value: Any) -> str:
     return type_name(value.type, value.item)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A value as JSON has it; NaN and infinities, which JSON lacks, as strings."""
     from ..formats.ir import Value, ValueType
 
     if value.type is ValueType.ARRAY:
         items = value.data.tolist() if hasattr(value.data, "tolist") else value.data
-        return [_plain(item) if isinstance(item, Value) else _finite(item) for item in items]
-    return _finite(value.data)
+        return [plain_value(item) if isinstance(item, Value) else finite(item) for item in items]
+    return finite(value.data)
 
 
-def _finite(item: Any) -> Any:
+def finite(item: Any) -> Any:
+    """NaN and infinities, which JSON lacks, as strings; all else as it is."""
     if isinstance(item, float) and (item != item or item in (float("inf"), float("-inf"))):
         return str(item)
     return item

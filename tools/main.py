@@ -28,8 +28,11 @@ COMMANDS = {
     "gguf-set-metadata": ("set_metadata", "Change, add or remove a metadata key of a GGUF file."),
     "inspect": ("inspect", "Show a file's metadata, tensors, types and bits per weight."),
     "verify": ("verify", "Check a file's structure, or its weights against another's."),
+    "diff": ("diff", "What differs between two models: metadata, types, weights."),
+    "hash": ("hash", "SHA-256 of each tensor and of the model, whatever the file's layout."),
     "split": ("split", "Split a GGUF file into shards, as llama.cpp reads them."),
     "merge": ("merge", "Merge shards into the file that was split."),
+    "release": ("release", "A published set: every level, a model card, checksums, a manifest."),
     "demo": ("demo", "The main job on SmolLM2-135M, from start to end."),
 }
 

@@ -22,10 +22,13 @@ _FLOAT_ENDING = re.compile(r"[-._](?:bf16|fp?16|fp?32)\Z", re.IGNORECASE)
     type=click.Choice(("gguf", "ggml")),
     help="What OUT becomes: ggml (version 3, for clients of mid 2023) if its name ends in .bin, else gguf.",
 )
+@click.option("--keep-split", is_flag=True, help="Write shards as MODEL's; OUT is what their names begin with.")
 @plan_options
 @write_options
-def command(model: Path, arguments: tuple[str, ...], container: str | None, **options: object) -> None:
-    """Quantize MODEL, a GGUF file, to LEVEL.
+def command(
+    model: Path, arguments: tuple[str, ...], container: str | None, keep_split: bool, **options: object
+) -> None:
+    """Quantize MODEL, a GGUF file or one of its shards, to LEVEL.
 
     Without OUT the file is written beside MODEL, named after it: model-f16.gguf becomes model.Q4_K_M.gguf.
 
@@ -33,6 +36,7 @@ def command(model: Path, arguments: tuple[str, ...], container: str | None, **op
     Example: quantize model-f16.gguf Q4_K_M
              quantize model-f16.gguf small.gguf IQ3_XXS --imatrix model.imatrix.gguf
              quantize model-f16.gguf Q4_K_M --dry-run
+             quantize model-f16-00001-of-00008.gguf Q4_K_M --keep-split
     \b
     Levels: F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_0 Q5_1 Q4_K_M Q4_K_S Q4_0 Q4_1
             Q3_K_L Q3_K_M Q3_K_S Q2_K Q2_K_S IQ4_NL IQ4_XS IQ3_M IQ3_S IQ3_XS IQ3_XXS
@@ -45,13 +49,15 @@ def command(model: Path, arguments: tuple[str, ...], container: str | None, **op
     out, level, threads = parse_arguments(arguments)
     options["threads"] = options["threads"] or threads
     container = container or ("ggml" if out is not None and out.suffix == ".bin" else "gguf")
+    if keep_split and container == "ggml":
+        raise click.UsageError("--keep-split: a GGML file has no shards")
     recipe = find_recipe(level, book_for(container, options))
     path = out or output_name(model, recipe.level, container)
     plan, importance = plan_from(read_gguf(model), recipe.level, options, container=container)
     if options["dry_run"]:
         print_plan(plan, bool(options["as_json"]))
     else:
-        carry_out(plan, path, importance, options)
+        carry_out(plan, path, importance, options, keep_split)
         if container == "ggml" and not options["quiet"]:
             tell_client(plan.metadata, path)
 
@@ -89,6 +95,8 @@ def _is_level(word: str) -> bool:
 
 def output_name(model: Path, level: str, container: str = "gguf") -> Path:
     """``model-f16.gguf`` -> ``model.Q4_K_M.gguf`` beside it, or ``model.ggmlv3.q4_K_M.bin`` as was the custom."""
-    stem = _FLOAT_ENDING.sub("", model.name.removesuffix(".gguf"))
+    from ..formats.gguf.shards import shard_prefix
+
+    stem = _FLOAT_ENDING.sub("", shard_prefix(model))
     ending = f"ggmlv3.{level[0].lower()}{level[1:]}.bin" if container == "ggml" else f"{level}.gguf"
     return model.with_name(f"{stem}.{ending}")

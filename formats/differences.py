@@ -1,0 +1,106 @@
+"""What differs between two models: keys, tensors, types, bytes. Their layout in files is not compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .gguf.keys import GENERAL_ALIGNMENT
+from .gguf.shards import without_split
+from .gguf.wire import encode_value
+from .gguf.writer import ggml_shape
+from .ir import Metadata, Model, Tensor, Value, ValueType
+
+_CHUNK = 4 << 20  # bytes compared at a time
+
+
+@dataclass(frozen=True)
+class KeyChange:
+    """A key whose value differs; None where there is none."""
+
+    key: str
+    a: Value | None
+    b: Value | None
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """A tensor that differs, and in what: it is in one model only, or has another shape, type or other weights."""
+
+    name: str
+    change: Literal["removed", "added", "shape", "type", "weights"]
+    a: Tensor | None
+    b: Tensor | None
+
+
+def key_changes(a: Metadata, b: Metadata) -> list[KeyChange]:
+    """The keys that differ, in the order of ``a``, then those of ``b`` alone. Types count."""
+    a, b = (without_split(side) for side in (a, b))
+    keys = [key for key in dict.fromkeys([*a, *b]) if key != GENERAL_ALIGNMENT]
+    return [KeyChange(key, a.get(key), b.get(key)) for key in keys if not same_value(a.get(key), b.get(key))]
+
+
+def same_value(a: Value | None, b: Value | None) -> bool:
+    """Whether two values are written with the same bytes, type and all."""
+    if a is None or b is None:
+        return a is b
+    return encode_value(a) == encode_value(b)
+
+
+def array_difference(a: Value, b: Value) -> tuple[int, int] | None:
+    """For two arrays of one item type: the first index where they differ, and how many do; else None."""
+    if a.type is not ValueType.ARRAY or b.type is not ValueType.ARRAY or a.item is not b.item:
+        return None
+    shared = min(len(a.data), len(b.data))
+    differ = [i for i in range(shared) if _item(a, i) != _item(b, i)]
+    longer = abs(len(a.data) - len(b.data))
+    return (differ[0] if differ else shared, len(differ) + longer) if differ or longer else None
+
+
+def _item(value: Value, i: int) -> object:
+    item = value.data[i]
+    return encode_value(item) if isinstance(item, Value) else item.tobytes() if isinstance(item, np.generic) else item
+
+
+def tensor_changes(a: Model, b: Model, *, weights: bool = True, threads: int | None = None) -> Iterator[TensorChange]:
+    """The tensors that differ, in the order of ``a``, then those of ``b`` alone. Leading axes of length 1 do not count.
+
+    Args:
+        weights: also compare the bytes of tensors of one shape and type.
+        threads: None for as many as Python chooses.
+    """
+    others = {tensor.name: tensor for tensor in b}
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [(t, others.get(t.name), pool.submit(_change, t, others.get(t.name), weights)) for t in a]
+        for ours, theirs, job in jobs:
+            change = job.result()
+            if change is not None:
+                yield TensorChange(ours.name, change, ours, theirs)
+    ours_too = {tensor.name for tensor in a}
+    for tensor in b:
+        if tensor.name not in ours_too:
+            yield TensorChange(tensor.name, "added", None, tensor)
+
+
+def _change(a: Tensor, b: Tensor | None, weights: bool) -> Literal["removed", "shape", "type", "weights"] | None:
+    if b is None:
+        return "removed"
+    if ggml_shape(a.shape) != ggml_shape(b.shape):
+        return "shape"
+    if a.qtype is not b.qtype:
+        return "type"
+    return "weights" if weights and not same_bytes(a, b) else None
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape and type hold the same bytes; stops at the first chunk that differs."""
+    step = max(1, _CHUNK // max(1, a.row_bytes))
+    for start in range(0, a.n_rows, step):
+        end = min(start + step, a.n_rows)
+        if not np.array_equal(a.rows(start, end), b.rows(start, end)):
+            return False
+    return True
