@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ from .kernels import ENCODABLE
 from .recipe import Part, Recipe, part_of
 from .recipes import REFUSES_WITHOUT, find_recipe
 
+_FLOATS = ("F32", "F16", "BF16")
 Importance = Mapping[str, NDArray[np.float32]]
 MakeLayout = Callable[[Metadata, Sequence[TensorInfo]], Layout]
 
@@ -128,10 +130,12 @@ def make_plan(
 
     Args:
         model: the source.
-        level: a level's name, alias or file type number; ``auto`` (with ``from_checkpoint``) for the source's float.
+        level: a level's name, alias or file type number; ``auto`` (with ``from_checkpoint``) for the source's float,
+            and quantized blocks as they are.
         book: which era's recipes, a key of ``recipes.BOOKS``.
         pure, leave_output, output_type, embedding_type, tensor_types, fallback_type, no_fallback: see ``Wishes``.
-        allow_requantize: tensors that are quantized already may be quantized again.
+        allow_requantize: tensors that are quantized already may be quantized again; those of a checkpoint always may,
+            for there is no float file to start from.
         importance: tensor name -> float32 [stacked matrices * width], or None.
         extra_metadata: keys to add, such as the importance matrix's origin.
         from_checkpoint: the source is a checkpoint, not a GGUF: vectors, norms and what else llama.cpp's converter
@@ -143,7 +147,8 @@ def make_plan(
         PlanError: the level, a type or a pattern is unknown; a tensor would be requantized; importance is missing (the
             full list), of the wrong length, negative or not finite; a width fits no type.
     """
-    if from_checkpoint and level.lower() == "auto":
+    as_it_is = from_checkpoint and level.lower() == "auto"
+    if as_it_is:
         level = guess_float_type(model).name
     recipe = find_recipe(level, book)
     wishes = Wishes(pure, leave_output, output_type, embedding_type, tensor_types, fallback_type, no_fallback)
@@ -151,15 +156,16 @@ def make_plan(
     _check_values(importance or {})
     choices = choose_types(model, recipe, wishes, importance is not None)
     if from_checkpoint:
-        choices = _as_converter(model, recipe, choices)
+        choices = _as_converter(model, recipe, choices, as_it_is)
     choices = {t.name: choices.get(t.name, Choice(t.qtype, "kept")) for t in model.tensors}
     weighed = _with_importance(model, choices, importance or {})
     choices |= _lacking(model, recipe, choices, weighed, wishes)
-    _check_sources(model, choices, allow_requantize)
+    _check_sources(model, choices, allow_requantize or from_checkpoint)
+    level = _level_of_most(model, choices, recipe.level) if as_it_is else recipe.level
 
     in_order = from_checkpoint and not recipe.default_type.is_quantized
     tensors = model.tensors if in_order else sorted(model.tensors, key=lambda t: visiting_order(t.name))
-    metadata = _metadata(model.metadata, recipe, extra_metadata or {}, in_place=in_order)
+    metadata = _metadata(model.metadata, level, extra_metadata or {}, in_place=in_order)
     shape = (lambda t: t.shape) if in_order else (lambda t: ggml_shape(t.shape))
     infos = [TensorInfo(t.name, shape(t), choices[t.name].type) for t in tensors]
     place = layout(metadata, infos)
@@ -167,29 +173,45 @@ def make_plan(
         Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed)
         for t, c, info, offset in zip(tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True)
     )
-    return Plan(model, recipe.level, steps, metadata, place)
+    return Plan(model, level, steps, metadata, place)
 
 
-def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice]) -> dict[str, Choice]:
-    """Choices with the converter's conventions: what is not quantized is F32 or the float asked for."""
+def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice], keep_blocks: bool) -> dict[str, Choice]:
+    """Choices with the converter's conventions: what is not quantized is F32 or the float asked for.
+
+    Args:
+        keep_blocks: tensors that are quantized stay so.
+    """
     default = recipe.default_type
     converted = dict(choices)
     for tensor in model.tensors:
         choice = choices.get(tensor.name)
         if choice is not None and (choice.forced or default.is_quantized):
             continue
-        if tensor.qtype.is_float or tensor.qtype.is_quantized:
+        if keep_blocks and tensor.qtype.is_quantized:
+            converted[tensor.name] = Choice(tensor.qtype, "kept exactly")
+        elif tensor.qtype.is_float or tensor.qtype.is_quantized:
             float_type = tensor.qtype if default.is_quantized else default
             found = converted_type(tensor, float_type)
             converted[tensor.name] = Choice(found, "default" if found is float_type else "kept whole")
     return converted
 
 
-def _metadata(source: Metadata, recipe: Recipe, extra: Metadata, in_place: bool) -> dict[str, Value]:
+def _level_of_most(model: Model, choices: Mapping[str, Choice], otherwise: str) -> str:
+    """The level a file of kept blocks goes by: that of the type most weights are in."""
+    weights: Counter[str] = Counter()
+    for tensor in model.tensors:
+        weights[choices[tensor.name].type.name] += tensor.n_weights
+    name = weights.most_common(1)[0][0] if weights else otherwise
+    level = {"MXFP4": "MXFP4_MOE"}.get(name, name)
+    return level if level in FILE_TYPES and name not in _FLOATS else otherwise
+
+
+def _metadata(source: Metadata, level: str, extra: Metadata, in_place: bool) -> dict[str, Value]:
     """The source's keys as they are; ours replace theirs and go to the end, as llama-quantize has it, or in place."""
     ours = {
         GENERAL_QUANTIZATION_VERSION: Value(ValueType.UINT32, QUANTIZATION_VERSION),
-        GENERAL_FILE_TYPE: Value(ValueType.UINT32, FILE_TYPES[recipe.level]),
+        GENERAL_FILE_TYPE: Value(ValueType.UINT32, FILE_TYPES[level]),
         **extra,
     }
     kept = {key: value for key, value in source.items() if not key.startswith("split.")}
