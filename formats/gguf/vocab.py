@@ -35,14 +35,20 @@ SPECIAL_KEYS = {
     "fim_rep": "fim_rep_token_id",
     "fim_sep": "fim_sep_token_id",
 }
-# What files of 2023 called the fim tokens; llama.cpp still reads these.
+# What older files wrote: llama.cpp still reads 2023's names of the fim tokens; BERT's first token is now its bos.
 _OLD_SPECIAL_KEYS = {
+    "bos": "cls_token_id",
     "fim_pre": "prefix_token_id",
     "fim_suf": "suffix_token_id",
     "fim_mid": "middle_token_id",
 }
 FLAG_KEYS = {
     **{key: _PREFIX + key for key in ("add_bos_token", "add_eos_token", "add_sep_token", "remove_extra_whitespaces")},
+    "normalizer_lowercase": _PREFIX + "normalizer.lowercase",
+    "normalizer_strip_accents": _PREFIX + "normalizer.strip_accents",
+    # Ours, for the way back: where llama.cpp takes the space before <mask> it decides by the architecture or the
+    # pre-tokenizer's name; BERT's other two choices it does not have.
+    **{key: f"quantmill.tokenizer.{key}" for key in ("mask_lstrip", "handle_chinese_chars", "clean_text")},
     # Ours, for the way back; llama.cpp always behaves as if it were true: SentencePiece's ▁ goes before every stretch
     # of text. Hugging Face's legacy=false puts it before the first only, not after special tokens.
     "legacy": "quantmill.tokenizer.legacy",

@@ -64,12 +64,7 @@ def write_folder(folder: Path, files: Mapping[str, Any]) -> Path:
 @cache
 def train_sentencepiece(vocab_size: int = 900) -> bytes:
     """A tokenizer.model as Llama 2's: BPE, byte fallback, identity normalization, split digits."""
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(training_text().split("\n")),
-        model_writer=model,
+    return _train(
         model_type="bpe",
         vocab_size=vocab_size,
         byte_fallback=True,
@@ -77,7 +72,57 @@ def train_sentencepiece(vocab_size: int = 900) -> bytes:
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True,
+    )
+
+
+@cache
+def train_unigram(vocab_size: int = 900, byte_fallback: bool = False, **options: Any) -> bytes:
+    """A spiece.model as T5's: Unigram, NFKC, runs of spaces made one, <pad> </s> <unk> in front."""
+    t5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    return _train(model_type="unigram", vocab_size=vocab_size, byte_fallback=byte_fallback, **{**t5, **options})
+
+
+def _train(**options: Any) -> bytes:
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(training_text().split("\n")),
+        model_writer=model,
         character_coverage=0.9995,
         minloglevel=2,
+        **options,
     )
     return model.getvalue()
+
+
+@cache
+def _wordpiece_vocab(lowercase: bool, vocab_size: int) -> str:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tok = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tok.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    accented = "é è ü ñ Ä ж 你 好 世 日 本 ß \u0301 #"
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    tok.train_from_iterator([*training_text().split("\n"), accented], trainer)
+    return tok.to_str()
+
+
+def train_wordpiece(lowercase: bool = True, vocab_size: int = 900) -> Json:
+    """tokenizer.json as BERT's."""
+    document: Json = json.loads(_wordpiece_vocab(lowercase, vocab_size))
+    cls, sep = ({"id": text, "type_id": 0} for text in ("[CLS]", "[SEP]"))
+    a, b = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+    single = [{"SpecialToken": cls}, a, {"SpecialToken": sep}]
+    document["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, b, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
+        "special_tokens": {
+            text: {"id": text, "ids": [i], "tokens": [text]} for i, text in ((2, "[CLS]"), (3, "[SEP]"))
+        },
+    }
+    document["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+    return document

@@ -9,7 +9,7 @@ from ...errors import TokenizerError
 from ...ir import TokenType
 from .detect import detect_pre
 from .files import Json, TokenizerFiles, read_json, read_text
-from .pretokenizers import NAMES, SLOW_CLASSES
+from .pretokenizers import MASK_LSTRIP, NAMES, SLOW_CLASSES
 from .vocabulary import Vocabulary
 
 
@@ -30,7 +30,10 @@ def read_bpe(files: TokenizerFiles, pre: str | None) -> Vocabulary:
         path = files.folder / "tokenizer.json"
         model = files.tokenizer["model"]
         vocab, merges = model["vocab"], _merges(model["merges"], path)
-        pre = pre or detect_pre(files.tokenizer, path)
+        if pre is None:
+            pre = detect_pre(files.tokenizer, path)
+            if pre == "gpt-2" and any(t.text == "<mask>" and t.lstrip for t in files.added.values()):
+                pre = MASK_LSTRIP[0]
     else:
         vocab = read_json(files.folder / "vocab.json")
         merges = _merges_txt(files.folder / "merges.txt")

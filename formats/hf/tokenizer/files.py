@@ -32,8 +32,10 @@ class TokenizerFiles:
     added_json: Mapping[str, int]  # added_tokens.json
 
     @property
-    def sentencepiece(self) -> Path:
-        return self.folder / "tokenizer.model"
+    def sentencepiece(self) -> Path | None:
+        """The SentencePiece model, by any of its names."""
+        paths = [self.folder / name for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")]
+        return next((path for path in paths if path.is_file()), None)
 
     @cached_property
     def added(self) -> dict[int, AddedToken]:
@@ -41,13 +43,13 @@ class TokenizerFiles:
         out = {}
         special_texts = self.special_texts
         for token in (self.tokenizer or {}).get("added_tokens") or ():
-            out[int(token["id"])] = AddedToken(token["content"], bool(token.get("special")))
+            out[int(token["id"])] = _added_token(token)
         for text, number in self.added_json.items():
             known = out.get(int(number))
             special = text in special_texts or (known is not None and known.special)
             out[int(number)] = AddedToken(text, special)
         for number, token in (self.config.get("added_tokens_decoder") or {}).items():
-            out[int(number)] = AddedToken(token["content"], bool(token.get("special")))
+            out[int(number)] = _added_token(token)
         return out
 
     @cached_property
@@ -91,6 +93,7 @@ class TokenizerFiles:
 class AddedToken:
     text: str
     special: bool
+    lstrip: bool = False
 
     @property
     def type(self) -> TokenType:
@@ -119,6 +122,10 @@ def read_files(folder: Path) -> TokenizerFiles:
         generation=read_json(folder / "generation_config.json"),
         added_json=read_json(folder / "added_tokens.json"),
     )
+
+
+def _added_token(token: Json) -> AddedToken:
+    return AddedToken(token["content"], bool(token.get("special")), bool(token.get("lstrip")))
 
 
 def token_text(value: Any) -> str | None:

@@ -7,13 +7,13 @@ from ...ir import Tokenizer, TokenType
 from .files import Json
 
 _SPACE = "▁"
-_BPE = 2  # sentencepiece_model.proto, TrainerSpec.ModelType
+_UNIGRAM, _BPE = 1, 2  # sentencepiece_model.proto, TrainerSpec.ModelType
 
 
 def pieces_model(tok: Tokenizer) -> Json:
     """tokenizer.json, but for added tokens and post-processor, as transformers makes it of a tokenizer.model."""
-    n = _length(tok)
-    unk = _unk(tok)
+    n = content_length(tok)
+    unk = unk_id(tok)
     prefix = tok.flags.get("add_space_prefix", True)
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     normalizer: Json | None = replace
@@ -24,14 +24,9 @@ def pieces_model(tok: Tokenizer) -> Json:
         normalizer = None
         pre_tokenizer = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "first", "split": False}
     return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
+        **base_document(prefix),
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": None,
-        "decoder": _decoder(prefix),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -47,12 +42,30 @@ def pieces_model(tok: Tokenizer) -> Json:
     }
 
 
+def base_document(prefix: bool) -> Json:
+    """tokenizer.json of pieces with ▁ for a space, but for normalizer, pre_tokenizer and model.
+
+    Args:
+        prefix: whether a ▁ goes before the text, to be taken off again by the decoder.
+    """
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": _decoder(prefix),
+    }
+
+
 def pieces_proto(tok: Tokenizer) -> bytes:
     """tokenizer.model: every token as a piece, added ones too, in id order."""
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto()
-    n, unk = _length(tok), _unk(tok)
+    n, unk = content_length(tok), unk_id(tok)
     assert tok.scores is not None
     for i, (text, kind, score) in enumerate(
         zip(tok.tokens[:n], tok.types[:n].tolist(), tok.scores[:n].tolist(), strict=True)
@@ -65,7 +78,7 @@ def pieces_proto(tok: Tokenizer) -> bytes:
             text = text.replace(" ", _SPACE)
         proto.pieces.add(piece=text, score=score, type=kind)
     spec = proto.trainer_spec
-    spec.model_type, spec.vocab_size = _BPE, n
+    spec.model_type, spec.vocab_size = _UNIGRAM if tok.model == "t5" else _BPE, n
     spec.byte_fallback = int((tok.types == TokenType.BYTE).sum()) == 256
     ids = {"unk": unk, **{name: tok.special.get(name) for name in ("bos", "eos", "pad")}}
     for name, number in ids.items():
@@ -73,8 +86,11 @@ def pieces_proto(tok: Tokenizer) -> bytes:
         if number is not None:
             setattr(spec, f"{name}_piece", tok.tokens[number])
     normal = proto.normalizer_spec
-    normal.name, normal.escape_whitespaces, normal.remove_extra_whitespaces = "identity", True, False
-    normal.add_dummy_prefix = tok.flags.get("add_space_prefix", True)
+    normal.name, normal.escape_whitespaces = "identity", True
+    normal.add_dummy_prefix = tok.flags.get("add_space_prefix", tok.model == "llama")
+    normal.remove_extra_whitespaces = tok.flags.get("remove_extra_whitespaces", False)
+    if tok.precompiled_charsmap is not None:
+        normal.name, normal.precompiled_charsmap = "user_defined", tok.precompiled_charsmap
     data: bytes = proto.SerializeToString()
     return data
 
@@ -106,7 +122,7 @@ def _decoder(prefix: bool) -> Json:
     return {"type": "Sequence", "decoders": steps}
 
 
-def _length(tok: Tokenizer) -> int:
+def content_length(tok: Tokenizer) -> int:
     """Tokens up to the last that is not padding; padding between them stays."""
     n = len(tok.tokens)
     while n and tok.types[n - 1] == TokenType.UNUSED and tok.tokens[n - 1] == f"[PAD{n - 1}]":
@@ -114,7 +130,7 @@ def _length(tok: Tokenizer) -> int:
     return n
 
 
-def _unk(tok: Tokenizer) -> int | None:
-    """llama.cpp's default for want of a key is 0 (llama-vocab.cpp, load)."""
-    unk = tok.special.get("unk", 0)
+def unk_id(tok: Tokenizer) -> int | None:
+    """The unknown token's id. For want of a key llama.cpp's is 0, or in a Unigram 2 (llama-vocab.cpp, load)."""
+    unk = tok.special.get("unk", 2 if tok.model == "t5" else 0)
     return unk if unk < len(tok.tokens) and tok.types[unk] in (TokenType.UNKNOWN, TokenType.CONTROL) else None

@@ -109,7 +109,16 @@ PRE_TOKENIZERS = (
         (_GPT2,),
         aliases=(
             *("phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum"),
-            *("modern-bert", "exaone4", "jais", "trillion", "granite-docling"),
+            *(
+                "modern-bert",
+                "exaone4",
+                "jais",
+                "trillion",
+                "granite-docling",
+                "jina-v1-en",
+                "jina-v2-code",
+                "roberta-bpe",
+            ),
         ),
     ),
     PreTokenizer("olmo", (_GPT2,), nfc=True, aliases=("mpt",)),
@@ -198,11 +207,16 @@ PRE_TOKENIZERS = (
 BY_NAME = {name: row for row in PRE_TOKENIZERS for name in (row.name, *row.aliases)}
 NAMES = tuple(BY_NAME)
 
+# The gpt-2 names with which llama.cpp takes the spaces before <mask>, too (llama-vocab.cpp, load)
+MASK_LSTRIP = ("jina-v2-code", "jina-v2-de", "jina-v2-es")
+
 # Tokenizer classes that ship vocab.json and merges.txt only: the splitting is in their code.
 SLOW_CLASSES = {
     "GPT2Tokenizer": "gpt-2",
     "GPT2TokenizerFast": "gpt-2",
     "CodeGenTokenizer": "gpt-2",
+    "RobertaTokenizer": "gpt-2",
+    "RobertaTokenizerFast": "gpt-2",
     "Qwen2Tokenizer": "qwen2",
     "Qwen2TokenizerFast": "qwen2",
 }

@@ -12,8 +12,10 @@ from .bpe import is_byte_level, read_bpe
 from .files import TokenizerFiles, read_files
 from .pretokenizers import NAMES
 from .special import flags, special_ids
-from .spm import is_sentencepiece, load_proto, read_json_pieces, read_proto
+from .spm import is_sentencepiece, is_unigram_proto, load_proto, read_json_pieces, read_proto
+from .unigram import is_unigram, read_unigram, read_unigram_proto
 from .vocabulary import Vocabulary
+from .wordpiece import is_wordpiece, read_wordpiece
 
 
 def read_tokenizer(
@@ -22,10 +24,12 @@ def read_tokenizer(
     """The tokenizer in ``folder``, or None where there is none.
 
     Args:
-        folder: with tokenizer.json, tokenizer.model, or vocab.json and merges.txt, and the files beside them.
+        folder: with tokenizer.json, a SentencePiece model, vocab.json and merges.txt, or vocab.txt, and the files
+            beside them.
         vocab_size: rows of the embedding; a shorter vocabulary is padded with unused ``[PADn]``.
         model_ids: config.json, or its ``*_token_id`` entries: a number, a list, or None.
-        pre: llama.cpp's pre-tokenizer name, instead of the one found by behaviour.
+        pre: llama.cpp's pre-tokenizer name, instead of the one found by behaviour. For WordPiece and Unigram, where
+            names mean nothing, any name lets pass what llama.cpp would do otherwise.
 
     Raises:
         TokenizerError: damaged files, a vocabulary longer than the embedding, or one llama.cpp cannot run.
@@ -44,6 +48,10 @@ def read_tokenizer(
     # whose class adds bos; anything else adds what it says.
     defaults = {"add_bos_token": vocabulary.model == "llama" and files.tokenizer is None, "add_eos_token": False}
     found = {**defaults, **vocabulary.flags, **flags(files, special, ids)}
+    if vocabulary.model == "t5":  # what is done to text outweighs what tokenizer_config.json says of it
+        found["add_space_prefix"] = vocabulary.flags["add_space_prefix"]
+    if (mask := files.added.get(special.get("mask", -1))) is not None and mask.lstrip:
+        found["mask_lstrip"] = True
     return Tokenizer(
         model=vocabulary.model,
         pre=vocabulary.pre,
@@ -54,28 +62,42 @@ def read_tokenizer(
         special=special,
         flags=found,
         chat_templates=files.chat_templates,
+        precompiled_charsmap=vocabulary.charsmap,
     )
 
 
 def _read_vocabulary(files: TokenizerFiles, pre: str | None) -> Vocabulary | None:
     """tokenizer.json's kind decides, being what transformers runs; tokenizer.model holds the scores it lacks."""
     document = files.tokenizer
-    if document is not None and "model" not in document:
+    if document is None:
+        return _read_without_json(files, pre)
+    if "model" not in document:
         raise TokenizerError("no 'model' in it", path=files.folder / "tokenizer.json", hint="download it again")
-    if document is not None and is_byte_level(document):
+    if is_byte_level(document):
         return read_bpe(files, pre)
-    if (proto := load_proto(files)) is not None:
+    if is_wordpiece(document):
+        return read_wordpiece(files, checked=pre is None)
+    proto = load_proto(files)
+    if is_unigram(document):
+        return read_unigram(files, proto, checked=pre is None)
+    if proto is not None and not is_unigram_proto(proto):
         return read_proto(files, proto)
-    if document is not None:
-        if is_sentencepiece(document):
-            return read_json_pieces(files)
-        raise TokenizerError(
-            f"a {document['model'].get('type')} tokenizer that is neither byte-level BPE nor SentencePiece BPE",
-            path=files.folder / "tokenizer.json",
-            where="model.type",
-        )
+    if is_sentencepiece(document):
+        return read_json_pieces(files)
+    raise TokenizerError(
+        f"a {document['model'].get('type')} tokenizer that is neither byte-level BPE nor made from SentencePiece",
+        path=files.folder / "tokenizer.json",
+        where="model.type",
+    )
+
+
+def _read_without_json(files: TokenizerFiles, pre: str | None) -> Vocabulary | None:
+    if (proto := load_proto(files)) is not None:
+        return read_unigram_proto(files, proto) if is_unigram_proto(proto) else read_proto(files, proto)
     if (files.folder / "vocab.json").is_file() and (files.folder / "merges.txt").is_file():
         return read_bpe(files, pre)
-    if files.sentencepiece.is_file():
+    if (files.folder / "vocab.txt").is_file():
+        return read_wordpiece(files, checked=pre is None)
+    if files.sentencepiece is not None:
         raise TokenizerError("not a SentencePiece model", path=files.sentencepiece, hint="download it again")
     return None

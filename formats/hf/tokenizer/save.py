@@ -1,4 +1,4 @@
-"""``Tokenizer`` -> the files transformers and sentencepiece load: the inverse of ``tokenizer.py``."""
+"""``Tokenizer`` -> the files transformers and sentencepiece load: the inverse of ``read.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from ...errors import TokenizerError
 from ...ir import Tokenizer, TokenType
 from .files import Json
 from .pieces import pieces_model, pieces_proto
-from .pretokenizers import BY_NAME, NAMES
+from .pretokenizers import BY_NAME, MASK_LSTRIP, NAMES
+from .unigram import unigram_document
+from .wordpiece import wordpiece_document
 
 _SPECIAL_NAMES = {
     **{name: f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "mask", "eot", "eom")},
@@ -29,13 +31,14 @@ def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
         TokenizerError: a kind of tokenizer, or a pre-tokenizer name, that has no counterpart here.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if tok.model == "gpt2":
-        document = _byte_level_document(tok)
-    elif tok.model == "llama":
-        document = pieces_model(tok)
+    if tok.model not in _DOCUMENTS:
+        known = ", ".join(_DOCUMENTS)
+        raise TokenizerError(
+            f"a {tok.model!r} tokenizer cannot be written for Hugging Face", hint=f"these can: {known}"
+        )
+    document = _DOCUMENTS[tok.model](tok)
+    if tok.model in ("llama", "t5"):
         (folder / "tokenizer.model").write_bytes(pieces_proto(tok))
-    else:
-        raise TokenizerError(f"a {tok.model!r} tokenizer cannot be written for Hugging Face", hint="gpt2 and llama can")
     document["added_tokens"] = _added(tok)
     document["post_processor"] = _post_processor(tok, document.pop("post_processor", None))
     _write_json(folder / "tokenizer.json", document)
@@ -92,44 +95,63 @@ def _pair(merge: str) -> tuple[str, str]:
     return merge[0] + left, right
 
 
+_DOCUMENTS = {
+    **{"gpt2": _byte_level_document, "llama": pieces_model, "t5": unigram_document, "bert": wordpiece_document},
+}
+
+
 def _added(tok: Tokenizer) -> list[Json]:
     kinds = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
+    mask = tok.special.get("mask") if _strips_before_mask(tok) else None
     return [
-        {"id": i, **_added_token(text, kinds[TokenType(kind)])}
+        {"id": i, **_added_token(text, kinds[TokenType(kind)], lstrip=i == mask)}
         for i, (text, kind) in enumerate(zip(tok.tokens, tok.types.tolist(), strict=True))
         if kind in kinds
     ]
 
 
-def _added_token(text: str, special: bool) -> Json:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+def _added_token(text: str, special: bool, lstrip: bool) -> Json:
+    flags = {"single_word": False, "lstrip": lstrip, "rstrip": False, "normalized": False}
     return {"content": text, **flags, "special": special}
 
 
-def _adds(tok: Tokenizer) -> dict[str, bool]:
-    """Whether bos and eos are added, llama.cpp's own defaults included."""
+def _strips_before_mask(tok: Tokenizer) -> bool:
+    return tok.flags.get("mask_lstrip", (tok.pre or "").startswith(MASK_LSTRIP))
+
+
+def _around(tok: Tokenizer) -> tuple[str | None, str | None]:
+    """The names of the tokens that go before and after a text, llama.cpp's own defaults included."""
+    if tok.model == "bert":  # whatever the flags say
+        return "bos", "sep" if "sep" in tok.special else "eos"
     bos = tok.model == "llama" or (tok.pre is not None and BY_NAME[tok.pre].name in _ADD_BOS_BY_PRE)
-    wanted = {"bos": tok.flags.get("add_bos_token", bos), "eos": tok.flags.get("add_eos_token", False)}
-    return {name: add and name in tok.special for name, add in wanted.items()}
+    first = tok.flags.get("add_bos_token", bos) and "bos" in tok.special
+    last = tok.flags.get("add_eos_token", tok.model == "t5") and "eos" in tok.special
+    return "bos" if first else None, "eos" if last else None
 
 
 def _post_processor(tok: Tokenizer, plain: Json | None) -> Json | None:
-    adds = _adds(tok)
-    if not any(adds.values()):
+    first, last = _around(tok)
+    names = [name for name in (first, last) if name is not None]
+    if not names:
         return plain
-    texts = {name: _text(tok, name) for name, add in adds.items() if add}
+    separates = "add_sep_token" in tok.flags or tok.model == "bert"
+    if separates and tok.flags.get("add_sep_token", False) and "sep" in tok.special:
+        names.append("sep")
 
-    def around(sequence: str, type_id: int) -> list[Json]:
-        special = {name: [{"SpecialToken": {"id": text, "type_id": type_id}}] for name, text in texts.items()}
-        return [*special.get("bos", []), {"Sequence": {"id": sequence, "type_id": type_id}}, *special.get("eos", [])]
+    def special(name: str | None, type_id: int) -> list[Json]:
+        return [] if name not in names else [{"SpecialToken": {"id": _text(tok, str(name)), "type_id": type_id}}]
 
+    def text(sequence: str, type_id: int) -> list[Json]:
+        return [{"Sequence": {"id": sequence, "type_id": type_id}}]
+
+    single = [*special(first, 0), *text("A", 0), *special(last, 0)]
+    start = special("sep" if last != "sep" else None, 0) if separates else special(first, 1)
+    used = dict.fromkeys(_text(tok, name) for name in names)
     template = {
         "type": "TemplateProcessing",
-        "single": around("A", 0),
-        "pair": [*around("A", 0), *around("B", 1)],
-        "special_tokens": {
-            text: {"id": text, "ids": [tok.special[name]], "tokens": [text]} for name, text in texts.items()
-        },
+        "single": single,
+        "pair": [*single, *start, *text("B", 1), *special(last, 1)],
+        "special_tokens": {text: {"id": text, "ids": [tok.tokens.index(text)], "tokens": [text]} for text in used},
     }
     return template if plain is None else {"type": "Sequence", "processors": [plain, template]}
 
@@ -148,7 +170,12 @@ def _config(tok: Tokenizer) -> Json:
         told = name == "eot" and tok.special.get("eot") == tok.special.get("eos")  # the reader finds it again
         if name in tok.special and not told:
             config[key] = _text(tok, name)
-    config.update({f"add_{name}_token": add for name, add in _adds(tok).items()})
+    if "sep" in tok.special and "bos" in tok.special:
+        config["cls_token"] = _text(tok, "bos")
+    if tok.model == "bert":
+        config["model_input_names"].insert(1, "token_type_ids")
+    else:
+        config.update({f"add_{name}_token": name in _around(tok) for name in ("bos", "eos")})
     if "add_space_prefix" in tok.flags:
         config["add_prefix_space"] = tok.flags["add_space_prefix"]
     if tok.model == "llama":

@@ -50,6 +50,25 @@ _KNOWN_STOPS = {
     ),
     *("<end_of_utterance>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["),
 }
+# Texts by which llama.cpp itself finds the tokens of fill-in-the-middle (llama-vocab.cpp, load), in its order; but it
+# takes whichever its hash table yields first, and [PAD] for one of them in any vocabulary. Written where the first is.
+_FIM_TEXTS = {
+    "fim_pre": (
+        *("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>"),
+        *("<|code_prefix|>", "<|prefix|>"),
+    ),
+    "fim_suf": (
+        *("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>"),
+        *("<|code_suffix|>", "<|suffix|>"),
+    ),
+    "fim_mid": (
+        *("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>"),
+        *("<|code_middle|>", "<|middle|>"),
+    ),
+    "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>"),
+    "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    "fim_sep": ("<|file_sep|>",),
+}
 # Our name -> keys of tokenizer_config.json and special_tokens_map.json, in order of trust.
 _NAMES = {
     "bos": ("bos_token", "cls_token"),
@@ -94,6 +113,10 @@ def special_ids(
     out.update(_stops(files, ids, model_ids, fallback, n))
     if "eom" not in out and (eom := next((ids[text] for text in _END_OF_MESSAGE if text in ids), None)) is not None:
         out["eom"] = eom
+    for name, texts in _FIM_TEXTS.items():
+        found = next((ids[text] for text in texts if text in ids), None)
+        if name not in out and found is not None and (name == "fim_pre" or "fim_pre" in out):
+            out[name] = found
     order = ("bos", "eos", "unk", "sep", "pad", "mask", "eot", "eom", *(name for name in _NAMES if "fim" in name))
     return {name: out[name] for name in order if name in out}
 
@@ -157,6 +180,9 @@ def flags(files: TokenizerFiles, special: Mapping[str, int], ids: Mapping[str, i
                 out["add_bos_token"] = first == special.get("bos")
             if last is not None and len(single) > 1:
                 out["add_eos_token"] = last == special.get("eos")
+            between = [ids.get(_special_text(part)) for part in _middle(processor)]
+            if between and None not in between and {*between} <= {special.get("sep"), special.get("eos")}:
+                out["add_sep_token"] = len(between) > 1 or last is None
     declared_flags = {key: files.config.get(key) for key in ("add_bos_token", "add_eos_token")}
     out = {**{key: value for key, value in declared_flags.items() if isinstance(value, bool)}, **out}
     if files.tokenizer is not None and files.tokenizer.get("post_processor"):
@@ -172,8 +198,16 @@ def _template_start(files: TokenizerFiles, ids: Mapping[str, int]) -> int | None
     return None
 
 
+def _middle(processor: Json) -> list[Json]:
+    """What a TemplateProcessing puts between two texts."""
+    pair = processor.get("pair") or []
+    ends = [i for i, part in enumerate(pair) if "Sequence" in part]
+    return pair[ends[0] + 1 : ends[-1]] if len(ends) == 2 else []
+
+
 def _special_text(part: Json) -> str:
-    return str(part.get("SpecialToken", {}).get("id"))
+    """The text of a template's special token; the empty one, which no token has, for anything else."""
+    return str(part.get("SpecialToken", {}).get("id", ""))
 
 
 def _processors(part: Any) -> list[Json]:

@@ -15,12 +15,12 @@ from .files import Json, TokenizerFiles, token_text
 from .vocabulary import ADDED_SCORE, Vocabulary
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_BPE = 2  # sentencepiece_model.proto, TrainerSpec.ModelType
+_UNIGRAM, _BPE = 1, 2  # sentencepiece_model.proto, TrainerSpec.ModelType
 
 
 def load_proto(files: TokenizerFiles) -> Any:
     """The parsed tokenizer.model, or None where there is none or it is of another kind (Llama 3's is tiktoken's)."""
-    if not files.sentencepiece.is_file():
+    if files.sentencepiece is None:
         return None
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
     from sentencepiece import sentencepiece_model_pb2
@@ -33,15 +33,19 @@ def load_proto(files: TokenizerFiles) -> Any:
     return proto if proto.pieces else None
 
 
+def is_unigram_proto(proto: Any) -> bool:
+    return bool(proto.trainer_spec.model_type == _UNIGRAM)
+
+
 def read_proto(files: TokenizerFiles, proto: Any) -> Vocabulary:
     """tokenizer.model and the tokens added beside it.
 
     Raises:
-        TokenizerError: a Unigram model, which llama.cpp's ``llama`` tokenizer does not reproduce.
+        TokenizerError: a model of words or characters.
     """
     if proto.trainer_spec.model_type != _BPE:
         raise TokenizerError(
-            "a Unigram SentencePiece model; only BPE ones are carried over",
+            "a SentencePiece model that is neither BPE nor Unigram",
             path=files.sentencepiece,
             where="trainer_spec.model_type",
         )

@@ -25,6 +25,7 @@ class Vocabulary:
         scores: id -> score, or None for byte-level BPE.
         special: ids that the vocabulary file itself names, used where nothing else does.
         flags: as in ``Tokenizer.flags``.
+        charsmap: the Unigram normalizer's table.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Vocabulary:
     merges: tuple[str, ...] | None = None
     special: Mapping[str, int] = field(default_factory=dict)
     flags: Mapping[str, bool] = field(default_factory=dict)
+    charsmap: bytes | None = None
 
     def arrays(self, n_rows: int, path: Path) -> tuple[tuple[str, ...], NDArray[np.int32], NDArray[np.float32] | None]:
         """Texts, types and scores of ``n_rows`` tokens; ids nobody claims are ``[PADn]``, unused.

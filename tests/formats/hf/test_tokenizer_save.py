@@ -178,7 +178,7 @@ def test_a_hole_in_the_vocabulary_stays_a_hole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "t5"}, "a 't5' tokenizer cannot be written"),
+        ({"model": "rwkv"}, "a 'rwkv' tokenizer cannot be written"),
         ({"pre": "nobody"}, "tokenizer.ggml.pre: no pre-tokenizer called 'nobody'"),
         ({"merges": None}, "tokenizer.ggml.merges: byte-level BPE without merges"),
         ({"model": "llama"}, "tokenizer.ggml.scores: a SentencePiece vocabulary without scores"),

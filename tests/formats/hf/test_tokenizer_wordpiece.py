@@ -1,0 +1,143 @@
+"""WordPiece: both ways, against tokenizers and llama.cpp, on a vocabulary trained here."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as HfTokenizer
+
+from oracles.llama import Llama
+from oracles.small_tokenizers import train_wordpiece, with_added, write_folder
+from oracles.strings import adversarial
+from oracles.vocab_gguf import write_vocab_gguf
+from quantmill.formats.errors import TokenizerError
+from quantmill.formats.gguf.vocab import tokenizer_from_metadata, tokenizer_to_metadata
+from quantmill.formats.hf.tokenizer.read import read_tokenizer
+from quantmill.formats.hf.tokenizer.save import write_tokenizer
+from quantmill.formats.ir import Tokenizer, TokenType
+
+CONFIG = {
+    **{"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"},
+    "tokenizer_class": "BertTokenizer",
+}
+
+
+def _read(folder: Path, n: int, pre: str | None = None) -> Tokenizer:
+    tok = read_tokenizer(folder, vocab_size=n, model_ids={}, pre=pre)
+    assert tok is not None
+    return tok
+
+
+def _folder(path: Path, document: dict[str, Any]) -> Path:
+    return write_folder(path, {"tokenizer.json": document, "tokenizer_config.json": CONFIG})
+
+
+def unlike(char: str, lowercase: bool) -> bool:
+    """Whether llama.cpp (unicode.cpp; ``llm_tokenizer_wpm_session::preprocess``) treats a character unlike BERT.
+
+    Vertical tab, form feed and next line are spaces there, and dropped by BERT. Stripping accents there drops every
+    kind of mark, and leaves Hangul whole; BERT drops non-spacing marks and takes Hangul apart. The phantom space is
+    a character of the vocabulary there.
+    """
+    marks = unicodedata.category(char) in ("Mc", "Me")
+    return char in "\x0b\x0c\x85▁" or (lowercase and (marks or "가" <= char <= "힣"))
+
+
+def newer(char: str) -> bool:
+    """Whether the tokenizers library's Unicode tables, of version 8, do not know a character."""
+    return unicodedata.ucd_3_2_0.category(char) == "Cn" and unicodedata.category(char)[0] in "PMC"
+
+
+def compare(hf: HfTokenizer, llama: Llama, strings: Sequence[str], lowercase: bool) -> int:
+    """How many strings, of those without a character that only llama.cpp treats so, tokenize equally: all of them."""
+    fair = [
+        text
+        for text in strings
+        if not any(unlike(c, lowercase) or newer(c) for c in unicodedata.normalize("NFC", text))
+        and all(len(word) <= 100 for word in text.split())  # there BERT gives up, and llama.cpp does not
+    ]
+    theirs = llama.tokenize_many(fair, add_special=True)
+    ours = [encoding.ids for encoding in hf.encode_batch(fair)]
+    assert [text for text, a, b in zip(fair, ours, theirs, strict=True) if a != b] == []
+    return len(fair)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_round_trip_and_llama_cpp(lowercase: bool, tmp_path: Path) -> None:
+    document = with_added(train_wordpiece(lowercase), [], ["<tool>"])
+    document["added_tokens"] = [*train_wordpiece(lowercase)["added_tokens"], *document["added_tokens"]]
+    n = len(document["model"]["vocab"])
+    tok = _read(_folder(tmp_path / "a", document), n + 4)
+    assert (tok.model, tok.pre, tok.scores, tok.merges) == ("bert", "default", None, None)
+    assert tok.tokens[:5] == ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    assert tok.types[:5].tolist() == [TokenType.CONTROL] * 5
+    assert "▁the" in tok.tokens
+    assert "ing" in tok.tokens
+    assert tok.special == {"bos": 2, "eos": 3, "unk": 1, "sep": 3, "pad": 0, "mask": 4}
+    assert tok.flags == {
+        **{"normalizer_lowercase": lowercase, "add_bos_token": True, "add_eos_token": True, "add_sep_token": False}
+    }
+    assert tok.types[n:].tolist() == [TokenType.USER_DEFINED] + [TokenType.UNUSED] * 3
+    metadata = tokenizer_to_metadata(tok)
+    assert metadata["tokenizer.ggml.normalizer.lowercase"].data is lowercase
+    again = tokenizer_from_metadata(metadata)
+    assert again is not None
+    write_tokenizer(again, tmp_path / "b")
+    assert_same(_read(tmp_path / "b", n + 4), tok)
+    before, after = (HfTokenizer.from_file(str(tmp_path / name / "tokenizer.json")) for name in "ab")
+    strings = adversarial(2000, special=["[MASK]", "<tool>", "[SEP]"], seed=31)
+    assert [t for t in strings if before.encode(t).ids != after.encode(t).ids] == []
+    assert before.encode("a", "b").ids == after.encode("a", "b").ids
+    assert before.encode("a", "b").type_ids == after.encode("a", "b").type_ids
+    with Llama(write_vocab_gguf(tmp_path / "v.gguf", metadata), vocab_only=True) as llama:
+        assert compare(after, llama, strings, lowercase) > (1000 if lowercase else 1400)
+        long = llama.tokenize("a" * 101)
+    assert 1 not in long  # llama.cpp has no longest word
+    assert after.encode("a" * 101, add_special_tokens=False).ids == [1]
+
+
+def assert_same(a: Tokenizer, b: Tokenizer) -> None:
+    np.testing.assert_array_equal(a.types, b.types)
+    for name in ("model", "pre", "tokens", "special", "flags"):
+        assert getattr(a, name) == getattr(b, name), name
+
+
+def test_vocab_txt(tmp_path: Path) -> None:
+    document = train_wordpiece()
+    vocab = document["model"]["vocab"]
+    text = "".join(f"{token}\n" for token in sorted(vocab, key=vocab.__getitem__))
+    fast = _read(_folder(tmp_path / "a", document), 900)
+    slow = _read(write_folder(tmp_path / "b", {"vocab.txt": text, "tokenizer_config.json": CONFIG}), 900)
+    assert_same(slow, fast)
+
+
+def test_what_bert_says_and_llama_cpp_has_not(tmp_path: Path) -> None:
+    document = train_wordpiece()
+    document["normalizer"] |= {"handle_chinese_chars": False, "strip_accents": False}
+    tok = _read(_folder(tmp_path / "a", document), 900)
+    flags = {"normalizer_lowercase": True, "normalizer_strip_accents": False, "handle_chinese_chars": False}
+    assert {**tok.flags, **flags} == tok.flags
+    write_tokenizer(tok, tmp_path / "b")
+    assert_same(_read(tmp_path / "b", 900), tok)
+
+
+def test_another_normalizer_that_does_the_same(tmp_path: Path) -> None:
+    document = train_wordpiece()
+    document["normalizer"] = {"type": "Sequence", "normalizers": [document["normalizer"]]}
+    assert _read(_folder(tmp_path / "a", document), 900).flags["normalizer_lowercase"] is True
+
+
+def test_errors(tmp_path: Path) -> None:
+    document = {**train_wordpiece(), "pre_tokenizer": {"type": "WhitespaceSplit"}}
+    with pytest.raises(TokenizerError, match="does not split text as this WordPiece tokenizer does"):
+        _read(_folder(tmp_path / "a", document), 900)
+    assert _read(tmp_path / "a", 900, pre="default").model == "bert"
+    other = train_wordpiece()
+    other["model"]["continuing_subword_prefix"] = "@@"
+    with pytest.raises(TokenizerError, match="only '##' is known"):
+        _read(_folder(tmp_path / "b", other), 900)
