@@ -159,7 +159,7 @@ def write_safetensors(folder: Path, tensors: Sequence[Tensor], *, max_shard_byte
 
     Args:
         folder: must exist.
-        tensors: float tensors under the names they shall have; each is read once, in file order.
+        tensors: of float types (or packed, in I32) under the names they shall have; each is read once, in file order.
         max_shard_bytes: data bytes of a shard; a tensor that is larger gets a shard of its own.
 
     Returns:
@@ -203,7 +203,7 @@ def _write_file(path: Path, tensors: Sequence[Tensor]) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     end = 0
     for tensor in ordered:
-        assert tensor.qtype.is_float, tensor
+        assert tensor.qtype.is_float or tensor.qtype.name == "I32", tensor
         offsets = [end, end := end + tensor.nbytes]
         header[tensor.name] = {"dtype": tensor.qtype.name, "shape": list(tensor.shape), "data_offsets": offsets}
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")

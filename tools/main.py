@@ -24,6 +24,7 @@ COMMANDS = {
     "quantize": ("quantize", "Quantize a GGUF file."),
     "plan": ("plan", "What a model will weigh at every level, before anything is written."),
     "imatrix": ("imatrix", "Importance matrix of a model, from a text."),
+    "gptq": ("gptq", "Quantize a Hugging Face checkpoint by GPTQ."),
     "evaluate": ("evaluate", "Perplexity, and KL divergence from a base model."),
     "gguf-set-metadata": ("set_metadata", "Change, add or remove a metadata key of a GGUF file."),
     "inspect": ("inspect", "Show a file's metadata, tensors, types and bits per weight."),
@@ -33,6 +34,7 @@ COMMANDS = {
     "split": ("split", "Split a GGUF file into shards, as llama.cpp reads them."),
     "merge": ("merge", "Merge shards into the file that was split."),
     "release": ("release", "A published set: every level, a model card, checksums, a manifest."),
+    "reproduce": ("reproduce", "Make the files of a release again and compare their checksums."),
     "demo": ("demo", "The main job on SmolLM2-135M, from start to end."),
 }
 

@@ -1,0 +1,94 @@
+"""A checkpoint again, some of its linears replaced by packed arrays: the folder that transformers loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import FormatError
+from ...ir import Bytes, Role, Tensor
+from ...qtypes import BY_NAME
+from ...safetensors import StoredTensor, read_safetensors, write_safetensors
+from ..config import read_json
+from ..weights import read_weights
+
+_COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")
+_NAMES = ("LICENSE", "NOTICE")
+_OUR_OWN = ("config.json", "quantize_config.json", "quant_config.json")
+
+
+def check_unquantized(folder: Path) -> dict[str, Any]:
+    """config.json's content.
+
+    Raises:
+        FormatError: the checkpoint is quantized already.
+    """
+    config = read_json(folder / "config.json", required=True)
+    method = config.get("quantization_config")
+    if method is not None or (folder / "quantize_config.json").is_file() or (folder / "quant_config.json").is_file():
+        kind = method.get("quant_method") if isinstance(method, dict) else None
+        problem = f"is quantized already{f', by {kind}' if kind else ''}"
+        raise FormatError(problem, path=folder, hint="give the original checkpoint")
+    return dict(config)
+
+
+def write_packed(
+    source: Path,
+    folder: Path,
+    arrays: Iterable[Path],
+    quantization_config: Mapping[str, Any],
+    *,
+    beside: str = "quantize_config.json",
+    max_shard_bytes: float = 5e9,
+) -> None:
+    """Write the checkpoint ``source`` with its quantized linears to ``folder``, which must exist.
+
+    Args:
+        source: the original; its tensors that are not replaced are copied in their own types, and its tokenizer's and
+            generation files.
+        folder: where to.
+        arrays: safetensors files of what replaces it: all that stands before the last dot of their tensors' names
+            names a linear of the original, whose weight (and bias, if there is one among them) is left out.
+        quantization_config: goes into config.json, and into the file ``beside`` it.
+        beside: that file's name; some loaders read only it.
+        max_shard_bytes: data bytes of one safetensors file.
+    """
+    config = {**check_unquantized(source), "quantization_config": dict(quantization_config)}
+    packed: dict[str, list[Tensor]] = {}
+    for path in arrays:
+        for name, stored in read_safetensors(path).items():
+            packed.setdefault(name.rpartition(".")[0], []).append(_any_type(stored))
+    tensors: list[Tensor] = []
+    replaced = {tensor.name for several in packed.values() for tensor in several}
+    for name, original in read_weights(source).items():
+        module, _, part = name.rpartition(".")
+        if part == "weight" and module in packed:
+            tensors += packed.pop(module)
+        elif name not in replaced:
+            tensors.append(original if isinstance(original, Tensor) else original.tensor())
+    assert not packed, sorted(packed)
+    _write_json(folder / "config.json", config)
+    _write_json(folder / beside, quantization_config)
+    for path in sorted(source.iterdir()):
+        wanted = path.suffix in _COPIED or path.name.startswith(_NAMES)
+        if wanted and path.is_file() and path.name not in _OUR_OWN and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, folder / path.name)
+    write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
+
+
+def _any_type(stored: StoredTensor) -> Tensor:
+    """As ``StoredTensor.tensor``, for packed integers too."""
+    qtype = BY_NAME[stored.dtype]
+
+    def rows(a: int, b: int) -> Bytes:
+        return stored.rows(a, b)
+
+    return Tensor(stored.name, Role.OTHER, None, stored.shape, qtype, rows, f"{stored.path}: {stored.name}")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

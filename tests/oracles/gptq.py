@@ -1,0 +1,102 @@
+"""transformers with GPTQModel, in an environment of its own: what a user of our GPTQ (or AWQ) folder gets.
+
+    with Client() as client:
+        logits = client.logits(folder, [1, 300, 301], {"bits": 4, "backend": "torch"})
+
+``make_gptq_client.py`` builds the environment, once. A client takes ten seconds to start: use one for many folders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oracles.make_gptq_client import python_of_client
+
+# Run with `-c`: as a file it would find this folder's modules beside it. The libraries print, so answers are marked.
+_CHILD = """
+import json, sys, traceback
+import numpy as np, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, AwqConfig, GPTQConfig
+torch.set_num_threads(2)
+kinds = {"gptq": GPTQConfig, "awq": AwqConfig}
+for line in sys.stdin:
+    job = json.loads(line)
+    try:
+        options = {"quantization_config": kinds[job["kind"]](**job["config"])} if job["config"] else {}
+        model = AutoModelForCausalLM.from_pretrained(job["folder"], device_map="cpu", dtype=torch.float32, **options)
+        with torch.inference_mode():
+            logits = model.eval()(torch.tensor([job["tokens"]])).logits[0].float().numpy()
+        np.save(job["out"], logits)
+        answer = {"linears": sorted({type(m).__name__ for m in model.modules() if hasattr(m, "qweight")})}
+    except Exception as error:
+        answer = {"error": traceback.format_exc()}
+    print("\\nANSWER " + json.dumps(answer), flush=True)
+"""
+
+
+class ClientError(Exception):
+    """The client raised; its traceback."""
+
+
+class Client:
+    """A child process that loads checkpoints and runs them."""
+
+    def __init__(self) -> None:
+        env = {**os.environ, "HF_HUB_OFFLINE": "1", "GPTQMODEL_CPU_WORKERS": "2", "TOKENIZERS_PARALLELISM": "false"}
+        env.pop("PYTHONPATH", None)
+        self._folder = tempfile.TemporaryDirectory(prefix="quantmill-gptq-")
+        self._log = (Path(self._folder.name) / "log").open("wb")
+        self._child = subprocess.Popen(
+            [str(python_of_client()), "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+            env=env, cwd=self._folder.name,
+        )  # fmt: skip
+        self.linears: list[str] = []  # classes of the last model's quantized linears
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        self._child.wait(60)
+        self._log.close()
+        self._folder.cleanup()
+
+    def logits(
+        self, folder: Path, tokens: Sequence[int], config: Mapping[str, Any] | None = None, kind: str = "gptq"
+    ) -> NDArray[np.float32]:
+        """float32 [tokens, vocabulary].
+
+        Args:
+            folder: the checkpoint.
+            tokens: one sequence.
+            config: of ``GPTQConfig`` or ``AwqConfig``; None takes the folder's own.
+            kind: ``gptq`` or ``awq``.
+
+        Raises:
+            ClientError: it could not load or run it.
+        """
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        out = Path(self._folder.name) / "logits.npy"
+        job = {"folder": str(folder), "tokens": list(tokens), "config": dict(config or {}), "kind": kind}
+        self._child.stdin.write((json.dumps({**job, "out": str(out)}) + "\n").encode())
+        self._child.stdin.flush()
+        for raw in self._child.stdout:
+            if raw.startswith(b"ANSWER "):
+                answer = json.loads(raw.removeprefix(b"ANSWER "))
+                if "error" in answer:
+                    raise ClientError(answer["error"])
+                self.linears = answer["linears"]
+                result: NDArray[np.float32] = np.load(out)
+                return result
+        raise ClientError(Path(self._log.name).read_text()[-2000:])
