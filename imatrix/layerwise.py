@@ -235,7 +235,7 @@ def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict
             found[name] = [(Linear(prefix + stem, rules[0].role, parameter, bias),)]
             continue
         halves = parameter.chunk(len(rules), dim=1)
-        names = [rule.names(layer, "weight", weights.config) for rule in rules]
+        names = [rule.sources(layer, "weight", weights.config) for rule in rules]
         if any(len(each) != target.n_matrices for each in names):
             problem = "the checkpoint keeps all experts in one tensor"
             raise UnmatchedTensor(problem, path=weights.model.path, where=prefix + name)

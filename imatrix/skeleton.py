@@ -33,7 +33,7 @@ class Skeleton:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         self.weights, self.dtype, self.device = weights, dtype, device
-        config = dict(weights.config)
+        config = dict(weights.class_config)
         try:
             built = AutoConfig.for_model(config.pop("model_type"), **config)
             # eager experts are plain linear products, which imatrix/listen.py can hear

@@ -20,13 +20,14 @@ from .corpus import TextTokenizer
 if TYPE_CHECKING:
     import torch
 
-    from ..formats.hf.rules import Arch, Rule
+    from ..formats.hf.rules import Slot
 
 # A layer's experts in transformers 5: two 3-D parameters, whatever the checkpoint's names were.
 _EXPERT_STACKS = {
     "gate_up_proj": (Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS),
     "down_proj": (Role.FFN_DOWN_EXPS,),
 }
+_STACKED = {role for roles in _EXPERT_STACKS.values() for role in roles}
 _PIECE = 16 << 20  # bytes of rows converted at a time
 
 
@@ -41,26 +42,27 @@ class Weights:
     """
 
     def __init__(self, model: Model) -> None:
-        from ..formats.hf.archs import BY_NAME
+        from ..formats.hf.save import find_arch
 
-        arch = BY_NAME.get(model.arch)
-        if arch is None:
-            raise UnknownArchitecture(
-                f"architecture {model.arch!r} cannot be run",
-                path=model.path,
-                hint=f"known: {', '.join(sorted(BY_NAME))}",
-            )
+        self.arch, self.class_name = find_arch(model)
         self.model = model
-        self.arch: Arch = arch
         self.tensors = {tensor.name: tensor for tensor in model.tensors}
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """config.json's content, model_type included."""
+    def _configs(self) -> tuple[dict[str, Any], dict[str, Any]]:
         from ..formats.hf.save import restore_config
 
-        config = restore_config(self.arch, self.model)
-        return {**self.arch.classes[config["architectures"][0]].defaults, **config}
+        return restore_config(self.arch, self.class_name, self.model)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config under our names, every default in its place."""
+        return self._configs[0]
+
+    @cached_property
+    def class_config(self) -> dict[str, Any]:
+        """config.json's content, as the class names things, model_type included."""
+        return self._configs[1]
 
     @property
     def n_layers(self) -> int:
@@ -71,7 +73,7 @@ class Weights:
         """Where the blocks stand in the transformers model, e.g. ``model.layers``."""
         for rule in self.arch.rules:
             if rule.per_layer:
-                return rule.hf.partition(".{layer}")[0]
+                return rule.modules[0].partition(".{layer}")[0]
         raise AssertionError("an architecture without blocks")
 
     @cached_property
@@ -100,9 +102,9 @@ class Weights:
         """
         wanted = {name: tuple(p.shape) for name, p in module.named_parameters()}
         prefix = f"{self.layers_at}.{layer}."
-        for rule in self.arch.rules:
-            if rule.per_layer and rule.role not in (role for roles in _EXPERT_STACKS.values() for role in roles):
-                for name, tensor in self._of_rule(rule, layer):
+        for slot in self._slots:
+            if slot.layer == layer and not set(slot.rule.roles) & _STACKED:
+                for name, tensor in self._of_slot(slot):
                     short = name.removeprefix(prefix)
                     if short in wanted:
                         yield short, self._checked(tensor, wanted.pop(short))
@@ -119,21 +121,20 @@ class Weights:
     def outer(self, module: torch.nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """The same for what stands outside the blocks, without embedding and output matrix; full names."""
         wanted = {name: tuple(p.shape) for name, p in module.named_parameters()}
-        for rule in self.arch.rules:
-            if not rule.per_layer and rule.role not in (Role.TOKEN_EMBD, Role.OUTPUT):
-                for name, tensor in self._of_rule(rule, None):
+        for slot in self._slots:
+            if slot.layer is None and slot.rule.role not in (Role.TOKEN_EMBD, Role.OUTPUT):
+                for name, tensor in self._of_slot(slot):
                     if name in wanted:
                         yield name, self._checked(tensor, wanted[name])
 
-    def _of_rule(self, rule: Rule, layer: int | None) -> Iterator[tuple[str, Tensor]]:
-        for part in ("weight", "bias"):
-            tensor = self.tensors.get(tensor_name(rule.role, layer, part))
-            if tensor is None:
-                continue
-            tensors: tuple[Tensor, ...] = (tensor,)
-            for op in reversed(rule.ops):
-                tensors = op.inverse.apply(tensors, self.config)
-            yield from zip(rule.names(layer, part, self.config), tensors, strict=True)
+    @cached_property
+    def _slots(self) -> tuple[Slot, ...]:
+        return tuple(self.arch.slots(self.config))
+
+    def _of_slot(self, slot: Slot) -> Iterator[tuple[str, Tensor]]:
+        made = tuple(self.tensors[name] for name in slot.targets if name in self.tensors)
+        if len(made) == len(slot.targets):
+            yield from zip(slot.sources, slot.to_hf(made), strict=True)
 
     def _checked(self, tensor: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
         if tensor.shape != shape:
@@ -146,14 +147,14 @@ class Weights:
         found = {}
         prefix = f"{self.layers_at}.{layer}."
         by_name = {
-            rule.hf.format(layer=layer, expert="{}").removeprefix(prefix) + ".weight": rule.role
-            for rule in self.arch.rules
-            if rule.per_layer and len(rule.shape) > 1 and "{expert}" not in rule.hf
+            slot.sources[0].removeprefix(prefix): slot.targets
+            for slot in self._slots
+            if slot.layer == layer and slot.part == "weight" and len(slot.sources) == 1 and len(slot.shape) > 1
         }
         for name, parameter in module.named_parameters():
             stack = _EXPERT_STACKS.get(name.rpartition(".")[2])
             if name in by_name:
-                found[name] = Target((tensor_name(by_name[name], layer),))
+                found[name] = Target(by_name[name])
             elif stack and parameter.dim() == 3:
                 found[name] = Target(tuple(tensor_name(role, layer) for role in stack), parameter.shape[0])
         return found

@@ -45,17 +45,18 @@ _PART = re.compile(r"\.(?:weight|bias|scale|input_scale)\Z")
 _EXPERT = re.compile(r"\.\d+\Z", re.ASCII)  # Mixtral files of late 2023 hold one tensor an expert: ffn_gate.3.weight
 
 
-def tensor_name(role: Role, layer: int | None = None, part: str = "weight") -> str:
+def tensor_name(role: Role, layer: int | None = None, part: str = "weight", stack: str = "") -> str:
     """The GGUF name of a tensor, e.g. ``tensor_name(Role.ATTN_Q, 3) == "blk.3.attn_q.weight"``.
 
     Args:
         role: any but ``OTHER``.
         layer: the block's number; None exactly when the role stands outside the blocks.
         part: ``weight``, ``bias``..., or ``""`` for the few names that have no part (``blk.0.ssm_a``).
+        stack: ``enc.`` or ``dec.`` in models that have both.
     """
     assert role is not Role.OTHER, "a tensor without a role has no name of ours"
     assert (layer is None) == (role in GLOBAL_ROLES), (role, layer)
-    base = role.value if layer is None else f"blk.{layer}.{role.value}"
+    base = stack + (role.value if layer is None else f"blk.{layer}.{role.value}")
     return f"{base}.{part}" if part else base
 
 

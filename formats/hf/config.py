@@ -1,73 +1,43 @@
-"""config.json <-> the ``{arch}.*`` keys: rows that are read both ways, and what no key can hold.
-
-Keys, their order and their defaults follow conversion/base.py (``TextModel.set_gguf_parameters``) and
-conversion/llama.py of llama.cpp, which read the config through transformers' config classes.
-"""
+"""config.json as the rules want it, and what no key of GGUF can hold."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import FormatError
 from ..ir import Metadata, Tensor
 from . import rope
-from .ops import Config
+from .rows import Rope
+from .sizes import EMBD, HEADS, Config, Size
 
 if TYPE_CHECKING:
     from .rules import Arch, HFClass
 
-Getter = Callable[[str], Any]  # a hyper-parameter by the part of its key after the architecture, or None
-
-
-class ConfigRow(Protocol):
-    """One fact of config.json and its keys in GGUF."""
-
-    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]: ...
-
-    def to_hf(self, get: Getter) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Key:
-    """A config key that is one hyper-parameter. Of several rows with one ``hf`` key the first found is read back."""
-
-    hf: str
-    gguf: str
-
-    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
-        if (value := config.get(self.hf)) is not None:
-            yield self.gguf, value
-
-    def to_hf(self, get: Getter) -> dict[str, Any]:
-        value = get(self.gguf)
-        return {} if value is None else {self.hf: value}
-
-
-@dataclass(frozen=True)
-class Rope:
-    """``rope_parameters`` and the ``rope.*`` keys."""
-
-    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
-        yield from rope.to_gguf(config["rope_parameters"])
-
-    def to_hf(self, get: Getter) -> dict[str, Any]:
-        return {"rope_parameters": rope.to_hf(get)}
-
-
 # Said elsewhere (class and dtype have keys of their own), or true only of the folder it was found in.
-_NOT_KEPT = {"architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "auto_map"}
+_NOT_KEPT = {
+    "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "auto_map",
+    "quantization_config", "compression_config",
+}  # fmt: skip
 _TOKEN_IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-
+# What a config around ``text_config`` says for the text model too.
+_OUTER = ("tie_word_embeddings", "dtype", "torch_dtype", "quantization_config", *_TOKEN_IDS)
+# Defaults of every config class, which no table repeats.
+_COMMON = {
+    "attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True, "pad_token_id": None, "head_dim": None,
+    "tie_word_embeddings": False,
+}  # fmt: skip
 
 _SIZES = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size"
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+    "head_dim",
 )  # fmt: skip
+_NEEDED = ("hidden_size", "num_hidden_layers", "vocab_size")
+_IMPLIED = {"num_key_value_heads": HEADS, "head_dim": EMBD // HEADS}
 
 
 def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
@@ -87,72 +57,101 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     return data
 
 
-def complete(raw: Config, cls: HFClass, path: Path) -> dict[str, Any]:
-    """A config with every default in its place and rope in transformers 5's form, checked.
+def of_text(raw: Config) -> dict[str, Any]:
+    """The config of the text model, taken out of ``text_config`` if it is nested; class and origin are the whole's."""
+    inner = raw.get("text_config")
+    if not isinstance(inner, Mapping):
+        return dict(raw)
+    outer = {key: raw[key] for key in _OUTER if raw.get(key) is not None}
+    whole = {key: raw[key] for key in ("architectures", "_name_or_path") if key in raw}
+    return {**outer, **inner, **whole}
+
+
+def complete(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any]:
+    """A config under our names with every default in its place and rope in transformers 5's form, checked.
 
     Raises:
-        FormatError: a size is no positive number, heads do not divide, or the weights are quantized.
+        FormatError: a size is no positive number, heads do not divide, or the architecture is always otherwise.
     """
-    config = {**cls.defaults, **raw}
-    if method := (config.get("quantization_config") or {}).get("quant_method"):
-        hint = "convert the original checkpoint, or dequantize this one first"
-        raise FormatError(f"the weights are quantized by {method!r}", path=path, where="quantization_config", hint=hint)
-    if config.get("num_key_value_heads") is None:
-        config["num_key_value_heads"] = config["num_attention_heads"]
+    config = with_defaults({cls.names.get(key, key): value for key, value in raw.items()}, arch, cls)
     for key in _SIZES:
         _check_size(config, key, path)
-    if config.get("head_dim") is None:
-        config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
-    _check_size(config, "head_dim", path)
-    heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
-    if heads % kv:
+    heads, kv = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if isinstance(heads, int) and isinstance(kv, int) and heads % kv:
         problem = f"{heads} heads cannot share {kv} key/value heads"
         raise FormatError(problem, path=path, where="num_key_value_heads")
-    config["rope_parameters"] = rope.canonical(config, path)
-    for key in ("rope_theta", "rope_scaling"):
-        config.pop(key, None)
+    for key, value in arch.fixed.items():
+        allowed = value if isinstance(value, tuple) else (value,)
+        if key in config and config[key] not in allowed:
+            problem = f"is {config[key]!r}; llama.cpp's {arch.gguf} computes {allowed[0]!r}"
+            raise FormatError(problem, path=path, where=key)
+    if row := next((row for row in arch.config if isinstance(row, Rope)), None):
+        config["rope_parameters"] = rope.canonical(config, path, sliding=row.sliding)
+        for key in ("rope_theta", "rope_scaling", "partial_rotary_factor", row.sliding):
+            config.pop(key, None)
     return config
+
+
+def with_defaults(config: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
+    """The config with the class's defaults and the sizes that others imply."""
+    out = {**_COMMON, **cls.defaults, **config}
+    for key, size in implied(arch, out).items():
+        if out.get(key) is None:
+            out[key] = size(out)
+    return out
+
+
+def implied(arch: Arch, config: Config) -> dict[str, Size]:
+    """Sizes that are inferred when a config leaves them out."""
+    own = _IMPLIED if isinstance(config.get("num_attention_heads"), int) and config["num_attention_heads"] else {}
+    return {**arch.implied, **{key: size for key, size in own.items() if key not in arch.implied}}
 
 
 def _check_size(config: Config, key: str, path: Path) -> None:
     value = config.get(key)
-    if type(value) is not int or not 0 < value < 1 << 31:
-        raise FormatError(f"{value!r} is no size", path=path, where=key)
+    if value is None and key not in _NEEDED:
+        return
+    for size in value if isinstance(value, list) and value else (value,):
+        if type(size) is not int or not 0 < size < 1 << 31:
+            raise FormatError(f"{size!r} is no size", path=path, where=key)
 
 
-def derive(arch: Arch, metadata: Metadata, tensors: tuple[Tensor, ...], path: Path) -> dict[str, Any]:
+def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, ...], path: Path) -> dict[str, Any]:
     """The config that the standard keys and the tensors of a GGUF tell, in ``complete``'s form."""
 
-    def get(suffix: str) -> Any:
-        value = metadata.get(f"{arch.name}.{suffix}")
-        return None if value is None else plain(value.data, path, f"{arch.name}.{suffix}")
+    def get(suffix: str, *, each: bool = False) -> Any:
+        value = metadata.get(f"{arch.gguf}.{suffix}")
+        return None if value is None else plain(value.data, path, f"{arch.gguf}.{suffix}", each=each)
 
-    config: dict[str, Any] = dict(arch.fixed)
+    config = {key: value[0] if isinstance(value, tuple) else value for key, value in arch.fixed.items()}
     for row in arch.config:
         config = {**row.to_hf(get), **config}
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     if "token_embd.weight" in shapes:
         config.setdefault("vocab_size", shapes["token_embd.weight"][0])
-    heads = config.get("num_attention_heads")
-    if isinstance(heads, int) and heads > 0:
-        config.setdefault("num_key_value_heads", heads)
-        config.setdefault("head_dim", config.get("hidden_size", 0) // heads)
+    if config.get("hidden_size"):
+        for key, size in implied(arch, config).items():
+            config.setdefault(key, size(config))
     roles = {(tensor.role, tensor.name.rpartition(".")[2]) for tensor in tensors}
     for rule in arch.rules:
-        if rule.bias and (rule.role, "bias") in roles:
-            config[rule.bias] = True
+        if isinstance(rule.bias, str):
+            found = (rule.roles[0], "bias") in roles
+            if found or rule.bias in cls.defaults:
+                config[rule.bias] = found or bool(config.get(rule.bias))
         if rule.unless:
-            config[rule.unless] = (rule.role, "weight") not in roles
+            config[rule.unless] = (rule.roles[0], "weight") not in roles
     for hf, name in _TOKEN_IDS.items():
         if (value := metadata.get(f"tokenizer.ggml.{name}_token_id")) is not None:
             config[hf] = value.data
     return config
 
 
-def plain(value: Any, path: Path, where: str) -> Any:
+def plain(value: Any, path: Path, where: str, *, each: bool = False) -> Any:
     """A hyper-parameter as config.json writes it: the shortest decimal that gives this float32, one number for many
-    equal ones."""
+    equal ones (a list, if ``each``)."""
     if isinstance(value, np.ndarray):
+        if each:
+            return [plain(item, path, where) for item in value.tolist()]
         if value.size == 0 or (value != value[0]).any():
             problem = f"differs from layer to layer, which this model class cannot say: {value.tolist()}"
             raise FormatError(problem, path=path, where=where)
@@ -160,8 +159,9 @@ def plain(value: Any, path: Path, where: str) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def residue(original: Config, derived: Config, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def residue(original: Config, derived: Config, cls: HFClass) -> dict[str, Any]:
     """What ``derived`` does not tell of a completed config, defaults left out: ``quantmill.hf.config``."""
+    defaults = {**_COMMON, **cls.defaults}
     rest = {}
     for key, value in original.items():
         known = derived[key] if key in derived else defaults.get(key, _MISSING)
@@ -171,3 +171,27 @@ def residue(original: Config, derived: Config, defaults: Mapping[str, Any]) -> d
 
 
 _MISSING = object()
+
+
+def for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
+    """A config of ours as the class writes it: its own names, no size that it infers itself."""
+    theirs = {ours: name for name, ours in cls.names.items()}
+    sizes = implied(arch, config).items()
+    inferred = {key for key, size in sizes if config.get(key) == size(config)} - set(cls.defaults) - set(recorded)
+    known = {key: value for key, value in config.items() if key not in inferred}
+    return {theirs.get(key, key): value for key, value in _old_rope(known).items()}
+
+
+def _old_rope(config: Config) -> dict[str, Any]:
+    """Rope as transformers 4 writes it, which 5 reads as well."""
+    out = dict(config)
+    parameters = dict(out.get("rope_parameters") or {})
+    if "rope_theta" not in parameters:  # none, or one for each kind of layer
+        return out
+    del out["rope_parameters"]
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in parameters:
+            out[key] = parameters.pop(key)
+    if parameters != {"rope_type": "default"}:
+        out["rope_scaling"] = parameters
+    return out

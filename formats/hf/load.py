@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor
+from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
-from ..gguf.names import tensor_name
 from ..gguf.vocab import tokenizer_to_metadata
-from ..ir import Bytes, Model, Role, Tensor, Tokenizer, Value
-from ..qtypes import F32
+from ..ir import Model, Tensor, Tokenizer, Value
 from . import rope
 from .archs import BY_CLASS
 from .card import general
-from .config import complete, derive, read_json, residue
+from .config import complete, derive, of_text, read_json, residue
 from .generation import generation_residue
-from .rules import Arch, Rule
+from .ops import Tensors
+from .packed import decode_packed
+from .packed.unpacked import Unpacked
+from .rules import Arch, Slot, named
 from .weights import Stored, read_weights
 
+Say = Callable[[str], None]
+ORIGINAL = "quantmill.hf.original."  # + the checkpoint's name of a tensor
 MAX_NAMED = 10  # names in a message
 
 
-def read_hf(folder: Path, *, pre: str | None = None) -> Model:
+def read_hf(folder: Path, *, pre: str | None = None, say: Say | None = None) -> Model:
     """Read a checkpoint; weights stay on disk until their rows are asked for.
 
     Args:
         folder: with config.json, the weights, and a tokenizer (without one the model gets ``no_vocab``, which
             llama.cpp loads).
         pre: llama.cpp's name of the pre-tokenizer, instead of the one found.
+        say: told in a line what a quantized checkpoint's weights become.
 
     Returns:
         the model with GGUF's names, metadata and order; tensors in the checkpoint's types. What no standard key can
@@ -45,36 +53,60 @@ def read_hf(folder: Path, *, pre: str | None = None) -> Model:
         FormatError: and its children UnknownArchitecture, UnmatchedTensor, TokenizerError.
     """
     folder = Path(folder)
-    return assemble(folder / "config.json", lambda arch, config: read_weights(folder), pre)
+    return assemble(folder / "config.json", lambda arch, config: read_weights(folder), pre, say=say)
 
 
 def assemble(
-    path: Path, find_weights: Callable[[Arch, Mapping[str, Any]], Mapping[str, Stored]], pre: str | None = None
+    path: Path,
+    find_weights: Callable[[Arch, Mapping[str, Any]], Mapping[str, Stored]],
+    pre: str | None = None,
+    *,
+    readable: bool = True,
+    say: Say | None = None,
 ) -> Model:
-    """The model of a config.json and the weights found for it. Arguments and errors otherwise as ``read_hf``."""
+    """The model of a config.json and the weights found for it. Arguments and errors otherwise as ``read_hf``.
+
+    Args:
+        readable: False if the weights have shapes only.
+    """
     from .tokenizer.read import read_tokenizer
 
     folder = path.parent
-    raw = read_json(path, required=True)
+    raw = of_text(read_json(path, required=True))
     name, arch = find_arch(raw, path)
     cls = arch.classes[name]
-    config = complete(raw, cls, path)
-    tensors, dtypes = _read_tensors(arch, config, find_weights(arch, config), folder)
+    with _located(path):
+        config = complete(raw, arch, cls, path)
+        required = {name for name, _ in shapes(arch, config)}
+        stored = decode_packed(find_weights(arch, config), raw, folder, required=required, say=say)
+        tensors, kept = _read_tensors(arch, config, stored, folder, readable)
     tokenizer = read_tokenizer(folder, vocab_size=config["vocab_size"], model_ids=raw, pre=pre)
     generation = read_json(folder / "generation_config.json")
 
     n_weights = sum(tensor.n_weights for tensor in tensors)
-    metadata = {"general.architecture": typed("general.architecture", arch.name)}
+    metadata = {"general.architecture": typed("general.architecture", arch.gguf)}
     metadata["general.type"] = typed("general.type", "model")
     for key, value in general(folder, raw, generation, n_weights):
         metadata[key] = typed(key, value)
     for row in arch.config:
         for suffix, value in row.to_gguf(config):
-            metadata[f"{arch.name}.{suffix}"] = typed(f"{arch.name}.{suffix}", value)
+            metadata[f"{arch.gguf}.{suffix}"] = typed(f"{arch.gguf}.{suffix}", value)
+    if tokenizer is None:  # llama.cpp counts tokens there when there are none
+        metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
     metadata |= _vocabulary(tokenizer)
-    metadata |= _private(arch, name, config, metadata, tensors, dtypes, path)
+    metadata |= _private(arch, cls.text_of or name, config, metadata, tensors, kept, path)
     metadata |= generation_residue(generation, metadata)
-    return Model(arch.name, metadata, tensors, folder)
+    return Model(arch.gguf, metadata, tensors, folder)
+
+
+@contextmanager
+def _located(path: Path) -> Iterator[None]:
+    """Errors from inside say which config.json they speak of."""
+    try:
+        yield
+    except FormatError as error:
+        error.path = error.path or path
+        raise
 
 
 def find_arch(raw: Mapping[str, Any], path: Path) -> tuple[str, Arch]:
@@ -85,7 +117,7 @@ def find_arch(raw: Mapping[str, Any], path: Path) -> tuple[str, Arch]:
         raise UnknownArchitecture("no model class named", path=path, where="architectures")
     if name not in BY_CLASS:
         near = get_close_matches(name, BY_CLASS, n=1, cutoff=0)
-        hint = f"nearest known: {near[0]}; a new one is a module in formats/hf/archs and an entry in ARCHS"
+        hint = f"nearest known: {near[0]}; a new one is a module in formats/hf/archs and a line in its __init__.py"
         raise UnknownArchitecture(f"unknown model class {name!r}", path=path, where="architectures", hint=hint)
     return name, BY_CLASS[name]
 
@@ -96,116 +128,109 @@ def _vocabulary(tokenizer: Tokenizer | None) -> dict[str, Value]:
     return tokenizer_to_metadata(tokenizer)
 
 
+@dataclass
+class _Kept:
+    """What the way back needs to know of the checkpoint's tensors, by its own names.
+
+    Args:
+        dtypes: their types.
+        originals: values that an op's inverse would not give back, float32.
+    """
+
+    dtypes: dict[str, str] = field(default_factory=dict)
+    originals: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
 def _private(
     arch: Arch,
     name: str,
     config: Mapping[str, Any],
     metadata: Mapping[str, Value],
     tensors: tuple[Tensor, ...],
-    dtypes: Mapping[str, str],
+    kept: _Kept,
     path: Path,
 ) -> dict[str, Value]:
     """The ``quantmill.hf.*`` keys: what the way back needs and no standard key says."""
-    common = Counter(dtypes.values()).most_common(1)[0][0]
-    others = [f"{dtype} {tensor}" for tensor, dtype in dtypes.items() if dtype != common]
-    rest = residue(config, derive(arch, metadata, tensors, path), arch.classes[name].defaults)
+    common = Counter(kept.dtypes.values()).most_common(1)[0][0]
+    others = [f"{dtype} {tensor}" for tensor, dtype in kept.dtypes.items() if dtype != common]
+    cls = arch.classes[name]
+    rest = residue(config, derive(arch, cls, metadata, tensors, path), cls)
     facts: dict[str, Any] = {"quantmill.hf.class": name, "quantmill.hf.dtype": common}
     if others:
         facts["quantmill.hf.dtypes"] = others
     if rest:
         facts["quantmill.hf.config"] = json.dumps(rest, ensure_ascii=False, sort_keys=True)
+    facts |= {ORIGINAL + name: values for name, values in kept.originals.items()}
     return {key: typed(key, value) for key, value in facts.items()}
 
 
 def shapes(arch: Arch, config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The name and shape of every tensor that a checkpoint of this config must have, by the architecture's rules."""
-    for name in _required(arch, config):
-        found = _match(arch, name, config)
-        assert found is not None, name
-        number, _, part = found
-        yield name, arch.rules[number].size(part, config)
+    for slot in arch.slots(config):
+        if slot.required:
+            yield from ((name, slot.shape) for name in slot.sources)
 
 
 def _read_tensors(
-    arch: Arch, config: Mapping[str, Any], stored: Mapping[str, Stored], folder: Path
-) -> tuple[tuple[Tensor, ...], dict[str, str]]:
-    """The model's tensors in the checkpoint's order, and the checkpoint's own dtypes by its own names."""
-    weights = {n: t for n, t in stored.items() if not n.endswith(arch.ignored)}
-    slots: dict[tuple[int, int | None, str], dict[str, Tensor]] = {}
-    tensors: list[Tensor] = list(_rope_factors(config))
-    dtypes: dict[str, str] = {}
+    arch: Arch, config: Mapping[str, Any], stored: Mapping[str, Stored], folder: Path, readable: bool
+) -> tuple[tuple[Tensor, ...], _Kept]:
+    """The model's tensors, in the order in which the checkpoint completes them."""
+    slots = list(arch.slots(config))
+    slot_of = {name: slot for slot in slots for name in slot.sources}
+    found: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    tensors: list[Tensor] = list(rope.made_tensors(config))
+    kept = _Kept()
     unmatched = []
-    for name, stored in weights.items():
-        found = _match(arch, name, config)
-        if found is None:
+    for name, weights in _renamed(arch, stored, slot_of):
+        slot = slot_of.get(name)
+        if slot is None:
             unmatched.append(name)
             continue
-        number, layer, part = found
-        rule = arch.rules[number]
-        parts = slots.setdefault(found, {})
-        parts[name] = _checked(rule, name, part, stored, config, folder)
-        dtypes[name] = parts[name].qtype.name
-        wanted = rule.names(layer, part, config)
-        if len(parts) == len(wanted):
-            tensors.append(_apply(rule, layer, part, tuple(parts[one] for one in wanted), config))
+        parts = found.setdefault(slot.sources, {})
+        parts[name] = _checked(slot, name, weights, folder)
+        kept.dtypes[name] = weights.stands_for if isinstance(weights, Unpacked) else parts[name].qtype.name
+        if len(parts) == len(slot.sources):
+            sources = tuple(parts[one] for one in slot.sources)
+            made = slot.to_gguf(sources)
+            tensors += named(slot, made)
+            if readable and not slot.rule.exact:
+                kept.originals |= _lost(slot, sources, made)
     if unmatched:
         problem = f"no rule of {arch.name} matches {_listed(unmatched)}"
         raise UnmatchedTensor(problem, path=folder, hint="is config.json of the same model? Is it an adapter?")
-    missing = [name for name in _required(arch, config) if name not in weights]
-    missing += [n for (i, la, p), got in slots.items() for n in arch.rules[i].names(la, p, config) if n not in got]
+    wanted = [slot for slot in slots if slot.required or slot.sources in found]
+    missing = [name for slot in wanted for name in slot.sources if name not in found.get(slot.sources, ())]
     if missing:
-        problem = f"missing {_listed(list(dict.fromkeys(missing)))}"
+        problem = f"missing {_listed(missing)}"
         raise UnmatchedTensor(problem, path=folder, hint="is config.json of the same model? Is a shard missing?")
-    return tuple(tensors), dtypes
+    return tuple(tensors), kept
 
 
-def _match(arch: Arch, name: str, config: Mapping[str, Any]) -> tuple[int, int | None, str] | None:
-    for number, rule in enumerate(arch.rules):
-        if match := rule.pattern.fullmatch(name):
-            groups = match.groupdict()
-            layer = int(groups["layer"]) if rule.per_layer else None
-            if layer is not None and layer >= config["num_hidden_layers"]:
-                return None
-            return (number, layer, groups["part"]) if name in rule.names(layer, groups["part"], config) else None
-    return None
+def _renamed(arch: Arch, stored: Mapping[str, Stored], known: Container[str]) -> Iterator[tuple[str, Stored]]:
+    """The tensors under the names that the rules use, those that carry no weights left out."""
+    for name, weights in stored.items():
+        if name not in known:
+            if any(fnmatchcase(name, pattern) for pattern in arch.ignored):
+                continue
+            others = (ours + name.removeprefix(root) for root, ours in arch.roots.items() if name.startswith(root))
+            name = next((other for other in others if other in known), name)
+        yield name, weights
 
 
-def _required(arch: Arch, config: Mapping[str, Any]) -> Iterator[str]:
-    for rule in arch.rules:
-        for part in rule.parts(config):
-            for layer in range(config["num_hidden_layers"]) if rule.per_layer else (None,):
-                yield from rule.names(layer, part, config)
-
-
-def _checked(rule: Rule, name: str, part: str, stored: Stored, config: Mapping[str, Any], folder: Path) -> Tensor:
-    want = rule.size(part, config)
-    if stored.shape != want:
-        problem = f"its shape is {list(stored.shape)}, the config makes it {list(want)}"
+def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:
+    if stored.shape != slot.shape:
+        problem = f"its shape is {list(stored.shape)}, the config makes it {list(slot.shape)}"
         raise FormatError(problem, path=folder, where=name, hint="is config.json of the same model?")
     return stored if isinstance(stored, Tensor) else stored.tensor()
 
 
-def _apply(rule: Rule, layer: int | None, part: str, sources: tuple[Tensor, ...], config: Mapping[str, Any]) -> Tensor:
-    for op in rule.ops:
-        sources = op.apply(sources, config)
-    (tensor,) = sources
-    name = tensor_name(rule.role, layer, part)
-    # Ops move rows: an index in a message is then one of our tensor, and says so.
-    source = f"{tensor.source}, as {name}" if rule.ops else tensor.source
-    return replace(tensor, name=name, role=rule.role, layer=layer, source=source)
-
-
-def _rope_factors(config: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Llama 3's factors as a tensor, first in the file as llama.cpp's converter has it."""
-    if config["rope_parameters"]["rope_type"] == "llama3":
-        data = rope.llama3_factors(config["rope_parameters"], config["head_dim"]).astype("<f4").view(np.uint8)
-        row = data.reshape(1, -1)
-
-        def read(a: int, b: int) -> Bytes:
-            return row[a:b]
-
-        name = tensor_name(Role.ROPE_FREQS)
-        yield Tensor(name, Role.ROPE_FREQS, None, (data.size // 4,), F32, read, "config.json: rope_parameters")
+def _lost(slot: Slot, sources: Tensors, made: Tensors) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The sources that the way back would not give bit for bit."""
+    for name, source, back in zip(slot.sources, sources, slot.to_hf(made), strict=True):
+        values = to_f32(source.rows(0, source.n_rows), source.qtype)
+        restored = to_f32(from_f32(to_f32(back.rows(0, back.n_rows), back.qtype), source.qtype), source.qtype)
+        if not np.array_equal(values.view(np.uint32), restored.view(np.uint32)):
+            yield name, values.reshape(-1)
 
 
 def _listed(names: list[str]) -> str:

@@ -1,25 +1,37 @@
 """What happens to tensors between a checkpoint and GGUF: small, frozen, lazy, each with its inverse.
 
-An op maps a tuple of lazy tensors to another. Ops that only move rows work on raw bytes, whatever the type.
+An op maps a tuple of lazy tensors to another. The ops here only move rows or values: they work on raw bytes, whatever
+the type. A vector counts as a matrix of one column, so that biases go the way of their weights. Ops that compute are in
+``values.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from math import prod
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..ir import Bytes, Tensor
+from .sizes import Config, Size
 
-Config = Mapping[str, Any]
 Tensors = tuple[Tensor, ...]
+Rows = NDArray[np.intp]
+Shape = tuple[Size | int, ...]
 
 
 class Op(Protocol):
-    """One step. ``apply`` must not read a weight; ``inverse`` undoes it exactly."""
+    """One step. ``apply`` must not read a weight.
+
+    ``inverse`` undoes it; exactly, unless ``exact`` is False: then what it cannot give back is recorded (load.py).
+    """
+
+    @property
+    def exact(self) -> bool: ...
 
     def apply(self, tensors: Tensors, config: Config) -> Tensors: ...
 
@@ -27,63 +39,192 @@ class Op(Protocol):
     def inverse(self) -> Op: ...
 
 
+class Moving:
+    """The base of ops that move rows: they see vectors as columns."""
+
+    exact = True
+
+    def apply(self, tensors: Tensors, config: Config) -> Tensors:
+        if any(len(tensor.shape) > 1 for tensor in tensors):
+            return self.move(tensors, config)
+        return tuple(_as_vector(tensor) for tensor in self.move(tuple(map(_as_column, tensors)), config))
+
+    @abstractmethod
+    def move(self, tensors: Tensors, config: Config) -> Tensors: ...
+
+
+def _as_column(tensor: Tensor) -> Tensor:
+    """[n] as [n, 1]."""
+
+    def read(a: int, b: int) -> Bytes:
+        whole = np.ascontiguousarray(tensor.rows(0, 1))
+        return whole.reshape(tensor.width, tensor.qtype.block_bytes)[a:b]
+
+    return replace(tensor, shape=(*tensor.shape, 1), read=read)
+
+
+def _as_vector(tensor: Tensor) -> Tensor:
+    """[n, 1] as [n]."""
+    vector = replace(tensor, shape=tensor.shape[:1])
+
+    def read(a: int, b: int) -> Bytes:
+        return np.ascontiguousarray(tensor.rows(0, tensor.n_rows)).reshape(1, vector.row_bytes)[a:b]
+
+    return replace(vector, read=read)
+
+
+def moved_rows(tensor: Tensor, shape: tuple[int, ...], source_of: Callable[[Rows], Rows]) -> Tensor:
+    """A tensor of that shape whose row i is the row ``source_of(i)`` of another of the same width."""
+
+    def read(a: int, b: int) -> Bytes:
+        if a == b:
+            return tensor.rows(0, 0)
+        rows = source_of(np.arange(a, b))
+        first = int(rows.min())
+        gathered: Bytes = tensor.rows(first, int(rows.max()) + 1)[rows - first]
+        return gathered
+
+    return replace(tensor, shape=shape, read=read)
+
+
 @dataclass(frozen=True)
-class PermuteRope:
+class Regroup(Moving):
+    """An axis taken as a product of several, and these in another order.
+
+    ``Regroup((HEADS, 3, HEAD_DIM), (1, 0, 2))`` turns the rows of a fused qkv from q k v of each head to all q, all k,
+    all v.
+
+    Args:
+        parts: their sizes, as they are before; one may be -1, what remains.
+        order: which of the parts comes first, second...
+        axis: which axis; not the last one of a matrix.
+    """
+
+    parts: Shape
+    order: tuple[int, ...]
+    axis: int = 0
+
+    @property
+    def inverse(self) -> Regroup:
+        back = tuple(int(i) for i in np.argsort(self.order))
+        return Regroup(tuple(self.parts[i] for i in self.order), back, self.axis)
+
+    def move(self, tensors: Tensors, config: Config) -> Tensors:
+        (tensor,) = tensors
+        n, inner = tensor.shape[self.axis], prod(tensor.shape[self.axis + 1 : -1])
+        parts = _sizes(self.parts, config, n)
+        assert prod(parts) == n, (tensor.name, parts, tensor.shape)
+        after = tuple(parts[i] for i in self.order)
+
+        def source_of(rows: Rows) -> Rows:
+            block, rest = np.divmod(rows, n * inner)
+            group, inside = np.divmod(rest, inner)
+            indices = np.unravel_index(group, after)
+            before = np.ravel_multi_index([indices[self.order.index(i)] for i in range(len(parts))], parts)
+            found: Rows = (block * n + before) * inner + inside
+            return found
+
+        return (moved_rows(tensor, tensor.shape, source_of),)
+
+
+def _sizes(shape: Shape, config: Config, total: int) -> tuple[int, ...]:
+    """Numbers for a shape; -1 stands for what remains of ``total``."""
+    known = [size(config) if isinstance(size, Size) else size for size in shape]
+    return tuple(total // max(1, -prod(known)) if size == -1 else size for size in known)
+
+
+@dataclass(frozen=True)
+class PermuteRope(Moving):
     """Rows of each head from HF's rotate-half order to interleaved pairs, as llama.cpp's ``permute`` does.
 
     A head of 2n rows [0..n) + [n..2n) becomes 0, n, 1, n+1, ...: GGML's rope turns neighbours (2i, 2i+1), HF's turns
-    (i, i+n). Biases permute likewise.
+    (i, i+n).
 
     Args:
-        heads: the config key that counts the heads.
+        heads: how many.
         undo: go the other way.
     """
 
-    heads: str
+    heads: Size
     undo: bool = False
 
     @property
     def inverse(self) -> PermuteRope:
         return replace(self, undo=not self.undo)
 
-    def apply(self, tensors: Tensors, config: Config) -> Tensors:
+    def move(self, tensors: Tensors, config: Config) -> Tensors:
+        pairs = Regroup((self.heads, -1, 2) if self.undo else (self.heads, 2, -1), (0, 2, 1))
+        return pairs.move(tensors, config)
+
+
+@dataclass(frozen=True)
+class Split(Moving):
+    """One tensor into several along an axis (not the last one of a matrix)."""
+
+    sizes: Shape
+    axis: int = 0
+
+    @property
+    def inverse(self) -> Concat:
+        return Concat(self.sizes, self.axis)
+
+    def move(self, tensors: Tensors, config: Config) -> Tensors:
         (tensor,) = tensors
-        head_rows = tensor.shape[0] // int(config[self.heads])
-        half = head_rows // 2
-        order = np.arange(head_rows).reshape((half, 2) if self.undo else (2, half)).T.reshape(-1)
-        if len(tensor.shape) == 1:
-            return (_permute_vector(tensor, order),)
-        return (_permute_rows(tensor, order),)
+        axis = self.axis
+        n, inner = tensor.shape[axis], prod(tensor.shape[axis + 1 : -1])
+        sizes = [size(config) if isinstance(size, Size) else size for size in self.sizes]
+        assert sum(sizes) == n, (tensor.name, sizes, tensor.shape)
+
+        def part(size: int, start: int) -> Tensor:
+            def source_of(rows: Rows) -> Rows:
+                block, rest = np.divmod(rows, size * inner)
+                found: Rows = (block * n + start) * inner + rest
+                return found
+
+            shape = (*tensor.shape[:axis], size, *tensor.shape[axis + 1 :])
+            return moved_rows(tensor, shape, source_of)
+
+        starts = np.cumsum([0, *sizes]).tolist()
+        return tuple(part(size, start) for size, start in zip(sizes, starts, strict=False))
 
 
-def _permute_rows(tensor: Tensor, order: NDArray[np.intp]) -> Tensor:
-    """Rows of each group of len(order) rows: row i of the result is row order[i] of its group."""
-    group = len(order)
+@dataclass(frozen=True)
+class Concat(Moving):
+    """Several tensors into one along an axis (not the last one of a matrix)."""
 
-    def read(a: int, b: int) -> Bytes:
-        first, last = a // group * group, -(-b // group) * group
-        source = tensor.rows(first, min(last, tensor.n_rows))
-        rows = np.arange(a, b)
-        gathered: Bytes = source[rows // group * group - first + order[rows % group]]
-        return gathered
+    sizes: Shape
+    axis: int = 0
 
-    return replace(tensor, read=read)
+    @property
+    def inverse(self) -> Split:
+        return Split(self.sizes, self.axis)
 
+    def move(self, tensors: Tensors, config: Config) -> Tensors:
+        first, axis = tensors[0], self.axis
+        inner = prod(first.shape[axis + 1 : -1])
+        lengths = [tensor.shape[axis] * inner for tensor in tensors]  # rows a tensor gives to each block
+        each = sum(lengths)
+        starts = np.cumsum([0, *lengths]).tolist()
 
-def _permute_vector(tensor: Tensor, order: NDArray[np.intp]) -> Tensor:
-    """The same for a bias, whose rows are its single values."""
-    group = len(order)
+        def read(a: int, b: int) -> Bytes:
+            parts = [first.rows(0, 0)]
+            for block in range(a // each, -(-b // each)):
+                for tensor, start, length in zip(tensors, starts, lengths, strict=False):
+                    low = max(a - block * each - start, 0)
+                    high = min(b - block * each - start, length)
+                    if low < high:
+                        parts.append(tensor.rows(block * length + low, block * length + high))
+            return np.concatenate(parts)
 
-    def read(a: int, b: int) -> Bytes:
-        row = tensor.rows(a, b).reshape(b - a, tensor.width // group, group, tensor.qtype.block_bytes)
-        return np.ascontiguousarray(row[:, :, order]).reshape(b - a, tensor.row_bytes)
-
-    return replace(tensor, read=read)
+        shape = (*first.shape[:axis], sum(tensor.shape[axis] for tensor in tensors), *first.shape[axis + 1 :])
+        return (replace(first, shape=shape, read=read),)
 
 
 @dataclass(frozen=True)
 class Stack:
     """Equal tensors, one an expert, into one with a new first axis."""
+
+    exact = True
 
     @property
     def inverse(self) -> Unstack:
@@ -106,6 +247,8 @@ class Stack:
 class Unstack:
     """The experts of a stacked tensor, each by itself."""
 
+    exact = True
+
     @property
     def inverse(self) -> Stack:
         return Stack()
@@ -118,3 +261,85 @@ class Unstack:
 
 def _slice(tensor: Tensor, start: int) -> Tensor:
     return replace(tensor, shape=tensor.shape[1:], read=lambda a, b: tensor.rows(start + a, start + b))
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """The last two axes swapped: weights stored [in, out], as GPT-2's Conv1D has them. Vectors stay."""
+
+    exact = True
+
+    @property
+    def inverse(self) -> Transpose:
+        return self
+
+    def apply(self, tensors: Tensors, config: Config) -> Tensors:
+        return tuple(_transposed(tensor) if len(tensor.shape) > 1 else tensor for tensor in tensors)
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    height, width = tensor.shape[-2:]
+    shape = (*tensor.shape[:-2], width, height)
+    item = tensor.qtype.block_bytes  # one weight: blocks of several are never transposed
+
+    def read(a: int, b: int) -> Bytes:
+        parts = [np.empty((0, height * item), np.uint8)]
+        for i in range(a // width, -(-b // width)):
+            matrix = tensor.rows(i * height, (i + 1) * height).reshape(height, width, item)
+            columns = matrix[:, max(a - i * width, 0) : b - i * width]
+            parts.append(np.ascontiguousarray(columns.swapaxes(0, 1)).reshape(-1, height * item))
+        return np.concatenate(parts)
+
+    return replace(tensor, shape=shape, read=read)
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """The same values in another shape.
+
+    Args:
+        before, after: the whole shapes; the inverse needs both.
+    """
+
+    before: Shape
+    after: Shape
+    exact = True
+
+    @property
+    def inverse(self) -> Reshape:
+        return Reshape(self.after, self.before)
+
+    def apply(self, tensors: Tensors, config: Config) -> Tensors:
+        (tensor,) = tensors
+        out = replace(tensor, shape=_sizes(self.after, config, tensor.n_weights))
+        assert out.n_weights == tensor.n_weights, (tensor.name, tensor.shape, out.shape)
+
+        def read(a: int, b: int) -> Bytes:
+            first, last = a * out.row_bytes, b * out.row_bytes
+            start = first // tensor.row_bytes
+            flat = np.ascontiguousarray(tensor.rows(start, -(-last // tensor.row_bytes))).reshape(-1)
+            skipped = start * tensor.row_bytes
+            return flat[first - skipped : last - skipped].reshape(b - a, out.row_bytes)
+
+        return (replace(out, read=read),)
+
+
+@dataclass(frozen=True)
+class On:
+    """An op on some of the tensors only: ``On((0,), Transpose())``. It must make one of one; the others pass."""
+
+    which: tuple[int, ...]
+    op: Op
+
+    @property
+    def exact(self) -> bool:
+        return self.op.exact
+
+    @property
+    def inverse(self) -> On:
+        return On(self.which, self.op.inverse)
+
+    def apply(self, tensors: Tensors, config: Config) -> Tensors:
+        return tuple(
+            self.op.apply((tensor,), config)[0] if i in self.which else tensor for i, tensor in enumerate(tensors)
+        )

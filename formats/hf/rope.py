@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
+from ..gguf.names import tensor_name
+from ..ir import Bytes, Role, Tensor
+from ..qtypes import F32
 
 DEFAULT_THETA = 10000.0  # transformers' default_theta
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3")
@@ -28,17 +31,35 @@ _YARN = {  # config key -> rope.scaling key
 }
 
 
-def canonical(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None) -> dict[str, Any]:
     """The rope of a config.json of any age as transformers 5 writes it: one dict with ``rope_type`` and ``rope_theta``.
+
+    Args:
+        sliding: the old key of the base of layers with a sliding window; then the dict holds two such, named
+            ``full_attention`` and ``sliding_attention``.
 
     Raises:
         FormatError: a kind we do not know, or one whose numbers are missing.
     """
     rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    if sliding is None:
+        return _canonical(rope, config, path)
+    if "full_attention" in rope:
+        return {
+            kind: _canonical(rope.get(kind) or {}, config, path) for kind in ("full_attention", "sliding_attention")
+        }
+    local = {"rope_type": "default", "rope_theta": config.get(sliding) or DEFAULT_THETA}
+    return {"full_attention": _canonical(rope, config, path), "sliding_attention": local}
+
+
+def _canonical(given: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    rope = dict(given)
     kind = rope.pop("type", None)
     rope.setdefault("rope_type", kind or "default")
     if rope.get("rope_theta") is None:
         rope["rope_theta"] = config.get("rope_theta") or DEFAULT_THETA
+    if config.get("partial_rotary_factor") is not None:
+        rope.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
     kind = rope["rope_type"]
     if kind not in KINDS:
         raise FormatError(
@@ -51,6 +72,11 @@ def canonical(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         if isinstance(rope.get(key), bool) or not isinstance(rope.get(key), (int, float)):
             raise FormatError(f"{kind} scaling needs a number", path=path, where=f"rope_parameters.{key}")
     return rope
+
+
+def dimensions(rope: Mapping[str, Any], head_dim: int) -> int:
+    """How many of a head's dimensions turn."""
+    return int(head_dim * rope.get("partial_rotary_factor", 1.0))
 
 
 def to_gguf(rope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -82,6 +108,26 @@ def to_hf(get: Callable[[str], Any]) -> dict[str, Any]:
         rope["original_max_position_embeddings"] = get("rope.scaling.original_context_length")
         rope |= {hf: v for hf, gguf in _YARN.items() if (v := get(f"rope.scaling.{gguf}")) is not None}
     return rope
+
+
+def made_tensors(config: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The tensors that GGUF holds and a checkpoint does not, first in the file as llama.cpp's converter has them."""
+    rope = config.get("rope_parameters") or {}
+    rope = rope.get("full_attention", rope)
+    if rope.get("rope_type") == "llama3":
+        yield _vector(Role.ROPE_FREQS, llama3_factors(rope, dimensions(rope, config["head_dim"])))
+
+
+MADE_ROLES = (Role.ROPE_FREQS, Role.ROPE_FACTORS_LONG, Role.ROPE_FACTORS_SHORT)
+
+
+def _vector(role: Role, values: NDArray[np.float32]) -> Tensor:
+    row = values.astype("<f4").view(np.uint8).reshape(1, -1)
+
+    def read(a: int, b: int) -> Bytes:
+        return row[a:b]
+
+    return Tensor(tensor_name(role), role, None, (values.size,), F32, read, "config.json: rope_parameters")
 
 
 def llama3_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.float32]:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, WeightError
-from ..gguf.names import tensor_name
+from ..floats import from_f32, to_f32
 from ..gguf.vocab import tokenizer_from_metadata
 from ..ir import Bytes, Model, Role, Tensor
-from ..qtypes import BF16, BY_NAME, F16, F32, QType
+from ..qtypes import BY_NAME, F32, QType
 from ..safetensors import chunks, write_safetensors
 from . import rope
-from .archs import BY_NAME as ARCH_BY_NAME
-from .config import Key, derive
+from .archs import ARCHS
+from .config import derive, for_class, with_defaults
 from .generation import read_private, restore_generation
-from .load import MAX_NAMED
-from .rules import Arch, Rule
+from .load import MAX_NAMED, ORIGINAL
+from .ops import Tensors
+from .rows import Key
+from .rules import Arch, Slot
 
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -42,16 +46,17 @@ def write_hf(model: Model, folder: Path, *, dtype: str = "auto", max_shard_bytes
         UnknownArchitecture, UnmatchedTensor, FormatError: the model cannot be said in this form; before any writing.
         WeightError: a weight is too large for the dtype asked for.
     """
-    arch = ARCH_BY_NAME.get(model.arch)
-    if arch is None:
-        hint = f"known: {', '.join(ARCH_BY_NAME)}; a new one is a module in formats/hf/archs and an entry in ARCHS"
-        raise UnknownArchitecture(f"unknown architecture {model.arch!r}", path=model.path, hint=hint)
-    config = restore_config(arch, model)
-    tensors = _restore_tensors(arch, model, config)
+    arch, name = find_arch(model)
+    complete, config = restore_config(arch, name, model)
+    tensors = _restore_tensors(arch, model, complete)
     common = _common_dtype(model) if dtype == "auto" else _float_type(dtype, model.path)
     if dtype == "auto":
         own = _own_dtypes(model)
-        tensors = [_cast_exactly(tensor, own.get(tensor.name, common)) for tensor in tensors]
+        computed = _computed_names(arch, complete)
+        tensors = [
+            (_cast if tensor.name in computed else _cast_exactly)(tensor, own.get(tensor.name, common))
+            for tensor in tensors
+        ]
     else:
         tensors = [_cast(tensor, common) for tensor in tensors]
     # transformers 4 knows torch_dtype only, transformers 5 reads it too.
@@ -59,7 +64,7 @@ def write_hf(model: Model, folder: Path, *, dtype: str = "auto", max_shard_bytes
     tokenizer = tokenizer_from_metadata(model.metadata)
 
     folder.mkdir(exist_ok=True)
-    _write_json(folder / "config.json", _for_all_versions(config))
+    _write_json(folder / "config.json", config)
     if generation := restore_generation(model.metadata):
         _write_json(folder / "generation_config.json", generation)
     if tokenizer is not None:
@@ -69,22 +74,46 @@ def write_hf(model: Model, folder: Path, *, dtype: str = "auto", max_shard_bytes
     write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
 
 
-def restore_config(arch: Arch, model: Model) -> dict[str, Any]:
-    """The config: what keys and tensors tell, then what was recorded beside them."""
+def find_arch(model: Model) -> tuple[Arch, str]:
+    """The architecture whose rules fit the model's tensors, and the class its checkpoint has.
+
+    Raises:
+        UnknownArchitecture: there is none of that name.
+    """
+    archs = [arch for arch in ARCHS if arch.gguf == model.arch]
+    if not archs:
+        known = ", ".join(sorted({arch.gguf for arch in ARCHS}))
+        hint = f"known: {known}; a new one is a module in formats/hf/archs and a line in its __init__.py"
+        raise UnknownArchitecture(f"unknown architecture {model.arch!r}", path=model.path, hint=hint)
     name = model.get("quantmill.hf.class")
-    name = name if name in arch.classes else next(iter(arch.classes))
-    derived = derive(arch, model.metadata, model.tensors, model.path)
+    for arch in archs:
+        if name in arch.classes:
+            return arch, name
+    roles = {tensor.role for tensor in model.tensors} - set(rope.MADE_ROLES)
+    unknown = [len(roles - {role for rule in arch.rules for role in rule.roles}) for arch in archs]
+    arch = archs[unknown.index(min(unknown))]
+    return arch, next(iter(arch.classes))
+
+
+def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config: what keys and tensors tell, then what was recorded beside them.
+
+    Returns:
+        under our names and complete, as rules and ops want it; and as the class writes it.
+    """
+    cls = arch.classes[name]
+    derived = derive(arch, cls, model.metadata, model.tensors, model.path)
     recorded = read_private(model.metadata.get("quantmill.hf.config"))
     config = {**derived, **recorded}
-    config = {"architectures": [name], "model_type": arch.classes[name].model_type, **config}
     for row in arch.config:
-        if isinstance(row, Key) and config.get(row.hf) is None:
-            where = f"{arch.name}.{row.gguf}"
+        if isinstance(row, Key) and not row.optional and config.get(row.hf) is None:
+            where = f"{arch.gguf}.{row.gguf}"
             raise FormatError("is missing", path=model.path, where=where, hint="set it with gguf-set-metadata")
     factors = next((tensor for tensor in model.tensors if tensor.role is Role.ROPE_FREQS), None)
-    if factors is not None and config["rope_parameters"]["rope_type"] == "default":
+    if factors is not None and config["rope_parameters"].get("rope_type") == "default":
         config["rope_parameters"] = _llama3(factors, config["rope_parameters"]["rope_theta"], model.path)
-    return config
+    written = for_class(config, recorded, arch, cls)
+    return with_defaults(config, arch, cls), {"architectures": [name], "model_type": cls.model_type, **written}
 
 
 def _llama3(tensor: Tensor, theta: float, path: Path) -> dict[str, Any]:
@@ -95,16 +124,6 @@ def _llama3(tensor: Tensor, theta: float, path: Path) -> dict[str, Any]:
     return found
 
 
-def _for_all_versions(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rope as transformers 4 writes it, which 5 reads as well."""
-    out = dict(config)
-    parameters = dict(out.pop("rope_parameters"))
-    out["rope_theta"] = parameters.pop("rope_theta")
-    if parameters != {"rope_type": "default"}:
-        out["rope_scaling"] = parameters
-    return out
-
-
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
@@ -112,39 +131,61 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _restore_tensors(arch: Arch, model: Model, config: Mapping[str, Any]) -> list[Tensor]:
     """The checkpoint's tensors under its own names, in the model's order."""
-    given = {tensor.name: tensor for tensor in model.tensors if tensor.role is not Role.ROPE_FREQS}
+    given = {tensor.name: tensor for tensor in model.tensors if tensor.role not in rope.MADE_ROLES}
     for tensor in given.values():
         if not tensor.qtype.is_float:
             problem = f"{tensor.qtype} must be decoded before a checkpoint is written"
             raise FormatError(problem, path=model.path, where=tensor.name)
     out: list[Tensor] = []
     missing: list[str] = []
-    layers = range(config["num_hidden_layers"])
-    per_layer = [i for i, rule in enumerate(arch.rules) if rule.per_layer]
-    first, last = per_layer[0], per_layer[-1]
-    order: list[tuple[Rule, int | None]] = [(rule, None) for rule in arch.rules[:first]]
-    order += [(rule, layer) for layer in layers for rule in arch.rules[first : last + 1]]
-    order += [(rule, None) for rule in arch.rules[last + 1 :]]
-    for rule, layer in order:
-        for part in ("weight", "bias") if rule.bias else ("weight",):
-            name = tensor_name(rule.role, layer, part)
-            if name not in given:
-                missing += [name] if part in rule.parts(config) else []
-                continue
-            sources: tuple[Tensor, ...] = (given.pop(name),)
-            for op in reversed(rule.ops):
-                sources = op.inverse.apply(sources, config)
-            for hf, source in zip(rule.names(layer, part, config), sources, strict=True):
-                want = rule.size(part, config)
-                if source.shape != want:
-                    problem = f"its shape is {list(source.shape)}, the metadata makes it {list(want)}"
-                    raise FormatError(problem, path=model.path, where=name, hint="the file is damaged")
-                out.append(replace(source, name=hf))
+    for slot in arch.slots(config):
+        absent = [name for name in slot.targets if name not in given]
+        if absent:
+            missing += absent if slot.required or len(absent) < len(slot.targets) else []
+            continue
+        out += _restore(slot, tuple(given.pop(name) for name in slot.targets), model)
     for problem, names in ((f"no rule of {arch.name} matches", list(given)), ("missing", missing)):
         if names:
             more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
             raise UnmatchedTensor(f"{problem} {', '.join(names[:MAX_NAMED])}{more}", path=model.path)
     return out
+
+
+def _restore(slot: Slot, made: Tensors, model: Model) -> Iterator[Tensor]:
+    """A slot's tensors of the checkpoint."""
+    recorded = _recorded(slot, made, model)
+    for name, tensor in zip(slot.sources, slot.to_hf(made), strict=True):
+        if tensor.shape != slot.shape:
+            problem = f"its shape is {list(tensor.shape)}, the metadata makes it {list(slot.shape)}"
+            raise FormatError(problem, path=model.path, where=slot.targets[0], hint="the file is damaged")
+        yield replace(recorded.get(name, tensor), name=name)
+
+
+def _recorded(slot: Slot, made: Tensors, model: Model) -> dict[str, Tensor]:
+    """The originals that were recorded beside the tensors computed from them, unless these have been changed since."""
+    found = {}
+    for name in slot.sources if not slot.rule.exact else ():
+        values = model.get(ORIGINAL + name)
+        if isinstance(values, np.ndarray) and values.size == prod(slot.shape):
+            found[name] = _f32_tensor(values.astype("<f4"), slot.shape, name)
+    if len(found) < len(slot.sources) or not all(map(_same, slot.to_gguf(tuple(found.values())), made)):
+        return {}
+    return found
+
+
+def _f32_tensor(values: NDArray[np.float32], shape: tuple[int, ...], name: str) -> Tensor:
+    rows = values.reshape(-1, shape[-1]).view(np.uint8)
+    return Tensor(name, Role.OTHER, None, shape, F32, lambda a, b: rows[a:b], f"{ORIGINAL}{name}")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    ours, theirs = (to_f32(t.rows(0, t.n_rows), t.qtype) for t in (a, b))
+    return np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
+
+
+def _computed_names(arch: Arch, config: Mapping[str, Any]) -> set[str]:
+    """Tensors whose values were computed: their own type is the checkpoint's, however many bits the result has."""
+    return {name for slot in arch.slots(config) if not slot.rule.exact for name in slot.sources}
 
 
 def _common_dtype(model: Model) -> QType:
@@ -199,22 +240,3 @@ def _cast(tensor: Tensor, qtype: QType) -> Tensor:
         return rows
 
     return replace(tensor, qtype=qtype, read=read)
-
-
-def to_f32(rows: Bytes, qtype: QType) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Rows of a float type as float32 [rows, width]."""
-    raw = np.ascontiguousarray(rows)
-    if qtype is BF16:
-        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    return raw.view("<f2" if qtype is F16 else "<f4").astype(np.float32)
-
-
-def from_f32(values: np.ndarray[Any, np.dtype[np.float32]], qtype: QType) -> Bytes:
-    """float32 [rows, width] as rows of a float type, rounded to nearest even."""
-    if qtype is BF16:
-        bits = np.ascontiguousarray(values).view(np.uint32)
-        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-        rounded = np.where(np.isnan(values), (bits >> 16) | 64, rounded)  # stays a NaN
-        return rounded.astype("<u2").view(np.uint8)
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values.astype("<f2" if qtype is F16 else "<f4")).view(np.uint8)

@@ -40,7 +40,7 @@ def read_shapes(path: Path, *, pre: str | None = None) -> Model:
             for name, shape in shapes(arch, config)
         }
 
-    return assemble(Path(path), imagined, pre)
+    return assemble(Path(path), imagined, pre, readable=False)
 
 
 # What a token takes in a file on the average: the text of Llama's 32,000, and a merge of Qwen2's 152,000.

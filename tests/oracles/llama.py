@@ -37,10 +37,14 @@ class Llama:
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},
         )
         try:
-            self._ask("open", str(path), vocab_only, n_ctx)
+            self.open(path, vocab_only, n_ctx)
         except LlamaError:
             self.close()
             raise
+
+    def open(self, path: str | Path, vocab_only: bool = False, n_ctx: int = 512) -> None:
+        """Another model, in place of the one before; the child stays unless llama.cpp aborts."""
+        self._ask("open", str(path), vocab_only, n_ctx)
 
     def __enter__(self) -> Llama:
         return self
@@ -86,6 +90,11 @@ class Llama:
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """float32 [len(tokens), n_vocab], from an empty cache."""
         result: NDArray[np.float32] = self._ask("logits", list(tokens))
+        return result
+
+    def embeddings(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [len(tokens), width]: each token's last hidden state, of a model without pooling."""
+        result: NDArray[np.float32] = self._ask("embeddings", list(tokens))
         return result
 
     def greedy(self, tokens: Sequence[int], n: int) -> list[int]:
@@ -203,6 +212,11 @@ class _Session:
             ("llama_batch_init", _Batch, [i32, i32, i32]),
             ("llama_decode", i32, [pointer, _Batch]),
             ("llama_get_logits_ith", ctypes.POINTER(ctypes.c_float), [pointer, i32]),
+            ("llama_get_embeddings_ith", ctypes.POINTER(ctypes.c_float), [pointer, i32]),
+            ("llama_set_embeddings", None, [pointer, ctypes.c_bool]),
+            ("llama_model_n_embd", i32, [pointer]),
+            ("llama_free", None, [pointer]),
+            ("llama_model_free", None, [pointer]),
             ("llama_get_memory", pointer, [pointer]),
             ("llama_memory_clear", None, [pointer, ctypes.c_bool]),
             *((f"llama_vocab_{name}", i32, [pointer]) for name in _SPECIAL),
@@ -213,15 +227,23 @@ class _Session:
         self._callback = _LOG(lambda level, line, _: self.log.append(line.decode(errors="replace")))
         lib.llama_log_set(self._callback, None)  # the object must live as long as the library may log
         lib.llama_backend_init()
+        self.model: int | None = None
+        self.context: int | None = None
 
     def open(self, path: str, vocab_only: bool, n_ctx: int) -> None:
+        if self.context:
+            self.lib.llama_free(self.context)
+        if self.model:
+            self.lib.llama_model_free(self.model)
+        self.model = self.context = None
+        self.log.clear()
         params = self.lib.llama_model_default_params()
         params.vocab_only, params.n_gpu_layers = vocab_only, 0
         self.model = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.model:
             raise LlamaError(f"{path}: " + "".join(self.log[-6:]))
         self.vocab = self.lib.llama_model_get_vocab(self.model)
-        self.n_ctx, self.context = n_ctx, None
+        self.n_ctx = n_ctx
         if not vocab_only:
             context = self.lib.llama_context_default_params()
             context.n_ctx = context.n_batch = context.n_ubatch = n_ctx
@@ -260,8 +282,18 @@ class _Session:
         return [token for token in range(self.n_vocab()) if self.lib.llama_vocab_is_eog(self.vocab, token)]
 
     def logits(self, tokens: list[int]) -> NDArray[np.float32]:
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        self._forget()
         return self._decode(tokens, 0)
+
+    def embeddings(self, tokens: list[int]) -> NDArray[np.float32]:
+        self._forget()
+        self.lib.llama_set_embeddings(self.context, True)
+        self._run(tokens, 0)
+        return self._rows(self.lib.llama_get_embeddings_ith, len(tokens), self.lib.llama_model_n_embd(self.model))
+
+    def _forget(self) -> None:
+        if memory := self.lib.llama_get_memory(self.context):  # embedders have none
+            self.lib.llama_memory_clear(memory, True)
 
     def greedy(self, tokens: list[int], n: int) -> list[int]:
         out: list[int] = []
@@ -272,6 +304,10 @@ class _Session:
         return out
 
     def _decode(self, tokens: list[int], start: int) -> NDArray[np.float32]:
+        self._run(tokens, start)
+        return self._rows(self.lib.llama_get_logits_ith, len(tokens), self.n_vocab())
+
+    def _run(self, tokens: list[int], start: int) -> None:
         if not self.context or start + len(tokens) > self.n_ctx:
             raise LlamaError(
                 f"no room for {start + len(tokens)} tokens (n_ctx {self.n_ctx}, or opened with vocab_only)"
@@ -282,11 +318,12 @@ class _Session:
             self.batch.seq_id[i][0], self.batch.logits[i] = 0, 1
         if code := self.lib.llama_decode(self.context, self.batch):
             raise LlamaError(f"llama_decode gave {code}: " + "".join(self.log[-6:]))
-        width = self.n_vocab()
-        rows = [
-            np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, i), (width,)) for i in range(len(tokens))
-        ]
-        return np.stack(rows)
+
+    def _rows(self, get: Any, n: int, width: int) -> NDArray[np.float32]:
+        found = [get(self.context, i) for i in range(n)]
+        if not all(found):
+            raise LlamaError("no output: " + "".join(self.log[-6:]))
+        return np.stack([np.ctypeslib.as_array(row, (width,)) for row in found])
 
 
 def _serve() -> None:

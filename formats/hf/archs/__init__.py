@@ -1,11 +1,13 @@
-"""The architectures we read and write: one module of data and one entry here for each."""
+"""The architectures we read and write: one module of data each, and one line here."""
 
 from __future__ import annotations
 
 from ..rules import Arch
-from .llama import LLAMA
+from .gemma import GEMMA, GEMMA2
+from .gpt2 import GPT2
+from .llama import LLAMA, MIXTRAL
+from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 
-ARCHS: tuple[Arch, ...] = (LLAMA,)
+ARCHS: tuple[Arch, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Arch))
 
 BY_CLASS = {name: arch for arch in ARCHS for name in arch.classes}
-BY_NAME = {arch.name: arch for arch in ARCHS}

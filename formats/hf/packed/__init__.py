@@ -21,6 +21,7 @@ from ..weights import Stored
 from . import awq, compressed, fp8, gptq, mxfp4
 from .grid import Grid
 from .stored import Module, Panels
+from .unpacked import Unpacked
 
 Config = Mapping[str, Any]
 Say = Callable[[str], None]
@@ -28,11 +29,6 @@ BESIDE = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's and AutoAWQ
 _KEYS = ("quantization_config", "compression_config")
 _AWQ_NAMES = {"w_bit": "bits", "q_group_size": "group_size"}  # as quant_config.json has them
 _PACKED_ENDINGS = (".qweight", ".weight_packed", ".weight_scale_inv", "_blocks")
-
-
-def plain_config(raw: Config) -> dict[str, Any]:
-    """config.json as that of the decoded checkpoint: without the quantization."""
-    return {key: value for key, value in raw.items() if key not in _KEYS}
 
 
 def float_dtype(raw: Config) -> str:
@@ -47,7 +43,7 @@ def decode_packed(
     folder: Path,
     *,
     required: Collection[str] = (),
-    say: Say = lambda text: None,
+    say: Say | None = None,
 ) -> dict[str, Stored]:
     """The checkpoint's tensors with every packed layer's parts replaced by its weight; a plain checkpoint as it is.
 
@@ -57,7 +53,7 @@ def decode_packed(
         folder: the checkpoint's.
         required: names the architecture must have. AutoGPTQ gave every layer a bias: those not in here are left out
             if they are all zero.
-        say: told in a line what was found, and what became of it.
+        say: told in a line what was found, and what became of it; None to keep still.
 
     Returns:
         tensors in the order of the first of their parts. Reads group indices and zeros; weights stay on disk.
@@ -65,6 +61,7 @@ def decode_packed(
     Raises:
         FormatError: no or another quantization, a config that contradicts itself or the tensors, a part missing.
     """
+    say = say or _keep_still
     config = find_config(raw, folder, say)
     path = folder / "config.json"
     if config is None:
@@ -86,7 +83,7 @@ def decode_packed(
         if module is not None:
             if name == f"{module.name}{method.joint}{next(iter(module.parts))}":
                 tensor, how = _read(module, method, config, path)
-                found[tensor.name] = tensor
+                found[tensor.name] = Unpacked(**vars(tensor), stands_for=float_dtype(raw))
                 outcome[how] += 1
         elif not _surplus(name, stored, modules, method, required):
             found[name] = stored
@@ -126,6 +123,10 @@ def _check_fp8(config: Config, path: Path) -> None:
 def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
     size = config.get("weight_block_size")
     return fp8.tensor(module, (size[0], size[1]) if size else None)
+
+
+def _keep_still(text: str) -> None:
+    pass
 
 
 def _nothing_to_check(config: Config, path: Path) -> None:

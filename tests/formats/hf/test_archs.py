@@ -1,150 +1,155 @@
-"""What every entry of ARCHS must hold, and rope's arithmetic against torch."""
+"""What every entry of ARCHS must hold, and its proof: a tiny random model that llama.cpp and transformers agree on."""
 
 from __future__ import annotations
 
-import itertools
-import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file
 from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from quantmill.formats.errors import FormatError
+from oracles.llama import Llama, LlamaError
+from oracles.proofs import Proof, all_proofs, run_proof, save_proof, tokens_of
 from quantmill.formats.gguf.keys import KEY_TYPES
-from quantmill.formats.gguf.names import GLOBAL_ROLES, parse_name, tensor_name
-from quantmill.formats.hf import rope
+from quantmill.formats.gguf.names import GLOBAL_ROLES, parse_name
+from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.archs import ARCHS, BY_CLASS
+from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.rules import Arch
+from quantmill.formats.hf.save import write_hf
+from quantmill.quantize.execute import execute
+from quantmill.quantize.plan import make_plan
+from quantmill.quantize.recipes import BOOKS
+
+PROOFS = all_proofs()
+LEVELS = tuple(BOOKS["current"])
+QUANTIZED = ("Q4_K_M", "IQ4_XS")
 
 
 @pytest.mark.parametrize("arch", ARCHS, ids=lambda arch: arch.name)
 class TestEveryArch:
+    def test_is_proven(self, arch: Arch) -> None:
+        assert arch.name in {proof.arch for proof in PROOFS}
+
     def test_classes_belong_to_it_alone(self, arch: Arch) -> None:
         assert all(BY_CLASS[name] is arch for name in arch.classes)
+        assert [other.name for other in ARCHS].count(arch.name) == 1
+        assert all(cls.text_of is None or cls.text_of in arch.classes for cls in arch.classes.values())
 
     def test_defaults_are_those_of_transformers(self, arch: Arch) -> None:
         for name, cls in arch.classes.items():
-            if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(cls.model_type) != name:
-                continue  # a class name of old, kept by its model_type
+            if not hasattr(transformers, name):
+                continue  # a class name of old, or of code that comes with checkpoints
             theirs = type(AutoConfig.for_model(cls.model_type))
-            fresh: dict[str, Any] = {k: getattr(theirs, k, None) for k in cls.defaults}
-            assert fresh == dict(cls.defaults), name
+            names = {ours: name for name, ours in cls.names.items()}
+            default = {
+                key: theirs.default_theta if key == "rope_theta" else getattr(theirs, names.get(key, key), None)
+                for key in cls.defaults
+            }
+            assert default == dict(cls.defaults), name
 
     def test_keys_are_known_and_layers_are_where_they_belong(self, arch: Arch) -> None:
         for row in arch.config:
             gguf = getattr(row, "gguf", None)
-            assert gguf is None or f"{{arch}}.{gguf}" in KEY_TYPES
-        assert all(rule.per_layer == (rule.role not in GLOBAL_ROLES) for rule in arch.rules)
-
-    def test_rules_name_and_match_one_tensor_each(self, arch: Arch) -> None:
-        config = {"num_local_experts": 3}
-        seen: dict[str, str] = {}
+            assert gguf is None or f"{{arch}}.{gguf}" in KEY_TYPES, gguf
         for rule in arch.rules:
+            assert all(rule.per_layer == (role not in GLOBAL_ROLES) for role in rule.roles)
             layer = 11 if rule.per_layer else None
-            assert parse_name(tensor_name(rule.role, layer)) == (rule.role, layer)
             for part in ("weight", "bias") if rule.bias else ("weight",):
-                for name in rule.names(layer, part, config):
-                    assert seen.setdefault(name, rule.hf) == rule.hf
-                    matches = [r.hf for r in arch.rules if r.pattern.fullmatch(name)]
-                    assert matches == [rule.hf]
+                for role, name in zip(rule.roles, rule.targets(layer, part), strict=True):
+                    assert parse_name(name) == (role, layer)
 
 
-def torch_factors(theta: float, dim: int, factor: float, low: float, high: float, context: int) -> np.ndarray:
-    """The published formula as torch computes it, tensor by number, a frequency at a time."""
-    freqs = 1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
-    out: list[Any] = []
-    for freq in freqs:
-        wavelen = 2 * math.pi / freq
-        if wavelen < context / high:
-            out.append(1)
-        elif wavelen > context / low:
-            out.append(factor)
-        else:
-            smooth = (context / wavelen - low) / (high - low)
-            out.append(1 / ((1 - smooth) / factor + smooth))
-    return torch.tensor(out, dtype=torch.float32).numpy()
+class Proven:
+    """A proof's files, made once for all its tests."""
+
+    def __init__(self, proof: Proof, folder: Path) -> None:
+        self.proof, self.folder = proof, folder
+        model = save_proof(proof, folder / "hf")
+        self.expected = run_proof(proof, model)
+        self.source = read_hf(folder / "hf")
+        self.f32 = self.write("F32")
+
+    def write(self, level: str) -> Path:
+        path = self.folder / f"{level}.gguf"
+        execute(make_plan(self.source, level, from_checkpoint=True), path, threads=1)
+        return path
 
 
-GRID = list(itertools.product([500000.0, 10000.0, 1e6], [64, 80, 128], [8.0, 32.0, 4.0], [8192, 64, 2048]))
+@pytest.fixture(scope="module", params=PROOFS, ids=lambda proof: proof.id)
+def proven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Proven:
+    torch.set_num_threads(1)
+    return Proven(request.param, tmp_path_factory.mktemp(request.param.id))
 
 
-@pytest.mark.parametrize(("theta", "dim", "factor", "context"), GRID)
-def test_llama3_factors_bit_for_bit(theta: float, dim: int, factor: float, context: int) -> None:
-    parameters = {
-        "rope_type": "llama3",
-        "rope_theta": theta,
-        "factor": factor,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": context,
-    }
-    ours = rope.llama3_factors(parameters, dim)
-    assert np.array_equal(ours.view(np.uint32), torch_factors(theta, dim, factor, 1.0, 4.0, context).view(np.uint32))
-    found = rope.llama3_from_factors(ours, theta)
-    assert found is not None
-    assert np.array_equal(rope.llama3_factors(found, dim), ours)
+class Peer:
+    """llama.cpp in one child for all models; a new one when a model made it abort."""
+
+    def __init__(self) -> None:
+        self.child: Llama | None = None
+
+    def run(self, path: Path, proof: Proof) -> np.ndarray:
+        try:
+            if self.child is None:
+                self.child = Llama(path)
+            else:
+                self.child.open(path)
+            verb = self.child.embeddings if proof.embeds else self.child.logits
+            found: np.ndarray = verb(tokens_of(proof))
+        except LlamaError:
+            if self.child is not None:
+                self.child.close()
+            self.child = None
+            raise
+        return found
 
 
-def test_factors_of_another_kind_are_not_taken_for_llama3() -> None:
-    assert rope.llama3_from_factors(np.linspace(1, 9, 32, dtype=np.float32), 500000.0) is None
+@pytest.fixture(scope="module")
+def peer() -> Iterator[Peer]:
+    peer = Peer()
+    yield peer
+    if peer.child is not None:
+        peer.child.close()
 
 
-OLD = {"max_position_embeddings": 4096, "rope_theta": 5e5}
+def test_llama_cpp_computes_the_same(proven: Proven, peer: Peer) -> None:
+    found = peer.run(proven.f32, proven.proof)
+    difference = float(np.abs(found - proven.expected).max() / np.ptp(proven.expected))
+    assert difference < 2e-3
 
 
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (OLD, {"rope_type": "default", "rope_theta": 5e5}),
-        ({"max_position_embeddings": 1}, {"rope_type": "default", "rope_theta": 10000.0}),
-        (
-            {**OLD, "rope_scaling": {"type": "linear", "factor": 2.0}},
-            {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0},
-        ),
-        (
-            {**OLD, "rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2}},
-            {"rope_type": "yarn", "rope_theta": 5e5, "factor": 2, "original_max_position_embeddings": 4096},
-        ),
-        (
-            {**OLD, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 2.0}},
-            {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 2.0},
-        ),
-    ],
-)
-def test_rope_of_every_age_is_one(config: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert rope.canonical(config, Path("config.json")) == expected
+def config_of(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = AutoConfig.from_pretrained(folder).to_dict()
+    return {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
 
 
-def test_yarn_keys_hold_all_its_factors() -> None:
-    parameters = {
-        "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768,
-        "extrapolation_factor": 1.5, "attention_factor": 1.25, "beta_fast": 24.0, "beta_slow": 2.0,
-    }  # fmt: skip
-    keys = dict(rope.to_gguf(parameters))
-    assert keys == {
-        "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 32768,
-        "rope.scaling.yarn_ext_factor": 1.5, "rope.scaling.yarn_attn_factor": 1.25,
-        "rope.scaling.yarn_beta_fast": 24.0, "rope.scaling.yarn_beta_slow": 2.0, "rope.freq_base": 1e6,
-    }  # fmt: skip
-    assert rope.to_hf(keys.get) == parameters
+def test_the_way_back_is_the_identity(proven: Proven) -> None:
+    back = proven.folder / "back"
+    write_hf(read_gguf(proven.f32), back)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (back, proven.folder / "hf"))
+    assert ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        assert ours[name].dtype == weight.dtype, name
+        assert torch.equal(ours[name].view(torch.uint8), weight.view(torch.uint8)), name
+    assert config_of(back) == config_of(proven.folder / "hf")
+    model = getattr(transformers, proven.proof.model).from_pretrained(back)
+    assert np.array_equal(run_proof(proven.proof, model.eval()), proven.expected)
 
 
-@pytest.mark.parametrize(
-    ("scaling", "message"),
-    [
-        (
-            {"type": "longrope", "factor": 2.0},
-            "c.json: rope_parameters: unknown rope type 'longrope' (known: default, linear, dynamic, yarn, llama3)",
-        ),
-        ({"type": "linear"}, "c.json: rope_parameters.factor: linear scaling needs a number"),
-        ({"type": "linear", "factor": "2"}, "c.json: rope_parameters.factor: linear scaling needs a number"),
-    ],
-)
-def test_bad_rope(scaling: dict[str, Any], message: str) -> None:
-    with pytest.raises(FormatError) as error:
-        rope.canonical({**OLD, "rope_scaling": scaling}, Path("c.json"))
-    assert str(error.value) == message
+def test_every_level_is_planned(proven: Proven) -> None:
+    importance = {t.name: np.ones(t.n_weights // t.shape[-2], np.float32) for t in proven.source if len(t.shape) > 1}
+    for level in LEVELS:
+        plan = make_plan(proven.source, level, from_checkpoint=True, importance=importance, fallback_type="F16")
+        assert len(plan.steps) == len(proven.source.tensors)
+
+
+@pytest.mark.parametrize("level", QUANTIZED)
+def test_llama_cpp_runs_quantized_files(proven: Proven, peer: Peer, level: str) -> None:
+    found = peer.run(proven.write(level), proven.proof)
+    assert np.isfinite(found).all()
+    assert found.std() > 0

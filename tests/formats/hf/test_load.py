@@ -145,18 +145,15 @@ def test_unknown_architecture(folder: Path) -> None:
     edit_config(folder, architectures=["LlamaForCasualLM"])
     assert message(folder, UnknownArchitecture) == (
         f"{folder}/config.json: architectures: unknown model class 'LlamaForCasualLM' "
-        "(nearest known: LlamaForCausalLM; a new one is a module in formats/hf/archs and an entry in ARCHS)"
+        "(nearest known: LlamaForCausalLM; a new one is a module in formats/hf/archs and a line in its __init__.py)"
     )
     edit_config(folder, architectures=None)
     assert message(folder, UnknownArchitecture) == f"{folder}/config.json: architectures: no model class named"
 
 
-def test_quantized_checkpoint(folder: Path) -> None:
-    edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
-    assert message(folder) == (
-        f"{folder}/config.json: quantization_config: the weights are quantized by 'gptq' "
-        "(convert the original checkpoint, or dequantize this one first)"
-    )
+def test_an_activation_that_llama_cpp_does_not_compute(folder: Path) -> None:
+    edit_config(folder, hidden_act="gelu")
+    assert message(folder) == f"{folder}/config.json: hidden_act: is 'gelu'; llama.cpp's llama computes 'silu'"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""Rows and rules that many architectures share, as the checkpoints of the Llama layout name things."""
+
+from __future__ import annotations
+
+from ...ir import Role
+from ..ops import Op, PermuteRope, Stack
+from ..rows import Key, Rope
+from ..rules import Rule
+from ..sizes import ALWAYS, EMBD, EXPERT_FF, EXPERTS, FF, HEAD_DIM, HEADS, KV, KV_HEADS, VOCAB, Condition, Q, Size
+
+# The order is conversion/base.py's: what comes before rope, and after.
+SIZE_KEYS = (
+    Key("num_hidden_layers", "block_count"),
+    Key("max_position_embeddings", "context_length"),
+    Key("hidden_size", "embedding_length"),
+    Key("intermediate_size", "feed_forward_length"),
+    Key("num_attention_heads", "attention.head_count"),
+    Key("num_key_value_heads", "attention.head_count_kv"),
+)
+KEYS = (*SIZE_KEYS, Rope(), Key("rms_norm_eps", "attention.layer_norm_rms_epsilon"))
+EXPERT_KEYS = (Key("num_local_experts", "expert_count"), Key("num_experts_per_tok", "expert_used_count"))
+HEAD_DIM_KEYS = (Key("head_dim", "attention.key_length"), Key("head_dim", "attention.value_length"))
+
+LAYER = "model.layers.{layer}."
+
+EMBEDDING = Rule("model.embed_tokens", Role.TOKEN_EMBD, (VOCAB, EMBD))
+FINAL_NORM = Rule("model.norm", Role.OUTPUT_NORM, (EMBD,))
+HEAD = Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD), unless="tie_word_embeddings")
+ATTN_NORM = Rule(LAYER + "input_layernorm", Role.ATTN_NORM, (EMBD,))
+FFN_NORM = Rule(LAYER + "post_attention_layernorm", Role.FFN_NORM, (EMBD,))
+
+
+def attention(
+    *,
+    permute: bool = False,
+    bias: str | Condition | None = None,
+    out_bias: str | Condition | None = None,
+    when: Condition = ALWAYS,
+    at: str = LAYER + "self_attn.",
+) -> tuple[Rule, ...]:
+    """q, k, v and o.
+
+    Args:
+        permute: llama.cpp turns neighbouring pairs in this architecture (``LLAMA_ROPE_TYPE_NORM``).
+        bias: of q, k and v.
+        out_bias: of o.
+    """
+    q_ops: tuple[Op, ...] = (PermuteRope(HEADS),) if permute else ()
+    k_ops: tuple[Op, ...] = (PermuteRope(KV_HEADS),) if permute else ()
+    return (
+        Rule(at + "q_proj", Role.ATTN_Q, (Q, EMBD), q_ops, bias=bias, when=when),
+        Rule(at + "k_proj", Role.ATTN_K, (KV, EMBD), k_ops, bias=bias, when=when),
+        Rule(at + "v_proj", Role.ATTN_V, (KV, EMBD), bias=bias, when=when),
+        Rule(at + "o_proj", Role.ATTN_OUTPUT, (EMBD, Q), bias=out_bias, when=when),
+    )
+
+
+def qk_norm(*ops: Op, when: Condition = ALWAYS, at: str = LAYER + "self_attn.") -> tuple[Rule, ...]:
+    """Norms of q and k, a head at a time."""
+    return (
+        Rule(at + "q_norm", Role.ATTN_Q_NORM, (HEAD_DIM,), ops, when=when),
+        Rule(at + "k_norm", Role.ATTN_K_NORM, (HEAD_DIM,), ops, when=when),
+    )
+
+
+def gated_mlp(
+    *, bias: str | Condition | None = None, when: Condition = ALWAYS, at: str = LAYER + "mlp.", width: Size = FF
+) -> tuple[Rule, ...]:
+    """gate, up and down."""
+    return (
+        Rule(at + "gate_proj", Role.FFN_GATE, (width, EMBD), bias=bias, when=when),
+        Rule(at + "up_proj", Role.FFN_UP, (width, EMBD), bias=bias, when=when),
+        Rule(at + "down_proj", Role.FFN_DOWN, (EMBD, width), bias=bias, when=when),
+    )
+
+
+def experts(
+    *,
+    at: str = LAYER + "mlp.",
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    router: str = "gate",
+    width: Size = EXPERT_FF,
+    when: Condition = ALWAYS,
+) -> tuple[Rule, ...]:
+    """The router, and experts with a tensor of each their own.
+
+    Args:
+        names: of gate, up and down.
+    """
+    each, ops = at + "experts.{expert}.", (Stack(),)
+    gate, up, down = (each + name for name in names)
+    return (
+        Rule(at + router, Role.FFN_GATE_INP, (EXPERTS, EMBD), when=when),
+        Rule(gate, Role.FFN_GATE_EXPS, (width, EMBD), ops, when=when),
+        Rule(up, Role.FFN_UP_EXPS, (width, EMBD), ops, when=when),
+        Rule(down, Role.FFN_DOWN_EXPS, (EMBD, width), ops, when=when),
+    )
+
+
+def shared_expert(*, at: str, width: Size, when: Condition = ALWAYS) -> tuple[Rule, ...]:
+    """The expert that every token goes to."""
+    return (
+        Rule(at + "gate_proj", Role.FFN_GATE_SHEXP, (width, EMBD), when=when),
+        Rule(at + "up_proj", Role.FFN_UP_SHEXP, (width, EMBD), when=when),
+        Rule(at + "down_proj", Role.FFN_DOWN_SHEXP, (EMBD, width), when=when),
+    )

@@ -1,0 +1,84 @@
+"""Gemma 1 to 3, text.
+
+Sources: GemmaConfig, Gemma2Config and Gemma3TextConfig of transformers 5.23; conversion/gemma.py of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from ...ir import Role
+from ..rows import Key, Rope
+from ..rules import Arch, HFClass, Rule
+from ..sizes import EMBD
+from ..values import Add
+from .blocks import EMBEDDING, HEAD_DIM_KEYS, LAYER, SIZE_KEYS, attention, gated_mlp
+
+_COMMON = {
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "head_dim": 256, "attention_bias": False,
+    "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True,
+}  # fmt: skip
+_GELU = ("gelu_pytorch_tanh", "gelu")  # llama.cpp computes the tanh form; the first checkpoints say gelu and mean it
+_FIXED = {"tie_word_embeddings": True, "attention_bias": False, "use_bidirectional_attention": (None, False)}
+_EPS = Key("rms_norm_eps", "attention.layer_norm_rms_epsilon")
+
+
+def _norm(hf: str, role: Role) -> Rule:
+    """Checkpoints hold how much a norm's weight is more than one."""
+    return Rule(hf, role, (EMBD,), (Add(1.0),))
+
+
+_ATTN_NORM = _norm(LAYER + "input_layernorm", Role.ATTN_NORM)
+_FINAL_NORM = _norm("model.norm", Role.OUTPUT_NORM)
+_BLOCK_NORMS = (
+    _norm(LAYER + "post_attention_layernorm", Role.ATTN_POST_NORM),
+    _norm(LAYER + "pre_feedforward_layernorm", Role.FFN_NORM),
+    _norm(LAYER + "post_feedforward_layernorm", Role.FFN_POST_NORM),
+)
+
+GEMMA = Arch(
+    name="gemma",
+    classes={
+        "GemmaForCausalLM": HFClass(
+            "gemma",
+            _COMMON
+            | {"vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28}
+            | {"num_attention_heads": 16, "num_key_value_heads": 16, "hidden_act": "gelu_pytorch_tanh"},
+        )
+    },
+    config=(*SIZE_KEYS, Rope(), _EPS, *HEAD_DIM_KEYS),
+    rules=(
+        EMBEDDING,
+        _ATTN_NORM,
+        *attention(),
+        _norm(LAYER + "post_attention_layernorm", Role.FFN_NORM),
+        *gated_mlp(),
+        _FINAL_NORM,
+    ),
+    fixed=_FIXED | {"hidden_act": _GELU},
+    ignored=("lm_head.weight",),
+)
+
+GEMMA2 = Arch(
+    name="gemma2",
+    classes={
+        "Gemma2ForCausalLM": HFClass(
+            "gemma2",
+            _COMMON
+            | {"vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26}
+            | {"num_attention_heads": 8, "num_key_value_heads": 4, "hidden_activation": "gelu_pytorch_tanh"}
+            | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window": 4096}
+            | {"query_pre_attn_scalar": 256},
+        )
+    },
+    config=(
+        *SIZE_KEYS,
+        Rope(),
+        _EPS,
+        *HEAD_DIM_KEYS,
+        Key("attn_logit_softcapping", "attn_logit_softcapping", optional=True),
+        Key("final_logit_softcapping", "final_logit_softcapping", optional=True),
+        Key("sliding_window", "attention.sliding_window"),
+    ),
+    rules=(EMBEDDING, _ATTN_NORM, *attention(), *_BLOCK_NORMS, *gated_mlp(), _FINAL_NORM),
+    fixed=_FIXED | {"hidden_activation": _GELU},
+    ignored=("lm_head.weight",),
+)

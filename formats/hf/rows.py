@@ -1,0 +1,184 @@
+"""The rows of an architecture's config table: one fact of config.json and its ``{arch}.*`` keys each, read both ways.
+
+Keys, their order and their defaults follow conversion/base.py (``TextModel.set_gguf_parameters``) of llama.cpp and the
+modules beside it, which read the config through transformers' config classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from . import rope
+from .sizes import ALWAYS, Condition, Config, Size
+
+
+class Getter(Protocol):
+    """A hyper-parameter by the part of its key after the architecture, or None.
+
+    ``each`` gives a list with one value a layer as it is; else one that differs from layer to layer is refused.
+    """
+
+    def __call__(self, suffix: str, *, each: bool = False) -> Any: ...
+
+
+class ConfigRow(Protocol):
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]: ...
+
+    def to_hf(self, get: Getter) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Key:
+    """A config key that is one hyper-parameter. Of several rows with one ``hf`` key the first found is read back.
+
+    Args:
+        optional: it may be null, or its hyper-parameter missing.
+        when: written only then.
+    """
+
+    hf: str
+    gguf: str
+    optional: bool = False
+    when: Condition = ALWAYS
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if (value := config.get(self.hf)) is not None and self.when(config):
+            yield self.gguf, value
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        value = get(self.gguf)
+        return {} if value is None else {self.hf: value}
+
+
+@dataclass(frozen=True)
+class Const:
+    """A hyper-parameter that is the same for every model of the architecture."""
+
+    gguf: str
+    value: Any
+    when: Condition = ALWAYS
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if self.when(config):
+            yield self.gguf, self.value
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A hyper-parameter made of config keys. On the way back the keys have rows of their own."""
+
+    gguf: str
+    size: Size
+    when: Condition = ALWAYS
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if self.when(config):
+            yield self.gguf, self.size(config)
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A config key whose values GGUF writes otherwise: ``Named("scoring_func", ..., {"softmax": 1, "sigmoid": 2})``."""
+
+    hf: str
+    gguf: str
+    names: Mapping[Any, Any]
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if (value := config.get(self.hf)) in self.names:
+            yield self.gguf, self.names[value]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        value = get(self.gguf)
+        return next(({self.hf: theirs} for theirs, ours in self.names.items() if ours == value), {})
+
+
+@dataclass(frozen=True)
+class PerLayer:
+    """A config key with one value a layer, as an array; a single value stays one."""
+
+    hf: str
+    gguf: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if (value := config.get(self.hf)) is not None:
+            yield self.gguf, value
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        value = get(self.gguf, each=True)
+        return {} if value is None else {self.hf: value}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """``layer_types`` and the like: which of two words each layer has, as an array of bools.
+
+    Args:
+        true: the word that is True in GGUF.
+        false: the other.
+    """
+
+    hf: str
+    gguf: str
+    true: Any = "sliding_attention"
+    false: Any = "full_attention"
+    when: Condition = ALWAYS
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if (words := config.get(self.hf)) is not None and self.when(config):
+            yield self.gguf, [word == self.true for word in words]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        flags = get(self.gguf, each=True)
+        if not isinstance(flags, list):
+            return {}
+        return {self.hf: [self.true if flag else self.false for flag in flags]}
+
+
+@dataclass(frozen=True)
+class Rope:
+    """``rope_parameters`` and the ``rope.*`` keys.
+
+    Args:
+        dimension: whether ``rope.dimension_count`` is written: the part of each head that turns.
+        sliding: the old config key of the base that layers with a sliding window have; with it, ``rope_parameters``
+            holds one set for each of the two kinds of layer.
+    """
+
+    dimension: bool = False
+    sliding: str | None = None
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        found = config["rope_parameters"]
+        main = found.get("full_attention", found)
+        yield from rope.to_gguf(main)
+        if "sliding_attention" in found:
+            yield "rope.freq_base_swa", found["sliding_attention"]["rope_theta"]
+        if self.dimension:
+            yield "rope.dimension_count", rope.dimensions(main, config["head_dim"])
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        found = rope.to_hf(get)
+        if self.dimension:
+            head_dim = get("attention.key_length") or _head_dim(get)
+            turning = get("rope.dimension_count")
+            if head_dim and turning and turning != head_dim:
+                found["partial_rotary_factor"] = turning / head_dim
+        if self.sliding is None:
+            return {"rope_parameters": found}
+        theta = get("rope.freq_base_swa")
+        local = {"rope_type": "default", "rope_theta": rope.DEFAULT_THETA if theta is None else theta}
+        return {"rope_parameters": {"full_attention": found, "sliding_attention": local}}
+
+
+def _head_dim(get: Getter) -> int | None:
+    width, heads = get("embedding_length"), get("attention.head_count")
+    return width // heads if width and heads else None

@@ -1,0 +1,193 @@
+"""Numbers and conditions made of config keys: what shapes, ops and rules are written with.
+
+A config here is always a completed one (``config.complete``) seen from a layer (``at_layer``): a key that has one value
+a layer reads as that layer's value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from operator import add, floordiv, mod, mul, sub
+from typing import Any
+
+from ..errors import FormatError
+
+Config = Mapping[str, Any]
+
+_OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "//": floordiv, "%": mod}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A config key, a number, or two sizes joined by ``+ - * // %``; ``(HEADS + 2 * KV_HEADS) * HEAD_DIM`` is one."""
+
+    of: str | int | tuple[str, Size, Size]
+
+    def __call__(self, config: Config) -> int:
+        """Its value.
+
+        Raises:
+            FormatError: the config has no such number.
+        """
+        if isinstance(self.of, int):
+            return self.of
+        if isinstance(self.of, str):
+            value = config.get(self.of)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise FormatError(f"{value!r} is no size", where=self.of)
+            return value
+        sign, left, right = self.of
+        return _OPERATORS[sign](left(config), right(config))
+
+    def _join(self, sign: str, other: Size | int, swap: bool = False) -> Size:
+        sides = (self, other if isinstance(other, Size) else Size(other))
+        return Size((sign, *(sides[::-1] if swap else sides)))
+
+    def __add__(self, other: Size | int) -> Size:
+        return self._join("+", other)
+
+    def __sub__(self, other: Size | int) -> Size:
+        return self._join("-", other)
+
+    def __mul__(self, other: Size | int) -> Size:
+        return self._join("*", other)
+
+    def __rmul__(self, other: int) -> Size:
+        return self._join("*", other, swap=True)
+
+    def __floordiv__(self, other: Size | int) -> Size:
+        return self._join("//", other)
+
+    def __mod__(self, other: Size | int) -> Size:
+        return self._join("%", other)
+
+    def __lt__(self, other: Size | int) -> Condition:
+        return Less(self, other if isinstance(other, Size) else Size(other))
+
+    def __ge__(self, other: Size | int) -> Condition:
+        return ~(self < other)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that is true of a config, or of a layer. ``~a`` is its contrary, ``a & b`` both."""
+
+    def __call__(self, config: Config) -> bool:
+        raise NotImplementedError
+
+    def __invert__(self) -> Condition:
+        return Not(self)
+
+    def __and__(self, other: Condition) -> Condition:
+        return Both(self, other)
+
+
+@dataclass(frozen=True)
+class Is(Condition):
+    """The key has this value; without one, any that Python takes for true."""
+
+    key: str
+    value: Any = None
+
+    def __call__(self, config: Config) -> bool:
+        found = config.get(self.key)
+        return bool(found) if self.value is None else found == self.value
+
+
+@dataclass(frozen=True)
+class Less(Condition):
+    """``LAYER < Size("first_k_dense_replace")`` makes one."""
+
+    left: Size
+    right: Size
+
+    def __call__(self, config: Config) -> bool:
+        return self.left(config) < self.right(config)
+
+
+@dataclass(frozen=True)
+class Listed(Condition):
+    """The layer's number stands in the list that the key holds."""
+
+    key: str
+
+    def __call__(self, config: Config) -> bool:
+        whole = config.get(_WHOLE, config)
+        return LAYER(config) in (whole.get(self.key) or ())
+
+
+@dataclass(frozen=True)
+class Not(Condition):
+    what: Condition
+
+    def __call__(self, config: Config) -> bool:
+        return not self.what(config)
+
+
+@dataclass(frozen=True)
+class Both(Condition):
+    left: Condition
+    right: Condition
+
+    def __call__(self, config: Config) -> bool:
+        return self.left(config) and self.right(config)
+
+
+@dataclass(frozen=True)
+class Always(Condition):
+    def __call__(self, config: Config) -> bool:
+        return True
+
+
+class Maybe(Always):
+    """Nothing tells beforehand; what is found counts."""
+
+
+ALWAYS = Always()
+MAYBE = Maybe()
+
+LAYER = Size("layer")
+LAYERS = Size("num_hidden_layers")
+VOCAB = Size("vocab_size")
+CONTEXT = Size("max_position_embeddings")
+EMBD = Size("hidden_size")
+FF = Size("intermediate_size")
+HEADS = Size("num_attention_heads")
+KV_HEADS = Size("num_key_value_heads")
+HEAD_DIM = Size("head_dim")
+Q = HEADS * HEAD_DIM
+KV = KV_HEADS * HEAD_DIM
+EXPERTS = Size("num_local_experts")
+EXPERT_FF = Size("moe_intermediate_size")
+
+_LAYER, _WHOLE = "layer", "whole config"
+
+
+def at_layer(config: Config, layer: int | None, n_layers: int) -> Config:
+    """The config as a layer sees it: lists with one entry a layer are that entry; ``layer`` is its number."""
+    if layer is None:
+        return config
+    return _AtLayer(config, layer, n_layers)
+
+
+class _AtLayer(Mapping[str, Any]):
+    def __init__(self, config: Config, layer: int, n_layers: int) -> None:
+        self.config, self.layer, self.n_layers = config, layer, n_layers
+
+    @cached_property
+    def _own(self) -> dict[str, Any]:
+        return {_LAYER: self.layer, _WHOLE: self.config}
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._own:
+            return self._own[key]
+        value = self.config[key]
+        return value[self.layer] if isinstance(value, list) and len(value) == self.n_layers else value
+
+    def __iter__(self) -> Any:
+        return iter((*self.config, *self._own))
+
+    def __len__(self) -> int:
+        return len(self.config) + len(self._own)

@@ -1,0 +1,101 @@
+"""Ops that compute. Their results are F32; the way back is rounded to the checkpoint's type.
+
+Floats forget: 1 + w drops the low bits of a small w. Where the way back misses a bit, load.py records the original.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..floats import to_f32
+from ..ir import Bytes, Tensor
+from ..qtypes import F32
+from .ops import Tensors
+from .sizes import Config, Size
+
+Floats = NDArray[np.float32]
+
+
+class Computing:
+    """The base of ops on single values."""
+
+    exact = False
+
+    def apply(self, tensors: Tensors, config: Config) -> Tensors:
+        return tuple(self._computed(tensor, config) for tensor in tensors)
+
+    def _computed(self, tensor: Tensor, config: Config) -> Tensor:
+        def read(a: int, b: int) -> Bytes:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                values = self.compute(to_f32(tensor.rows(a, b), tensor.qtype), config)
+            return np.ascontiguousarray(values.astype("<f4")).view(np.uint8).reshape(b - a, -1)
+
+        return replace(tensor, qtype=F32, read=read)
+
+    def compute(self, values: Floats, config: Config) -> Floats:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Add(Computing):
+    """A number added: Gemma's norms multiply with 1 + weight."""
+
+    number: float
+
+    @property
+    def inverse(self) -> Add:
+        return Add(-self.number)
+
+    def compute(self, values: Floats, config: Config) -> Floats:
+        return values + np.float32(self.number)
+
+
+@dataclass(frozen=True)
+class Multiply(Computing):
+    """By a number, or by a config key's.
+
+    Args:
+        undo: divide.
+    """
+
+    by: float | Size
+    undo: bool = False
+
+    @property
+    def inverse(self) -> Multiply:
+        return replace(self, undo=not self.undo)
+
+    def compute(self, values: Floats, config: Config) -> Floats:
+        number = np.float32(self.by(config) if isinstance(self.by, Size) else self.by)
+        return values / number if self.undo else values * number
+
+
+@dataclass(frozen=True)
+class NegExp(Computing):
+    """-exp(x): the decay rates that Mamba stores as logarithms."""
+
+    @property
+    def inverse(self) -> LogNeg:
+        return LogNeg()
+
+    def compute(self, values: Floats, config: Config) -> Floats:
+        # float64, then rounded: the same result on every platform, and torch's within an ulp.
+        result: NDArray[Any] = -np.exp(values.astype(np.float64))
+        return result.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class LogNeg(Computing):
+    """log(-x)."""
+
+    @property
+    def inverse(self) -> NegExp:
+        return NegExp()
+
+    def compute(self, values: Floats, config: Config) -> Floats:
+        result: NDArray[Any] = np.log(-values.astype(np.float64))
+        return result.astype(np.float32)

@@ -1,0 +1,112 @@
+"""Rope's arithmetic against torch, and its forms of every age."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from quantmill.formats.errors import FormatError
+from quantmill.formats.hf import rope
+
+
+def torch_factors(theta: float, dim: int, factor: float, low: float, high: float, context: int) -> np.ndarray:
+    """The published formula as torch computes it, tensor by number, a frequency at a time."""
+    freqs = 1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+    out: list[Any] = []
+    for freq in freqs:
+        wavelen = 2 * math.pi / freq
+        if wavelen < context / high:
+            out.append(1)
+        elif wavelen > context / low:
+            out.append(factor)
+        else:
+            smooth = (context / wavelen - low) / (high - low)
+            out.append(1 / ((1 - smooth) / factor + smooth))
+    return torch.tensor(out, dtype=torch.float32).numpy()
+
+
+GRID = list(itertools.product([500000.0, 10000.0, 1e6], [64, 80, 128], [8.0, 32.0, 4.0], [8192, 64, 2048]))
+
+
+@pytest.mark.parametrize(("theta", "dim", "factor", "context"), GRID)
+def test_llama3_factors_bit_for_bit(theta: float, dim: int, factor: float, context: int) -> None:
+    parameters = {
+        "rope_type": "llama3",
+        "rope_theta": theta,
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": context,
+    }
+    ours = rope.llama3_factors(parameters, dim)
+    assert np.array_equal(ours.view(np.uint32), torch_factors(theta, dim, factor, 1.0, 4.0, context).view(np.uint32))
+    found = rope.llama3_from_factors(ours, theta)
+    assert found is not None
+    assert np.array_equal(rope.llama3_factors(found, dim), ours)
+
+
+def test_factors_of_another_kind_are_not_taken_for_llama3() -> None:
+    assert rope.llama3_from_factors(np.linspace(1, 9, 32, dtype=np.float32), 500000.0) is None
+
+
+OLD = {"max_position_embeddings": 4096, "rope_theta": 5e5}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (OLD, {"rope_type": "default", "rope_theta": 5e5}),
+        ({"max_position_embeddings": 1}, {"rope_type": "default", "rope_theta": 10000.0}),
+        (
+            {**OLD, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0},
+        ),
+        (
+            {**OLD, "rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2}},
+            {"rope_type": "yarn", "rope_theta": 5e5, "factor": 2, "original_max_position_embeddings": 4096},
+        ),
+        (
+            {**OLD, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 2.0}},
+            {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 2.0},
+        ),
+    ],
+)
+def test_rope_of_every_age_is_one(config: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert rope.canonical(config, Path("config.json")) == expected
+
+
+def test_yarn_keys_hold_all_its_factors() -> None:
+    parameters = {
+        "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768,
+        "extrapolation_factor": 1.5, "attention_factor": 1.25, "beta_fast": 24.0, "beta_slow": 2.0,
+    }  # fmt: skip
+    keys = dict(rope.to_gguf(parameters))
+    assert keys == {
+        "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 32768,
+        "rope.scaling.yarn_ext_factor": 1.5, "rope.scaling.yarn_attn_factor": 1.25,
+        "rope.scaling.yarn_beta_fast": 24.0, "rope.scaling.yarn_beta_slow": 2.0, "rope.freq_base": 1e6,
+    }  # fmt: skip
+    assert rope.to_hf(keys.get) == parameters
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        (
+            {"type": "longrope", "factor": 2.0},
+            "c.json: rope_parameters: unknown rope type 'longrope' (known: default, linear, dynamic, yarn, llama3)",
+        ),
+        ({"type": "linear"}, "c.json: rope_parameters.factor: linear scaling needs a number"),
+        ({"type": "linear", "factor": "2"}, "c.json: rope_parameters.factor: linear scaling needs a number"),
+    ],
+)
+def test_bad_rope(scaling: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError) as error:
+        rope.canonical({**OLD, "rope_scaling": scaling}, Path("c.json"))
+    assert str(error.value) == message

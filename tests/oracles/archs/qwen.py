@@ -1,0 +1,19 @@
+"""Qwen."""
+
+from oracles.proofs import Proof
+
+_HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2}
+_EXPERTS = _HEADS | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
+
+PROOFS = (
+    Proof("qwen2", "Qwen2ForCausalLM", _HEADS | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    Proof(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
+        "tied",
+    ),
+    Proof("qwen3", "Qwen3ForCausalLM", _HEADS | {"head_dim": 48}),
+    Proof("qwen2moe", "Qwen2MoeForCausalLM", _EXPERTS | {"shared_expert_intermediate_size": 512}),
+    Proof("qwen3moe", "Qwen3MoeForCausalLM", _EXPERTS | {"head_dim": 48, "norm_topk_prob": True}),
+)

@@ -1,0 +1,101 @@
+"""The tiny models that prove the architectures: one module of ``PROOFS`` a family in ``oracles/archs``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+N_TOKENS = 64
+# Every proof's, unless it says otherwise; a config class takes what it knows.
+SMALL = {
+    "vocab_size": 320,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 3,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.05,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A tiny config of transformers, with as many features of the architecture switched on as one config can have.
+
+    Args:
+        arch: the name of ours.
+        model: transformers' model class; its config class is the one it names.
+        config: beside, or instead of, ``SMALL``; a key that is None here is not passed at all.
+        case: where an architecture has several proofs, what this one is about.
+        spread: standard deviation of the random weights. Norms are 1 +- 0.2, biases 0 +- 0.2.
+        embeds: the model has no logits: its last hidden states are compared.
+    """
+
+    arch: str
+    model: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    case: str = ""
+    spread: float = 0.05
+    embeds: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.arch}-{self.case}" if self.case else self.arch
+
+
+def all_proofs() -> tuple[Proof, ...]:
+    names = sorted(path.stem for path in (Path(__file__).parent / "archs").glob("*.py"))
+    return tuple(proof for name in names for proof in import_module(f"oracles.archs.{name}").PROOFS)
+
+
+def tokens_of(proof: Proof) -> list[int]:
+    vocab = int({**SMALL, **proof.config}["vocab_size"])
+    return [int(token) for token in np.random.default_rng(1).integers(3, vocab, N_TOKENS)]
+
+
+def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
+    """The model with random weights in a folder, as transformers saves it."""
+    import torch
+    import transformers
+
+    cls = getattr(transformers, proof.model)
+    blank = cls.config_class()
+    small = {key: value for key, value in SMALL.items() if hasattr(blank, key)}
+    settings = {key: value for key, value in {**small, **proof.config}.items() if value is not None}
+    torch.manual_seed(17)
+    model = cls(cls.config_class(**settings))
+    generator = torch.Generator().manual_seed(17)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            _randomise(name, weight, proof.spread, generator)
+    model.eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def _randomise(name: str, weight: torch.Tensor, spread: float, generator: torch.Generator) -> None:
+    """Ones and zeros of the usual initialization would hide mistakes."""
+    if weight.dim() > 1:
+        weight.normal_(0, spread, generator=generator)
+    else:
+        centre = 1.0 if float(weight.mean()) > 0.5 else 0.0  # what it was made as: norms of ones stay about one
+        weight.normal_(centre, 0.2, generator=generator)
+
+
+def run_proof(proof: Proof, model: torch.nn.Module) -> np.ndarray:
+    """transformers' logits, or last hidden states: float32 [64, width]."""
+    import torch
+
+    with torch.no_grad():
+        out = model(torch.tensor([tokens_of(proof)]))
+    found: np.ndarray = (out.last_hidden_state if proof.embeds else out.logits)[0].float().numpy()
+    return found
