@@ -63,6 +63,9 @@ def command(
 
     A level as --outtype goes straight to the quantized file, with no float file between.
 
+    A GPTQ, AWQ, FP8 or compressed-tensors checkpoint keeps, without a level, every block that GGUF can hold exactly;
+    the rest becomes the checkpoint's 16-bit type. With a level all of it is decoded and quantized again.
+
     \b
     Example: convert Meta-Llama-3-8B-Instruct llama3-f16.gguf --outtype f16
              convert Meta-Llama-3-8B-Instruct llama3.Q4_K_M.gguf --outtype Q4_K_M
@@ -70,7 +73,7 @@ def command(
              convert llama-2-13b.ggmlv3.q4_K_M.bin llama-2-13b.Q4_K_M.gguf --eps 1e-5 --context 4096
     """
     source, target = source or source_kind(src), target or target_kind(dst)
-    model = read_model(src, kind=source, pre=pre, settings=_settings(options, source))
+    model = read_model(src, kind=source, pre=pre, settings=_settings(options, source), quiet=options["quiet"])
     if target == "hf":
         _to_checkpoint(model, dst, outtype, options)
     else:

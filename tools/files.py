@@ -36,19 +36,25 @@ def target_kind(path: Path) -> str:
 
 
 def read_model(
-    path: Path, *, kind: str | None = None, pre: str | None = None, settings: Settings | None = None
+    path: Path,
+    *,
+    kind: str | None = None,
+    pre: str | None = None,
+    settings: Settings | None = None,
+    quiet: bool = False,
 ) -> Model:
     """Read a checkpoint of any kind.
 
     Args:
         pre: the pre-tokenizer's name, instead of the one found for a Hugging Face checkpoint.
         settings: what a GGML file does not store; what has to be assumed is said on stderr.
+        quiet: do not say on stderr what became of a quantized checkpoint's weights.
     """
     kind = kind or source_kind(path)
     if kind == "hf":
         from ..formats.hf.load import read_hf
 
-        return read_hf(path, pre=pre)
+        return read_hf(path, pre=pre, say=None if quiet else lambda text: click.echo(text, err=True))
     if kind == "ggml":
         from ..formats.ggml.reader import Settings, read_ggml
 

@@ -113,7 +113,7 @@ def carry_out(
 
         prefix = path.with_name(path.name.removesuffix(".gguf"))
         jobs = [Job(part, shard) for shard, part in split_as_source(plan, prefix, _layout("gguf", options))]
-    with _bar(plan, path, quiet) as progress:
+    with progress_bar(plan.source_bytes, path.name, quiet) as progress:
         execute_all(
             jobs, threads=options.get("threads"), importance=importance, progress=progress,
             force=options.get("force", False), inputs=inputs, restart=options.get("restart", False), say=say,
@@ -129,14 +129,14 @@ def carry_out(
 
 
 @contextmanager
-def _bar(plan: Plan, path: Path, quiet: bool) -> Iterator[Callable[[int], object] | None]:
-    """A progress bar's ``update``; None where nobody looks, for then tqdm is not worth its import."""
+def progress_bar(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], object] | None]:
+    """The ``update`` of a progress bar over bytes; None where nobody looks, for then tqdm is not worth its import."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm
 
-    with tqdm(total=plan.source_bytes, unit="B", unit_scale=True, desc=path.name, file=sys.stderr) as bar:
+    with tqdm(total=total, unit="B", unit_scale=True, desc=what, file=sys.stderr) as bar:
         yield bar.update
 
 
@@ -173,6 +173,11 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _print_summary(plan: Plan, before: str, after: str) -> None:
     click.echo(f"{before}{human_bytes(plan.size)} of {human_bytes(plan.source_bytes)}, {plan.bpw:.2f} bpw{after}")
+    packed = [step for step in plan.steps if step.tensor.qtype.is_quantized]
+    if kept := sum(step.type is step.tensor.qtype for step in packed):
+        click.echo(f"{kept} quantized tensors kept as they are, block for block")
+    if again := sum(step.type is not step.tensor.qtype and step.type.is_quantized for step in packed):
+        click.echo(f"{again} quantized tensors decoded and quantized again")
     if plan.fallbacks:
         swaps = Counter(f"{step.wanted} -> {step.type}" for step in plan.fallbacks)
         listed = ", ".join(f"{n} {swap}" for swap, n in swaps.most_common())

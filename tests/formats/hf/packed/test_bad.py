@@ -1,0 +1,250 @@
+"""Packed checkpoints that cannot be read: one line each, naming the file, the place and the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from oracles import packed
+from quantmill.formats.errors import FormatError
+from quantmill.formats.hf.packed import decode_packed
+from quantmill.formats.hf.weights import read_weights
+
+Parts = dict[str, torch.Tensor]
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "checkpoint_format": "gptq"}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}
+INT4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+COMPRESSED = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {"group_0": {"weights": INT4, "targets": ["Linear"]}},
+}
+
+
+def gptq_parts() -> Parts:
+    codes, zeros, scales = packed.random_grid(32, 64, 32, 4, 0)
+    return {f"m.{k}": v for k, v in packed.gptq(codes, zeros, scales, packed.groups(64, 32), 4).items()}
+
+
+def awq_parts() -> Parts:
+    codes, zeros, scales = packed.random_grid(32, 64, 32, 4, 0)
+    return {f"m.{k}": v for k, v in packed.awq_gemm(codes, zeros, scales).items()}
+
+
+def compressed_parts() -> Parts:
+    codes, _, scales = packed.random_grid(32, 64, 32, 4, 0)
+    shape = torch.tensor([32, 64])
+    return {"m.weight_packed": packed.stream(codes, 4), "m.weight_scale": scales, "m.weight_shape": shape}
+
+
+def fp8_parts() -> Parts:
+    return {"m.weight": torch.zeros(32, 64).to(torch.float8_e4m3fn), "m.weight_scale_inv": torch.ones(1, 1)}
+
+
+def without(parts: Parts, name: str) -> Parts:
+    return {key: value for key, value in parts.items() if key != name}
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Callable[..., str]:
+    """The one line about a checkpoint of these parts and this config, its folder left out; rows are read too."""
+
+    def tell(parts: Parts, quantization: Any, beside: Any = None, read: bool = False) -> str:
+        save_file({name: part.contiguous() for name, part in parts.items()}, tmp_path / "model.safetensors")
+        raw = {} if quantization is None else {"quantization_config": quantization}
+        (tmp_path / "config.json").write_text(json.dumps(raw))
+        if beside is not None:
+            (tmp_path / "quantize_config.json").write_text(json.dumps(beside))
+        act = partial(decode_packed, read_weights(tmp_path), raw, tmp_path)
+        if read:  # no error before that
+            act = partial(act()["m.weight"].rows, 0, 32)
+        with pytest.raises(FormatError) as error:
+            act()
+        text = str(error.value)
+        assert "\n" not in text
+        return text.replace(f"{tmp_path}/", "").replace(f"{tmp_path}: ", "")
+
+    return tell
+
+
+CONFIGS: list[tuple[Any, str]] = [
+    ({**GPTQ, "bits": 5}, "quantization_config.bits: 5 bits are none of 2, 3, 4, 8"),
+    ({**GPTQ, "bits": True}, "quantization_config.bits: True bits are none of 2, 3, 4, 8"),
+    ({**GPTQ, "group_size": 0}, "quantization_config.group_size: 0 is no group size (a positive number, or -1"),
+    ({**GPTQ, "group_size": 48}, "m.qweight: groups of 48 do not divide its 64 columns"),
+    ({**GPTQ, "group_size": 64}, "m.scales: its shape is [2, 32], the config makes it [1, 32]"),
+    ({**GPTQ, "bits": 8}, "m.qweight: 8 words a column do not hold 64 codes of 8 bits (is the config"),
+    ({**GPTQ, "checkpoint_format": "marlin"}, "quantization_config.checkpoint_format: 'marlin' is not read (gptq and"),
+    ({**GPTQ, "pack_dtype": "int16"}, "quantization_config.pack_dtype: 'int16' is not read, int32 is"),
+    ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "quantization_config: the weights are quantized by 'bits"),
+    ({"load_in_8bit": True}, "quantization_config: the weights are quantized by 'bitsandbytes' (gptq, awq, fp8, "),
+    (
+        {"quant_method": "aqlm"},
+        "quantization_config: the weights are quantized by 'aqlm' (gptq, awq, fp8, ",
+    ),
+    ("gptq", "quantization_config: is not a JSON object"),
+    (None, "m.g_idx is packed, and no quantization_config says how"),
+]
+
+
+@pytest.mark.parametrize(("quantization", "expected"), CONFIGS)
+def test_gptq_configs(told: Callable[..., str], quantization: Any, expected: str) -> None:
+    if quantization is None:
+        expected = expected.replace("m.g_idx", "m.qweight")
+    assert expected in told(gptq_parts(), quantization)
+
+
+def test_gptq_without_g_idx(told: Callable[..., str]) -> None:
+    said = told(without(gptq_parts(), "m.g_idx"), GPTQ)
+    hint = "old files without it are ambiguous: ask for a newer version of the checkpoint"
+    assert said == f"model.safetensors: m.qweight: no g_idx beside it ({hint})"
+
+
+@pytest.mark.parametrize("name", ["m.qzeros", "m.scales"])
+def test_gptq_without_a_part(told: Callable[..., str], name: str) -> None:
+    said = told(without(gptq_parts(), name), GPTQ)
+    assert said == f"model.safetensors: {name}: missing, though the layer is packed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"m.qzeros": torch.zeros(2, 3, dtype=torch.int32)},
+            "m.qzeros: its shape is [2, 3], the config makes it",
+        ),
+        ({"m.qweight": torch.zeros(8, 32)}, "m.qweight: its dtype is F32, not I32"),
+        ({"m.g_idx": torch.full((64,), 2, dtype=torch.int32)}, "m.g_idx: names group 2 of 2"),
+        ({"m.g_idx": torch.full((64,), -1, dtype=torch.int32)}, "m.g_idx: names group -1 of 2"),
+        ({"m.g_idx": torch.zeros(60, dtype=torch.int32)}, "m.qweight: 8 words a column do not hold 60 codes of 4 bits"),
+    ],
+)
+def test_gptq_parts_that_disagree(told: Callable[..., str], changes: Parts, expected: str) -> None:
+    assert expected in told({**gptq_parts(), **changes}, GPTQ)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scales_that_are_no_numbers(told: Callable[..., str], value: float) -> None:
+    for parts, config in ((gptq_parts(), GPTQ), (awq_parts(), AWQ)):
+        parts["m.scales"][1, 7] = value
+        said = told(parts, config, read=True)
+        problem = f"m.qweight: the scale of row 7, group 1 is {value} (the checkpoint is damaged: get it again)"
+        assert said == f"model.safetensors: {problem}"
+
+
+def test_configs_of_the_two_places(told: Callable[..., str], tmp_path: Path) -> None:
+    """One of them is enough, and said; two that disagree are an error."""
+    said = told(gptq_parts(), GPTQ, beside={"bits": 8, "group_size": 32})
+    assert said == "quantize_config.json: bits is 8 here and 4 in config.json (get both of the same checkpoint)"
+
+    lines: list[str] = []
+    (tmp_path / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 32, "desc_act": False}))
+    assert list(decode_packed(read_weights(tmp_path), {}, tmp_path, say=lines.append)) == ["m.weight"]
+    assert lines[0].startswith(f"{tmp_path}: only quantize_config.json says that the weights are packed")
+    (tmp_path / "quantize_config.json").unlink()
+    raw = {"quantization_config": GPTQ}
+    lines.clear()
+    assert list(decode_packed(read_weights(tmp_path), raw, tmp_path, say=lines.append)) == ["m.weight"]
+    assert lines[0].startswith(f"{tmp_path}: no quantize_config.json beside config.json")
+
+
+def test_a_truncated_shard(told: Callable[..., str], tmp_path: Path) -> None:
+    save_file(gptq_parts(), tmp_path / "model.safetensors")
+    raw = {"quantization_config": GPTQ}
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    weights = read_weights(tmp_path)
+    tensor = decode_packed(weights, raw, tmp_path)["m.weight"]
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FormatError, match="the file became shorter while it was read"):
+        tensor.rows(0, 32)
+    with pytest.raises(FormatError, match="truncated: its data ends at byte"):
+        read_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({**AWQ, "bits": 8}, "quantization_config.bits: 8 bits: AWQ checkpoints of 4 bits are read"),
+        ({**AWQ, "version": "gemv_fast"}, "quantization_config.version: 'gemv_fast' is not read (gemm and gemv are)"),
+        ({**AWQ, "group_size": 48}, "m.qweight: groups of 48 do not divide its 64 columns"),
+        ({**AWQ, "group_size": 64}, "m.qzeros: its shape is [2, 4], qweight makes it [1, 4]"),
+    ],
+)
+def test_awq(told: Callable[..., str], config: Any, expected: str) -> None:
+    assert expected in told(awq_parts(), config)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "expected"),
+    [
+        (
+            {**COMPRESSED, "format": "marlin-24"},
+            {},
+            "compressed-tensors format 'marlin-24' is not read (pack-",
+        ),
+        (
+            {**COMPRESSED, "sparsity_config": {"format": "sparse-24-bitmask"}},
+            {},
+            "format 'sparse-24-bitmask' is not read",
+        ),
+        ({**COMPRESSED, "config_groups": {}}, {}, "quantization_config.config_groups: no scheme for weights"),
+        (COMPRESSED, {"m.weight_shape": torch.tensor([32, 128])}, "8 words a row do not hold 128 codes of 4 bits"),
+        (
+            COMPRESSED,
+            {"m.weight_shape": torch.tensor([31, 64])},
+            "weight_shape: [31, 64] does not fit the [32, 8]",
+        ),
+        (COMPRESSED, {"m.weight_scale": torch.ones(32, 3)}, "weight_scale: 3 groups do not divide 64 columns"),
+        (COMPRESSED, {"m.weight_scale": torch.ones(31, 2)}, "weight_scale: [31, 2] scales for 32 rows"),
+        (COMPRESSED, {"m.weight_g_idx": torch.full((64,), 2)}, "weight_g_idx: names group 2 of 2"),
+    ],
+)
+def test_compressed(told: Callable[..., str], config: Any, changes: Parts, expected: str) -> None:
+    assert expected in told({**compressed_parts(), **changes}, config)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "expected"),
+    [
+        (
+            {},
+            {"m.weight_scale_inv": torch.ones(3, 1)},
+            "[3, 1] scales fit neither the tensor, its rows nor blocks",
+        ),
+        ({}, {"m.weight_scale_inv": torch.full((1, 1), float("nan"))}, "m.weight_scale_inv: a scale is nan"),
+        ({"weight_block_size": [0, 128]}, {}, "weight_block_size: [0, 128] are no rows and columns of a block"),
+        ({}, {"m.weight": torch.zeros(32, 64)}, "m.weight: its dtype is F32, not F8_E4M3 or F8_E5M2"),
+    ],
+)
+def test_fp8(told: Callable[..., str], config: Any, changes: Parts, expected: str) -> None:
+    assert expected in told({**fp8_parts(), **changes}, {"quant_method": "fp8", **config})
+
+
+def test_an_fp8_weight_that_is_no_number(told: Callable[..., str]) -> None:
+    parts = fp8_parts()
+    parts["m.weight"].view(torch.uint8)[3, 5] = 0x7F
+    assert "m.weight: weight [3, 5] is NaN" in told(parts, {"quant_method": "fp8"}, read=True)
+
+
+def test_mxfp4(told: Callable[..., str]) -> None:
+    parts = {
+        "x_blocks": torch.zeros(2, 32, 3, 16, dtype=torch.uint8),
+        "x_scales": torch.zeros(2, 32, 2, dtype=torch.uint8),
+    }
+    assert "x_scales: its shape is [2, 32, 2], blocks makes it [2, 32, 3]" in told(parts, {"quant_method": "mxfp4"})
+
+
+def test_packed_weights_of_a_pickle(tmp_path: Path) -> None:
+    torch.save(gptq_parts(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(FormatError) as error:
+        decode_packed(read_weights(tmp_path), {"quantization_config": GPTQ}, tmp_path)
+    assert str(error.value) == (
+        "m.g_idx: packed weights are read from safetensors only (convert the checkpoint to safetensors first)"
+    )
