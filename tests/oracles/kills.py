@@ -1,0 +1,67 @@
+"""``kill -9`` in the middle of a command, then the command again: what a crash may and may not cost."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# The command line, with a journal that is written often enough for short commands to have one.
+PROGRAM = """
+import quantmill.formats.resumable
+quantmill.formats.resumable.SYNC_SECONDS = 0.02
+from quantmill.tools.main import run
+run()
+"""
+TAKEN_UP = ("going on", "taken up")
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def survive(words: list[str], folder: Path, result: Callable[[], str], forget: Callable[[], None], kills: int) -> int:
+    """Kill a command ``kills`` times at random moments of its life, run it again each time and compare.
+
+    Args:
+        words: of the command line, after ``quantmill``.
+        result: what it made, as a digest; empty while it has not ended.
+        forget: remove what it made.
+
+    Returns:
+        how often the second run took up the first one's work.
+    """
+    rng = random.Random(0)
+    run(words, folder)  # whatever is compiled or cached
+    forget()
+    start = time.monotonic()
+    whole = run(words, folder)
+    assert whole.returncode == 0, whole.stderr
+    seconds, expected = time.monotonic() - start, result()
+    assert expected
+    taken_up = 0
+    for number in range(kills):
+        forget()
+        while True:
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, *words],
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(rng.uniform(0.05, 0.95) * seconds)
+            if process.poll() is None:
+                break
+            forget()  # it was faster this time
+        process.kill()
+        process.wait()
+        assert not result(), f"kill {number}: an unfinished output has its name"
+        again = run(words, folder)
+        assert again.returncode == 0, f"kill {number}: {again.stderr}"
+        assert result() == expected, f"kill {number}: other bytes"
+        taken_up += any(word in again.stderr for word in TAKEN_UP)
+    return taken_up

@@ -1,0 +1,213 @@
+"""A published set: its card, sums and manifest say what is there; a killed run goes on; the same bytes come again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from oracles.kills import run, survive
+from oracles.tiny import TEXT, save_tiny_llama
+from quantmill.formats.gguf.reader import read_gguf
+from quantmill.formats.output import human_bytes
+from quantmill.tools.releasing.card import Facts, File, front_matter, model_card
+from quantmill.tools.releasing.levels import PLAIN, USES, WITH_IMPORTANCE, method
+from quantmill.tools.releasing.prompt import prompt_template
+
+LEVELS = "Q2_K,IQ2_XXS,Q4_K_M,IQ4_XS,Q8_0"
+CARD = """---
+license: apache-2.0
+language: [en, "no"]
+tags: [chat]
+---
+# A card
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save_tiny_llama(tmp_path_factory.mktemp("models") / "Tiny-Llama", layers=2, hidden=256)
+    (folder / "README.md").write_text(CARD)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}\n{% endfor %}<|assistant|>"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT * 12)
+    return path
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def released(tiny: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("release") / "set"
+    words = [
+        "release",
+        str(tiny),
+        str(out),
+        "--levels",
+        LEVELS,
+        "--evaluate",
+        "--evaluation-text",
+        str(text),
+        "-f",
+        str(text),
+    ]
+    done = run([*words, "-c", "64", "--chunks", "4", "--quantized-by", "somebody", "--quiet"], out.parent)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return out
+
+
+def test_what_is_there(released: Path) -> None:
+    names = {f"Tiny-Llama.{level}.gguf" for level in LEVELS.split(",")}
+    others = {"README.md", "SHA256SUMS", "manifest.json", "size-kld.png", "Tiny-Llama.imatrix.gguf"}
+    assert {path.name for path in released.iterdir()} == names | others
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=released, check=True)
+    assert (released / "size-kld.png").read_bytes().startswith(b"\x89PNG")
+    manifest = json.loads((released / "manifest.json").read_text())
+    assert set(manifest["files"]) == names
+    assert manifest["imatrix"]["sha256"] == digest(released / "Tiny-Llama.imatrix.gguf")
+    assert set(manifest["evaluation"]["files"]) == set(LEVELS.split(","))
+    assert manifest["source"]["files"]["config.json"]["bytes"] > 100
+    assert read_gguf(released / "Tiny-Llama.IQ2_XXS.gguf").get("quantize.imatrix.file")
+
+
+def test_the_card(released: Path) -> None:
+    card = (released / "README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["license"] == "apache-2.0"
+    assert head["language"] == ["en", "no"]
+    assert head["tags"] == ["chat", "gguf", "quantized"]
+    assert head["quantized_by"] == "somebody"
+    rows = re.findall(
+        r"^\| \[([^]]+)\]\(./([^)]+)\) \| (\S+) \| ([\d.]+) \| (.*?) \| .*? \| ([\d.]+) \| ([\d.]+) \| (.+) \|$",
+        card,
+        re.M,
+    )
+    assert [row[2] for row in rows] == ["IQ2_XXS", "Q2_K", "IQ4_XS", "Q4_K_M", "Q8_0"]  # by size
+    for name, link, level, bits, size, perplexity, kld, use in rows:
+        assert name == link == f"Tiny-Llama.{level}.gguf"
+        assert size == human_bytes((released / name).stat().st_size)
+        assert 2 < float(bits) < 9
+        assert float(perplexity) > 1
+        assert float(kld) >= 0
+        assert use == USES[level]
+    klds = [float(row[6]) for row in rows]
+    assert klds[-1] < klds[0]
+    assert "<|user|>{prompt}</s>" in card
+    for program in (
+        "llama-cli -m Tiny-Llama.Q4_K_M.gguf",
+        "from llama_cpp import Llama",
+        "ollama create",
+        "gguf_file=",
+    ):
+        assert program in card
+    assert "Q4_K: 4.5 bits per weight" in card
+
+
+def test_reproduce(released: Path, tiny: Path, tmp_path: Path) -> None:
+    words = ["reproduce", str(released / "manifest.json"), "--model", str(tiny)]
+    done = run(words, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the same bytes") == 5
+    manifest = json.loads((released / "manifest.json").read_text())
+    manifest["files"]["Tiny-Llama.Q8_0.gguf"]["sha256"] = "0" * 64
+    other = shutil.copytree(released, tmp_path / "other")
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    done = run(
+        ["reproduce", str(other / "manifest.json"), "--model", str(tiny), "--levels", "Q8_0", "--json"], tmp_path
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["files"] == {"Tiny-Llama.Q8_0.gguf": False}
+    model = shutil.copytree(tiny, tmp_path / "changed")
+    with (model / "config.json").open("a") as file:
+        file.write(" ")
+    done = run(["reproduce", str(released / "manifest.json"), "--model", str(model)], tmp_path)
+    assert done.returncode == 2
+    assert re.search(r"config.json: is not what the release was made of \(get the same revision\)\n\Z", done.stderr)
+
+
+@pytest.mark.slow
+def test_killed_and_taken_up(tiny: Path, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+
+    def result() -> str:
+        if not (out / "manifest.json").exists():
+            return ""
+        return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in sorted(out.iterdir()))).hexdigest()
+
+    words = ["release", str(tiny), "set", "--levels", "Q2_K,Q4_K_M", "-f", str(text), "-c", "64", "--evaluate"]
+    words += ["--evaluation-text", str(text), "--chunks", "4"]
+    survive(words, tmp_path, result, lambda: shutil.rmtree(out, ignore_errors=True), kills=8)
+
+
+def test_refusals(released: Path, tiny: Path, tmp_path: Path) -> None:
+    def refused(*words: str) -> str:
+        done = run(["release", *words], tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+    assert "holds a finished release (--restart makes it anew)" in refused(str(tiny), str(released))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "novel.txt").write_text("precious")
+    assert "taken: exists and is not an empty folder" in refused(str(tiny), "taken", "--imatrix", "none")
+    refused(str(tiny), "taken", "--imatrix", "none", "--restart")
+    assert (tmp_path / "taken" / "novel.txt").exists()
+    assert "Q9_K" in refused(str(tiny), "new", "--levels", "Q9_K")
+    assert "IQ2_XXS" in refused(str(tiny), "new", "--levels", "IQ2_XXS", "--imatrix", "none")
+    assert "no such file" in refused("nowhere", "new").lower()
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_level_has_its_words() -> None:
+    assert len(PLAIN) >= 10
+    for level in {*PLAIN, *WITH_IMPORTANCE}:
+        assert USES[level]
+    assert method("IQ2_XS").startswith("IQ2_XS: 2.3125 bits per weight; eight magnitudes")
+
+
+def test_a_card_of_strange_names() -> None:
+    """YAML and Markdown with what a stranger may have put into a checkpoint."""
+    file = File("a.gguf", "Q8_0", 10, 8.5, ("Q8_0",))
+    facts = Facts('x: "y"\n- z', "a/b", {"license": "yes", "tags": ["#1", 3, "a: b"]}, [file], [], prompt="```\nhi")
+    head = yaml.safe_load(front_matter(facts).split("---")[1])
+    assert head["license"] == "yes"
+    assert head["tags"] == ["#1", "a: b", "gguf", "quantized"]
+    assert "````\n```\nhi\n````" in model_card(facts)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (
+            "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}",
+            "<s>[system] {system_message}\n[user] {prompt}\n",
+        ),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}Q: {{ messages[0].content }}",
+            "Q: {prompt}",
+        ),
+        ("{{ messages.__class__.__mro__ }}", None),
+        ("{% for", None),
+        ("nothing", None),
+        (None, None),
+    ],
+)
+def test_prompt_templates(template: str | None, expected: str | None) -> None:
+    assert prompt_template(template, {"bos_token": "<s>"}) == expected

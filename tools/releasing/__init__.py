@@ -1,0 +1,1 @@
+"""What ``release`` and ``reproduce`` are made of: the levels and their words, the card, the plot, the manifest."""
