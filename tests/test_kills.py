@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from oracles.kills import survive
 
 KILLS = 50
