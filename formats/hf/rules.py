@@ -12,7 +12,7 @@ from ..errors import FormatError
 from ..gguf.names import tensor_name
 from ..ir import Role, Tensor
 from .ops import Op, Tensors, Transpose
-from .packed.unpacked import prepared
+from .packed.unpacked import applied
 from .sizes import ALWAYS, EXPERTS, Condition, Config, Maybe, Size, at_layer
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Slot:
 
     def to_gguf(self, tensors: Tensors) -> Tensors:
         for op in self.rule.ops:
-            tensors = op.apply(prepared(op, tensors), self.config)
+            tensors = applied(op, tensors, self.config)
         return tensors
 
     def to_hf(self, tensors: Tensors) -> Tensors:

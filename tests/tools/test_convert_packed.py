@@ -173,7 +173,7 @@ def test_experts_of_unlike_types_decode(tmp_path: Path) -> None:
     """A stack is one tensor: one expert that has no exact blocks takes the others along to floats."""
     from quantmill.formats.hf.ops import Stack
     from quantmill.formats.hf.packed import decode_packed
-    from quantmill.formats.hf.packed.unpacked import prepared
+    from quantmill.formats.hf.packed.unpacked import applied
     from quantmill.formats.hf.weights import read_weights
 
     parts, meant = {}, []
@@ -186,7 +186,7 @@ def test_experts_of_unlike_types_decode(tmp_path: Path) -> None:
     raw = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32}}
     tensors = tuple(decode_packed(read_weights(tmp_path), raw, tmp_path).values())
     assert [tensor.qtype.name for tensor in tensors] == ["Q4_0", "Q5_0"]
-    (stacked,) = Stack().apply(prepared(Stack(), tensors), {})
+    (stacked,) = applied(Stack(), tensors, {})
     assert stacked.qtype.name == "F32"
     rows = stacked.rows(0, 64).view(np.float32).reshape(2, 32, 64)
     assert np.array_equal(rows, torch.stack(meant).numpy())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..weights import Stored
 from . import awq, compressed, fp8, gptq, mxfp4
 from .grid import Grid
 from .stored import Module, Panels
-from .unpacked import Unpacked
+from .unpacked import Turned, Unpacked
 
 Config = Mapping[str, Any]
 Say = Callable[[str], None]
@@ -83,7 +83,9 @@ def decode_packed(
         if module is not None:
             if name == f"{module.name}{method.joint}{next(iter(module.parts))}":
                 tensor, how = _read(module, method, config, path)
-                found[tensor.name] = Unpacked(**vars(tensor), stands_for=float_dtype(raw))
+                if not isinstance(tensor, Unpacked):
+                    tensor = Unpacked(**vars(tensor))
+                found[tensor.name] = replace(tensor, stands_for=float_dtype(raw))
                 outcome[how] += 1
         elif not _surplus(name, stored, modules, method, required):
             found[name] = stored
@@ -220,8 +222,9 @@ def _modules(weights: Mapping[str, Stored], method: Method, panels: Panels) -> d
 def _read(module: Module, method: Method, config: Config, path: Path) -> tuple[Tensor, str]:
     found = method.read(module, config, path)
     tensor, reason = found.tensor() if isinstance(found, Grid) else (found, "")
-    if tensor.qtype.is_quantized:
-        return tensor, f"exactly as {tensor.qtype}"
+    type = tensor.upright.qtype if isinstance(tensor, Turned) and tensor.upright else tensor.qtype
+    if type.is_quantized:
+        return tensor, f"exactly as {type}"
     return tensor, f"decoded ({reason})" if reason else "decoded"
 
 

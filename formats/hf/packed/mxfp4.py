@@ -5,12 +5,13 @@ from __future__ import annotations
 from ...ir import Bytes, Role, Tensor
 from .blocks import BLOCK, MXFP4, mxfp4_to_ggml
 from .stored import Module
+from .unpacked import Turned, turned
 
 
-def tensor(module: Module) -> Tensor:
-    """The weight under the module's own name: [experts, out, in], rows as GGML wants them.
+def tensor(module: Module) -> Turned:
+    """The weight under the module's own name, [experts, in, out] as unpacked checkpoints hold it.
 
-    transformers' unpacked checkpoints hold the same tensor as [experts, in, out]; this one needs no transposing.
+    Transposed, as the architecture's rule does it, it is [experts, out, in] in MXFP4: no weight is decoded.
 
     Args:
         module: with ``blocks`` uint8 [experts, out, in / 32, 16] and ``scales`` uint8 [experts, out, in / 32].
@@ -29,4 +30,4 @@ def tensor(module: Module) -> Tensor:
         nibbles = blocks.rows(a * groups, b * groups).reshape(b - a, groups, BLOCK // 2)
         return mxfp4_to_ggml(nibbles, scales.rows(a, b))
 
-    return Tensor(module.name, Role.OTHER, None, (*shape[:-2], groups * BLOCK), MXFP4, read, blocks.where)
+    return turned(Tensor(module.name, Role.OTHER, None, (*shape[:-2], groups * BLOCK), MXFP4, read, blocks.where))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...floats import from_f32, to_f32
 from ...ir import Bytes, Tensor
 from ...qtypes import F32
-from ..ops import Moving, On, Op, Stack, Tensors, Unstack
+from ..ops import Moving, On, Op, Stack, Tensors, Transpose, Unstack
+from ..sizes import Config
 from .blocks import as_float
 
 
@@ -22,14 +23,40 @@ class Unpacked(Tensor):
     stands_for: str = "F16"
 
 
-def prepared(op: Op, tensors: Tensors) -> Tensors:
+@dataclass(frozen=True)
+class Turned(Unpacked):
+    """A matrix (or a stack of them) whose packed rows are what unpacked checkpoints hold as columns.
+
+    Args:
+        upright: the tensor as it is packed, its last two axes the other way round.
+    """
+
+    upright: Tensor | None = field(default=None, repr=False, compare=False)
+
+
+def turned(upright: Tensor) -> Turned:
+    """The tensor as unpacked checkpoints hold it, decoded to F32 if read so; ``Transpose`` gives ``upright`` back."""
+    (tensor,) = Transpose().apply((as_float(upright),), {})
+    return Turned(**vars(tensor), upright=upright)
+
+
+def applied(op: Op, tensors: Tensors, config: Config) -> Tensors:
+    """``op.apply`` for tensors that may be of packed parts."""
+    if isinstance(op, Transpose):
+        uprights = [tensor.upright for tensor in tensors if isinstance(tensor, Turned) and tensor.upright]
+        if len(uprights) == len(tensors):
+            return tuple(uprights)
+    return op.apply(_prepared(op, tensors), config)
+
+
+def _prepared(op: Op, tensors: Tensors) -> Tensors:
     """The tensors as the op can take them: floats where it works on single weights or makes one tensor of unlike ones.
 
     Ops that move rows take blocks as they are.
     """
     if _moves_rows(op) and len({tensor.qtype for tensor in tensors}) == 1:
         return tensors
-    if not any(isinstance(tensor, Unpacked) for tensor in tensors):
+    if not any(tensor.qtype.is_quantized or isinstance(tensor, Unpacked) for tensor in tensors):
         return tensors
     return tuple(_as_f32(as_float(tensor)) for tensor in tensors)
 

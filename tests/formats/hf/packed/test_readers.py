@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oracles import packed
+from quantmill.formats.hf.ops import Regroup, Split, Transpose
+from quantmill.formats.hf.packed.unpacked import applied
+from quantmill.formats.ir import Tensor
 
 SHARED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FLOAT_TYPES = {"half": torch.float16, "bfloat16": torch.bfloat16, "float": torch.float32}
@@ -223,13 +226,21 @@ def test_mxfp4_is_ggml_s(decode: Any, floats: Any) -> None:
     torch.manual_seed(3)
     blocks = torch.randint(0, 256, (2, 6, 3, 16), dtype=torch.uint8)
     scales = torch.randint(100, 150, (2, 6, 3), dtype=torch.uint8)
-    parts = {"mlp.experts.down_proj_blocks": blocks, "mlp.experts.down_proj_scales": scales}
-    found = decode(parts, {"quant_method": "mxfp4"})["mlp.experts.down_proj"]
-    assert (found.qtype.name, found.shape) == ("MXFP4", (2, 6, 96))
-    theirs = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).transpose(1, 2)
+    parts = {"mlp.experts.gate_up_proj_blocks": blocks, "mlp.experts.gate_up_proj_scales": scales}
+    found = decode(parts, {"quant_method": "mxfp4"})["mlp.experts.gate_up_proj"]
+    theirs = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+    assert (found.qtype.name, found.shape) == ("F32", (2, 96, 6))
     assert torch.equal(floats(found), theirs)
-    official = gguf.dequantize(found.rows(0, 12), gguf.GGMLQuantizationType.MXFP4)
-    assert np.array_equal(official.reshape(2, 6, 96), theirs.numpy())
+
+    # Transposed, and its interleaved rows taken apart, it never leaves its blocks.
+    tensors: tuple[Tensor, ...] = (found,)
+    for op in (Transpose(), Regroup((-1, 2), (1, 0), axis=1), Split((3, 3), axis=1)):
+        tensors = applied(op, tensors, {})
+    assert [(part.qtype.name, part.shape) for part in tensors] == [("MXFP4", (2, 3, 96))] * 2
+    for part, want in zip(tensors, (theirs[..., ::2], theirs[..., 1::2]), strict=True):
+        assert torch.equal(floats(part), want.transpose(1, 2))
+        official = gguf.dequantize(part.rows(0, 6), gguf.GGMLQuantizationType.MXFP4)
+        assert np.array_equal(official.reshape(2, 3, 96), want.transpose(1, 2).numpy())
 
 
 def test_columns_come_in_panels(decode: Any, floats: Any, monkeypatch: pytest.MonkeyPatch) -> None:
