@@ -15,7 +15,6 @@ from typing import Protocol
 import torch
 
 from ..formats.errors import QuantmillError, UnmatchedTensor
-from ..formats.gguf.names import tensor_name
 from ..formats.ir import Role
 from .collect import Target
 from .listen import listening
@@ -221,18 +220,19 @@ def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict
         UnmatchedTensor: the checkpoint has no names of its own for the experts.
     """
     prefix = f"{weights.layers_at}.{layer}."
-    roles = {tensor_name(rule.role, layer): rule for rule in weights.arch.rules if rule.per_layer}
+    per_layer = [rule for rule in weights.arch.rules if rule.per_layer]
+    rule_of = {name: rule for rule in per_layer for name in rule.targets(layer, "weight")}
     parameters = dict(module.named_parameters())
     found: dict[str, list[tuple[Linear, ...]]] = {}
     for name, target in weights.targets(layer, module).items():
-        rules = [roles[tensor] for tensor in target.names]
+        rules = [rule_of[tensor] for tensor in target.names]
         parameter = parameters[name]
-        if any(rule.role in _LEFT_ALONE or rule.role.value.startswith("ssm") for rule in rules):
+        if any(rule.roles[0] in _LEFT_ALONE or rule.roles[0].value.startswith("ssm") for rule in rules):
             continue
         if target.n_matrices == 1:
             stem = name.removesuffix(".weight")
             bias = parameters.get(f"{stem}.bias")
-            found[name] = [(Linear(prefix + stem, rules[0].role, parameter, bias),)]
+            found[name] = [(Linear(prefix + stem, rules[0].roles[0], parameter, bias),)]
             continue
         halves = parameter.chunk(len(rules), dim=1)
         names = [rule.sources(layer, "weight", weights.config) for rule in rules]
@@ -241,7 +241,7 @@ def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict
             raise UnmatchedTensor(problem, path=weights.model.path, where=prefix + name)
         found[name] = [
             tuple(
-                Linear(each[expert].removesuffix(".weight"), rule.role, half[expert], None, expert)
+                Linear(each[expert].removesuffix(".weight"), rule.roles[0], half[expert], None, expert)
                 for rule, each, half in zip(rules, names, halves, strict=True)
             )
             for expert in range(target.n_matrices)

@@ -85,9 +85,13 @@ def complete(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any
         if key in config and config[key] not in allowed:
             problem = f"is {config[key]!r}; llama.cpp's {arch.gguf} computes {allowed[0]!r}"
             raise FormatError(problem, path=path, where=key)
+    for key, condition in arch.needs.items():
+        if not condition(config):
+            problem = f"{config.get(key)!r} is not what llama.cpp's {arch.gguf} takes for granted"
+            raise FormatError(problem, path=path, where=key)
     if row := next((row for row in arch.config if isinstance(row, Rope)), None):
         config["rope_parameters"] = rope.canonical(config, path, sliding=row.sliding)
-        for key in ("rope_theta", "rope_scaling", "partial_rotary_factor", row.sliding):
+        for key in ("rope_theta", "rope_scaling", "partial_rotary_factor", row.sliding or ""):
             config.pop(key, None)
     return config
 

@@ -115,6 +115,9 @@ def find_arch(raw: Mapping[str, Any], path: Path) -> tuple[str, Arch]:
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     if name is None:
         raise UnknownArchitecture("no model class named", path=path, where="architectures")
+    wrapped = f"{name}/{raw.get('model_type')}"
+    if wrapped in BY_CLASS:
+        return wrapped, BY_CLASS[wrapped]
     if name not in BY_CLASS:
         near = get_close_matches(name, BY_CLASS, n=1, cutoff=0)
         hint = f"nearest known: {near[0]}; a new one is a module in formats/hf/archs and a line in its __init__.py"

@@ -127,6 +127,44 @@ class Regroup(Moving):
         return (moved_rows(tensor, tensor.shape, source_of),)
 
 
+@dataclass(frozen=True)
+class Deal(Moving):
+    """Rows that come in equal groups, each made of unequal parts: all of the first part, then all of the second...
+
+    ``Deal(KV_HEADS, (HEADS // KV_HEADS * HEAD_DIM, HEAD_DIM, HEAD_DIM))`` turns a qkv that is fused key/value head by
+    key/value head into q, k, v, ready for ``Split``.
+
+    Args:
+        groups: how many.
+        parts: rows of each part within a group.
+        undo: go the other way.
+    """
+
+    groups: Size
+    parts: Shape
+    undo: bool = False
+
+    @property
+    def inverse(self) -> Deal:
+        return replace(self, undo=not self.undo)
+
+    def move(self, tensors: Tensors, config: Config) -> Tensors:
+        (tensor,) = tensors
+        groups, inner = self.groups(config), prod(tensor.shape[1:-1])
+        sizes = _sizes(self.parts, config, tensor.shape[0] // groups)
+        assert groups * sum(sizes) == tensor.shape[0], (tensor.name, groups, sizes, tensor.shape)
+        numbers = np.arange(tensor.shape[0]).reshape(groups, -1)
+        parts = np.split(numbers, np.cumsum(sizes)[:-1], axis=1)
+        order = np.concatenate([part.reshape(-1) for part in parts])
+        order = np.argsort(order) if self.undo else order
+
+        def source_of(rows: Rows) -> Rows:
+            found: Rows = order[rows // inner] * inner + rows % inner
+            return found
+
+        return (moved_rows(tensor, tensor.shape, source_of),)
+
+
 def _sizes(shape: Shape, config: Config, total: int) -> tuple[int, ...]:
     """Numbers for a shape; -1 stands for what remains of ``total``."""
     known = [size(config) if isinstance(size, Size) else size for size in shape]

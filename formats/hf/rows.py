@@ -7,7 +7,7 @@ modules beside it, which read the config through transformers' config classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from . import rope
@@ -124,22 +124,26 @@ class Flags:
     Args:
         true: the word that is True in GGUF.
         false: the other.
+        every: an old key, which counts: of so many layers the last has the other word. GGUF takes that too.
     """
 
     hf: str
     gguf: str
     true: Any = "sliding_attention"
     false: Any = "full_attention"
+    every: str = ""
     when: Condition = ALWAYS
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if (words := config.get(self.hf)) is not None and self.when(config):
             yield self.gguf, [word == self.true for word in words]
+        elif (every := config.get(self.every)) is not None:
+            yield self.gguf, every
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         flags = get(self.gguf, each=True)
         if not isinstance(flags, list):
-            return {}
+            return {} if flags is None or not self.every else {self.every: flags}
         return {self.hf: [self.true if flag else self.false for flag in flags]}
 
 
@@ -151,15 +155,18 @@ class Rope:
         dimension: whether ``rope.dimension_count`` is written: the part of each head that turns.
         sliding: the old config key of the base that layers with a sliding window have; with it, ``rope_parameters``
             holds one set for each of the two kinds of layer.
+        extra: more of its entries, and their keys.
     """
 
     dimension: bool = False
     sliding: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         found = config["rope_parameters"]
         main = found.get("full_attention", found)
         yield from rope.to_gguf(main)
+        yield from ((gguf, main[hf]) for hf, gguf in self.extra.items() if main.get(hf) is not None)
         if "sliding_attention" in found:
             yield "rope.freq_base_swa", found["sliding_attention"]["rope_theta"]
         if self.dimension:
@@ -167,6 +174,7 @@ class Rope:
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         found = rope.to_hf(get)
+        found |= {hf: value for hf, gguf in self.extra.items() if (value := get(gguf)) is not None}
         if self.dimension:
             head_dim = get("attention.key_length") or _head_dim(get)
             turning = get("rope.dimension_count")

@@ -16,7 +16,7 @@ from .packed.unpacked import applied
 from .sizes import ALWAYS, EXPERTS, Condition, Config, Maybe, Size, at_layer
 
 if TYPE_CHECKING:
-    from .config import ConfigRow
+    from .rows import ConfigRow
 
 # No checkpoint has so many tensors (DeepSeek V3 has 91,000); a config that claims them is wrong or hostile.
 MAX_TENSORS = 2_000_000
@@ -157,11 +157,13 @@ class Arch:
     Args:
         name: ours, unique.
         classes: the model classes of config.json's ``architectures``; the first is written for files that name none.
+            ``Wrapper/type`` is that wrapper around a text model of that ``model_type``.
         config: config keys <-> ``{gguf}.*`` keys, in the order they are written.
         rules: the tensors, in the model's own order.
         gguf: ``general.architecture`` where that is not ``name``; several of ours may share one of GGUF's.
         fixed: config keys that are the same for every model of the architecture; a tuple lists values that mean the
             same, the first is written.
+        needs: what llama.cpp takes for granted of other config keys, by the key that a message names.
         implied: sizes a config may leave out (or set to null), and what they are then.
         roots: beginnings of tensor names -> the ones the rules use, for checkpoints of other wrappers.
         ignored: patterns (``*``) of tensor names that carry no weights of the text model.
@@ -173,6 +175,7 @@ class Arch:
     rules: tuple[Rule, ...]
     gguf: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    needs: Mapping[str, Condition] = field(default_factory=dict)
     implied: Mapping[str, Size] = field(default_factory=dict)
     roots: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()

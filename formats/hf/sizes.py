@@ -72,7 +72,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that is true of a config, or of a layer. ``~a`` is its contrary, ``a & b`` both."""
+    """Something that is true of a config, or of a layer. ``~a`` is its contrary; ``a & b`` both, ``a | b`` either."""
 
     def __call__(self, config: Config) -> bool:
         raise NotImplementedError
@@ -82,6 +82,9 @@ class Condition:
 
     def __and__(self, other: Condition) -> Condition:
         return Both(self, other)
+
+    def __or__(self, other: Condition) -> Condition:
+        return ~(~self & ~other)
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,17 @@ class Less(Condition):
 
     def __call__(self, config: Config) -> bool:
         return self.left(config) < self.right(config)
+
+
+@dataclass(frozen=True)
+class Same(Condition):
+    """Two sizes are equal."""
+
+    left: Size
+    right: Size
+
+    def __call__(self, config: Config) -> bool:
+        return self.left(config) == self.right(config)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..rules import Arch
-from .gemma import GEMMA, GEMMA2
+from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gpt2 import GPT2
-from .llama import LLAMA, MIXTRAL
+from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 
 ARCHS: tuple[Arch, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Arch))

@@ -17,9 +17,22 @@ SIZE_KEYS = (
     Key("num_attention_heads", "attention.head_count"),
     Key("num_key_value_heads", "attention.head_count_kv"),
 )
-KEYS = (*SIZE_KEYS, Rope(), Key("rms_norm_eps", "attention.layer_norm_rms_epsilon"))
+EPS_KEY = Key("rms_norm_eps", "attention.layer_norm_rms_epsilon")
+KEYS = (*SIZE_KEYS, Rope(), EPS_KEY)
 EXPERT_KEYS = (Key("num_local_experts", "expert_count"), Key("num_experts_per_tok", "expert_used_count"))
 HEAD_DIM_KEYS = (Key("head_dim", "attention.key_length"), Key("head_dim", "attention.value_length"))
+
+# Checkpoints that hold a vision tower beside the text model, in the two layouts they have had.
+TEXT_ROOTS = {
+    "model.language_model.": "model.",
+    "language_model.model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+}
+VISION = tuple(
+    f"{root}{name}*"
+    for root in ("", "model.")
+    for name in ("vision_tower.", "vision_model.", "multi_modal_projector.", "vision_embed_tokens.")
+)
 
 LAYER = "model.layers.{layer}."
 

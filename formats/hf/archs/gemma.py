@@ -5,12 +5,25 @@ Sources: GemmaConfig, Gemma2Config and Gemma3TextConfig of transformers 5.23; co
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...ir import Role
-from ..rows import Key, Rope
+from ..rows import Flags, Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD
+from ..sizes import EMBD, HEAD_DIM, HEADS, LAYERS, Condition, Same, Size
 from ..values import Add
-from .blocks import EMBEDDING, HEAD_DIM_KEYS, LAYER, SIZE_KEYS, attention, gated_mlp
+from .blocks import (
+    EMBEDDING,
+    EPS_KEY,
+    HEAD_DIM_KEYS,
+    LAYER,
+    SIZE_KEYS,
+    TEXT_ROOTS,
+    VISION,
+    attention,
+    gated_mlp,
+    qk_norm,
+)
 
 _COMMON = {
     "max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "head_dim": 256, "attention_bias": False,
@@ -18,7 +31,13 @@ _COMMON = {
 }  # fmt: skip
 _GELU = ("gelu_pytorch_tanh", "gelu")  # llama.cpp computes the tanh form; the first checkpoints say gelu and mean it
 _FIXED = {"tie_word_embeddings": True, "attention_bias": False, "use_bidirectional_attention": (None, False)}
-_EPS = Key("rms_norm_eps", "attention.layer_norm_rms_epsilon")
+_SCALAR = Size("query_pre_attn_scalar")
+
+
+def _scaled(layers_of_27b: int) -> dict[str, Condition]:
+    """llama.cpp scales by the head's size, but for 27B, which it knows by its layers, by the width a head."""
+    large = Same(LAYERS, Size(layers_of_27b))
+    return {"query_pre_attn_scalar": Same(_SCALAR, HEAD_DIM) & ~large | Same(_SCALAR, EMBD // HEADS) & large}
 
 
 def _norm(hf: str, role: Role) -> Rule:
@@ -44,7 +63,7 @@ GEMMA = Arch(
             | {"num_attention_heads": 16, "num_key_value_heads": 16, "hidden_act": "gelu_pytorch_tanh"},
         )
     },
-    config=(*SIZE_KEYS, Rope(), _EPS, *HEAD_DIM_KEYS),
+    config=(*SIZE_KEYS, Rope(), EPS_KEY, *HEAD_DIM_KEYS),
     rules=(
         EMBEDDING,
         _ATTN_NORM,
@@ -72,7 +91,7 @@ GEMMA2 = Arch(
     config=(
         *SIZE_KEYS,
         Rope(),
-        _EPS,
+        EPS_KEY,
         *HEAD_DIM_KEYS,
         Key("attn_logit_softcapping", "attn_logit_softcapping", optional=True),
         Key("final_logit_softcapping", "final_logit_softcapping", optional=True),
@@ -80,5 +99,36 @@ GEMMA2 = Arch(
     ),
     rules=(EMBEDDING, _ATTN_NORM, *attention(), *_BLOCK_NORMS, *gated_mlp(), _FINAL_NORM),
     fixed=_FIXED | {"hidden_activation": _GELU},
+    needs=_scaled(46),
     ignored=("lm_head.weight",),
+)
+
+_GEMMA3 = HFClass(
+    "gemma3_text",
+    _COMMON
+    | {"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26}
+    | {"num_attention_heads": 8, "num_key_value_heads": 4, "hidden_activation": "gelu_pytorch_tanh"}
+    | {"max_position_embeddings": 131072, "sliding_window": 4096, "query_pre_attn_scalar": 256, "rope_theta": 1e6}
+    | {"attn_logit_softcapping": None, "final_logit_softcapping": None, "use_bidirectional_attention": False},
+)
+GEMMA3 = Arch(
+    name="gemma3",
+    classes={
+        "Gemma3ForCausalLM": _GEMMA3,
+        "Gemma3ForConditionalGeneration": replace(_GEMMA3, text_of="Gemma3ForCausalLM"),
+    },
+    config=(
+        *SIZE_KEYS,
+        Rope(sliding="rope_local_base_freq"),
+        EPS_KEY,
+        *HEAD_DIM_KEYS,
+        Key("final_logit_softcapping", "final_logit_softcapping", optional=True),
+        Key("sliding_window", "attention.sliding_window"),
+        Flags("layer_types", "attention.sliding_window_pattern", every="sliding_window_pattern"),
+    ),
+    rules=(EMBEDDING, _ATTN_NORM, *attention(), *qk_norm(Add(1.0)), *_BLOCK_NORMS, *gated_mlp(), _FINAL_NORM),
+    fixed=_FIXED | {"hidden_activation": _GELU, "attn_logit_softcapping": None},
+    needs=_scaled(62),
+    roots=TEXT_ROOTS,
+    ignored=("*lm_head.weight", *VISION),
 )

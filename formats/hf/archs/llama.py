@@ -1,16 +1,23 @@
-"""The Llama family: Llama 1 to 3, Mistral, and all that share their layout (TinyLlama, LLaMA-Pro, SmolLM2...); Mixtral.
+"""The Llama family: Llama 1 to 3, Mistral, and all that share their layout (TinyLlama, LLaMA-Pro, SmolLM2...); Mixtral,
+Ministral 3, Llama 4.
 
-Sources: LlamaConfig, MistralConfig and MixtralConfig of transformers 5.23; conversion/llama.py of llama.cpp.
+Sources: their config classes in transformers 5.23; conversion/llama.py and mistral3.py of llama.cpp.
 """
 
 from __future__ import annotations
 
-from ..rows import Key
-from ..rules import Arch, HFClass
-from ..sizes import FF
+from dataclasses import replace
+
+from ...ir import Role
+from ..ops import Split, Transpose
+from ..rows import Key, Rope
+from ..rules import Arch, HFClass, Rule
+from ..sizes import EMBD, EXPERT_FF, EXPERTS, FF, Same, Size
+from ..sizes import LAYER as NUMBER
 from .blocks import (
     ATTN_NORM,
     EMBEDDING,
+    EPS_KEY,
     EXPERT_KEYS,
     FFN_NORM,
     FINAL_NORM,
@@ -18,9 +25,13 @@ from .blocks import (
     HEAD_DIM_KEYS,
     KEYS,
     LAYER,
+    SIZE_KEYS,
+    TEXT_ROOTS,
+    VISION,
     attention,
     experts,
     gated_mlp,
+    shared_expert,
 )
 
 _COMMON = {
@@ -47,7 +58,13 @@ _LAST_KEYS = (*HEAD_DIM_KEYS, Key("vocab_size", "vocab_size"), Key("head_dim", "
 
 LLAMA = Arch(
     name="llama",
-    classes={"LlamaForCausalLM": _LLAMA, "LLaMAForCausalLM": _LLAMA, "MistralForCausalLM": _MISTRAL},
+    classes={
+        "LlamaForCausalLM": _LLAMA,
+        "LLaMAForCausalLM": _LLAMA,
+        "MistralForCausalLM": _MISTRAL,
+        # Mistral Small 3: the same arithmetic as llama.cpp's mistral3
+        "Mistral3ForConditionalGeneration/mistral": replace(_MISTRAL, text_of="MistralForCausalLM"),
+    },
     config=(*KEYS, *_LAST_KEYS),
     rules=(
         EMBEDDING,
@@ -59,7 +76,8 @@ LLAMA = Arch(
         HEAD,
     ),
     fixed={"hidden_act": "silu"},
-    ignored=("*.rotary_emb.inv_freq",),
+    roots=TEXT_ROOTS,
+    ignored=("*.rotary_emb.inv_freq", *VISION),
 )
 
 MIXTRAL = Arch(
@@ -78,4 +96,90 @@ MIXTRAL = Arch(
     ),
     fixed={"hidden_act": "silu"},
     ignored=("*.rotary_emb.inv_freq",),
+)
+
+_MINISTRAL3 = HFClass(
+    "ministral3",
+    _COMMON
+    | _MISTRAL_SIZES
+    | {"vocab_size": 131072, "num_hidden_layers": 34, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5}
+    | {"head_dim": 128, "pad_token_id": 11, "sliding_window": None},
+)
+_YARN_KEYS = {
+    "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
+    "llama_4_scaling_beta": "attention.temperature_scale",
+}
+
+MISTRAL3 = Arch(
+    name="mistral3",
+    classes={
+        "Ministral3ForCausalLM": _MINISTRAL3,
+        "Mistral3ForConditionalGeneration": replace(_MINISTRAL3, text_of="Ministral3ForCausalLM"),
+    },
+    config=(*SIZE_KEYS, Rope(extra=_YARN_KEYS), EPS_KEY, *_LAST_KEYS),
+    rules=(EMBEDDING, ATTN_NORM, *attention(permute=True), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
+    fixed={"hidden_act": "silu", "sliding_window": None},
+    roots=TEXT_ROOTS,
+    ignored=VISION,
+)
+
+_LLAMA4 = HFClass(
+    "llama4_text",
+    _COMMON
+    | {"vocab_size": 202048, "hidden_size": 5120, "num_hidden_layers": 48, "num_attention_heads": 40}
+    | {"num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5}
+    | {"intermediate_size": 16384, "moe_intermediate_size": 8192, "num_local_experts": 16, "num_experts_per_tok": 1}
+    | {"interleave_moe_layer_step": 1, "no_rope_layer_interval": 4, "attention_chunk_size": 8192, "use_qk_norm": True}
+    | {"attn_temperature_tuning": True, "floor_scale": 8192, "attn_scale": 0.1, "attention_bias": False}
+    | {"output_router_logits": False, "router_aux_loss_coef": 0.001, "router_jitter_noise": 0.0},
+    names={"intermediate_size": "moe_intermediate_size", "intermediate_size_mlp": "intermediate_size"},
+)
+_SPARSE = Same((NUMBER + 1) % Size("interleave_moe_layer_step"), Size(0))
+_MLP = LAYER + "feed_forward."
+
+LLAMA4 = Arch(
+    name="llama4",
+    classes={
+        "Llama4ForCausalLM": _LLAMA4,
+        "Llama4ForConditionalGeneration": replace(_LLAMA4, text_of="Llama4ForCausalLM"),
+    },
+    config=(
+        *KEYS,
+        *EXPERT_KEYS,
+        *_LAST_KEYS,
+        Key("interleave_moe_layer_step", "interleave_moe_layer_step"),
+        Key("moe_intermediate_size", "expert_feed_forward_length"),
+    ),
+    rules=(
+        EMBEDDING,
+        ATTN_NORM,
+        *attention(),
+        FFN_NORM,
+        *gated_mlp(at=_MLP, when=~_SPARSE),
+        Rule(_MLP + "router", Role.FFN_GATE_INP, (EXPERTS, EMBD), when=_SPARSE),
+        Rule(
+            _MLP + "experts.gate_up_proj",
+            (Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS),
+            (EXPERTS, EMBD, 2 * EXPERT_FF),
+            (Transpose(), Split((EXPERT_FF, EXPERT_FF), axis=1)),
+            when=_SPARSE,
+            tensor=True,
+        ),
+        Rule(
+            _MLP + "experts.down_proj",
+            Role.FFN_DOWN_EXPS,
+            (EXPERTS, EXPERT_FF, EMBD),
+            (Transpose(),),
+            when=_SPARSE,
+            tensor=True,
+        ),
+        *shared_expert(at=_MLP + "shared_expert.", width=EXPERT_FF, when=_SPARSE),
+        FINAL_NORM,
+        HEAD,
+    ),
+    # llama.cpp has these numbers in its code
+    fixed={"hidden_act": "silu", "attention_bias": False, "attention_chunk_size": 8192, "no_rope_layer_interval": 4}
+    | {"attn_temperature_tuning": (True, 4), "floor_scale": 8192, "attn_scale": 0.1},
+    roots=TEXT_ROOTS,
+    ignored=VISION,
 )
