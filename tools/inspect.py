@@ -1,52 +1,102 @@
-"""``quantmill inspect``: what is in a GGUF file."""
+"""``quantmill inspect``: what is in a GGUF file, on the terminal or as a page."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from ..formats.gguf.reader import GGUFHeader
+    from ..formats.gguf.reader import GGUFHeader, TensorEntry
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Everything, arrays in full, as one JSON object.")
 @click.option("--no-tensors", is_flag=True, help="Leave out the list of tensors.")
-def command(file: Path, as_json: bool, no_tensors: bool) -> None:
-    """Show a GGUF FILE's metadata, tensors, types and bits per weight.
+@click.option("--html", "page", type=click.Path(path_type=Path), metavar="PAGE", help="Write a page to look at.")
+@click.option(
+    "--against", type=click.Path(path_type=Path), metavar="MODEL", help="The page shows each tensor's error to MODEL's."
+)
+@click.option(
+    "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="The page shows this importance matrix."
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: one for each CPU.")
+@click.option("--force", is_flag=True, help="Replace PAGE if it exists.")
+@click.option("--quiet", is_flag=True, help="With --html: no progress, no summary.")
+def command(file: Path, as_json: bool, no_tensors: bool, **options: Any) -> None:
+    """Show a GGUF FILE's metadata, tensors, types and bits per weight. A shard stands for its whole model.
 
+    With --html one self-contained page: tensors by type, size per layer, metadata, and heat maps by layer and role of
+    the error (--against) and the importance (--imatrix).
+
+    \b
     Example: quantmill inspect llama3.Q4_K_M.gguf
+             quantmill inspect llama3.Q4_K_M.gguf --html report.html --against llama3-f16.gguf
     """
-    from ..formats.gguf.reader import read_header
+    from ..formats.gguf.reader import read_headers
 
-    header = read_header(file)
+    if options["page"] is not None:
+        _write_page(file, options["page"], options)
+        return
+    for name in ("against", "imatrix"):
+        if options[name] is not None:
+            raise click.UsageError(f"--{name} is for the page: give --html PAGE too")
+    headers = read_headers(file)
     if as_json:
         import json
 
-        click.echo(json.dumps(describe(header, tensors=not no_tensors), ensure_ascii=True, indent=1))
-    else:
-        _print(header, tensors=not no_tensors)
+        click.echo(json.dumps(describe(*headers, tensors=not no_tensors), ensure_ascii=True, indent=1))
+    elif not options["quiet"]:
+        _print(headers, tensors=not no_tensors)
 
 
-def describe(header: GGUFHeader, tensors: bool = True) -> dict[str, Any]:
-    """The file as plain data. Bits per weight count all tensors; strings that are no UTF-8 keep lone surrogates."""
-    weights = sum(_weights(t.shape) for t in header.tensors)
-    nbytes = sum(t.nbytes for t in header.tensors)
+def _write_page(file: Path, page: Path, options: dict[str, Any]) -> None:
+    from ..formats.gguf.reader import read_gguf, read_headers
+    from ..formats.imatrix_file import read_imatrix
+    from ..formats.output import atomic_output, human_bytes
+    from ..quantize.execute import cpu_count
+    from .files import read_model
+    from .report import gather
+    from .report_html import page as render
+
+    model = read_gguf(file)
+    against = read_model(options["against"]) if options["against"] else None
+    imatrix = read_imatrix(options["imatrix"]) if options["imatrix"] else None
+    inputs = [*model.paths, *(against.paths if against else ()), *([options["imatrix"]] if imatrix else [])]
+    with atomic_output(page, None, options["force"], inputs) as output:  # before the work: it may not be writable
+        report = gather(
+            model, read_headers(file), against=against, imatrix=imatrix, threads=options["threads"] or cpu_count()
+        )
+        raw = render(report).encode("utf-8")
+        output.write(raw)
+    if not options["quiet"]:
+        click.echo(f"{page}: {human_bytes(len(raw))}")
+
+
+def describe(*headers: GGUFHeader, tensors: bool = True) -> dict[str, Any]:
+    """A file, or the shards of a model, as plain data; what is true of each file is told of the first.
+
+    Bits per weight count all tensors; strings that are no UTF-8 keep lone surrogates.
+    """
+    header = headers[0]
+    entries = _entries(headers)
+    weights = sum(_weights(t.shape) for t in entries)
+    nbytes = sum(t.nbytes for t in entries)
     report: dict[str, Any] = {
         "path": str(header.path),
         "version": header.version,
         "byteorder": header.byteorder,
         "alignment": header.alignment,
-        "file_size": header.file_size,
+        "file_size": sum(shard.file_size for shard in headers),
         "data_start": header.data_start,
         "weights": weights,
         "tensor_bytes": nbytes,
         "bpw": nbytes * 8 / weights if weights else 0.0,
-        "types": _types(header),
+        "types": _types(entries),
         "metadata": {
             key: {"type": _type(value), "value": plain_value(value)} for key, value in header.metadata.items()
         },
@@ -61,20 +111,26 @@ def describe(header: GGUFHeader, tensors: bool = True) -> dict[str, Any]:
                 "bytes": t.nbytes,
                 "bpw": t.qtype.bpw,
             }
-            for t in header.tensors
+            for t in entries
         ]
+    if len(headers) > 1:
+        report["shards"] = [{"path": str(h.path), "tensors": len(h.tensors), "file_size": h.file_size} for h in headers]
     return report
 
 
-def _print(header: GGUFHeader, tensors: bool) -> None:
+def _entries(headers: Iterable[GGUFHeader]) -> list[TensorEntry]:
+    return [entry for header in headers for entry in header.tensors]
+
+
+def _print(headers: tuple[GGUFHeader, ...], tensors: bool) -> None:
     from ..formats.gguf.edit import show_value
     from ..formats.output import human_bytes
 
-    report = describe(header, tensors=False)
-    click.echo(f"{header.path}: GGUF v{header.version}, {header.byteorder}-endian, {human_bytes(header.file_size)}")
-    click.echo(
-        f"{len(header.tensors)} tensors, {report['weights'] / 1e6:.1f} M weights, {report['bpw']:.2f} bits per weight"
-    )
+    report, header, entries = describe(*headers, tensors=False), headers[0], _entries(headers)
+    shards = f" in {len(headers)} shards" if len(headers) > 1 else ""
+    size = human_bytes(report["file_size"])
+    click.echo(f"{header.path}: GGUF v{header.version}, {header.byteorder}-endian, {size}{shards}")
+    click.echo(f"{len(entries)} tensors, {report['weights'] / 1e6:.1f} M weights, {report['bpw']:.2f} bits per weight")
     click.echo("\nmetadata")
     width = max((len(key) for key in header.metadata), default=0)
     for key, value in header.metadata.items():
@@ -85,19 +141,19 @@ def _print(header: GGUFHeader, tensors: bool) -> None:
         click.echo(f"  {name:8}  {row['tensors']:5} tensors  {size:>10}  {row['bpw']:6.3f} bits per weight")
     if tensors:
         click.echo("\ntensors")
-        width = max((len(t.name) for t in header.tensors), default=0)
-        for t in header.tensors:
+        width = max((len(t.name) for t in entries), default=0)
+        for t in entries:
             shape = " x ".join(map(str, t.shape)) or "1"
             click.echo(f"  {t.name:{width}}  {t.qtype.name:8}  {shape:>18}  {human_bytes(t.nbytes):>10}")
 
 
-def _types(header: GGUFHeader) -> dict[str, dict[str, Any]]:
+def _types(entries: list[TensorEntry]) -> dict[str, dict[str, Any]]:
     """Type -> its tensors, weights, bytes and bits per weight, the largest first."""
-    count: Counter[str] = Counter(t.qtype.name for t in header.tensors)
+    count: Counter[str] = Counter(t.qtype.name for t in entries)
     nbytes: Counter[str] = Counter()
     weights: Counter[str] = Counter()
-    bpw = {t.qtype.name: t.qtype.bpw for t in header.tensors}
-    for t in header.tensors:
+    bpw = {t.qtype.name: t.qtype.bpw for t in entries}
+    for t in entries:
         nbytes[t.qtype.name] += t.nbytes
         weights[t.qtype.name] += _weights(t.shape)
     return {
@@ -117,7 +173,11 @@ def _level(key: str, data: Any) -> str:
     """`` (Q4_K_M)`` behind a file type's number."""
     from ..formats.gguf.keys import GENERAL_FILE_TYPE, LEVEL_OF_FILE_TYPE
 
-    return f" ({LEVEL_OF_FILE_TYPE[data]})" if key == GENERAL_FILE_TYPE and data in LEVEL_OF_FILE_TYPE else ""
+    return (
+        f" ({LEVEL_OF_FILE_TYPE[data]})"
+        if key == GENERAL_FILE_TYPE and isinstance(data, int) and data in LEVEL_OF_FILE_TYPE
+        else ""
+    )
 
 
 def _type(value: Any) -> str:
