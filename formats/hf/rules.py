@@ -42,6 +42,7 @@ class Rule:
         part: the last part of its GGUF name, where that is not ``weight``.
         stack: ``enc.`` or ``dec.`` before the block's name in GGUF, for models that have both.
         layers: how many blocks there are.
+        each: how many ``{expert}`` stands for, where that is not the experts.
     """
 
     hf: str | tuple[str, ...]
@@ -56,6 +57,7 @@ class Rule:
     part: str = "weight"
     stack: str = ""
     layers: str = "num_hidden_layers"
+    each: Size = EXPERTS
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
@@ -76,7 +78,7 @@ class Rule:
 
     def sources(self, layer: int | None, part: str, config: Config) -> tuple[str, ...]:
         """The checkpoint's names: one a module, or one an expert."""
-        experts = range(EXPERTS(config)) if "{expert}" in self.modules[0] else (None,)
+        experts = range(self.each(config)) if "{expert}" in self.modules[0] else (None,)
         leaf = "" if self.tensor else f".{part}"
         return tuple(name.format(layer=layer, expert=expert) + leaf for name in self.modules for expert in experts)
 
@@ -192,7 +194,7 @@ class Arch:
         for layers, run in groupby(self.rules, lambda rule: rule.layers if rule.per_layer else None):
             rules = tuple(run)
             count = Size(layers)(config) if layers else 1
-            each = sum(EXPERTS(config) if "{expert}" in rule.modules[0] else 1 for rule in rules)
+            each = sum(rule.each(config) if "{expert}" in rule.modules[0] else 1 for rule in rules)
             if count * each > MAX_TENSORS:
                 raise FormatError(f"{count * each} tensors are more than any model has", where=layers)
             for layer in range(count) if layers else (None,):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from ..rules import Arch
 from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gpt2 import GPT2
+from .gptneox import GPTNEOX
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
+from .stablelm import STABLELM
+from .starcoder import STARCODER, STARCODER2
 
 ARCHS: tuple[Arch, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Arch))
 

@@ -51,6 +51,9 @@ class TestEveryArch:
             if "rope_theta" in default:
                 theta = theirs.default_theta
                 default["rope_theta"] = theta["global"] if isinstance(theta, dict) else theta
+            if "partial_rotary_factor" in default:
+                rope = AutoConfig.for_model(cls.model_type).rope_parameters
+                default["partial_rotary_factor"] = rope["partial_rotary_factor"]
             assert default == dict(cls.defaults), name
 
     def test_keys_are_known_and_layers_are_where_they_belong(self, arch: Arch) -> None:

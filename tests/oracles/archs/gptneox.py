@@ -1,0 +1,13 @@
+"""GPT-NeoX."""
+
+from oracles.proofs import Proof
+
+PROOFS = (
+    Proof("gptneox", "GPTNeoXForCausalLM", {"num_attention_heads": 4}),
+    Proof(
+        "gptneox",
+        "GPTNeoXForCausalLM",
+        {"num_attention_heads": 8, "use_parallel_residual": False, "rotary_pct": 1.0, "rotary_emb_base": 20000},
+        "sequential",
+    ),
+)
