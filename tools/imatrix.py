@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from math import log2
@@ -38,6 +39,7 @@ _NAMED = 12  # tensors or experts listed by name
 @click.option("--parse-special", is_flag=True, help="Control tokens in the text are meant, not their letters.")
 @click.option("--no-ppl", is_flag=True, help="Do not compute the text's perplexity.")
 @click.option("--show-statistics", is_flag=True, help="Show what is in the one --in-file, and do nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="With --show-statistics: print them as JSON.")
 @click.option(
     "--dtype", type=click.Choice(["f32", "bf16"]), default="f32", show_default=True, help="Of the arithmetic."
 )
@@ -62,8 +64,10 @@ def command(output: Path, **options: Any) -> None:
              imatrix --in-file a.gguf --in-file b.gguf -o merged.gguf
     """
     in_files = list(options["in_files"])
+    if options["as_json"] and not options["show_statistics"]:
+        raise click.UsageError("--json goes with --show-statistics")
     if options["show_statistics"]:
-        _show_statistics(in_files, options["n_ctx"])
+        _show_statistics(in_files, options["n_ctx"], options["as_json"])
         return
     if options["model"] is None and not in_files:
         raise click.UsageError("nothing to do: give a model with -m, or matrices to merge with --in-file")
@@ -193,7 +197,7 @@ def _report_thin(thin: Mapping[str, list[tuple[int, int]]], prior: bool) -> None
         click.echo(f"  {name}: {listed}{more}", err=True)
 
 
-def _show_statistics(in_files: list[Path], n_ctx: int | None) -> None:
+def _show_statistics(in_files: list[Path], n_ctx: int | None, as_json: bool) -> None:
     from ..imatrix.matrix import read_parts
     from ..imatrix.stats import by_layer, statistics
 
@@ -201,6 +205,13 @@ def _show_statistics(in_files: list[Path], n_ctx: int | None) -> None:
         raise click.UsageError("--show-statistics wants one --in-file")
     sums, _, _ = read_parts(in_files, n_ctx)
     rows = statistics(sums)
+    if as_json:
+        layers = [
+            {"layer": layer, "total": total, "high": high, "similarity": similarity}
+            for layer, (total, high, similarity) in by_layer(rows).items()
+        ]
+        click.echo(json.dumps({"file": str(in_files[0]), "tensors": [vars(row) for row in rows], "layers": layers}))
+        return
     heads = ("sum(act²)", "min", "max", "mean", "dev", "active", "n", "entropy", "E(norm)", "ZD", "cossim")
     click.echo(f"{'layer':>5} {'tensor':<16}" + "".join(f"{head:>13}" for head in heads))
     for row in rows:

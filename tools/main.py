@@ -66,7 +66,13 @@ class _Umbrella(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
-@click.command(cls=_Umbrella, context_settings={"help_option_names": ["-h", "--help"]})
+_COMPLETION = """\b
+Completion in bash: eval "$(_QUANTMILL_COMPLETE=bash_source quantmill)"
+zsh and fish have zsh_source and fish_source; `quantize`, `convert` and `imatrix` their own
+_QUANTIZE_COMPLETE, _CONVERT_COMPLETE and _IMATRIX_COMPLETE."""
+
+
+@click.command(cls=_Umbrella, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION)
 @click.version_option(__version__, prog_name="quantmill")
 def quantmill() -> None:
     """Turn Hugging Face checkpoints into the quantized files people run.

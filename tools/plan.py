@@ -25,7 +25,14 @@ _NOT_ADVISED = frozenset({"F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("levels", metavar="[LEVEL]...", nargs=-1)
-@click.option("--format", "container", type=click.Choice(FORMATS), default="gguf", show_default=True)
+@click.option(
+    "--format",
+    "container",
+    type=click.Choice(FORMATS),
+    default="gguf",
+    show_default=True,
+    help="What is to be written.",
+)
 @click.option("--book", type=click.Choice(BOOKS), help="Which era's mixes.  [default: current; ggml-v3 for ggml]")
 @click.option(
     "--imatrix",

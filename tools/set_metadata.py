@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--remove", is_flag=True, help="Remove the key.")
 @click.option("--force", is_flag=True, help="Add a missing key; set a value that the checks refuse.")
 @click.option("--dry-run", is_flag=True, help="Show what would change; write nothing.")
+@click.option("--quiet", is_flag=True, help="Print nothing.")
 def command(
     file: Path,
     key: str,
@@ -40,6 +41,7 @@ def command(
     remove: bool,
     force: bool,
     dry_run: bool,
+    quiet: bool,
 ) -> None:
     """Set the metadata KEY of a GGUF FILE to VALUE.
 
@@ -64,6 +66,8 @@ def command(
     else:
         new = _new_value(header, name, _text(value, value_file), type_, force)
         edit = set_metadata(file, {name: new}, force=force, dry_run=dry_run)
+    if quiet:
+        return
     for change in edit.changes:
         _show(header, change)
     if not edit.changed:

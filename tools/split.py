@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .units import Size
+
 if TYPE_CHECKING:
     from ..formats.gguf.split import SplitPlan
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
-_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,8 +20,8 @@ _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 @click.option(
     "--max-size",
     "max_bytes",
+    type=Size(),
     metavar="SIZE",
-    callback=lambda ctx, param, text: None if text is None else parse_size(text),
     help="Bytes of tensors in a shard: 2G, 500M (decimal, as llama-gguf-split), 1.5GiB.",
 )
 @click.option("--max-tensors", type=click.IntRange(min=1), help="Tensors in a shard.  [default: 128]")
@@ -57,6 +55,8 @@ def command(
 
     if max_bytes is not None and max_tensors is not None:
         raise click.UsageError("give --max-size or --max-tensors, not both")
+    if max_bytes == 0:
+        raise click.UsageError("--max-size 0 holds no tensor")
     if max_bytes is None and max_tensors is None:
         max_tensors = 128  # llama-gguf-split's default
     plan = plan_split(
@@ -68,15 +68,6 @@ def command(
         click.echo(json.dumps({"source": str(model), "written": not dry_run, "shards": _rows(plan)}))
     elif not quiet:
         _print(plan)
-
-
-def parse_size(text: str) -> int:
-    """``2G``, ``1.5GiB``, ``500 MB`` in bytes; without an i the units are decimal."""
-    match = _SIZE.fullmatch(text.strip())
-    size = int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2].upper()]) if match else 0
-    if not size:
-        raise click.BadParameter(f"{text!r} is no size such as 2G, 500M or 1.5GiB")
-    return size
 
 
 def _rows(plan: SplitPlan) -> list[dict[str, object]]:

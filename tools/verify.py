@@ -42,6 +42,7 @@ def command(
     With --against, also measure each tensor's relative RMSE, largest error and cosine. Ends with 1 when a weight is
     not finite, a tensor is missing on either side, or a bound is passed.
 
+    \b
     Example: quantmill verify model.Q4_K_M.gguf --against model-f16.gguf --min-cosine 0.99
     """
     from ..quantize.compare import compare

@@ -10,7 +10,7 @@ import pytest
 from oracles.llama import Llama
 from oracles.split_samples import write_split_source
 from quantmill.formats.gguf.reader import read_gguf, read_header
-from quantmill.tools.split import parse_size
+from quantmill.tools.units import Size
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def test_refusals(cli: Callable, refused: Callable, source: Path, tmp_path: Path
     assert "whole model" in refused("merge", source, tmp_path / "x.gguf")
     assert "exists" in refused("merge", tmp_path / "m-00001-of-00003.gguf", source)
     assert "not both" in cli("split", source, "x", "--max-tensors", 4, "--max-size", "2G").err
-    assert "no size" in cli("split", source, "x", "--max-size", "2 pages").err
+    assert "unknown unit 'pages'" in cli("split", source, "x", "--max-size", "2 pages").err
+    assert "holds no tensor" in cli("split", source, "x", "--max-size", "0").err
     (tmp_path / "m-00002-of-00003.gguf").unlink()
     assert "1 of the 3 shards of this model missing" in refused("verify", tmp_path / "m-00001-of-00003.gguf")
     assert "no folder" in refused("split", source, tmp_path / "none" / "x")
@@ -63,7 +64,7 @@ def test_refusals(cli: Callable, refused: Callable, source: Path, tmp_path: Path
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
+    assert Size().convert(text, None, None) == size
 
 
 def test_shards_load_in_llama_cpp(cli: Callable, smollm2_q4_1: Path, tmp_path: Path) -> None:
