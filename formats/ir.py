@@ -115,6 +115,7 @@ class Role(Enum):
     SSM_D = "ssm_d"
     SSM_NORM = "ssm_norm"
     SSM_OUT = "ssm_out"
+    SSM_BETA_ALPHA = "ssm_ba"
     SHORTCONV_CONV = "shortconv.conv"
     SHORTCONV_INPROJ = "shortconv.in_proj"
     SHORTCONV_OUTPROJ = "shortconv.out_proj"

@@ -13,7 +13,7 @@ from ..errors import FormatError
 from ..ir import Metadata, Tensor
 from . import rope
 from .rows import Rope
-from .sizes import EMBD, HEADS, Config, Size
+from .sizes import EMBD, HEADS, Config, Size, Words
 
 if TYPE_CHECKING:
     from .rules import Arch, HFClass
@@ -90,6 +90,8 @@ def complete(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any
             problem = f"{config.get(key)!r} is not what llama.cpp's {arch.gguf} takes for granted"
             raise FormatError(problem, path=path, where=key)
     if row := next((row for row in arch.config if isinstance(row, Rope)), None):
+        if row.partial is not None and config.get("partial_rotary_factor") is None:
+            config["partial_rotary_factor"] = row.partial
         config["rope_parameters"] = rope.canonical(config, path, sliding=row.sliding)
         for key in ("rope_theta", "rope_scaling", "partial_rotary_factor", row.sliding or ""):
             config.pop(key, None)
@@ -105,10 +107,10 @@ def with_defaults(config: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
     return out
 
 
-def implied(arch: Arch, config: Config) -> dict[str, Size]:
-    """Sizes that are inferred when a config leaves them out."""
-    own = _IMPLIED if isinstance(config.get("num_attention_heads"), int) and config["num_attention_heads"] else {}
-    return {**arch.implied, **{key: size for key, size in own.items() if key not in arch.implied}}
+def implied(arch: Arch, config: Config) -> dict[str, Size | Words]:
+    """What is inferred when a config leaves it out."""
+    has_heads = isinstance(config.get("num_attention_heads"), int) and config["num_attention_heads"] > 0
+    return {**(_IMPLIED if has_heads else {}), **arch.implied}
 
 
 def _check_size(config: Config, key: str, path: Path) -> None:

@@ -156,11 +156,13 @@ class Rope:
         sliding: the old config key of the base that layers with a sliding window have; with it, ``rope_parameters``
             holds one set for each of the two kinds of layer.
         extra: more of its entries, and their keys.
+        partial: the part of a head that turns when the config does not say; all of it, if None.
     """
 
     dimension: bool = False
     sliding: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
+    partial: float | None = None
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         found = config["rope_parameters"]
@@ -178,7 +180,7 @@ class Rope:
         if self.dimension:
             head_dim = get("attention.key_length") or _head_dim(get)
             turning = get("rope.dimension_count")
-            if head_dim and turning and turning != head_dim:
+            if head_dim and turning and (turning != head_dim or self.partial is not None):
                 found["partial_rotary_factor"] = turning / head_dim
         if self.sliding is None:
             return {"rope_parameters": found}

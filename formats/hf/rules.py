@@ -13,7 +13,7 @@ from ..gguf.names import tensor_name
 from ..ir import Role, Tensor
 from .ops import Op, Tensors, Transpose
 from .packed.unpacked import applied
-from .sizes import ALWAYS, EXPERTS, Condition, Config, Maybe, Size, at_layer
+from .sizes import ALWAYS, EXPERTS, Condition, Config, Maybe, Size, Words, at_layer
 
 if TYPE_CHECKING:
     from .rows import ConfigRow
@@ -166,7 +166,7 @@ class Arch:
         fixed: config keys that are the same for every model of the architecture; a tuple lists values that mean the
             same, the first is written.
         needs: what llama.cpp takes for granted of other config keys, by the key that a message names.
-        implied: sizes a config may leave out (or set to null), and what they are then.
+        implied: what a config may leave out (or set to null), and what it is then.
         roots: beginnings of tensor names -> the ones the rules use, for checkpoints of other wrappers.
         ignored: patterns (``*``) of tensor names that carry no weights of the text model.
     """
@@ -178,7 +178,7 @@ class Arch:
     gguf: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, Condition] = field(default_factory=dict)
-    implied: Mapping[str, Size] = field(default_factory=dict)
+    implied: Mapping[str, Size | Words] = field(default_factory=dict)
     roots: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 

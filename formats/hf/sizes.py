@@ -71,6 +71,19 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Words:
+    """A word for each layer: every so many layers another one than the usual."""
+
+    usual: str
+    other: str
+    every: Size
+
+    def __call__(self, config: Config) -> list[str]:
+        every = self.every(config) or 1
+        return [self.usual if (layer + 1) % every else self.other for layer in range(LAYERS(config))]
+
+
+@dataclass(frozen=True)
 class Condition:
     """Something that is true of a config, or of a layer. ``~a`` is its contrary; ``a & b`` both, ``a | b`` either."""
 

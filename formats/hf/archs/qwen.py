@@ -1,18 +1,20 @@
-"""Qwen 2, 2.5 and 3, dense and with experts.
+"""Qwen 2, 2.5 and 3, dense and with experts; Qwen3-Next.
 
-Sources: Qwen2Config, Qwen3Config, Qwen2MoeConfig and Qwen3MoeConfig of transformers 5.23; conversion/qwen.py of
-llama.cpp.
+Sources: their config classes in transformers 5.23; conversion/qwen.py of llama.cpp.
 """
 
 from __future__ import annotations
 
 from ...ir import Role
-from ..rows import Key
+from ..ops import Deal, Reshape, Split
+from ..rows import Flags, Key, Made, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, EMBD, Size
+from ..sizes import ALWAYS, EMBD, Is, Q, Same, Size, Words
+from ..values import Add, NegExp
 from .blocks import (
     ATTN_NORM,
     EMBEDDING,
+    EPS_KEY,
     EXPERT_KEYS,
     FFN_NORM,
     FINAL_NORM,
@@ -20,6 +22,7 @@ from .blocks import (
     HEAD_DIM_KEYS,
     KEYS,
     LAYER,
+    SIZE_KEYS,
     attention,
     experts,
     gated_mlp,
@@ -30,14 +33,14 @@ from .blocks import (
 _DENSE = {
     "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
-    "hidden_act": "silu", "use_sliding_window": False,
+    "hidden_act": "silu",
 }  # fmt: skip
 _EXPERTS = {
     "hidden_size": 2048, "num_hidden_layers": 24, "num_local_experts": 60, "num_experts_per_tok": 4,
     "decoder_sparse_step": 1, "router_aux_loss_coef": 0.001, "output_router_logits": False,
 }  # fmt: skip
 _NAMES = {"num_experts": "num_local_experts"}
-_FIXED = {"hidden_act": "silu", "use_sliding_window": False}
+_FIXED = {"hidden_act": "silu", "use_sliding_window": (False, None)}
 # llama.cpp has experts in every layer.
 _ALL_SPARSE = {"decoder_sparse_step": 1, "mlp_only_layers": ([], None)}
 
@@ -104,4 +107,84 @@ QWEN3_MOE = Arch(
     config=(*KEYS, *EXPERT_KEYS, *HEAD_DIM_KEYS, Key("moe_intermediate_size", "expert_feed_forward_length")),
     rules=(EMBEDDING, ATTN_NORM, *attention(), *qk_norm(), FFN_NORM, *experts(), FINAL_NORM, HEAD),
     fixed=_FIXED | _ALL_SPARSE | {"norm_topk_prob": True, "attention_bias": False},
+)
+
+_K_HEADS, _V_HEADS = Size("linear_num_key_heads"), Size("linear_num_value_heads")
+_K_DIM, _V_DIM = Size("linear_key_head_dim"), Size("linear_value_head_dim")
+_KEYS, _VALUES = _K_HEADS * _K_DIM, _V_HEADS * _V_DIM
+_GROUP = _V_HEADS // _K_HEADS * _V_DIM  # values of a key head
+_LINEAR, _KERNEL = Is("layer_types", "linear_attention"), Size("linear_conv_kernel_dim")
+_DELTA = LAYER + "linear_attn."
+_ADD_ONE = (Add(1.0),)
+
+QWEN3_NEXT = Arch(
+    name="qwen3next",
+    classes={
+        "Qwen3NextForCausalLM": HFClass(
+            "qwen3_next",
+            _DENSE
+            | _EXPERTS
+            | {"intermediate_size": 5632, "num_hidden_layers": 48, "num_attention_heads": 16, "num_key_value_heads": 2}
+            | {"head_dim": 256, "num_local_experts": 512, "num_experts_per_tok": 10, "moe_intermediate_size": 512}
+            | {"shared_expert_intermediate_size": 512, "norm_topk_prob": True, "attention_bias": False}
+            | {"linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128}
+            | {"linear_num_key_heads": 16, "linear_num_value_heads": 32, "layer_types": None},
+            _NAMES,
+        )
+    },
+    config=(
+        *SIZE_KEYS,
+        Rope(partial=0.25, dimension=True),
+        EPS_KEY,
+        *EXPERT_KEYS,
+        *HEAD_DIM_KEYS,
+        Key("moe_intermediate_size", "expert_feed_forward_length"),
+        Key("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
+        Key("linear_conv_kernel_dim", "ssm.conv_kernel"),
+        Key("linear_key_head_dim", "ssm.state_size"),
+        Key("linear_value_head_dim", "ssm.state_size"),
+        Key("linear_num_key_heads", "ssm.group_count"),
+        Key("linear_num_value_heads", "ssm.time_step_rank"),
+        Made("ssm.inner_size", _VALUES),
+        Flags("layer_types", "attention.recurrent_layers", true="linear_attention"),
+    ),
+    rules=(
+        EMBEDDING,
+        Rule(LAYER + "input_layernorm", Role.ATTN_NORM, (EMBD,), _ADD_ONE),
+        Rule(LAYER + "self_attn.q_proj", Role.ATTN_Q, (2 * Q, EMBD), when=~_LINEAR),  # with the gate of each head
+        *attention(when=~_LINEAR)[1:],
+        *qk_norm(*_ADD_ONE, when=~_LINEAR),
+        Rule(
+            _DELTA + "in_proj_qkvz",
+            (Role.ATTN_QKV, Role.ATTN_GATE),
+            (2 * _KEYS + 2 * _VALUES, EMBD),
+            (Deal(_K_HEADS, (_K_DIM, _K_DIM, _GROUP, _GROUP)), Split((2 * _KEYS + _VALUES, _VALUES))),
+            when=_LINEAR,
+        ),
+        Rule(_DELTA + "in_proj_ba", Role.SSM_BETA_ALPHA, (2 * _V_HEADS, EMBD), when=_LINEAR),
+        Rule(
+            _DELTA + "conv1d",
+            Role.SSM_CONV1D,
+            (2 * _KEYS + _VALUES, Size(1), _KERNEL),
+            (Reshape((-1, 1, _KERNEL), (-1, _KERNEL)),),
+            when=_LINEAR,
+        ),
+        Rule(_DELTA + "dt_bias", Role.SSM_DT, (_V_HEADS,), when=_LINEAR, tensor=True, part="bias"),
+        Rule(_DELTA + "A_log", Role.SSM_A, (_V_HEADS,), (NegExp(),), when=_LINEAR, tensor=True, part=""),
+        Rule(_DELTA + "norm", Role.SSM_NORM, (_V_DIM,), when=_LINEAR),
+        Rule(_DELTA + "out_proj", Role.SSM_OUT, (EMBD, _VALUES), when=_LINEAR),
+        Rule(LAYER + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,), _ADD_ONE),
+        *experts(),
+        Rule(LAYER + "mlp.shared_expert_gate", Role.FFN_GATE_INP_SHEXP, (Size(1), EMBD)),
+        *shared_expert(at=LAYER + "mlp.shared_expert.", width=Size("shared_expert_intermediate_size")),
+        Rule("model.norm", Role.OUTPUT_NORM, (EMBD,), _ADD_ONE),
+        HEAD,
+    ),
+    fixed={"hidden_act": "silu", "norm_topk_prob": True, "attention_bias": False} | _ALL_SPARSE,
+    needs={"linear_value_head_dim": Same(_K_DIM, _V_DIM)},
+    implied={
+        "full_attention_interval": Size(4),
+        "layer_types": Words("linear_attention", "full_attention", Size("full_attention_interval")),
+    },
+    ignored=("mtp.*",),
 )

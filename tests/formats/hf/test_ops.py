@@ -10,8 +10,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantmill.formats.hf.ops import PermuteRope, Stack, Unstack
+from quantmill.formats.hf.ops import (
+    Concat,
+    Deal,
+    On,
+    Op,
+    PermuteRope,
+    Regroup,
+    Reshape,
+    Split,
+    Stack,
+    Transpose,
+    Unstack,
+)
 from quantmill.formats.hf.sizes import Size
+from quantmill.formats.hf.values import Add, LogNeg, Multiply, NegExp
 from quantmill.formats.ir import Role, Tensor
 from quantmill.formats.qtypes import BF16, F16, F32, QType
 
@@ -97,6 +110,85 @@ def test_stack_lazily_and_back(experts: int, rows: int, data: st.DataObject) -> 
     assert all(np.array_equal(array_of(t), array) for t, array in zip(back, arrays, strict=True))
 
 
-@pytest.mark.parametrize("op", [PermuteRope(Size("n")), Stack(), Unstack()])
-def test_the_inverse_of_the_inverse_is_the_op(op: PermuteRope | Stack | Unstack) -> None:
+# Each op by a second way of saying it: its config, the shapes of its sources, and NumPy's own words for the result.
+H, D, E = Size("h"), Size("d"), Size("e")
+NUMBERS = {"h": 3, "d": 4, "e": 2}
+WORDS = {
+    "regroup_qkv": (
+        Regroup((H, 2, D), (1, 0, 2)), [(24, 5)], lambda x: [x.reshape(3, 2, 4, 5).swapaxes(0, 1).reshape(24, 5)]
+    ),
+    "regroup_vector": (Regroup((H, D), (1, 0)), [(12,)], lambda x: [x.reshape(3, 4).T.reshape(12)]),
+    "regroup_inner_axis": (
+        Regroup((-1, 2), (1, 0), axis=1), [(2, 6, 3)], lambda x: [x.reshape(2, 3, 2, 3).swapaxes(1, 2).reshape(2, 6, 3)]
+    ),
+    "deal": (
+        Deal(H, (2 * D, D)), [(36, 2)],
+        lambda x: [np.concatenate([p.reshape(-1, 2) for p in np.split(x.reshape(3, 12, 2), [8], axis=1)])],
+    ),
+    "deal_vector": (
+        Deal(E, (1, D)), [(10,)], lambda x: [np.concatenate([p.reshape(-1) for p in np.split(x.reshape(2, 5), [1], 1)])]
+    ),
+    "split": (Split((D, H, 1)), [(8, 3)], lambda x: np.split(x, [4, 7])),
+    "split_vector": (Split((D, H)), [(7,)], lambda x: np.split(x, [4])),
+    "split_experts": (Split((D, D), axis=1), [(2, 8, 3)], lambda x: np.split(x, 2, axis=1)),
+    "concat": (Concat((D, H)), [(4, 3), (3, 3)], lambda x, y: [np.concatenate([x, y])]),
+    "concat_vectors": (Concat((D, H)), [(4,), (3,)], lambda x, y: [np.concatenate([x, y])]),
+    "concat_experts": (Concat((D, H), axis=1), [(2, 4, 5), (2, 3, 5)], lambda x, y: [np.concatenate([x, y], axis=1)]),
+    "transpose": (Transpose(), [(4, 6)], lambda x: [x.T]),
+    "transpose_experts": (Transpose(), [(2, 4, 6)], lambda x: [x.swapaxes(1, 2)]),
+    "reshape_wider": (Reshape((12, 2), (H, 8)), [(12, 2)], lambda x: [x.reshape(3, 8)]),
+    "reshape_narrower": (Reshape((H, 8), (-1, 2)), [(3, 8)], lambda x: [x.reshape(12, 2)]),
+    "squeeze": (Reshape((H, 1, D), (H, D)), [(3, 1, 4)], lambda x: [x[:, 0]]),
+    "on": (On((1,), Transpose()), [(2, 3), (4, 3)], lambda x, y: [x, y.T]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("qtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("case", WORDS)
+def test_moving_ops_say_what_numpy_says_lazily_and_back(case: str, qtype: QType) -> None:
+    op, shapes, words = WORDS[case]
+    arrays = [
+        np.random.default_rng(i).integers(0, 1 << 16, shape).astype(DTYPES[qtype]) for i, shape in enumerate(shapes)
+    ]
+    sources = tuple(tensor_of(array, qtype) for array in arrays)
+    out, expected = op.apply(sources, NUMBERS), words(*arrays)
+    assert [tensor.shape for tensor in out] == [array.shape for array in expected]
+    for tensor, array in zip(out, expected, strict=True):
+        assert np.array_equal(array_of(tensor), array)
+        whole = tensor.rows(0, tensor.n_rows)
+        for a in range(tensor.n_rows + 1):
+            for b in range(a, tensor.n_rows + 1):
+                assert np.array_equal(tensor.rows(a, b), whole[a:b]), (a, b)
+    back = op.inverse.apply(out, NUMBERS)
+    assert [tensor.shape for tensor in back] == shapes
+    assert all(np.array_equal(array_of(tensor), array) for tensor, array in zip(back, arrays, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("op", "before", "after"),
+    [
+        (Add(1.0), [0.0, -0.5, 2.0], [1.0, 0.5, 3.0]),
+        (Multiply(4.0), [1.0, -2.0, 0.0], [4.0, -8.0, 0.0]),
+        (Multiply(D), [1.0, 0.5, 2.0], [4.0, 2.0, 8.0]),
+        (NegExp(), [0.0, 1.0, -1.0], [-1.0, -2.7182817, -0.36787945]),
+    ],
+)
+def test_computing_ops_by_hand(op: Op, before: list[float], after: list[float]) -> None:
+    (out,) = op.apply((tensor_of(np.array(before, np.float32)),), NUMBERS)
+    assert (out.qtype, op.exact) == (F32, False)
+    assert np.array_equal(array_of(out), np.array(after, np.float32))
+    (back,) = op.inverse.apply((out,), NUMBERS)
+    assert array_of(back) == pytest.approx(before, abs=1e-7)
+
+
+def test_computing_from_bf16_is_float32_arithmetic() -> None:
+    bits = np.array([0x3F81, 0x0001], np.uint16)  # 1.0078125 and the smallest subnormal
+    (out,) = Add(1.0).apply((tensor_of(bits, BF16),), {})
+    assert array_of(out).tolist() == [2.0078125, 1.0]
+
+
+@pytest.mark.parametrize(
+    "op", [PermuteRope(H), Stack(), Unstack(), NegExp(), LogNeg(), Add(1.0), *(op for op, _, _ in WORDS.values())]
+)
+def test_the_inverse_of_the_inverse_is_the_op(op: Op) -> None:
     assert op.inverse.inverse == op

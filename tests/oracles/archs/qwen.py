@@ -16,4 +16,17 @@ PROOFS = (
     Proof("qwen3", "Qwen3ForCausalLM", _HEADS | {"head_dim": 48}),
     Proof("qwen2moe", "Qwen2MoeForCausalLM", _EXPERTS | {"shared_expert_intermediate_size": 512}),
     Proof("qwen3moe", "Qwen3MoeForCausalLM", _EXPERTS | {"head_dim": 48, "norm_topk_prob": True}),
+    Proof(
+        "qwen3next",
+        "Qwen3NextForCausalLM",
+        _EXPERTS
+        | {"head_dim": 64, "shared_expert_intermediate_size": 512, "num_hidden_layers": 4}
+        | {
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+            "linear_num_key_heads": 4,
+            "linear_num_value_heads": 8,
+        }
+        | {"layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"]},
+    ),
 )
