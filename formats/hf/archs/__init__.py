@@ -7,7 +7,7 @@ from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gpt2 import GPT2
 from .gptneox import GPTNEOX
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
-from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
+from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT
 from .stablelm import STABLELM
 from .starcoder import STARCODER, STARCODER2
 
