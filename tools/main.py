@@ -25,6 +25,7 @@ COMMANDS = {
     "plan": ("plan", "What a model will weigh at every level, before anything is written."),
     "imatrix": ("imatrix", "Importance matrix of a model, from a text."),
     "gptq": ("gptq", "Quantize a Hugging Face checkpoint by GPTQ."),
+    "awq": ("awq", "Quantize a Hugging Face checkpoint by AWQ."),
     "evaluate": ("evaluate", "Perplexity, and KL divergence from a base model."),
     "gguf-set-metadata": ("set_metadata", "Change, add or remove a metadata key of a GGUF file."),
     "inspect": ("inspect", "Show a file's metadata, tensors, types and bits per weight."),

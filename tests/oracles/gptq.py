@@ -28,15 +28,30 @@ import numpy as np, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, AwqConfig, GPTQConfig
 torch.set_num_threads(2)
 kinds = {"gptq": GPTQConfig, "awq": AwqConfig}
+
+def whole(module):
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+    scales = module.scales.float()
+    weight = dequantize_gemm(module.qweight, module.qzeros, scales, module.bits, module.group_size).float().T
+    linear = torch.nn.Linear(*weight.shape[::-1], bias=module.bias is not None)
+    linear.weight.data = weight.contiguous()
+    if module.bias is not None:
+        linear.bias.data = module.bias.float()
+    return linear
+
 for line in sys.stdin:
     job = json.loads(line)
     try:
         options = {"quantization_config": kinds[job["kind"]](**job["config"])} if job["config"] else {}
         model = AutoModelForCausalLM.from_pretrained(job["folder"], device_map="cpu", dtype=torch.float32, **options)
+        linears = sorted({type(m).__name__ for m in model.modules() if hasattr(m, "qweight")})
+        if job["whole"]:
+            for name, module in [pair for pair in model.named_modules() if hasattr(pair[1], "qweight")]:
+                model.set_submodule(name, whole(module))
         with torch.inference_mode():
             logits = model.eval()(torch.tensor([job["tokens"]])).logits[0].float().numpy()
         np.save(job["out"], logits)
-        answer = {"linears": sorted({type(m).__name__ for m in model.modules() if hasattr(m, "qweight")})}
+        answer = {"linears": linears}
     except Exception as error:
         answer = {"error": traceback.format_exc()}
     print("\\nANSWER " + json.dumps(answer), flush=True)
@@ -72,7 +87,12 @@ class Client:
         self._folder.cleanup()
 
     def logits(
-        self, folder: Path, tokens: Sequence[int], config: Mapping[str, Any] | None = None, kind: str = "gptq"
+        self,
+        folder: Path,
+        tokens: Sequence[int],
+        config: Mapping[str, Any] | None = None,
+        kind: str = "gptq",
+        whole: bool = False,
     ) -> NDArray[np.float32]:
         """float32 [tokens, vocabulary].
 
@@ -81,6 +101,7 @@ class Client:
             tokens: one sequence.
             config: of ``GPTQConfig`` or ``AwqConfig``; None takes the folder's own.
             kind: ``gptq`` or ``awq``.
+            whole: AWQ linears, which the client computes in half precision, as float32 ones of the weights it unpacks.
 
         Raises:
             ClientError: it could not load or run it.
@@ -88,7 +109,13 @@ class Client:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         out = Path(self._folder.name) / "logits.npy"
-        job = {"folder": str(folder), "tokens": list(tokens), "config": dict(config or {}), "kind": kind}
+        job = {
+            "folder": str(folder),
+            "tokens": list(tokens),
+            "config": dict(config or {}),
+            "kind": kind,
+            "whole": whole,
+        }
         self._child.stdin.write((json.dumps({**job, "out": str(out)}) + "\n").encode())
         self._child.stdin.flush()
         for raw in self._child.stdout:

@@ -1,0 +1,272 @@
+"""One block by AWQ: scales where they fold into what stands before, clipped ranges, then 4-bit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..formats.errors import PlanError
+from ..formats.hf.packed.awq import pack
+from ..formats.hf.values import Add
+from ..formats.ir import Role
+from ..imatrix.layerwise import Group, Linear, Stage
+from ..imatrix.runner import Runner
+from ..quantize.awq_folds import FOLDS, ROUTERS, UNCLIPPED, Fold
+from ..quantize.awq_grid import Packed, Settings, quantize
+from ..quantize.awq_search import Product, Sample, clip, search_scales
+
+_SAMPLE = 4096  # inputs kept of a group of linears: a hundred times the choices that are made from them
+_SAMPLE_BYTES = 1 << 30  # of all samples of a block
+_EXACT = 1e-4  # a fold must leave the block's output the same to this share of it
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A fold in a block: its tensors.
+
+    Args:
+        fold: which.
+        name: of the source in the checkpoint, without ``.weight``.
+        source: the norm's or the linear's weight, [n] or [n, in].
+        bias: its bias, or None.
+        offset: what the norm adds to its weight.
+        into: linears and the groups they belong to.
+        routers: (checkpoint's name, weight) of what reads the same and stays in floats.
+        shared: [n_kv, heads, dim] of the inputs, where several are one row of the source.
+    """
+
+    fold: Fold
+    name: str
+    source: torch.Tensor
+    bias: torch.Tensor | None
+    offset: float
+    into: tuple[tuple[Linear, Group], ...]
+    routers: tuple[tuple[str, torch.Tensor], ...] = ()
+    shared: tuple[int, int, int] | None = None
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(dict.fromkeys(group for _, group in self.into))
+
+    def even(self, values: torch.Tensor) -> torch.Tensor:
+        """float [in] with the mean in place of the inputs that are one row of the source."""
+        if self.shared is None:
+            return values
+        return values.reshape(self.shared).mean(1, keepdim=True).expand(self.shared).reshape(-1)
+
+    def apply(self, scales: torch.Tensor) -> None:
+        """The linears' columns times ``scales`` [in], the source's rows divided by them."""
+        for weight in (*(linear.weight for linear, _ in self.into), *(weight for _, weight in self.routers)):
+            weight.mul_(scales)
+        own = scales if self.shared is None else scales.reshape(self.shared)[:, 0].reshape(-1)
+        if self.source.dim() == 1:
+            self.source.add_(self.offset).div_(own).sub_(self.offset)
+        else:
+            self.source.div_(own[:, None])
+        if self.bias is not None:
+            self.bias.div_(own)
+
+
+class Quantizer:
+    """A ``layerwise.Visitor`` for one block, to be walked with ``sequential=False`` and its stage in one piece.
+
+    Args:
+        runner: at the block.
+        settings: what is asked for.
+        dtype_of: a tensor's dtype in the checkpoint, by its name there.
+    """
+
+    def __init__(self, runner: Runner, settings: Settings, dtype_of: Callable[[str], str]) -> None:
+        self.runner, self.settings, self.dtype_of = runner, settings, dtype_of
+        self.samples: dict[Group, Sample] = {}
+        self.keep = _rows_to_keep(runner)
+        self.arrays: dict[str, Any] = {}
+        self.report: list[dict[str, Any]] = []
+        self.remarks: list[str] = []
+
+    def see(self, group: Group, x: torch.Tensor) -> None:
+        self.samples.setdefault(group, Sample(self.keep)).add(x)
+
+    def replace(self, layer: int, module: torch.nn.Module, stage: Stage) -> None:
+        exponents: dict[Linear, float] = {}
+        if self.settings.scales:
+            for place in self._places(layer, module, stage):
+                exponent = self._spread(module, place)
+                exponents.update((linear, exponent) for linear, _ in place.into)
+        for group in stage:
+            sample = self.samples.pop(group, None)
+            product = None if sample is None else Product(sample)
+            if sample is None:
+                self.remarks.append(f"{group.name}: saw no tokens, rounded to nearest")
+            for linear in group.linears:
+                packed = self._pack(linear, sample)
+                lost = share = 0.0
+                if product is not None:
+                    lost = product.squares(packed.weight() - linear.weight)
+                    share = lost / (product.squares(linear.weight) or 1.0)
+                linear.weight.copy_(packed.weight())
+                tokens = 0 if sample is None else sample.count
+                self.report.append({
+                    "name": linear.name, "role": linear.role.value, "tokens": tokens,
+                    "exponent": exponents.get(linear, 0.0), "relative": share,
+                    "loss": lost / max(1, tokens) / len(linear.weight),
+                })  # fmt: skip
+
+    def _pack(self, linear: Linear, sample: Sample | None) -> Packed:
+        size = self.settings.group_size
+        limits = None
+        if self.settings.clip and sample is not None and linear.role not in UNCLIPPED:
+            limits = clip(linear.weight, sample, size)
+        packed = quantize(linear.weight, size, limits, linear.name)
+        self.arrays |= {
+            f"{linear.name}.qweight": pack(np.ascontiguousarray(packed.codes.numpy().T)),
+            f"{linear.name}.qzeros": pack(np.ascontiguousarray(packed.zeros.numpy().T)),
+            f"{linear.name}.scales": np.ascontiguousarray(packed.scales.half().numpy().T),
+        }
+        return packed
+
+    def _places(self, layer: int, module: torch.nn.Module, stage: Stage) -> Iterator[Place]:
+        """The folds that the block has the parts for."""
+        weights = self.runner.weights
+        prefix = f"{weights.layers_at}.{layer}."
+        parameters = dict(module.named_parameters())
+        vectors: dict[tuple[Role, str], tuple[str, torch.Tensor | None, float]] = {}
+        for slot in weights.arch.slots(weights.config):
+            if slot.layer == layer and len(slot.sources) == 1 and len(slot.rule.roles) == 1:
+                name = slot.sources[0]
+                offset = sum(op.number for op in slot.rule.ops if isinstance(op, Add))
+                vectors[slot.rule.roles[0], slot.part] = (name, parameters.get(name.removeprefix(prefix)), offset)
+        linears: dict[Role, list[tuple[Linear, Group]]] = {}
+        for group in stage:
+            for linear in group.linears:
+                linears.setdefault(linear.role, []).append((linear, group))
+        for fold in FOLDS:
+            into = [pair for role in fold.into for pair in linears.get(role, ())]
+            if fold.source in linears:
+                yield from self._from_linears(fold, linears[fold.source], into)
+            elif into and (fold.source, "weight") in vectors:
+                name, norm, offset = vectors[fold.source, "weight"]
+                _, bias, _ = vectors.get((fold.source, "bias"), ("", None, 0.0))
+                readers = [
+                    vectors[role, "weight"] for role in fold.into if role in ROUTERS and (role, "weight") in vectors
+                ]
+                routers = tuple((router, weight) for router, weight, _ in readers if weight is not None)
+                if norm is not None and norm.dim() == 1 and len(routers) == len(readers):
+                    stem = name.removesuffix(".weight")
+                    yield Place(fold, stem, norm, bias, offset, tuple(into), routers)
+
+    def _from_linears(
+        self, fold: Fold, sources: list[tuple[Linear, Group]], into: list[tuple[Linear, Group]]
+    ) -> Iterator[Place]:
+        for source, _ in sources:
+            mine = tuple((linear, group) for linear, group in into if linear.expert == source.expert)
+            rows = len(source.weight)
+            if not mine or mine[0][1].width % rows:
+                continue
+            heads, shared = mine[0][1].width // rows, None
+            if heads > 1:
+                dim = int(self.runner.weights.config.get("head_dim") or 0)
+                if not fold.heads or not dim or rows % dim:
+                    continue
+                shared = (rows // dim, heads, dim)
+            yield Place(fold, source.name, source.weight, source.bias, 0.0, mine, (), shared)
+
+    def _spread(self, module: torch.nn.Module, place: Place) -> float:
+        """Find and apply a place's scales; gives their exponent."""
+        samples = {group: self.samples[group] for group in place.groups if group in self.samples}
+        if not samples:
+            return 0.0
+        if not self._holds(module, place):
+            what = ", ".join(dict.fromkeys(linear.role.value for linear, _ in place.into))
+            self.remarks.append(f"{place.fold.source.value} cannot take the scales of {what}: left unscaled")
+            return 0.0
+        magnitude = sum(sample.magnitude for sample in samples.values()) / sum(s.count for s in samples.values())
+        products = {group: Product(sample) for group, sample in samples.items()}
+        layers = [(linear.weight, products[group]) for linear, group in place.into if group in products]
+        found = search_scales(
+            place.even(magnitude), layers, self.settings.group_size, lambda scales: self._settle(place, scales)
+        )
+        if found.exponent:
+            place.apply(found.scales)
+            for sample in samples.values():
+                sample.scale(found.scales)
+            self._store(place, found.scales)
+        return found.exponent
+
+    def _settle(self, place: Place, scales: torch.Tensor) -> torch.Tensor:
+        """What the scales are once a norm's weight, divided by them, is rounded to the checkpoint's type."""
+        if place.source.dim() > 1:
+            return scales  # a linear's rows are quantized anyway
+        whole = place.source + place.offset
+        kept = self._rounded(place, whole / scales - place.offset) + place.offset
+        exact = whole / kept
+        fine = torch.isfinite(exact) & torch.isfinite(kept) & (exact > 0) & (exact / scales - 1).abs().lt(0.1)
+        return torch.where(fine, exact, torch.ones_like(exact))
+
+    def _rounded(self, place: Place, values: torch.Tensor) -> torch.Tensor:
+        return values.to(_TORCH[self.dtype_of(f"{place.name}.weight")]).float()
+
+    def _holds(self, module: torch.nn.Module, place: Place) -> bool:
+        """Whether scales at this place leave the block's output as it is: tried with powers of two on one chunk."""
+        runner = self.runner
+        batch = runner.batches[0][:1]
+        hidden, inputs = runner.hidden.get(batch), runner.inputs_for(1)
+        before = runner.skeleton.run_block(module, hidden, inputs)
+        width = place.groups[0].width
+        powers = torch.tensor([0.5, 1.0, 2.0]).repeat(-(-width // 3))[:width]
+        powers = place.even(powers).log2().round().exp2()
+        norm = place.source.clone() if place.source.dim() == 1 else None
+        place.apply(powers)
+        after = runner.skeleton.run_block(module, hidden, inputs)
+        place.apply(1 / powers)
+        if norm is not None:
+            place.source.copy_(norm)  # (1 + w) / 2 - 1 does not come back to the bit
+        return float((after - before).norm()) <= _EXACT * float(before.norm())
+
+    def _store(self, place: Place, scales: torch.Tensor) -> None:
+        """The changed tensors that stay floats, as the checkpoint shall have them."""
+        if place.source.dim() == 1:
+            self.arrays[f"{place.name}.weight"] = self._array(f"{place.name}.weight", place.source)
+        if place.bias is not None:
+            self.arrays[f"{place.name}.bias"] = self._array(f"{place.name}.bias", place.bias)
+        for name, weight in place.routers:
+            self.arrays[name] = self._array(name, weight)
+
+    def _array(self, name: str, values: torch.Tensor) -> np.ndarray[Any, Any]:
+        """numpy has no BF16: such tensors become F32 with values that BF16 holds."""
+        dtype = self.dtype_of(name)
+        rounded = values.to(_TORCH[dtype])
+        values.copy_(rounded)
+        kept: np.ndarray[Any, Any] = (rounded if dtype == "F16" else rounded.float()).numpy().copy()
+        return kept
+
+
+_TORCH: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def _rows_to_keep(runner: Runner) -> int:
+    """Rows of each sample, so that all of a block's fit their room."""
+    layer = runner.layer
+    width = 0
+    for tensor in runner.weights.model.tensors:
+        if tensor.layer == layer and len(tensor.shape) > 1:
+            width += tensor.width * int(np.prod(tensor.shape[:-2], dtype=np.int64))
+    return max(256, min(_SAMPLE, _SAMPLE_BYTES // (4 * max(1, width))))
+
+
+def check_linear(module: torch.nn.Module, prefix: str, linear: Linear, settings: Settings) -> None:
+    """Whether a linear can be written.
+
+    Raises:
+        PlanError: its shape does not fit, or it is none of the modules that clients replace.
+    """
+    settings.check_shape(linear.name, *linear.weight.shape)
+    if linear.expert is None:
+        owner = module.get_submodule(linear.name.removeprefix(prefix))
+        if not isinstance(owner, torch.nn.Linear):
+            problem = f"is a {type(owner).__name__}, and AWQ's clients replace nn.Linear only"
+            raise PlanError(problem, where=linear.name, hint="quantize to GGUF instead")
