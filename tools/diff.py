@@ -27,7 +27,7 @@ _MARKS = {"removed": "-", "added": "+"}
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
 @click.option("--quiet", is_flag=True, help="Print nothing; the exit code tells.")
 @click.pass_context
-def command(ctx: click.Context, a: Path, b: Path, **options: Any) -> None:
+def command(ctx: click.Context, /, a: Path, b: Path, **options: Any) -> None:
     """Show what differs between models A and B: keys and values, tensors, shapes, types, weights.
 
     Each is a GGUF file, a shard of one, a GGML file or a Hugging Face folder. How a file lays the model out (version,

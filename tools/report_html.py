@@ -71,7 +71,7 @@ def _types(rows: Sequence[TypeRow]) -> Html:
         role="img",
         aria_label="Bytes by type: " + ", ".join(f"{r.name} {s}" for r, s in zip(rows, shares, strict=True)),
     )  # fmt: skip
-    body = [
+    body: list[list[Child]] = [
         [_swatch(colour, row.name), row.tensors, human_bytes(row.nbytes), share, f"{row.bpw:.3f}"]
         for row, colour, share in zip(rows, colours, shares, strict=True)
     ]
@@ -100,7 +100,7 @@ def _layers(rows: Sequence[LayerRow], outside: int) -> Html:
     )
     axis = tag("div", tag("span", f"layer {rows[0].layer}"), tag("span", f"layer {rows[-1].layer}"), class_="axis")
     legend = tag("ul", [tag("li", _swatch(_PART_COLOURS[part], part)) for part in used], class_="legend")
-    body = [
+    body: list[list[Child]] = [
         [row.layer, *(human_bytes(row.nbytes[part]) for part in used), human_bytes(row.total), _bpw(row)]
         for row in rows
     ]
