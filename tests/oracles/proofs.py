@@ -38,6 +38,7 @@ class Proof:
         case: where an architecture has several proofs, what this one is about.
         spread: standard deviation of the random weights. Norms are 1 +- 0.2, biases 0 +- 0.2.
         embeds: the model has no logits: its last hidden states are compared.
+        nulls: keys that are passed as None.
     """
 
     arch: str
@@ -46,6 +47,7 @@ class Proof:
     case: str = ""
     spread: float = 0.05
     embeds: bool = False
+    nulls: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -71,6 +73,7 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
     blank = cls.config_class()
     small = {key: value for key, value in SMALL.items() if hasattr(blank, key)}
     settings = {key: value for key, value in {**small, **proof.config}.items() if value is not None}
+    settings |= dict.fromkeys(proof.nulls)
     torch.manual_seed(17)
     model = cls(cls.config_class(**settings))
     generator = torch.Generator().manual_seed(17)
@@ -84,10 +87,10 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
 
 def _randomise(name: str, weight: torch.Tensor, spread: float, generator: torch.Generator) -> None:
     """Ones and zeros of the usual initialization would hide mistakes."""
-    if weight.dim() > 1:
+    centre = 1.0 if float(weight.mean()) > 0.5 else 0.0  # what it was made as: norms of ones stay about one
+    if weight.dim() > 1 and not centre:
         weight.normal_(0, spread, generator=generator)
     else:
-        centre = 1.0 if float(weight.mean()) > 0.5 else 0.0  # what it was made as: norms of ones stay about one
         weight.normal_(centre, 0.2, generator=generator)
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from ..rules import Arch
+from .exaone import EXAONE4
+from .cohere import COHERE2, COMMAND_R
 from .gemma import GEMMA, GEMMA2, GEMMA3
+from .glm import GLM4
 from .gpt2 import GPT2
 from .gptneox import GPTNEOX
+from .granite import GRANITE, GRANITE_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
+from .near_llama import ARCEE, ERNIE4_5, HUNYUAN, SEED_OSS, SMOLLM3
+from .nemotron import NEMOTRON
+from .olmo import OLMO, OLMO2, OLMO3, OLMOE
 from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT
 from .stablelm import STABLELM
 from .starcoder import STARCODER, STARCODER2

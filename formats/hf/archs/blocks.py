@@ -68,11 +68,17 @@ def attention(
     )
 
 
-def qk_norm(*ops: Op, when: Condition = ALWAYS, at: str = LAYER + "self_attn.") -> tuple[Rule, ...]:
+def qk_norm(
+    *ops: Op,
+    when: Condition = ALWAYS,
+    at: str = LAYER + "self_attn.",
+    names: tuple[str, str] = ("q_norm", "k_norm"),
+) -> tuple[Rule, ...]:
     """Norms of q and k, a head at a time."""
+    q, k = (at + name for name in names)
     return (
-        Rule(at + "q_norm", Role.ATTN_Q_NORM, (HEAD_DIM,), ops, when=when),
-        Rule(at + "k_norm", Role.ATTN_K_NORM, (HEAD_DIM,), ops, when=when),
+        Rule(q, Role.ATTN_Q_NORM, (HEAD_DIM,), ops, when=when),
+        Rule(k, Role.ATTN_K_NORM, (HEAD_DIM,), ops, when=when),
     )
 
 

@@ -1,0 +1,157 @@
+"""Architectures that are Llama but for one thing: Arcee (no gates), SmolLM3 (layers without rope), Seed-OSS, ERNIE 4.5
+and Hunyuan.
+
+Sources: the config classes of those names of transformers 5.23; conversion/llama.py, olmo.py, ernie.py and hunyuan.py
+of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...ir import Role
+from ..rows import Key
+from ..rules import Arch, HFClass, Rule
+from ..sizes import EMBD, FF
+from .blocks import (
+    ATTN_NORM,
+    EMBEDDING,
+    FFN_NORM,
+    FINAL_NORM,
+    HEAD,
+    HEAD_DIM_KEYS,
+    KEYS,
+    LAYER,
+    attention,
+    gated_mlp,
+    qk_norm,
+)
+
+_SIZES = {
+    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+}  # fmt: skip
+_ENDS = (*HEAD_DIM_KEYS, Key("vocab_size", "vocab_size"), Key("head_dim", "rope.dimension_count"))
+
+ARCEE = Arch(
+    name="arcee",
+    classes={
+        "ArceeForCausalLM": HFClass(
+            "arcee",
+            _SIZES
+            | {"vocab_size": 32000, "hidden_size": 2560, "intermediate_size": 18432, "num_key_value_heads": None}
+            | {"hidden_act": "relu2", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "mlp_bias": False}
+            | {"attention_bias": False, "bos_token_id": 128000, "eos_token_id": 128001},
+        )
+    },
+    config=(*KEYS, *_ENDS),
+    rules=(
+        EMBEDDING,
+        ATTN_NORM,
+        *attention(permute=True, bias="attention_bias", out_bias="attention_bias"),
+        FFN_NORM,
+        Rule(LAYER + "mlp.up_proj", Role.FFN_UP, (FF, EMBD)),
+        Rule(LAYER + "mlp.down_proj", Role.FFN_DOWN, (EMBD, FF)),
+        FINAL_NORM,
+        HEAD,
+    ),
+    fixed={"hidden_act": "relu2", "mlp_bias": False, "attention_bias": False},
+)
+
+SMOLLM3 = Arch(
+    name="smollm3",
+    classes={
+        "SmolLM3ForCausalLM": HFClass(
+            "smollm3",
+            _SIZES
+            | {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
+            | {"num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 32768, "mlp_bias": False}
+            | {"attention_bias": False, "rope_theta": 2e6, "no_rope_layer_interval": 4}
+            | {"use_sliding_window": False, "sliding_window": None}
+            | {"tie_word_embeddings": True, "pad_token_id": 128004, "bos_token_id": 128000, "eos_token_id": 128001},
+        )
+    },
+    config=(*KEYS, *_ENDS),
+    rules=(EMBEDDING, ATTN_NORM, *attention(permute=True), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
+    # llama.cpp leaves rope out of every fourth layer, whatever the model says.
+    fixed={
+        "hidden_act": "silu", "mlp_bias": False, "attention_bias": False, "use_sliding_window": False,
+        "no_rope_layer_interval": 4,
+    },
+)  # fmt: skip
+
+SEED_OSS = Arch(
+    name="seed_oss",
+    gguf="seed_oss",
+    classes={
+        "SeedOssForCausalLM": HFClass(
+            "seed_oss",
+            _SIZES
+            | {"vocab_size": 155136, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 80}
+            | {"num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 524288, "attention_bias": True}
+            | {"attention_out_bias": False, "residual_dropout": 0.1, "mlp_bias": False, "pretraining_tp": 1}
+            | {"attention_dropout": 0.1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+        )
+    },
+    config=(*KEYS, *HEAD_DIM_KEYS),
+    rules=(
+        EMBEDDING,
+        ATTN_NORM,
+        *attention(bias="attention_bias"),
+        replace(FFN_NORM, role=Role.ATTN_POST_NORM),
+        *gated_mlp(),
+        FINAL_NORM,
+        HEAD,
+    ),
+    fixed={"hidden_act": "silu", "mlp_bias": False, "attention_out_bias": False},
+)
+
+ERNIE4_5 = Arch(
+    name="ernie4_5",
+    gguf="ernie4_5",
+    classes={
+        "Ernie4_5ForCausalLM": HFClass(
+            "ernie4_5",
+            _SIZES
+            | {"vocab_size": 103424, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 18}
+            | {"num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072}
+            | {"rms_norm_eps": 1e-5, "rope_theta": 5e5, "use_bias": False, "tie_word_embeddings": True}
+            | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        )
+    },
+    config=(*KEYS, *HEAD_DIM_KEYS),
+    # Its rope turns neighbouring pairs in transformers too: nothing to permute.
+    rules=(EMBEDDING, ATTN_NORM, *attention(), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
+    fixed={"hidden_act": "silu", "use_bias": False},
+)
+
+HUNYUAN = Arch(
+    name="hunyuan-dense",
+    classes={
+        "HunYuanDenseV1ForCausalLM": HFClass(
+            "hunyuan_v1_dense",
+            _SIZES
+            | {"vocab_size": 290943, "intermediate_size": 11008, "num_key_value_heads": None, "rms_norm_eps": 1e-5}
+            | {
+                "attention_bias": False,
+                "head_dim": None,
+                "max_position_embeddings": 2048,
+                "eod_token_id": 3,
+                "pretraining_tp": 1,
+            }
+            | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        )
+    },
+    config=(*KEYS, *HEAD_DIM_KEYS),
+    rules=(
+        EMBEDDING,
+        ATTN_NORM,
+        *attention(bias="attention_bias"),
+        *qk_norm(at=LAYER + "self_attn.", names=("query_layernorm", "key_layernorm")),
+        FFN_NORM,
+        *gated_mlp(),
+        FINAL_NORM,
+        HEAD,
+    ),
+    fixed={"hidden_act": "silu", "attention_bias": False},
+)

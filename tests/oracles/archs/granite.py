@@ -1,0 +1,15 @@
+"""Granite."""
+
+from oracles.proofs import Proof
+
+_SCALES = {
+    "num_attention_heads": 8, "num_key_value_heads": 2, "embedding_multiplier": 12.0, "logits_scaling": 8.0,
+    "residual_multiplier": 0.22, "attention_multiplier": 0.03,
+}  # fmt: skip
+_EXPERTS = _SCALES | {"num_local_experts": 5, "num_experts_per_tok": 2}
+
+PROOFS = (
+    Proof("granite", "GraniteForCausalLM", _SCALES | {"attention_bias": True, "tie_word_embeddings": True}),
+    Proof("granitemoe", "GraniteMoeForCausalLM", _EXPERTS),
+    Proof("granitemoe", "GraniteMoeSharedForCausalLM", _EXPERTS | {"shared_intermediate_size": 256}, "shared"),
+)
