@@ -11,10 +11,15 @@ from ...ir import Role
 from ..ops import Stack
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, HEAD_DIM, HEADS, KV_HEADS, Is
+from ..sizes import ALWAYS, HEAD_DIM, HEADS, KV_HEADS, Is, Size
 from .blocks import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, HEAD, LAYER, SIZE_KEYS, attention, gated_mlp
 
-_HEAD_NORMS = Is("qk_layernorm")
+
+def _norms(hf: str, role: Role, heads: Size) -> Rule:
+    """A norm of each head its own."""
+    at, own = LAYER + f"self_attn.{hf}.norms.{{expert}}", Is("qk_layernorm")
+    return Rule(at, role, (HEAD_DIM,), (Stack(),), when=own, each=heads)
+
 
 STABLELM = Arch(
     name="stablelm",
@@ -40,10 +45,8 @@ STABLELM = Arch(
         EMBEDDING,
         replace(ATTN_NORM, bias=ALWAYS),
         *attention(bias="use_qkv_bias"),
-        *(
-            Rule(LAYER + f"self_attn.{name}_layernorm.norms.{{expert}}", role, (HEAD_DIM,), (Stack(),), when=_HEAD_NORMS, each=heads)
-            for name, role, heads in (("q", Role.ATTN_Q_NORM, HEADS), ("k", Role.ATTN_K_NORM, KV_HEADS))
-        ),
+        _norms("q_layernorm", Role.ATTN_Q_NORM, HEADS),
+        _norms("k_layernorm", Role.ATTN_K_NORM, KV_HEADS),
         replace(FFN_NORM, bias=ALWAYS, when=~Is("use_parallel_residual")),
         *gated_mlp(),
         replace(FINAL_NORM, bias=ALWAYS),

@@ -1,0 +1,63 @@
+"""Cohere's Command-R, Command-R+, Aya (cohere) and Command-R7B, Command-A (cohere2).
+
+Sources: CohereConfig and Cohere2Config of transformers 5.23; conversion/command_r.py of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from ...ir import Role
+from ..rows import Flags, Key, Rope
+from ..rules import Arch, HFClass, Rule
+from ..sizes import HEAD_DIM, HEADS, KV_HEADS, LAYERS, Is
+from .blocks import ATTN_NORM, EMBEDDING, FINAL_NORM, LAYER, SIZE_KEYS, attention, gated_mlp
+
+_COMMON = {
+    "vocab_size": 256000, "hidden_size": 8192, "intermediate_size": 22528, "num_hidden_layers": 40,
+    "num_attention_heads": 64, "num_key_value_heads": None, "max_position_embeddings": 8192, "hidden_act": "silu",
+    "logit_scale": 0.0625, "layer_norm_eps": 1e-5, "attention_bias": False, "tie_word_embeddings": True,
+    "pad_token_id": 0, "bos_token_id": 5, "eos_token_id": 255001,
+}  # fmt: skip
+_FIXED = {"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": True}
+_KEYS = (
+    *SIZE_KEYS,
+    Rope(dimension=True),
+    Key("layer_norm_eps", "attention.layer_norm_epsilon"),
+    Key("logit_scale", "logit_scale"),
+    Key("vocab_size", "vocab_size"),
+)
+_NORMED = Is("use_qk_norm")
+_DEEP = LAYERS >= 64
+
+COMMAND_R = Arch(
+    name="command-r",
+    classes={
+        "CohereForCausalLM": HFClass("cohere", _COMMON | {"use_qk_norm": False, "rope_theta": 500000.0}),
+    },
+    config=_KEYS,
+    rules=(
+        EMBEDDING,
+        ATTN_NORM,
+        *attention(),
+        Rule(LAYER + "self_attn.q_norm", Role.ATTN_Q_NORM, (HEADS, HEAD_DIM), when=_NORMED),
+        Rule(LAYER + "self_attn.k_norm", Role.ATTN_K_NORM, (KV_HEADS, HEAD_DIM), when=_NORMED),
+        *gated_mlp(),
+        FINAL_NORM,
+    ),
+    fixed=_FIXED,
+    # It is by their number of layers that llama.cpp knows the models which norm q and k.
+    needs={"use_qk_norm": _NORMED & _DEEP | ~_NORMED & ~_DEEP},
+    ignored=("lm_head.weight",),
+)
+
+COHERE2 = Arch(
+    name="cohere2",
+    classes={"Cohere2ForCausalLM": HFClass("cohere2", _COMMON | {"sliding_window": 4096})},
+    config=(
+        *_KEYS,
+        Key("sliding_window", "attention.sliding_window"),
+        Flags("layer_types", "attention.sliding_window_pattern"),
+    ),
+    rules=(EMBEDDING, ATTN_NORM, *attention(), *gated_mlp(), FINAL_NORM),
+    fixed=_FIXED,
+    ignored=("lm_head.weight",),
+)
