@@ -46,9 +46,10 @@ FLAG_KEYS = {
     **{key: _PREFIX + key for key in ("add_bos_token", "add_eos_token", "add_sep_token", "remove_extra_whitespaces")},
     "normalizer_lowercase": _PREFIX + "normalizer.lowercase",
     "normalizer_strip_accents": _PREFIX + "normalizer.strip_accents",
-    # Ours, for the way back: where llama.cpp takes the space before <mask> it decides by the architecture or the
-    # pre-tokenizer's name; BERT's other two choices it does not have.
-    **{key: f"quantmill.tokenizer.{key}" for key in ("mask_lstrip", "handle_chinese_chars", "clean_text")},
+    # Ours, for the way back: whether the spaces before <mask> or after special tokens (Phi-3) are taken, llama.cpp
+    # decides by the names of architecture, pre-tokenizer and model; BERT's other two choices it does not have.
+    **{key: f"quantmill.tokenizer.{key}" for key in ("mask_lstrip", "special_rstrip")},
+    **{key: f"quantmill.tokenizer.{key}" for key in ("handle_chinese_chars", "clean_text")},
     # Ours, for the way back; llama.cpp always behaves as if it were true: SentencePiece's ▁ goes before every stretch
     # of text. Hugging Face's legacy=false puts it before the first only, not after special tokens.
     "legacy": "quantmill.tokenizer.legacy",
@@ -105,6 +106,9 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
     for name, key in (("add_space_prefix", _PREFIX + "add_space_prefix"), *FLAG_KEYS.items()):
         if (value := _data(metadata, key)) is not None:
             flags[name] = bool(value)
+    name = str(_data(metadata, "general.name", "")).lower()
+    if model == "llama" and ("phi-3" in name or "phi3" in name):
+        flags.setdefault("special_rstrip", True)
     return Tokenizer(
         model=str(model),
         pre=_data(metadata, _PREFIX + "pre"),

@@ -32,7 +32,7 @@ def read_vocab_metadata(path: Path) -> dict[str, Value]:
     """The ``tokenizer.*`` keys of a GGUF, through the official reader."""
     out = {}
     for key, field in GGUFReader(path).fields.items():
-        if not key.startswith("tokenizer."):
+        if not key.startswith(("tokenizer.", "general.name")):
             continue
         kind, data = ValueType(int(field.types[0])), field.contents()
         if kind is not ValueType.ARRAY:

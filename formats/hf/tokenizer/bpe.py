@@ -29,7 +29,7 @@ def read_bpe(files: TokenizerFiles, pre: str | None) -> Vocabulary:
     if files.tokenizer is not None:
         path = files.folder / "tokenizer.json"
         model = files.tokenizer["model"]
-        vocab, merges = model["vocab"], _merges(model["merges"], path)
+        vocab, merges = model["vocab"], merges_of_json(model["merges"], path)
         if pre is None:
             pre = detect_pre(files.tokenizer, path)
             if pre == "gpt-2" and any(t.text == "<mask>" and t.lstrip for t in files.added.values()):
@@ -44,7 +44,7 @@ def read_bpe(files: TokenizerFiles, pre: str | None) -> Vocabulary:
     return Vocabulary(model="gpt2", pre=pre, tokens=tokens, merges=merges)
 
 
-def _merges(listed: list[str] | list[list[str]], path: Path) -> tuple[str, ...]:
+def merges_of_json(listed: list[str] | list[list[str]], path: Path) -> tuple[str, ...]:
     """``"left right"`` each; since 2024 they come as pairs, whose spaces GGUF writes as U+0120."""
     out = []
     for merge in listed:

@@ -108,8 +108,10 @@ def detect_pre(tokenizer_json: Mapping[str, Any], path: Path) -> str:
     if not matches:
         matches = _by_probes(normalizer if not only_nfc else None, pre_tokenizer, path)
     wants_merges_ignored = bool(tokenizer_json["model"].get("ignore_merges", False))
-    matches.sort(key=lambda row: (row.ignore_merges != wants_merges_ignored, row.nfc != bool(rules)))
+    matches.sort(key=lambda row: (row.rare, row.ignore_merges != wants_merges_ignored, row.nfc != bool(rules)))
     best = matches[0]
+    if best.ignore_merges != wants_merges_ignored and matches[-1].rare and _unreachable(tokenizer_json) is not None:
+        best = matches[-1]
     if best.ignore_merges != wants_merges_ignored and (word := _unreachable(tokenizer_json)) is not None:
         raise TokenizerError(
             f"its ignore_merges is {wants_merges_ignored}, llama.cpp's pre-tokenizer {best.name!r} has the opposite,"

@@ -37,6 +37,12 @@ class TokenizerFiles:
         paths = [self.folder / name for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")]
         return next((path for path in paths if path.is_file()), None)
 
+    @property
+    def recorded(self) -> Json:
+        """What ``write_tokenizer`` noted of a GGUF's tokenizer that no other place in these files holds."""
+        noted = self.config.get("quantmill")
+        return noted if isinstance(noted, dict) else {}
+
     @cached_property
     def added(self) -> dict[int, AddedToken]:
         """Every added token by id: tokenizer.json's, then added_tokens.json's, then added_tokens_decoder's."""
@@ -94,6 +100,7 @@ class AddedToken:
     text: str
     special: bool
     lstrip: bool = False
+    rstrip: bool = False
 
     @property
     def type(self) -> TokenType:
@@ -125,7 +132,7 @@ def read_files(folder: Path) -> TokenizerFiles:
 
 
 def _added_token(token: Json) -> AddedToken:
-    return AddedToken(token["content"], bool(token.get("special")), bool(token.get("lstrip")))
+    return AddedToken(token["content"], *(bool(token.get(key)) for key in ("special", "lstrip", "rstrip")))
 
 
 def token_text(value: Any) -> str | None:

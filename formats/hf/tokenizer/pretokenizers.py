@@ -23,6 +23,7 @@ class PreTokenizer:
         nfc: the models' tokenizer.json normalizes to NFC. llama.cpp never normalizes, so this only breaks ties.
         ignore_merges: a word that is in the vocabulary is a token, whatever the merges say. Part of the name there.
         aliases: other names that llama.cpp splits in the same way.
+        rare: a name of one model, taken only where the others' ``ignore_merges`` would tokenize otherwise.
     """
 
     name: str
@@ -30,6 +31,7 @@ class PreTokenizer:
     nfc: bool = False
     ignore_merges: bool = False
     aliases: tuple[str, ...] = ()
+    rare: bool = False
 
     @property
     def normalizer(self) -> Json | None:
@@ -70,6 +72,13 @@ _DEEPSEEK3 = (
     r"\p{N}{1,3}",
     "[一-龥぀-ゟ゠-ヿ]+",
     _ASCII_MARKS + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+_O200K = rf"{_CAMEL[0]}{_CONTRACTION}?|{_CAMEL[1]}{_CONTRACTION}?|\p{{N}}{{1,3}}|{_SLASH_TAIL}"
+_QWEN2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_TAIL}"
+_NOT_HAN = r"&&[^\p{Han}]"
+_KIMI = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}{_NOT_HAN}]*[{_LOWER}{_NOT_HAN}]+{_CONTRACTION}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}{_NOT_HAN}]+[{_LOWER}{_NOT_HAN}]*{_CONTRACTION}?"
 )
 _JAIS2_SPACES = "".join(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s{1}"
 # DeepSeek's idea of a letter: alphabets with case.
@@ -124,7 +133,7 @@ PRE_TOKENIZERS = (
     PreTokenizer("olmo", (_GPT2,), nfc=True, aliases=("mpt",)),
     PreTokenizer(
         "qwen2",
-        _splits(rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_TAIL}"),
+        _splits(_QWEN2),
         nfc=True,
         aliases=(
             "stablelm2",
@@ -151,7 +160,7 @@ PRE_TOKENIZERS = (
     PreTokenizer("tekken", _splits(rf"{_CAMEL[0]}|{_CAMEL[1]}|\p{{N}}|{_SLASH_TAIL}"), ignore_merges=True),
     PreTokenizer(
         "gpt-4o",
-        _splits(rf"{_CAMEL[0]}{_CONTRACTION}?|{_CAMEL[1]}{_CONTRACTION}?|\p{{N}}{{1,3}}|{_SLASH_TAIL}"),
+        _splits(_O200K),
         aliases=("llama4", "kanana2", "talkie", "minimax-m2"),
     ),
     PreTokenizer(
@@ -193,6 +202,51 @@ PRE_TOKENIZERS = (
     PreTokenizer(
         "minicpm5",
         _splits(r"\p{N}{1,3}", rf"{_CONTRACTION}|{_WORD}|\p{{N}}+|{_TAIL}"),
+        ignore_merges=True,
+    ),
+    PreTokenizer("granite-embed-multi-97m", _splits(_O200K), ignore_merges=True, rare=True),
+    PreTokenizer("kimi-k2", _splits(rf"[\p{{Han}}]+|{_KIMI}|\p{{N}}{{1,3}}|{_TAIL}")),
+    PreTokenizer(
+        "afmoe",
+        _splits(
+            r"\p{N}{1,3}(?=(?:\p{N}{3})*(?:\P{N}|\z))",
+            "[一-鿿㐀-䶿豈-\ufaff぀-ゟ゠-ヿ･-ﾟ⼀-\u2fdfเ-\u0e7f\u0e80-\u0eff\u1780-\u17ffက-႟ꩠ-ꩿꧠ-\ua9ff가-\ud7afᄀ-ᇿ]+",
+            _DEEPSEEK3[2],
+        ),
+    ),
+    PreTokenizer("laguna", _splits(r"[^\n]+|[\n]+", _QWEN2)),
+    PreTokenizer(
+        "exaone-moe",
+        _splits(
+            rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+        ),
+    ),
+    PreTokenizer(
+        "spark2_5",
+        _splits(
+            *_DEEPSEEK3[:2],
+            _ASCII_MARKS + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+",
+            r"\p{N}",
+        ),
+    ),
+    PreTokenizer("superbpe", _splits(r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
+    PreTokenizer(
+        "chameleon",
+        (
+            *map(_split, ("<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )")),
+            _digits(individual=True),
+            _split(r"[\p{P}!-/:-@\[-`{-~]"),
+            _GPT2,
+        ),
+    ),
+    PreTokenizer("tiny_aya", _splits(r"\d{1,3}(?=(?:\d{3})*\b)", _O200K), aliases=("cohere2moe",)),
+    PreTokenizer(
+        "youtu",
+        _splits(
+            "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+",
+            rf"{_CAMEL[0]}{_CONTRACTION}?|{_CAMEL[1]}{_CONTRACTION}?|\p{{N}}|{_SLASH_TAIL}",
+        ),
         ignore_merges=True,
     ),
     PreTokenizer("ufakzeka", _splits(rf"{_WORD}|\p{{N}}|{_TAIL}")),

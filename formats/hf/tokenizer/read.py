@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...errors import TokenizerError
-from ...ir import Tokenizer
+from ...ir import Tokenizer, TokenType
 from .bpe import is_byte_level, read_bpe
 from .files import TokenizerFiles, read_files
-from .pretokenizers import NAMES
+from .pretokenizers import BY_NAME, NAMES
+from .raw_bpe import is_raw_bpe, read_raw_bpe
 from .special import flags, special_ids
 from .spm import is_sentencepiece, is_unigram_proto, load_proto, read_json_pieces, read_proto
 from .unigram import is_unigram, read_unigram, read_unigram_proto
@@ -41,6 +45,7 @@ def read_tokenizer(
     if vocabulary is None:
         return None
     tokens, types, scores = vocabulary.arrays(vocab_size, folder)
+    _restore_types(types, files)
     ids = {text: number for number, (text, _) in vocabulary.tokens.items()}
     ids.update({added.text: number for number, added in files.added.items()})
     special = special_ids(files, ids, model_ids, vocabulary.special)
@@ -52,9 +57,11 @@ def read_tokenizer(
         found["add_space_prefix"] = vocabulary.flags["add_space_prefix"]
     if (mask := files.added.get(special.get("mask", -1))) is not None and mask.lstrip:
         found["mask_lstrip"] = True
+    if any(added.rstrip for added in files.added.values()):
+        found["special_rstrip"] = True
     return Tokenizer(
         model=vocabulary.model,
-        pre=vocabulary.pre,
+        pre=_recorded_pre(files, vocabulary.pre),
         tokens=tokens,
         types=types,
         scores=scores,
@@ -83,7 +90,7 @@ def _read_vocabulary(files: TokenizerFiles, pre: str | None) -> Vocabulary | Non
     if proto is not None and not is_unigram_proto(proto):
         return read_proto(files, proto)
     if is_sentencepiece(document):
-        return read_json_pieces(files)
+        return read_raw_bpe(files) if is_raw_bpe(files) else read_json_pieces(files)
     raise TokenizerError(
         f"a {document['model'].get('type')} tokenizer that is neither byte-level BPE nor made from SentencePiece",
         path=files.folder / "tokenizer.json",
@@ -101,3 +108,17 @@ def _read_without_json(files: TokenizerFiles, pre: str | None) -> Vocabulary | N
     if files.sentencepiece is not None:
         raise TokenizerError("not a SentencePiece model", path=files.sentencepiece, hint="download it again")
     return None
+
+
+def _restore_types(types: NDArray[np.int32], files: TokenizerFiles) -> None:
+    """The types that ``write_tokenizer`` recorded, where these files say otherwise or nothing."""
+    for number, kind in files.recorded.get("token_types", {}).items():
+        if number.isdecimal() and int(number) < len(types):
+            types[int(number)] = TokenType(kind)
+
+
+def _recorded_pre(files: TokenizerFiles, pre: str | None) -> str | None:
+    """Of the names that split alike, the one ``write_tokenizer`` recorded."""
+    recorded = files.recorded.get("pre")
+    same = recorded in BY_NAME and pre in BY_NAME and BY_NAME[recorded] is BY_NAME[pre]
+    return str(recorded) if same else pre

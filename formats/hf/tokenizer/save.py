@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ...errors import TokenizerError
 from ...ir import Tokenizer, TokenType
-from .files import Json
-from .pieces import pieces_model, pieces_proto
+from .files import AddedToken, Json
+from .pieces import pieces_model, pieces_proto, unk_id
 from .pretokenizers import BY_NAME, MASK_LSTRIP, NAMES
+from .raw_bpe import RAW_PRE, pair, raw_bpe_document
 from .unigram import unigram_document
 from .wordpiece import wordpiece_document
 
@@ -21,6 +22,8 @@ _SPECIAL_NAMES = {
 _MAPPED = ("bos", "eos", "unk", "sep", "pad", "mask")  # what special_tokens_map.json and transformers know
 # llama.cpp's defaults where a GGUF says nothing (llama-vocab.cpp, load)
 _ADD_BOS_BY_PRE = {"llama-bpe", "tekken", "chameleon"}
+# Phi-3's tokens that leave the spaces after them alone (llama-vocab.cpp, load)
+_NO_RSTRIP = ("<unk>", "<s>", "<|endoftext|>")
 
 
 def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
@@ -58,6 +61,8 @@ def _byte_level_document(tok: Tokenizer) -> Json:
     if tok.merges is None:
         raise TokenizerError("byte-level BPE without merges", where="tokenizer.ggml.merges")
     name = tok.pre or "default"
+    if name in RAW_PRE:
+        return raw_bpe_document(tok)
     if name not in BY_NAME:
         raise TokenizerError(
             f"no pre-tokenizer called {name!r} is known here",
@@ -85,33 +90,30 @@ def _byte_level_document(tok: Tokenizer) -> Json:
             "byte_fallback": False,
             "ignore_merges": row.ignore_merges,
             "vocab": vocab,
-            "merges": [list(_pair(merge)) for merge in tok.merges],
+            "merges": [list(pair(merge)) for merge in tok.merges],
         },
     }
 
 
-def _pair(merge: str) -> tuple[str, str]:
-    left, _, right = merge[1:].partition(" ")  # the first byte may itself be a space: llama.cpp looks from 1 on
-    return merge[0] + left, right
-
-
 _DOCUMENTS = {
     **{"gpt2": _byte_level_document, "llama": pieces_model, "t5": unigram_document, "bert": wordpiece_document},
+    "gemma4": raw_bpe_document,
 }
 
 
 def _added(tok: Tokenizer) -> list[Json]:
     kinds = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
     mask = tok.special.get("mask") if _strips_before_mask(tok) else None
+    rstrip = tok.flags.get("special_rstrip", False)
     return [
-        {"id": i, **_added_token(text, kinds[TokenType(kind)], lstrip=i == mask)}
+        {"id": i, **_added_token(text, kinds[TokenType(kind)], i == mask, rstrip and text not in _NO_RSTRIP)}
         for i, (text, kind) in enumerate(zip(tok.tokens, tok.types.tolist(), strict=True))
         if kind in kinds
     ]
 
 
-def _added_token(text: str, special: bool, lstrip: bool) -> Json:
-    flags = {"single_word": False, "lstrip": lstrip, "rstrip": False, "normalized": False}
+def _added_token(text: str, special: bool, lstrip: bool, rstrip: bool) -> Json:
+    flags = {"single_word": False, "lstrip": lstrip, "rstrip": rstrip, "normalized": False}
     return {"content": text, **flags, "special": special}
 
 
@@ -123,7 +125,7 @@ def _around(tok: Tokenizer) -> tuple[str | None, str | None]:
     """The names of the tokens that go before and after a text, llama.cpp's own defaults included."""
     if tok.model == "bert":  # whatever the flags say
         return "bos", "sep" if "sep" in tok.special else "eos"
-    bos = tok.model == "llama" or (tok.pre is not None and BY_NAME[tok.pre].name in _ADD_BOS_BY_PRE)
+    bos = tok.model in ("llama", "gemma4") or (tok.pre in BY_NAME and BY_NAME[tok.pre].name in _ADD_BOS_BY_PRE)
     first = tok.flags.get("add_bos_token", bos) and "bos" in tok.special
     last = tok.flags.get("add_eos_token", tok.model == "t5") and "eos" in tok.special
     return "bos" if first else None, "eos" if last else None
@@ -178,9 +180,30 @@ def _config(tok: Tokenizer) -> Json:
         config.update({f"add_{name}_token": name in _around(tok) for name in ("bos", "eos")})
     if "add_space_prefix" in tok.flags:
         config["add_prefix_space"] = tok.flags["add_space_prefix"]
+    if noted := _noted(tok):
+        config["quantmill"] = noted
     if tok.model == "llama":
         config["legacy"] = tok.flags.get("legacy", True)
     return config
+
+
+def _noted(tok: Tokenizer) -> Json:
+    """What ``read_tokenizer`` would not find again: the name among equals, types that these files have no word for."""
+    noted: Json = {}
+    if tok.model == "gpt2" and tok.pre in BY_NAME and BY_NAME[tok.pre].name != tok.pre:
+        noted["pre"] = tok.pre
+    unk = unk_id(tok) if tok.model in ("llama", "t5", "gemma4") else None
+    types = {}
+    for i, (text, kind) in enumerate(zip(tok.tokens, tok.types.tolist(), strict=True)):
+        if kind == TokenType.USER_DEFINED:
+            found = AddedToken(text, special=False).type == kind
+        elif kind in (TokenType.UNKNOWN, TokenType.CONTROL):
+            found = (kind == TokenType.UNKNOWN) == (i == unk)
+        else:
+            found = kind != TokenType.UNUSED or padding(tok, i) or tok.model in ("llama", "t5")
+        if not found:
+            types[str(i)] = kind
+    return {**noted, **({"token_types": types} if types else {})}
 
 
 def _text(tok: Tokenizer, name: str) -> str:

@@ -91,7 +91,7 @@ def read_json_pieces(files: TokenizerFiles) -> Vocabulary:
         tokens[int(number)] = (text, kind)
     scores = _scores(tokens, model["merges"])
     special = {"unk": model["vocab"][unknown]} if unknown in model["vocab"] else {}
-    return _with_added(files, tokens, scores, special, _flags(files, _adds_prefix(files.tokenizer)))
+    return _with_added(files, tokens, scores, special, _flags(files, adds_prefix(files.tokenizer)))
 
 
 def _scores(tokens: dict[int, tuple[str, TokenType]], merges: list[Any]) -> dict[int, float]:
@@ -139,7 +139,7 @@ def _flags(files: TokenizerFiles, adds_prefix: bool) -> dict[str, bool]:
     return flags
 
 
-def _adds_prefix(tokenizer_json: Json) -> bool:
+def adds_prefix(tokenizer_json: Json) -> bool:
     normalizers = _steps(tokenizer_json.get("normalizer"), "normalizers")
     prepends = any(step["type"] == "Prepend" for step in normalizers)
     return prepends or _prefix_scheme(tokenizer_json) in ("first", "always")

@@ -29,7 +29,7 @@ class Vocabulary:
     """
 
     model: str
-    pre: str
+    pre: str | None
     tokens: Mapping[int, tuple[str, TokenType]]
     scores: Mapping[int, float] | None = None
     merges: tuple[str, ...] | None = None

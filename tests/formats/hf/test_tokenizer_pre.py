@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,43 @@ def _letters_without_marks_or_case(text: str) -> bool:
     return not any(ord(c) > 0x7F and unicodedata.category(c) in ("Lu", "Ll", "Lt", "Mn", "Mc", "Me") for c in text)
 
 
+def _letters_without_case(text: str) -> bool:
+    return text == text.lower() and not any(unicodedata.category(c) == "Lt" for c in text)
+
+
+def _letters_without_marks_and_case(text: str) -> bool:
+    return _letters_without_case(text) and not any(unicodedata.category(c)[0] == "M" for c in text)
+
+
+def _digits_are_ascii(text: str) -> bool:
+    return not any(ord(c) > 0x7F and unicodedata.category(c)[0] == "N" for c in text)
+
+
+def _digits_after_no_spaces(text: str) -> bool:
+    digits = "".join("0" if unicodedata.category(c)[0] == "N" else c for c in text)
+    return not re.search(r"\s\s0", digits)
+
+
+def _digits_alone_without_case(text: str) -> bool:
+    glued = re.search(r"\w[0-9]|[0-9]\w", re.sub(r"[0-9]+", "0", text))
+    return _letters_without_case(text) and _digits_are_ascii(text) and _digits_after_no_spaces(text) and not glued
+
+
 # Where llama.cpp's regexes are not its models' (src/llama-vocab.cpp, unicode.cpp): std::wregex sees every wide space
-# as a vertical tab; \p{Lu} is any letter but a-z. There the comparison keeps to strings that do not show it.
+# as a vertical tab, and \d as ASCII's; \p{Lu} is any letter but a-z, in some any letter at all, as in the code for
+# Kimi, which knows no marks; the code that groups digits by three keeps what stands before them, a run of spaces then
+# being cut elsewhere, and takes digits within words. There the comparison keeps to strings that do not show it.
 LIMITS = {
     "deepseek-llm": _any_space_is_ascii,
     "deepseek-coder": _any_space_is_ascii,
     "tekken": _letters_without_marks_or_case,
     "gpt-4o": _letters_without_marks_or_case,
+    "granite-embed-multi-97m": _letters_without_marks_or_case,
+    "kimi-k2": _letters_without_marks_and_case,
+    "youtu": _letters_without_case,
+    "tiny_aya": _digits_alone_without_case,
+    "afmoe": _digits_after_no_spaces,
+    "superbpe": _digits_are_ascii,
 }
 # These two cut digits where their vocabularies have no merges anyhow, so theirs must be trained with those cuts.
 TRAINED_ALONE = ("falcon", "deepseek-llm")
@@ -74,7 +105,9 @@ def test_splits_as_llama_cpp(row: PreTokenizer, free_merges: dict[str, Any], tmp
 
 
 def _document(row: PreTokenizer, **changes: Any) -> dict[str, Any]:
-    model = {"type": "BPE", "vocab": {}, "merges": [], "ignore_merges": row.ignore_merges}
+    # where a word is out of the merges' reach, a rare name is worth taking
+    vocab = {"a": 0, "b": 1, "ab": 2} if row.rare else {}
+    model = {"type": "BPE", "vocab": vocab, "merges": [], "ignore_merges": row.ignore_merges}
     return {"normalizer": row.normalizer, "pre_tokenizer": row.pre_tokenizer, "model": model, **changes}
 
 
@@ -121,3 +154,10 @@ def test_the_same_regex_with_and_without_ignore_merges() -> None:
     model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [], "ignore_merges": False}
     assert detect_pre(_document(row), Path("t.json")) == "llama-bpe"
     assert detect_pre(_document(row, model=model), Path("t.json")) == "dbrx"
+
+
+def test_a_rare_name_only_where_it_matters() -> None:
+    row = BY_NAME["granite-embed-multi-97m"]
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]], "ignore_merges": True}
+    assert detect_pre(_document(row, model=model), Path("t.json")) == "gpt-4o"
+    assert detect_pre(_document(row, model={**model, "merges": []}), Path("t.json")) == row.name

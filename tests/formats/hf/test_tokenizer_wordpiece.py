@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from oracles.llama import Llama
 from oracles.small_tokenizers import train_wordpiece, with_added, write_folder
 from oracles.strings import adversarial
 from oracles.vocab_gguf import write_vocab_gguf
+from oracles.wordpiece import unlike_bert
 from quantmill.formats.errors import TokenizerError
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata, tokenizer_to_metadata
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
@@ -37,30 +37,9 @@ def _folder(path: Path, document: dict[str, Any]) -> Path:
     return write_folder(path, {"tokenizer.json": document, "tokenizer_config.json": CONFIG})
 
 
-def unlike(char: str, lowercase: bool) -> bool:
-    """Whether llama.cpp (unicode.cpp; ``llm_tokenizer_wpm_session::preprocess``) treats a character unlike BERT.
-
-    Vertical tab, form feed and next line are spaces there, and dropped by BERT. Stripping accents there drops every
-    kind of mark, and leaves Hangul whole; BERT drops non-spacing marks and takes Hangul apart. The phantom space is
-    a character of the vocabulary there.
-    """
-    marks = unicodedata.category(char) in ("Mc", "Me")
-    return char in "\x0b\x0c\x85▁" or (lowercase and (marks or "가" <= char <= "힣"))
-
-
-def newer(char: str) -> bool:
-    """Whether the tokenizers library's Unicode tables, of version 8, do not know a character."""
-    return unicodedata.ucd_3_2_0.category(char) == "Cn" and unicodedata.category(char)[0] in "PMC"
-
-
 def compare(hf: HfTokenizer, llama: Llama, strings: Sequence[str], lowercase: bool) -> int:
     """How many strings, of those without a character that only llama.cpp treats so, tokenize equally: all of them."""
-    fair = [
-        text
-        for text in strings
-        if not any(unlike(c, lowercase) or newer(c) for c in unicodedata.normalize("NFC", text))
-        and all(len(word) <= 100 for word in text.split())  # there BERT gives up, and llama.cpp does not
-    ]
+    fair = [text for text in strings if not unlike_bert(text, lowercase)]
     theirs = llama.tokenize_many(fair, add_special=True)
     ours = [encoding.ids for encoding in hf.encode_batch(fair)]
     assert [text for text, a, b in zip(fair, ours, theirs, strict=True) if a != b] == []
