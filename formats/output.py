@@ -161,6 +161,8 @@ def _rename_all(outputs: list[Output], targets: list[Path], force: bool) -> None
         for (target, old), output in zip(done, reversed(outputs), strict=False):
             if old is not None:
                 os.replace(old, target)
+                with suppress(FileNotFoundError):
+                    os.unlink(old)  # to rename one name of a file to another of it does nothing, says POSIX
             elif keeps and not output.temporary.exists():
                 os.unlink(target)
         raise

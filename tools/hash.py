@@ -26,9 +26,11 @@ def command(model: Path, threads: int | None, as_json: bool, quiet: bool) -> Non
     from ..formats.digest import model_digests
     from ..quantize.execute import cpu_count
     from .files import read_model
+    from .planned import progress_bar
 
     source = read_model(model)
-    digests = model_digests(source, threads=threads or cpu_count())
+    with progress_bar(sum(tensor.nbytes for tensor in source), model.name, quiet) as progress:
+        digests = model_digests(source, threads=threads or cpu_count(), progress=progress)
     if as_json:
         tensors = [
             {"name": t.name, "type": t.qtype.name, "shape": list(t.shape), "sha256": digests.of[t.name]} for t in source

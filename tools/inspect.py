@@ -60,6 +60,7 @@ def _write_page(file: Path, page: Path, options: dict[str, Any]) -> None:
     from ..formats.output import atomic_output, human_bytes
     from ..quantize.execute import cpu_count
     from .files import read_model
+    from .planned import progress_bar
     from .report import gather
     from .report_html import page as render
 
@@ -68,9 +69,10 @@ def _write_page(file: Path, page: Path, options: dict[str, Any]) -> None:
     imatrix = read_imatrix(options["imatrix"]) if options["imatrix"] else None
     inputs = [*model.paths, *(against.paths if against else ()), *([options["imatrix"]] if imatrix else [])]
     with atomic_output(page, None, options["force"], inputs) as output:  # before the work: it may not be writable
-        report = gather(
-            model, read_headers(file), against=against, imatrix=imatrix, threads=options["threads"] or cpu_count()
-        )
+        quiet, threads = options["quiet"] or against is None, options["threads"] or cpu_count()
+        with progress_bar(sum(tensor.nbytes for tensor in model), page.name, quiet) as progress:
+            headers = read_headers(file)
+            report = gather(model, headers, against=against, imatrix=imatrix, threads=threads, progress=progress)
         raw = render(report).encode("utf-8")
         output.write(raw)
     if not options["quiet"]:

@@ -20,10 +20,13 @@ def command(shard: Path, out: Path, keep_keys: bool, force: bool, quiet: bool) -
 
     Example: quantmill merge llama3.Q8_0-00001-of-00004.gguf llama3.Q8_0.gguf
     """
+    from ..formats.gguf.reader import read_headers
     from ..formats.gguf.split import merge
     from ..formats.output import human_bytes
+    from .planned import progress_bar
 
-    model = merge(shard, out, keep_keys=keep_keys, force=force)
+    with progress_bar(sum(header.file_size for header in read_headers(shard)), out.name, quiet) as progress:
+        model = merge(shard, out, keep_keys=keep_keys, force=force, progress=progress)
     if not quiet:
         size = human_bytes(out.stat().st_size)
         click.echo(f"{out}: {len(model.tensors)} tensors of {len(model.shards)} shards, {size}")

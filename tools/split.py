@@ -52,6 +52,7 @@ def command(
              quantmill split llama3.Q8_0.gguf llama3.Q8_0 --max-tensors 100 --dry-run
     """
     from ..formats.gguf.split import plan_split, write_split
+    from .planned import progress_bar
 
     if max_bytes is not None and max_tensors is not None:
         raise click.UsageError("give --max-size or --max-tensors, not both")
@@ -63,7 +64,8 @@ def command(
         model, prefix, max_tensors=max_tensors, max_bytes=max_bytes, empty_first=empty_first, version=version
     )
     if not dry_run:
-        write_split(plan, force=force)
+        with progress_bar(sum(tensor.nbytes for tensor in plan.source), Path(prefix).name, quiet) as progress:
+            write_split(plan, force=force, progress=progress)
     if as_json:
         click.echo(json.dumps({"source": str(model), "written": not dry_run, "shards": _rows(plan)}))
     elif not quiet:

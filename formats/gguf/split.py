@@ -36,8 +36,9 @@ from .shards import (
 from .wire import DEFAULT_ALIGNMENT, ByteOrder, encode_value
 from .writer import Layout, TensorInfo, align, copy_tensor, layout, write_laid_out
 
-# A header holds a vocabulary of tens of MB; what is beyond this is no header but a file inside a file.
-_MAX_FRAME = 1 << 30
+# A header holds a vocabulary of tens of MB; what is beyond this is no header but a file inside a file. It also bounds
+# what a hostile shard can make us unpack.
+_MAX_FRAME = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,8 @@ def _restored(first: GGUFHeader, model: Model) -> Layout | None:
     unpack = zlib.decompressobj()
     try:
         frame = unpack.decompress(np.asarray(kept.data).tobytes(), _MAX_FRAME)
+        if not unpack.eof:
+            return None
         header = parse_frame(first.path, frame, sum(tensor.nbytes for tensor in model))
     except (zlib.error, FormatError):
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantmill.formats.errors import OutputError
-from quantmill.formats.output import atomic_folder, atomic_output, human_bytes
+from quantmill.formats.output import atomic_folder, atomic_output, atomic_outputs, human_bytes
 
 
 def test_a_file_appears_whole_at_the_end(tmp_path: Path) -> None:
@@ -204,3 +204,66 @@ def test_folder_refusals(tmp_path: Path) -> None:
 )
 def test_sizes(n: int, text: str) -> None:
     assert human_bytes(n) == text
+
+
+def write_set(folder: Path, names: str, force: bool = False, sizes: int | None = 3) -> None:
+    with atomic_outputs([(folder / name, sizes) for name in names], force) as outputs:
+        for output in outputs:
+            output.write_at(0, b"new")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_set_appears_together(tmp_path: Path) -> None:
+    with atomic_outputs([(tmp_path / "a", 2), (tmp_path / "b", None)]) as (a, b):
+        a.write_at(1, b"x")
+        b.write(b"yy")
+        assert not (tmp_path / "a").exists()
+    assert contents(tmp_path) == {"a": b"\0x", "b": b"yy"}
+
+
+def test_a_set_meets_one_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(b"old")
+    with pytest.raises(OutputError, match="b: exists"):
+        write_set(tmp_path, "abc")
+    assert contents(tmp_path) == {"b": b"old"}
+    write_set(tmp_path, "abc", force=True)
+    assert contents(tmp_path) == dict.fromkeys("abc", b"new")
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_a_rename_that_fails_undoes_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int, links: bool
+) -> None:
+    """As when the disk goes away between two of them: the old set is there, whole."""
+    (tmp_path / "b").write_bytes(b"old")
+    replace, done = os.replace, []
+
+    def failing(source: Path, target: Path) -> None:
+        done.append(target)
+        if len(done) == broken:
+            raise OSError(errno.EIO, "gone")
+        replace(source, target)
+
+    def no_link(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "replace", failing)
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    with pytest.raises(OSError, match="gone"):
+        write_set(tmp_path, "abc", force=True)
+    assert done[0].name == "c"  # the first file, which readers begin with, is the last to be renamed
+    assert contents(tmp_path) == {"b": b"old"}
+
+
+def test_a_set_needs_room_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quantmill.formats import output
+
+    monkeypatch.setattr(output, "_free_bytes", lambda folder: 8)
+    with pytest.raises(OutputError, match="needs 9 bytes, the disk has 8"):
+        write_set(tmp_path, "abc")
+    assert contents(tmp_path) == {}

@@ -51,6 +51,20 @@ def test_as_json(path: Path) -> None:
     assert (first["name"], first["shape"], first["offset"]) == ("blk.0.f32.weight", [3, 2], report["data_start"])
 
 
+def test_a_shard_stands_for_its_model(path: Path) -> None:
+    from quantmill.formats.gguf.split import plan_split, write_split
+
+    plan = plan_split(path, path.with_name("s"), max_tensors=20)
+    write_split(plan)
+    whole, shards = (json.loads(run(p, "--json")) for p in (path, plan.shards[1].path))
+    for key in ("weights", "tensor_bytes", "bpw", "types"):
+        assert shards[key] == whole[key]
+    assert [t["name"] for t in shards["tensors"]] == [t["name"] for t in whole["tensors"]]
+    assert [row["path"] for row in shards["shards"]] == [str(shard.path) for shard in plan.shards]
+    assert shards["file_size"] == sum(shard.path.stat().st_size for shard in plan.shards)
+    assert f" in {len(plan.shards)} shards" in run(plan.shards[0].path)
+
+
 def test_a_bad_file(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04")
     with pytest.raises(FormatError, match="zip archive"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from oracles.gguf_samples import array_tensor, every_type
 from oracles.split_samples import split_model, write_split_source
 from quantmill.formats.errors import FormatError, OutputError
+from quantmill.formats.gguf import split as split_module
 from quantmill.formats.gguf.edit import set_metadata
 from quantmill.formats.gguf.keys import typed
 from quantmill.formats.gguf.reader import read_gguf, read_header, read_headers
@@ -142,6 +144,27 @@ def test_a_key_set_in_the_first_shard_is_kept(source: Path, tmp_path: Path) -> N
     model = read_gguf(tmp_path / "back.gguf")
     assert model.get("general.name") == "renamed"
     assert not [key for key in model.metadata if key.startswith(("split.", "quantmill."))]
+
+
+@pytest.mark.parametrize("damage", ["no zlib", "cut short", "of another file", "a bomb"])
+def test_a_frame_that_is_damaged_is_left_out(
+    source: Path, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split_module, "_MAX_FRAME", 1 << 20)
+    regular = source.read_bytes()
+    source.write_bytes(regular + b"tail")
+    shards = split(source, tmp_path / "s")
+    raw = np.asarray(read_header(shards[0]).metadata[FRAME].data).tobytes()
+    damaged = {
+        "no zlib": b"x" * 40,
+        "cut short": raw[: len(raw) // 2],
+        "of another file": zlib.compress(zlib.decompress(raw)[:-300]),
+        "a bomb": zlib.compress(zlib.decompress(raw) + bytes(2 << 20)),
+    }[damage]
+    value = Value(ValueType.ARRAY, np.frombuffer(damaged, np.uint8), ValueType.UINT8)
+    set_metadata(shards[0], {FRAME: value})
+    merge(shards[0], tmp_path / "back.gguf")
+    assert (tmp_path / "back.gguf").read_bytes() == regular
 
 
 @given(sizes=st.lists(st.integers(1, 70), min_size=1, max_size=12), n=st.integers(1, 13), first=st.booleans())
