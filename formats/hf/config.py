@@ -146,6 +146,10 @@ def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, 
                 config[rule.bias] = found or bool(config.get(rule.bias))
         if rule.unless:
             config[rule.unless] = (rule.roles[0], "weight") not in roles
+    if "rope_parameters" in config:
+        config["rope_parameters"] |= rope.longrope_from_factors(tensors, get("rope.scaling.original_context_length"))
+        if "partial_rotary_factor" in cls.defaults:  # where nothing said is not all of it
+            config["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
     for hf, name in _TOKEN_IDS.items():
         if (value := metadata.get(f"tokenizer.ggml.{name}_token_id")) is not None:
             config[hf] = value.data
@@ -184,8 +188,10 @@ def for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass) -> dic
     theirs = {ours: name for name, ours in cls.names.items()}
     sizes = implied(arch, config).items()
     inferred = {key for key, size in sizes if config.get(key) == size(config)} - set(cls.defaults) - set(recorded)
-    known = {key: value for key, value in config.items() if key not in inferred}
-    return {theirs.get(key, key): value for key, value in _old_rope(known).items()}
+    known = _old_rope({key: value for key, value in config.items() if key not in inferred})
+    if known.get("partial_rotary_factor", _MISSING) == cls.defaults.get("partial_rotary_factor"):
+        del known["partial_rotary_factor"]
+    return {theirs.get(key, key): value for key, value in known.items()}
 
 
 def _old_rope(config: Config) -> dict[str, Any]:
@@ -198,6 +204,9 @@ def _old_rope(config: Config) -> dict[str, Any]:
     for key in ("rope_theta", "partial_rotary_factor"):
         if key in parameters:
             out[key] = parameters.pop(key)
+    original = parameters.get("original_max_position_embeddings")
+    if original is not None and original == out.get("original_max_position_embeddings"):
+        del parameters["original_max_position_embeddings"]  # Phi-3's stands beside
     if parameters != {"rope_type": "default"}:
         out["rope_scaling"] = parameters
     return out

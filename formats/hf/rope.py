@@ -1,12 +1,14 @@
 """Rotary embeddings: transformers' ``rope_parameters`` <-> GGUF's ``rope.*`` keys and ``rope_freqs.weight``.
 
 What llama.cpp's converter does with each kind (conversion/base.py, conversion/llama.py): ``linear`` and ``yarn``
-become keys, ``llama3`` a tensor of factors, ``dynamic`` nothing (it acts only beyond the trained context).
+become keys, ``llama3`` a tensor of factors, ``longrope`` two, ``dynamic`` nothing (it acts only beyond the trained
+context).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from ..ir import Bytes, Role, Tensor
 from ..qtypes import F32
 
 DEFAULT_THETA = 10000.0  # transformers' default_theta
-KINDS = ("default", "linear", "dynamic", "yarn", "llama3")
+KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 
 # llama.cpp (2026-10) computes the attention factor from the scaling factor whatever yarn_attn_factor says: a checkpoint
 # whose own differs from 0.1 ln(factor) + 1 runs otherwise there. The key is written as its converter does.
@@ -60,11 +62,13 @@ def _canonical(given: Mapping[str, Any], config: Mapping[str, Any], path: Path) 
         rope["rope_theta"] = config.get("rope_theta") or DEFAULT_THETA
     if config.get("partial_rotary_factor") is not None:
         rope.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
-    kind = rope["rope_type"]
+    kind = rope["rope_type"] = "longrope" if rope["rope_type"] == "su" else rope["rope_type"]
     if kind not in KINDS:
         raise FormatError(
             f"unknown rope type {kind!r}", path=path, where="rope_parameters", hint=f"known: {', '.join(KINDS)}"
         )
+    if kind == "longrope":
+        _check_longrope(rope, config, path)
     if kind in ("yarn", "llama3") and rope.get("original_max_position_embeddings") is None:
         rope["original_max_position_embeddings"] = config["max_position_embeddings"]
     needed = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
@@ -72,6 +76,26 @@ def _canonical(given: Mapping[str, Any], config: Mapping[str, Any], path: Path) 
         if isinstance(rope.get(key), bool) or not isinstance(rope.get(key), (int, float)):
             raise FormatError(f"{kind} scaling needs a number", path=path, where=f"rope_parameters.{key}")
     return rope
+
+
+def _check_longrope(rope: dict[str, Any], config: Mapping[str, Any], path: Path) -> None:
+    own = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
+    rope["original_max_position_embeddings"] = own or config["max_position_embeddings"]
+    turning = dimensions(rope, config["head_dim"]) // 2
+    for key in ("short_factor", "long_factor"):
+        factors = rope.get(key)
+        numbers = isinstance(factors, list) and all(type(factor) in (int, float) for factor in factors)
+        if not numbers or len(rope[key]) != turning:
+            raise FormatError(f"longrope scaling needs {turning} numbers", path=path, where=f"rope_parameters.{key}")
+
+
+def longrope_attention_factor(rope: Mapping[str, Any], context: int) -> float:
+    """What the sines and cosines are multiplied with (``_compute_longrope_parameters`` of transformers)."""
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    old_context = rope["original_max_position_embeddings"]
+    scale = rope.get("factor") or context / old_context
+    return math.sqrt(1 + math.log(scale) / math.log(old_context)) if scale > 1 else 1.0
 
 
 def dimensions(rope: Mapping[str, Any], head_dim: int) -> int:
@@ -116,8 +140,12 @@ def made_tensors(config: Mapping[str, Any]) -> Iterator[Tensor]:
     rope = rope.get("full_attention", rope)
     if rope.get("rope_type") == "llama3":
         yield _vector(Role.ROPE_FREQS, llama3_factors(rope, dimensions(rope, config["head_dim"])))
+    if rope.get("rope_type") == "longrope":
+        for role, key in _LONGROPE.items():
+            yield _vector(role, np.array(rope[key], np.float32))
 
 
+_LONGROPE = {Role.ROPE_FACTORS_LONG: "long_factor", Role.ROPE_FACTORS_SHORT: "short_factor"}
 MADE_ROLES = (Role.ROPE_FREQS, Role.ROPE_FACTORS_LONG, Role.ROPE_FACTORS_SHORT)
 
 
@@ -128,6 +156,17 @@ def _vector(role: Role, values: NDArray[np.float32]) -> Tensor:
         return row[a:b]
 
     return Tensor(tensor_name(role), role, None, (values.size,), F32, read, "config.json: rope_parameters")
+
+
+def longrope_from_factors(tensors: Iterable[Tensor], old_context: int | None) -> dict[str, Any]:
+    """What the two tensors of factors tell of ``rope_parameters``; nothing without them."""
+    values = {t.role: t.rows(0, 1).view("<f4").reshape(-1) for t in tensors if t.role in _LONGROPE and t.qtype is F32}
+    if len(values) < len(_LONGROPE):
+        return {}
+    # The shortest decimals that give these float32.
+    factors = {key: [float(str(value)) for value in values[role]] for role, key in _LONGROPE.items()}
+    known = {} if old_context is None else {"original_max_position_embeddings": old_context}
+    return {"rope_type": "longrope", **factors, **known}
 
 
 def llama3_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.float32]:

@@ -36,20 +36,24 @@ class Key:
     Args:
         optional: it may be null, or its hyper-parameter missing.
         when: written only then.
+        null: what is written for null; nothing, if None.
     """
 
     hf: str
     gguf: str
     optional: bool = False
     when: Condition = ALWAYS
+    null: Any = None
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
-        if (value := config.get(self.hf)) is not None and self.when(config):
+        value = config.get(self.hf)
+        value = self.null if value is None else value
+        if value is not None and self.when(config):
             yield self.gguf, value
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         value = get(self.gguf)
-        return {} if value is None else {self.hf: value}
+        return {} if value is None else {self.hf: None if value == self.null else value}
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,22 @@ class Made:
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         return {}
+
+
+@dataclass(frozen=True)
+class More:
+    """A config key that is true where a hyper-parameter is more than so much: read back only."""
+
+    hf: str
+    gguf: str
+    than: int
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        return iter(())
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        value = get(self.gguf)
+        return {} if value is None else {self.hf: value > self.than}
 
 
 @dataclass(frozen=True)
@@ -168,6 +188,9 @@ class Rope:
         found = config["rope_parameters"]
         main = found.get("full_attention", found)
         yield from rope.to_gguf(main)
+        if main["rope_type"] == "longrope":
+            yield "rope.scaling.original_context_length", main["original_max_position_embeddings"]
+            yield "rope.scaling.attn_factor", rope.longrope_attention_factor(main, config["max_position_embeddings"])
         yield from ((gguf, main[hf]) for hf, gguf in self.extra.items() if main.get(hf) is not None)
         if "sliding_attention" in found:
             yield "rope.freq_base_swa", found["sliding_attention"]["rope_theta"]

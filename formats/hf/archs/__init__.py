@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..rules import Arch
-from .exaone import EXAONE4
+from .bloom import BLOOM
 from .cohere import COHERE2, COMMAND_R
+from .exaone import EXAONE4
+from .falcon import FALCON
 from .gemma import GEMMA, GEMMA2, GEMMA3
 from .glm import GLM4
 from .gpt2 import GPT2
@@ -14,6 +16,7 @@ from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .near_llama import ARCEE, ERNIE4_5, HUNYUAN, SEED_OSS, SMOLLM3
 from .nemotron import NEMOTRON
 from .olmo import OLMO, OLMO2, OLMO3, OLMOE
+from .phi import PHI2, PHI3
 from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT
 from .stablelm import STABLELM
 from .starcoder import STARCODER, STARCODER2

@@ -50,6 +50,7 @@ def attention(
     out_bias: str | Condition | None = None,
     when: Condition = ALWAYS,
     at: str = LAYER + "self_attn.",
+    out: str = "o_proj",
 ) -> tuple[Rule, ...]:
     """q, k, v and o.
 
@@ -64,7 +65,7 @@ def attention(
         Rule(at + "q_proj", Role.ATTN_Q, (Q, EMBD), q_ops, bias=bias, when=when),
         Rule(at + "k_proj", Role.ATTN_K, (KV, EMBD), k_ops, bias=bias, when=when),
         Rule(at + "v_proj", Role.ATTN_V, (KV, EMBD), bias=bias, when=when),
-        Rule(at + "o_proj", Role.ATTN_OUTPUT, (EMBD, Q), bias=out_bias, when=when),
+        Rule(at + out, Role.ATTN_OUTPUT, (EMBD, Q), bias=out_bias, when=when),
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import Phi3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf import rope
@@ -99,8 +101,17 @@ def test_yarn_keys_hold_all_its_factors() -> None:
     ("scaling", "message"),
     [
         (
-            {"type": "longrope", "factor": 2.0},
-            "c.json: rope_parameters: unknown rope type 'longrope' (known: default, linear, dynamic, yarn, llama3)",
+            {"type": "other", "factor": 2.0},
+            "c.json: rope_parameters: unknown rope type 'other' "
+            "(known: default, linear, dynamic, yarn, llama3, longrope)",
+        ),
+        (
+            {"type": "su", "long_factor": [1.0, 2.0], "short_factor": [1.0]},
+            "c.json: rope_parameters.short_factor: longrope scaling needs 2 numbers",
+        ),
+        (
+            {"type": "su", "long_factor": [1.0, True], "short_factor": [1.0, 2]},
+            "c.json: rope_parameters.long_factor: longrope scaling needs 2 numbers",
         ),
         ({"type": "linear"}, "c.json: rope_parameters.factor: linear scaling needs a number"),
         ({"type": "linear", "factor": "2"}, "c.json: rope_parameters.factor: linear scaling needs a number"),
@@ -108,5 +119,30 @@ def test_yarn_keys_hold_all_its_factors() -> None:
 )
 def test_bad_rope(scaling: dict[str, Any], message: str) -> None:
     with pytest.raises(FormatError) as error:
-        rope.canonical({**OLD, "rope_scaling": scaling}, Path("c.json"))
+        rope.canonical({**OLD, "head_dim": 4, "rope_scaling": scaling}, Path("c.json"))
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("own", [{}, {"factor": 2.0}, {"attention_factor": 1.5}])
+@pytest.mark.parametrize("old_context", [64, 4096])
+def test_longrope_there_and_back(own: dict[str, float], old_context: int) -> None:
+    """The attention factor is transformers'; the tensors give the factors back."""
+    given = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.05], "long_factor": [1.1, 30.7], **own}
+    theirs = Phi3Config(
+        hidden_size=16,
+        num_attention_heads=4,
+        max_position_embeddings=1024,
+        original_max_position_embeddings=old_context,
+        rope_parameters=given,
+    )
+    expected = ROPE_INIT_FUNCTIONS["longrope"](theirs)[1]
+    found = rope.canonical({"head_dim": 4, **theirs.to_dict()}, Path("c.json"))
+    assert rope.longrope_attention_factor(found, 1024) == expected
+    assert found["original_max_position_embeddings"] == old_context
+    tensors = tuple(rope.made_tensors({"rope_parameters": found, "head_dim": 4}))
+    assert [tensor.name for tensor in tensors] == ["rope_factors_long.weight", "rope_factors_short.weight"]
+    back = rope.longrope_from_factors(tensors, old_context)
+    assert back == {key: found[key] for key in ("rope_type", "short_factor", "long_factor")} | {
+        "original_max_position_embeddings": old_context
+    }
+    assert rope.longrope_from_factors((), old_context) == {}

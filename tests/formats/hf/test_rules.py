@@ -17,7 +17,7 @@ from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
 from quantmill.formats.hf.load import ORIGINAL, read_hf
-from quantmill.formats.hf.rows import Const, Flags, Key, Made, Named, PerLayer, Rope
+from quantmill.formats.hf.rows import Const, Flags, Key, Made, More, Named, PerLayer, Rope
 from quantmill.formats.hf.save import write_hf
 from quantmill.formats.hf.sizes import (
     EMBD,
@@ -79,6 +79,7 @@ QUARTER = {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0, "parti
         (Key("a", "x"), {"a": 5}, {"x": 5}, {"a": 5}),
         (Key("a", "x"), {"a": None}, {}, {}),
         (Key("a", "x", when=Is("b")), {"a": 5, "b": False}, {}, {}),
+        (Key("a", "x", null=0), {"a": None}, {"x": 0}, {"a": None}),
         (Const("x", 7), {}, {"x": 7}, {}),
         (Made("x", 2 * Size("a")), {"a": 3}, {"x": 6}, {}),
         (Named("a", "x", {"softmax": 1, "sigmoid": 2}), {"a": "sigmoid"}, {"x": 2}, {"a": "sigmoid"}),
@@ -107,6 +108,13 @@ def test_rows(row: Any, config: dict[str, Any], keys: dict[str, Any], back: dict
     assert dict(row.to_gguf(config)) == keys
     more = {"attention.key_length": 8} if isinstance(row, Rope) else {}
     assert row.to_hf(lambda suffix, each=False: {**keys, **more}.get(suffix)) == back
+
+
+@pytest.mark.parametrize(("value", "back"), [(None, {}), (1, {"a": False}), (2, {"a": True})])
+def test_more_is_read_back_only(value: int | None, back: dict[str, bool]) -> None:
+    row = More("a", "x", 1)
+    assert list(row.to_gguf({"a": True})) == []
+    assert row.to_hf(lambda suffix, each=False: value) == back
 
 
 def proof_of(arch: str) -> Proof:

@@ -1,0 +1,79 @@
+"""Phi-1, 1.5 and 2 (phi); Phi-3, 3.5 and 4 (phi3).
+
+Sources: PhiConfig and Phi3Config of transformers 5.23; conversion/phi.py of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...ir import Role
+from ..rows import Key, Rope
+from ..rules import Arch, HFClass, Rule
+from ..sizes import ALWAYS, EMBD, FF, KV, VOCAB, Q
+from .blocks import ATTN_NORM, EMBEDDING, EPS_KEY, FFN_NORM, FINAL_NORM, HEAD, LAYER, SIZE_KEYS, attention
+
+PHI2 = Arch(
+    name="phi2",
+    classes={
+        "PhiForCausalLM": HFClass(
+            "phi",
+            {
+                "vocab_size": 51200, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
+                "num_attention_heads": 32, "num_key_value_heads": None, "max_position_embeddings": 2048,
+                "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5, "qk_layernorm": False,
+                "resid_pdrop": 0.0, "embd_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 2,
+            },
+        )
+    },
+    config=(*SIZE_KEYS, Key("layer_norm_eps", "attention.layer_norm_epsilon"), Rope(dimension=True)),
+    rules=(
+        EMBEDDING,
+        *attention(bias=ALWAYS, out_bias=ALWAYS, out="dense"),
+        Rule(LAYER + "mlp.fc1", Role.FFN_UP, (FF, EMBD), bias=ALWAYS),
+        Rule(LAYER + "mlp.fc2", Role.FFN_DOWN, (EMBD, FF), bias=ALWAYS),
+        replace(ATTN_NORM, bias=ALWAYS),
+        Rule("model.final_layernorm", Role.OUTPUT_NORM, (EMBD,), bias=ALWAYS),
+        Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD), bias=ALWAYS),
+    ),
+    fixed={
+        "hidden_act": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "qk_layernorm": False,
+        "tie_word_embeddings": False,
+    },
+)  # fmt: skip
+
+PHI3 = Arch(
+    name="phi3",
+    classes={
+        "Phi3ForCausalLM": HFClass(
+            "phi3",
+            {
+                "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+                "num_attention_heads": 32, "num_key_value_heads": None, "max_position_embeddings": 4096,
+                "original_max_position_embeddings": 4096, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+                "partial_rotary_factor": 1.0, "sliding_window": None, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
+                "bos_token_id": 1, "eos_token_id": 32000, "pad_token_id": 32000,
+            },
+        )
+    },
+    config=(
+        *SIZE_KEYS,
+        Key("original_max_position_embeddings", "rope.scaling.original_context_length"),
+        EPS_KEY,
+        Rope(dimension=True),
+        # llama.cpp does not use it: beyond so many tokens its attention sees more.
+        Key("sliding_window", "attention.sliding_window", optional=True, null=0),
+    ),
+    rules=(
+        EMBEDDING,
+        Rule(LAYER + "self_attn.o_proj", Role.ATTN_OUTPUT, (EMBD, Q)),
+        Rule(LAYER + "self_attn.qkv_proj", Role.ATTN_QKV, (Q + 2 * KV, EMBD)),
+        Rule(LAYER + "mlp.gate_up_proj", Role.FFN_UP, (2 * FF, EMBD)),
+        Rule(LAYER + "mlp.down_proj", Role.FFN_DOWN, (EMBD, FF)),
+        ATTN_NORM,
+        FFN_NORM,
+        FINAL_NORM,
+        HEAD,
+    ),
+    fixed={"hidden_act": "silu"},
+)  # fmt: skip
