@@ -1,18 +1,23 @@
 """What llama-gguf-split and llama-quantize --keep-split make of a small file: tests/formats/gguf/goldens/split.json.
 
-Run by hand when the reference moves, with a llama-gguf-split built from llama.cpp's tools/gguf-split:
+Run by hand when the reference moves, with ``llama-cpp-python`` and a llama-gguf-split built from llama.cpp's
+tools/gguf-split:
 
     PYTHONPATH=tests python tests/oracles/make_split_goldens.py path/to/llama-gguf-split "llama.cpp of ..."
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
+
+import llama_cpp
 
 from oracles.split_samples import write_split_source
 from quantmill.tools.demo import smollm2_gguf
@@ -31,8 +36,20 @@ def digests(folder: Path, pattern: str) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob(pattern))}
 
 
+def quantized(folder: Path, first: Path) -> dict[str, object]:
+    """The shards that llama.cpp's quantizer makes of SmolLM2's with --keep-split, at Q8_0."""
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize, params.keep_split = 7, True, True
+    done = llama_cpp.llama_model_quantize(str(first).encode(), str(folder / "k").encode(), ctypes.byref(params))
+    assert done == 0, done
+    return {
+        "provenance": f"llama_model_quantize of llama-cpp-python {version('llama-cpp-python')}, of case s4's shards",
+        "shards": digests(folder, "k-*.gguf"),
+    }
+
+
 def main() -> None:
-    program, version = sys.argv[1:]
+    program, provenance = sys.argv[1:]
     cases = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -46,7 +63,8 @@ def main() -> None:
             )
             merged = hashlib.sha256((folder / f"m{i}").read_bytes()).hexdigest()
             cases.append({"source": name, "options": options, "prefix": prefix, "shards": shards, "merged": merged})
-        golden = {"provenance": version, "source": digests(folder, "small.gguf")["small.gguf"], "cases": cases}
+        golden = {"provenance": provenance, "source": digests(folder, "small.gguf")["small.gguf"], "cases": cases}
+        golden["keep_split"] = quantized(folder, folder / "s4-00001-of-00003.gguf")
     GOLDEN.parent.mkdir(exist_ok=True)
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 
 from oracles.llama import Llama
 from oracles.split_samples import write_split_source
+from oracles.tiny import save_tiny_llama
 from quantmill.formats.gguf.reader import read_gguf, read_header
 from quantmill.tools.units import Size
+
+GOLDEN = Path(__file__).parents[1] / "formats" / "gguf" / "goldens" / "split.json"
 
 
 @pytest.fixture
@@ -67,11 +71,15 @@ def test_sizes(text: str, size: int) -> None:
     assert Size().convert(text, None, None) == size
 
 
-def test_shards_load_in_llama_cpp(cli: Callable, smollm2_q4_1: Path, tmp_path: Path) -> None:
-    assert cli("split", smollm2_q4_1, tmp_path / "s", "--max-size", "40M", "--no-tensor-first-split").code == 0
+def test_shards_load_in_llama_cpp(cli: Callable, tmp_path: Path) -> None:
+    whole = tmp_path / "tiny.gguf"
+    assert cli("convert", save_tiny_llama(tmp_path / "tiny"), whole, "--outtype", "f32").code == 0
+    assert cli("split", whole, tmp_path / "s", "--max-size", "60k", "--no-tensor-first-split").code == 0
+    shards = sorted(tmp_path.glob("s-0*"))
+    assert len(shards) > 4
     tokens = list(range(100, 108))
-    with Llama(smollm2_q4_1) as whole, Llama(tmp_path / "s-00001-of-00004.gguf") as split:
-        np.testing.assert_array_equal(split.logits(tokens), whole.logits(tokens))
+    with Llama(whole) as one, Llama(shards[0]) as many:
+        np.testing.assert_array_equal(many.logits(tokens), one.logits(tokens))
 
 
 def test_commands_take_any_shard(cli: Callable, source: Path, tmp_path: Path) -> None:
@@ -106,6 +114,15 @@ def test_keep_split(cli: Callable, source: Path, tmp_path: Path, empty_first: bo
     ours = {t.name: (t.qtype, t.rows(0, t.n_rows).tobytes()) for t in shards}
     assert ours == {t.name: (t.qtype, t.rows(0, t.n_rows).tobytes()) for t in one}
     assert list(read_header(made[0]).metadata)[-3:] == ["split.no", "split.count", "split.tensors.count"]
+
+
+def test_keep_split_is_llama_quantizes(cli: Callable, smollm2_q4_1: Path, tmp_path: Path) -> None:
+    wanted = json.loads(GOLDEN.read_text())["keep_split"]["shards"]
+    assert cli("split", smollm2_q4_1, tmp_path / "s", "--max-size", "40M").code == 0
+    options = ["--allow-requantize", "--keep-split", "--gguf-version", 3]
+    done = cli("quantize", tmp_path / "s-00001-of-00003.gguf", tmp_path / "k.gguf", "Q8_0", *options)
+    assert done.code == 0, done
+    assert {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in tmp_path.glob("k-*.gguf")} == wanted
 
 
 def test_keep_split_is_refused_without_shards(cli: Callable, refused: Callable, source: Path, tmp_path: Path) -> None:
