@@ -62,6 +62,31 @@ def write_folder(folder: Path, files: Mapping[str, Any]) -> Path:
 
 
 @cache
+def _raw_bpe(vocab_size: int) -> str:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tok = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tok.normalizer = normalizers.Replace(" ", "▁")
+    words = pre_tokenizers.Split(Regex("▁*[^▁]*"), "isolated")
+    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex("\n+"), "isolated"), words])
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<|channel>", *(f"<0x{i:02X}>" for i in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    tok.train_from_iterator([training_text(), "é è 你 好 ß 😀\n\n\n\n\n    \n"], trainer)
+    tok.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return tok.to_str()
+
+
+def train_raw_bpe(vocab_size: int = 900) -> Json:
+    """tokenizer.json as Gemma 4's: characters with ▁ for a space, bytes for the rest, merges within lines."""
+    document: Json = json.loads(_raw_bpe(vocab_size))
+    document["added_tokens"] = document["added_tokens"][:5]
+    document["pre_tokenizer"] = {
+        **{"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+    }
+    return document
+
+
+@cache
 def train_sentencepiece(vocab_size: int = 900) -> bytes:
     """A tokenizer.model as Llama 2's: BPE, byte fallback, identity normalization, split digits."""
     return _train(

@@ -26,22 +26,38 @@ def read_bpe(files: TokenizerFiles, pre: str | None) -> Vocabulary:
     Raises:
         TokenizerError: damaged files, or a pre-tokenizer that llama.cpp has not.
     """
-    if files.tokenizer is not None:
-        path = files.folder / "tokenizer.json"
-        model = files.tokenizer["model"]
-        vocab, merges = model["vocab"], merges_of_json(model["merges"], path)
-        if pre is None:
-            pre = detect_pre(files.tokenizer, path)
-            if pre == "gpt-2" and any(t.text == "<mask>" and t.lstrip for t in files.added.values()):
-                pre = MASK_LSTRIP[0]
-    else:
-        vocab = read_json(files.folder / "vocab.json")
-        merges = _merges_txt(files.folder / "merges.txt")
-        pre = pre or _pre_of_class(files)
-    tokens = {int(number): (text, TokenType.NORMAL) for text, number in vocab.items()}
+    if files.tokenizer is None:
+        return _read_slow(files, pre)
+    path = files.folder / "tokenizer.json"
+    model = files.tokenizer["model"]
+    if pre is None:
+        pre = detect_pre(files.tokenizer, path)
+        if pre == "gpt-2" and any(t.text == "<mask>" and t.lstrip for t in files.added.values()):
+            pre = MASK_LSTRIP[0]
+    tokens = {int(number): (text, TokenType.NORMAL) for text, number in model["vocab"].items()}
     for number, added in files.added.items():
         tokens[number] = (added.stored_text, added.type)
-    return Vocabulary(model="gpt2", pre=pre, tokens=tokens, merges=merges)
+    return Vocabulary(model="gpt2", pre=pre, tokens=tokens, merges=merges_of_json(model["merges"], path))
+
+
+def _read_slow(files: TokenizerFiles, pre: str | None) -> Vocabulary:
+    vocab = read_json(files.folder / "vocab.json")
+    found, texts = SLOW_CLASSES.get(str(files.config.get("tokenizer_class")), (None, ()))
+    if (pre := pre or found) is None:
+        raise _unknown_class(files)
+    control = files.special_texts.union(texts)
+    tokens = {int(n): (text, TokenType.CONTROL if text in control else TokenType.NORMAL) for text, n in vocab.items()}
+    for number, added in files.added.items():
+        tokens[number] = (added.stored_text, added.type)
+    special: dict[str, int] = {}
+    flags: dict[str, bool] = {}
+    if "<mask>" in texts and set(texts) <= set(vocab):  # RoBERTa
+        pre = MASK_LSTRIP[0] if pre == found else pre
+        names = dict(zip(("bos", "eos", "unk", "pad", "mask"), texts, strict=True)) | {"sep": "</s>"}
+        special = {name: int(vocab[text]) for name, text in names.items()}
+        flags = dict.fromkeys(("add_bos_token", "add_eos_token", "add_sep_token", "mask_lstrip"), True)
+    merges = _merges_txt(files.folder / "merges.txt")
+    return Vocabulary("gpt2", pre, tokens, merges=merges, special=special, flags=flags)
 
 
 def merges_of_json(listed: list[str] | list[list[str]], path: Path) -> tuple[str, ...]:
@@ -71,11 +87,9 @@ def _merges_txt(path: Path) -> tuple[str, ...]:
     return tuple(merges)
 
 
-def _pre_of_class(files: TokenizerFiles) -> str:
+def _unknown_class(files: TokenizerFiles) -> TokenizerError:
     name = files.config.get("tokenizer_class")
-    if name in SLOW_CLASSES:
-        return SLOW_CLASSES[name]
-    raise TokenizerError(
+    return TokenizerError(
         f"vocab.json and merges.txt do not say how text is split, and its class {name!r} is none we know",
         path=files.folder / "tokenizer_config.json",
         where="tokenizer_class",

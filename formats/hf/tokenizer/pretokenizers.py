@@ -264,13 +264,12 @@ NAMES = tuple(BY_NAME)
 # The gpt-2 names with which llama.cpp takes the spaces before <mask>, too (llama-vocab.cpp, load)
 MASK_LSTRIP = ("jina-v2-code", "jina-v2-de", "jina-v2-es")
 
-# Tokenizer classes that ship vocab.json and merges.txt only: the splitting is in their code.
+# Tokenizer classes that ship vocab.json and merges.txt only: how they split and what is special is in their code.
+_GPT2_CLASS = ("gpt-2", ("<|endoftext|>",))
+_ROBERTA_CLASS = ("gpt-2", ("<s>", "</s>", "<unk>", "<pad>", "<mask>"))
+_QWEN2_CLASS = ("qwen2", ("<|endoftext|>",))
 SLOW_CLASSES = {
-    "GPT2Tokenizer": "gpt-2",
-    "GPT2TokenizerFast": "gpt-2",
-    "CodeGenTokenizer": "gpt-2",
-    "RobertaTokenizer": "gpt-2",
-    "RobertaTokenizerFast": "gpt-2",
-    "Qwen2Tokenizer": "qwen2",
-    "Qwen2TokenizerFast": "qwen2",
+    **dict.fromkeys(("GPT2Tokenizer", "GPT2TokenizerFast", "CodeGenTokenizer", "CodeGenTokenizerFast"), _GPT2_CLASS),
+    **dict.fromkeys(("RobertaTokenizer", "RobertaTokenizerFast"), _ROBERTA_CLASS),
+    **dict.fromkeys(("Qwen2Tokenizer", "Qwen2TokenizerFast"), _QWEN2_CLASS),
 }

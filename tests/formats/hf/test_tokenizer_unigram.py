@@ -213,6 +213,27 @@ def test_spaces_kept(prefix: bool, tmp_path: Path) -> None:
     assert [text for text, a, b in zip(strings, ours, theirs, strict=True) if a != b] == []
 
 
+@pytest.mark.parametrize("content", ["▁", " "])
+@pytest.mark.parametrize("strips", [True, False])
+def test_other_published_forms(content: str, strips: bool, tmp_path: Path) -> None:
+    proto = _proto(train_unigram())
+    vocab = [(piece.piece, piece.score) for piece in proto.pieces]
+    document = _json(vocab, 2, proto.normalizer_spec.precompiled_charsmap, [0, 1, 2])
+    strip = [{"type": "Strip", "strip_left": False, "strip_right": True}] if strips else []
+    spaces = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": content}
+    document["normalizer"] = {"type": "Sequence", "normalizers": [document["normalizer"], *strip, spaces]}
+    document["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    tok = _read(write_folder(tmp_path / "a", {"tokenizer.json": document, "tokenizer_config.json": T5}), 900)
+    assert (tok.flags["add_space_prefix"], tok.flags["remove_extra_whitespaces"]) == (True, True)
+    published, hf = HfTokenizer.from_file(str(tmp_path / "a" / "tokenizer.json")), _there_and_back(tok, tmp_path / "b")
+    strings = [text for text in adversarial(1000, seed=46) if not unlike_published(text)]
+    if not strips:
+        strings = [
+            text for text in strings if not Charsmap(tok.precompiled_charsmap or b"").normalize(text).endswith(" ")
+        ]
+    assert [t for t in strings if published.encode(t).ids != hf.encode(t).ids] == []
+
+
 def test_a_normalizer_llama_cpp_has_not(tmp_path: Path) -> None:
     proto = _proto(train_unigram())
     vocab = [(piece.piece, piece.score) for piece in proto.pieces]
