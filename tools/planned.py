@@ -85,8 +85,10 @@ def _layout(container: str, options: Mapping[str, Any]) -> MakeLayout:
 
 def tell_client(metadata: Metadata, path: Path) -> None:
     """Say on stderr what a GGML file's client must be told."""
-    from ..formats.ggml.writer import client_options
+    from ..formats.ggml.writer import client_options, vocabulary_warning
 
+    if warning := vocabulary_warning(metadata):
+        click.echo(f"warning: {path}: {warning}", err=True)
     click.echo(f"{path}: tell the client what the file cannot say: {client_options(metadata)}", err=True)
 
 

@@ -109,6 +109,17 @@ def client_options(metadata: Metadata) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in options.items())
 
 
+def vocabulary_warning(metadata: Metadata) -> str | None:
+    """What a client cannot do with the vocabulary, if anything."""
+    model = metadata.get("tokenizer.ggml.model")
+    if model is None or model.data != "gpt2":
+        return None
+    return (
+        "the format has no place for a byte-level BPE's merges: the client can print its tokens but not find them in a "
+        "text; tokenize elsewhere and give it the ids"
+    )
+
+
 def _get(metadata: Metadata, suffix: str, default: Any) -> Any:
     value = metadata.get(f"llama.{suffix}")
     return default if value is None else value.data

@@ -42,7 +42,7 @@ _MIN_KEY_BYTES = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES = 8 + 4 + 4 + 8
 
 _OTHER_FORMATS = (
-    (b"tjgg", "a GGML file (ggjt) of mid 2023", "use a command that reads GGML v3"),
+    (b"tjgg", "a GGML file (ggjt) of mid 2023", "convert reads it: convert FILE NEW.gguf"),
     (b"fmgg", "a GGML file (ggmf) of early 2023", "convert the original checkpoint"),
     (b"lmgg", "a GGML file without version", "convert the original checkpoint"),
     (b"algg", "a GGLA adapter", "convert the original adapter"),

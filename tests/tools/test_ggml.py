@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from oracles.ggml_v3 import save_gqa_llama
+from oracles.tiny import save_tiny_llama
 from quantmill.formats.gguf.reader import read_gguf
 
 Cli = Callable[..., Any]
@@ -34,6 +38,49 @@ def test_there_and_back(cli: Cli, folder: Path, tmp_path: Path) -> None:
     assert types["blk.0.ffn_down.weight"] == "Q4_0"
     assert cli("convert", new, tmp_path / "again.bin", "--quiet").err == ""
     assert (tmp_path / "again.bin").read_bytes() == old.read_bytes()
+
+
+def test_to_hugging_face(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    """GGML in F16 -> a checkpoint: the weights and the vocabulary of the one it was made from."""
+    old, made = tmp_path / "m.bin", tmp_path / "hf"
+    assert cli("convert", folder, old, "--quiet").code == 0
+    assert cli("convert", old, made, "--eps", "1e-5", "--context", "512", "--quiet").code == 0
+    ours, theirs = (load_file(path / "model.safetensors") for path in (made, folder))
+    assert set(ours) == set(theirs)
+    for name, weight in theirs.items():
+        assert (ours[name].float() == weight.float()).all(), name
+    config = json.loads((made / "config.json").read_text())
+    before = json.loads((folder / "config.json").read_text())
+    for key in ("hidden_size", "intermediate_size", "num_key_value_heads", "rms_norm_eps", "max_position_embeddings"):
+        assert config[key] == before[key], key
+    assert (made / "tokenizer.model").is_file()
+
+
+def test_a_byte_level_vocabulary_is_warned_of(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    tiny = save_tiny_llama(tmp_path / "tiny", layers=1)
+    bpe = tmp_path / "bpe"
+    bpe.mkdir()
+    for file in (
+        tiny / "tokenizer.json",
+        tiny / "tokenizer_config.json",
+        *folder.glob("*.json"),
+        *folder.glob("*.sa*"),
+    ):
+        shutil.copy(file, bpe)
+    done = cli("convert", bpe, tmp_path / "m.bin")
+    assert done.code == 0
+    assert "warning: " in done.err
+    assert "no place for a byte-level BPE's merges" in done.err
+    assert "n_gqa=4" in done.err
+
+
+def test_a_command_that_wants_gguf_names_the_one_that_reads_ggml(
+    cli: Cli, refused: Callable[..., str], folder: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "m.bin"
+    assert cli("convert", folder, old, "--quiet").code == 0
+    said = refused("quantize", old, tmp_path / "q.gguf", "Q4_0")
+    assert said.endswith("not GGUF but a GGML file (ggjt) of mid 2023 (convert reads it: convert FILE NEW.gguf)")
 
 
 def test_quantize_names_the_file_as_was_the_custom(cli: Cli, folder: Path, tmp_path: Path) -> None:

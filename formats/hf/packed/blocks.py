@@ -88,7 +88,8 @@ def _decode(type: QType, blocks: NDArray[Any]) -> NDArray[np.float32]:
 def _fp4(qs: NDArray[np.uint8]) -> NDArray[np.float32]:
     values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
     values = np.concatenate([values, -values])
-    return values[np.concatenate([qs & 15, qs >> 4], axis=-1)]
+    decoded: NDArray[np.float32] = values[np.concatenate([qs & 15, qs >> 4], axis=-1)]
+    return decoded
 
 
 def mxfp4_to_ggml(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Bytes:

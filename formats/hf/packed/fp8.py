@@ -57,13 +57,14 @@ def tensor(module: Module, block: tuple[int, int] | None) -> Tensor:
     codes = table(weight.stored.dtype)
 
     def read(a: int, b: int) -> Bytes:
-        decoded = codes[weight.rows(a, b)]
+        decoded: NDArray[np.float32] = codes[weight.rows(a, b)]
         bad = np.isnan(decoded)
         if bad.any():
             row, column = (int(i) for i in np.argwhere(bad)[0])
             raise FormatError(f"weight [{a + row}, {column}] is NaN", where=weight.where, hint="get the file again")
         decoded *= scales(a, b)
-        return decoded.view(np.uint8)
+        rows: Bytes = decoded.view(np.uint8)
+        return rows
 
     return Tensor(f"{module.name}.weight", Role.OTHER, None, shape, F32, read, weight.where)
 

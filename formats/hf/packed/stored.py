@@ -137,7 +137,7 @@ class Module:
             there = next(iter(self.parts.values()))
             path = there.path if isinstance(there, StoredTensor) else there.source
             raise FormatError("missing, though the layer is packed", path=path, where=self.name + self.joint + part)
-        if not isinstance(found, StoredTensor) or (found.nbytes == 0 and prod(found.shape)):
+        if not isinstance(found, StoredTensor) or (found.nbytes == 0 and 0 not in found.shape):
             hint = "convert the checkpoint to safetensors first"
             raise FormatError(
                 "packed weights are read from safetensors only", where=self.name + self.joint + part, hint=hint
