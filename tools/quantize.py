@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from .options import plan_options, write_options
 
@@ -13,9 +14,17 @@ from .options import plan_options, write_options
 _FLOAT_ENDING = re.compile(r"[-._](?:bf16|fp?16|fp?32)\Z", re.IGNORECASE)
 
 
+def _offer_levels(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
+    """For a shell's completion: the levels that begin so, and files."""
+    from ..formats.gguf.keys import FILE_TYPES
+
+    levels = [CompletionItem(level) for level in FILE_TYPES if typed and level.startswith(typed.upper())]
+    return [*levels, CompletionItem(typed, type="file")]
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("arguments", metavar="[OUT] LEVEL [THREADS]", nargs=-1, required=True)
+@click.argument("arguments", metavar="[OUT] LEVEL [THREADS]", nargs=-1, required=True, shell_complete=_offer_levels)
 @click.option(
     "--to",
     "container",

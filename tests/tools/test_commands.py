@@ -96,6 +96,7 @@ _RUN = "import sys; sys.argv[0] = 'quantmill'; from quantmill.tools.main import 
         ("quantmill spl", ["plain,split"]),
         ("quantmill split --max-", ["plain,--max-size", "plain,--max-tensors"]),
         ("quantmill quantize --book 20", ["plain,2023-12"]),
+        ("quantmill quantize m.gguf q4_k", ["plain,Q4_K_S", "plain,Q4_K_M", "file,q4_k"]),
         ("quantmill hash mod", ["file,mod"]),
     ],
 )
