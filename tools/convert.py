@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import PlanError
-from .files import KINDS, read_model, source_kind, target_kind
+from .files import ADAPTER, KINDS, read_model, source_kind, target_kind
 from .options import plan_options, write_options
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ _FLOATS = ("F32", "F16", "BF16")
     metavar="FOLDER",
     help="GGML: take the tokenizer of this Hugging Face folder, not the file's.",
 )
+@click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER", help="LoRA: the base model's folder.")
 @plan_options
 @write_options
 def command(
@@ -59,7 +60,8 @@ def command(
     pre: str | None,
     **options: Any,
 ) -> None:
-    """Convert SRC, a Hugging Face folder, a GGUF or a GGML file, to DST, another of these kinds.
+    """Convert SRC, a Hugging Face folder, a GGUF or a GGML file, to DST, another of these kinds; or a LoRA adapter's
+    folder, as PEFT writes it, to a GGUF adapter.
 
     A level as --outtype goes straight to the quantized file, with no float file between.
 
@@ -71,8 +73,16 @@ def command(
              convert Meta-Llama-3-8B-Instruct llama3.Q4_K_M.gguf --outtype Q4_K_M
              convert llama3.Q4_K_M.gguf llama3-hf/
              convert llama-2-13b.ggmlv3.q4_K_M.bin llama-2-13b.Q4_K_M.gguf --eps 1e-5 --context 4096
+             convert my-lora my-lora.gguf --base Meta-Llama-3-8B-Instruct
     """
     source, target = source or source_kind(src), target or target_kind(dst)
+    base = options.pop("base")
+    if source == ADAPTER:
+        _settings(options, source)
+        _adapter(src, dst, base, outtype, options)
+        return
+    if base is not None:
+        raise PlanError("speaks of LoRA adapters; SRC is none", where="--base")
     model = read_model(src, kind=source, pre=pre, settings=_settings(options, source), quiet=options["quiet"])
     if target == "hf":
         _to_checkpoint(model, dst, outtype, options)
@@ -89,6 +99,19 @@ def _settings(options: dict[str, Any], source: str) -> Settings:
         if value is not None and source != "ggml":
             raise PlanError("speaks of GGML files; SRC is none", where=f"--{key.replace('_', '-')}")
     return Settings(**given)
+
+
+def _adapter(src: Path, dst: Path, base: Path | None, outtype: str, options: dict[str, Any]) -> None:
+    from ..formats.hf.lora import read_lora
+    from ..formats.qtypes import BY_NAME
+
+    dtype = "F32" if outtype == "auto" else outtype.upper()
+    if dtype not in _FLOATS:
+        raise PlanError(f"an adapter cannot be {outtype}", hint=f"--outtype auto, {', '.join(_FLOATS)}")
+    model = read_lora(src, base, BY_NAME[dtype])
+    _rewrite(model, dst, options, "gguf")
+    if not (options["quiet"] or options["dry_run"]):
+        click.echo(f"{dst}: an adapter of {len(model.tensors) // 2} weights of a {model.arch}")
 
 
 def _to_file(

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from ..formats.ir import Model
 
 KINDS = ("hf", "gguf", "ggml")
+ADAPTER = "lora"  # a kind that only convert reads
 
 
 def source_kind(path: Path) -> str:
-    """``hf`` for a checkpoint's folder, ``gguf`` or ``ggml`` for a file. Raises ``FormatError`` when it is none."""
+    """``hf`` for a checkpoint's folder, ``lora`` for an adapter's, ``gguf`` or ``ggml`` for a file. Raises
+    ``FormatError`` when it is none."""
     if path.is_dir():
         if (path / "config.json").is_file():
             return "hf"
+        if (path / "adapter_config.json").is_file():
+            return ADAPTER
         raise FormatError("no config.json in this folder", path=path, hint="give a Hugging Face checkpoint's folder")
     if path.is_file():
         from ..formats.ggml.wire import MAGICS
@@ -55,6 +59,8 @@ def read_model(
         from ..formats.hf.load import read_hf
 
         return read_hf(path, pre=pre, say=None if quiet else lambda text: click.echo(text, err=True))
+    if kind == ADAPTER:
+        raise FormatError("is a LoRA adapter, no model", path=path, hint="quantmill convert makes a GGUF adapter of it")
     if kind == "ggml":
         from ..formats.ggml.reader import Settings, read_ggml
 

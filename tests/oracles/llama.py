@@ -97,6 +97,10 @@ class Llama:
         result: NDArray[np.float32] = self._ask("embeddings", list(tokens))
         return result
 
+    def adapt(self, path: str | Path) -> None:
+        """Add a LoRA adapter to the open model."""
+        self._ask("adapt", str(path))
+
     def greedy(self, tokens: Sequence[int], n: int) -> list[int]:
         """The ``n`` most likely next tokens, one at a time; no stopping at an end token."""
         result: list[int] = self._ask("greedy", list(tokens), n)
@@ -173,6 +177,16 @@ class _ContextParams(ctypes.Structure):
         ("n_outputs_max_per_seq", ctypes.c_uint32),
         ("n_threads", ctypes.c_int32),
         ("n_threads_batch", ctypes.c_int32),
+        ("ctx_type", ctypes.c_int32),
+        ("rope_scaling_type", ctypes.c_int32),
+        ("pooling_type", ctypes.c_int32),
+        ("attention_type", ctypes.c_int32),
+        ("flash_attn_type", ctypes.c_int32),
+        ("rope_and_yarn", ctypes.c_int32 * 8),
+        ("cb_eval", ctypes.c_void_p),
+        ("cb_eval_user_data", ctypes.c_void_p),
+        ("type_k", ctypes.c_int32),
+        ("type_v", ctypes.c_int32),
         ("opaque", ctypes.c_ubyte * 1024),
     ]
 
@@ -215,6 +229,8 @@ class _Session:
             ("llama_get_embeddings_ith", ctypes.POINTER(ctypes.c_float), [pointer, i32]),
             ("llama_set_embeddings", None, [pointer, ctypes.c_bool]),
             ("llama_model_n_embd", i32, [pointer]),
+            ("llama_adapter_lora_init", pointer, [pointer, text]),
+            ("llama_set_adapters_lora", i32, [pointer, ctypes.POINTER(pointer), ctypes.c_size_t, pointer]),
             ("llama_free", None, [pointer]),
             ("llama_model_free", None, [pointer]),
             ("llama_get_memory", pointer, [pointer]),
@@ -248,10 +264,22 @@ class _Session:
             context = self.lib.llama_context_default_params()
             context.n_ctx = context.n_batch = context.n_ubatch = n_ctx
             context.n_threads = context.n_threads_batch = min(4, os.cpu_count() or 1)
+            # Keys and values in F32, not F16: less rounding between us and the truth.
+            assert (context.type_k, context.type_v) == (1, 1), "struct llama_context_params has changed"
+            context.type_k = context.type_v = context.flash_attn_type = 0
             self.context = self.lib.llama_init_from_model(self.model, context)
             if not self.context:
                 raise LlamaError(f"{path}: " + "".join(self.log[-6:]))
             self.batch = self.lib.llama_batch_init(n_ctx, 0, 1)
+
+    def adapt(self, path: str) -> None:
+        adapter = self.lib.llama_adapter_lora_init(self.model, os.fsencode(path))
+        if not adapter:
+            raise LlamaError(f"{path}: " + "".join(self.log[-6:]))
+        scale = ctypes.c_float(1)
+        one = (ctypes.c_void_p * 1)(adapter)
+        if code := self.lib.llama_set_adapters_lora(self.context, one, 1, ctypes.addressof(scale)):
+            raise LlamaError(f"llama_set_adapters_lora gave {code}")
 
     def n_vocab(self) -> int:
         return int(self.lib.llama_vocab_n_tokens(self.vocab))

@@ -1,0 +1,265 @@
+"""A LoRA folder of PEFT -> Model: an adapter that llama.cpp adds to a GGUF of its base.
+
+A pair A [r, in], B [out, r] stands for the change B·A of a weight. What the architecture's rules do to the rows of the
+weight is done to those of B. Source of keys and names: convert_lora_to_gguf.py and llama-adapter.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError, UnmatchedTensor
+from ..floats import from_f32, to_f32
+from ..gguf.keys import typed
+from ..ir import Bytes, Model, Role, Tensor, Value
+from ..qtypes import F32, QType
+from ..safetensors import read_safetensors
+from .card import name_parts
+from .config import complete, of_text, read_json
+from .load import MAX_NAMED, find_arch
+from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
+from .rules import Arch, Slot
+from .weights import Stored, read_bin
+
+CONFIG = "adapter_config.json"
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_PART = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<which>A|B|embedding_A|embedding_B)(?:\.(?:\w+\.)?weight)?"
+)
+_COPIED = ".base_layer.weight"  # the base's own weight, which PEFT saves along with pairs of an embedding
+_ROW_OPS = (PermuteRope, Split, Regroup)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """``a`` [r, in] and ``b`` [out, r] of one weight of the checkpoint."""
+
+    a: Tensor
+    b: Tensor
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32) -> Model:
+    """Read an adapter.
+
+    Args:
+        folder: with adapter_config.json and adapter_model.safetensors (or .bin).
+        base: the base model's folder, of which config.json alone is read; None takes the one that the adapter names,
+            if that is a folder here.
+        qtype: F32, F16 or BF16.
+
+    Returns:
+        a model of ``general.type`` adapter: F32, F16 or BF16 tensors ``....weight.lora_a`` and ``....weight.lora_b``.
+
+    Raises:
+        FormatError: no LoRA, of another base, or with parts that llama.cpp has no place for (DoRA, biases, whole
+            weights, factors of layers that it joins).
+    """
+    folder = Path(folder)
+    path = folder / CONFIG
+    about = read_json(path, required=True)
+    _check(about, path)
+    base = base or _named_base(about, path)
+    raw = of_text(read_json(base / "config.json", required=True))
+    name, arch = find_arch(raw, base / "config.json")
+    config = complete(raw, arch, arch.classes[name], base / "config.json")
+    pairs = _pairs(_read(folder), folder)
+    tensors = tuple(_cast(tensor, qtype) for tensor in _place(arch, config, pairs, _factors(about, pairs), folder))
+    return Model(arch.gguf, _metadata(folder, arch, about), tensors, folder)
+
+
+def _check(about: Mapping[str, Any], path: Path) -> None:
+    kind = about.get("peft_type")
+    if kind != "LORA":
+        raise FormatError(
+            f"is {kind!r}; llama.cpp adds LoRA adapters only", path=path, where="peft_type", hint="merge it"
+        )
+    if about.get("use_dora"):
+        raise FormatError(
+            "DoRA has no place in a GGUF adapter", path=path, where="use_dora", hint="merge it into the base"
+        )
+    if about.get("modules_to_save"):
+        raise FormatError(
+            "whole modules have no place in a GGUF adapter", path=path, where="modules_to_save", hint="merge it"
+        )
+
+
+def _named_base(about: Mapping[str, Any], path: Path) -> Path:
+    named = about.get("base_model_name_or_path")
+    if isinstance(named, str) and (Path(named) / "config.json").is_file():
+        return Path(named)
+    problem = f"the base model {named!r} is no folder here" if named else "names no base model"
+    raise FormatError(problem, path=path, hint="--base FOLDER, with the base's config.json in it")
+
+
+def _read(folder: Path) -> dict[str, Stored]:
+    for name in _FILES:
+        path = folder / name
+        if path.is_file():
+            return read_bin(path) if path.suffix == ".bin" else dict(read_safetensors(path))
+    raise FormatError("holds no weights", path=folder, hint=f"{_FILES[0]} is expected")
+
+
+def _pairs(stored: Mapping[str, Stored], folder: Path) -> dict[str, _Pair]:
+    """By the checkpoint's name of the weight. Of an embedding, A is [r, vocab] and B [width, r]."""
+    halves: dict[str, dict[str, Tensor]] = {}
+    strange = []
+    for name, one in stored.items():
+        if name.endswith(_COPIED):
+            continue
+        match = _PART.fullmatch(name)
+        if match is None:
+            strange.append(name)
+            continue
+        tensor = one if isinstance(one, Tensor) else one.tensor()
+        halves.setdefault(match["module"] + ".weight", {})[match["which"]] = tensor
+    if strange:
+        problem = f"{_listed(strange)}: neither lora_A nor lora_B"
+        raise UnmatchedTensor(problem, path=folder, hint="a GGUF adapter holds nothing else: merge it into the base")
+    found = {}
+    for weight, parts in halves.items():
+        kind = "embedding_" if "embedding_A" in parts or "embedding_B" in parts else ""
+        if set(parts) != {f"{kind}A", f"{kind}B"}:
+            raise FormatError("one half of a pair is missing", path=folder, where=weight)
+        a, b = parts[f"{kind}A"], parts[f"{kind}B"]
+        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+            raise FormatError(f"{list(a.shape)} and {list(b.shape)} are no pair", path=folder, where=weight)
+        found[weight] = _Pair(a, b)
+    return found
+
+
+def _factors(about: Mapping[str, Any], pairs: Mapping[str, _Pair]) -> dict[str, float]:
+    """What B has to be multiplied with: llama.cpp scales every pair by alpha / rank, with one alpha."""
+    alpha, found = float(about["lora_alpha"]), {}
+    for weight, pair in pairs.items():
+        rank = pair.a.shape[0]
+        own = _by_pattern(about.get("alpha_pattern"), weight, alpha)
+        wanted = own / sqrt(rank) if about.get("use_rslora") else own / rank
+        found[weight] = wanted / (alpha / rank)
+    return found
+
+
+def _by_pattern(patterns: Any, weight: str, default: float) -> float:
+    """PEFT's rule: the first pattern that the module's name ends with."""
+    module = weight.removesuffix(".weight")
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return float(value)
+    return default
+
+
+def _place(
+    arch: Arch, config: Mapping[str, Any], pairs: Mapping[str, _Pair], factors: Mapping[str, float], folder: Path
+) -> Iterator[Tensor]:
+    left = dict(pairs)
+    for slot in arch.slots(config):
+        if slot.part != "weight":
+            continue
+        names = [_found(name, arch, left) for name in slot.sources]
+        if not any(names):
+            continue
+        if not all(names):
+            lacking = next(name for name, found in zip(slot.sources, names, strict=True) if found is None)
+            raise FormatError("llama.cpp joins this layer with others that have no pair", path=folder, where=lacking)
+        mine = [left.pop(name) for name in names if name is not None]
+        scaled = [_scaled(pair, factors[name]) for pair, name in zip(mine, names, strict=True) if name is not None]
+        for pair, source in zip(scaled, slot.sources, strict=True):
+            _check_shape(pair, slot, source, folder)
+        yield from _halves(slot, scaled, folder)
+    if left:
+        problem = f"the base has no {_listed(list(left))}"
+        raise UnmatchedTensor(problem, path=folder, hint="is --base the model that it was trained on?")
+
+
+def _found(name: str, arch: Arch, pairs: Mapping[str, _Pair]) -> str | None:
+    """The pair of a weight, under any of the names that checkpoints have for it."""
+    others = [root + name.removeprefix(ours) for root, ours in arch.roots.items() if name.startswith(ours)]
+    return next((other for other in (name, *others) if other in pairs), None)
+
+
+def _check_shape(pair: _Pair, slot: Slot, source: str, folder: Path) -> None:
+    shape = slot.shape
+    if any(isinstance(op, Transpose) for op in slot.rule.ops[:1]):
+        shape = shape[::-1]
+    if slot.rule.roles == (Role.TOKEN_EMBD,):
+        shape = shape[::-1]  # PEFT has an embedding's pair the other way round
+    if (pair.b.shape[0], pair.a.shape[1]) != shape:
+        have = [pair.b.shape[0], pair.a.shape[1]]
+        raise FormatError(f"a change of {have}, the base makes it {list(shape)}", path=folder, where=source)
+
+
+def _halves(slot: Slot, pairs: list[_Pair], folder: Path) -> Iterator[Tensor]:
+    """GGUF's tensors of a slot: B as the rules have it, A for each."""
+    ops = list(slot.rule.ops)
+    if ops and isinstance(ops[0], Transpose):
+        ops = ops[1:]  # PEFT writes pairs of a Conv1D as those of a linear layer
+    a: Tensors = tuple(pair.a for pair in pairs)
+    b: Tensors = tuple(pair.b for pair in pairs)
+    if ops and isinstance(ops[0], Stack):
+        a, b, ops = ops[0].apply(a, slot.config), ops[0].apply(b, slot.config), ops[1:]
+    if len(b) != 1 or not all(_moves_rows(op) for op in ops):
+        raise FormatError(
+            "llama.cpp keeps this weight in a form that a pair cannot follow", path=folder, where=slot.sources[0]
+        )
+    for op in ops:
+        b = op.apply(b, slot.config)
+    if slot.rule.roles == (Role.TOKEN_EMBD,):
+        a = Transpose().apply(a, slot.config)  # llama.cpp looks rows of it up
+    for target, role, second in zip(slot.targets, slot.rule.roles, b, strict=True):
+        for half, tensor in (("lora_a", a[0]), ("lora_b", second)):
+            yield replace(tensor, name=f"{target}.{half}", role=role, layer=slot.layer)
+
+
+def _moves_rows(op: Op) -> bool:
+    return isinstance(op, _ROW_OPS) and getattr(op, "axis", 0) == 0
+
+
+def _scaled(pair: _Pair, factor: float) -> _Pair:
+    if factor == 1:
+        return pair
+    b = pair.b
+
+    def read(first: int, last: int) -> Bytes:
+        return from_f32(to_f32(b.rows(first, last), b.qtype) * factor, F32)
+
+    return _Pair(pair.a, replace(b, qtype=F32, read=read))
+
+
+def _cast(tensor: Tensor, qtype: QType) -> Tensor:
+    if tensor.qtype is qtype:
+        return tensor
+
+    def read(first: int, last: int) -> Bytes:
+        return from_f32(to_f32(tensor.rows(first, last), tensor.qtype), qtype)
+
+    return replace(tensor, qtype=qtype, read=read)
+
+
+def _metadata(folder: Path, arch: Arch, about: Mapping[str, Any]) -> dict[str, Value]:
+    facts: dict[str, Any] = {"general.architecture": arch.gguf, "general.type": "adapter", "adapter.type": "lora"}
+    facts["general.name"] = folder.resolve().name
+    named = about.get("base_model_name_or_path")
+    if isinstance(named, str) and named:
+        parts = name_parts(named, 0) if named.count("/") <= 1 else {}
+        facts["general.base_model.count"] = 1
+        facts["general.base_model.0.name"] = parts.get("name") or Path(named).name
+        if "organization" in parts:
+            facts["general.base_model.0.organization"] = parts["organization"]
+            facts["general.base_model.0.repo_url"] = f"https://huggingface.co/{named}"
+    facts["adapter.lora.alpha"] = float(about["lora_alpha"])
+    if about.get("alora_invocation_tokens"):
+        facts["adapter.alora.invocation_tokens"] = [int(token) for token in about["alora_invocation_tokens"]]
+    return {key: typed(key, value) for key, value in facts.items()}
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
