@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Wishes:
             as llama-quantize has it; the first that matches wins over the recipe.
         fallback_type: for tensors that no type fits, or whose type needs importance they lack.
         no_fallback: a width that does not fit is an error.
+        chosen: types by tensor name, found for a budget; before ``tensor_types``.
     """
 
     pure: bool = False
@@ -44,6 +45,7 @@ class Wishes:
     tensor_types: TensorTypes = ()
     fallback_type: str | QType | None = None
     no_fallback: bool = False
+    chosen: Mapping[str, QType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def choose_types(model: Model, recipe: Recipe, wishes: Wishes, importance: bool)
     tensors = sorted(model.tensors, key=lambda t: visiting_order(t.name))
     allowed = [t for t in tensors if may_quantize(t, model.arch, wishes.leave_output)]
     patterns = _compile(wishes.tensor_types, tensors)
-    manual = {t.name: _first_match(patterns, t.name) for t in allowed}
+    chosen = {name: Choice(type, "chosen for the budget") for name, type in wishes.chosen.items()}
+    manual = {t.name: chosen.get(t.name) or _first_match(patterns, t.name) for t in allowed}
     choices: dict[str, Choice] = {}
     mixed: list[Tensor] = []
     for tensor in allowed:

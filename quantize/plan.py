@@ -125,6 +125,7 @@ def make_plan(
     no_fallback: bool = False,
     from_checkpoint: bool = False,
     layout: MakeLayout = gguf_layout,
+    chosen: Mapping[str, QType] | None = None,
 ) -> Plan:
     """The plan for a model at a level. Pure: no weight is read.
 
@@ -142,6 +143,7 @@ def make_plan(
             keeps whole become F32, and a float level keeps the source's order of tensors.
         layout: places the tensors in the output's container; a ``functools.partial`` of GGUF's for a version or byte
             order, or another format's.
+        chosen: types by tensor name, found for a budget; they come before the level's.
 
     Raises:
         PlanError: the level, a type or a pattern is unknown; a tensor would be requantized; importance is missing (the
@@ -151,7 +153,9 @@ def make_plan(
     if as_it_is:
         level = guess_float_type(model).name
     recipe = find_recipe(level, book)
-    wishes = Wishes(pure, leave_output, output_type, embedding_type, tensor_types, fallback_type, no_fallback)
+    wishes = Wishes(
+        pure, leave_output, output_type, embedding_type, tensor_types, fallback_type, no_fallback, chosen or {}
+    )
     importance = importance or None
     _check_values(importance or {})
     choices = choose_types(model, recipe, wishes, importance is not None)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from .units import Size
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 BOOKS = ("current", "2023-12", "ggml-v3")  # those of quantize/recipes.py, which --help need not import
@@ -51,6 +53,25 @@ _WRITE_OPTIONS = (
     click.option("--restart", is_flag=True, help="Begin anew where an unfinished run could be taken up."),
     click.option("--quiet", is_flag=True, help="No progress and no summary."),
 )  # fmt: skip
+
+
+_BUDGET_OPTIONS = (
+    click.option(
+        "--target-size", type=Size(), metavar="SIZE",
+        help="Instead of a level: choose every tensor's type so that the file has this size, such as 4.5GiB.",
+    ),
+    click.option("--target-bpw", type=float, metavar="BITS", help="The same, in bits per weight over all tensors."),
+    click.option(
+        "--sensitivity-text", type=click.Path(path_type=Path), metavar="FILE",
+        help="Text to measure each tensor's sensitivity on.  [default: one that ships with the package]",
+    ),
+    click.option("--typical-sensitivity", is_flag=True, help="Do not run the model: assume usual sensitivities."),
+)  # fmt: skip
+
+
+def budget_options(command: F) -> F:
+    """A size instead of a level; ``budgeted.py`` understands them."""
+    return _apply(_BUDGET_OPTIONS, command)
 
 
 def plan_options(command: F) -> F:

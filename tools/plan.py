@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import PlanError
-from .options import BOOKS
+from .options import BOOKS, budget_options
 from .units import Size, in_gb
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _NOT_ADVISED = frozenset({"F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0
     "--ctx", type=click.IntRange(min=1), default=4096, show_default=True, help="Context, in tokens, to run at."
 )
 @click.option("--fits", type=Size(), metavar="SIZE", help="Name the best level that runs in so much memory.")
+@budget_options
 @click.option("--json", "as_json", is_flag=True, help="The table as JSON.")
 @click.option("--quiet", is_flag=True, help="No heading and no notes.")
 def command(model: Path, levels: tuple[str, ...], container: str, **options: Any) -> None:
@@ -58,7 +59,15 @@ def command(model: Path, levels: tuple[str, ...], container: str, **options: Any
              quantmill plan config.json Q4_K_M Q5_K_M --json
              quantmill plan model-f16.gguf --fits 8GiB --ctx 8192
              quantmill plan Llama-2-13b-hf --format gptq
+             quantmill plan model-f16.gguf --target-bpw 4.0 --imatrix model.imatrix.gguf
     """
+    from .budgeted import has_target, plan_target
+
+    if has_target(options):
+        if levels or container != "gguf" or options["fits"] is not None:
+            raise click.UsageError("--target-size and --target-bpw choose the types of a GGUF file, whatever the level")
+        plan_target(model, options)
+        return
     source, from_checkpoint = read_any(model)
     assumed = _assumes_vocabulary(model, source)
     if assumed:

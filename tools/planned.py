@@ -40,6 +40,14 @@ def plan_from(
         PlanError: see ``make_plan``; also an importance matrix that knows no tensor of the model. FormatError: a
             damaged importance matrix.
     """
+    plan, _, importance = planner(model, options, from_checkpoint=from_checkpoint, container=container)
+    return plan(level), importance
+
+
+def planner(
+    model: Model, options: Mapping[str, Any], *, from_checkpoint: bool = False, container: str = "gguf"
+) -> tuple[partial[Plan], dict[str, Any], Importance | None]:
+    """``make_plan`` with everything but the level; the user's wishes alone; the importance. Raises as ``plan_from``."""
     from ..formats.ggml.writer import untied
     from ..quantize.plan import make_plan
 
@@ -52,9 +60,9 @@ def plan_from(
         if not any(tensor.name in importance for tensor in model):
             raise PlanError("holds no tensor of this model", path=options["imatrix"], hint="another model's imatrix?")
     wishes = {key: options[key] for key in _PLAN_KEYS if key in options}
-    plan = make_plan(
+    plan = partial(
+        make_plan,
         untied(model) if container == "ggml" else model,
-        level,
         book=book_for(container, options),
         importance=importance,
         extra_metadata=origin,
@@ -62,7 +70,7 @@ def plan_from(
         layout=_layout(container, options),
         **wishes,
     )
-    return plan, importance
+    return plan, wishes, importance
 
 
 def book_for(container: str, options: Mapping[str, Any]) -> str:

@@ -1,0 +1,180 @@
+"""How much a model's predictions move when a matrix's weights do: one pass forward and one back over a text.
+
+To second order, KL(model || model with errors e) = 1/2 sum G_rj e_rj^2 a token for independent errors, with G_rj the
+mean square of the gradient, by weight rj, of a text's log-likelihood, its tokens drawn from the model's own predictions
+(the diagonal of the Fisher information; positions of one text add up in the gradient before it is squared, because one
+weight's error is the same at all of them, and attention gathers it). Its mean over a matrix turns importance-weighted
+error into nats. Rows with large weights count more, for their errors are larger too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .collect import Target
+from .corpus import Corpus
+from .runner import Progress
+from .skeleton import Inputs, Skeleton
+from .weights import Weights, floats
+
+_SEED = 0x51  # of the tokens drawn; the same text gives the same figures
+_SAMPLED_ROWS = 512  # of the embedding, for the size of its weights
+
+
+@dataclass
+class Figures:
+    """Of one tensor.
+
+    Args:
+        scales: float64 [n_matrices]: nats a token for each unit of sum_rj columns_j e_rj^2, columns with a mean of 1.
+        columns: float64 [width], where the importance of the columns was measured here; None where an importance
+            matrix knows it.
+    """
+
+    scales: NDArray[np.float64]
+    columns: NDArray[np.float64] | None = None
+
+
+def measure(
+    weights: Weights, corpus: Corpus, device: str = "cpu", progress: Progress | None = None
+) -> dict[str, Figures]:
+    """The figures of every matrix a block multiplies with, of the embedding and of the output matrix, by GGUF name.
+
+    Holds one block's weights at a time, and the activations between all of them: chunks * n_ctx * width floats a block.
+
+    Args:
+        weights: the model.
+        corpus: a text; a few thousand tokens do.
+        device: a torch device.
+        progress: told of every block, forward and back.
+    """
+    skeleton = Skeleton(weights, torch.float32, device)
+    n = len(skeleton.layers)
+    chunks = range(corpus.n_chunks)
+    entering, inputs = _forward(skeleton, corpus, progress)
+    figures: dict[str, Figures] = {}
+    gradients = _backward_head(skeleton, entering.pop(), weights.head.name, figures)
+    n_tokens = corpus.n_chunks * corpus.n_ctx
+    for layer in reversed(range(n)):
+        hidden = entering.pop()
+        with skeleton.block(layer) as module:
+            targets = weights.targets(layer, module)
+            watched = {name: p for name, p in module.named_parameters() if name in targets}
+            for parameter in watched.values():
+                parameter.requires_grad_(True)
+            for chunk in chunks:
+                gradients[chunk] = _back(skeleton, module, hidden[chunk], inputs[layer], gradients[chunk])
+                for name, parameter in watched.items():
+                    _add(figures, weights, targets[name], parameter, n_tokens)
+                if progress is not None:
+                    progress(f"back {n - layer}/{n}", chunk + 1, corpus.n_chunks)
+    _add_embedding(weights, corpus, gradients, figures)
+    return figures
+
+
+def _add(figures: dict[str, Figures], weights: Weights, target: Target, parameter: torch.Tensor, n_tokens: int) -> None:
+    """A text's share of a parameter's figures; its gradient is dropped."""
+    gradient, parameter.grad = parameter.grad, None
+    if gradient is None:  # no token was routed there
+        return
+    tensors = [weights.tensors[name] for name in target.names]
+    values = parameter.detach()
+    if values.shape[-1] != tensors[0].width:  # stored the other way round
+        values, gradient = values.mT, gradient.mT
+    sizes = [tensor.shape[-2] for tensor in tensors]
+    stacked = (target.n_matrices, -1, values.shape[-1])
+    parts = zip(values.reshape(stacked).split(sizes, 1), gradient.reshape(stacked).split(sizes, 1), strict=True)
+    for tensor, (w, g) in zip(tensors, parts, strict=True):
+        power = w.pow(2).mean(2).double()
+        mean = (g.pow(2).mean(2).double() * power).sum(1) / power.sum(1).clamp_min(1e-30)
+        found = figures.setdefault(tensor.name, Figures(np.zeros(target.n_matrices)))
+        found.scales += 0.5 * mean.cpu().numpy() / n_tokens
+
+
+def _forward(
+    skeleton: Skeleton, corpus: Corpus, progress: Progress | None
+) -> tuple[list[list[torch.Tensor]], list[Inputs]]:
+    """What enters each block (and leaves the last), [1, n_ctx, width] a chunk; and the blocks' other inputs."""
+    entering: list[list[torch.Tensor]] = [[]]
+    inputs: list[Inputs] = []
+    with torch.no_grad():
+        ids = [torch.from_numpy(corpus.inputs[chunk : chunk + 1]).long() for chunk in range(corpus.n_chunks)]
+        for hidden, others in skeleton.embed(ids):
+            entering[0].append(hidden)
+            inputs = others  # the same for all chunks
+        for layer in range(len(skeleton.layers)):
+            with skeleton.block(layer) as module:
+                entering.append([skeleton.run_block(module, hidden, inputs[layer]) for hidden in entering[-1]])
+            if progress is not None:
+                progress(f"layer {layer + 1}/{len(skeleton.layers)}", 1, 1)
+    return entering, inputs
+
+
+def _backward_head(
+    skeleton: Skeleton, leaving: list[torch.Tensor], name: str, figures: dict[str, Figures]
+) -> list[torch.Tensor]:
+    """The gradient by what leaves the last block, a chunk; and the output matrix's figures."""
+    seen: list[torch.Tensor] = []
+    generator = torch.Generator().manual_seed(_SEED)
+    gradients, spread, squares = [], 0.0, 0.0
+    keep = leaving[0].shape[1]
+    with skeleton.head(keep, lambda x: seen.append(x.detach())) as run:
+        for hidden in leaving:
+            start = hidden.detach().requires_grad_(True)
+            log_p = torch.log_softmax(run(start).float(), -1).reshape(keep, -1)
+            p = log_p.detach().exp()
+            drawn = torch.multinomial(p.cpu(), 1, generator=generator).to(log_p.device)
+            (-log_p.gather(1, drawn).sum()).backward()  # type: ignore[no-untyped-call]
+            assert start.grad is not None
+            gradients.append(start.grad)
+            spread += float((1 - p.double().pow(2).sum(1)).sum()) / p.shape[1]  # mean over rows of p (1 - p)
+            squares = squares + seen.pop().double().pow(2).sum((0, 1)).cpu().numpy()
+    n_tokens = keep * len(leaving)
+    columns = squares / n_tokens
+    mean = float(columns.mean())
+    figures[name] = Figures(np.array([0.5 * spread / n_tokens * mean]), columns / max(mean, 1e-300))
+    return gradients
+
+
+def _back(
+    skeleton: Skeleton, module: torch.nn.Module, hidden: torch.Tensor, inputs: Inputs, gradient: torch.Tensor
+) -> torch.Tensor:
+    """The gradient by a block's input, from that by its output; its parameters get theirs."""
+    start = hidden.detach().requires_grad_(True)
+    with torch.enable_grad():
+        skeleton.run_block(module, start, inputs).backward(gradient)  # type: ignore[no-untyped-call]
+    assert start.grad is not None
+    return start.grad
+
+
+def _add_embedding(
+    weights: Weights, corpus: Corpus, gradients: list[torch.Tensor], figures: dict[str, Figures]
+) -> None:
+    """A row of the embedding is wrong wherever its token stands. Rows err as their weights are large."""
+    tensor = weights.embedding
+    every = floats(tensor, 0, tensor.n_rows) if tensor.n_rows <= _SAMPLED_ROWS else _sampled(weights)
+    mean_power = float(np.square(every, dtype=np.float64).mean())
+    by_column = np.zeros(tensor.width)
+    for tokens, gradient in zip(corpus.inputs, gradients, strict=True):
+        used, where = np.unique(tokens, return_inverse=True)
+        rows = np.zeros((len(used), tensor.width))
+        np.add.at(rows, where.reshape(-1), gradient[0].double().cpu().numpy())
+        power = [float(np.square(floats(tensor, int(i), int(i) + 1), dtype=np.float64).mean()) for i in used]
+        by_column += (np.asarray(power)[:, None] / mean_power * np.square(rows)).sum(0)
+    by_column *= 0.5 / tensor.n_rows / corpus.tokens.size
+    found = figures.get(tensor.name)
+    if found is not None:  # tied: both uses
+        assert found.columns is not None
+        by_column = by_column + found.scales[0] * found.columns
+    mean = float(by_column.mean())
+    figures[tensor.name] = Figures(np.array([mean]), by_column / max(mean, 1e-300))
+
+
+def _sampled(weights: Weights) -> NDArray[np.float32]:
+    tensor = weights.embedding
+    rows = np.linspace(0, tensor.n_rows - 1, _SAMPLED_ROWS).astype(int)
+    return np.concatenate([floats(tensor, int(i), int(i) + 1) for i in rows])
