@@ -34,6 +34,7 @@ COMMANDS = {
     "hash": ("hash", "SHA-256 of each tensor and of the model, whatever the file's layout."),
     "split": ("split", "Split a GGUF file into shards, as llama.cpp reads them."),
     "merge": ("merge", "Merge shards into the file that was split."),
+    "archs": ("archs", "The architectures that can be converted, and what is proven of each."),
     "release": ("release", "A published set: every level, a model card, checksums, a manifest."),
     "reproduce": ("reproduce", "Make the files of a release again and compare their checksums."),
     "demo": ("demo", "The main job on SmolLM2-135M, from start to end."),

@@ -1,0 +1,51 @@
+"""The list of architectures says what is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from quantmill.formats.hf.archs import ARCHS
+from quantmill.tools.archs import PROVEN, command
+
+PROOF = Path(__file__).parent.parent / "formats" / "hf" / "test_archs.py"
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+def test_every_architecture_once() -> None:
+    rows = json.loads(run("--json"))
+    assert sorted(row["name"] for row in rows) == sorted(arch.name for arch in ARCHS)
+    assert len(rows) >= 40
+    (llama,) = (row for row in rows if row["name"] == "llama")
+    assert "MistralForCausalLM" in llama["hf_classes"]
+    assert llama["proven"] == ["logits", "identity", "levels"]
+    text = run()
+    assert all(arch.name in text and next(iter(arch.classes)) in text for arch in ARCHS)
+
+
+def test_what_is_said_to_be_proven_is_tested() -> None:
+    """Each word stands for a test over all of them."""
+    source = PROOF.read_text()
+    for word, test in (
+        ("logits", "test_llama_cpp_computes_the_same"),
+        ("identity", "test_the_way_back_is_the_identity"),
+        ("levels", "test_every_level_is_planned"),
+        ("levels", "test_llama_cpp_runs_quantized_files"),
+    ):
+        assert word in PROVEN
+        assert f"def {test}(" in source
+
+
+def test_a_pattern() -> None:
+    names = run("Qwen3", "--quiet").split()
+    assert "qwen3" in names
+    assert "llama" not in names
+    assert run("mixtral", "--quiet") == "mixtral\n"
+    assert run("nothing-like-it", "--quiet") == ""
