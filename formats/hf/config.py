@@ -73,7 +73,7 @@ def complete(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any
     Raises:
         FormatError: a size is no positive number, heads do not divide, or the architecture is always otherwise.
     """
-    config = with_defaults({cls.names.get(key, key): value for key, value in raw.items()}, arch, cls)
+    config = with_defaults({cls.names.get(key, key): value for key, value in _flat(raw, cls).items()}, arch, cls)
     for key in _SIZES:
         _check_size(config, key, path)
     heads, kv = config.get("num_attention_heads"), config.get("num_key_value_heads")
@@ -96,6 +96,27 @@ def complete(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any
         for key in ("rope_theta", "rope_scaling", "partial_rotary_factor", row.sliding or ""):
             config.pop(key, None)
     return config
+
+
+def _flat(config: Config, cls: HFClass) -> dict[str, Any]:
+    """The config with the entries of the class's parts beside the others, under dotted names."""
+    out = dict(config)
+    for part in cls.parts:
+        inner = out.pop(part, None)
+        out |= {f"{part}.{key}": value for key, value in inner.items()} if isinstance(inner, Mapping) else {}
+    return out
+
+
+def _nested(config: Config, cls: HFClass) -> dict[str, Any]:
+    """``_flat`` undone."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        part, _, inner = key.partition(".")
+        if part in cls.parts:
+            out.setdefault(part, {})[inner] = value
+        else:
+            out[key] = value
+    return out
 
 
 def with_defaults(config: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
@@ -191,7 +212,7 @@ def for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass) -> dic
     known = _old_rope({key: value for key, value in config.items() if key not in inferred})
     if known.get("partial_rotary_factor", _MISSING) == cls.defaults.get("partial_rotary_factor"):
         del known["partial_rotary_factor"]
-    return {theirs.get(key, key): value for key, value in known.items()}
+    return _nested({theirs.get(key, key): value for key, value in known.items()}, cls)
 
 
 def _old_rope(config: Config) -> dict[str, Any]:

@@ -144,12 +144,14 @@ class HFClass:
             names. A size that we only infer (``head_dim``) is written back to classes that list it here.
         names: its names of config keys -> ours (``n_embd`` -> ``hidden_size``).
         text_of: the class whose checkpoints these are once vision and sound are left out; it is the one written back.
+        parts: keys that hold dicts of the text model's own; a key ``k`` in ``ffn_config`` counts as ``ffn_config.k``.
     """
 
     model_type: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     text_of: str | None = None
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..rules import Arch
 from .bloom import BLOOM
 from .cohere import COHERE2, COMMAND_R
+from .dbrx import DBRX
 from .exaone import EXAONE4
 from .falcon import FALCON
 from .gemma import GEMMA, GEMMA2, GEMMA3
@@ -13,6 +14,7 @@ from .gpt2 import GPT2
 from .gptneox import GPTNEOX
 from .granite import GRANITE, GRANITE_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
+from .mpt import MPT
 from .near_llama import ARCEE, ERNIE4_5, HUNYUAN, SEED_OSS, SMOLLM3
 from .nemotron import NEMOTRON
 from .olmo import OLMO, OLMO2, OLMO3, OLMOE

@@ -31,6 +31,11 @@ LEVELS = tuple(BOOKS["current"])
 QUANTIZED = ("Q4_K_M", "IQ4_XS")
 
 
+def default_of(config_class: Any, name: str) -> Any:
+    part, _, name = name.rpartition(".")
+    return getattr(config_class.sub_configs[part] if part else config_class, name, None)
+
+
 @pytest.mark.parametrize("arch", ARCHS, ids=lambda arch: arch.name)
 class TestEveryArch:
     def test_is_proven(self, arch: Arch) -> None:
@@ -47,7 +52,7 @@ class TestEveryArch:
                 continue  # a class name of old, or of code that comes with checkpoints; or only a wrapper
             theirs = type(AutoConfig.for_model(cls.model_type))
             names = {ours: name for name, ours in cls.names.items()}
-            default = {key: getattr(theirs, names.get(key, key), None) for key in cls.defaults}
+            default = {key: default_of(theirs, names.get(key, key)) for key in cls.defaults}
             if "rope_theta" in default:
                 theta = theirs.default_theta
                 default["rope_theta"] = theta["global"] if isinstance(theta, dict) else theta
