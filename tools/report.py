@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..formats.ir import Model
     from ..quantize.compare import TensorReport
 
+_MAX_FACT = 120  # characters
 PARTS = ("attention", "feed forward", "other")
 
 
@@ -105,7 +106,7 @@ def gather(
     """
     errors = _measure(model, against, threads, progress) if against is not None else {}
     return Report(
-        title=str(model.get("general.name") or model.path.name),
+        title=_cut(str(model.get("general.name") or model.path.name)),
         facts=tuple(_facts(model, headers)),
         types=_types(model),
         layers=_layers(model),
@@ -147,7 +148,12 @@ def _facts(model: Model, headers: tuple[GGUFHeader, ...]) -> list[tuple[str, str
         ("Format", f"GGUF v{first.version}, {first.byteorder}-endian, aligned to {first.alignment}"),
     ]
     told = [(label, _as_text(value)) for label, value in facts if value is not None]
-    return [(label, value) for label, value in told if value]
+    return [(label, _cut(value)) for label, value in told if value]
+
+
+def _cut(value: str) -> str:
+    """What stands at the top of the page; the metadata has the whole."""
+    return value if len(value) <= _MAX_FACT else f"{value[:_MAX_FACT]} ..."
 
 
 def _as_text(value: object) -> str:
