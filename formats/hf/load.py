@@ -25,9 +25,9 @@ from .archs import BY_CLASS
 from .card import general
 from .config import complete, derive, of_text, read_json, residue
 from .generation import generation_residue
-from .ops import Tensors
+from .ops import Tensors, Transpose
 from .packed import decode_packed
-from .packed.unpacked import Unpacked
+from .packed.unpacked import Unpacked, upended
 from .rules import Arch, Slot, named
 from .weights import Stored, read_weights
 
@@ -221,6 +221,8 @@ def _renamed(arch: Arch, stored: Mapping[str, Stored], known: Container[str]) ->
 
 
 def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:
+    if isinstance(stored, Unpacked) and any(isinstance(op, Transpose) for op in slot.rule.ops[:1]):
+        stored = upended(stored)
     if stored.shape != slot.shape:
         problem = f"its shape is {list(stored.shape)}, the config makes it {list(slot.shape)}"
         raise FormatError(problem, path=folder, where=name, hint="is config.json of the same model?")

@@ -47,7 +47,8 @@ def read_weights(folder: Path) -> dict[str, Stored]:
 
 def _find_shards(folder: Path) -> tuple[str, dict[str, str], list[str]]:
     """safetensors or bin, the index (empty if none), and the shards' names in order."""
-    for kind, stem in (("safetensors", "model"), ("bin", "pytorch_model")):
+    # The third is how AutoGPTQ named its files in 2023: gptq_model-4bit-128g.safetensors.
+    for kind, stem in (("safetensors", "model"), ("bin", "pytorch_model"), ("safetensors", "gptq_model")):
         index_path = folder / f"{stem}.{kind}.index.json"
         if index_path.is_file():
             index = _read_index(index_path)

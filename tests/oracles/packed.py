@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+# The linear layers of a block, not its router.
+_LAYER = re.compile(r"\.(layers|h)\..*(_proj|_attn|_fc|\.w[123])\.weight$")
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 
 
@@ -119,7 +122,7 @@ def save_packed(
     meant: dict[str, torch.Tensor] = {}
     out: dict[str, torch.Tensor] = {}
     for name, weight in load_file(source / "model.safetensors").items():
-        if ".layers." in name and name.endswith("_proj.weight"):
+        if _LAYER.search(name) and weight.dim() == 2:
             parts, meant[name] = pack(name, weight)
             out |= {f"{name.removesuffix('.weight')}.{part}": tensor.contiguous() for part, tensor in parts.items()}
         else:

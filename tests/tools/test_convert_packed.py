@@ -28,11 +28,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def transformers_logits(source: Path, weights: dict[str, torch.Tensor]) -> np.ndarray[Any, Any]:
+    """Of the checkpoint ``source`` with these weights in place of its own."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    missing = model.load_state_dict({name: weight.float() for name, weight in weights.items()}, strict=False)
-    assert not missing.unexpected_keys
+    dense = source.with_name(f"{source.name}-decoded")
+    dense.mkdir(exist_ok=True)
+    (dense / "config.json").write_bytes((source / "config.json").read_bytes())
+    floats = {name: weight.float() for name, weight in weights.items()}
+    save_file(floats, dense / "model.safetensors", metadata={"format": "pt"})
+    model = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32)
     with torch.inference_mode():
         logits: np.ndarray[Any, Any] = model(torch.tensor([TOKENS])).logits[0].numpy()
     return logits
@@ -108,7 +112,12 @@ MAKERS: dict[str, tuple[Callable[[], Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", MAKERS)
+SLOW = ("gptq-8-64", "gptq-3-whole-rows", "gptq-4-asymmetric", "gptq-4-64-zero-biases")  # the layouts' tests cover them
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MAKERS]
+)
 def test_through_llama_cpp(name: str, llama: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     make, expected, said = MAKERS[name]
     quantization, pack = make()
@@ -190,3 +199,66 @@ def test_experts_of_unlike_types_decode(tmp_path: Path) -> None:
     assert stacked.qtype.name == "F32"
     rows = stacked.rows(0, 64).view(np.float32).reshape(2, 32, 64)
     assert np.array_equal(rows, torch.stack(meant).numpy())
+
+
+def moe(folder: Path) -> Path:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=3, num_experts_per_tok=2, max_position_embeddings=128,
+        initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(5)
+    MixtralForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def biased(folder: Path) -> Path:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.2, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(6)
+    model = Qwen2ForCausalLM(config)
+    for name, weight in model.named_parameters():
+        if name.endswith(("q_proj.bias", "v_proj.bias")):  # k's stay zero, and must stay
+            torch.nn.init.normal_(weight, 0, 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+def conv1d(folder: Path) -> Path:
+    """Layers that are stored [in, out]; packed they are as everywhere."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=320, n_embd=64, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2)
+    torch.manual_seed(7)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "packs"), [(moe, 26), (biased, 14), (conv1d, 8)])
+def test_other_architectures(make: Callable[..., Path], packs: int, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Stacked experts, layers with biases of their own beside AutoGPTQ's zeros, and GPT-2's turned layers."""
+    source = make(tmp_path / "dense")
+    quantization, pack = gptq_of(4, 32, biases=True)
+    turned = make is conv1d
+
+    def of_layer(name: str, weight: torch.Tensor) -> Any:
+        parts, dense = pack(name, weight.T.contiguous() if turned else weight)
+        if turned or (name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")) and make is biased):
+            del parts["bias"]  # the layer has one
+        return parts, dense.T.contiguous() if turned else dense
+
+    meant = packed.save_packed(source, tmp_path / "m", quantization, of_layer)
+    out = tmp_path / "out.gguf"
+    result = cli("convert", tmp_path / "m", out)
+    assert result.code == 0, result
+    assert f": {packs} weights read exactly as Q4_0" in result.err
+    assert {t.qtype.name for t in read_gguf(out) if ".ffn_up" in t.name and t.name.endswith("weight")} == {"Q4_0"}
+    assert cli("convert", tmp_path / "m", out, "--outtype", "f32", "--force").code == 0
+    assert cosine(llama_cpp_logits(out), transformers_logits(source, meant)) > 0.99999

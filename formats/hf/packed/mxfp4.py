@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ir import Bytes, Role, Tensor
 from .blocks import BLOCK, MXFP4, mxfp4_to_ggml
 from .stored import Module
-from .unpacked import Turned, turned
+from .unpacked import Turned, upended
 
 
 def tensor(module: Module) -> Turned:
@@ -30,4 +30,4 @@ def tensor(module: Module) -> Turned:
         nibbles = blocks.rows(a * groups, b * groups).reshape(b - a, groups, BLOCK // 2)
         return mxfp4_to_ggml(nibbles, scales.rows(a, b))
 
-    return turned(Tensor(module.name, Role.OTHER, None, (*shape[:-2], groups * BLOCK), MXFP4, read, blocks.where))
+    return upended(Tensor(module.name, Role.OTHER, None, (*shape[:-2], groups * BLOCK), MXFP4, read, blocks.where))

@@ -34,8 +34,13 @@ class Turned(Unpacked):
     upright: Tensor | None = field(default=None, repr=False, compare=False)
 
 
-def turned(upright: Tensor) -> Turned:
-    """The tensor as unpacked checkpoints hold it, decoded to F32 if read so; ``Transpose`` gives ``upright`` back."""
+def upended(upright: Tensor) -> Turned:
+    """The tensor as checkpoints hold it whose layers are [in, out] unpacked: a packed one is always [out, in].
+
+    Read so it decodes to F32; ``Transpose`` gives ``upright`` back.
+    """
+    if isinstance(upright, Turned):
+        return upright
     (tensor,) = Transpose().apply((as_float(upright),), {})
     return Turned(**vars(tensor), upright=upright)
 

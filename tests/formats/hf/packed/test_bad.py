@@ -155,6 +155,22 @@ def test_configs_of_the_two_places(told: Callable[..., str], tmp_path: Path) -> 
     assert lines[0].startswith(f"{tmp_path}: no quantize_config.json beside config.json")
 
 
+def test_a_folder_of_autogptq_s_day(tmp_path: Path) -> None:
+    """Weights and config under the names of 2023, config.json silent: as the 13B set was first published."""
+    save_file(gptq_parts(), tmp_path / "gptq_model-4bit-32g.safetensors")
+    beside = {
+        "bits": 4,
+        "group_size": 32,
+        "desc_act": False,
+        "sym": True,
+        "damp_percent": 0.01,
+        "true_sequential": True,
+    }
+    (tmp_path / "quantize_config.json").write_text(json.dumps(beside))
+    found = decode_packed(read_weights(tmp_path), {}, tmp_path)
+    assert [(name, tensor.qtype.name) for name, tensor in found.items()] == [("m.weight", "Q4_0")]  # type: ignore[union-attr]
+
+
 def test_a_truncated_shard(told: Callable[..., str], tmp_path: Path) -> None:
     save_file(gptq_parts(), tmp_path / "model.safetensors")
     raw = {"quantization_config": GPTQ}
