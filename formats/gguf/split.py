@@ -130,7 +130,7 @@ def plan_split(
     return SplitPlan(model, tuple(shards), first.byteorder, exact=frame is None)
 
 
-def write_split(plan: SplitPlan, *, force: bool = False, progress: Callable[[int], None] | None = None) -> None:
+def write_split(plan: SplitPlan, *, force: bool = False, progress: Callable[[int], object] | None = None) -> None:
     """Write all shards, or none. Raises ``OutputError``: see ``atomic_output``."""
     files = [(shard.path, shard.layout.size) for shard in plan.shards]
     with atomic_outputs(files, force, inputs=plan.source.paths) as outputs:
@@ -146,7 +146,7 @@ def merge(
     *,
     keep_keys: bool = False,
     force: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Model:
     """Write the shards that ``source`` is one of as one file: the bytes that were split.
 

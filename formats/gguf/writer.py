@@ -129,7 +129,7 @@ def write_gguf(
     version: int = 2,
     byteorder: ByteOrder = "little",
     force: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Layout:
     """Write a model as it is, its tensors streamed in row chunks.
 
@@ -151,7 +151,7 @@ def write_gguf(
 
 
 def write_laid_out(
-    path: str | Path, model: Model, plan: Layout, force: bool = False, progress: Callable[[int], None] | None = None
+    path: str | Path, model: Model, plan: Layout, force: bool = False, progress: Callable[[int], object] | None = None
 ) -> None:
     """Write a model as it is where ``plan`` has its tensors, in order. Arguments and errors as ``write_gguf``."""
     with atomic_output(path, plan.size, force, inputs=model.paths) as output:
@@ -166,7 +166,7 @@ def copy_tensor(
     offset: int,
     tensor: Tensor,
     byteorder: ByteOrder = "little",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> None:
     """Write a tensor's bytes as they are at a file offset, in chunks of rows."""
     step = max(1, _CHUNK // max(1, tensor.row_bytes))
