@@ -106,6 +106,11 @@ class Role(Enum):
     FFN_NORM_EXPS = "ffn_norm_exps"
     FFN_ACT = "ffn.act"
     LAYER_OUT_NORM = "layer_output_norm"
+    # Gemma 4: each layer's own inputs
+    PER_LAYER_INP_GATE = "inp_gate"
+    PER_LAYER_PROJ = "proj"
+    PER_LAYER_POST_NORM = "post_norm"
+    LAYER_OUT_SCALE = "layer_output_scale"
     # state-space and recurrent blocks
     SSM_IN = "ssm_in"
     SSM_CONV1D = "ssm_conv1d"
