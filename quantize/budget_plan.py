@@ -57,7 +57,7 @@ def budget_plan(
     *,
     wishes: Wishes | None = None,
     importance: Importance | None = None,
-    sensitivity: Mapping[str, Sensitivity] | None = None,
+    sensitivity: Callable[[], Mapping[str, Sensitivity]] = dict,
     threads: int = 1,
     sample: int = SAMPLE,
     progress: Callable[[int, int], object] | None = None,
@@ -70,7 +70,8 @@ def budget_plan(
         plan: ``make_plan`` with everything but the level and the choice.
         wishes: those ``plan`` was given; what they ask for is not touched.
         sample: weights of each tensor that are tried.
-        sensitivity: by tensor name; what is typical of a tensor's part where there is none.
+        sensitivity: gives it by tensor name, asked only once the limit is known to be possible; what is typical of a
+            tensor's part where there is none.
 
     Raises:
         PlanError: the limit is smaller than the smallest possible file, or larger than one of 16-bit floats.
@@ -85,9 +86,7 @@ def budget_plan(
     padded = partial(_padded, alignment=base.layout.alignment)
     fixed = base.size - sum(padded(t, first[t.name].type) for t in open_)
     _check_range(nbytes, fixed, [[padded(t, type) for type in types[t.name]] for t in open_])
-    measured = losses(
-        model, types, importance or {}, sensitivity or {}, threads=threads, sample=sample, progress=progress
-    )
+    measured = losses(model, types, importance or {}, sensitivity(), threads=threads, sample=sample, progress=progress)
     by_type = {t.name: dict(zip(types[t.name], measured[t.name], strict=True)) for t in open_}
     options = [[Option(type, padded(t, type), loss) for type, loss in by_type[t.name].items()] for t in open_]
     picked = allocate(options, nbytes - fixed)

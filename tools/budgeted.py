@@ -78,7 +78,6 @@ def find_budget(source: Path, options: Mapping[str, Any]) -> tuple[Budgeted, Imp
     limit = of_size(options["target_size"]) if options.get("target_size") is not None else of_bpw(options["target_bpw"])
     plan("F16")  # what is wrong with the wishes shows here, before any weight is read
     quiet = bool(options.get("quiet"))
-    sensitivity = {} if options["typical_sensitivity"] else _sensitivity(model, options, quiet)
     ticker = Ticker(quiet)
     found = budget_plan(
         model,
@@ -86,7 +85,7 @@ def find_budget(source: Path, options: Mapping[str, Any]) -> tuple[Budgeted, Imp
         plan,
         wishes=asked,
         importance=importance,
-        sensitivity=sensitivity,
+        sensitivity=dict if options["typical_sensitivity"] else lambda: _sensitivity(model, options, quiet),
         threads=options.get("threads") or cpu_count(),
         progress=lambda done, total: ticker("types tried on tensors", done, total),
     )
