@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import FormatError
-from ..ir import Metadata, Tensor
+from ..ir import Metadata, Role, Tensor
 from . import rope
 from .rows import Rope
-from .sizes import EMBD, HEADS, Config, Size, Words
+from .sizes import EMBD, HEADS, Config, Is, Size, Words
 
 if TYPE_CHECKING:
     from .rules import Arch, HFClass
@@ -167,6 +167,7 @@ def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, 
                 config[rule.bias] = found or bool(config.get(rule.bias))
         if rule.unless:
             config[rule.unless] = (rule.roles[0], "weight") not in roles
+    config = {**dict(_told({role for role, _ in roles}, arch, cls)), **config}
     if "rope_parameters" in config:
         config["rope_parameters"] |= rope.longrope_from_factors(tensors, get("rope.scaling.original_context_length"))
         if "partial_rotary_factor" in cls.defaults:  # where nothing said is not all of it
@@ -175,6 +176,15 @@ def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, 
         if (value := metadata.get(f"tokenizer.ggml.{name}_token_id")) is not None:
             config[hf] = value.data
     return config
+
+
+def _told(found: Container[Role], arch: Arch, cls: HFClass) -> Iterator[tuple[str, bool]]:
+    """The flags of optional tensors, told by their being there; of such as play a role of their own."""
+    for rule in arch.rules:
+        flag = rule.when.key if isinstance(rule.when, Is) and rule.when.value is None else None
+        others = {role for other in arch.rules if other.when != rule.when for role in other.roles}
+        if flag is not None and cls.defaults.get(flag) is False and rule.roles[0] not in others:
+            yield flag, rule.roles[0] in found
 
 
 def plain(value: Any, path: Path, where: str, *, each: bool = False) -> Any:

@@ -89,10 +89,17 @@ def find_arch(model: Model) -> tuple[Arch, str]:
     for arch in archs:
         if name in arch.classes:
             return arch, name
-    roles = {tensor.role for tensor in model.tensors} - set(rope.MADE_ROLES)
-    unknown = [len(roles - {role for rule in arch.rules for role in rule.roles}) for arch in archs]
+    unknown = [_unknown(arch, model) for arch in archs]
     arch = archs[unknown.index(min(unknown))]
     return arch, next(iter(arch.classes))
+
+
+def _unknown(arch: Arch, model: Model) -> tuple[int, int]:
+    """How many of the model's roles, and of its hyper-parameters, the architecture has no word for."""
+    roles = {tensor.role for tensor in model.tensors} - set(rope.MADE_ROLES)
+    keys = {key.removeprefix(f"{arch.gguf}.") for key in model.metadata if key.startswith(f"{arch.gguf}.")}
+    known = {getattr(row, "gguf", None) for row in arch.config}
+    return len(roles - {role for rule in arch.rules for role in rule.roles}), len(keys - known)
 
 
 def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
