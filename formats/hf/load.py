@@ -184,7 +184,7 @@ def _read_tensors(
     tensors: list[Tensor] = list(rope.made_tensors(config))
     kept = _Kept()
     unmatched = []
-    for name, weights in _renamed(arch, stored, slot_of):
+    for name, weights in _renamed(arch, config, stored, slot_of):
         slot = slot_of.get(name)
         if slot is None:
             unmatched.append(name)
@@ -209,15 +209,23 @@ def _read_tensors(
     return tuple(tensors), kept
 
 
-def _renamed(arch: Arch, stored: Mapping[str, Stored], known: Container[str]) -> Iterator[tuple[str, Stored]]:
+def _renamed(
+    arch: Arch, config: Mapping[str, Any], stored: Mapping[str, Stored], known: Container[str]
+) -> Iterator[tuple[str, Stored]]:
     """The tensors under the names that the rules use, those that carry no weights left out."""
     for name, weights in stored.items():
         if name not in known:
-            if any(fnmatchcase(name, pattern) for pattern in arch.ignored):
+            if any(fnmatchcase(name, pattern) for pattern in arch.ignored) or _is_beyond(arch, config, name):
                 continue
             others = (ours + name.removeprefix(root) for root, ours in arch.roots.items() if name.startswith(root))
             name = next((other for other in others if other in known), name)
         yield name, weights
+
+
+def _is_beyond(arch: Arch, config: Mapping[str, Any], name: str) -> bool:
+    """Whether it is of a layer after the last: those predict further tokens, and transformers has no place for them."""
+    number = name.removeprefix(arch.beyond).partition(".")[0] if arch.beyond and name.startswith(arch.beyond) else ""
+    return number.isdecimal() and int(number[:9]) >= int(config["num_hidden_layers"])
 
 
 def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:

@@ -176,12 +176,14 @@ class Rope:
         sliding: the old config key of the base that layers with a sliding window have; with it, ``rope_parameters``
             holds one set for each of the two kinds of layer.
         extra: more of its entries, and their keys.
+        scaled: as ``extra``, with a factor: GGUF has the entry times it.
         partial: the part of a head that turns when the config does not say; all of it, if None.
     """
 
     dimension: bool = False
     sliding: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
+    scaled: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     partial: float | None = None
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
@@ -192,6 +194,7 @@ class Rope:
             yield "rope.scaling.original_context_length", main["original_max_position_embeddings"]
             yield "rope.scaling.attn_factor", rope.longrope_attention_factor(main, config["max_position_embeddings"])
         yield from ((gguf, main[hf]) for hf, gguf in self.extra.items() if main.get(hf) is not None)
+        yield from ((gguf, main[hf] * by) for hf, (gguf, by) in self.scaled.items() if main.get(hf) is not None)
         if "sliding_attention" in found:
             yield "rope.freq_base_swa", found["sliding_attention"]["rope_theta"]
         if self.dimension:
@@ -200,6 +203,7 @@ class Rope:
     def to_hf(self, get: Getter) -> dict[str, Any]:
         found = rope.to_hf(get)
         found |= {hf: value for hf, gguf in self.extra.items() if (value := get(gguf)) is not None}
+        found |= {hf: value / by for hf, (gguf, by) in self.scaled.items() if (value := get(gguf)) is not None}
         if self.dimension:
             head_dim = get("attention.key_length") or _head_dim(get)
             turning = get("rope.dimension_count")

@@ -171,6 +171,8 @@ class Arch:
         implied: what a config may leave out (or set to null), and what it is then.
         roots: beginnings of tensor names -> the ones the rules use, for checkpoints of other wrappers.
         ignored: patterns (``*``) of tensor names that carry no weights of the text model.
+        beyond: what the names of layers begin with, where checkpoints have more of them than the model: layers that
+            predict further tokens are left out, as transformers does.
     """
 
     name: str
@@ -183,6 +185,7 @@ class Arch:
     implied: Mapping[str, Size | Words] = field(default_factory=dict)
     roots: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    beyond: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gguf", self.gguf or self.name)

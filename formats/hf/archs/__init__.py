@@ -6,10 +6,11 @@ from ..rules import Arch
 from .bloom import BLOOM
 from .cohere import COHERE2, COMMAND_R
 from .dbrx import DBRX
+from .deepseek import DEEPSEEK2, DEEPSEEK3
 from .exaone import EXAONE4
 from .falcon import FALCON
 from .gemma import GEMMA, GEMMA2, GEMMA3
-from .glm import GLM4
+from .glm import GLM4, GLM4_MOE
 from .gpt2 import GPT2
 from .gptneox import GPTNEOX
 from .granite import GRANITE, GRANITE_MOE

@@ -4,4 +4,12 @@ from oracles.proofs import Proof
 
 _HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2}
 
-PROOFS = (Proof("glm4", "Glm4ForCausalLM", _HEADS | {"head_dim": 64, "pad_token_id": 0}),)
+_EXPERTS = _HEADS | {
+    "head_dim": 64, "use_qk_norm": True, "attention_bias": True, "n_routed_experts": 6, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256, "routed_scaling_factor": 1.5, "pad_token_id": 0, "n_shared_experts": 2,
+}  # fmt: skip
+
+PROOFS = (
+    Proof("glm4", "Glm4ForCausalLM", _HEADS | {"head_dim": 64, "pad_token_id": 0}),
+    Proof("glm4moe", "Glm4MoeForCausalLM", _EXPERTS),
+)

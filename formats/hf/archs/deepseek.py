@@ -1,0 +1,146 @@
+"""DeepSeek V2 and V3: attention through a latent vector (MLA), shared experts beside routed ones.
+
+Sources: DeepseekV2Config and DeepseekV3Config of transformers 5.23; conversion/deepseek.py of llama.cpp, which turns
+MLA into attention with one head of keys: their part that does not turn is multiplied into the queries.
+"""
+
+from __future__ import annotations
+
+from ...ir import Role
+from ..ops import On, Reshape, Split, Transpose
+from ..rows import Const, Key, Made, Rope
+from ..rules import Arch, HFClass, Rule
+from ..sizes import EMBD, EXPERT_FF, EXPERTS, HEADS, Is, Size
+from ..sizes import LAYER as NUMBER
+from .blocks import (
+    ATTN_NORM,
+    EMBEDDING,
+    EPS_KEY,
+    EXPERT_KEYS,
+    FFN_NORM,
+    FINAL_NORM,
+    HEAD,
+    LAYER,
+    SIZE_KEYS,
+    experts,
+    gated_mlp,
+    shared_expert,
+)
+
+_COMMON = {
+    "num_attention_heads": 32, "num_key_value_heads": None, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    "attention_bias": False, "pretraining_tp": 1, "output_router_logits": False, "kv_lora_rank": 512,
+    "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 128,
+}  # fmt: skip
+_NAMES = {"n_routed_experts": "num_local_experts"}
+
+_ROPE, _NOPE, _V = Size("qk_rope_head_dim"), Size("qk_nope_head_dim"), Size("v_head_dim")
+_LATENT, _Q_LATENT = Size("kv_lora_rank"), Size("q_lora_rank")
+_ATTN, _MLP = LAYER + "self_attn.", LAYER + "mlp."
+_DENSE = Size("first_k_dense_replace") > NUMBER
+
+_CONFIG = (
+    *(key for key in SIZE_KEYS if key.hf != "num_key_value_heads"),
+    Const("attention.head_count_kv", 1),
+    Rope(scaled={"mscale_all_dim": ("rope.scaling.yarn_log_multiplier", 0.1)}),
+    EPS_KEY,
+    *EXPERT_KEYS,
+    Key("n_group", "expert_group_count", optional=True),
+    Key("topk_group", "expert_group_used_count", optional=True),
+    Key("first_k_dense_replace", "leading_dense_block_count"),
+    Key("vocab_size", "vocab_size"),
+    Key("q_lora_rank", "attention.q_lora_rank", optional=True),
+    Key("kv_lora_rank", "attention.kv_lora_rank"),
+    Made("attention.key_length", _LATENT + _ROPE),
+    Made("attention.value_length", _LATENT),
+    Made("attention.key_length_mla", _NOPE + _ROPE),
+    Key("v_head_dim", "attention.value_length_mla"),
+    Key("moe_intermediate_size", "expert_feed_forward_length"),
+    Key("n_shared_experts", "expert_shared_count"),
+    Key("routed_scaling_factor", "expert_weights_scale"),
+    Key("norm_topk_prob", "expert_weights_norm"),
+    Key("qk_rope_head_dim", "rope.dimension_count"),
+)
+
+
+def _rules(*correction: Rule) -> tuple[Rule, ...]:
+    return (
+        EMBEDDING,
+        ATTN_NORM,
+        Rule(_ATTN + "q_proj", Role.ATTN_Q, (HEADS * (_NOPE + _ROPE), EMBD), when=~Is("q_lora_rank")),
+        Rule(_ATTN + "q_a_proj", Role.ATTN_Q_A, (_Q_LATENT, EMBD), when=Is("q_lora_rank")),
+        Rule(_ATTN + "q_a_layernorm", Role.ATTN_Q_A_NORM, (_Q_LATENT,), when=Is("q_lora_rank")),
+        Rule(_ATTN + "q_b_proj", Role.ATTN_Q_B, (HEADS * (_NOPE + _ROPE), _Q_LATENT), when=Is("q_lora_rank")),
+        Rule(_ATTN + "kv_a_proj_with_mqa", Role.ATTN_KV_A_MQA, (_LATENT + _ROPE, EMBD)),
+        Rule(_ATTN + "kv_a_layernorm", Role.ATTN_KV_A_NORM, (_LATENT,)),
+        Rule(
+            _ATTN + "kv_b_proj",
+            (Role.ATTN_K_B, Role.ATTN_V_B),
+            (HEADS * (_NOPE + _V), _LATENT),
+            (
+                Reshape((HEADS * (_NOPE + _V), _LATENT), (HEADS, _NOPE + _V, _LATENT)),
+                Split((_NOPE, _V), axis=1),
+                On((0,), Transpose()),
+            ),
+        ),
+        Rule(_ATTN + "o_proj", Role.ATTN_OUTPUT, (EMBD, HEADS * _V)),
+        FFN_NORM,
+        *gated_mlp(when=_DENSE),
+        *experts(when=~_DENSE),
+        *correction,
+        *shared_expert(at=_MLP + "shared_experts.", width=EXPERT_FF * Size("n_shared_experts"), when=~_DENSE),
+        FINAL_NORM,
+        HEAD,
+    )
+
+
+DEEPSEEK2 = Arch(
+    name="deepseek2",
+    classes={
+        "DeepseekV2ForCausalLM": HFClass(
+            "deepseek_v2",
+            _COMMON
+            | {"vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+            | {"max_position_embeddings": 2048, "mlp_bias": False, "first_k_dense_replace": 0, "n_group": None}
+            | {"num_local_experts": 64, "n_shared_experts": 2, "routed_scaling_factor": 1.0, "topk_group": None}
+            | {"topk_method": "greedy", "norm_topk_prob": False, "moe_intermediate_size": 1407}
+            | {"num_experts_per_tok": None, "bos_token_id": 1, "eos_token_id": 2},
+            _NAMES,
+        )
+    },
+    config=(*_CONFIG, Const("expert_gating_func", 1)),
+    rules=_rules(),
+    # llama.cpp scores a group by its two best experts, which is V3's way; V2 takes the best one.
+    fixed={"hidden_act": "silu", "attention_bias": False, "topk_method": "greedy", "norm_topk_prob": False},
+    beyond="model.layers.",
+)
+
+DEEPSEEK3 = Arch(
+    name="deepseek3",
+    gguf="deepseek2",
+    classes={
+        "DeepseekV3ForCausalLM": HFClass(
+            "deepseek_v3",
+            _COMMON
+            | {"vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048}
+            | {"num_hidden_layers": 61, "num_attention_heads": 128, "num_local_experts": 256, "n_shared_experts": 1}
+            | {"routed_scaling_factor": 2.5, "n_group": 8, "topk_group": 4, "num_experts_per_tok": 8}
+            | {"first_k_dense_replace": 3, "norm_topk_prob": True, "max_position_embeddings": 4096}
+            | {"rope_interleave": True, "bos_token_id": 0, "eos_token_id": 1, "num_key_value_heads": 128},
+            _NAMES,
+        )
+    },
+    config=(*_CONFIG, Const("expert_gating_func", 2)),
+    rules=_rules(
+        Rule(
+            _MLP + "gate.e_score_correction_bias",
+            Role.FFN_EXP_PROBS_B,
+            (EXPERTS,),
+            when=~_DENSE,
+            tensor=True,
+            part="bias",
+        )
+    ),
+    fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
+    beyond="model.layers.",
+)

@@ -1,0 +1,22 @@
+"""DeepSeek."""
+
+from oracles.proofs import Proof
+
+_MLA = {
+    "num_attention_heads": 4, "num_key_value_heads": 4, "kv_lora_rank": 64, "q_lora_rank": 96, "qk_rope_head_dim": 32,
+    "qk_nope_head_dim": 48, "v_head_dim": 64, "moe_intermediate_size": 128, "n_routed_experts": 8,
+    "num_experts_per_tok": 3, "first_k_dense_replace": 1, "routed_scaling_factor": 1.5,
+}  # fmt: skip
+_ONE_GROUP = _MLA | {"n_group": 1, "topk_group": 1}
+_YARN = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+    "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
+}  # fmt: skip
+
+PROOFS = (
+    Proof("deepseek2", "DeepseekV2ForCausalLM", _MLA | {"n_shared_experts": 2}),
+    Proof("deepseek3", "DeepseekV3ForCausalLM", _MLA | {"n_group": 4, "topk_group": 2}),
+    Proof(
+        "deepseek3", "DeepseekV3ForCausalLM", _MLA | {"n_group": 1, "topk_group": 1, "rope_parameters": _YARN}, "yarn"
+    ),
+)
