@@ -70,7 +70,7 @@ def decode_packed(
             problem = f"{name} is packed, and no quantization_config says how"
             raise FormatError(problem, path=folder, hint=f"get {files} of the same checkpoint")
         return dict(weights)
-    method = METHODS.get(config.get("quant_method", ""))
+    method = METHODS.get(str(config.get("quant_method")))
     if method is None:
         raise _unknown(config, path)
     method.check(config, path)
@@ -116,15 +116,13 @@ class Method:
 
 def _check_fp8(config: Config, path: Path) -> None:
     size = config.get("weight_block_size")
-    good = isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)
-    if size is not None and not good:
+    if size is not None and fp8.block_size(size) is None:
         place = "quantization_config.weight_block_size"
         raise FormatError(f"{size!r} are no rows and columns of a block", path=path, where=place)
 
 
 def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
-    size = config.get("weight_block_size")
-    return fp8.tensor(module, (size[0], size[1]) if size else None)
+    return fp8.tensor(module, fp8.block_size(config.get("weight_block_size")))
 
 
 def _keep_still(text: str) -> None:

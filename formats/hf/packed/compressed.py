@@ -58,8 +58,8 @@ def layer(module: Module, config: Mapping[str, Any], path: Path) -> Grid | Tenso
         return _packed(module, config)
     weight = module.matrix("weight", ("I8", *fp8.DTYPES))
     if weight.stored.dtype != "I8":
-        blocks = [w["block_structure"] for w in _weights(config) if w.get("block_structure")]
-        return fp8.tensor(module, (int(blocks[0][0]), int(blocks[0][1])) if blocks else None)
+        blocks = [block for w in _weights(config) if (block := fp8.block_size(w.get("block_structure")))]
+        return fp8.tensor(module, blocks[0] if blocks else None)
     return _plain(module, config, weight)
 
 
@@ -71,7 +71,7 @@ def _packed(module: Module, config: Mapping[str, Any]) -> Grid:
     if len(shape) != 2 or len(packed.stored.shape) != 2 or shape[0] != n_out or shape[1] < 1:
         raise module.error("weight_shape", f"{list(shape)} does not fit the {list(packed.stored.shape)} words")
     width = shape[1]
-    sizes = {int(w.get("num_bits", 0)) for w in _weights(config)}
+    sizes = {bits for w in _weights(config) if type(bits := w.get("num_bits")) is int}
     fitting = sorted(b for b in sizes if 2 <= b <= 8 and -(-width * b // 32) == n_words)
     if not fitting:
         problem = f"{n_words} words a row do not hold {width} codes of {' or '.join(map(str, sorted(sizes)))} bits"

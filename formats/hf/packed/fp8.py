@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,13 @@ def table(dtype: str) -> NDArray[np.float32]:
     values = np.where(exponent > 0, np.ldexp(1 + mantissa / 8, exponent - 7), np.ldexp(mantissa / 8, -6))
     values = np.where(codes & 127 == 127, np.nan, values)
     return np.where(codes & 128, -values, values).astype(np.float32)
+
+
+def block_size(value: Any) -> tuple[int, int] | None:
+    """Rows and columns of a block as a config names them; None for anything else."""
+    if isinstance(value, list) and len(value) == 2 and all(type(n) is int and 0 < n < 1 << 31 for n in value):
+        return value[0], value[1]
+    return None
 
 
 def tensor(module: Module, block: tuple[int, int] | None) -> Tensor:

@@ -114,8 +114,8 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         raise refuse("pack_dtype", f"{config['pack_dtype']!r} is not read, int32 is")
 
 
-def _layout(config: Mapping[str, Any]) -> Any:
-    return config.get("checkpoint_format") or config.get("format") or "gptq"
+def _layout(config: Mapping[str, Any]) -> str:
+    return str(config.get("checkpoint_format") or config.get("format") or "gptq")
 
 
 def grid(module: Module, config: Mapping[str, Any], path: Path) -> Grid:

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from oracles import packed
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.packed import decode_packed
 from quantmill.formats.hf.weights import read_weights
+from quantmill.formats.ir import Tensor
 
 Parts = dict[str, torch.Tensor]
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "checkpoint_format": "gptq"}
@@ -247,6 +250,46 @@ def test_an_fp8_weight_that_is_no_number(told: Callable[..., str]) -> None:
     parts = fp8_parts()
     parts["m.weight"].view(torch.uint8)[3, 5] = 0x7F
     assert "m.weight: weight [3, 5] is NaN" in told(parts, {"quant_method": "fp8"}, read=True)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=4,
+)
+BASES: list[tuple[Callable[[], Parts], dict[str, Any]]] = [
+    (gptq_parts, GPTQ),
+    (awq_parts, AWQ),
+    (compressed_parts, COMPRESSED),
+    (fp8_parts, {"quant_method": "fp8", "weight_block_size": [128, 128]}),
+]
+
+
+def replaced(value: Any, data: st.DataObject) -> Any:
+    """The config with one of its values, at some depth, another."""
+    if isinstance(value, dict) and value and data.draw(st.integers(0, 4)):
+        key = data.draw(st.sampled_from(sorted(value)))
+        return {**value, key: replaced(value[key], data)}
+    return data.draw(VALUES)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), base=st.sampled_from(BASES))
+def test_any_config_is_read_or_refused(tmp_path: Path, data: st.DataObject, base: Any) -> None:
+    parts, config = base
+    if data.draw(st.booleans()):
+        save_file(parts(), tmp_path / "model.safetensors")
+    else:  # and a part of another shape
+        name = data.draw(st.sampled_from(sorted(parts())))
+        shape = data.draw(st.lists(st.integers(0, 5), max_size=3))
+        other = torch.zeros(shape).to(parts()[name].dtype)
+        save_file({**parts(), name: other}, tmp_path / "model.safetensors")
+    raw = {"quantization_config": replaced(config, data)}
+    try:
+        for tensor in decode_packed(read_weights(tmp_path), raw, tmp_path).values():
+            tensor.rows(0, tensor.n_rows if isinstance(tensor, Tensor) else 0)
+    except FormatError as error:
+        assert "\n" not in str(error)  # noqa: PT017
 
 
 def test_mxfp4(told: Callable[..., str]) -> None:
