@@ -67,7 +67,7 @@ class Skeleton:
                     self.base(input_ids=ids.to(self.device), use_cache=False)
                 yield taps[0].hidden, [tap.inputs for tap in taps]
         finally:
-            embedding.to("meta")
+            embedding.weight = nn.Parameter(embedding.weight.to("meta"), requires_grad=False)  # buffers stay
 
     @contextmanager
     def block(self, layer: int) -> Iterator[nn.Module]:

@@ -76,14 +76,19 @@ class Product:
     def __init__(self, sample: Sample) -> None:
         rows = sample.rows
         self.weight = sample.count / max(1, len(rows))  # inputs that a row stands for
-        self.rows = rows
+        self.sample = sample
         self.gram = rows.T @ rows if rows.shape[1] <= len(rows) else None
 
     def squares(self, weight: torch.Tensor) -> float:
         """The sum of ``(weight @ x)**2`` over all inputs x and outputs."""
         if self.gram is not None:
             return self.weight * float(((weight @ self.gram) * weight).sum())
-        return self.weight * float((self.rows @ weight.T).square_().sum())
+        return self.weight * float((self.sample.rows @ weight.T).square_().sum())
+
+    def scale(self, scales: torch.Tensor) -> None:
+        """To be called when the sample was scaled."""
+        if self.gram is not None:
+            self.gram.div_(scales).div_(scales[:, None])
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..formats.errors import PlanError
 from ..formats.hf.packed.awq import pack
@@ -22,6 +23,8 @@ from ..quantize.awq_search import Product, Sample, clip, search_scales
 _SAMPLE = 4096  # inputs kept of a group of linears: a hundred times the choices that are made from them
 _SAMPLE_BYTES = 1 << 30  # of all samples of a block
 _EXACT = 1e-4  # a fold must leave the block's output the same to this share of it
+_NUDGE = 0.02  # further than a rounding to 8 bits can move a scale
+_TORCH: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +61,22 @@ class Place:
             return values
         return values.reshape(self.shared).mean(1, keepdim=True).expand(self.shared).reshape(-1)
 
+    def own(self, scales: torch.Tensor) -> torch.Tensor:
+        """Scales of the linears' inputs as those of the source's rows."""
+        return scales if self.shared is None else scales.reshape(self.shared)[:, 0].reshape(-1)
+
+    def spread(self, own: torch.Tensor) -> torch.Tensor:
+        """The inverse of ``own``."""
+        if self.shared is None:
+            return own
+        kv, _, dim = self.shared
+        return own.reshape(kv, 1, dim).expand(self.shared).reshape(-1)
+
     def apply(self, scales: torch.Tensor) -> None:
         """The linears' columns times ``scales`` [in], the source's rows divided by them."""
         for weight in (*(linear.weight for linear, _ in self.into), *(weight for _, weight in self.routers)):
             weight.mul_(scales)
-        own = scales if self.shared is None else scales.reshape(self.shared)[:, 0].reshape(-1)
+        own = self.own(scales)
         if self.source.dim() == 1:
             self.source.add_(self.offset).div_(own).sub_(self.offset)
         else:
@@ -83,6 +97,7 @@ class Quantizer:
     def __init__(self, runner: Runner, settings: Settings, dtype_of: Callable[[str], str]) -> None:
         self.runner, self.settings, self.dtype_of = runner, settings, dtype_of
         self.samples: dict[Group, Sample] = {}
+        self.products: dict[Group, Product] = {}
         self.keep = _rows_to_keep(runner)
         self.arrays: dict[str, Any] = {}
         self.report: list[dict[str, Any]] = []
@@ -98,8 +113,9 @@ class Quantizer:
                 exponent = self._spread(module, place)
                 exponents.update((linear, exponent) for linear, _ in place.into)
         for group in stage:
+            product = self._product(group)
             sample = self.samples.pop(group, None)
-            product = None if sample is None else Product(sample)
+            self.products.pop(group, None)
             if sample is None:
                 self.remarks.append(f"{group.name}: saw no tokens, rounded to nearest")
             for linear in group.linears:
@@ -184,31 +200,42 @@ class Quantizer:
             what = ", ".join(dict.fromkeys(linear.role.value for linear, _ in place.into))
             self.remarks.append(f"{place.fold.source.value} cannot take the scales of {what}: left unscaled")
             return 0.0
-        magnitude = sum(sample.magnitude for sample in samples.values()) / sum(s.count for s in samples.values())
-        products = {group: Product(sample) for group, sample in samples.items()}
+        count = sum(sample.count for sample in samples.values())
+        magnitude = torch.stack([sample.magnitude for sample in samples.values()]).sum(0) / count
+        products = {group: product for group in samples if (product := self._product(group)) is not None}
         layers = [(linear.weight, products[group]) for linear, group in place.into if group in products]
         found = search_scales(
             place.even(magnitude), layers, self.settings.group_size, lambda scales: self._settle(place, scales)
         )
         if found.exponent:
             place.apply(found.scales)
-            for sample in samples.values():
+            for group, sample in samples.items():
                 sample.scale(found.scales)
-            self._store(place, found.scales)
+                products[group].scale(found.scales)
+            self._store(place)
         return found.exponent
 
-    def _settle(self, place: Place, scales: torch.Tensor) -> torch.Tensor:
-        """What the scales are once a norm's weight, divided by them, is rounded to the checkpoint's type."""
-        if place.source.dim() > 1:
-            return scales  # a linear's rows are quantized anyway
-        whole = place.source + place.offset
-        kept = self._rounded(place, whole / scales - place.offset) + place.offset
-        exact = whole / kept
-        fine = torch.isfinite(exact) & torch.isfinite(kept) & (exact > 0) & (exact / scales - 1).abs().lt(0.1)
-        return torch.where(fine, exact, torch.ones_like(exact))
+    def _product(self, group: Group) -> Product | None:
+        """Of the group's inputs as they are now; None if there were none."""
+        if group not in self.products and group in self.samples:
+            self.products[group] = Product(self.samples[group])
+        return self.products.get(group)
 
-    def _rounded(self, place: Place, values: torch.Tensor) -> torch.Tensor:
-        return values.to(_TORCH[self.dtype_of(f"{place.name}.weight")]).float()
+    def _settle(self, place: Place, scales: torch.Tensor) -> torch.Tensor:
+        """Scales moved a little, so that what takes them is exact once it is rounded to the checkpoint's type: a norm's
+        weight, or a linear's bias (its weight is quantized anyway)."""
+        linear = place.source.dim() > 1
+        vector = place.bias if linear else place.source
+        if vector is None:
+            return scales
+        own = place.own(scales)
+        whole = vector + place.offset
+        dtype = self._bias_dtype(place) if linear else self.dtype_of(f"{place.name}.weight")
+        kept = (whole / own - place.offset).to(_TORCH[dtype]).float() + place.offset
+        exact = whole / kept
+        fine = torch.isfinite(exact) & torch.isfinite(kept) & ((exact / own - 1).abs() < _NUDGE)
+        other = torch.where(whole == 0, own, 1.0) if linear else torch.ones_like(own)  # no bias needs no care
+        return place.spread(torch.where(fine, exact, other))
 
     def _holds(self, module: torch.nn.Module, place: Place) -> bool:
         """Whether scales at this place leave the block's output as it is: tried with powers of two on one chunk."""
@@ -227,25 +254,28 @@ class Quantizer:
             place.source.copy_(norm)  # (1 + w) / 2 - 1 does not come back to the bit
         return float((after - before).norm()) <= _EXACT * float(before.norm())
 
-    def _store(self, place: Place, scales: torch.Tensor) -> None:
+    def _store(self, place: Place) -> None:
         """The changed tensors that stay floats, as the checkpoint shall have them."""
         if place.source.dim() == 1:
-            self.arrays[f"{place.name}.weight"] = self._array(f"{place.name}.weight", place.source)
+            name = f"{place.name}.weight"
+            self.arrays[name] = _array(place.source, self.dtype_of(name))
         if place.bias is not None:
-            self.arrays[f"{place.name}.bias"] = self._array(f"{place.name}.bias", place.bias)
+            self.arrays[f"{place.name}.bias"] = _array(place.bias, self._bias_dtype(place))
         for name, weight in place.routers:
-            self.arrays[name] = self._array(name, weight)
+            self.arrays[name] = _array(weight, self.dtype_of(name))
 
-    def _array(self, name: str, values: torch.Tensor) -> np.ndarray[Any, Any]:
-        """numpy has no BF16: such tensors become F32 with values that BF16 holds."""
-        dtype = self.dtype_of(name)
-        rounded = values.to(_TORCH[dtype])
-        values.copy_(rounded)
-        kept: np.ndarray[Any, Any] = (rounded if dtype == "F16" else rounded.float()).numpy().copy()
-        return kept
+    def _bias_dtype(self, place: Place) -> str:
+        """A packed linear's clients hold its bias as halves; what BF16 holds, they hold too."""
+        dtype = self.dtype_of(f"{place.name}.bias")
+        return "F16" if dtype == "F32" and place.source.dim() > 1 else dtype
 
 
-_TORCH: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+def _array(values: torch.Tensor, dtype: str) -> NDArray[Any]:
+    """``values``, rounded in place, as the checkpoint shall have them. numpy has no BF16: F32 that BF16 holds, then."""
+    rounded = values.to(_TORCH[dtype])
+    values.copy_(rounded)
+    kept: NDArray[Any] = (rounded if dtype == "F16" else rounded.float()).numpy().copy()
+    return kept
 
 
 def _rows_to_keep(runner: Runner) -> int:

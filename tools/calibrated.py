@@ -150,7 +150,11 @@ def _walk(runner: Runner, state: Any, method: Method, options: Mapping[str, Any]
     from .running import Ticker
 
     resumed = state.resume(runner)
-    say = (lambda line: None) if options["quiet"] else (lambda line: click.echo(line, err=True))
+
+    def say(line: str) -> None:
+        if not options["quiet"]:
+            click.echo(line, err=True)
+
     if resumed:
         say(f"taken up at layer {runner.layer + 1}")
     runner.embed(keep=not resumed)
