@@ -111,6 +111,9 @@ class Role(Enum):
     PER_LAYER_PROJ = "proj"
     PER_LAYER_POST_NORM = "post_norm"
     LAYER_OUT_SCALE = "layer_output_scale"
+    FFN_PRE_NORM_2 = "pre_ffw_norm_2"
+    FFN_POST_NORM_1 = "post_ffw_norm_1"
+    FFN_POST_NORM_2 = "post_ffw_norm_2"
     # state-space and recurrent blocks
     SSM_IN = "ssm_in"
     SSM_CONV1D = "ssm_conv1d"
@@ -231,14 +234,16 @@ class Tokenizer:
     """A tokenizer in llama.cpp's terms; ``formats/gguf/vocab.py`` maps it to ``tokenizer.*`` keys, both ways.
 
     Args:
-        model: ``llama`` (SentencePiece BPE), ``gpt2`` (byte-level BPE), ``t5`` (Unigram), ``bert`` (WordPiece).
+        model: ``llama`` (SentencePiece BPE), ``gpt2`` (byte-level BPE), ``t5`` (Unigram), ``bert`` (WordPiece),
+            ``gemma4`` (BPE over characters, with merges).
         pre: the pre-tokenizer's name in llama.cpp (``llama-bpe``, ``smollm``, ``qwen2``, ``default``...), or None.
         tokens: the vocabulary in id order, padded to the embedding's rows.
         types: int32 ``TokenType`` of each token.
         scores: float32 SentencePiece scores, or None.
         merges: ``"left right"`` pairs in rank order, or None; a space inside a part is written U+0120 as in GGUF.
         special: token ids by llama.cpp's short names: bos, eos, unk, sep, pad, eot, eom, mask, fim_pre, ...
-        flags: add_bos_token, add_eos_token, add_space_prefix, remove_extra_whitespaces...: only those that are set.
+        flags: add_bos_token, add_eos_token, add_space_prefix, remove_extra_whitespaces...: only those that are set
+            (``FLAG_KEYS`` in ``formats/gguf/vocab.py``).
         chat_templates: name -> Jinja text; the nameless one is ``"default"``.
         precompiled_charsmap: the Unigram normalizer's table, or None.
     """

@@ -42,6 +42,11 @@ _OLD_SPECIAL_KEYS = {
     "fim_suf": "suffix_token_id",
     "fim_mid": "middle_token_id",
 }
+# What llama.cpp takes where a file of these models says nothing (llama-vocab.cpp, load).
+_DEFAULT_SPECIAL = {
+    "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
+    "t5": {"eos": 1, "unk": 2, "pad": 0},
+}
 FLAG_KEYS = {
     **{key: _PREFIX + key for key in ("add_bos_token", "add_eos_token", "add_sep_token", "remove_extra_whitespaces")},
     "normalizer_lowercase": _PREFIX + "normalizer.lowercase",
@@ -102,6 +107,9 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
         value = _data(metadata, _PREFIX + key, _data(metadata, _PREFIX + _OLD_SPECIAL_KEYS.get(name, key)))
         if isinstance(value, int) and 0 <= value < len(tokens):  # llama.cpp, too, ignores an id outside
             special[name] = int(value)
+    for name, number in _DEFAULT_SPECIAL.get(model, {}).items():
+        if number < len(tokens):
+            special.setdefault(name, number)
     flags = {}
     for name, key in (("add_space_prefix", _PREFIX + "add_space_prefix"), *FLAG_KEYS.items()):
         if (value := _data(metadata, key)) is not None:

@@ -138,11 +138,20 @@ def split(normalizer: Json | None, pre_tokenizer: Json | None, texts: tuple[str,
     return [[word for word, _ in tok.pre_tokenizer.pre_tokenize_str(text)] for text in texts]
 
 
-def _by_probes(normalizer: Json | None, pre_tokenizer: Json | None, path: Path) -> list[PreTokenizer]:
+def split_probes(normalizer: Json | None, pre_tokenizer: Json | None, path: Path) -> list[list[str]]:
+    """``split`` of the probes, for what a file says.
+
+    Raises:
+        TokenizerError: the tokenizers library cannot make sense of it.
+    """
     try:
-        ours = split(normalizer, pre_tokenizer, PROBES)
+        return split(normalizer, pre_tokenizer, PROBES)
     except Exception as error:  # tokenizers raises bare Exception
         raise TokenizerError(f"the tokenizers library refuses it: {error}", path=path, where="pre_tokenizer") from None
+
+
+def _by_probes(normalizer: Json | None, pre_tokenizer: Json | None, path: Path) -> list[PreTokenizer]:
+    ours = split_probes(normalizer, pre_tokenizer, path)
     wrong: dict[str, list[int]] = {}
     matches = []
     for row in PRE_TOKENIZERS:

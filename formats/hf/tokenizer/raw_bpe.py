@@ -12,6 +12,7 @@ from ...ir import Tokenizer, TokenType
 from .bpe import merges_of_json
 from .files import AddedToken, Json, TokenizerFiles, token_text
 from .pieces import base_document, content_length, unk_id
+from .special import first_text
 from .spm import adds_prefix
 from .vocabulary import ADDED_SCORE, Vocabulary
 
@@ -31,9 +32,8 @@ def is_raw_bpe(files: TokenizerFiles) -> bool:
     model = files.tokenizer["model"]
     if not model.get("byte_fallback") or adds_prefix(files.tokenizer):
         return False
-    processor = str(files.tokenizer.get("post_processor"))
     bos = token_text(files.config.get("bos_token")) or token_text(files.special_map.get("bos_token"))
-    if bos is None or f"'{bos}'" not in processor:
+    if bos is None or first_text(files.tokenizer) != bos:
         return False
     return all(not text.strip("\n") for text in model["vocab"] if "\n" in text)
 

@@ -21,6 +21,8 @@ from .unigram import is_unigram, read_unigram, read_unigram_proto
 from .vocabulary import Vocabulary
 from .wordpiece import is_wordpiece, read_wordpiece
 
+_TYPES = {int(kind) for kind in TokenType}
+
 
 def read_tokenizer(
     folder: Path, *, vocab_size: int, model_ids: Mapping[str, Any], pre: str | None = None
@@ -112,13 +114,15 @@ def _read_without_json(files: TokenizerFiles, pre: str | None) -> Vocabulary | N
 
 def _restore_types(types: NDArray[np.int32], files: TokenizerFiles) -> None:
     """The types that ``write_tokenizer`` recorded, where these files say otherwise or nothing."""
-    for number, kind in files.recorded.get("token_types", {}).items():
-        if number.isdecimal() and int(number) < len(types):
-            types[int(number)] = TokenType(kind)
+    recorded = files.recorded.get("token_types")
+    for number, kind in (recorded if isinstance(recorded, dict) else {}).items():
+        if number.isdecimal() and int(number) < len(types) and kind in _TYPES:
+            types[int(number)] = kind
 
 
 def _recorded_pre(files: TokenizerFiles, pre: str | None) -> str | None:
     """Of the names that split alike, the one ``write_tokenizer`` recorded."""
     recorded = files.recorded.get("pre")
-    same = recorded in BY_NAME and pre in BY_NAME and BY_NAME[recorded] is BY_NAME[pre]
-    return str(recorded) if same else pre
+    if not isinstance(recorded, str) or recorded not in BY_NAME or pre not in BY_NAME:
+        return pre
+    return recorded if BY_NAME[recorded] is BY_NAME[pre] else pre

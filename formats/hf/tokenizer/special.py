@@ -108,8 +108,8 @@ def special_ids(
             out[name] = numbers[0]
         elif name in fallback:
             out[name] = fallback[name]
-    if "bos" not in out and (first := _template_start(files, ids)) is not None:
-        out["bos"] = first
+    if "bos" not in out and (first := first_text(files.tokenizer)) in ids:
+        out["bos"] = ids[str(first)]
     out.update(_stops(files, ids, model_ids, fallback, n))
     if "eom" not in out and (eom := next((ids[text] for text in _END_OF_MESSAGE if text in ids), None)) is not None:
         out["eom"] = eom
@@ -190,11 +190,11 @@ def flags(files: TokenizerFiles, special: Mapping[str, int], ids: Mapping[str, i
     return out
 
 
-def _template_start(files: TokenizerFiles, ids: Mapping[str, int]) -> int | None:
-    """The token a TemplateProcessing puts before the text."""
-    for processor in _processors((files.tokenizer or {}).get("post_processor")):
+def first_text(document: Json | None) -> str | None:
+    """The text of the token that a TemplateProcessing puts before what it is given."""
+    for processor in _processors((document or {}).get("post_processor")):
         if processor["type"] == "TemplateProcessing" and processor.get("single"):
-            return ids.get(_special_text(processor["single"][0]))
+            return _special_text(processor["single"][0]) or None
     return None
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ...errors import TokenizerError
 from ...ir import Tokenizer, TokenType
-from .detect import PROBES, split
+from .detect import PROBES, split_probes
 from .files import Json, TokenizerFiles
 from .pieces import base_document, content_length, unk_id
 from .vocabulary import ADDED_SCORE, PADDING_SCORE, Vocabulary
@@ -43,7 +44,7 @@ def read_unigram(files: TokenizerFiles, proto: Any, *, checked: bool) -> Vocabul
     document, model = files.tokenizer, files.tokenizer["model"]
     byte_fallback, unk = bool(model.get("byte_fallback")), model.get("unk_id")
     tokens, scores = {}, {}
-    for number, (text, score) in enumerate(model["vocab"]):
+    for number, (text, score) in enumerate(_listed(files)):
         kind = TokenType.NORMAL
         if number == unk:
             kind = TokenType.UNKNOWN
@@ -51,14 +52,14 @@ def read_unigram(files: TokenizerFiles, proto: Any, *, checked: bool) -> Vocabul
             kind = TokenType.BYTE
         elif text == f"[PAD{number}]" and number not in files.added:
             kind, score = TokenType.UNUSED, PADDING_SCORE
-        tokens[number], scores[number] = (text, kind), float(score)
+        tokens[number], scores[number] = (text, kind), score
     for number, piece in enumerate(proto.pieces if proto is not None else ()):
         if number in tokens and tokens[number][0] == piece.piece:
             scores[number] = piece.score
             if tokens[number][1] is TokenType.NORMAL:
                 tokens[number] = (piece.piece, TokenType(piece.type))
     special = {} if unk is None else {"unk": int(unk)}
-    charsmap = _charsmap(document.get("normalizer"))
+    charsmap = _charsmap(document.get("normalizer"), files.folder / "tokenizer.json")
     prefix, merge = _spaces(files, document, charsmap, checked)
     flags = {"add_space_prefix": prefix, "remove_extra_whitespaces": merge}
     return _with_added(files, tokens, scores, special, flags, charsmap)
@@ -127,6 +128,15 @@ def unigram_document(tok: Tokenizer) -> Json:
     }
 
 
+def _listed(files: TokenizerFiles) -> list[tuple[str, float]]:
+    assert files.tokenizer is not None
+    try:
+        return [(str(text), float(score)) for text, score in files.tokenizer["model"]["vocab"]]
+    except (KeyError, TypeError, ValueError):
+        path = files.folder / "tokenizer.json"
+        raise TokenizerError("not a list of pieces and scores", path=path, where="model.vocab") from None
+
+
 def _replace(pattern: Json, content: str) -> Json:
     return {"type": "Replace", "pattern": pattern, "content": content}
 
@@ -148,27 +158,31 @@ def _with_added(
     return Vocabulary("t5", "default", tokens, scores, special=special, flags=flags, charsmap=charsmap)
 
 
-def _charsmap(normalizer: Json | None) -> bytes | None:
+def _charsmap(normalizer: Json | None, path: Path) -> bytes | None:
     for step in _steps(normalizer):
-        if step["type"] == "Precompiled" and step.get("precompiled_charsmap"):
-            return base64.b64decode(step["precompiled_charsmap"])
+        if step.get("type") == "Precompiled" and step.get("precompiled_charsmap"):
+            try:
+                return base64.b64decode(step["precompiled_charsmap"])
+            except (TypeError, ValueError):
+                raise TokenizerError("not base64", path=path, where="normalizer.precompiled_charsmap") from None
     return None
 
 
 def _steps(normalizer: Json | None) -> list[Json]:
     if not normalizer:
         return []
-    if normalizer["type"] == "Sequence":
-        return [step for child in normalizer["normalizers"] for step in _steps(child)]
+    if normalizer.get("type") == "Sequence":
+        return [step for child in normalizer.get("normalizers", ()) for step in _steps(child)]
     return [normalizer]
 
 
 def _spaces(files: TokenizerFiles, document: Json, charsmap: bytes | None, checked: bool) -> tuple[bool, bool]:
     """add_space_prefix and remove_extra_whitespaces, by what becomes of probe strings."""
     path = files.folder / "tokenizer.json"
-    ours = ["".join(words) for words in split(document.get("normalizer"), document.get("pre_tokenizer"), PROBES)]
+    words = split_probes(document.get("normalizer"), document.get("pre_tokenizer"), path)
+    ours = ["".join(parts) for parts in words]
     table = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()} if charsmap else None
-    plain = [words[0] if words else "" for words in split(table, None, PROBES)]
+    plain = ["".join(parts) for parts in split_probes(table, None, path)]
     wrong = {}
     for prefix, merge in ((True, True), (True, False), (False, False)):
         theirs = [spaced(text, prefix, merge) for text in plain]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import TokenizerError
 from ...ir import Tokenizer, TokenType
-from .detect import PROBES, split
+from .detect import PROBES, split, split_probes
 from .files import Json, TokenizerFiles, read_text
 from .pieces import content_length
 from .vocabulary import Vocabulary
@@ -51,7 +51,9 @@ def read_wordpiece(files: TokenizerFiles, *, checked: bool) -> Vocabulary:
         path, model = files.folder / "tokenizer.json", files.tokenizer["model"]
         if (more := model.get("continuing_subword_prefix", _MORE)) != _MORE:
             raise TokenizerError(f"pieces go on with {more!r}; only '##' is known", path=path, where="model")
-        vocab = model["vocab"]
+        vocab = model.get("vocab")
+        if not isinstance(vocab, dict):
+            raise TokenizerError("no vocabulary in it", path=path, where="model.vocab")
         flags = _flags_of_normalizer(files.tokenizer, files, checked)
         control = set()
     tokens = {
@@ -120,7 +122,7 @@ def _flags_of_config(files: TokenizerFiles) -> dict[str, bool]:
 
 def _flags_of_normalizer(document: Json, files: TokenizerFiles, checked: bool) -> dict[str, bool]:
     normalizer, pre_tokenizer = document.get("normalizer"), document.get("pre_tokenizer")
-    if normalizer and normalizer["type"] == "BertNormalizer" and pre_tokenizer == _PRE:
+    if normalizer and normalizer.get("type") == "BertNormalizer" and pre_tokenizer == _PRE:
         return _told({flag: normalizer.get(field) for flag, field in _FIELDS.items()})
     return _told(_by_probes(normalizer, pre_tokenizer, files, checked))
 
@@ -135,7 +137,7 @@ def _by_probes(
     normalizer: Json | None, pre_tokenizer: Json | None, files: TokenizerFiles, checked: bool
 ) -> dict[str, bool]:
     """Which BertNormalizer does to probe strings what this tokenizer does."""
-    ours = split(normalizer, pre_tokenizer, PROBES)
+    ours = split_probes(normalizer, pre_tokenizer, files.folder / "tokenizer.json")
     choices = {}
     for clean, chinese, lowercase, strip in product((True, False), repeat=4):
         theirs = split(_normalizer(lowercase, strip, chinese, clean), _PRE, PROBES)

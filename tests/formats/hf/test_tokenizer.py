@@ -267,6 +267,25 @@ def _broken(name: str, data: Any) -> Callable[[Files], None]:
         (_broken("tokenizer.json", b"\xff\xfe"), "tokenizer.json: not UTF-8 at byte 0"),
         (_broken("tokenizer.json", {"version": "1.0"}), "tokenizer.json: no 'model' in it"),
         (_broken("tokenizer.json", {"model": {"type": "WordLevel"}}), "model.type: a WordLevel tokenizer"),
+        (_broken("tokenizer.json", {"model": {"type": "WordPiece"}}), "model.vocab: no vocabulary in it"),
+        (
+            _broken("tokenizer.json", {"model": {"type": "Unigram", "vocab": {"a": 1}}}),
+            "not a list of pieces and scores",
+        ),
+        (
+            _broken("tokenizer.json", {"model": {"type": "Unigram", "vocab": []}, "pre_tokenizer": {"type": "Nobody"}}),
+            "pre_tokenizer: the tokenizers library refuses it: ",
+        ),
+        (
+            _broken(
+                "tokenizer.json",
+                {
+                    "model": {"type": "Unigram", "vocab": []},
+                    "normalizer": {"type": "Precompiled", "precompiled_charsmap": "!"},
+                },
+            ),
+            "normalizer.precompiled_charsmap: not base64",
+        ),
         (_broken("tokenizer_config.json", "[1]"), "tokenizer_config.json: not a JSON object"),
         (_broken("added_tokens.json", {"<x>": 9999}), "token 9999 ('<x>') is beyond the embedding's 700 rows"),
         (_broken("added_tokens.json", {"a": 5}), "are both 'a'"),

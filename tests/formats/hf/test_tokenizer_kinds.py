@@ -64,6 +64,8 @@ def _differing(strings: list[str], ours: HfTokenizer, theirs: list[list[int]] | 
 
 
 def test_roberta(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
     document = with_added(train_bpe(BY_NAME["gpt-2"].pre_tokenizer, vocab_size=600), ROBERTA)
     _strips(document, "lstrip", "<mask>")
     document["post_processor"] = {
@@ -82,6 +84,10 @@ def test_roberta(tmp_path: Path) -> None:
     assert _differing(strings, before, after) == []
     assert _differing(strings, after, _llama_cpp(tok, tmp_path / "v.gguf", strings)) == []
     assert before.encode("x", "y").ids == after.encode("x", "y").ids
+
+    (tmp_path / "b" / "config.json").write_text('{"model_type": "roberta"}')
+    auto = AutoTokenizer.from_pretrained(tmp_path / "b")
+    assert [t for t in strings[:300] if auto(t)["input_ids"] != before.encode(t).ids] == []
 
     vocab = {**document["model"]["vocab"], **{text: 600 + i for i, text in enumerate(ROBERTA)}}
     merges = "\n".join(" ".join(merge) for merge in document["model"]["merges"])

@@ -95,6 +95,34 @@ def test_vocab_txt(tmp_path: Path) -> None:
     assert_same(slow, fast)
 
 
+def test_a_file_that_names_no_special_tokens(tmp_path: Path) -> None:
+    texts = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁a", "b"]
+    types = np.where([text[1:].startswith(("unused", "▁")) or text[0] != "[" for text in texts], 1, 3).astype(np.int32)
+    tok = Tokenizer("bert", None, tuple(texts), types)
+    again = tokenizer_from_metadata(tokenizer_to_metadata(tok))
+    assert again is not None
+    assert again.special == {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103}  # llama.cpp's own
+    write_tokenizer(again, tmp_path)
+    hf = HfTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    with Llama(write_vocab_gguf(tmp_path / "v.gguf", tokenizer_to_metadata(tok)), vocab_only=True) as llama:
+        assert llama.tokenize("ab Abc é", add_special=True) == hf.encode("ab Abc é").ids
+    assert hf.encode("AB").ids == [101, 104, 105, 102]
+
+
+def test_transformers_loads_it(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tok = _read(_folder(tmp_path / "a", train_wordpiece()), 900)
+    write_tokenizer(tok, tmp_path / "b")
+    (tmp_path / "b" / "config.json").write_text('{"model_type": "bert"}')
+    auto = AutoTokenizer.from_pretrained(tmp_path / "b")
+    assert (auto.cls_token_id, auto.sep_token_id, auto.mask_token_id, auto.unk_token_id) == (2, 3, 4, 1)
+    published = HfTokenizer.from_file(str(tmp_path / "a" / "tokenizer.json"))
+    for text in adversarial(200, seed=33):
+        assert auto(text)["input_ids"] == published.encode(text).ids
+    assert auto("a", "b")["token_type_ids"] == published.encode("a", "b").type_ids
+
+
 def test_what_bert_says_and_llama_cpp_has_not(tmp_path: Path) -> None:
     document = train_wordpiece()
     document["normalizer"] |= {"handle_chinese_chars": False, "strip_accents": False}

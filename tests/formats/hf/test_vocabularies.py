@@ -14,8 +14,8 @@ from tokenizers import Tokenizer as HfTokenizer
 from oracles.llama import Llama
 from oracles.make_vocabularies import NAMES, cases, make, names_in_the_source
 from oracles.strings import adversarial
-from oracles.vocab_gguf import read_vocab_metadata
 from oracles.wordpiece import unlike_bert
+from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata
 from quantmill.formats.hf.tokenizer.pretokenizers import BY_NAME
 from quantmill.formats.hf.tokenizer.raw_bpe import RAW_PRE
@@ -57,7 +57,7 @@ def _normalized(tok: Tokenizer, text: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_vocabulary(name: str, tmp_path: Path) -> None:
     path = make() / f"ggml-vocab-{name}.gguf"
-    tok = tokenizer_from_metadata(read_vocab_metadata(path))
+    tok = tokenizer_from_metadata(read_gguf(path).metadata)
     assert tok is not None
     write_tokenizer(tok, tmp_path)
     _assert_arrays_equal(tok, read_tokenizer(tmp_path, vocab_size=len(tok.tokens), model_ids={}))
