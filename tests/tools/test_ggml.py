@@ -108,6 +108,10 @@ def test_refusals(cli: Cli, refused: Callable[..., str], folder: Path, tmp_path:
         "convert", folder, tmp_path / "b.bin", "--outtype", "IQ4_XS", "--book", "current"
     )
     assert "unknown level" in refused("convert", folder, tmp_path / "b.bin", "--outtype", "IQ4_XS")
+    narrow = save_tiny_llama(tmp_path / "narrow", layers=1)  # 64 wide, 128 between
+    assert "128 is less than 170, the least that a GGML header can express" in refused(
+        "convert", narrow, old, "--force"
+    )
     for magic, words in ((b"lmgg", "without version"), (b"tjgg\x02\0\0\0", "version 2")):
         (tmp_path / "bad.bin").write_bytes(magic + bytes(64))
         assert words in refused("convert", tmp_path / "bad.bin", out)
