@@ -146,7 +146,9 @@ def split_probes(normalizer: Json | None, pre_tokenizer: Json | None, path: Path
     """
     try:
         return split(normalizer, pre_tokenizer, PROBES)
-    except Exception as error:  # tokenizers raises bare Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises bare Exception, and its panics are not even that
         raise TokenizerError(f"the tokenizers library refuses it: {error}", path=path, where="pre_tokenizer") from None
 
 

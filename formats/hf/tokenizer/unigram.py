@@ -162,7 +162,7 @@ def _charsmap(normalizer: Json | None, path: Path) -> bytes | None:
     for step in _steps(normalizer):
         if step.get("type") == "Precompiled" and step.get("precompiled_charsmap"):
             try:
-                return base64.b64decode(step["precompiled_charsmap"])
+                return base64.b64decode(step["precompiled_charsmap"], validate=True)
             except (TypeError, ValueError):
                 raise TokenizerError("not base64", path=path, where="normalizer.precompiled_charsmap") from None
     return None

@@ -57,7 +57,7 @@ def read_wordpiece(files: TokenizerFiles, *, checked: bool) -> Vocabulary:
         flags = _flags_of_normalizer(files.tokenizer, files, checked)
         control = set()
     tokens = {
-        int(number): (text, TokenType.CONTROL) if text in control else (_phantom(text), TokenType.NORMAL)
+        int(number): (text, TokenType.CONTROL) if text in control else (phantom(text), TokenType.NORMAL)
         for text, number in vocab.items()
     }
     for number, added in files.added.items():
@@ -72,7 +72,7 @@ def wordpiece_document(tok: Tokenizer) -> Json:
     unk = tok.special.get("unk", 100)  # llama.cpp's default
     vocab = {}
     for i, (text, kind) in enumerate(zip(tok.tokens[:n], tok.types[:n].tolist(), strict=True)):
-        vocab[_word(text) if kind == TokenType.NORMAL else text] = i
+        vocab[unphantom(text) if kind == TokenType.NORMAL else text] = i
     lowercase = tok.flags.get("normalizer_lowercase", True)  # llama.cpp's default, too
     return {
         "version": "1.0",
@@ -98,11 +98,13 @@ def wordpiece_document(tok: Tokenizer) -> Json:
     }
 
 
-def _phantom(text: str) -> str:
+def phantom(text: str) -> str:
+    """BERT's form of a piece -> llama.cpp's."""
     return text[len(_MORE) :] if text.startswith(_MORE) else _START + text
 
 
-def _word(text: str) -> str:
+def unphantom(text: str) -> str:
+    """llama.cpp's form of a piece -> BERT's."""
     return text[len(_START) :] if text.startswith(_START) and text != _START else _MORE + text
 
 

@@ -286,6 +286,16 @@ def _broken(name: str, data: Any) -> Callable[[Files], None]:
             ),
             "normalizer.precompiled_charsmap: not base64",
         ),
+        (
+            _broken(
+                "tokenizer.json",
+                {
+                    "model": {"type": "Unigram", "vocab": []},
+                    "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+                },
+            ),
+            "pre_tokenizer: the tokenizers library refuses it: ",
+        ),
         (_broken("tokenizer_config.json", "[1]"), "tokenizer_config.json: not a JSON object"),
         (_broken("added_tokens.json", {"<x>": 9999}), "token 9999 ('<x>') is beyond the embedding's 700 rows"),
         (_broken("added_tokens.json", {"a": 5}), "are both 'a'"),

@@ -21,6 +21,7 @@ from quantmill.formats.errors import TokenizerError
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata, tokenizer_to_metadata
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
 from quantmill.formats.hf.tokenizer.save import write_tokenizer
+from quantmill.formats.hf.tokenizer.unigram import spaced
 from quantmill.formats.ir import Tokenizer, TokenType
 
 T5 = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -232,6 +233,22 @@ def test_other_published_forms(content: str, strips: bool, tmp_path: Path) -> No
             text for text in strings if not Charsmap(tok.precompiled_charsmap or b"").normalize(text).endswith(" ")
         ]
     assert [t for t in strings if published.encode(t).ids != hf.encode(t).ids] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "merged", "prefixed", "plain"),
+    [
+        ("", "", "", ""),
+        ("a b", "▁a▁b", "▁a▁b", "a▁b"),
+        (" a  b ", "▁a▁b", "▁▁a▁▁b▁", "▁a▁▁b▁"),
+        ("  ", "", "▁▁", "▁▁"),
+        ("▁a", "▁▁a", "▁▁a", "▁a"),
+    ],
+)
+def test_spaces_by_hand(text: str, merged: str, prefixed: str, plain: str) -> None:
+    assert spaced(text, prefix=True, merge=True) == spaced(text, prefix=False, merge=True) == merged
+    assert spaced(text, prefix=True, merge=False) == prefixed
+    assert spaced(text, prefix=False, merge=False) == plain
 
 
 def test_a_normalizer_llama_cpp_has_not(tmp_path: Path) -> None:
