@@ -11,13 +11,12 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..formats.errors import FormatError, QuantmillError
 from .collect import Collector, Sums
 from .runner import Runner
 
@@ -70,11 +69,13 @@ def save_state(folder: Path, runner: Runner, collector: Collector, key: Mapping[
     partial.replace(folder / _FILE)
 
 
-def load_state(folder: Path, runner: Runner, collector: Collector, key: Mapping[str, Any]) -> bool:
+def load_state(
+    folder: Path, runner: Runner, collector: Collector, key: Mapping[str, Any], say: Callable[[str], object]
+) -> bool:
     """Take up a run where it was saved; False when there is nothing to take up.
 
-    Raises:
-        QuantmillError: the state is of another run. FormatError: it is damaged.
+    Args:
+        say: told why a state that is there is of no use.
     """
     path = folder / _FILE
     if not path.is_file():
@@ -84,17 +85,23 @@ def load_state(folder: Path, runner: Runner, collector: Collector, key: Mapping[
             about = json.loads(data["about"].tobytes())
             differs = [name for name in key if about["key"].get(name) != key[name]]
             if differs:
-                problem = f"the state is of another run: {', '.join(differs)} differ"
-                raise QuantmillError(problem, path=folder, hint="leave --resume out to start anew")
-            for i, name in enumerate(about["names"]):
-                collector.sums[name] = Sums(data[f"values{i}"], data[f"counts{i}"])
+                say(f"{folder}: an unfinished run with another {', '.join(differs)} is discarded")
+                return False
+            sums = {name: Sums(data[f"values{i}"], data[f"counts{i}"]) for i, name in enumerate(about["names"])}
             content = data["activations"] if "activations" in data.files else None
-            runner.hidden.restore(content, int(about["turn"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise FormatError("the saved state is damaged", path=path, hint="leave --resume out to start anew") from None
-    runner.layer = int(about["layer"])
-    runner.dropped = {int(chunk): where for chunk, where in about["dropped"].items()}
+            layer, turn = int(about["layer"]), int(about["turn"])
+            dropped = {int(chunk): where for chunk, where in about["dropped"].items()}
+            runner.hidden.restore(content, turn)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+        say(f"{path}: damaged, so the unfinished run is discarded")
+        return False
+    collector.sums.update(sums)
+    runner.layer, runner.dropped = layer, dropped
     return True
+
+
+def has_state(folder: Path) -> bool:
+    return (folder / _FILE).is_file()
 
 
 def remove_state(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ _NAMED = 12  # tensors or experts listed by name
 )
 @click.option("--device", default="cpu", show_default=True, help="A torch device: cpu, cuda, cuda:1.")
 @click.option("--for", "level", metavar="LEVEL", help="First list the tensors that need importance at this level.")
-@click.option("--resume", is_flag=True, help="Take up a run that was interrupted.")
+@click.option("--restart", is_flag=True, help="Begin anew where an unfinished run could be taken up.")
 @click.option("--save-every", type=click.IntRange(min=0), default=4, show_default=True, help="Layers; 0 for never.")
 @click.option("--no-expert-prior", is_flag=True, help="Leave experts that saw few tokens as they are (to merge later).")
 @click.option(
@@ -111,7 +112,7 @@ def _collect(
     """Run the model. Gives the sums, the text's name and the folder of the run's state."""
     from ..imatrix.collect import Collector
     from ..imatrix.matrix import check_belongs
-    from ..imatrix.state import identity, load_state, save_state, state_folder
+    from ..imatrix.state import has_state, identity, load_state, save_state, state_folder
     from .running import Ticker, open_run
 
     folder = state_folder(output)
@@ -124,16 +125,23 @@ def _collect(
     output_too = options["process_output"]
     key = identity(runner, options["model"], {"skip_bad_chunks": options["skip_bad_chunks"]})
     ticker = Ticker(options["quiet"])
-    resumed = options["resume"] and load_state(folder, runner, collector, key)
-    if options["resume"] and not options["quiet"]:
-        click.echo(f"taken up at layer {runner.layer + 1}" if resumed else "nothing to resume, starting anew", err=True)
+    say = partial(_say, options["quiet"])
+    resumed = not options["restart"] and load_state(folder, runner, collector, key, say)
+    if resumed:
+        say(f"taken up at layer {runner.layer + 1}, where an earlier run stopped; --restart begins anew")
     runner.embed(keep=not resumed)
     ticker.start(runner)
     every = 1 if runner.hidden.spills and options["save_every"] else options["save_every"]
-    while runner.layer < runner.n_layers:
-        runner.advance(collector, ticker)
-        if every and runner.layer % every == 0:
-            save_state(folder, runner, collector, key)
+    try:
+        while runner.layer < runner.n_layers:
+            runner.advance(collector, ticker)
+            if every and runner.layer % every == 0:
+                save_state(folder, runner, collector, key)
+    except KeyboardInterrupt:
+        ticker.end()
+        if has_state(folder):
+            say(f"what is done is kept in {folder.name}; the same command goes on with it")
+        raise
     if not options["no_ppl"] or output_too:
         _predict(runner, collector if output_too else None, options, ticker)
     ticker.end()
@@ -142,6 +150,11 @@ def _collect(
     if len(runner.dropped) == runner.corpus.n_chunks:
         raise QuantmillError("every chunk gave NaN or Inf", path=options["model"], hint="the model is damaged")
     return collector.sums, runner.corpus.name, folder
+
+
+def _say(quiet: bool, text: str) -> None:
+    if not quiet:
+        click.echo(text, err=True)
 
 
 def _predict(runner: Runner, collector: Collector | None, options: Mapping[str, Any], ticker: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import pytest
 from click.testing import CliRunner
 
 from oracles.tiny import TEXT, save_tiny_llama
-from quantmill.formats.errors import QuantmillError
 from quantmill.formats.imatrix_file import read_imatrix
 from quantmill.tools.imatrix import command
 
@@ -102,15 +102,28 @@ def test_resumed_after_kill_is_the_same_bytes(tiny: Path, text: Path, tmp_path: 
     assert not killed.exists()
     state = Path(f"{killed}.state")
     assert state.is_dir()
-    with pytest.raises(QuantmillError, match="the state is of another run: text, context size differ"):
-        run(*common, "-o", killed, "--resume", "-c", 32)
-    done = run(*common, "-o", killed, "--resume")
+    shutil.copytree(state, saved := tmp_path / "saved")
+    done = run(*common, "-o", killed)
     assert "taken up at layer 4" in done.output
     assert killed.read_bytes() == whole.read_bytes()
     assert not state.exists()
-    fresh = run(*common, "-o", tmp_path / "fresh.gguf", "--resume")
-    assert "nothing to resume" in fresh.output
-    assert (tmp_path / "fresh.gguf").read_bytes() == whole.read_bytes()
+    for words, said in (
+        (("-c", 32), "an unfinished run with another text, context size is discarded"),
+        (("--restart",), None),
+    ):
+        killed.unlink()
+        shutil.copytree(saved, state)
+        done = run(*common, "-o", killed, *words)
+        assert done.exit_code == 0
+        assert "taken up" not in done.output
+        assert said is None or said in done.output
+    killed.unlink()
+    shutil.copytree(saved, state)
+    file = state / "state.npz"
+    file.write_bytes(file.read_bytes()[:-1000])
+    done = run(*common, "-o", killed)
+    assert "damaged, so the unfinished run is discarded" in done.output
+    assert killed.read_bytes() == whole.read_bytes()
 
 
 def test_preflight_and_default_text(tmp_path: Path) -> None:

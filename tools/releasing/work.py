@@ -135,7 +135,7 @@ class Work:
             return
         from ..imatrix import command
 
-        words = ["-m", str(self.model), "-o", str(path), "-c", str(self.options["n_ctx"]), "--resume"]
+        words = ["-m", str(self.model), "-o", str(path), "-c", str(self.options["n_ctx"])]
         words += self._text_words(self.options["text"], calibrate=True) + (["--quiet"] if self.quiet else [])
         command.main(words, prog_name="imatrix", standalone_mode=False)
 
