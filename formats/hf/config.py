@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import FormatError
 from ..ir import Metadata, Role, Tensor
 from . import rope
-from .rows import Rope
+from .rows import Rope, full_key
 from .sizes import EMBD, HEADS, Config, Is, Size, Words
 
 if TYPE_CHECKING:
@@ -147,8 +147,9 @@ def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, 
     """The config that the standard keys and the tensors of a GGUF tell, in ``complete``'s form."""
 
     def get(suffix: str, *, each: bool = False) -> Any:
-        value = metadata.get(f"{arch.gguf}.{suffix}")
-        return None if value is None else plain(value.data, path, f"{arch.gguf}.{suffix}", each=each)
+        key = full_key(arch.gguf, suffix)
+        value = metadata.get(key)
+        return None if value is None else plain(value.data, path, key, each=each)
 
     config = {key: value[0] if isinstance(value, tuple) else value for key, value in arch.fixed.items()}
     for row in arch.config:

@@ -28,6 +28,7 @@ from .generation import generation_residue
 from .ops import Tensors, Transpose
 from .packed import decode_packed
 from .packed.unpacked import Unpacked, upended
+from .rows import full_key
 from .rules import Arch, Slot, named
 from .weights import Stored, read_weights
 
@@ -90,7 +91,8 @@ def assemble(
         metadata[key] = typed(key, value)
     for row in arch.config:
         for suffix, value in row.to_gguf(config):
-            metadata[f"{arch.gguf}.{suffix}"] = typed(f"{arch.gguf}.{suffix}", value)
+            key = full_key(arch.gguf, suffix)
+            metadata[key] = typed(key, value)
     if tokenizer is None:  # llama.cpp counts tokens there when there are none
         metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
     metadata |= _vocabulary(tokenizer)

@@ -23,6 +23,11 @@ class Getter(Protocol):
     def __call__(self, suffix: str, *, each: bool = False) -> Any: ...
 
 
+def full_key(arch: str, suffix: str) -> str:
+    """A row's key in a file: of the architecture, but for those of the tokenizer."""
+    return suffix if suffix.startswith("tokenizer.") else f"{arch}.{suffix}"
+
+
 class ConfigRow(Protocol):
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]: ...
 

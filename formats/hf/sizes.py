@@ -72,15 +72,17 @@ class Size:
 
 @dataclass(frozen=True)
 class Words:
-    """A word for each layer: every so many layers another one than the usual."""
+    """A word for each layer: every so many layers another one than the usual, last of them or ``first``."""
 
     usual: str
     other: str
     every: Size
+    first: bool = False
 
     def __call__(self, config: Config) -> list[str]:
         every = self.every(config) or 1
-        return [self.usual if (layer + 1) % every else self.other for layer in range(LAYERS(config))]
+        shift = 0 if self.first else 1
+        return [self.usual if (layer + shift) % every else self.other for layer in range(LAYERS(config))]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..rules import Arch
+from .bert import BERT, MODERN_BERT, NOMIC_BERT
 from .bloom import BLOOM
 from .cohere import COHERE2, COMMAND_R
 from .dbrx import DBRX
