@@ -6,9 +6,9 @@ Sources: CohereConfig and Cohere2Config of transformers 5.23; conversion/command
 from __future__ import annotations
 
 from ...ir import Role
-from ..rows import Flags, Key, Rope
+from ..rows import Flags, Key, Made, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import HEAD_DIM, HEADS, KV_HEADS, LAYERS, Is
+from ..sizes import HEAD_DIM, HEADS, KV_HEADS, LAYERS, Is, Size
 from .blocks import ATTN_NORM, EMBEDDING, FINAL_NORM, LAYER, SIZE_KEYS, attention, gated_mlp
 
 _COMMON = {
@@ -33,7 +33,8 @@ COMMAND_R = Arch(
     classes={
         "CohereForCausalLM": HFClass("cohere", _COMMON | {"use_qk_norm": False, "rope_theta": 500000.0}),
     },
-    config=_KEYS,
+    # max_position_embeddings is what it began with
+    config=(*_KEYS, Made("context_length", Size("model_max_length"), when=Is("model_max_length"))),
     rules=(
         EMBEDDING,
         ATTN_NORM,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ...ir import Role
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, FF
+from ..sizes import EMBD, FF, Q, Same
 from ..values import Add
 from .blocks import EMBEDDING, HEAD, HEAD_DIM_KEYS, LAYER, SIZE_KEYS, attention
 
@@ -52,4 +52,5 @@ NEMOTRON = Arch(
         HEAD,
     ),
     fixed={"hidden_act": "relu2", "tie_word_embeddings": False},
+    needs={"head_dim": Same(Q, EMBD)},
 )  # fmt: skip

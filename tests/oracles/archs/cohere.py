@@ -5,7 +5,7 @@ from oracles.proofs import Proof
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 PROOFS = (
-    Proof("command-r", "CohereForCausalLM", _HEADS | {"logit_scale": 0.25}),
+    Proof("command-r", "CohereForCausalLM", _HEADS | {"logit_scale": 0.25, "model_max_length": 512}),
     Proof(
         "command-r",
         "CohereForCausalLM",
