@@ -87,7 +87,7 @@ def _add(figures: dict[str, Figures], weights: Weights, target: Target, paramete
         values, gradient = values.mT, gradient.mT
     sizes = [tensor.shape[-2] for tensor in tensors]
     stacked = (target.n_matrices, -1, values.shape[-1])
-    parts = zip(values.reshape(stacked).split(sizes, 1), gradient.reshape(stacked).split(sizes, 1), strict=True)
+    parts = zip(*(torch.split(x.reshape(stacked), sizes, 1) for x in (values, gradient)), strict=True)
     for tensor, (w, g) in zip(tensors, parts, strict=True):
         power = w.pow(2).mean(2).double()
         mean = (g.pow(2).mean(2).double() * power).sum(1) / power.sum(1).clamp_min(1e-30)
@@ -120,7 +120,8 @@ def _backward_head(
     """The gradient by what leaves the last block, a chunk; and the output matrix's figures."""
     seen: list[torch.Tensor] = []
     generator = torch.Generator().manual_seed(_SEED)
-    gradients, spread, squares = [], 0.0, 0.0
+    gradients, spread = [], 0.0
+    squares = np.zeros(leaving[0].shape[2])
     keep = leaving[0].shape[1]
     with skeleton.head(keep, lambda x: seen.append(x.detach())) as run:
         for hidden in leaving:

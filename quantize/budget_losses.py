@@ -175,4 +175,5 @@ def _squared_error(
     kernel.encode(rows.view(np.uint8), F32, importance if kernel.uses_importance else None, encoded)
     decoded = np.empty_like(rows)
     kernel.decode(encoded, decoded)
-    return np.square(decoded.astype(np.float64) - rows)
+    squares: NDArray[np.float64] = np.square(decoded.astype(np.float64) - rows)
+    return squares

@@ -15,6 +15,7 @@ from .units import Size, in_gb
 
 if TYPE_CHECKING:
     from ..formats.ir import Model
+    from ..quantize.plan import MakeLayout
     from ..quantize.sizes import LevelSize
 
 FORMATS = ("gguf", "ggml", "gptq")
@@ -127,20 +128,20 @@ def find_sizes(
         from ..quantize.sizes_gptq import VARIANTS, parse_variant, size_variants
 
         return size_variants(model, [parse_variant(level) for level in levels] or VARIANTS)
-    importance, origin, layout = None, None, None
+    importance, origin = None, None
+    make_layout: MakeLayout | None = None
     if imatrix is not None:
         from ..formats.imatrix_file import read_imatrix
 
         read = read_imatrix(imatrix)
         importance, origin = read.vectors(), read.provenance(imatrix)
     if container == "ggml":
-        from ..formats.ggml.writer import layout as layout
-        from ..formats.ggml.writer import untied
+        from ..formats.ggml.writer import layout, untied
 
-        model = untied(model)
+        model, make_layout = untied(model), layout
     return size_levels(
         model, levels, book=book, importance=importance, extra_metadata=origin, from_checkpoint=from_checkpoint,
-        make_layout=layout,
+        make_layout=make_layout,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ _UNITS = {
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic in some versions of click only
     """``4.5GiB``, ``500 MB``, or bytes."""
 
     name = "size"
