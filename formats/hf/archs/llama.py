@@ -44,6 +44,15 @@ _LLAMA = HFClass(
     | {"intermediate_size": 11008, "max_position_embeddings": 2048, "num_key_value_heads": None, "pretraining_tp": 1}
     | {"attention_bias": False, "mlp_bias": False},
 )
+# Code that came with checkpoints; transformers 5 reads them as Llama.
+_INTERNLM3 = HFClass(
+    "internlm3",
+    _COMMON
+    | {"vocab_size": 128512, "intermediate_size": 10240, "num_hidden_layers": 48, "num_key_value_heads": 2}
+    | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "head_dim": 128, "pad_token_id": 2}
+    | {"attention_bias": False, "mlp_bias": False},
+    names={"qkv_bias": "attention_bias", "bias": "mlp_bias"},
+)
 _MISTRAL_SIZES = {"intermediate_size": 14336, "max_position_embeddings": 131072, "num_key_value_heads": 8}
 _MISTRAL = HFClass("mistral", _COMMON | _MISTRAL_SIZES | {"sliding_window": 4096})
 _MIXTRAL = HFClass(
@@ -61,6 +70,7 @@ LLAMA = Arch(
     classes={
         "LlamaForCausalLM": _LLAMA,
         "LLaMAForCausalLM": _LLAMA,
+        "InternLM3ForCausalLM": _INTERNLM3,
         "MistralForCausalLM": _MISTRAL,
         # Mistral Small 3: the same arithmetic as llama.cpp's mistral3
         "Mistral3ForConditionalGeneration/mistral": replace(_MISTRAL, text_of="MistralForCausalLM"),

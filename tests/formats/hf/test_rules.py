@@ -150,6 +150,24 @@ def test_files_of_other_converters_come_back(name: str, tmp_path: Path) -> None:
     assert np.array_equal(run_proof(proof, back.eval()), expected)
 
 
+def test_a_class_that_is_llama_by_another_name(tmp_path: Path) -> None:
+    """InternLM3: its config class is in transformers, its model is Llama's."""
+    proof = proof_of("llama")
+    expected = run_proof(proof, save_proof(proof, tmp_path / "hf"))
+    as_llama = read_hf(tmp_path / "hf")
+    path = tmp_path / "hf/config.json"
+    config = json.loads(path.read_text())
+    config |= {"qkv_bias": config.pop("attention_bias"), "bias": config.pop("mlp_bias"), "model_type": "internlm3"}
+    path.write_text(json.dumps(config | {"architectures": ["InternLM3ForCausalLM"]}))
+    model = read_hf(tmp_path / "hf")
+    assert same(model, as_llama)
+    write_hf(model, tmp_path / "back")
+    assert json.loads((tmp_path / "back/config.json").read_text())["qkv_bias"] is True
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    assert back.config.model_type == "internlm3"
+    assert np.array_equal(run_proof(proof, back.eval()), expected)
+
+
 @pytest.mark.parametrize("root", ["model.language_model.", "language_model.model."])
 def test_a_text_model_inside_a_wrapper(root: str, gemma3: Path, tmp_path: Path) -> None:
     config = json.loads((gemma3 / "config.json").read_text())
