@@ -66,13 +66,25 @@ def read_unigram(files: TokenizerFiles, proto: Any, *, checked: bool) -> Vocabul
 
 
 def read_unigram_proto(files: TokenizerFiles, proto: Any) -> Vocabulary:
-    """A .model without tokenizer.json: numbered as transformers' class for it numbers its pieces."""
+    """A .model without tokenizer.json: numbered as transformers' class for it numbers its pieces.
+
+    Raises:
+        TokenizerError: a class that numbers them in a way of its own (CamemBERT, Pegasus, ...).
+    """
+    assert files.sentencepiece is not None
     pieces = [(piece.piece, TokenType(piece.type), piece.score) for piece in proto.pieces]
-    fairseq = files.sentencepiece is not None and files.sentencepiece.name == "sentencepiece.bpe.model"
+    fairseq = files.sentencepiece.name == "sentencepiece.bpe.model"
+    name = str(files.config.get("tokenizer_class") or ("XLMRobertaTokenizer" if fairseq else "T5Tokenizer"))
+    if not name.startswith("XLMRoberta" if fairseq else ("T5", "MT5", "Llama", "PreTrained")):
+        raise TokenizerError(
+            f"how {name} numbers its pieces is in its code",
+            path=files.sentencepiece,
+            hint="save it with its tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+        )
     if fairseq:
         rest = [*pieces[3:], ("<mask>", TokenType.CONTROL, 0.0)]
         pieces = [(text, TokenType.UNKNOWN if text == "<unk>" else TokenType.CONTROL, 0.0) for text in _FAIRSEQ] + rest
-    elif str(files.config.get("tokenizer_class")).startswith(("T5", "MT5")):
+    elif name.startswith(("T5", "MT5")) and "tokenizer_class" in files.config:
         n = int(files.config.get("extra_ids", _EXTRA_IDS))
         known = {text for text, _, _ in pieces}
         extra = [f"<extra_id_{i}>" for i in reversed(range(n))]

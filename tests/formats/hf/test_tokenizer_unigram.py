@@ -214,6 +214,15 @@ def test_spaces_kept(prefix: bool, tmp_path: Path) -> None:
     assert [text for text, a, b in zip(strings, ours, theirs, strict=True) if a != b] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), [("CamembertTokenizer", "sentencepiece.bpe.model"), ("PegasusTokenizer", "spiece.model")]
+)
+def test_a_class_that_numbers_pieces_its_own_way(name: str, file: str, tmp_path: Path) -> None:
+    files = {file: train_unigram(), "tokenizer_config.json": {"tokenizer_class": name}}
+    with pytest.raises(TokenizerError, match=f"how {name} numbers its pieces is in its code"):
+        _read(write_folder(tmp_path, files), 900)
+
+
 @pytest.mark.parametrize("content", ["▁", " "])
 @pytest.mark.parametrize("strips", [True, False])
 def test_other_published_forms(content: str, strips: bool, tmp_path: Path) -> None:
