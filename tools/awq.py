@@ -54,7 +54,7 @@ def _method(model: Path, settings: Settings) -> Method:
 
     return Method(
         settings={"bits": 4, **vars(settings)},
-        check=lambda module, prefix, linear: check_linear(module, prefix, linear, settings),
+        check=lambda module, linear: check_linear(module, linear, settings),
         visitor=lambda runner: Quantizer(runner, settings, dtype_of),
         quantization_config={
             "quant_method": "awq", "bits": 4, "group_size": settings.group_size, "zero_point": True,

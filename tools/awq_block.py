@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -109,9 +110,14 @@ class Quantizer:
     def replace(self, layer: int, module: torch.nn.Module, stage: Stage) -> None:
         exponents: dict[Linear, float] = {}
         if self.settings.scales:
-            for place in self._places(layer, module, stage):
-                exponent = self._spread(module, place)
-                exponents.update((linear, exponent) for linear, _ in place.into)
+            for fold, places in groupby(self._places(layer, module, stage), lambda place: place.fold):
+                seen = [place for place in places if not self.samples.keys().isdisjoint(place.groups)]
+                if seen and self._holds(module, seen):
+                    for place in seen:
+                        exponents.update(dict.fromkeys((linear for linear, _ in place.into), self._spread(place)))
+                elif seen:
+                    into = ", ".join(dict.fromkeys(linear.role.value for linear, _ in seen[0].into))
+                    self.remarks.append(f"{fold.source.value} cannot take the scales of {into}: left unscaled")
         for group in stage:
             product = self._product(group)
             sample = self.samples.pop(group, None)
@@ -150,12 +156,14 @@ class Quantizer:
         weights = self.runner.weights
         prefix = f"{weights.layers_at}.{layer}."
         parameters = dict(module.named_parameters())
-        vectors: dict[tuple[Role, str], tuple[str, torch.Tensor | None, float]] = {}
+        by_tensor = {target.names: name for name, target in weights.targets(layer, module).items()}
+        floats: dict[tuple[Role, str], tuple[str, torch.Tensor | None, float]] = {}
         for slot in weights.arch.slots(weights.config):
             if slot.layer == layer and len(slot.sources) == 1 and len(slot.rule.roles) == 1:
                 name = slot.sources[0]
+                own = by_tensor.get(slot.targets, name.removeprefix(prefix))
                 offset = sum(op.number for op in slot.rule.ops if isinstance(op, Add))
-                vectors[slot.rule.roles[0], slot.part] = (name, parameters.get(name.removeprefix(prefix)), offset)
+                floats[slot.rule.roles[0], slot.part] = (name, parameters.get(own), offset)
         linears: dict[Role, list[tuple[Linear, Group]]] = {}
         for group in stage:
             for linear in group.linears:
@@ -164,11 +172,11 @@ class Quantizer:
             into = [pair for role in fold.into for pair in linears.get(role, ())]
             if fold.source in linears:
                 yield from self._from_linears(fold, linears[fold.source], into)
-            elif into and (fold.source, "weight") in vectors:
-                name, norm, offset = vectors[fold.source, "weight"]
-                _, bias, _ = vectors.get((fold.source, "bias"), ("", None, 0.0))
+            elif into and (fold.source, "weight") in floats:
+                name, norm, offset = floats[fold.source, "weight"]
+                _, bias, _ = floats.get((fold.source, "bias"), ("", None, 0.0))
                 readers = [
-                    vectors[role, "weight"] for role in fold.into if role in ROUTERS and (role, "weight") in vectors
+                    floats[role, "weight"] for role in fold.into if role in ROUTERS and (role, "weight") in floats
                 ]
                 routers = tuple((router, weight) for router, weight, _ in readers if weight is not None)
                 if norm is not None and norm.dim() == 1 and len(routers) == len(readers):
@@ -191,15 +199,9 @@ class Quantizer:
                 shared = (rows // dim, heads, dim)
             yield Place(fold, source.name, source.weight, source.bias, 0.0, mine, (), shared)
 
-    def _spread(self, module: torch.nn.Module, place: Place) -> float:
+    def _spread(self, place: Place) -> float:
         """Find and apply a place's scales; gives their exponent."""
         samples = {group: self.samples[group] for group in place.groups if group in self.samples}
-        if not samples:
-            return 0.0
-        if not self._holds(module, place):
-            what = ", ".join(dict.fromkeys(linear.role.value for linear, _ in place.into))
-            self.remarks.append(f"{place.fold.source.value} cannot take the scales of {what}: left unscaled")
-            return 0.0
         count = sum(sample.count for sample in samples.values())
         magnitude = torch.stack([sample.magnitude for sample in samples.values()]).sum(0) / count
         products = {group: product for group in samples if (product := self._product(group)) is not None}
@@ -237,21 +239,20 @@ class Quantizer:
         other = torch.where(whole == 0, own, 1.0) if linear else torch.ones_like(own)  # no bias needs no care
         return place.spread(torch.where(fine, exact, other))
 
-    def _holds(self, module: torch.nn.Module, place: Place) -> bool:
-        """Whether scales at this place leave the block's output as it is: tried with powers of two on one chunk."""
+    def _holds(self, module: torch.nn.Module, places: list[Place]) -> bool:
+        """Whether scales at these places leave the block's output as it is: tried with powers of two on one chunk."""
         runner = self.runner
-        batch = runner.batches[0][:1]
-        hidden, inputs = runner.hidden.get(batch), runner.inputs_for(1)
+        hidden, inputs = runner.hidden.get(runner.batches[0][:1]), runner.inputs_for(1)
         before = runner.skeleton.run_block(module, hidden, inputs)
-        width = place.groups[0].width
-        powers = torch.tensor([0.5, 1.0, 2.0]).repeat(-(-width // 3))[:width]
-        powers = place.even(powers).log2().round().exp2()
-        norm = place.source.clone() if place.source.dim() == 1 else None
-        place.apply(powers)
+        norms = [(place, place.source.clone()) for place in places if place.source.dim() == 1]
+        tried = [(place, place.spread(_powers(len(place.source)))) for place in places]
+        for place, powers in tried:
+            place.apply(powers)
         after = runner.skeleton.run_block(module, hidden, inputs)
-        place.apply(1 / powers)
-        if norm is not None:
-            place.source.copy_(norm)  # (1 + w) / 2 - 1 does not come back to the bit
+        for place, powers in tried:
+            place.apply(1 / powers)
+        for place, weight in norms:
+            place.source.copy_(weight)  # (1 + w) / 2 - 1 does not come back to the bit
         return float((after - before).norm()) <= _EXACT * float(before.norm())
 
     def _store(self, place: Place) -> None:
@@ -268,6 +269,11 @@ class Quantizer:
         """A packed linear's clients hold its bias as halves; what BF16 holds, they hold too."""
         dtype = self.dtype_of(f"{place.name}.bias")
         return "F16" if dtype == "F32" and place.source.dim() > 1 else dtype
+
+
+def _powers(n: int) -> torch.Tensor:
+    """1/2, 1, 2, 1/2, 1, 2..."""
+    return torch.tensor([0.5, 1.0, 2.0]).repeat(-(-n // 3))[:n]
 
 
 def _array(values: torch.Tensor, dtype: str) -> NDArray[Any]:
@@ -288,7 +294,7 @@ def _rows_to_keep(runner: Runner) -> int:
     return max(256, min(_SAMPLE, _SAMPLE_BYTES // (4 * max(1, width))))
 
 
-def check_linear(module: torch.nn.Module, prefix: str, linear: Linear, settings: Settings) -> None:
+def check_linear(module: torch.nn.Module, linear: Linear, settings: Settings) -> None:
     """Whether a linear can be written.
 
     Raises:
@@ -296,7 +302,7 @@ def check_linear(module: torch.nn.Module, prefix: str, linear: Linear, settings:
     """
     settings.check_shape(linear.name, *linear.weight.shape)
     if linear.expert is None:
-        owner = module.get_submodule(linear.name.removeprefix(prefix))
+        owner = next(one for one in module.modules() if getattr(one, "weight", None) is linear.weight)
         if not isinstance(owner, torch.nn.Linear):
             problem = f"is a {type(owner).__name__}, and AWQ's clients replace nn.Linear only"
             raise PlanError(problem, where=linear.name, hint="quantize to GGUF instead")

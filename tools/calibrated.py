@@ -67,7 +67,7 @@ class Method:
 
     Args:
         settings: everything that decides the result; keys of the summary too.
-        check: raises if a linear of the block (its module and the prefix of its names given) cannot be written.
+        check: raises if a linear of the block, a module, cannot be written.
         visitor: for the runner's next block.
         quantization_config: for config.json.
         beside: the second file that holds it.
@@ -76,7 +76,7 @@ class Method:
     """
 
     settings: Mapping[str, Any]
-    check: Callable[[torch.nn.Module, str, Linear], None]
+    check: Callable[[torch.nn.Module, Linear], None]
     visitor: Callable[[Runner], Any]
     quantization_config: Mapping[str, Any]
     beside: str
@@ -176,17 +176,21 @@ def _walk(runner: Runner, state: Any, method: Method, options: Mapping[str, Any]
 
 def _check_all(runner: Runner, method: Method) -> None:
     """Before any weight is read: can every linear be written so?"""
+    from ..formats.hf.weights import read_weights
     from ..imatrix.layerwise import block_linears
 
+    path = runner.weights.model.path
+    names = read_weights(path)
     found = 0
     for layer, module in enumerate(runner.skeleton.layers):
-        prefix = f"{runner.weights.layers_at}.{layer}."
         for experts in block_linears(runner.weights, layer, module).values():
             for linear in (one for expert in experts for one in expert):
-                method.check(module, prefix, linear)
+                method.check(module, linear)
+                if f"{linear.name}.weight" not in names:
+                    raise PlanError("the checkpoint has it under another name", path=path, where=linear.name)
                 found += 1
     if not found:
-        raise PlanError("no linear layers found", path=runner.weights.model.path)
+        raise PlanError("no linear layers found", path=path)
 
 
 def mean_errors(report: list[dict[str, Any]]) -> str:
