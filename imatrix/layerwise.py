@@ -219,7 +219,6 @@ def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict
     Raises:
         UnmatchedTensor: the checkpoint has no names of its own for the experts.
     """
-    prefix = f"{weights.layers_at}.{layer}."
     per_layer = [rule for rule in weights.arch.rules if rule.per_layer]
     rule_of = {name: rule for rule in per_layer for name in rule.targets(layer, "weight")}
     parameters = dict(module.named_parameters())
@@ -230,15 +229,15 @@ def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict
         if any(rule.roles[0] in _LEFT_ALONE or rule.roles[0].value.startswith("ssm") for rule in rules):
             continue
         if target.n_matrices == 1:
-            stem = name.removesuffix(".weight")
-            bias = parameters.get(f"{stem}.bias")
-            found[name] = [(Linear(prefix + stem, rules[0].roles[0], parameter, bias),)]
+            (source,) = rules[0].sources(layer, "weight", weights.config)
+            bias = parameters.get(f"{name.removesuffix('.weight')}.bias")
+            found[name] = [(Linear(source.removesuffix(".weight"), rules[0].roles[0], parameter, bias),)]
             continue
         halves = parameter.chunk(len(rules), dim=1)
         names = [rule.sources(layer, "weight", weights.config) for rule in rules]
         if any(len(each) != target.n_matrices for each in names):
             problem = "the checkpoint keeps all experts in one tensor"
-            raise UnmatchedTensor(problem, path=weights.model.path, where=prefix + name)
+            raise UnmatchedTensor(problem, path=weights.model.path, where=names[0][0])
         found[name] = [
             tuple(
                 Linear(each[expert].removesuffix(".weight"), rule.roles[0], half[expert], None, expert)

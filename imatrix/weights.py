@@ -105,7 +105,7 @@ class Weights:
         for slot in self._slots:
             if slot.layer == layer and not set(slot.rule.roles) & _STACKED:
                 for name, tensor in self._of_slot(slot):
-                    short = name.removeprefix(prefix)
+                    short = _renamed(name.removeprefix(prefix))
                     if short in wanted:
                         yield short, self._checked(tensor, wanted.pop(short))
         for name in [n for n in wanted if n.rpartition(".")[2] in _EXPERT_STACKS]:
@@ -147,7 +147,7 @@ class Weights:
         found = {}
         prefix = f"{self.layers_at}.{layer}."
         by_name = {
-            slot.sources[0].removeprefix(prefix): slot.targets
+            _renamed(slot.sources[0].removeprefix(prefix)): slot.targets
             for slot in self._slots
             if slot.layer == layer and slot.part == "weight" and len(slot.sources) == 1 and len(slot.shape) > 1
         }
@@ -179,6 +179,12 @@ class Weights:
         bos = tokenizer.special.get("bos")
         starts = encoder.encode("a").ids[:1] == [bos]
         return TextTokenizer(encoder, bos if starts else None, self.embedding.shape[0])
+
+
+def _renamed(name: str) -> str:
+    """A checkpoint's name under transformers 5's module names (its conversion_mapping.py, for Mixtral and kin)."""
+    head, _, rest = name.partition("block_sparse_moe.")
+    return f"{head}mlp.{rest}" if rest else name
 
 
 def floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:

@@ -57,19 +57,13 @@ class Settings:
 
     def check_shape(self, name: str, n_out: int, n_in: int) -> None:
         """Raises PlanError if a weight [n_out, n_in] cannot be written so."""
-        if self.group_size != -1 and n_in % self.group_size:
-            problem = f"groups of {self.group_size} do not divide its {n_in} inputs"
-            raise PlanError(problem, where=name, hint=f"--group-size {_dividing(n_in)}, or -1 for one group")
         for count, what in ((n_in, "inputs"), (n_out, "outputs")):
             if count * self.bits % 32:
                 raise PlanError(f"{count} {what} of {self.bits} bits do not fill words of 32 bits", where=name)
 
     def groups(self, n_in: int) -> int:
-        return 1 if self.group_size == -1 else n_in // self.group_size
-
-
-def _dividing(n_in: int) -> int:
-    return next((size for size in (128, 64, 32, 16) if n_in % size == 0), 8)
+        """How many groups; the last is smaller where the size does not divide the width."""
+        return 1 if self.group_size == -1 else -(-n_in // self.group_size)
 
 
 @dataclass(frozen=True)
@@ -95,11 +89,14 @@ class Quantized:
     damp: float = 0.0
 
     def weight(self) -> NDArray[np.float32]:
-        """float32 [N, K]: what a reader of the checkpoint computes."""
-        codes = self.codes.astype(np.float32)
-        codes -= self.zeros.astype(np.float32)[self.g_idx]
-        codes *= self.scales.astype(np.float32)[self.g_idx]
-        return np.ascontiguousarray(codes.T)
+        """float32 [N, K]: what the clients compute with, products rounded to half precision (exact before that)."""
+        out = np.empty(self.codes.shape, np.float16)
+        zeros, scales = self.zeros.astype(np.float32), self.scales.astype(np.float32)
+        for start in range(0, len(out), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            group = self.g_idx[part]
+            out[part] = (self.codes[part] - zeros[group]) * scales[group]
+        return np.ascontiguousarray(out.T, np.float32)
 
 
 class Hessian:
@@ -156,15 +153,16 @@ def factorize(hessian: Hessian, settings: Settings, name: str = "") -> Factor:
     damp = settings.damp
     for _ in range(_DAMPING_STEPS):
         # reversed, so that one Cholesky and one triangular inverse give the inverse's own upper factor
-        back = order.flip(0)
-        matrix = hessian.sum[back][:, back].double()
+        matrix = _reordered(hessian.sum, order.flip(0))
         matrix.diagonal().add_(damp * mean)
         matrix.diagonal()[dead.flip(0)] = mean  # nothing is known of it: rounded to nearest, its error goes nowhere
         lower, failed = torch.linalg.cholesky_ex(matrix)
         del matrix
         if not failed:
-            upper = torch.linalg.solve_triangular(lower, torch.eye(len(order), dtype=torch.float64), upper=False)
-            factor = upper.flip(0, 1).float().contiguous()
+            inverse = torch.eye(len(order), dtype=torch.float64)
+            torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+            del lower
+            factor = inverse.float().flip(0, 1).contiguous()
             if torch.isfinite(factor.sum()):
                 return Factor(factor, order, hessian, damp, int(dead.sum()))
         damp = max(damp * 10, 1e-4)
@@ -173,16 +171,29 @@ def factorize(hessian: Hessian, settings: Settings, name: str = "") -> Factor:
     )
 
 
+def _reordered(matrix: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """float64, rows and columns in that order; a piece at a time, for it may be gigabytes."""
+    import torch
+
+    out = torch.empty(matrix.shape, dtype=torch.float64)
+    for start in range(0, len(order), _BLOCK):
+        out[start : start + _BLOCK] = matrix[order[start : start + _BLOCK]][:, order]
+    return out
+
+
 def _order(diagonal: torch.Tensor, settings: Settings) -> torch.Tensor:
     """Inputs with large activations first: what is rounded early can be made good by the most others."""
     import torch
 
     if settings.desc_act or settings.static_groups or settings.group_size == -1:
         return torch.argsort(diagonal, descending=True, stable=True)
-    groups = diagonal.reshape(-1, settings.group_size)
+    whole = len(diagonal) // settings.group_size * settings.group_size
+    groups = diagonal[:whole].reshape(-1, settings.group_size)
     inside = torch.argsort(groups, dim=1, descending=True, stable=True)
-    rank = torch.argsort(groups.max(1).values, descending=True, stable=True)
-    return (inside + torch.arange(len(groups))[:, None] * settings.group_size)[rank].reshape(-1)
+    rank = torch.argsort(groups.max(1).values, descending=True, stable=True) if whole else torch.arange(0)
+    order = (inside + torch.arange(len(groups))[:, None] * settings.group_size)[rank].reshape(-1)
+    rest = whole + torch.argsort(diagonal[whole:], descending=True, stable=True)
+    return torch.cat([order, rest])
 
 
 def quantize(weight: torch.Tensor, factor: Factor, settings: Settings, threads: int = 1, name: str = "") -> Quantized:
@@ -244,9 +255,7 @@ def quantize(weight: torch.Tensor, factor: Factor, settings: Settings, threads: 
                 W[stop:].addmm_(upper[start:stop, stop:].T, W[start:stop], alpha=-1)
     unordered = np.empty_like(codes)
     unordered[order.numpy()] = codes
-    scales = params[0].astype(np.float16)
-    if not np.isfinite(scales).all():
-        raise QuantmillError("a weight is too large for scales in half precision", where=name)
+    scales = _half(params[0], name)
     per = max(1, factor.hessian.tokens) * n_out
     own = _outputs_square(weight, factor.hessian)
     return Quantized(
@@ -295,4 +304,13 @@ def round_to_nearest(weight: torch.Tensor, settings: Settings, name: str = "") -
         scale, zero = params[:, group]
         codes[part] = np.clip(np.rint(w[part] / scale) + zero, 0, (1 << settings.bits) - 1)
     g_idx = (np.arange(n_in) // size).astype(np.int32)
-    return Quantized(codes, params[1].astype(np.uint8), params[0].astype(np.float16), g_idx)
+    return Quantized(codes, params[1].astype(np.uint8), _half(params[0], name), g_idx)
+
+
+def _half(scales: NDArray[np.float32], name: str) -> NDArray[np.float16]:
+    """They were rounded to half precision already, if it has them."""
+    with np.errstate(over="ignore"):
+        half = scales.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise QuantmillError("a weight is too large for scales in half precision", where=name)
+    return half

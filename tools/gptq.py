@@ -99,10 +99,13 @@ def _run(model: Path, output: Path, folder: Path, settings: Settings, options: M
     corpus = open_text(weights, options["text"], n_ctx, options)
     work = state_folder(output)
     runner = start_run(weights, corpus, work, options)
-    _check_all(runner, settings)
+    short = _check_all(runner, settings)
     state = LayerState(work, identity(runner, model, {**vars(settings), "format": options["checkpoint_format"]}))
     resumed = state.resume(runner)
     say = _say(options["quiet"])
+    if short:
+        widths = ", ".join(short)
+        say(f"the last group of {widths} inputs is smaller than {settings.group_size}; not all programs run that")
     if resumed:
         say(f"taken up at layer {runner.layer + 1}")
     runner.embed(keep=not resumed)
@@ -136,18 +139,24 @@ def _run(model: Path, output: Path, folder: Path, settings: Settings, options: M
     }
 
 
-def _check_all(runner: Runner, settings: Settings) -> None:
-    """Before any weight is read: can every linear be written so?"""
+def _check_all(runner: Runner, settings: Settings) -> list[str]:
+    """Before any weight is read: can every linear be written so? Gives the widths no multiple of the group size."""
+    from ..formats.hf.weights import read_weights
     from ..imatrix.layerwise import block_linears
 
-    found = 0
+    path = runner.weights.model.path
+    names = read_weights(path)
+    found: set[int] = set()
     for layer, module in enumerate(runner.skeleton.layers):
         for experts in block_linears(runner.weights, layer, module).values():
             for linear in (one for expert in experts for one in expert):
                 settings.check_shape(linear.name, *linear.weight.shape)
-                found += 1
+                if f"{linear.name}.weight" not in names:
+                    raise PlanError("the checkpoint has it under another name", path=path, where=linear.name)
+                found.add(linear.weight.shape[1])
     if not found:
-        raise PlanError("no linear layers found", path=runner.weights.model.path)
+        raise PlanError("no linear layers found", path=path)
+    return [str(width) for width in sorted(found) if settings.group_size > 0 and width % settings.group_size]
 
 
 class _Quantizer:

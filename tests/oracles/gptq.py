@@ -14,12 +14,15 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oracles.make_gptq_client import python_of_client
+
+if TYPE_CHECKING:
+    import torch
 
 # Run with `-c`: as a file it would find this folder's modules beside it. The libraries print, so answers are marked.
 _CHILD = """
@@ -127,3 +130,33 @@ class Client:
                 result: NDArray[np.float32] = np.load(out)
                 return result
         raise ClientError(Path(self._log.name).read_text()[-2000:])
+
+
+def decoded(folder: Path) -> dict[str, torch.Tensor]:
+    """The linears of a GPTQ folder as weights, by the layout's definition and rounded to half as GPTQModel has them.
+
+    Written for this test, bit by bit: it shares no code with the package.
+    """
+    import torch
+    from safetensors.numpy import load_file
+
+    config = json.loads((folder / "quantize_config.json").read_text())
+    bits, less_one = config["bits"], config["checkpoint_format"] == "gptq"
+    stored = {name: array for path in folder.glob("*.safetensors") for name, array in load_file(path).items()}
+    found = {}
+    for name in stored:
+        if name.endswith(".qweight"):
+            module = name.removesuffix(".qweight")
+            codes = _stream(stored[name].T, bits).T.astype(np.float32)
+            zeros = _stream(stored[f"{module}.qzeros"], bits).astype(np.float32) + less_one
+            scales, group = stored[f"{module}.scales"].astype(np.float32), stored[f"{module}.g_idx"]
+            weight = (codes - zeros[group]) * scales[group]
+            found[f"{module}.weight"] = torch.from_numpy(np.ascontiguousarray(weight.T.astype(np.float16), np.float32))
+    return found
+
+
+def _stream(words: NDArray[np.int32], bits: int) -> NDArray[np.int64]:
+    """Codes of rows of words: each row one stream of bits, the lowest first."""
+    raw = np.ascontiguousarray(words, "<i4").view(np.uint8)
+    stream = np.unpackbits(raw, axis=1, bitorder="little").reshape(len(words), -1, bits)
+    return stream.astype(np.int64) @ (1 << np.arange(bits))
