@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from ..quantize.budget_plan import Budgeted
     from ..quantize.plan import Importance, Plan
 
-_CHUNKS, _CTX = 4, 256  # of text for the sensitivities: a thousand tokens give what ten thousand do
+_CTX = 256  # tokens in a chunk of the text for the sensitivities
+_CHUNKS = (4, 16)  # so many for large models and for small ones: some minutes on a CPU at most up to 8 billion weights
+_CHUNKS_OF_WEIGHTS = 16 * 10**9
 _CANNOT_RUN = (UnknownArchitecture, TokenizerError, UnmatchedTensor, ImportError)
 
 
@@ -104,7 +106,9 @@ def _sensitivity(model: Model, options: Mapping[str, Any], quiet: bool) -> dict[
         from .running import Ticker, open_text
 
         weights = Weights(as_float(model))
-        corpus = open_text(weights, options["sensitivity_text"], _CTX, {"chunks": _CHUNKS})
+        n_weights = sum(tensor.n_weights for tensor in model.tensors)
+        chunks = min(_CHUNKS[1], max(_CHUNKS[0], _CHUNKS_OF_WEIGHTS // n_weights))
+        corpus = open_text(weights, options["sensitivity_text"], _CTX, {"chunks": chunks})
         ticker = Ticker(quiet)
         figures = measure(weights, corpus, progress=ticker)
         ticker.end()

@@ -63,7 +63,8 @@ _BUDGET_OPTIONS = (
     click.option("--target-bpw", type=float, metavar="BITS", help="The same, in bits per weight over all tensors."),
     click.option(
         "--sensitivity-text", type=click.Path(path_type=Path), metavar="FILE",
-        help="Text to measure each tensor's sensitivity on.  [default: one that ships with the package]",
+        help="Text to measure each tensor's sensitivity on, best of the kind the model is for; its first few thousand "
+        "tokens are used.  [default: one that ships with the package]",
     ),
     click.option("--typical-sensitivity", is_flag=True, help="Do not run the model: assume usual sensitivities."),
 )  # fmt: skip
