@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 # The linear layers of a block, not its router.
-_LAYER = re.compile(r"\.(layers|h)\..*(_proj|_attn|_fc|\.w[123])\.weight$")
+_LAYER = re.compile(r"\.(layers|h)\..*(_proj|_with_mqa|_attn|_fc|\.w[123])\.weight$")
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 
 

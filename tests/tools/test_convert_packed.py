@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from oracles import packed
+from oracles.archs.deepseek import PROOFS as DEEPSEEK
 from oracles.llama import Llama
+from oracles.proofs import save_proof
 from oracles.tiny import save_tiny_llama
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.load import read_hf
@@ -261,4 +263,18 @@ def test_other_architectures(make: Callable[..., Path], packs: int, tmp_path: Pa
     assert f": {packs} weights read exactly as Q4_0" in result.err
     assert {t.qtype.name for t in read_gguf(out) if ".ffn_up" in t.name and t.name.endswith("weight")} == {"Q4_0"}
     assert cli("convert", tmp_path / "m", out, "--outtype", "f32", "--force").code == 0
+    assert cosine(llama_cpp_logits(out), transformers_logits(source, meant)) > 0.99999
+
+
+@pytest.mark.slow
+def test_deepseek_in_fp8(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """As DeepSeek publishes its models: blocks of FP8 that decode, are stacked by expert, taken apart and turned."""
+    source = tmp_path / "dense"
+    save_proof(next(proof for proof in DEEPSEEK if proof.model == "DeepseekV3ForCausalLM"), source)
+    quantization, pack = fp8()
+    meant = packed.save_packed(source, tmp_path / "m", quantization, pack)
+    out = tmp_path / "out.gguf"
+    result = cli("convert", tmp_path / "m", out, "--outtype", "f32")
+    assert result.code == 0, result
+    assert "fp8: 72 weights read decoded" in result.err
     assert cosine(llama_cpp_logits(out), transformers_logits(source, meant)) > 0.99999
