@@ -13,7 +13,7 @@ from ..errors import FormatError
 from ..ir import Metadata, Role, Tensor
 from . import rope
 from .rows import Rope, full_key
-from .sizes import EMBD, HEADS, Config, Is, Size, Words
+from .sizes import EMBD, HEADS, Config, Exceptions, Is, Size, Words
 
 if TYPE_CHECKING:
     from .rules import Arch, HFClass
@@ -128,7 +128,7 @@ def with_defaults(config: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
     return out
 
 
-def implied(arch: Arch, config: Config) -> dict[str, Size | Words]:
+def implied(arch: Arch, config: Config) -> dict[str, Size | Words | Exceptions]:
     """What is inferred when a config leaves it out."""
     has_heads = isinstance(config.get("num_attention_heads"), int) and config["num_attention_heads"] > 0
     return {**(_IMPLIED if has_heads else {}), **arch.implied}

@@ -19,9 +19,10 @@ from ..errors import FormatError
 from ..gguf.names import tensor_name
 from ..ir import Bytes, Role, Tensor
 from ..qtypes import F32
+from .sizes import at_layer
 
 DEFAULT_THETA = 10000.0  # transformers' default_theta
-KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
+KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
 
 # llama.cpp (2026-10) computes the attention factor from the scaling factor whatever yarn_attn_factor says: a checkpoint
 # whose own differs from 0.1 ln(factor) + 1 runs otherwise there. The key is written as its converter does.
@@ -140,9 +141,19 @@ def made_tensors(config: Mapping[str, Any]) -> Iterator[Tensor]:
     rope = rope.get("full_attention", rope)
     if rope.get("rope_type") == "llama3":
         yield _vector(Role.ROPE_FREQS, llama3_factors(rope, dimensions(rope, config["head_dim"])))
+    if rope.get("rope_type") == "proportional":
+        layer = config["layer_types"].index("full_attention")
+        head_dim = at_layer(config, layer, len(config["layer_types"]))["head_dim"]
+        yield _vector(Role.ROPE_FREQS, proportional_factors(rope, head_dim))
     if rope.get("rope_type") == "longrope":
         for role, key in _LONGROPE.items():
             yield _vector(role, np.array(rope[key], np.float32))
+
+
+def proportional_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.float32]:
+    """One for the pairs that turn, the first ones; a number that stops all others."""
+    turning = dimensions(rope, head_dim) // 2
+    return np.where(np.arange(head_dim // 2) < turning, 1, 1e30).astype(np.float32)
 
 
 _LONGROPE = {Role.ROPE_FACTORS_LONG: "long_factor", Role.ROPE_FACTORS_SHORT: "short_factor"}

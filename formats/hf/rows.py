@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from . import rope
-from .sizes import ALWAYS, Condition, Config, Size
+from .sizes import ALWAYS, Condition, Config, Size, at_layer
 
 
 class Getter(Protocol):
@@ -170,6 +170,42 @@ class Flags:
         if not isinstance(flags, list):
             return {} if flags is None or not self.every else {self.every: flags}
         return {self.hf: [self.true if flag else self.false for flag in flags]}
+
+
+@dataclass(frozen=True)
+class Alternating:
+    """A config key that full-attention layers have another value of (``per_layer_config``).
+
+    Args:
+        gguf: where the value of those layers goes.
+        swa: where that of the others goes; empty if one array holds both.
+        full: the old config key of the value that full-attention layers have.
+    """
+
+    hf: str
+    gguf: str
+    swa: str
+    full: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        kinds = config["layer_types"]
+        each = [at_layer(config, layer, len(kinds))[self.hf] for layer in range(len(kinds))]
+        of_kind = dict(zip(kinds, each, strict=True))
+        if not self.swa:
+            yield self.gguf, each
+            return
+        for suffix, kind in ((self.gguf, "full_attention"), (self.swa, "sliding_attention")):
+            if kind in of_kind:
+                yield suffix, of_kind[kind]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        full, sliding = get(self.gguf, each=True), get(self.swa) if self.swa else None
+        flags = get("attention.sliding_window_pattern", each=True)
+        if isinstance(full, list) and isinstance(flags, list) and len(flags) == len(full):
+            of_kind = dict(zip(flags, full, strict=True))
+            full, sliding = of_kind.get(False), of_kind.get(True)
+        found = {self.hf: sliding, self.full: full}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,11 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
     factors = next((tensor for tensor in model.tensors if tensor.role is Role.ROPE_FREQS), None)
     if factors is not None and config["rope_parameters"].get("rope_type") == "default":
         config["rope_parameters"] = _llama3(factors, config["rope_parameters"]["rope_theta"], model.path)
+    if factors is not None and "full_attention" in config["rope_parameters"]:
+        full = config["rope_parameters"]["full_attention"]
+        turning = np.count_nonzero(factors.rows(0, 1).view("<f4") == 1)
+        if full["rope_type"] == "default":
+            full |= {"rope_type": "proportional", "partial_rotary_factor": turning / factors.width}
     written = for_class(config, recorded, arch, cls)
     return with_defaults(config, arch, cls), {"architectures": [name], "model_type": cls.model_type, **written}
 

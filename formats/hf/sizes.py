@@ -86,6 +86,23 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Exceptions:
+    """``per_layer_config``: what layers of one kind have instead.
+
+    Args:
+        kind: their word in ``layer_types``.
+        keys: config keys -> those that hold the value of these layers.
+    """
+
+    kind: str
+    keys: Mapping[str, str]
+
+    def __call__(self, config: Config) -> dict[str, dict[str, Any]]:
+        other = {key: config[held] for key, held in self.keys.items() if config.get(held) is not None}
+        return {str(layer): other for layer, word in enumerate(config["layer_types"]) if word == self.kind}
+
+
+@dataclass(frozen=True)
 class Condition:
     """Something that is true of a config, or of a layer. ``~a`` is its contrary; ``a & b`` both, ``a | b`` either."""
 
@@ -195,7 +212,8 @@ _LAYER, _WHOLE = "layer", "whole config"
 
 
 def at_layer(config: Config, layer: int | None, n_layers: int) -> Config:
-    """The config as a layer sees it: lists with one entry a layer are that entry; ``layer`` is its number."""
+    """The config as a layer sees it: lists with one entry a layer are that entry, ``per_layer_config``'s exceptions are
+    in their place; ``layer`` is its number."""
     if layer is None:
         return config
     return _AtLayer(config, layer, n_layers)
@@ -207,7 +225,8 @@ class _AtLayer(Mapping[str, Any]):
 
     @cached_property
     def _own(self) -> dict[str, Any]:
-        return {_LAYER: self.layer, _WHOLE: self.config}
+        exceptions = (self.config.get("per_layer_config") or {}).get(str(self.layer), {})
+        return {**exceptions, _LAYER: self.layer, _WHOLE: self.config}
 
     def __getitem__(self, key: str) -> Any:
         if key in self._own:

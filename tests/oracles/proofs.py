@@ -38,6 +38,7 @@ class Proof:
         case: where an architecture has several proofs, what this one is about.
         spread: standard deviation of the random weights. Norms are 1 +- 0.2, biases 0 +- 0.2.
         embeds: the model has no logits: its last hidden states are compared.
+        encodes: an encoder reads the tokens, a decoder the same from last to first.
         nulls: keys that are passed as None.
     """
 
@@ -47,6 +48,7 @@ class Proof:
     case: str = ""
     spread: float = 0.05
     embeds: bool = False
+    encodes: bool = False
     nulls: tuple[str, ...] = ()
 
     @property
@@ -77,15 +79,17 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
     torch.manual_seed(17)
     model = cls(cls.config_class(**settings))
     generator = torch.Generator().manual_seed(17)
+    saved = model.state_dict().keys()
+    buffers = ((name, b) for name, b in model.named_buffers() if name in saved and b.is_floating_point())
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            _randomise(name, weight, proof.spread, generator)
+        for _, weight in (*model.named_parameters(), *buffers):
+            _randomise(weight, proof.spread, generator)
     model.eval()
     model.save_pretrained(folder)
     return model
 
 
-def _randomise(name: str, weight: torch.Tensor, spread: float, generator: torch.Generator) -> None:
+def _randomise(weight: torch.Tensor, spread: float, generator: torch.Generator) -> None:
     """Ones and zeros of the usual initialization would hide mistakes."""
     centre = 1.0 if float(weight.mean()) > 0.5 else 0.0  # what it was made as: norms of ones stay about one
     if weight.dim() > 1 and not centre:
@@ -99,6 +103,7 @@ def run_proof(proof: Proof, model: torch.nn.Module) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        out = model(torch.tensor([tokens_of(proof)]))
+        tokens = torch.tensor([tokens_of(proof)])
+        out = model(tokens, decoder_input_ids=tokens.flip(1)) if proof.encodes else model(tokens)
     found: np.ndarray = (out.last_hidden_state if proof.embeds else out.logits)[0].float().numpy()
     return found

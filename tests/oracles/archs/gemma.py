@@ -4,6 +4,12 @@ from oracles.proofs import Proof
 
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 48, "pad_token_id": 0}
 
+_GEMMA4 = {
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "global_head_dim": 64, "pad_token_id": 0,
+    "sliding_window": 24, "final_logit_softcapping": 20.0, "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+}  # fmt: skip
+
 PROOFS = (
     Proof("gemma", "GemmaForCausalLM", _HEADS),
     Proof(
@@ -14,4 +20,17 @@ PROOFS = (
         | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     ),
     Proof("gemma2", "Gemma2ForCausalLM", _HEADS | {"sliding_window": 24, "query_pre_attn_scalar": 48}),
+    Proof(
+        "gemma4",
+        "Gemma4ForCausalLM",
+        _GEMMA4 | {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 320},
+    ),
+    Proof(
+        "gemma4",
+        "Gemma4ForCausalLM",
+        _GEMMA4
+        | {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
+        | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 256},
+        "experts",
+    ),
 )

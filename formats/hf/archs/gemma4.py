@@ -1,0 +1,135 @@
+"""Gemma 4, text: dense, with experts, and with inputs of each layer's own.
+
+Sources: Gemma4TextConfig of transformers 5.23; conversion/gemma.py of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...ir import Role
+from ..rows import Alternating, Flags, Key, Rope
+from ..rules import Arch, HFClass, Rule
+from ..sizes import (
+    EMBD,
+    EXPERT_FF,
+    EXPERTS,
+    HEAD_DIM,
+    KV,
+    LAYERS,
+    VOCAB,
+    Condition,
+    Exceptions,
+    Is,
+    Q,
+    Size,
+    Words,
+)
+from ..sizes import LAYER as NUMBER
+from .blocks import EMBEDDING, EPS_KEY, FINAL_NORM, LAYER, TEXT_ROOTS, VISION, gated_mlp
+
+_INPUT = Size("hidden_size_per_layer_input")
+_OWN_INPUT, _EXPERTS = Is("hidden_size_per_layer_input"), Is("enable_moe_block")
+_OWN_KV = LAYERS - Size("num_kv_shared_layers") > NUMBER
+_OWN_V = _OWN_KV & ~(Is("attention_k_eq_v") & Is("layer_types", "full_attention"))
+_ATTN = LAYER + "self_attn."
+
+_TEXT = HFClass(
+    "gemma4_text",
+    {
+        "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True,
+        "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "sliding_window": 512, "layer_types": None,
+        "final_logit_softcapping": None, "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 256,
+        "attention_k_eq_v": False, "num_kv_shared_layers": 0, "enable_moe_block": False, "use_double_wide_mlp": False,
+        "num_local_experts": None, "num_experts_per_tok": None, "moe_intermediate_size": None,
+        "use_bidirectional_attention": None,
+    },
+    names={"num_experts": "num_local_experts", "top_k_experts": "num_experts_per_tok"},
+)  # fmt: skip
+
+
+def _norm(hf: str, role: Role, when: Condition) -> Rule:
+    return Rule(LAYER + hf, role, (EMBD,), when=when)
+
+
+GEMMA4 = Arch(
+    name="gemma4",
+    classes={
+        "Gemma4ForCausalLM": _TEXT,
+        "Gemma4ForConditionalGeneration": replace(_TEXT, text_of="Gemma4ForCausalLM"),
+    },
+    config=(
+        Key("num_hidden_layers", "block_count"),
+        Key("max_position_embeddings", "context_length"),
+        Key("hidden_size", "embedding_length"),
+        Key("intermediate_size", "feed_forward_length"),
+        Key("num_attention_heads", "attention.head_count"),
+        Alternating("num_key_value_heads", "attention.head_count_kv", "", "num_global_key_value_heads"),
+        Rope(sliding="rope_local_base_freq"),
+        EPS_KEY,
+        Key("num_local_experts", "expert_count", optional=True),
+        Key("num_experts_per_tok", "expert_used_count", optional=True),
+        Key("moe_intermediate_size", "expert_feed_forward_length", optional=True),
+        Key("final_logit_softcapping", "final_logit_softcapping", optional=True),
+        Key("sliding_window", "attention.sliding_window"),
+        Key("num_kv_shared_layers", "attention.shared_kv_layers"),
+        Key("hidden_size_per_layer_input", "embedding_length_per_layer_input"),
+        Flags("layer_types", "attention.sliding_window_pattern"),
+        *(
+            Alternating("head_dim", f"{what}", f"{what}_swa", "global_head_dim")
+            for what in ("attention.key_length", "attention.value_length", "rope.dimension_count")
+        ),
+    ),
+    rules=(
+        EMBEDDING,
+        Rule(
+            "model.embed_tokens_per_layer", Role.PER_LAYER_TOKEN_EMBD, (VOCAB, LAYERS * _INPUT), when=_OWN_INPUT
+        ),
+        Rule("model.per_layer_model_projection", Role.PER_LAYER_MODEL_PROJ, (LAYERS * _INPUT, EMBD), when=_OWN_INPUT),
+        Rule("model.per_layer_projection_norm", Role.PER_LAYER_PROJ_NORM, (_INPUT,), when=_OWN_INPUT),
+        Rule(LAYER + "input_layernorm", Role.ATTN_NORM, (EMBD,)),
+        Rule(_ATTN + "q_proj", Role.ATTN_Q, (Q, EMBD)),
+        Rule(_ATTN + "k_proj", Role.ATTN_K, (KV, EMBD), when=_OWN_KV),
+        Rule(_ATTN + "v_proj", Role.ATTN_V, (KV, EMBD), when=_OWN_V),
+        Rule(_ATTN + "o_proj", Role.ATTN_OUTPUT, (EMBD, Q)),
+        Rule(_ATTN + "q_norm", Role.ATTN_Q_NORM, (HEAD_DIM,)),
+        Rule(_ATTN + "k_norm", Role.ATTN_K_NORM, (HEAD_DIM,), when=_OWN_KV),
+        Rule(LAYER + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
+        Rule(LAYER + "pre_feedforward_layernorm", Role.FFN_NORM, (EMBD,)),
+        *gated_mlp(),
+        Rule(LAYER + "post_feedforward_layernorm", Role.FFN_POST_NORM, (EMBD,)),
+        Rule(LAYER + "router.proj", Role.FFN_GATE_INP, (EXPERTS, EMBD), when=_EXPERTS),
+        Rule(LAYER + "router.scale", Role.FFN_GATE_INP, (EMBD,), when=_EXPERTS, tensor=True, part="scale"),
+        Rule(
+            LAYER + "router.per_expert_scale", Role.FFN_DOWN_EXPS, (EXPERTS,), when=_EXPERTS, tensor=True, part="scale"
+        ),
+        Rule(
+            LAYER + "experts.gate_up_proj", Role.FFN_GATE_UP_EXPS, (EXPERTS, 2 * EXPERT_FF, EMBD), when=_EXPERTS,
+            tensor=True,
+        ),
+        Rule(LAYER + "experts.down_proj", Role.FFN_DOWN_EXPS, (EXPERTS, EMBD, EXPERT_FF), when=_EXPERTS, tensor=True),
+        _norm("post_feedforward_layernorm_1", Role.FFN_POST_NORM_1, _EXPERTS),
+        _norm("pre_feedforward_layernorm_2", Role.FFN_PRE_NORM_2, _EXPERTS),
+        _norm("post_feedforward_layernorm_2", Role.FFN_POST_NORM_2, _EXPERTS),
+        Rule(LAYER + "per_layer_input_gate", Role.PER_LAYER_INP_GATE, (_INPUT, EMBD), when=_OWN_INPUT),
+        Rule(LAYER + "per_layer_projection", Role.PER_LAYER_PROJ, (EMBD, _INPUT), when=_OWN_INPUT),
+        _norm("post_per_layer_input_norm", Role.PER_LAYER_POST_NORM, _OWN_INPUT),
+        Rule(LAYER + "layer_scalar", Role.LAYER_OUT_SCALE, (Size(1),), tensor=True),
+        FINAL_NORM,
+    ),
+    fixed={
+        "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "tie_word_embeddings": True,
+        "use_double_wide_mlp": False, "use_bidirectional_attention": (None, "vision"),
+    },
+    implied={
+        "layer_types": Words("sliding_attention", "full_attention", Size(6)),
+        "global_head_dim": Size(512),
+        "per_layer_config": Exceptions(
+            "full_attention", {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
+        ),
+    },
+    roots=TEXT_ROOTS,
+    ignored=("*lm_head.weight", *VISION, "*audio_tower.*", "*embed_audio.*", "*embed_vision.*"),
+)  # fmt: skip
