@@ -11,6 +11,7 @@ from .deepseek import DEEPSEEK2, DEEPSEEK3
 from .exaone import EXAONE4
 from .falcon import FALCON
 from .gemma import GEMMA, GEMMA2, GEMMA3
+from .gemma4 import GEMMA4
 from .glm import GLM4, GLM4_MOE
 from .gpt2 import GPT2
 from .gptneox import GPTNEOX
