@@ -17,6 +17,7 @@ from .gpt2 import GPT2
 from .gptneox import GPTNEOX
 from .granite import GRANITE, GRANITE_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
+from .mamba import MAMBA, MAMBA2
 from .mpt import MPT
 from .near_llama import ARCEE, ERNIE4_5, HUNYUAN, SEED_OSS, SMOLLM3
 from .nemotron import NEMOTRON

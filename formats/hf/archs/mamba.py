@@ -1,0 +1,152 @@
+"""Mamba and Mamba 2: state-space models without attention. ``mamba2`` are the rules that hybrids use too.
+
+Sources: MambaConfig and Mamba2Config of transformers 5.23; conversion/mamba.py of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from ...ir import Role
+from ..ops import Reshape
+from ..rows import Const, Key, Made
+from ..rules import Arch, HFClass, Rule
+from ..sizes import ALWAYS, EMBD, FF, HEAD_DIM, VOCAB, Condition, Size
+from ..values import NegExp
+
+_AT = "backbone.layers.{layer}."
+_ONE = Size(1)
+NO_LIMIT = ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")])  # as JSON of transformers 5 has it, and of old
+
+
+def conv1d(
+    at: str, channels: Size, kernel: Size, when: Condition = ALWAYS, bias: Condition = ALWAYS
+) -> tuple[Rule, ...]:
+    """A convolution of each channel by itself."""
+    shape = (channels, _ONE, kernel)
+    flat = (Reshape(shape, (channels, kernel)),)
+    return (
+        Rule(at + "conv1d", Role.SSM_CONV1D, shape, flat, when=when),
+        Rule(at + "conv1d.bias", Role.SSM_CONV1D, (channels,), when=when & bias, tensor=True, part="bias"),
+    )
+
+
+def mamba2(
+    at: str,
+    *,
+    inner: Size,
+    heads: Size,
+    groups: Size,
+    state: Size,
+    kernel: Size,
+    when: Condition = ALWAYS,
+    bias: Condition = ALWAYS,
+    norm: Condition = ALWAYS,
+) -> tuple[Rule, ...]:
+    """The mixer of Mamba 2.
+
+    Args:
+        inner: its width; ``groups`` share B and C, of ``state`` each.
+        bias: of the convolution.
+        norm: whether the output is normalized, a group at a time.
+    """
+    channels = inner + 2 * groups * state
+    column = Reshape((heads,), (heads, _ONE))
+    return (
+        Rule(at + "in_proj", Role.SSM_IN, (inner + channels + heads, EMBD), when=when),
+        *conv1d(at, channels, kernel, when, bias),
+        Rule(at + "dt_bias", Role.SSM_DT, (heads,), when=when, tensor=True, part="bias"),
+        Rule(at + "A_log", Role.SSM_A, (heads,), (NegExp(), column), when=when, tensor=True, part=""),
+        Rule(at + "D", Role.SSM_D, (heads,), (column,), when=when, tensor=True, part=""),
+        Rule(at + "norm", Role.SSM_NORM, (inner,), (Reshape((inner,), (groups, inner // groups)),), when=when & norm),
+        Rule(at + "out_proj", Role.SSM_OUT, (EMBD, inner), when=when),
+    )
+
+
+_COMMON = {
+    "layer_norm_epsilon": 1e-5, "expand": 2, "conv_kernel": 4, "use_bias": False, "use_conv_bias": True,
+    "hidden_act": "silu", "initializer_range": 0.1, "residual_in_fp32": True, "time_step_min": 0.001,
+    "time_step_max": 0.1, "time_step_floor": 1e-4, "rescale_prenorm_residual": False, "bos_token_id": 0,
+}  # fmt: skip
+_FIXED = {"expand": 2, "use_bias": False, "use_conv_bias": True, "hidden_act": "silu"}
+_STATE, _KERNEL, _RANK = Size("state_size"), Size("conv_kernel"), Size("time_step_rank")
+_FIRST_KEYS = (
+    Const("context_length", 1 << 20),  # as good as any
+    Key("hidden_size", "embedding_length"),
+    Const("feed_forward_length", 0),
+    Const("attention.head_count", 0),
+    Key("num_hidden_layers", "block_count"),
+    Key("conv_kernel", "ssm.conv_kernel"),
+)
+_EPS = Key("layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
+_MIXER = _AT + "mixer."
+_ENDS = (
+    Rule("backbone.norm_f", Role.OUTPUT_NORM, (EMBD,)),
+    Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD), unless="tie_word_embeddings"),
+)
+_BEGIN = (
+    Rule("backbone.embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD)),
+    Rule(_AT + "norm", Role.ATTN_NORM, (EMBD,)),
+)
+
+MAMBA = Arch(
+    name="mamba",
+    classes={
+        "MambaForCausalLM": HFClass(
+            "mamba",
+            _COMMON
+            | {"vocab_size": 50280, "hidden_size": 768, "state_size": 16, "num_hidden_layers": 32, "eos_token_id": 0}
+            | {"time_step_scale": 1.0, "time_step_init_scheme": "random", "pad_token_id": 0, "use_mambapy": False}
+            | {"use_associative_scan": True, "tie_word_embeddings": True},
+        )
+    },
+    config=(
+        *_FIRST_KEYS,
+        Key("intermediate_size", "ssm.inner_size"),
+        Key("state_size", "ssm.state_size"),
+        Key("time_step_rank", "ssm.time_step_rank"),
+        _EPS,
+        Const("ssm.dt_b_c_rms", False),
+    ),
+    rules=(
+        *_BEGIN,
+        Rule(_MIXER + "in_proj", Role.SSM_IN, (2 * FF, EMBD)),
+        *conv1d(_MIXER, FF, _KERNEL),
+        Rule(_MIXER + "x_proj", Role.SSM_X, (_RANK + 2 * _STATE, FF)),
+        Rule(_MIXER + "dt_proj", Role.SSM_DT, (FF, _RANK), bias=ALWAYS),
+        Rule(_MIXER + "A_log", Role.SSM_A, (FF, _STATE), (NegExp(),), tensor=True, part=""),
+        Rule(_MIXER + "D", Role.SSM_D, (FF,), tensor=True, part=""),
+        Rule(_MIXER + "out_proj", Role.SSM_OUT, (EMBD, FF)),
+        *_ENDS,
+    ),
+    fixed=_FIXED,
+    implied={"intermediate_size": 2 * EMBD, "time_step_rank": (EMBD + 15) // 16},
+)
+
+_HEADS = Size("num_heads")
+
+MAMBA2 = Arch(
+    name="mamba2",
+    classes={
+        "Mamba2ForCausalLM": HFClass(
+            "mamba2",
+            _COMMON
+            | {"vocab_size": 32768, "hidden_size": 4096, "state_size": 128, "num_hidden_layers": 64, "num_heads": 128}
+            | {"head_dim": 64, "n_groups": 8, "pad_token_id": 1, "eos_token_id": 2, "chunk_size": 256},
+        )
+    },
+    config=(
+        *_FIRST_KEYS,
+        Made("ssm.inner_size", _HEADS * HEAD_DIM),
+        Key("state_size", "ssm.state_size"),
+        Key("num_heads", "ssm.time_step_rank"),
+        Key("n_groups", "ssm.group_count"),
+        _EPS,
+    ),
+    rules=(
+        *_BEGIN,
+        *mamba2(_MIXER, inner=_HEADS * HEAD_DIM, heads=_HEADS, groups=Size("n_groups"), state=_STATE, kernel=_KERNEL),
+        *_ENDS,
+    ),
+    fixed=_FIXED | {"time_step_limit": NO_LIMIT},
+    implied={"head_dim": 2 * EMBD // _HEADS},
+    roots={"model.": ""},
+)
