@@ -97,6 +97,11 @@ class Llama:
         result: NDArray[np.float32] = self._ask("embeddings", list(tokens))
         return result
 
+    def decoded(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [len(target), n_vocab] of an encoder-decoder: logits of ``target`` with ``source`` encoded."""
+        result: NDArray[np.float32] = self._ask("decoded", list(source), list(target))
+        return result
+
     def adapt(self, path: str | Path) -> None:
         """Add a LoRA adapter to the open model."""
         self._ask("adapt", str(path))
@@ -225,6 +230,7 @@ class _Session:
             ("llama_token_to_piece", i32, [pointer, i32, text, i32, i32, ctypes.c_bool]),
             ("llama_batch_init", _Batch, [i32, i32, i32]),
             ("llama_decode", i32, [pointer, _Batch]),
+            ("llama_encode", i32, [pointer, _Batch]),
             ("llama_get_logits_ith", ctypes.POINTER(ctypes.c_float), [pointer, i32]),
             ("llama_get_embeddings_ith", ctypes.POINTER(ctypes.c_float), [pointer, i32]),
             ("llama_set_embeddings", None, [pointer, ctypes.c_bool]),
@@ -319,6 +325,11 @@ class _Session:
         self._run(tokens, 0)
         return self._rows(self.lib.llama_get_embeddings_ith, len(tokens), self.lib.llama_model_n_embd(self.model))
 
+    def decoded(self, source: list[int], target: list[int]) -> NDArray[np.float32]:
+        self._forget()
+        self._run(source, 0, self.lib.llama_encode)
+        return self._decode(target, 0)
+
     def _forget(self) -> None:
         if memory := self.lib.llama_get_memory(self.context):  # embedders have none
             self.lib.llama_memory_clear(memory, True)
@@ -335,7 +346,7 @@ class _Session:
         self._run(tokens, start)
         return self._rows(self.lib.llama_get_logits_ith, len(tokens), self.n_vocab())
 
-    def _run(self, tokens: list[int], start: int) -> None:
+    def _run(self, tokens: list[int], start: int, run: Any = None) -> None:
         if not self.context or start + len(tokens) > self.n_ctx:
             raise LlamaError(
                 f"no room for {start + len(tokens)} tokens (n_ctx {self.n_ctx}, or opened with vocab_only)"
@@ -344,8 +355,8 @@ class _Session:
         for i, token in enumerate(tokens):
             self.batch.token[i], self.batch.pos[i], self.batch.n_seq_id[i] = token, start + i, 1
             self.batch.seq_id[i][0], self.batch.logits[i] = 0, 1
-        if code := self.lib.llama_decode(self.context, self.batch):
-            raise LlamaError(f"llama_decode gave {code}: " + "".join(self.log[-6:]))
+        if code := (run or self.lib.llama_decode)(self.context, self.batch):
+            raise LlamaError(f"llama.cpp gave {code}: " + "".join(self.log[-6:]))
 
     def _rows(self, get: Any, n: int, width: int) -> NDArray[np.float32]:
         found = [get(self.context, i) for i in range(n)]

@@ -108,8 +108,8 @@ class Peer:
                 self.child = Llama(path)
             else:
                 self.child.open(path)
-            verb = self.child.embeddings if proof.embeds else self.child.logits
-            found: np.ndarray = verb(tokens_of(proof))
+            tokens, verb = tokens_of(proof), self.child.embeddings if proof.embeds else self.child.logits
+            found: np.ndarray = self.child.decoded(tokens, tokens[::-1]) if proof.encodes else verb(tokens)
         except LlamaError:
             if self.child is not None:
                 self.child.close()
