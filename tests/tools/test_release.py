@@ -153,7 +153,7 @@ def test_killed_and_taken_up(tiny: Path, text: Path, tmp_path: Path) -> None:
 
     words = ["release", str(tiny), "set", "--levels", "Q2_K,Q4_K_M", "-f", str(text), "-c", "64", "--evaluate"]
     words += ["--evaluation-text", str(text), "--chunks", "4"]
-    survive(words, tmp_path, result, lambda: shutil.rmtree(out, ignore_errors=True), kills=8)
+    survive(words, tmp_path, result, lambda: shutil.rmtree(out, ignore_errors=True), kills=4)
 
 
 def test_refusals(released: Path, tiny: Path, tmp_path: Path) -> None:
