@@ -13,7 +13,7 @@ from ..errors import FormatError
 from ..ir import Metadata, Role, Tensor
 from . import rope
 from .rows import Rope, full_key
-from .sizes import EMBD, HEADS, Config, Exceptions, Is, Size, Words
+from .sizes import EMBD, HEADS, Config, Implied, Is
 
 if TYPE_CHECKING:
     from .rules import Arch, HFClass
@@ -37,7 +37,7 @@ _SIZES = (
     "head_dim",
 )  # fmt: skip
 _NEEDED = ("hidden_size", "num_hidden_layers", "vocab_size")
-_IMPLIED = {"num_key_value_heads": HEADS, "head_dim": EMBD // HEADS}
+_IMPLIED: dict[str, Implied] = {"num_key_value_heads": HEADS, "head_dim": EMBD // HEADS}
 
 
 def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def with_defaults(config: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
     return out
 
 
-def implied(arch: Arch, config: Config) -> dict[str, Size | Words | Exceptions]:
+def implied(arch: Arch, config: Config) -> dict[str, Implied]:
     """What is inferred when a config leaves it out."""
     has_heads = isinstance(config.get("num_attention_heads"), int) and config["num_attention_heads"] > 0
     return {**(_IMPLIED if has_heads else {}), **arch.implied}

@@ -13,7 +13,7 @@ from ..gguf.names import tensor_name
 from ..ir import Role, Tensor
 from .ops import Op, Tensors, Transpose
 from .packed.unpacked import applied
-from .sizes import ALWAYS, EXPERTS, Condition, Config, Exceptions, Maybe, Size, Words, at_layer
+from .sizes import ALWAYS, EXPERTS, Condition, Config, Implied, Maybe, Size, at_layer
 
 if TYPE_CHECKING:
     from .rows import ConfigRow
@@ -182,7 +182,7 @@ class Arch:
     gguf: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, Condition] = field(default_factory=dict)
-    implied: Mapping[str, Size | Words | Exceptions] = field(default_factory=dict)
+    implied: Mapping[str, Implied] = field(default_factory=dict)
     roots: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     beyond: str = ""

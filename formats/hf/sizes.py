@@ -16,6 +16,8 @@ from ..errors import FormatError
 
 Config = Mapping[str, Any]
 
+Implied = Callable[[Config], Any]  # what is told by other keys: a Size, If, Words or Exceptions
+
 _OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "//": floordiv, "%": mod}
 
 
@@ -132,6 +134,18 @@ class Is(Condition):
 
 
 @dataclass(frozen=True)
+class If:
+    """One of two sizes."""
+
+    condition: Condition
+    then: Size
+    otherwise: Size
+
+    def __call__(self, config: Config) -> int:
+        return (self.then if self.condition(config) else self.otherwise)(config)
+
+
+@dataclass(frozen=True)
 class Less(Condition):
     """``LAYER < Size("first_k_dense_replace")`` makes one."""
 
@@ -147,7 +161,7 @@ class Same(Condition):
     """Two sizes are equal."""
 
     left: Size
-    right: Size
+    right: Size | If
 
     def __call__(self, config: Config) -> bool:
         return self.left(config) == self.right(config)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ...ir import Role
 from ..rows import Flags, Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, HEAD_DIM, HEADS, LAYERS, Condition, Same, Size
+from ..sizes import EMBD, HEAD_DIM, HEADS, LAYERS, If, Same, Size
 from ..values import Add
 from .blocks import (
     EMBEDDING,
@@ -34,10 +34,9 @@ _FIXED = {"tie_word_embeddings": True, "attention_bias": False, "use_bidirection
 _SCALAR = Size("query_pre_attn_scalar")
 
 
-def _scaled(layers_of_27b: int) -> dict[str, Condition]:
+def _scalar(layers_of_27b: int) -> If:
     """llama.cpp scales by the head's size, but for 27B, which it knows by its layers, by the width a head."""
-    large = Same(LAYERS, Size(layers_of_27b))
-    return {"query_pre_attn_scalar": Same(_SCALAR, HEAD_DIM) & ~large | Same(_SCALAR, EMBD // HEADS) & large}
+    return If(Same(LAYERS, Size(layers_of_27b)), EMBD // HEADS, HEAD_DIM)
 
 
 def _norm(hf: str, role: Role) -> Rule:
@@ -99,7 +98,8 @@ GEMMA2 = Arch(
     ),
     rules=(EMBEDDING, _ATTN_NORM, *attention(), *_BLOCK_NORMS, *gated_mlp(), _FINAL_NORM),
     fixed=_FIXED | {"hidden_activation": _GELU},
-    needs=_scaled(46),
+    needs={"query_pre_attn_scalar": Same(_SCALAR, _scalar(46))},
+    implied={"query_pre_attn_scalar": _scalar(46)},
     ignored=("lm_head.weight",),
 )
 
@@ -128,7 +128,8 @@ GEMMA3 = Arch(
     ),
     rules=(EMBEDDING, _ATTN_NORM, *attention(), *qk_norm(Add(1.0)), *_BLOCK_NORMS, *gated_mlp(), _FINAL_NORM),
     fixed=_FIXED | {"hidden_activation": _GELU, "attn_logit_softcapping": None},
-    needs=_scaled(62),
+    needs={"query_pre_attn_scalar": Same(_SCALAR, _scalar(62))},
+    implied={"query_pre_attn_scalar": _scalar(62)},
     roots=TEXT_ROOTS,
     ignored=("*lm_head.weight", *VISION),
 )

@@ -126,6 +126,7 @@ GEMMA4 = Arch(
     implied={
         "layer_types": Words("sliding_attention", "full_attention", Size(6)),
         "global_head_dim": Size(512),
+        "vocab_size_per_layer_input": VOCAB,
         "per_layer_config": Exceptions(
             "full_attention", {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
         ),

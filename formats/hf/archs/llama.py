@@ -116,6 +116,7 @@ _MINISTRAL3 = HFClass(
     | {"head_dim": 128, "pad_token_id": 11, "sliding_window": None},
 )
 _YARN_KEYS = {
+    "mscale": "rope.scaling.yarn_log_multiplier",  # equal to the next in every model of the family
     "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
     "llama_4_scaling_beta": "attention.temperature_scale",
 }

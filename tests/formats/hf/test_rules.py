@@ -27,6 +27,8 @@ from quantmill.formats.hf.sizes import (
     KV_HEADS,
     LAYER,
     Condition,
+    Exceptions,
+    If,
     Is,
     Listed,
     Same,
@@ -50,6 +52,14 @@ def test_sizes() -> None:
     with pytest.raises(FormatError, match="missing: None is no size"):
         Size("missing")(CONFIG)
     assert Words("a", "b", Size(2))(CONFIG) == ["a", "b", "a"]
+    assert [If(Is("on"), HEADS, EMBD)({**CONFIG, "on": on}) for on in (True, False)] == [4, 64]
+
+
+def test_exceptions_of_a_kind_of_layers() -> None:
+    exceptions = Exceptions("sliding", {"head_dim": "narrow", "hidden_size": "absent"})({**CONFIG, "narrow": 8})
+    assert exceptions == {"1": {"head_dim": 8}}
+    seen = [at_layer({**CONFIG, "per_layer_config": exceptions}, layer, 3) for layer in range(3)]
+    assert [(EMBD * HEAD_DIM)(layer) for layer in seen] == [64 * 16, 64 * 8, 64 * 16]
 
 
 @pytest.mark.parametrize(
@@ -224,6 +234,20 @@ def test_other_roots_and_shards(tmp_path: Path) -> None:
     for i in range(2):
         save_file({name: state[name] for name in names[i::2]}, old / f"model-0000{i + 1}-of-00002.safetensors")
     assert same(read_hf(old), read_hf(source))
+
+
+@pytest.mark.parametrize(
+    "arch", ["gemma2", "gemma3", "gemma4", "llama4", "mistral3", "mixtral", "qwen2moe", "qwen3next"]
+)
+def test_a_file_without_our_keys_comes_back(arch: str, tmp_path: Path) -> None:
+    """As llama.cpp's converter writes them: the standard keys and the tensors tell all that a model computes."""
+    proof = proof_of(arch)
+    expected = run_proof(proof, save_proof(proof, tmp_path / "hf"))
+    model = read_hf(tmp_path / "hf")
+    foreign = {key: value for key, value in model.metadata.items() if not key.startswith("quantmill.")}
+    write_hf(replace(model, metadata=foreign), tmp_path / "back")
+    back = getattr(transformers, proof.model).from_pretrained(tmp_path / "back")
+    assert np.abs(run_proof(proof, back.eval()) - expected).max() < 1e-5 * np.ptp(expected)
 
 
 @pytest.mark.parametrize(
