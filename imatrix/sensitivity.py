@@ -159,13 +159,17 @@ def _add_embedding(
     tensor = weights.embedding
     every = floats(tensor, 0, tensor.n_rows) if tensor.n_rows <= _SAMPLED_ROWS else _sampled(weights)
     mean_power = float(np.square(every, dtype=np.float64).mean())
-    by_column = np.zeros(tensor.width)
+    together, alone = np.zeros(tensor.width), np.zeros(tensor.width)
     for tokens, gradient in zip(corpus.inputs, gradients, strict=True):
         used, where = np.unique(tokens, return_inverse=True)
+        by_position = gradient[0].double().cpu().numpy()
+        power = np.array([np.square(floats(tensor, int(i), int(i) + 1), dtype=np.float64).mean() for i in used])
         rows = np.zeros((len(used), tensor.width))
-        np.add.at(rows, where.reshape(-1), gradient[0].double().cpu().numpy())
-        power = [float(np.square(floats(tensor, int(i), int(i) + 1), dtype=np.float64).mean()) for i in used]
-        by_column += (np.asarray(power)[:, None] / mean_power * np.square(rows)).sum(0)
+        np.add.at(rows, where.reshape(-1), by_position)
+        together += power / mean_power @ np.square(rows)
+        alone += (power / mean_power)[where.reshape(-1)] @ np.square(by_position)
+    # A token's places may cancel out in one text and add up in the next (spaces of a table): the worse is assumed.
+    by_column = together if together.sum() > alone.sum() else alone
     by_column *= 0.5 / tensor.n_rows / corpus.tokens.size
     found = figures.get(tensor.name)
     if found is not None:  # tied: both uses
