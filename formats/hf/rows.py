@@ -209,6 +209,46 @@ class Alternating:
 
 
 @dataclass(frozen=True)
+class AttentionLayers:
+    """``layer_types`` of hybrids: llama.cpp tells layers without attention by their having no key/value heads.
+
+    Args:
+        other: the word for these layers.
+    """
+
+    other: str
+    gguf: str = "attention.head_count_kv"
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        heads = config["num_key_value_heads"]
+        yield self.gguf, [heads if word in _ATTENTION else 0 for word in config["layer_types"]]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        heads = get(self.gguf, each=True)
+        if not isinstance(heads, list):
+            return {}
+        words = ["full_attention" if number else self.other for number in heads]
+        return {"num_key_value_heads": max(heads), "layer_types": words}
+
+
+_ATTENTION = ("full_attention", "attention")  # the second in configs of transformers 4
+
+
+@dataclass(frozen=True)
+class Told:
+    """A config key that files hold by their shapes alone: read back as this value."""
+
+    hf: str
+    value: Any
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        return iter(())
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        return {self.hf: self.value}
+
+
+@dataclass(frozen=True)
 class Rope:
     """``rope_parameters`` and the ``rope.*`` keys.
 

@@ -1,17 +1,30 @@
-"""Granite 3 and 3.x, dense and with experts.
+"""Granite 3 and 3.x, dense and with experts; Granite 4, where Mamba 2 and attention take turns.
 
-Sources: GraniteConfig, GraniteMoeConfig and GraniteMoeSharedConfig of transformers 5.23; conversion/granite.py of
-llama.cpp. llama.cpp turns neighbouring pairs, as in Llama.
+Sources: GraniteConfig, GraniteMoeConfig, GraniteMoeSharedConfig and GraniteMoeHybridConfig of transformers 5.23;
+conversion/granite.py of llama.cpp. llama.cpp turns neighbouring pairs, as in Llama.
 """
 
 from __future__ import annotations
 
 from ...ir import Role
 from ..ops import Split
-from ..rows import Key
+from ..rows import AttentionLayers, Key, Made, Named
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, EXPERTS, FF, Is, Size
-from .blocks import ATTN_NORM, EMBEDDING, EXPERT_KEYS, FFN_NORM, FINAL_NORM, HEAD, KEYS, LAYER, attention, gated_mlp
+from ..sizes import ALWAYS, EMBD, EXPERTS, FF, Condition, Is, Size
+from .blocks import (
+    ATTN_NORM,
+    EMBEDDING,
+    EXPERT_KEYS,
+    FFN_NORM,
+    FINAL_NORM,
+    HEAD,
+    KEYS,
+    LAYER,
+    SIZE_KEYS,
+    attention,
+    gated_mlp,
+)
+from .mamba import NO_LIMIT, mamba2
 
 _COMMON = {
     "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -44,6 +57,35 @@ GRANITE = Arch(
 )
 
 _MOE = LAYER + "block_sparse_moe."
+_ROUTED = Is("num_local_experts")
+
+
+def _experts(when: Condition = ALWAYS) -> tuple[Rule, ...]:
+    """The router, and experts that each layer has in one tensor."""
+    return (
+        Rule(_MOE + "router.layer", Role.FFN_GATE_INP, (EXPERTS, EMBD), when=when),
+        Rule(
+            _MOE + "input_linear",
+            (Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS),
+            (EXPERTS, 2 * FF, EMBD),
+            (Split((FF, FF), axis=1),),
+            when=when,
+        ),
+        Rule(_MOE + "output_linear", Role.FFN_DOWN_EXPS, (EXPERTS, EMBD, FF), when=when),
+    )
+
+
+def _shared(gate: Role, up: Role, down: Role, when: Condition) -> tuple[Rule, ...]:
+    """The expert that every token goes to."""
+    halves = (Split((_SHARED_FF, _SHARED_FF)),)
+    at = LAYER + "shared_mlp."
+    return (
+        Rule(at + "input_linear", (gate, up), (2 * _SHARED_FF, EMBD), halves, when=when),
+        Rule(at + "output_linear", down, (EMBD, _SHARED_FF), when=when),
+    )
+
+
+_SHARED_EXPERT = (Role.FFN_GATE_SHEXP, Role.FFN_UP_SHEXP, Role.FFN_DOWN_SHEXP)
 
 GRANITE_MOE = Arch(
     name="granitemoe",
@@ -64,24 +106,66 @@ GRANITE_MOE = Arch(
         ATTN_NORM,
         *_ATTENTION,
         FFN_NORM,
-        Rule(_MOE + "router.layer", Role.FFN_GATE_INP, (EXPERTS, EMBD)),
-        Rule(
-            _MOE + "input_linear",
-            (Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS),
-            (EXPERTS, 2 * FF, EMBD),
-            (Split((FF, FF), axis=1),),
-        ),
-        Rule(_MOE + "output_linear", Role.FFN_DOWN_EXPS, (EXPERTS, EMBD, FF)),
-        Rule(
-            LAYER + "shared_mlp.input_linear",
-            (Role.FFN_GATE_SHEXP, Role.FFN_UP_SHEXP),
-            (2 * _SHARED_FF, EMBD),
-            (Split((_SHARED_FF, _SHARED_FF)),),
-            when=_SHARED,
-        ),
-        Rule(LAYER + "shared_mlp.output_linear", Role.FFN_DOWN_SHEXP, (EMBD, _SHARED_FF), when=_SHARED),
+        *_experts(),
+        *_shared(*_SHARED_EXPERT, when=_SHARED),
         FINAL_NORM,
         HEAD,
     ),
     fixed=_FIXED,
+)
+
+_MAMBA = Is("layer_types", "linear_attention") | Is("layer_types", "mamba")
+
+GRANITE_HYBRID = Arch(
+    name="granitehybrid",
+    classes={
+        "GraniteMoeHybridForCausalLM": HFClass(
+            "granitemoehybrid",
+            _COMMON
+            | _EXPERTS
+            | {"shared_intermediate_size": 1024, "position_embedding_type": None, "mamba_n_heads": 128}
+            | {"mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_head": "auto", "mamba_d_conv": 4, "mamba_expand": 2}
+            | {"mamba_chunk_size": 256, "mamba_conv_bias": True, "mamba_proj_bias": False},
+        )
+    },
+    config=(
+        *(key for key in KEYS if key not in SIZE_KEYS[3:]),
+        Key("intermediate_size", "feed_forward_length", when=_ROUTED),
+        Key("num_attention_heads", "attention.head_count"),
+        AttentionLayers("linear_attention"),
+        Key("num_local_experts", "expert_count"),
+        Key("num_experts_per_tok", "expert_used_count", optional=True, when=_ROUTED),
+        *_SCALES,
+        Key("shared_intermediate_size", "expert_shared_feed_forward_length", optional=True, when=_ROUTED),
+        Key("shared_intermediate_size", "feed_forward_length", when=~_ROUTED),
+        Key("mamba_d_conv", "ssm.conv_kernel"),
+        Key("mamba_d_state", "ssm.state_size"),
+        Key("mamba_n_groups", "ssm.group_count"),
+        Made("ssm.inner_size", 2 * EMBD),
+        Key("mamba_n_heads", "ssm.time_step_rank"),
+        Named("position_embedding_type", "rope.scaling.finetuned", {None: False, "nope": False, "rope": True}),
+    ),
+    rules=(
+        EMBEDDING,
+        ATTN_NORM,
+        *attention(permute=True, bias="attention_bias", out_bias="attention_bias", when=~_MAMBA),
+        *mamba2(
+            LAYER + "mamba.",
+            inner=2 * EMBD,
+            heads=Size("mamba_n_heads"),
+            groups=Size("mamba_n_groups"),
+            state=Size("mamba_d_state"),
+            kernel=Size("mamba_d_conv"),
+            when=_MAMBA,
+            bias=Is("mamba_conv_bias"),
+        ),
+        FFN_NORM,
+        *_experts(when=_ROUTED),
+        *_shared(*_SHARED_EXPERT, when=_ROUTED & _SHARED),
+        *_shared(Role.FFN_GATE, Role.FFN_UP, Role.FFN_DOWN, when=~_ROUTED),
+        FINAL_NORM,
+        HEAD,
+    ),
+    # llama.cpp normalizes group by group, transformers all at once
+    fixed=_FIXED | {"mamba_expand": 2, "mamba_n_groups": 1, "mamba_proj_bias": False, "time_step_limit": NO_LIMIT},
 )
