@@ -170,7 +170,7 @@ def test_what_cannot_be_run(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(QuantmillError, match="no device 'teapot'"):
         runner(Weights(model), corpus(1), tmp_path, device="teapot")
     weights = Weights(model)
-    weights.__dict__["config"] = {**weights.config, "model_type": "gloom"}
+    weights.__dict__["class_config"] = {**weights.class_config, "model_type": "gloom"}
     with pytest.raises(UnknownArchitecture, match="transformers cannot build this model"):
         runner(weights, corpus(1), tmp_path)
 

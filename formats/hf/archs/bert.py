@@ -7,7 +7,7 @@ pooler is what llama.cpp calls the classifier's first layer.
 from __future__ import annotations
 
 from ...ir import Role
-from ..rows import Const, Flags, Key, Rope
+from ..rows import ConfigRow, Const, Flags, Key, Rope
 from ..rules import Arch, HFClass, Rule
 from ..sizes import ALWAYS, CONTEXT, EMBD, FF, LAYER, VOCAB, Is, Q, Size, Words
 from .blocks import SIZE_KEYS
@@ -15,7 +15,7 @@ from .blocks import SIZE_KEYS
 _TYPES = Rule("embeddings.token_type_embeddings", Role.TOKEN_TYPES, (Size("type_vocab_size"), EMBD))
 _WORDS = Rule("embeddings.word_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD))
 _SIZES = tuple(key for key in SIZE_KEYS if key.hf != "num_key_value_heads")
-_CONFIG = (
+_CONFIG: tuple[ConfigRow, ...] = (
     *_SIZES,
     Key("layer_norm_eps", "attention.layer_norm_epsilon"),
     Const("attention.causal", False),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ...ir import Role
 from ..ops import On, Reshape, Split, Transpose
-from ..rows import Const, Key, Made, Rope
+from ..rows import ConfigRow, Const, Key, Made, Rope
 from ..rules import Arch, HFClass, Rule
 from ..sizes import EMBD, EXPERT_FF, EXPERTS, HEADS, Is, Size
 from ..sizes import LAYER as NUMBER
@@ -39,7 +39,7 @@ _LATENT, _Q_LATENT = Size("kv_lora_rank"), Size("q_lora_rank")
 _ATTN, _MLP = LAYER + "self_attn.", LAYER + "mlp."
 _DENSE = Size("first_k_dense_replace") > NUMBER
 
-_CONFIG = (
+_CONFIG: tuple[ConfigRow, ...] = (
     *(key for key in SIZE_KEYS if key.hf != "num_key_value_heads"),
     Const("attention.head_count_kv", 1),
     Rope(scaled={"mscale_all_dim": ("rope.scaling.yarn_log_multiplier", 0.1)}),
