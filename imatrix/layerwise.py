@@ -98,13 +98,13 @@ def walk_block(
     """
     with runner.skeleton.block(runner.layer) as module:
         stages = _stages(runner, module, sequential, stage_bytes)
-        total, done = (len(stages) + 1) * len(runner.batches), 0
+        batches, passed = (len(stages) + 1) * len(runner.batches), 0
 
-        def tick(*_: object) -> None:
-            nonlocal done
-            done += 1
+        def tick(what: str = "", done: int = 0, total: int = 0) -> None:
+            nonlocal passed
+            passed += 1
             if progress is not None:
-                progress(f"layer {layer + 1}/{runner.n_layers}", done, total)
+                progress(f"layer {layer + 1}/{runner.n_layers}", passed, batches)
 
         layer = runner.layer
         for stage in stages:

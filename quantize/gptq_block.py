@@ -35,7 +35,7 @@ def quantize_block(weights, factor, groups, bits, symmetric, search, params, cod
         float64, the sum of squared errors: what the outputs' squared error on the calibration text grows by.
     """
     size = weights.shape[0]
-    total = 0.0
+    total = np.float64(0)
     W = np.empty((size, TILE), np.float32)
     cost = np.empty(size, np.float32)
     scale, zero = np.empty(TILE, np.float32), np.empty(TILE, np.float32)

@@ -69,7 +69,8 @@ class Client:
     """A child process that loads checkpoints and runs them."""
 
     def __init__(self) -> None:
-        env = {**os.environ, "HF_HUB_OFFLINE": "1", "GPTQMODEL_CPU_WORKERS": "2", "TOKENIZERS_PARALLELISM": "false"}
+        env = {**os.environ, "HF_HUB_OFFLINE": "1", "GPTQMODEL_CPU_WORKERS": "2", "TOKENIZERS_PARALLELISM": "false",
+               "TORCHDYNAMO_DISABLE": "1"}  # fmt: skip
         env.pop("PYTHONPATH", None)
         self._folder = tempfile.TemporaryDirectory(prefix="quantmill-gptq-")
         self._log = (Path(self._folder.name) / "log").open("wb")
