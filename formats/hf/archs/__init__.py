@@ -15,6 +15,7 @@ from .gemma4 import GEMMA4
 from .glm import GLM4, GLM4_MOE
 from .gpt2 import GPT2
 from .gptneox import GPTNEOX
+from .gpt_oss import GPT_OSS
 from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .mamba import MAMBA, MAMBA2
