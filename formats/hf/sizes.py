@@ -105,6 +105,17 @@ class Exceptions:
 
 
 @dataclass(frozen=True)
+class Otherwise:
+    """A config key's number, or this one where there is no such key."""
+
+    key: str
+    number: int
+
+    def __call__(self, config: Config) -> int:
+        return self.number if config.get(self.key) is None else Size(self.key)(config)
+
+
+@dataclass(frozen=True)
 class Condition:
     """Something that is true of a config, or of a layer. ``~a`` is its contrary; ``a & b`` both, ``a | b`` either."""
 

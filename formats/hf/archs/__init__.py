@@ -17,6 +17,7 @@ from .gpt2 import GPT2
 from .gptneox import GPTNEOX
 from .gpt_oss import GPT_OSS
 from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
+from .lfm2 import LFM2, LFM2_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .mamba import MAMBA, MAMBA2
 from .mpt import MPT
