@@ -104,6 +104,11 @@ def dimensions(rope: Mapping[str, Any], head_dim: int) -> int:
     return int(head_dim * rope.get("partial_rotary_factor", 1.0))
 
 
+def alpha_theta(rope: Mapping[str, Any], head_dim: int) -> float:
+    """Hunyuan's base: its ``dynamic`` scaling is a factor that does not depend on the length."""
+    return float(rope["rope_theta"] * rope["alpha"] ** (head_dim / (head_dim - 2)))
+
+
 def to_gguf(rope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The keys after ``{arch}.``."""
     kind = rope["rope_type"]

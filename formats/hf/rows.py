@@ -53,6 +53,8 @@ class Key:
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         value = config.get(self.hf)
         value = self.null if value is None else value
+        if isinstance(value, list) and value and all(one == value[0] for one in value):
+            value = value[0]  # one for all layers
         if value is not None and self.when(config):
             yield self.gguf, value
 
@@ -271,6 +273,8 @@ class Rope:
         found = config["rope_parameters"]
         main = found.get("full_attention", found)
         yield from rope.to_gguf(main)
+        if main["rope_type"] == "dynamic" and main.get("alpha"):
+            yield "rope.freq_base", rope.alpha_theta(main, config["head_dim"])
         if main["rope_type"] == "longrope":
             yield "rope.scaling.original_context_length", main["original_max_position_embeddings"]
             yield "rope.scaling.attn_factor", rope.longrope_attention_factor(main, config["max_position_embeddings"])

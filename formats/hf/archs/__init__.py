@@ -20,6 +20,7 @@ from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
 from .lfm2 import LFM2, LFM2_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .mamba import MAMBA, MAMBA2
+from .more_experts import ERNIE4_5_MOE, HUNYUAN_MOE
 from .mpt import MPT
 from .near_llama import ARCEE, ERNIE4_5, HUNYUAN, SEED_OSS, SMOLLM3
 from .nemotron import NEMOTRON
