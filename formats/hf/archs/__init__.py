@@ -14,8 +14,8 @@ from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gemma4 import GEMMA4
 from .glm import GLM4, GLM4_MOE
 from .gpt2 import GPT2
-from .gptneox import GPTNEOX
 from .gpt_oss import GPT_OSS
+from .gptneox import GPTNEOX
 from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
 from .lfm2 import LFM2, LFM2_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL

@@ -1,6 +1,6 @@
-"""T5 1.1 and its like (Flan-T5, mT5): an encoder and a decoder.
+"""T5 1.1 and its like (Flan-T5): an encoder and a decoder.
 
-Sources: T5Config and MT5Config of transformers 5.23; conversion/t5.py of llama.cpp, which leaves out the scaling of the
+Sources: T5Config of transformers 5.23; conversion/t5.py of llama.cpp, which leaves out the scaling of the
 decoder's output that the first T5 has.
 """
 

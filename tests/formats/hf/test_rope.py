@@ -103,7 +103,7 @@ def test_yarn_keys_hold_all_its_factors() -> None:
         (
             {"type": "other", "factor": 2.0},
             "c.json: rope_parameters: unknown rope type 'other' "
-            "(known: default, linear, dynamic, yarn, llama3, longrope)",
+            "(known: default, linear, dynamic, yarn, llama3, longrope, proportional)",
         ),
         (
             {"type": "su", "long_factor": [1.0, 2.0], "short_factor": [1.0]},
