@@ -7,6 +7,8 @@ Each stage is one pass of all chunks up to the stage's inputs, then the visitor 
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,6 +115,14 @@ def walk_block(
                 tick()
             visitor.replace(layer, module, stage.groups)
         runner.through(module, progress=tick)
+    _return_memory()
+
+
+def _return_memory() -> None:
+    """What a block took and freed goes back to the system: glibc keeps it in pieces, which grow by the block."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 class _Enough(Exception):

@@ -105,11 +105,11 @@ finally:
 
 
 def test_one_layer_in_memory(tmp_path: Path) -> None:
-    """A checkpoint of 1.5 GB, its weights holes in the file: zeros, which every input then is. Importing torch and
+    """A checkpoint of 1.05 GB (2.1 in float32), its weights holes in the file: zeros, which every input then is. Importing torch and
     transformers takes 400 MB of what is allowed, a layer and its Hessians 200."""
     folder = save_tiny_llama(tmp_path / "big", layers=1)
     config = json.loads((folder / "config.json").read_text())
-    layers, hidden, ff = 70, 1024, 2048
+    layers, hidden, ff = 50, 1024, 2048
     config |= {"num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": ff, "head_dim": 64,
                "num_attention_heads": 16, "num_key_value_heads": 16}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
@@ -128,7 +128,7 @@ def test_one_layer_in_memory(tmp_path: Path) -> None:
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
         file.truncate(8 + len(raw) + end)
-    assert end > 1.4e9
+    assert end > 1e9
     args = ["-c", "32", "--chunks", "1", "--quiet", "--save-every", "0", "--threads", "1"]
     words = [sys.executable, "-c", RUN, str(folder), str(tmp_path / "out"), *args]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
