@@ -8,6 +8,7 @@ Each stage is one pass of all chunks up to the stage's inputs, then the visitor 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -120,6 +121,7 @@ def walk_block(
 
 def _return_memory() -> None:
     """What a block took and freed goes back to the system: glibc keeps it in pieces, which grow by the block."""
+    gc.collect()  # the command lets cycles wait, some of which hold arrays
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

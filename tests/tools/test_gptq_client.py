@@ -105,8 +105,8 @@ finally:
 
 
 def test_one_layer_in_memory(tmp_path: Path) -> None:
-    """A checkpoint of 1.05 GB (2.1 in float32), its weights holes in the file: zeros, which every input then is. Importing torch and
-    transformers takes 400 MB of what is allowed, a layer and its Hessians 200."""
+    """A checkpoint of 1.05 GB, 2.1 in float32; its weights are holes in the file, zeros, which every input then is.
+    Importing torch and transformers takes 400 MB of what is allowed, a layer with its Hessians 250."""
     folder = save_tiny_llama(tmp_path / "big", layers=1)
     config = json.loads((folder / "config.json").read_text())
     layers, hidden, ff = 50, 1024, 2048
