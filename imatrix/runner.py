@@ -160,6 +160,7 @@ class Runner:
         while self.layer < self.n_layers:
             self.advance(collector, progress)
 
+    @torch.inference_mode()  # around each step of the generator, not around whoever takes what it yields
     def logits(self, collector: Collector | None = None) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """(chunk, float logits [judged positions, vocab], int64 tokens to be predicted) for every chunk left.
 
@@ -174,7 +175,7 @@ class Runner:
             see = lambda x: collector.see(target, 0, x)  # noqa: E731
         chunks = [chunk for chunk in range(self.corpus.n_chunks) if chunk not in self.dropped]
         size = max(1, min(_TOKENS // n_ctx, _LOGITS // (keep * head.n_rows)))
-        with torch.inference_mode(), self.skeleton.head(keep, see) as run:
+        with self.skeleton.head(keep, see) as run:
             for start in range(0, len(chunks), size):
                 part = chunks[start : start + size]
                 logits = run(self.hidden.get(part)).cpu()

@@ -31,7 +31,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("target") / "tiny", layers=1, hidden=256)
+    return save_tiny_llama(tmp_path_factory.mktemp("target") / "tiny", layers=3, hidden=256)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def nameless(tmp_path: Path) -> Path:
 
 
 def test_the_file_has_the_size_and_the_planned_types(cli: Cli, gguf: Path, tmp_path: Path) -> None:
-    target = 500_000
+    target = 1_000_000
     done = cli("plan", gguf, "--target-size", target, "--json", "--quiet")
     assert done.code == 0, done.err
     plan = json.loads(done.out)
@@ -74,7 +74,7 @@ def test_the_file_has_the_size_and_the_planned_types(cli: Cli, gguf: Path, tmp_p
     assert target * 0.995 <= plan["bytes"] <= target
     assert 0 < plan["expected_kld"] < 10
     out = tmp_path / "small.gguf"
-    done = cli("quantize", gguf, out, "--target-size", "500kB")
+    done = cli("quantize", gguf, out, "--target-size", "1MB")
     assert done.code == 0, done.err
     assert "expected KL divergence" in done.out
     assert "layer" in done.out
