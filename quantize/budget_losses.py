@@ -154,7 +154,8 @@ def _columns(own: NDArray[np.float32] | None, measured: NDArray[np.float64] | No
     columns = measured if own is None else own.astype(np.float64)
     if columns is None or columns.size != width or columns.mean() <= 0:
         return np.ones(width)
-    return columns / columns.mean()
+    mean = float(columns.mean())
+    return np.asarray(columns / mean, np.float64)
 
 
 def _sampled(tensor: Tensor, n_rows: int, n_matrices: int, sample: int) -> Iterator[tuple[int, NDArray[np.float32]]]:

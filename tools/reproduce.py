@@ -25,7 +25,7 @@ from ..formats.errors import FormatError, PlanError
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--quiet", is_flag=True, help="Print failures only.")
 @click.pass_context
-def command(ctx: click.Context, manifest: Path, model: Path, **options: Any) -> None:
+def command(ctx: click.Context, /, manifest: Path, model: Path, **options: Any) -> None:
     """Make the files of a release again from MANIFEST and the model, and compare their checksums.
 
     The importance matrix is taken as it was published: collecting it sums floats in an order that differs between
