@@ -53,7 +53,7 @@ def survive(words: list[str], folder: Path, result: Callable[[], str], forget: C
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            time.sleep(rng.uniform(0.05, 0.95) * seconds)
+            time.sleep(rng.uniform(0.2, 0.95) * seconds)
             if process.poll() is None:
                 break
             forget()  # it was faster this time
