@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,7 @@ def test_weights_that_are_not_finite(refused: Callable[..., str], tiny: Path, te
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("QUANTMILL_LONG" not in os.environ, reason="a quarter of an hour: QUANTMILL_LONG=1 runs it")
 @needs_client
 def test_smollm2(smollm2_hf: Path, tmp_path: Path) -> None:
     """Perplexity below round-to-nearest's on a text it was not calibrated with; the client agrees with our decode."""
