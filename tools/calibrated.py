@@ -71,8 +71,9 @@ class Method:
         visitor: for the runner's next block.
         quantization_config: for config.json.
         beside: the second file that holds it.
-        walk: further arguments of ``walk_block``.
         losses: a block's report in a line.
+        walk: further arguments of ``walk_block``.
+        remark: what is to be said once every linear was checked, if anything.
     """
 
     settings: Mapping[str, Any]
@@ -82,6 +83,7 @@ class Method:
     beside: str
     losses: Callable[[list[dict[str, Any]]], str]
     walk: Mapping[str, Any] = field(default_factory=dict)
+    remark: Callable[[], str | None] = lambda: None
 
 
 def quantize_checkpoint(model: Path, output: Path, method: Callable[[], Method], options: Mapping[str, Any]) -> None:
@@ -155,6 +157,8 @@ def _walk(runner: Runner, state: Any, method: Method, options: Mapping[str, Any]
         if not options["quiet"]:
             click.echo(line, err=True)
 
+    if remark := method.remark():
+        say(remark)
     if resumed:
         say(f"taken up at layer {runner.layer + 1}")
     runner.embed(keep=not resumed)
