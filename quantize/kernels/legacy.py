@@ -20,6 +20,8 @@ from .simd import (
     bits_of,
     from_bits,
     largest_lane,
+    load_f32v,
+    load_half,
     mask_bits,
     range_of_lanes,
     store_byte,
@@ -131,24 +133,36 @@ def encode_q5_1(src, code, out):  # type: ignore[no-untyped-def]
     encode_plain(src, code, out, 5, True)
 
 
+@jit_part
+def encode_block_q8_0(a, b, out, at):  # type: ignore[no-untyped-def]
+    """The 34 bytes of 32 weights, given as two vectors."""
+    sign, almost_half = np.int32(-0x80000000), float_to_bits(np.float32(0.49999997))
+    # As integers, so that NaN and Inf are the largest and reach the scale.
+    amax = largest_lane(vmax(bits_of(a) & _MAGNITUDE, bits_of(b) & _MAGNITUDE))
+    d = bits_to_float(amax) / np.float32(127)
+    put_half_at(out, at, d)
+    scale = inverse(d)
+    a, b = a * scale, b * scale
+    # roundf: towards zero after adding the largest float below one half, with the number's sign
+    a = a + from_bits((bits_of(a) & sign) | almost_half)
+    b = b + from_bits((bits_of(b) & sign) | almost_half)
+    vstore_bytes(out, at + 2, to_int(a))
+    vstore_bytes(out, at + 18, to_int(b))
+
+
 @jit
 def encode_q8_0(src, code, importance, out):  # type: ignore[no-untyped-def]
-    x = np.empty(32, np.float32)
-    sign, almost_half = np.int32(-0x80000000), float_to_bits(np.float32(0.49999997))
-    for block in range(out.size // 34):
-        load_floats(src, code, 32 * block, x)
-        a, b = vload_flat(x, 0), vload_flat(x, 16)
-        # As integers, so that NaN and Inf are the largest and reach the scale.
-        amax = largest_lane(vmax(bits_of(a) & _MAGNITUDE, bits_of(b) & _MAGNITUDE))
-        d = bits_to_float(amax) / np.float32(127)
-        put_half_at(out, 34 * block, d)
-        scale = inverse(d)
-        a, b = a * scale, b * scale
-        # roundf: towards zero after adding the largest float below one half, with the number's sign
-        a = a + from_bits((bits_of(a) & sign) | almost_half)
-        b = b + from_bits((bits_of(b) & sign) | almost_half)
-        vstore_bytes(out, 34 * block + 2, to_int(a))
-        vstore_bytes(out, 34 * block + 18, to_int(b))
+    """A loop for each kind of source: memory is the bound, and weights go from it to registers at once."""
+    n = out.size // 34
+    if code == 0:
+        for i in range(n):
+            encode_block_q8_0(load_f32v(src, 128 * i), load_f32v(src, 128 * i + 64), out, 34 * i)
+    elif code == 1:
+        for i in range(n):
+            encode_block_q8_0(load_half(src, 64 * i, True), load_half(src, 64 * i + 32, True), out, 34 * i)
+    else:
+        for i in range(n):
+            encode_block_q8_0(load_half(src, 64 * i, False), load_half(src, 64 * i + 32, False), out, 34 * i)
 
 
 @jit_part
