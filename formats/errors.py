@@ -41,6 +41,10 @@ class FormatError(QuantmillError):
     """A file is not what it claims to be: truncated, damaged, or of a kind we do not read."""
 
 
+class SourceError(FormatError):
+    """A file changed, or its disk failed, while we worked from it: what is done so far stays good."""
+
+
 class UnknownArchitecture(FormatError):
     """The checkpoint's model class is in no table of ours."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import FormatError, OutputError, WeightError
+from .errors import FormatError, OutputError, SourceError, WeightError
 from .journal import Finished, Journal, Rows
 from .output import Output, check_target, exists, explain, sync_file, sync_folder
 
@@ -123,7 +123,7 @@ def resumable_output(
                 raise exists(path)  # it came while we worked
             os.replace(part, target)
         except BaseException as error:
-            if work.keep() and not isinstance(error, (FormatError, WeightError)):
+            if work.keep() and not _lies_in_the_input(error):
                 _say(say, f"{path}: what is done is kept in {part.name}; the same command goes on with it")
                 raise
             part.unlink(missing_ok=True)
@@ -131,6 +131,11 @@ def resumable_output(
             raise
         record.unlink(missing_ok=True)
     sync_folder(target.parent)
+
+
+def _lies_in_the_input(error: BaseException) -> bool:
+    """Whether the same work would fail again: nothing of it is worth keeping."""
+    return isinstance(error, (FormatError, WeightError)) and not isinstance(error, SourceError)
 
 
 def _say(say: Say | None, text: str) -> None:

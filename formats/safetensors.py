@@ -7,9 +7,8 @@ holes. Source: the format's README and ``tensor.rs`` of safetensors 0.8, whose c
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from .errors import FormatError
 from .ir import Bytes, Role, Tensor
 from .qtypes import BY_NAME
+from .source import SourceFile
 
 # Bits of a value. F4 and the F6s are packed, so a tensor's bits must fill whole bytes.
 DTYPE_BITS = {
@@ -42,6 +42,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    file: SourceFile | None = field(default=None, repr=False, compare=False)
 
     def tensor(self) -> Tensor:
         """The lazy tensor under its name in the file, role ``OTHER``.
@@ -60,17 +61,10 @@ class StoredTensor:
         return Tensor(self.name, Role.OTHER, None, self.shape, qtype, self.rows, f"{self.path}: {self.name}")
 
     def rows(self, a: int, b: int) -> Bytes:
-        """Rows a to b as uint8 [b-a, row bytes].
-
-        Read, not mapped: a mapped page counts as resident until the file is closed, a read one is the caller's to drop;
-        and a file cut short while we work is an error here, not a SIGBUS.
-        """
+        """Rows a to b as uint8 [b-a, row bytes]."""
         row_bytes = (self.shape[-1] if self.shape else 1) * DTYPE_BITS[self.dtype] // 8
-        size = (b - a) * row_bytes
-        data = np.fromfile(self.path, np.uint8, size, offset=self.offset + a * row_bytes)
-        if data.size != size:
-            raise FormatError("the file became shorter while it was read", path=self.path, where=self.name)
-        return data.reshape(b - a, row_bytes)
+        file = self.file or SourceFile(self.path)
+        return file.read(self.offset + a * row_bytes, (b - a) * row_bytes, self.name).reshape(b - a, row_bytes)
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -79,23 +73,19 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     Raises:
         FormatError: no such file, or anything in the header that is not as the format wants it.
     """
-    try:
-        size = os.path.getsize(path)
-        with open(path, "rb") as file:
-            head = file.read(8)
-            length = int.from_bytes(head, "little")
-            if size < 8:
-                raise FormatError(f"truncated: {size} bytes, no room for a header", path=path)
-            if length > MAX_HEADER:
-                raise FormatError(f"not a safetensors file: a header of {length} bytes", path=path, where="byte 0")
-            if length > size - 8:
-                problem = f"truncated: the header takes {length} bytes, the file has {size - 8}"
-                raise FormatError(problem, path=path, hint="download it again")
-            raw = file.read(length)
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
+    file = SourceFile(path)
+    size = file.size
+    if size < 8:
+        raise FormatError(f"truncated: {size} bytes, no room for a header", path=path)
+    length = int.from_bytes(file.read(0, 8).tobytes(), "little")
+    if length > MAX_HEADER:
+        raise FormatError(f"not a safetensors file: a header of {length} bytes", path=path, where="byte 0")
+    if length > size - 8:
+        problem = f"truncated: the header takes {length} bytes, the file has {size - 8}"
+        raise FormatError(problem, path=path, hint="download it again")
+    raw = file.read(8, length).tobytes()
     header = _parse_header(raw, path)
-    return dict(sorted(_checked(header, path, 8 + length, size).items()))
+    return dict(sorted(_checked(header, file, 8 + length).items()))
 
 
 def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
@@ -117,8 +107,9 @@ def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
     return header
 
 
-def _checked(header: dict[str, Any], path: Path, start: int, size: int) -> dict[str, StoredTensor]:
-    entries = {name: _entry(name, item, path, start) for name, item in header.items()}
+def _checked(header: dict[str, Any], file: SourceFile, start: int) -> dict[str, StoredTensor]:
+    path, size = file.path, file.size
+    entries = {name: _entry(name, item, file, start) for name, item in header.items()}
     end, last = start, ""
     for entry in sorted(entries.values(), key=lambda e: (e.offset, e.nbytes)):
         if entry.offset != end:
@@ -135,7 +126,9 @@ def _checked(header: dict[str, Any], path: Path, start: int, size: int) -> dict[
     return entries
 
 
-def _entry(name: str, item: Any, path: Path, start: int) -> StoredTensor:
+def _entry(name: str, item: Any, file: SourceFile, start: int) -> StoredTensor:
+    path = file.path
+
     def is_sizes(value: Any) -> bool:
         return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
@@ -151,7 +144,7 @@ def _entry(name: str, item: Any, path: Path, start: int) -> StoredTensor:
     if bits != nbytes * 8:
         problem = f"{dtype} {shape} takes {bits / 8:g} bytes, its data has {nbytes}"
         raise FormatError(problem, path=path, where=name)
-    return StoredTensor(path, name, dtype, tuple(shape), start + offsets[0], nbytes)
+    return StoredTensor(path, name, dtype, tuple(shape), start + offsets[0], nbytes, file)
 
 
 def write_safetensors(folder: Path, tensors: Sequence[Tensor], *, max_shard_bytes: float = 5e9) -> list[Path]:

@@ -21,12 +21,13 @@ from ..gguf.keys import (
     QUANTIZATION_VERSION,
     typed,
 )
-from ..gguf.reader import MappedFile, TensorEntry
+from ..gguf.reader import TensorEntry
 from ..gguf.vocab import tokenizer_to_metadata
 from ..gguf.wire import Cursor
 from ..gguf.writer import align
 from ..ir import Bytes, Model, Role, Tensor, Tokenizer, Value
 from ..qtypes import BY_ID
+from ..source import SourceFile
 from . import wire
 from .vocab import Vocabulary, decode_vocabulary, read_vocabulary
 from .wire import ALIGNMENT, MAGIC, TYPES, Hparams
@@ -80,8 +81,8 @@ def read_ggml(
         TokenizerError: a vocabulary that is no SentencePiece, and no ``vocab_dir``.
     """
     path = Path(path)
-    file = MappedFile(path)
-    parsed = _parse(Cursor(file.map, path))
+    file = SourceFile(path)
+    parsed = _parse(Cursor(file, path))
     gqa = _gqa(parsed, settings.gqa)
     width = _check_shapes(parsed, gqa)
     metadata = _metadata(parsed, gqa, width, settings, warn)
@@ -272,11 +273,12 @@ def _tokenizer(parsed: _Parsed, vocab_dir: Path | None) -> Tokenizer:
     return found
 
 
-def _tensor(file: MappedFile, path: Path, entry: TensorEntry, role: Role, layer: int | None) -> Tensor:
+def _tensor(file: SourceFile, path: Path, entry: TensorEntry, role: Role, layer: int | None) -> Tensor:
     row_bytes = entry.qtype.row_bytes(entry.shape[-1])
 
     def read(a: int, b: int) -> Bytes:
-        return file.rows(entry.offset + a * row_bytes, b - a, row_bytes)
+        rows = file.read(entry.offset + a * row_bytes, (b - a) * row_bytes, entry.name)
+        return rows.reshape(b - a, row_bytes)
 
     found = wire.gguf_name(entry.name)
     assert found is not None

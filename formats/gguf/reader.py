@@ -4,17 +4,13 @@ tensors lazily.
 
 from __future__ import annotations
 
-import mmap
-import os
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from ..errors import FormatError
 from ..ir import Bytes, Metadata, Model, Shard, Tensor, Value, ValueType
 from ..qtypes import BY_ID, QType
+from ..source import SourceFile
 from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE
 from .names import parse_name
 from .shards import check_set, sibling_paths, split_count, without_split
@@ -97,7 +93,7 @@ def read_header(path: str | Path) -> GGUFHeader:
     Raises:
         FormatError: naming the file, the place and what to do.
     """
-    return _parse(Path(path), MappedFile(Path(path)).map)
+    return _parse(Path(path), SourceFile(Path(path)))
 
 
 def read_headers(path: str | Path) -> tuple[GGUFHeader, ...]:
@@ -131,9 +127,9 @@ def read_gguf(path: str | Path) -> Model:
     )
 
 
-def _open_all(path: Path) -> list[tuple[MappedFile, GGUFHeader]]:
-    file = MappedFile(path)
-    header = _parse(path, file.map)
+def _open_all(path: Path) -> list[tuple[SourceFile, GGUFHeader]]:
+    file = SourceFile(path)
+    header = _parse(path, file)
     if split_count(header.metadata) == 1:
         return [(file, header)]
     parts = []
@@ -141,45 +137,19 @@ def _open_all(path: Path) -> list[tuple[MappedFile, GGUFHeader]]:
         if sibling == path:
             parts.append((file, header))
         else:
-            other = MappedFile(sibling)
-            parts.append((other, _parse(sibling, other.map)))
+            other = SourceFile(sibling)
+            parts.append((other, _parse(sibling, other)))
     check_set([header for _, header in parts])
     return parts
 
 
-class MappedFile:
-    """A file mapped for its header and read for its tensors.
-
-    Rows are read, not views of the map: a copy within the page cache costs less than faulting pages in, a mapped page
-    counts as resident memory until it is given back, and a file cut short while we work is an error, not a SIGBUS.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file = path.open("rb", buffering=0)
-        weakref.finalize(self, self.file.close)  # with the last tensor that refers to us
-        size = os.fstat(self.file.fileno()).st_size
-        self.map: mmap.mmap | bytes = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-
-    def rows(self, start: int, n: int, row_bytes: int) -> Bytes:
-        """Rows as uint8 [n, row_bytes], read-only."""
-        data = np.empty(n * row_bytes, np.uint8)
-        done = 0
-        while done < data.size:  # the system reads 2 GB at most in one go
-            got = os.preadv(self.file.fileno(), [data.data[done:]], start + done)
-            if not got:
-                raise FormatError("the file became shorter while it was read", path=self.path)
-            done += got
-        data.flags.writeable = False
-        return data.reshape(n, row_bytes)
-
-
-def _tensor(file: MappedFile, header: GGUFHeader, entry: TensorEntry) -> Tensor:
+def _tensor(file: SourceFile, header: GGUFHeader, entry: TensorEntry) -> Tensor:
     row_bytes = entry.qtype.row_bytes(entry.shape[-1] if entry.shape else 1)
     swap = header.byteorder == "big"
 
     def read(a: int, b: int) -> Bytes:
-        rows = file.rows(entry.offset + a * row_bytes, b - a, row_bytes)
+        rows = file.read(entry.offset + a * row_bytes, (b - a) * row_bytes, entry.name).reshape(b - a, row_bytes)
+        rows.flags.writeable = False
         return swap_blocks(entry.qtype, rows) if swap else rows
 
     role, layer = parse_name(entry.name)
@@ -196,7 +166,7 @@ def parse_frame(path: Path, frame: bytes, tensor_bytes: int) -> GGUFHeader:
     return _parse(path, frame, len(frame) + tensor_bytes)
 
 
-def _parse(path: Path, data: mmap.mmap | bytes, file_size: int | None = None) -> GGUFHeader:
+def _parse(path: Path, data: SourceFile | bytes, file_size: int | None = None) -> GGUFHeader:
     cursor = Cursor(data, path)
     _check_magic(cursor)
     version = _read_version(cursor)
@@ -229,7 +199,7 @@ def _parse(path: Path, data: mmap.mmap | bytes, file_size: int | None = None) ->
 
 
 def _check_magic(cursor: Cursor) -> None:
-    start = bytes(cursor.data[:64])
+    start = cursor.peek(64)
     if start[:4] == MAGIC:
         cursor.position = 4
         return

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import FormatError
 from ..ir import Bytes, Value, ValueType
 from ..qtypes import QType
+from ..source import SourceFile
 from .keys import NUMPY_TYPES
 
 ByteOrder = Literal["little", "big"]
@@ -38,6 +39,7 @@ _FORMATS = {
 
 # Files in the wild nest no arrays and llama.cpp refuses them; the limit only keeps a hostile file from our stack.
 _MAX_NESTING = 4
+_PIECE = 1 << 16  # bytes of a file that are read at a time
 _MIN_ITEM_BYTES = {ValueType.STRING: 8, ValueType.ARRAY: 12}  # an empty string; an empty array
 
 # Fields stored as bytes that llama.cpp copies to and from a native uint32, so that on a big-endian machine they stand
@@ -48,11 +50,15 @@ _NATIVE_WORDS = {("Q5_0", "qh"), ("Q5_1", "qh")}
 class Cursor:
     """A place in a file's bytes that moves as values are read; every error names the file and the byte."""
 
-    def __init__(self, data: Any, path: Path, byteorder: ByteOrder = "little", position: int = 0) -> None:
-        """``data``: bytes or an mmap, sliced to ``bytes``."""
-        self.data = data
+    def __init__(
+        self, data: bytes | SourceFile, path: Path, byteorder: ByteOrder = "little", position: int = 0
+    ) -> None:
+        """``data``: all there is, or a file, of which a piece at a time is read."""
+        self._file = data if isinstance(data, SourceFile) else None
+        self._piece = b"" if isinstance(data, SourceFile) else data
+        self._start = 0  # of the piece, in the file
         self.path = path
-        self.size = len(data)
+        self.size = data.size if isinstance(data, SourceFile) else len(data)
         self.position = position
         self.byteorder: ByteOrder = byteorder
         self.what = "the header"  # what is being read, for messages
@@ -69,11 +75,21 @@ class Cursor:
                 hint="download or copy the file again",
             )
 
+    def peek(self, n: int) -> bytes:
+        """The next ``n`` bytes, or as many as there are."""
+        n = min(n, self.size - self.position)
+        start = self.position - self._start
+        if not 0 <= start <= start + n <= len(self._piece):
+            assert self._file is not None
+            self._piece = self._file.read(self.position, min(max(n, _PIECE), self.size - self.position)).tobytes()
+            self._start, start = self.position, 0
+        return self._piece[start : start + n]
+
     def take(self, n: int) -> bytes:
         self.need(n)
-        start = self.position
+        taken = self.peek(n)
         self.position += n
-        return bytes(self.data[start : self.position])
+        return taken
 
     def number(self, type: ValueType) -> Any:
         fmt = _PREFIX[self.byteorder] + _FORMATS[type]
@@ -130,19 +146,20 @@ class Cursor:
     def _strings(self, count: int) -> tuple[str, ...]:
         """``count`` strings; a vocabulary holds hundreds of thousands, so the loop touches locals only."""
         unpack = struct.Struct(_PREFIX[self.byteorder] + "Q").unpack_from
-        data, size, position = self.data, self.size, self.position
+        piece, at = self._piece, self.position - self._start
         found: list[bytes] = []
         for _ in range(count):
-            end = position + 8
-            if end <= size:
-                end += unpack(data, position)[0]
-            if end > size:
-                self.position = position
-                self.string()  # raises, with the place
-                raise AssertionError
-            found.append(data[position + 8 : end])
-            position = end
-        self.position = position
+            end = at + 8
+            if at >= 0 and end <= len(piece):
+                end += unpack(piece, at)[0]
+                if end <= len(piece):
+                    found.append(piece[at + 8 : end])
+                    at = end
+                    continue
+            self.position = self._start + at
+            found.append(self.take(self.u64()))  # from the next piece, or an error with the place
+            piece, at = self._piece, self.position - self._start
+        self.position = self._start + at
         return tuple([raw.decode("utf-8", "surrogateescape") for raw in found])
 
 

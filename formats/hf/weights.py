@@ -5,8 +5,8 @@ The order is llama.cpp's: shards by name, tensors by name within a safetensors s
 
 from __future__ import annotations
 
+import pickle
 import re
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import numpy as np
 
 from ..errors import FormatError
 from ..ir import Bytes, Role, Tensor
-from ..qtypes import BF16, F16, F32
+from ..qtypes import BF16, BY_NAME, F16, F32
 from ..safetensors import StoredTensor, read_safetensors
 from .config import read_json
+from .torchfile import MAGIC, TorchTensor, read_torch_file
 
 Stored = StoredTensor | Tensor
 
@@ -90,44 +91,48 @@ def _all_there(folder: Path, shards: list[str], origin: str) -> list[str]:
 
 
 def read_bin(path: Path) -> dict[str, Stored]:
-    """The tensors of a torch state dict, mapped into memory; pickles that hold more than tensors are refused."""
-    import pickle
-
-    import torch
-
+    """The tensors of a torch state dict; pickles that hold more than tensors are refused."""
     hint = "only plain state dicts are read; ask for, or make, a safetensors copy"
     try:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):
-                raise
-            state = torch.load(path, map_location="cpu", weights_only=True)  # torch before 1.6: no zip to map
+        state = read_torch_file(path) if _is_zip(path) else _load_old(path)
     except pickle.UnpicklingError:
         raise FormatError("the pickle holds more than tensors, code perhaps", path=path, hint=hint) from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+    except (RuntimeError, EOFError, ValueError, OSError, LookupError, AttributeError, TypeError) as error:
         problem = f"damaged or truncated: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         raise FormatError(problem, path=path, hint="download it again") from None
     if not isinstance(state, dict):
         raise FormatError(f"holds a {type(state).__name__}, not a state dict", path=path, hint=hint)
-    return dict(_state_tensors(state, path))
+    return {str(name): _stored(path, str(name), tensor) for name, tensor in state.items()}
 
 
-def _state_tensors(state: dict[Any, Any], path: Path) -> Iterator[tuple[str, Stored]]:
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _load_old(path: Path) -> Any:
+    """A file of torch before 1.6: one pickle after the other, read into memory."""
     import torch
 
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _stored(path: Path, name: str, tensor: Any) -> Stored:
+    """What is no float is named by its dtype, so that it is refused only when a rule wants it (buffers are int64)."""
+    source = f"{path}: {name}"
+    if isinstance(tensor, TorchTensor):
+        if tensor.dtype not in ("F32", "F16", "BF16"):
+            return StoredTensor(path, name, tensor.dtype, tensor.shape, 0, 0)
+        return Tensor(name, Role.OTHER, None, tensor.shape, BY_NAME[tensor.dtype], tensor.rows, source)
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise FormatError(f"a {type(tensor).__name__}, not a tensor", path=path, where=name)
+    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     qtypes = {torch.float32: F32, torch.float16: F16, torch.bfloat16: BF16}
-    for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise FormatError(f"a {type(tensor).__name__}, not a tensor", path=path, where=str(name))
-        dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-        if tensor.dtype not in qtypes:
-            # Named by its dtype, so that it is refused only when a rule wants it (buffers are often int64).
-            yield str(name), StoredTensor(path, str(name), dtype, shape, 0, 0)
-            continue
-        read = partial(_torch_rows, tensor.detach())
-        source = f"{path}: {name}"
-        yield str(name), Tensor(str(name), Role.OTHER, None, shape, qtypes[tensor.dtype], read, source)
+    if tensor.dtype not in qtypes:
+        return StoredTensor(path, name, dtype, shape, 0, 0)
+    return Tensor(name, Role.OTHER, None, shape, qtypes[tensor.dtype], partial(_torch_rows, tensor.detach()), source)
 
 
 def _torch_rows(tensor: Any, a: int, b: int) -> Bytes:

@@ -162,7 +162,7 @@ def test_a_source_cut_short_meanwhile(tiny: Model, tmp_path: Path) -> None:
     file_of(tiny, "F16", tmp_path / "source.gguf")
     source = read_gguf(tmp_path / "source.gguf")
     os.truncate(tmp_path / "source.gguf", (tmp_path / "source.gguf").stat().st_size // 2)
-    with pytest.raises(FormatError, match=r"source.gguf: the file became shorter"):
+    with pytest.raises(FormatError, match=r"source.gguf: [\w.]+: the file became shorter"):
         file_of(source, "Q4_K_S", tmp_path / "o.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
 

@@ -152,7 +152,8 @@ def test_a_file_that_shrinks_while_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(FormatError) as error:
         stored.rows(0, 1)
-    assert str(error.value) == f"{path}: b: the file became shorter while it was read"
+    again = "bring the file back as it was and run the same command again"
+    assert str(error.value) == f"{path}: b: the file became shorter while it was read ({again})"
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

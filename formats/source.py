@@ -1,0 +1,74 @@
+"""Files that are read while others may change them.
+
+Nothing is mapped: a page of a map whose file was cut short kills the process (SIGBUS), and a mapped page counts as
+resident memory until it is given back. Rows are read at their place from a descriptor that stays open, so a file that
+is renamed, replaced or made unreadable meanwhile is still the one that was opened; one that is changed is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+from .errors import FormatError, SourceError
+from .ir import Bytes
+
+_HINT = "bring the file back as it was and run the same command again"
+
+
+class SourceFile:
+    """An open file, closed with the last thing that refers to it. Thread-safe.
+
+    Raises:
+        FormatError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
+        weakref.finalize(self, file.close)
+        self._fd = file.fileno()
+        self._about = self._state()
+
+    @property
+    def size(self) -> int:
+        """Bytes, when it was opened."""
+        return self._about[0]
+
+    def read(self, start: int, n: int, where: str | None = None) -> Bytes:
+        """``n`` bytes at an offset, as uint8 [n].
+
+        Args:
+            where: the place inside, for messages.
+
+        Raises:
+            SourceError: the file is not what it was when it was opened, or the disk failed.
+        """
+        data = np.empty(n, np.uint8)
+        done = 0
+        try:
+            while done < n:  # the system reads 2 GB at most in one go
+                got = os.preadv(self._fd, [data.data[done:]], start + done)
+                if not got:
+                    raise self._error("the file became shorter while it was read", where)
+                done += got
+            about = self._state()
+        except OSError as error:
+            raise self._error(f"cannot be read any more: {error.strerror}", where) from error
+        if about != self._about:
+            shorter = about[0] < self._about[0]
+            raise self._error(f"the file {'became shorter' if shorter else 'was changed'} while it was read", where)
+        return data
+
+    def _state(self) -> tuple[int, int]:
+        about = os.fstat(self._fd)
+        return about.st_size, about.st_mtime_ns
+
+    def _error(self, problem: str, where: str | None) -> SourceError:
+        return SourceError(problem, path=self.path, where=where, hint=_HINT)
