@@ -6,6 +6,7 @@ Everything else (bytes per block, bits per weight, row sizes) is derived. Source
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,6 +56,10 @@ class QType:
 
     def __str__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple[Callable[[str], QType], tuple[str]]:
+        """A pickled type is the one of the table: types are told apart by ``is``."""
+        return qtype, (self.name,)
 
 
 _ROWS = (

@@ -8,8 +8,11 @@ is renamed, replaced or made unreadable meanwhile is still the one that was open
 from __future__ import annotations
 
 import os
+import socket
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,9 +69,31 @@ class SourceFile:
             raise self._error(f"the file {'became shorter' if shorter else 'was changed'} while it was read", where)
         return data
 
+    def __reduce__(self) -> tuple[Callable[..., SourceFile], tuple[Any, ...]]:
+        """In another process, perhaps on another machine, the file is opened anew; it must be the same."""
+        return _opened_elsewhere, (self.path, os.path.abspath(self.path), self._about)
+
     def _state(self) -> tuple[int, int]:
         about = os.fstat(self._fd)
         return about.st_size, about.st_mtime_ns
 
     def _error(self, problem: str, where: str | None) -> SourceError:
         return SourceError(problem, path=self.path, where=where, hint=_HINT)
+
+
+def _opened_elsewhere(path: Path, absolute: str, about: tuple[int, int]) -> SourceFile:
+    """A file that another process opened.
+
+    Raises:
+        FormatError: it is not here. SourceError: it is another one here.
+    """
+    try:
+        file = SourceFile(Path(absolute))
+    except FormatError as error:
+        where = f"on {socket.gethostname()}"
+        raise FormatError(error.problem, path=path, where=where, hint="every machine must see the same files") from None
+    file.path = path
+    if file._about != about:
+        problem = f"the file is another one on {socket.gethostname()}"
+        raise SourceError(problem, path=path, hint="every machine must see the same files")
+    return file

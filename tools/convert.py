@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import click
 
 from ..formats.errors import PlanError
 from .files import ADAPTER, KINDS, read_model, source_kind, target_kind
-from .options import plan_options, write_options
+from .options import cluster_options, plan_options, write_options
 
 if TYPE_CHECKING:
     from ..formats.ggml.reader import Settings
@@ -51,6 +51,7 @@ _FLOATS = ("F32", "F16", "BF16")
 @click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER", help="LoRA: the base model's folder.")
 @plan_options
 @write_options
+@cluster_options
 def command(
     src: Path,
     dst: Path,
@@ -137,6 +138,7 @@ def _to_file(
 
 def _rewrite(model: Model, dst: Path, options: dict[str, Any], container: str) -> None:
     """File to file with its tensors as they are: another container, version or byte order."""
+    _alone(options)
     if options["dry_run"]:
         click.echo(f"{dst}: {len(model.tensors)} tensors as they are")
         return
@@ -165,6 +167,7 @@ def _to_checkpoint(model: Model, dst: Path, outtype: str, options: dict[str, Any
     from ..formats.output import atomic_folder, human_bytes
     from ..quantize.decode import as_float
 
+    _alone(options)
     dtype = outtype if outtype == "auto" else outtype.upper()
     if dtype not in ("auto", *_FLOATS):
         raise PlanError(f"a checkpoint cannot hold {outtype}", hint=f"--outtype auto, {', '.join(_FLOATS)}")
@@ -182,6 +185,11 @@ def _to_checkpoint(model: Model, dst: Path, outtype: str, options: dict[str, Any
         write_hf(_watched(model, bar.update), folder, dtype=dtype)
     if not options["quiet"]:
         click.echo(f"{dst}: {len(model.tensors)} tensors")
+
+
+def _alone(options: Mapping[str, Any]) -> None:
+    if options["cluster"] is not None:
+        raise PlanError("takes part where a GGUF file is written at a type of your choice", where="--cluster")
 
 
 def _watched(model: Model, progress: Callable[[int], object]) -> Model:

@@ -54,6 +54,13 @@ _WRITE_OPTIONS = (
     click.option("--quiet", is_flag=True, help="No progress and no summary."),
 )  # fmt: skip
 
+_CLUSTER_OPTIONS = (
+    click.option(
+        "--cluster", metavar="ADDRESS|local",
+        help="Let a Ray cluster do the work: its head's address, or local to start one on this machine.",
+    ),
+    click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Of the cluster, at most so many."),
+)  # fmt: skip
 
 _BUDGET_OPTIONS = (
     click.option(
@@ -83,6 +90,11 @@ def plan_options(command: F) -> F:
 def write_options(command: F) -> F:
     """How it is carried out."""
     return _apply(_WRITE_OPTIONS, command)
+
+
+def cluster_options(command: F) -> F:
+    """Where it is carried out; ``cluster.py`` understands them."""
+    return _apply(_CLUSTER_OPTIONS, command)
 
 
 def _apply(options: tuple[Callable[[F], F], ...], command: F) -> F:

@@ -110,6 +110,7 @@ def carry_out(
     """
     from ..quantize.execute import Job, cpu_count, execute_all
     from ..quantize.warm import warm
+    from .cluster import pool_of
 
     quiet = options.get("quiet", False)
     start = time.monotonic()
@@ -123,10 +124,10 @@ def carry_out(
 
         prefix = path.with_name(path.name.removesuffix(".gguf"))
         jobs = [Job(part, shard) for shard, part in split_as_source(plan, prefix, _layout("gguf", options))]
-    with progress_bar(plan.source_bytes, path.name, quiet) as progress:
+    with pool_of(options) as pool, progress_bar(plan.source_bytes, path.name, quiet) as progress:
         execute_all(
             jobs, threads=options.get("threads"), importance=importance, progress=progress,
-            force=options.get("force", False), inputs=inputs, restart=options.get("restart", False), say=say,
+            force=options.get("force", False), inputs=inputs, restart=options.get("restart", False), say=say, pool=pool,
         )  # fmt: skip
     seconds = time.monotonic() - start
     if options.get("as_json"):

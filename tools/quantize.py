@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from .options import budget_options, plan_options, write_options
+from .options import budget_options, cluster_options, plan_options, write_options
 
 # How files say that they are float: dropped before the level is added.
 _FLOAT_ENDING = re.compile(r"[-._](?:bf16|fp?16|fp?32)\Z", re.IGNORECASE)
@@ -36,6 +36,7 @@ def _offer_levels(ctx: click.Context, param: click.Parameter, typed: str) -> lis
 @budget_options
 @plan_options
 @write_options
+@cluster_options
 def command(model: Path, arguments: tuple[str, ...], container: str | None, keep_split: bool, **options: Any) -> None:
     """Quantize MODEL, a GGUF file or one of its shards, to LEVEL.
 

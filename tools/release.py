@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import PlanError
-from .options import BOOKS
+from .options import BOOKS, cluster_options
 
 if TYPE_CHECKING:
     from ..quantize.plan import Plan
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: one for each CPU.")
 @click.option("--restart", is_flag=True, help="Begin anew, whatever is in OUT_DIR of a release.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
+@cluster_options
 def command(model: Path, folder: Path, **options: Any) -> None:
     """Make a published set of MODEL in OUT_DIR: importance, every level from one reading, each file verified, a model
     card with its tables, checksums, and a manifest to make the same bytes again.

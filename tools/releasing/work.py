@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...formats.errors import FormatError, OutputError, WeightError
+from ..cluster import pool_of
 from ..files import read_model, source_kind
 from ..planned import plan_from, progress_bar
 from .manifest import NAME, sha256, source_files, write_json
@@ -177,8 +178,11 @@ class Work:
         threads = self.options["threads"] or cpu_count()
         warm({step.type for job in jobs for step in job.plan.steps}, threads, self.say)
         inputs = [self.imatrix] if self.imatrix else []
-        with progress_bar(jobs[0].plan.source_bytes, f"{len(jobs)} files", self.quiet) as progress:
-            execute_all(jobs, threads=threads, importance=importance, progress=progress, inputs=inputs, say=self.say)
+        name = f"{len(jobs)} files"
+        with pool_of(self.options) as pool, progress_bar(jobs[0].plan.source_bytes, name, self.quiet) as progress:
+            execute_all(
+                jobs, threads=threads, importance=importance, progress=progress, inputs=inputs, say=self.say, pool=pool
+            )
 
     def verify(self, levels: Sequence[str]) -> None:
         """Read every file back: its structure, and that each weight decodes to a finite number."""
