@@ -17,6 +17,7 @@ import numpy as np
 
 from .errors import FormatError
 from .ir import Bytes, Role, Tensor
+from .json_text import ROOM, parse_json
 from .qtypes import BY_NAME
 from .source import SourceFile
 
@@ -84,11 +85,11 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         problem = f"truncated: the header takes {length} bytes, the file has {size - 8}"
         raise FormatError(problem, path=path, hint="download it again")
     raw = file.read(8, length).tobytes()
-    header = _parse_header(raw, path)
+    header = _parse_header(raw, path, size + ROOM)
     return dict(sorted(_checked(header, file, 8 + length).items()))
 
 
-def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
+def _parse_header(raw: bytes, path: Path, room: int) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
@@ -97,10 +98,7 @@ def _parse_header(raw: bytes, path: Path) -> dict[str, Any]:
             found[key] = value
         return found
 
-    try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError):  # ValueError: not UTF-8, not JSON, or an integer of too many digits
-        raise FormatError("the header is not JSON", path=path, where="byte 8") from None
+    header = parse_json(raw, path, room=room, where="byte 8", object_pairs_hook=unique)
     if not isinstance(header, dict):
         raise FormatError("the header is not a JSON object", path=path, where="byte 8")
     header.pop("__metadata__", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..errors import FormatError
 from ..ir import Metadata, Role, Tensor
+from ..json_text import ROOM, parse_json
 from . import rope
 from .rows import Rope, full_key
 from .sizes import EMBD, HEADS, Config, Implied, Is
@@ -43,15 +43,14 @@ _IMPLIED: dict[str, Implied] = {"num_key_value_heads": HEADS, "head_dim": EMBD /
 def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     """A JSON object, or {} when there is no such file and none is required."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
     except FileNotFoundError:
         if not required:
             return {}
         raise FormatError("no such file", path=path, hint="give the folder of a Hugging Face checkpoint") from None
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
-    except (ValueError, RecursionError):
-        raise FormatError("is not valid JSON", path=path) from None
+    data = parse_json(raw, path, room=len(raw) + ROOM)
     if not isinstance(data, dict):
         raise FormatError("is not a JSON object", path=path)
     return data

@@ -5,6 +5,7 @@ The order is llama.cpp's: shards by name, tensors by name within a safetensors s
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from functools import partial
@@ -70,7 +71,20 @@ def _read_index(path: Path) -> dict[str, str]:
         # An index comes from strangers: it must not make us open files elsewhere.
         if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
             raise FormatError(f"{shard!r} is outside the folder", path=path, where=name)
+    for shard in sorted(set(index.values())):
+        if not _is_inside(path.parent / shard):
+            problem = f"{shard!r} is a link to {os.path.realpath(path.parent / shard)}, outside the folder"
+            raise FormatError(problem, path=path, hint="copy the file into the folder, if you trust it")
     return index
+
+
+def _is_inside(path: Path) -> bool:
+    """Whether a file lies in its folder, once links are followed; or in the Hugging Face cache that its folder is of:
+    ``models--x/snapshots/1234/model.safetensors`` is a link to ``models--x/blobs/abcd``."""
+    folder, real = path.parent.resolve(), Path(os.path.realpath(path))
+    return real.is_relative_to(folder) or (
+        folder.parent.name == "snapshots" and real.parent == folder.parents[1] / "blobs"
+    )
 
 
 def _counted(names: list[str]) -> list[str]:

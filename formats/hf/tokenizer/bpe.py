@@ -10,6 +10,7 @@ from ...ir import TokenType
 from .detect import detect_pre
 from .files import Json, TokenizerFiles, read_json, read_text
 from .pretokenizers import MASK_LSTRIP, NAMES, SLOW_CLASSES
+from .schema import check_ids
 from .vocabulary import Vocabulary
 
 
@@ -42,6 +43,7 @@ def read_bpe(files: TokenizerFiles, pre: str | None) -> Vocabulary:
 
 def _read_slow(files: TokenizerFiles, pre: str | None) -> Vocabulary:
     vocab = read_json(files.folder / "vocab.json")
+    check_ids(vocab, files.folder / "vocab.json")
     found, texts = SLOW_CLASSES.get(str(files.config.get("tokenizer_class")), (None, ()))
     if (pre := pre or found) is None:
         raise _unknown_class(files)

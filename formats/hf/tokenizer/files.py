@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +10,12 @@ from typing import Any
 
 from ...errors import TokenizerError
 from ...ir import TokenType
+from ...json_text import ROOM, parse_json
+from . import schema
 
 Json = dict[str, Any]
+
+_ROOM_FACTOR = 16
 
 # llama.cpp's converter takes these for control tokens whatever the files say (conversion/base.py,
 # does_token_look_special): command-r, deepseek-coder and gemma mark theirs as ordinary.
@@ -121,7 +124,7 @@ def read_files(folder: Path) -> TokenizerFiles:
     Raises:
         TokenizerError: a file is not JSON, or not an object.
     """
-    return TokenizerFiles(
+    files = TokenizerFiles(
         folder=folder,
         tokenizer=read_json(folder / "tokenizer.json") or None,
         config=read_json(folder / "tokenizer_config.json"),
@@ -129,6 +132,14 @@ def read_files(folder: Path) -> TokenizerFiles:
         generation=read_json(folder / "generation_config.json"),
         added_json=read_json(folder / "added_tokens.json"),
     )
+    schema.check(files.config, schema.CONFIG, folder / "tokenizer_config.json")
+    schema.check(files.special_map, schema.SPECIAL, folder / "special_tokens_map.json")
+    schema.check_ids(files.added_json, folder / "added_tokens.json")
+    schema.check(files.tokenizer, schema.TOKENIZER, folder / "tokenizer.json")
+    model = (files.tokenizer or {}).get("model") or {}
+    table = schema.MODELS.get(model.get("type") or "BPE") if model else None
+    schema.check(model, table or {}, folder / "tokenizer.json", "model.")
+    return files
 
 
 def _added_token(token: Json) -> AddedToken:
@@ -143,19 +154,26 @@ def token_text(value: Any) -> str | None:
 
 
 def read_json(path: Path) -> Json:
+    """A JSON object, empty where there is no such file. Raises ``TokenizerError``."""
     if not path.is_file():
         return {}
-    try:
-        data = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise TokenizerError(f"not JSON: {error}", path=path, hint="download it again") from None
+    raw = read_bytes(path)
+    # Gemma's tokenizer.json, the largest known, is 33 MB of text and ten times that as Python's strings and lists.
+    data = parse_json(raw, path, room=_ROOM_FACTOR * len(raw) + ROOM, error=TokenizerError)
     if not isinstance(data, dict):
         raise TokenizerError("not a JSON object", path=path)
     return data
 
 
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"cannot be read: {error.strerror}", path=path) from None
+
+
 def read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")  # no newline translation: templates keep their \r
+        return read_bytes(path).decode("utf-8")  # no newline translation: templates keep their \r
     except UnicodeDecodeError as error:
         raise TokenizerError(f"not UTF-8 at byte {error.start}", path=path, hint="download it again") from None

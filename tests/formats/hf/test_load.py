@@ -138,7 +138,7 @@ def test_no_config(tmp_path: Path) -> None:
 
 def test_config_that_is_no_json(folder: Path) -> None:
     (folder / "config.json").write_text("{")
-    assert message(folder) == f"{folder}/config.json: is not valid JSON"
+    assert message(folder).startswith(f"{folder}/config.json: not JSON: ")
 
 
 def test_unknown_architecture(folder: Path) -> None:
@@ -272,6 +272,20 @@ def test_index_that_points_outside(folder: Path) -> None:
     content["weight_map"]["lm_head.weight"] = "../secret.safetensors"
     index.write_text(json.dumps(content))
     assert message(folder) == f"{index}: lm_head.weight: '../secret.safetensors' is outside the folder"
+
+
+def test_index_whose_shard_is_a_link(folder: Path, tmp_path: Path) -> None:
+    """Out of the folder: refused. Into the blobs of the Hugging Face cache that the folder is of: as it must be."""
+    first = shard(folder)[0]
+    blobs, snapshot = tmp_path / "models--x" / "blobs", tmp_path / "models--x" / "snapshots" / "1234"
+    blobs.mkdir(parents=True)
+    shutil.copytree(folder, snapshot)
+    elsewhere = first.rename(tmp_path / "elsewhere")
+    first.symlink_to(elsewhere)
+    assert f"{first.name!r} is a link to {elsewhere}, outside the folder" in message(folder)
+    (snapshot / first.name).rename(blobs / "abcd")
+    (snapshot / first.name).symlink_to("../../blobs/abcd")
+    assert read_hf(snapshot).arch == "llama"
 
 
 def test_index_that_is_wrong(folder: Path) -> None:

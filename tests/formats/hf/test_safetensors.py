@@ -73,11 +73,20 @@ def test_shards_hold_what_fits_and_the_index_finds_it(tmp_path: Path) -> None:
 
 GOOD = {"a": entry([2, 2], 0, 8), "b": entry([4], 8, 16)}
 BAD: dict[str, tuple[Any, int, str]] = {
-    "not json": (b"{nope", 0, "byte 8: the header is not JSON"),
-    "not utf-8": (b"\xff\xfe{}", 0, "byte 8: the header is not JSON"),
+    "not json": (
+        b"{nope",
+        0,
+        "byte 8: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1) "
+        "(download it again)",
+    ),
+    "not utf-8": (b"\xff\xfe{}", 0, "byte 8: not UTF-8 at byte 0 (download it again)"),
     "a list": ([], 0, "byte 8: the header is not a JSON object"),
-    "deep": (b"[" * 100_000, 0, "byte 8: the header is not JSON"),
-    "long number": (b'{"a": ' + b"9" * 6000 + b"}", 0, "byte 8: the header is not JSON"),
+    "deep": (b"[" * 100_000, 0, "byte 8: not JSON that can be read: nested too deep (download it again)"),
+    "long number": (
+        b'{"a": ' + b"9" * 6000 + b"}",
+        0,
+        "byte 8: not JSON: a number of thousands of digits (download it again)",
+    ),
     "twice": (
         b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
         1,

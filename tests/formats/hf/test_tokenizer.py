@@ -267,10 +267,13 @@ def _broken(name: str, data: Any) -> Callable[[Files], None]:
         (_broken("tokenizer.json", b"\xff\xfe"), "tokenizer.json: not UTF-8 at byte 0"),
         (_broken("tokenizer.json", {"version": "1.0"}), "tokenizer.json: no 'model' in it"),
         (_broken("tokenizer.json", {"model": {"type": "WordLevel"}}), "model.type: a WordLevel tokenizer"),
-        (_broken("tokenizer.json", {"model": {"type": "WordPiece"}}), "model.vocab: no vocabulary in it"),
+        (
+            _broken("tokenizer.json", {"model": {"type": "WordPiece"}}),
+            "model.vocab: is not what tokenizer files hold here",
+        ),
         (
             _broken("tokenizer.json", {"model": {"type": "Unigram", "vocab": {"a": 1}}}),
-            "not a list of pieces and scores",
+            "model.vocab: is not what tokenizer files hold here",
         ),
         (
             _broken("tokenizer.json", {"model": {"type": "Unigram", "vocab": []}, "pre_tokenizer": {"type": "Nobody"}}),

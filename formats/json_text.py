@@ -1,0 +1,62 @@
+"""JSON from strangers: what it will take in memory is bounded before it is parsed.
+
+Three bytes of JSON (``[],``) become a list of 56 bytes and its place in another, so a header of 100 MB could ask for
+gigabytes. Counting brackets, commas and quotes costs next to nothing and bounds what Python will make of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import FormatError
+
+ROOM = 64 << 20  # bytes of memory beyond the file's own size that a reader may take
+
+# What CPython 3.10 to 3.14 takes at most for each, with its place in what holds it (sys.getsizeof, tracemalloc).
+_COSTS = ((b"{", 240), (b"[", 96), (b",", 72), (b'"', 40))
+
+
+def parse_json(
+    raw: bytes,
+    path: Path,
+    *,
+    room: int,
+    where: str | None = None,
+    error: type[FormatError] = FormatError,
+    object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        raw: the text, in UTF-8.
+        room: bytes that it may take in memory.
+        where: its place in the file, for messages.
+        error: the kind of error raised.
+
+    Raises:
+        FormatError: no JSON, not UTF-8, nested deeper than Python can follow, or of more pieces than ``room`` holds.
+    """
+    if _cost(raw) > room:
+        problem = f"{len(raw)} bytes of JSON of more pieces than any checkpoint's: {room >> 20} MB cannot hold them"
+        raise error(problem, path=path, where=where, hint="the file is damaged, or made to fill the memory")
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=object_pairs_hook)
+    except UnicodeDecodeError as wrong:
+        problem = f"not UTF-8 at byte {wrong.start}"
+    except json.JSONDecodeError as wrong:
+        problem = f"not JSON: {wrong}"
+    except ValueError:
+        problem = "not JSON: a number of thousands of digits"
+    except RecursionError:
+        problem = "not JSON that can be read: nested too deep"
+    raise error(problem, path=path, where=where, hint="download it again")
+
+
+def _cost(raw: bytes) -> int:
+    """Bytes that the parsed value, and the text while it is parsed, take at most."""
+    width = 1 if raw.isascii() else 4  # one wide character makes a whole str wide
+    escaped = 4 if b"\\u" in raw else width
+    return (1 + width + escaped) * len(raw) + sum(cost * raw.count(sign) for sign, cost in _COSTS)
