@@ -16,9 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FormatError
-from .ir import Metadata, Value, ValueType
+from .ir import Bytes, Metadata, Model, Value, ValueType
+from .source import SourceFile
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_MAX_MATRICES = 1 << 16  # in a stack; models have hundreds of experts
+_MAX_COUNT = 2.0**53  # inputs: far beyond any text, and whole numbers still
+_MAX_ENTRIES = 1 << 16  # in a .dat file, each of which takes about a kilobyte of memory; models have thousands
+_MAX_NAME = 1 << 16  # bytes of a tensor's or a dataset's name; a path is 4096 at most
+_NOT_ONE = "this is no importance matrix"
 _MAX_PROVENANCE = 127  # bytes of a metadata string in llama_model_kv_override
 
 
@@ -119,18 +125,28 @@ def _read_gguf(path: Path) -> Imatrix:
             if tensor.name.endswith(suffix):
                 if tensor.qtype.name != "F32":
                     raise FormatError(f"is {tensor.qtype}; F32 is wanted", path=path, where=tensor.name)
-                data = np.array(tensor.rows(0, tensor.n_rows)).reshape(-1).view("<f4").astype(np.float32)
+                data = tensor.rows(0, tensor.n_rows).reshape(-1).view("<f4").astype(np.float32, copy=False)
                 halves.setdefault(tensor.name.removesuffix(suffix), {})[suffix] = data
     entries = {name: _entry(path, name, pair) for name, pair in sorted(halves.items())}
     if not entries:
         raise FormatError("holds no entries", path=path)
-    return Imatrix(
-        entries,
-        tuple(model.get("imatrix.datasets")),
-        int(model.get("imatrix.chunk_count")),
-        int(model.get("imatrix.chunk_size")),
-        path=path,
-    )
+    count, size = (_number(model, f"imatrix.chunk_{what}") for what in ("count", "size"))
+    return Imatrix(entries, _datasets(model), count, size, path=path)
+
+
+def _number(model: Model, key: str) -> int:
+    value = model.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        raise FormatError("is no count", path=model.path, where=key, hint="the file is damaged")
+    return value
+
+
+def _datasets(model: Model) -> tuple[str, ...]:
+    names = model.metadata["imatrix.datasets"]
+    if names.item is not ValueType.STRING and not (names.type is ValueType.ARRAY and not len(names.data)):
+        problem = "is no array of strings"
+        raise FormatError(problem, path=model.path, where="imatrix.datasets", hint="the file is damaged")
+    return tuple(names.data)
 
 
 def _entry(path: Path, name: str, pair: dict[str, NDArray[np.float32]]) -> Entry:
@@ -140,8 +156,10 @@ def _entry(path: Path, name: str, pair: dict[str, NDArray[np.float32]]) -> Entry
     sums, counts = pair[_SUMS], pair[_COUNTS]
     if not counts.size or sums.size % counts.size:
         raise FormatError(f"{sums.size} sums do not divide by {counts.size} counts", path=path, where=name)
-    if not np.isfinite(counts).all():
-        raise FormatError("a count is not finite", path=path, where=name + _COUNTS)
+    if counts.size > _MAX_MATRICES:
+        raise FormatError(f"{counts.size} counts, one a matrix", path=path, where=name, hint="the file is damaged")
+    if not (np.abs(counts) < _MAX_COUNT).all():  # NaN is not, either
+        raise FormatError("a count is not finite", path=path, where=name + _COUNTS, hint="the file is damaged")
     # lround: half away from zero
     rounded = np.copysign(np.floor(np.abs(counts.astype(np.float64)) + 0.5), counts).astype(np.int64)
     return Entry(sums, rounded)
@@ -151,13 +169,13 @@ class _Bytes:
     """The ``.dat`` file's bytes; every length is checked against what is left before it is used."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.data, self.at = path, path.read_bytes(), 0
+        self.path, self.file, self.at = path, SourceFile(path), 0
 
     @property
     def left(self) -> int:
-        return len(self.data) - self.at
+        return self.file.size - self.at
 
-    def take(self, n: int, what: str) -> bytes:
+    def take(self, n: int, what: str) -> Bytes:
         if n < 0 or n > self.left:
             raise FormatError(
                 f"{what} has {n} bytes, {self.left} are left",
@@ -166,21 +184,23 @@ class _Bytes:
                 hint="truncated, or no importance matrix",
             )
         self.at += n
-        return self.data[self.at - n : self.at]
+        return self.file.read(self.at - n, n)
 
     def int32(self, what: str) -> int:
-        return int(struct.unpack("<i", self.take(4, what))[0])
+        return int(self.take(4, what).view("<i4")[0])
 
     def text(self, what: str) -> str:
-        raw = self.take(self.int32(f"{what}'s length"), what)
-        return raw.decode("utf-8", "surrogateescape")
+        length = self.int32(f"{what}'s length")
+        if length > _MAX_NAME:
+            raise FormatError(f"{what} has {length} bytes", path=self.path, where=f"byte {self.at}", hint=_NOT_ONE)
+        return self.take(length, what).tobytes().decode("utf-8", "surrogateescape")
 
 
 def _read_dat(path: Path) -> Imatrix:
     data = _Bytes(path)
     n = data.int32("the number of entries")
-    if not 0 < n <= data.left // 16:  # an entry is three numbers and a value at least
-        raise FormatError(f"{n} entries in {len(data.data)} bytes", path=path, hint="this is no importance matrix")
+    if not 0 < n <= min(data.left // 16, _MAX_ENTRIES):  # an entry is three numbers and a value at least
+        raise FormatError(f"{n} entries in {data.file.size} bytes", path=path, hint=_NOT_ONE)
     entries: dict[str, Entry] = {}
     for _ in range(n):
         name = data.text("a name")
@@ -189,7 +209,7 @@ def _read_dat(path: Path) -> Imatrix:
         calls, n_values = data.int32(f"{name}: the chunks"), data.int32(f"{name}: the number of values")
         if n_values < 1:
             raise FormatError(f"{n_values} values", path=path, where=name)
-        values = np.frombuffer(data.take(4 * n_values, f"{name}: {n_values} values"), "<f4").astype(np.float32)
+        values = data.take(4 * n_values, f"{name}: {n_values} values").view("<f4").astype(np.float32, copy=False)
         entries[name] = Entry(values, np.array([calls], np.int64))
     # Files of before March 2024 end here, some after the number of chunks.
     chunks = data.int32("the number of chunks") if data.left else 0
