@@ -33,6 +33,8 @@ from .vocab import Vocabulary, decode_vocabulary, read_vocabulary
 from .wire import ALIGNMENT, MAGIC, TYPES, Hparams
 
 _AGAIN = "download or copy the file again"
+_MAX_NAME = 256  # bytes; a Llama's longest has 37
+_TENSOR_MEMORY = 2048  # bytes that a tensor's description and reader take at most (tracemalloc)
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,13 @@ def _check_hparams(cursor: Cursor, h: Hparams) -> None:
 def _read_entry(cursor: Cursor, version: int) -> tuple[TensorEntry, str]:
     """A tensor's description and its name in the file; the cursor moves behind its data."""
     cursor.what = "a tensor's description"
+    cursor.charge(_TENSOR_MEMORY)
     n_dims, length, number = cursor.u32(), cursor.u32(), cursor.u32()
     if n_dims not in (1, 2):
         raise cursor.fail(f"{n_dims} axes; a Llama's tensors have 1 or 2", hint="the file is damaged")
     shape = tuple(cursor.u32() for _ in range(n_dims))[::-1]
+    if length > _MAX_NAME:
+        raise cursor.fail(f"a name of {length} bytes", hint="the file is damaged")
     name = cursor.take(length).decode("utf-8", "surrogateescape")
     cursor.what = f"tensor {name!r}"
     kind = BY_ID.get(number)

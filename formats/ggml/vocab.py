@@ -21,6 +21,8 @@ ADDED_SCORE = -1000.0  # convert.py gave it to the tokens added beside tokenizer
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _FIRST_BYTE = 3  # where SentencePiece puts the 256 byte tokens of a Llama
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_MAX_TOKEN = 1 << 16  # bytes; SentencePiece's have 48 at most, added ones are names
+_TOKEN_MEMORY = 512  # bytes that a token takes at most, besides its letters (tracemalloc)
 _MIN_TOKEN_BYTES = 8  # an empty one: its length and score
 
 Vocabulary = tuple[tuple[bytes, ...], tuple[float, ...]]  # each token's bytes and score
@@ -33,7 +35,11 @@ def read_vocabulary(cursor: Cursor, count: int) -> Vocabulary:
     texts, scores = [], []
     for i in range(count):
         cursor.what = f"token {i}"
-        texts.append(cursor.take(cursor.u32()))
+        length = cursor.u32()
+        if length > _MAX_TOKEN:
+            raise cursor.fail(f"a token of {length} bytes; {_MAX_TOKEN} is the most", hint="the file is damaged")
+        cursor.charge(_TOKEN_MEMORY + 6 * length)  # its bytes, and the text they become
+        texts.append(cursor.take(length))
         scores.append(float(cursor.number(ValueType.FLOAT32)))
     return tuple(texts), tuple(scores)
 

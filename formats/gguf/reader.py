@@ -37,6 +37,11 @@ _MAX_ALIGNMENT = 1 << 20  # a power of two far above any in use (32, 64, 4096); 
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES = 8 + 4 + 4 + 8
 
+# What each takes in memory besides its texts and arrays, in bytes, at most (tracemalloc): a key, its Value and span; a
+# tensor, its description and its reader.
+_KEY_MEMORY = 768
+_TENSOR_MEMORY = 2048
+
 _OTHER_FORMATS = (
     (b"tjgg", "a GGML file (ggjt) of mid 2023", "convert reads it: convert FILE NEW.gguf"),
     (b"fmgg", "a GGML file (ggmf) of early 2023", "convert the original checkpoint"),
@@ -238,7 +243,8 @@ def _read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, Value], dict[s
     for i in range(count):
         start = cursor.position
         cursor.what = f"metadata key {i + 1} of {count}"
-        key = cursor.string()
+        cursor.charge(_KEY_MEMORY)
+        key = cursor.name()
         if not key:
             raise cursor.fail("the key is empty", hint="the file is damaged")
         if key in metadata:
@@ -265,7 +271,8 @@ def _read_alignment(cursor: Cursor, metadata: dict[str, Value]) -> int:
 def _read_info(cursor: Cursor, i: int) -> tuple[str, tuple[int, ...], QType, int, int]:
     """A tensor's name, shape, type, offset in the data section and size in bytes."""
     cursor.what = f"tensor {i + 1}"
-    name = cursor.string()
+    cursor.charge(_TENSOR_MEMORY)
+    name = cursor.name()
     cursor.what = f"tensor {name!r}"
     n_dims = cursor.u32()
     if n_dims > _MAX_DIMS:

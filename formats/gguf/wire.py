@@ -7,6 +7,7 @@ Source: gguf.md of ggml, and gguf.cpp (the reader's limits).
 from __future__ import annotations
 
 import struct
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..errors import FormatError
 from ..ir import Bytes, Value, ValueType
+from ..json_text import ROOM
 from ..qtypes import QType
 from ..source import SourceFile
 from .keys import NUMPY_TYPES
@@ -40,6 +42,12 @@ _FORMATS = {
 # Files in the wild nest no arrays and llama.cpp refuses them; the limit only keeps a hostile file from our stack.
 _MAX_NESTING = 4
 _PIECE = 1 << 16  # bytes of a file that are read at a time
+_BATCH = 1 << 13  # strings between two looks at the memory they take; a piece holds no more
+_MAX_NAME = (1 << 16) - 1  # bytes of a key (gguf.md); llama.cpp's tensor names have 63
+# What things take in memory, in bytes, at most (tracemalloc, CPython 3.10 to 3.14 on 64 bits).
+_OURS = 4 << 20  # pieces, messages and whatever else does not grow with the file
+_ARRAY_MEMORY = 512  # an array of an array: its Value, the ndarray, its place
+_PLACE = 16  # a string's place in a list, and then in a tuple
 _MIN_ITEM_BYTES = {ValueType.STRING: 8, ValueType.ARRAY: 12}  # an empty string; an empty array
 
 # Fields stored as bytes that llama.cpp copies to and from a native uint32, so that on a big-endian machine they stand
@@ -62,6 +70,7 @@ class Cursor:
         self.position = position
         self.byteorder: ByteOrder = byteorder
         self.what = "the header"  # what is being read, for messages
+        self._room = self.size + ROOM - _OURS  # bytes of memory that what is read may still take
 
     def fail(self, problem: str, hint: str | None = None) -> FormatError:
         return FormatError(problem, path=self.path, where=f"{self.what}, byte {self.position}", hint=hint)
@@ -101,10 +110,40 @@ class Cursor:
     def u64(self) -> int:
         return int(self.number(ValueType.UINT64))
 
-    def string(self) -> str:
+    def take_array(self, n: int) -> Bytes:
+        """As ``take``, uint8 [n]; long ones are not copied."""
+        self.need(n)
+        if self._file is None or n <= _PIECE:
+            return np.frombuffer(self.take(n), np.uint8)
+        self.position += n
+        return self._file.read(self.position - n, n)
+
+    def charge(self, n: int) -> None:
+        """Count ``n`` bytes of memory towards what the file may make us take: its size and 64 MB more."""
+        self._room -= n
+        if self._room < 0:
+            raise self.fail(
+                f"the header has more pieces than {(self.size + ROOM) >> 20} MB of memory hold",
+                hint="the file is damaged, or made to fill the memory",
+            )
+
+    def string(self, limit: int | None = None) -> str:
+        """A string of at most ``limit`` bytes."""
         length = self.u64()
-        self.need(length)
-        return self.take(length).decode("utf-8", "surrogateescape")
+        if limit is not None and length > limit:
+            raise self.fail(f"a name of {length} bytes; {limit} is the most", hint="the file is damaged")
+        raw = self.take_array(length)
+        # While it is decoded there are the bytes, the text, which one wide character makes four times as long, and
+        # the narrower text that it was until then.
+        most = 2 * length if length <= _PIECE or int(raw.max()) < 128 else 7 * length
+        self.charge(most)
+        text = str(raw.data, "utf-8", "surrogateescape")
+        self.charge(sys.getsizeof(text) - most)
+        return text
+
+    def name(self) -> str:
+        """A string as short as a key or a tensor's name."""
+        return self.string(_MAX_NAME)
 
     def value_type(self) -> ValueType:
         number = self.u32()
@@ -134,33 +173,39 @@ class Cursor:
         if item is ValueType.STRING:
             return Value(ValueType.ARRAY, self._strings(count), item)
         if item is ValueType.ARRAY:
+            self.charge(count * _ARRAY_MEMORY)
             nested = tuple(self.value(ValueType.ARRAY, depth + 1) for _ in range(count))
             return Value(ValueType.ARRAY, nested, item)
-        raw = np.frombuffer(self.take(count * width), np.uint8)
+        self.charge(count * width)
+        raw = self.take_array(count * width)
         if item is ValueType.BOOL:
-            return Value(ValueType.ARRAY, raw != 0, item)
+            return Value(ValueType.ARRAY, raw.view(np.bool_) if raw.max(initial=0) < 2 else raw != 0, item)
         kind = NUMPY_TYPES[item]
         array = raw.view(kind.newbyteorder(_PREFIX[self.byteorder])).astype(kind, copy=False)
         return Value(ValueType.ARRAY, array, item)
 
     def _strings(self, count: int) -> tuple[str, ...]:
-        """``count`` strings; a vocabulary holds hundreds of thousands, so the loop touches locals only."""
+        found: list[str] = []
+        while len(found) < count:
+            batch = self._strings_at_hand(min(count - len(found), _BATCH))
+            self.charge(sum(map(sys.getsizeof, batch)) + _PLACE * len(batch))
+            found += batch or [self.string()]  # one that goes on in the next piece, or an error with the place
+        return tuple(found)
+
+    def _strings_at_hand(self, most: int) -> list[str]:
+        """The strings that lie whole in the piece; a vocabulary has hundreds of thousands, so this touches locals."""
         unpack = struct.Struct(_PREFIX[self.byteorder] + "Q").unpack_from
         piece, at = self._piece, self.position - self._start
-        found: list[bytes] = []
-        for _ in range(count):
-            end = at + 8
-            if at >= 0 and end <= len(piece):
-                end += unpack(piece, at)[0]
-                if end <= len(piece):
-                    found.append(piece[at + 8 : end])
-                    at = end
-                    continue
-            self.position = self._start + at
-            found.append(self.take(self.u64()))  # from the next piece, or an error with the place
-            piece, at = self._piece, self.position - self._start
+        last = len(piece) - 8
+        found: list[str] = []
+        while 0 <= at <= last and len(found) < most:
+            end = at + 8 + unpack(piece, at)[0]
+            if end > len(piece):
+                break
+            found.append(piece[at + 8 : end].decode("utf-8", "surrogateescape"))
+            at = end
         self.position = self._start + at
-        return tuple([raw.decode("utf-8", "surrogateescape") for raw in found])
+        return found
 
 
 def encode_string(text: str, byteorder: ByteOrder = "little") -> bytes:
