@@ -56,6 +56,11 @@ class LayerState:
         self._rewrite()
         return bool(entries)
 
+    def read(self) -> None:
+        """Only the entries, of a walk that another process finished."""
+        lines = _sound_lines(self.path)
+        self.entries = lines[1:] if lines[:1] == [self._head] else []
+
     def _restore(self, runner: Runner, entry: dict[str, Any]) -> bool:
         if entry["activations"] is None:
             return False

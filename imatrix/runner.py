@@ -173,11 +173,10 @@ class Runner:
         see: Callable[[torch.Tensor], None] | None = None
         if collector is not None:
             see = lambda x: collector.see(target, 0, x)  # noqa: E731
-        chunks = [chunk for chunk in range(self.corpus.n_chunks) if chunk not in self.dropped]
         size = max(1, min(_TOKENS // n_ctx, _LOGITS // (keep * head.n_rows)))
+        alive = ([chunk for chunk in batch if chunk not in self.dropped] for batch in self.batches)
         with self.skeleton.head(keep, see) as run:
-            for start in range(0, len(chunks), size):
-                part = chunks[start : start + size]
+            for part in (batch[a : a + size] for batch in alive for a in range(0, len(batch), size)):
                 logits = run(self.hidden.get(part)).cpu()
                 if collector is not None:
                     collector.commit()

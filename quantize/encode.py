@@ -27,8 +27,10 @@ from .plan import Importance, Step
 class File(Protocol):
     """An output that grows, and what of it is finished."""
 
-    output: Output
     finished: Finished
+
+    @property
+    def output(self) -> Output: ...
 
     def done(self, item: int, first: int, end: int) -> None:
         """Rows of an item have been written."""

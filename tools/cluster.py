@@ -271,8 +271,11 @@ def _one_line(error: Exception, what: str) -> QuantmillError:
     return QuantmillError(f"{what}: {lines[0] if lines else type(error).__name__}", where="--cluster")
 
 
-def pool_of(options: Any) -> AbstractContextManager[RayPool | None]:
+def pool_of(options: Any, one_per_machine: bool = False) -> AbstractContextManager[RayPool | None]:
     """The pool that ``--cluster`` and ``--workers`` ask for, or None.
+
+    Args:
+        one_per_machine: unless ``--workers`` says more; for work that uses every CPU anyway.
 
     Raises:
         PlanError: see ``connected``; also options that do not go together.
@@ -283,17 +286,18 @@ def pool_of(options: Any) -> AbstractContextManager[RayPool | None]:
         return nullcontext()
     if options.get("threads") is not None:
         raise PlanError("is for one machine", where="--threads", hint="--workers says how many of the cluster work")
-    return connected(options["cluster"], options.get("workers"))
+    return connected(options["cluster"], options.get("workers"), one_per_machine)
 
 
 @contextmanager
-def connected(address: str, workers: int | None = None) -> Iterator[RayPool]:
+def connected(address: str, workers: int | None = None, one_per_machine: bool = False) -> Iterator[RayPool]:
     """Workers of a cluster; a Ray that was started for it ends with the block.
 
     Args:
         address: of a cluster's head, ``auto`` for the one this machine is in; or ``local`` to start one here, which has
             a worker for each CPU.
         workers: at most so many.
+        one_per_machine: see ``pool_of``.
 
     Raises:
         PlanError: Ray is not installed. QuantmillError: no cluster answers there.
@@ -308,7 +312,7 @@ def connected(address: str, workers: int | None = None) -> Iterator[RayPool]:
     try:
         if ours:
             _connect(ray, address)
-        yield _size(ray, address, workers)
+        yield _size(ray, address, workers, one_per_machine)
     finally:
         if ours:
             ray.shutdown()
@@ -331,11 +335,13 @@ def _connect(ray: Any, address: str) -> None:
     signal.signal(signal.SIGTERM, on_terminate)  # Ray takes it for itself
 
 
-def _size(ray: Any, address: str, workers: int | None) -> RayPool:
+def _size(ray: Any, address: str, workers: int | None, one_per_machine: bool) -> RayPool:
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     cpus = [n for n in cpus if n]
     if not cpus:
         raise QuantmillError("the cluster has no CPU", where=address)
+    if one_per_machine:
+        return RayPool(min(workers or len(cpus), sum(cpus)), 1)
     threads = 1 if address == LOCAL else min(_THREADS, *cpus)
     most = sum(n // threads for n in cpus)
     return RayPool(min(workers or most, most), threads)

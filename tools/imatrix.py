@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..formats.errors import OutputError, QuantmillError
+from ..formats.errors import OutputError, PlanError, QuantmillError
+from .options import cluster_options
 
 if TYPE_CHECKING:
     from ..imatrix.collect import Collector, Sums
+    from ..imatrix.evaluate import Record
     from ..imatrix.runner import Runner
 
 _PRIOR_TOKENS = 256  # experts that saw fewer inputs borrow the rest from their layer
@@ -54,6 +56,7 @@ _NAMED = 12  # tensors or experts listed by name
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--quiet", is_flag=True, help="No progress and no reports.")
+@cluster_options
 def command(output: Path, **options: Any) -> None:
     """Make an importance matrix: run a text through a model and record what enters each weight.
 
@@ -126,6 +129,8 @@ def _collect(
     key = identity(runner, options["model"], {"skip_bad_chunks": options["skip_bad_chunks"]})
     ticker = Ticker(options["quiet"])
     say = partial(_say, options["quiet"])
+    if options["cluster"] is not None:
+        return _on_cluster(runner, folder, key, options, ticker), runner.corpus.name, folder
     resumed = not options["restart"] and load_state(folder, runner, collector, key, say)
     if resumed:
         say(f"taken up at layer {runner.layer + 1}, where an earlier run stopped; --restart begins anew")
@@ -145,11 +150,53 @@ def _collect(
     if not options["no_ppl"] or output_too:
         _predict(runner, collector if output_too else None, options, ticker)
     ticker.end()
-    for where in runner.dropped.values():
-        click.echo(f"left out: {where}", err=True)
-    if len(runner.dropped) == runner.corpus.n_chunks:
-        raise QuantmillError("every chunk gave NaN or Inf", path=options["model"], hint="the model is damaged")
+    _report_dropped(runner.dropped, runner, options)
     return collector.sums, runner.corpus.name, folder
+
+
+def _on_cluster(
+    runner: Runner, folder: Path, key: Mapping[str, Any], options: Mapping[str, Any], ticker: Any
+) -> dict[str, Sums]:
+    """The same by many machines. Gives the sums."""
+    import shutil
+
+    import torch
+
+    from ..imatrix.cluster import Wanted, run_on_pool
+    from .cluster import pool_of
+
+    if options["device"] != "cpu":
+        raise PlanError("is for one machine", where="--device", hint="leave it, or --cluster, out")
+    if options["restart"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    wanted = Wanted(options["process_output"], not options["no_ppl"], options["save_every"], torch.get_num_threads())
+    ticker.start(runner)
+    try:
+        with pool_of(options, one_per_machine=True) as pool:
+            assert pool is not None
+            found = run_on_pool(runner, folder, key, wanted, pool, ticker)
+    except KeyboardInterrupt:
+        ticker.end()
+        if folder.exists():
+            _say(options["quiet"], f"what is done is kept in {folder.name}; the same command goes on with it")
+        raise
+    ticker.end()
+    _report_perplexity(found.record, options)
+    _report_dropped(found.dropped, runner, options)
+    return found.sums
+
+
+def _report_dropped(dropped: Mapping[int, str], runner: Runner, options: Mapping[str, Any]) -> None:
+    for where in dropped.values():
+        click.echo(f"left out: {where}", err=True)
+    if len(dropped) == runner.corpus.n_chunks:
+        raise QuantmillError("every chunk gave NaN or Inf", path=options["model"], hint="the model is damaged")
+
+
+def _report_perplexity(record: Record, options: Mapping[str, Any]) -> None:
+    if not options["quiet"] and record.nll:
+        figures = record.report()
+        click.echo(f"perplexity {figures['perplexity']:.4f} ± {figures['perplexity_error']:.4f}", err=True)
 
 
 def _say(quiet: bool, text: str) -> None:
@@ -169,9 +216,7 @@ def _predict(runner: Runner, collector: Collector | None, options: Mapping[str, 
             record.add(logits, wanted)
             ticker(f"perplexity {record.perplexity():.4f}", done, chunks)
     ticker.end()
-    if not options["no_ppl"] and not options["quiet"] and record.nll:
-        figures = record.report()
-        click.echo(f"perplexity {figures['perplexity']:.4f} ± {figures['perplexity_error']:.4f}", err=True)
+    _report_perplexity(record, options)
 
 
 def _preflight(runner: Runner, level: str) -> None:
