@@ -7,6 +7,7 @@ the journal: what follows it may be anything. A line is added only after the dat
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import zlib
@@ -84,8 +85,12 @@ class Journal:
             os.ftruncate(self._fd, self._end)  # without what followed the last sound line
             if not self._end:
                 text = _line(self._head) + text
-        self._end += os.pwrite(self._fd, text, self._end)
+        written = os.pwrite(self._fd, text, self._end)
+        if written < len(text):  # the disk is full: a line that is cut would hide those after it
+            os.ftruncate(self._fd, self._end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         os.fsync(self._fd)
+        self._end += written
         self._written = True
 
     @property

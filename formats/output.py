@@ -20,6 +20,13 @@ from .errors import OutputError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SEND_AFTER = 64 << 20  # bytes written before the disk is told to begin with them
+_HINTS = {
+    errno.EACCES: "the folder's permissions do not allow it: change them, or choose another folder",
+    errno.EPERM: "the folder's permissions do not allow it: change them, or choose another folder",
+    errno.EROFS: "choose a folder that can be written, or mount it so",
+    errno.EIO: "the disk failed: write elsewhere",
+    errno.EFBIG: "raise the limit (ulimit -f), or write to another file system",
+}
 _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
@@ -126,7 +133,7 @@ def atomic_outputs(
         finally:
             for output in outputs:
                 os.close(output.fileno())
-        _rename_all(outputs, targets, force)
+        rename_all(outputs, targets, force)
     except BaseException:
         for output in outputs:
             with suppress(FileNotFoundError):
@@ -137,7 +144,7 @@ def atomic_outputs(
 
 
 def _create(path: Path, target: Path, size: int | None) -> Output:
-    temporary = _temporary_name(target)
+    temporary = temporary_name(target)
     try:
         # 0o666 less the umask: the permissions an ordinary program gives its output.
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
@@ -146,7 +153,7 @@ def _create(path: Path, target: Path, size: int | None) -> Output:
     return Output(path, temporary, fd)
 
 
-def _rename_all(outputs: list[Output], targets: list[Path], force: bool) -> None:
+def rename_all(outputs: list[Output], targets: list[Path], force: bool) -> None:
     """Give every file its name, the first last. A set keeps what it replaces until all are done."""
     keeps = len(outputs) > 1
     done: list[tuple[Path, Path | None]] = []
@@ -164,7 +171,7 @@ def _rename_all(outputs: list[Output], targets: list[Path], force: bool) -> None
                 with suppress(FileNotFoundError):
                     os.unlink(old)  # to rename one name of a file to another of it does nothing, says POSIX
             elif keeps and not output.temporary.exists():
-                os.unlink(target)
+                os.replace(target, output.temporary)
         raise
     for _, old in done:
         if old is not None:
@@ -173,59 +180,12 @@ def _rename_all(outputs: list[Output], targets: list[Path], force: bool) -> None
 
 def _link(target: Path) -> Path:
     """A second name for a file that is about to be replaced."""
-    name = _temporary_name(target)
+    name = temporary_name(target)
     try:
         os.link(target, name)
     except OSError:  # a file system without links
         shutil.copyfile(target, name)
     return name
-
-
-@contextmanager
-def atomic_folder(
-    path: str | Path, force: bool = False, inputs: Iterable[str | Path] = (), marker: str = "config.json"
-) -> Iterator[Path]:
-    """A folder that appears at ``path`` whole when the block ends; the block fills the temporary one it is given.
-
-    Args:
-        path: the target; it may exist if it is empty.
-        force: whether a folder with files in it may be replaced. Even then it must hold ``marker``, so that a slip
-            of the hand replaces a checkpoint at worst and never a home folder.
-        inputs: files or folders being read, which must not lie in the target.
-
-    Raises:
-        OutputError: the target exists, holds an input, or cannot be written.
-    """
-    target = Path(os.path.realpath(path))
-    _check_folder(Path(path), target, force, inputs, marker)
-    temporary = _temporary_name(target)
-    retired: Path | None = None
-    try:
-        try:
-            temporary.mkdir()
-        except OSError as error:
-            raise explain(error, Path(path), None) from error
-        try:
-            yield temporary
-            _sync_tree(temporary)
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise explain(error, Path(path), None) from error
-            raise
-        _check_folder(Path(path), target, force, (), marker)
-        if target.is_dir() and any(target.iterdir()):
-            retired = _temporary_name(target)
-            os.rename(target, retired)
-        os.rename(temporary, target)  # over an empty folder, or nothing
-    except BaseException:
-        if retired is not None and not target.exists():
-            os.rename(retired, target)
-            retired = None
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(target.parent)
-    if retired is not None:
-        shutil.rmtree(retired)
 
 
 def sync_folder(folder: Path) -> None:
@@ -252,7 +212,7 @@ def check_target(path: Path, target: Path, force: bool, inputs: Iterable[str | P
     for source in inputs:
         if _same_file(target, Path(source)):
             raise OutputError("the output is the input", path=path, hint="choose another name")
-    _check_parent(path, target)
+    check_parent(path, target)
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
@@ -267,29 +227,7 @@ def check_target(path: Path, target: Path, force: bool, inputs: Iterable[str | P
         raise exists(path)
 
 
-def _check_folder(path: Path, target: Path, force: bool, inputs: Iterable[str | Path], marker: str) -> None:
-    _check_parent(path, target)
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise OutputError("is a file; a folder is to be written here", path=path)
-    for source in inputs:
-        real = Path(os.path.realpath(source))
-        if real == target or target in real.parents:
-            raise OutputError(f"holds the input {source}", path=path, hint="choose another folder")
-    if not any(target.iterdir()):
-        return
-    if not force:
-        raise OutputError("exists and is not empty", path=path, hint="--force replaces it")
-    if not (target / marker).exists():
-        raise OutputError(
-            f"is not empty and holds no {marker}, so --force will not delete it",
-            path=path,
-            hint="choose another folder",
-        )
-
-
-def _check_parent(path: Path, target: Path) -> None:
+def check_parent(path: Path, target: Path) -> None:
     if not target.parent.is_dir():
         raise OutputError(f"there is no folder {target.parent}", path=path, hint="make it first")
 
@@ -301,7 +239,7 @@ def _same_file(a: Path, b: Path) -> bool:
         return False
 
 
-def _temporary_name(target: Path) -> Path:
+def temporary_name(target: Path) -> Path:
     # The stem is cut so that a name at the file system's limit of 255 bytes still has a temporary one.
     stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")
     return target.parent / f".{stem}.{secrets.token_hex(4)}.tmp"
@@ -337,17 +275,6 @@ def sync_file(fd: int, path: Path) -> None:
         raise explain(error, path, None) from error
 
 
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            fd = os.open(os.path.join(parent, name), os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        sync_folder(Path(parent))
-
-
 def exists(path: Path) -> OutputError:
     return OutputError("exists", path=path, hint="--force replaces it")
 
@@ -369,6 +296,24 @@ def explain(error: OSError, path: Path, size: int | None) -> OutputError:
     """An operating system's error as one line of ours."""
     if error.errno in _NO_ROOM:
         return _no_room(path, size, _free_bytes(Path(os.path.realpath(path)).parent))
+    hint = _HINTS.get(error.errno or 0)
     if error.errno == errno.EFBIG:
-        return OutputError("the file system (or a limit) allows no file of this size", path=path)
-    return OutputError(f"cannot be written: {error.strerror or error}", path=path)
+        return OutputError("the file system (or a limit) allows no file of this size", path=path, hint=hint)
+    return OutputError(f"cannot be written: {error.strerror or error}", path=path, hint=hint)
+
+
+@contextmanager
+def explained(path: Path, *parts: Path) -> Iterator[None]:
+    """An operating system's error in the block, of which only writing can be the cause, as an ``OutputError``.
+
+    Args:
+        path: what is being written, as the user named it.
+        parts: files and folders that belong to it; an error that names any other file passes through.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = None if error.filename is None else Path(os.fsdecode(error.filename))
+        if named is not None and not any(part == named or part in named.parents for part in (path, *parts)):
+            raise
+        raise explain(error, path, None) from error

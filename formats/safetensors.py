@@ -7,7 +7,7 @@ holes. Source: the format's README and ``tensor.rs`` of safetensors 0.8, whose c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import FormatError
+from .folder import GrowingFolder
 from .ir import Bytes, Role, Tensor
 from .json_text import ROOM, parse_json
 from .qtypes import BY_NAME
@@ -145,33 +146,41 @@ def _entry(name: str, item: Any, file: SourceFile, start: int) -> StoredTensor:
     return StoredTensor(path, name, dtype, tuple(shape), start + offsets[0], nbytes, file)
 
 
-def write_safetensors(folder: Path, tensors: Sequence[Tensor], *, max_shard_bytes: float = 5e9) -> list[Path]:
+def write_safetensors(
+    folder: Path | GrowingFolder, tensors: Sequence[Tensor], *, max_shard_bytes: float = 5e9
+) -> list[Path]:
     """Write ``model.safetensors``, or shards with their index, a chunk of rows at a time.
 
     Args:
-        folder: must exist.
+        folder: must exist. Into one that grows, what an earlier run wrote is not written again.
         tensors: of float types (or packed, in I32) under the names they shall have; each is read once, in file order.
         max_shard_bytes: data bytes of a shard; a tensor that is larger gets a shard of its own.
 
     Returns:
-        the paths written, the index last. An OSError passes through: ``output.atomic_folder`` explains it.
+        the paths written, the index last. An OSError passes through: ``resumable_folder`` explains it.
     """
-    shards = _shards(tensors, max_shard_bytes)
+    shards = [_ordered(shard) for shard in _shards(tensors, max_shard_bytes)]
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    paths = [folder / name for name in (names if len(shards) > 1 else ["model.safetensors"])]
-    for path, shard in zip(paths, shards, strict=True):
-        _write_file(path, shard)
+    names = names if len(shards) > 1 else ["model.safetensors"]
+    path = folder if isinstance(folder, Path) else folder.path
+    if isinstance(folder, Path):
+        for name, shard in zip(names, shards, strict=True):
+            _write_file(path / name, shard)
+    else:
+        _write_files(folder, dict(zip(names, shards, strict=True)))
+    paths = [path / name for name in names]
     if len(shards) > 1:
+        shard_of = [(t, name) for name, shard in zip(names, shards, strict=True) for t in shard]
         index = {
             "metadata": {
                 "total_parameters": sum(t.n_weights for t in tensors),
                 "total_size": sum(t.nbytes for t in tensors),
             },
             "weight_map": dict(
-                sorted((t.name, path.name) for path, shard in zip(paths, shards, strict=True) for t in shard)
+                sorted((t.name, name) for name, shard in zip(names, shards, strict=True) for t in shard)
             ),
         }
-        paths.append(folder / "model.safetensors.index.json")
+        paths.append(path / "model.safetensors.index.json")
         paths[-1].write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return paths
 
@@ -188,26 +197,59 @@ def _shards(tensors: Iterable[Tensor], limit: float) -> list[list[Tensor]]:
     return shards
 
 
-def _write_file(path: Path, tensors: Sequence[Tensor]) -> None:
-    # Wide dtypes first, then by name: safetensors' own order, which keeps every tensor aligned.
-    ordered = sorted(tensors, key=lambda t: (-t.qtype.block_bytes, t.name))
+def _ordered(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Wide dtypes first, then by name: safetensors' own order, which keeps every tensor aligned."""
+    return sorted(tensors, key=lambda t: (-t.qtype.block_bytes, t.name))
+
+
+def _head(tensors: Sequence[Tensor]) -> bytes:
+    """The header's bytes, its length first."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     end = 0
-    for tensor in ordered:
+    for tensor in tensors:
         assert tensor.qtype.is_float or tensor.qtype.name == "I32", tensor
         offsets = [end, end := end + tensor.nbytes]
         header[tensor.name] = {"dtype": tensor.qtype.name, "shape": list(tensor.shape), "data_offsets": offsets}
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def _write_file(path: Path, tensors: Sequence[Tensor]) -> None:
     with open(path, "wb") as file:
-        file.write(len(raw).to_bytes(8, "little") + raw)
-        for tensor in ordered:
+        file.write(_head(tensors))
+        for tensor in tensors:
             for rows in chunks(tensor):
                 file.write(np.ascontiguousarray(rows).data)
 
 
-def chunks(tensor: Tensor) -> Iterator[Bytes]:
-    """A tensor's rows, about 16 MB at a time."""
+def _write_files(folder: GrowingFolder, files: Mapping[str, Sequence[Tensor]]) -> None:
+    """The same bytes, but for what an earlier run wrote of them."""
+    heads = {name: _head(tensors) for name, tensors in files.items()}
+    sizes = {name: len(heads[name]) + sum(t.nbytes for t in tensors) for name, tensors in files.items()}
+    folder.check_room(sum(sizes.values()))
+    item = 0
+    for name, tensors in files.items():
+        output = folder.create(name, sizes[name])
+        output.write_at(0, heads[name])
+        at = len(heads[name])
+        for tensor in tensors:
+            for a, b in _pieces(tensor):
+                if (item, a, b) not in folder.finished:
+                    output.write_at(at + a * tensor.row_bytes, np.ascontiguousarray(tensor.rows(a, b)))
+                    folder.done(item, a, b)
+            at += tensor.nbytes
+            item += 1
+
+
+def _pieces(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    """A tensor's rows, first and end, about 16 MB at a time."""
     step = max(1, CHUNK // max(1, tensor.row_bytes))
     for a in range(0, tensor.n_rows, step):
-        yield tensor.rows(a, min(a + step, tensor.n_rows))
+        yield a, min(a + step, tensor.n_rows)
+
+
+def chunks(tensor: Tensor) -> Iterator[Bytes]:
+    """A tensor's rows, about 16 MB at a time."""
+    for a, b in _pieces(tensor):
+        yield tensor.rows(a, b)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from .errors import FormatError, SourceError
 from .ir import Bytes
 
+WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}  # suffixes of a checkpoint's large files
 _HINT = "bring the file back as it was and run the same command again"
 
 
@@ -79,6 +80,18 @@ class SourceFile:
 
     def _error(self, problem: str, where: str | None) -> SourceError:
         return SourceError(problem, path=self.path, where=where, hint=_HINT)
+
+
+def identity(paths: Iterable[Path]) -> str:
+    """Which files a model is read from, by name, size and time of change: reading them whole would take as long as the
+    work. Of a checkpoint's folder those that hold weights; the rest is in the metadata."""
+    lines = []
+    for path in paths:
+        files = [path] if path.is_file() else []
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS and file.is_file())
+        lines += [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n" for file in files]
+    return "".join(lines)
 
 
 def _opened_elsewhere(path: Path, absolute: str, about: tuple[int, int]) -> SourceFile:

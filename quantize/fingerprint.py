@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
 from .. import __version__
+from ..formats.source import identity
 from .kernels.cachedir import sources_digest
 from .plan import Importance, Plan
-
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}
 
 
 def fingerprint(plan: Plan, importance: Importance) -> str:
@@ -26,16 +23,5 @@ def fingerprint(plan: Plan, importance: Importance) -> str:
         digest.update(f"{step.tensor.name} {step.tensor.qtype} {step.type} {step.offset}\n".encode())
         if step.uses_importance:
             digest.update(np.ascontiguousarray(importance[step.tensor.name], "<f4").data)
-    for path in _files(plan.source.paths):
-        about = path.stat()
-        digest.update(f"{path.name} {about.st_size} {about.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    digest.update(identity(plan.source.paths).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-def _files(paths: Iterable[Path]) -> Iterable[Path]:
-    """The files themselves, and those of a checkpoint's folder that hold weights: the rest is in the header."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS and file.is_file())
-        elif path.exists():
-            yield path

@@ -16,6 +16,7 @@ from ..formats.errors import PlanError
 if TYPE_CHECKING:
     import torch
 
+    from ..formats.folder import GrowingFolder
     from ..imatrix.layerwise import Linear
     from ..imatrix.runner import Runner
 
@@ -95,14 +96,22 @@ def quantize_checkpoint(model: Path, output: Path, method: Callable[[], Method],
         method: called once the checkpoint proved to be one that can be quantized.
         options: what ``calibration_options`` collected.
     """
+    from ..formats.folder import resumable_folder
     from ..formats.hf.packed.save import check_unquantized
-    from ..formats.output import atomic_folder, human_bytes
+    from ..formats.interrupts import when_cut_off
+    from ..formats.output import human_bytes
     from ..imatrix.state import remove_state, state_folder
 
     check_unquantized(model)
-    with atomic_folder(output, force=options["force"], inputs=[model]) as folder:
+    state = state_folder(output)
+
+    def cut_off() -> None:
+        if (state / "journal").is_file() and not options["quiet"]:
+            click.echo(f"what is done is kept in {state.name}; the same command goes on with it", err=True)
+
+    with resumable_folder(output, force=options["force"], inputs=[model]) as folder, when_cut_off(cut_off):
         summary = _run(model, output, folder, method(), options)
-    remove_state(state_folder(output))
+    remove_state(state)
     if options["as_json"]:
         click.echo(json.dumps(summary))
     elif not options["quiet"]:
@@ -110,7 +119,9 @@ def quantize_checkpoint(model: Path, output: Path, method: Callable[[], Method],
         click.echo(f"{output}: {len(summary['linears'])} linears, {size}, {seconds:.1f} s", err=True)
 
 
-def _run(model: Path, output: Path, folder: Path, method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+def _run(
+    model: Path, output: Path, folder: GrowingFolder, method: Method, options: Mapping[str, Any]
+) -> dict[str, Any]:
     import torch
 
     from ..formats.hf.packed.save import write_packed
@@ -142,7 +153,7 @@ def _run(model: Path, output: Path, folder: Path, method: Method, options: Mappi
         "chunks": corpus.n_chunks,
         "ctx_size": corpus.n_ctx,
         "seconds": time.monotonic() - start,
-        "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+        "bytes": sum(path.stat().st_size for path in folder.path.iterdir()),
         "linears": [row for entry in state.entries for row in entry["report"]],
     }
 

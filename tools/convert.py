@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import __version__
 from ..formats.errors import PlanError
 from .files import ADAPTER, KINDS, read_model, source_kind, target_kind
-from .options import cluster_options, plan_options, write_options
+from .options import cluster_options, plan_options, speaker, write_options
 
 if TYPE_CHECKING:
     from ..formats.ggml.reader import Settings
@@ -147,7 +149,7 @@ def _rewrite(model: Model, dst: Path, options: dict[str, Any], container: str) -
 
         if options["big_endian"]:
             raise PlanError("a GGML file is little-endian", where="--big-endian", hint="leave it out")
-        write_ggml(dst, model, force=options["force"])
+        write_ggml(dst, model, **_how(options))
         return
     from ..formats.gguf.writer import write_gguf
 
@@ -156,15 +158,21 @@ def _rewrite(model: Model, dst: Path, options: dict[str, Any], container: str) -
         model,
         version=options["version"],
         byteorder="big" if options["big_endian"] else "little",
-        force=options["force"],
+        **_how(options),
     )
+
+
+def _how(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options, what every writer takes."""
+    return {"force": options["force"], "restart": options["restart"], "say": speaker(options["quiet"])}
 
 
 def _to_checkpoint(model: Model, dst: Path, outtype: str, options: dict[str, Any]) -> None:
     from tqdm import tqdm
 
+    from ..formats.folder import resumable_folder
     from ..formats.hf.save import write_hf
-    from ..formats.output import atomic_folder, human_bytes
+    from ..formats.output import human_bytes
     from ..quantize.decode import as_float
 
     _alone(options)
@@ -177,7 +185,7 @@ def _to_checkpoint(model: Model, dst: Path, outtype: str, options: dict[str, Any
         click.echo(f"{dst}: {len(model.tensors)} tensors, {human_bytes(n_bytes)} as they decode")
         return
     with (
-        atomic_folder(dst, options["force"], inputs=[model.path]) as folder,
+        resumable_folder(dst, _digest(model, dtype), inputs=[model.path], **_how(options)) as folder,
         tqdm(
             total=n_bytes, unit="B", unit_scale=True, desc=dst.name, file=sys.stderr, disable=options["quiet"] or None
         ) as bar,
@@ -190,6 +198,21 @@ def _to_checkpoint(model: Model, dst: Path, outtype: str, options: dict[str, Any
 def _alone(options: Mapping[str, Any]) -> None:
     if options["cluster"] is not None:
         raise PlanError("takes part where a GGUF file is written at a type of your choice", where="--cluster")
+
+
+def _digest(model: Model, dtype: str) -> str:
+    """Of everything that the checkpoint's files depend on."""
+    from ..formats.gguf.wire import encode_value
+    from ..formats.source import identity
+    from ..quantize.kernels.cachedir import sources_digest
+
+    digest = hashlib.sha256(f"{__version__} {sources_digest()} {dtype}\n".encode())
+    for key, value in model.metadata.items():
+        digest.update(key.encode("utf-8", "surrogateescape") + b"\0" + encode_value(value))
+    for tensor in model:
+        digest.update(f"{tensor.name} {tensor.qtype} {tensor.shape}\n".encode("utf-8", "surrogateescape"))
+    digest.update(identity(model.paths).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _watched(model: Model, progress: Callable[[int], object]) -> Model:

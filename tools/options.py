@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,14 @@ from .units import Size
 F = TypeVar("F", bound=Callable[..., Any])
 
 BOOKS = ("current", "2023-12", "ggml-v3")  # those of quantize/recipes.py, which --help need not import
+
+restart_option = click.option("--restart", is_flag=True, help="Begin anew where an unfinished run could be taken up.")
+
+
+def speaker(quiet: bool) -> Callable[[str], object] | None:
+    """What is said on the way goes to stderr, or nowhere."""
+    return None if quiet else partial(click.echo, err=True)
+
 
 _PLAN_OPTIONS = (
     click.option(
@@ -50,7 +59,7 @@ _WRITE_OPTIONS = (
     ),
     click.option("--big-endian", is_flag=True, help="Write for a big-endian machine; needs --gguf-version 3."),
     click.option("--force", is_flag=True, help="Replace the output if it exists."),
-    click.option("--restart", is_flag=True, help="Begin anew where an unfinished run could be taken up."),
+    restart_option,
     click.option("--quiet", is_flag=True, help="No progress and no summary."),
 )  # fmt: skip
 

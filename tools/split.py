@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .options import restart_option, speaker
 from .units import Size
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print the shards, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the shards as JSON.")
 @click.option("--force", is_flag=True, help="Replace shards that exist.")
+@restart_option
 @click.option("--quiet", is_flag=True, help="Print nothing.")
 def command(
     model: Path,
@@ -41,6 +43,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     force: bool,
+    restart: bool,
     quiet: bool,
 ) -> None:
     """Split MODEL, a GGUF file, into PREFIX-00001-of-0000N.gguf and so on, as llama.cpp reads them.
@@ -65,7 +68,7 @@ def command(
     )
     if not dry_run:
         with progress_bar(sum(tensor.nbytes for tensor in plan.source), Path(prefix).name, quiet) as progress:
-            write_split(plan, force=force, progress=progress)
+            write_split(plan, progress=progress, force=force, restart=restart, say=speaker(quiet))
     if as_json:
         click.echo(json.dumps({"source": str(model), "written": not dry_run, "shards": _rows(plan)}))
     elif not quiet:

@@ -89,12 +89,13 @@ def layout(metadata: Metadata, infos: Iterable[TensorInfo]) -> Layout:
 
 
 def write_ggml(
-    path: str | Path, model: Model, *, force: bool = False, progress: Callable[[int], None] | None = None
+    path: str | Path, model: Model, *, progress: Callable[[int], None] | None = None, **options: Any
 ) -> Layout:
-    """Write a model as it is, its blocks untouched. Raises as ``layout`` and ``atomic_output`` do."""
+    """Write a model as it is, its blocks untouched. Arguments as ``write_gguf``; raises as ``layout`` and
+    ``resumable_output`` do."""
     model = untied(model)
     plan = layout(model.metadata, [TensorInfo(t.name, t.shape, t.qtype) for t in model.tensors])
-    write_laid_out(path, model, plan, force, progress)
+    write_laid_out(path, model, plan, progress, **options)
     return plan
 
 

@@ -16,12 +16,13 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import FormatError, PlanError
 from ..ir import Metadata, Model, Tensor, Value, ValueType
-from ..output import atomic_outputs
+from ..resumable import resumable_outputs
 from .reader import GGUFHeader, parse_frame, read_gguf, read_headers
 from .shards import (
     FRAME,
@@ -34,7 +35,7 @@ from .shards import (
     without_split,
 )
 from .wire import DEFAULT_ALIGNMENT, ByteOrder, encode_value
-from .writer import Layout, TensorInfo, align, copy_tensor, layout, write_laid_out
+from .writer import Layout, TensorInfo, align, copy_tensors, digest_of, layout, write_laid_out
 
 # A header holds a vocabulary of tens of MB; what is beyond this is no header but a file inside a file. It also bounds
 # what a hostile shard can make us unpack.
@@ -130,14 +131,23 @@ def plan_split(
     return SplitPlan(model, tuple(shards), first.byteorder, exact=frame is None)
 
 
-def write_split(plan: SplitPlan, *, force: bool = False, progress: Callable[[int], object] | None = None) -> None:
-    """Write all shards, or none. Raises ``OutputError``: see ``atomic_output``."""
+def write_split(plan: SplitPlan, *, progress: Callable[[int], object] | None = None, **options: Any) -> None:
+    """Write all shards, or none.
+
+    Args:
+        progress: called with the number of bytes just done.
+        options: ``force``, ``restart``, ``say``: see ``resumable_outputs``.
+
+    Raises:
+        OutputError: see ``resumable_output``.
+    """
     files = [(shard.path, shard.layout.size) for shard in plan.shards]
-    with atomic_outputs(files, force, inputs=plan.source.paths) as outputs:
-        for output, shard in zip(outputs, plan.shards, strict=True):
-            output.write_at(0, shard.layout.header)
-            for tensor, offset in zip(shard.tensors, shard.layout.offsets, strict=True):
-                copy_tensor(output, offset, tensor, plan.byteorder, progress)
+    digest = digest_of((shard.layout for shard in plan.shards), plan.source)
+    with resumable_outputs(files, digest, inputs=plan.source.paths, **options) as work:
+        first = 0
+        for output, shard in zip(work.outputs, plan.shards, strict=True):
+            copy_tensors(work, output, shard.layout, shard.tensors, first, progress)
+            first += len(shard.tensors)
 
 
 def merge(
@@ -145,17 +155,18 @@ def merge(
     target: str | Path,
     *,
     keep_keys: bool = False,
-    force: bool = False,
     progress: Callable[[int], object] | None = None,
+    **options: Any,
 ) -> Model:
     """Write the shards that ``source`` is one of as one file: the bytes that were split.
 
     Args:
         keep_keys: leave ``split.*`` in it, the count 0, as llama-gguf-split does: its bytes.
+        progress, options: as for ``write_split``.
 
     Raises:
         FormatError: shards are missing or do not belong together, or ``source`` is a whole file.
-        OutputError: see ``atomic_output``.
+        OutputError: see ``resumable_output``.
     """
     headers, model = read_headers(source), read_gguf(source)
     first = headers[0]
@@ -170,7 +181,7 @@ def merge(
             metadata |= {key: first.metadata[key] for key in (SPLIT_NO, SPLIT_TENSORS_COUNT) if key in first.metadata}
             metadata[SPLIT_COUNT] = Value(ValueType.UINT16, 0)
         place = layout(metadata, _infos(model.tensors), version=first.version, byteorder=first.byteorder)
-    write_laid_out(target, model, place, force, progress)
+    write_laid_out(target, model, place, progress, **options)
     return model
 
 

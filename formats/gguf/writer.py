@@ -7,16 +7,21 @@ thing: it drops leading axes of length 1 (``ggml_n_dims``); ``ggml_shape`` does 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ... import __version__
 from ..errors import PlanError
 from ..ir import Metadata, Model, Tensor, ValueType
-from ..output import Output, atomic_output
+from ..output import Output
 from ..qtypes import QType
+from ..resumable import Resumable, resumable_output
+from ..source import identity
 from .keys import GENERAL_ALIGNMENT
 from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, encode_number, encode_string, encode_value, swap_blocks
 
@@ -128,17 +133,18 @@ def write_gguf(
     *,
     version: int = 2,
     byteorder: ByteOrder = "little",
-    force: bool = False,
     progress: Callable[[int], object] | None = None,
+    **options: Any,
 ) -> Layout:
     """Write a model as it is, its tensors streamed in row chunks.
 
     Args:
         path: the file to write; it appears when it is whole.
-        progress: called with the number of bytes just written.
+        progress: called with the number of bytes just done.
+        options: ``force``, ``restart``, ``say``: see ``resumable_outputs``.
 
     Raises:
-        PlanError: see ``layout``. OutputError: see ``atomic_output``.
+        PlanError: see ``layout``. OutputError: see ``resumable_output``.
     """
     plan = layout(
         model.metadata,
@@ -146,37 +152,61 @@ def write_gguf(
         version=version,
         byteorder=byteorder,
     )
-    write_laid_out(path, model, plan, force, progress)
+    write_laid_out(path, model, plan, progress, **options)
     return plan
 
 
 def write_laid_out(
-    path: str | Path, model: Model, plan: Layout, force: bool = False, progress: Callable[[int], object] | None = None
+    path: str | Path,
+    model: Model,
+    plan: Layout,
+    progress: Callable[[int], object] | None = None,
+    **options: Any,
 ) -> None:
     """Write a model as it is where ``plan`` has its tensors, in order. Arguments and errors as ``write_gguf``."""
-    with atomic_output(path, plan.size, force, inputs=model.paths) as output:
+    digest = digest_of([plan], model)
+    with resumable_output(path, plan.size, digest, inputs=model.paths, **options) as work:
+        copy_tensors(work, work.output, plan, model.tensors, progress=progress)
+
+
+def digest_of(plans: Iterable[Layout], model: Model) -> str:
+    """Of everything that the bytes of files depend on which hold a model as it is."""
+    digest = hashlib.sha256(f"{__version__}\n{identity(model.paths)}".encode("utf-8", "surrogateescape"))
+    for plan in plans:
+        digest.update(f"{plan.byteorder} {plan.offsets} {plan.size}\n".encode())
         for offset, piece in plan.pieces:
-            output.write_at(offset, piece)
-        for tensor, offset in zip(model.tensors, plan.offsets, strict=True):
-            copy_tensor(output, offset, tensor, plan.byteorder, progress)
+            digest.update(f"{offset} {len(piece)}\n".encode())
+            digest.update(piece)
+    return digest.hexdigest()
 
 
-def copy_tensor(
+def copy_tensors(
+    work: Resumable,
     output: Output,
-    offset: int,
-    tensor: Tensor,
-    byteorder: ByteOrder = "little",
+    plan: Layout,
+    tensors: Iterable[Tensor],
+    first: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Write a tensor's bytes as they are at a file offset, in chunks of rows."""
-    step = max(1, _CHUNK // max(1, tensor.row_bytes))
-    for a in range(0, tensor.n_rows, step):
-        rows = tensor.rows(a, min(a + step, tensor.n_rows))
-        if byteorder == "big":
-            rows = swap_blocks(tensor.qtype, rows)
-        output.write_at(offset + a * tensor.row_bytes, np.ascontiguousarray(rows))
-        if progress is not None:
-            progress(rows.nbytes)
+    """Write a file of ``work`` where ``plan`` has everything, but for what an earlier run did of it.
+
+    Args:
+        first: the first tensor's item in the journal.
+    """
+    for offset, piece in plan.pieces:
+        output.write_at(offset, piece)
+    for item, (tensor, offset) in enumerate(zip(tensors, plan.offsets, strict=True), first):
+        step = max(1, _CHUNK // max(1, tensor.row_bytes))
+        for a in range(0, tensor.n_rows, step):
+            b = min(a + step, tensor.n_rows)
+            if (item, a, b) not in work.finished:
+                rows = tensor.rows(a, b)
+                if plan.byteorder == "big":
+                    rows = swap_blocks(tensor.qtype, rows)
+                output.write_at(offset + a * tensor.row_bytes, np.ascontiguousarray(rows))
+                work.done(item, a, b)
+            if progress is not None:
+                progress((b - a) * tensor.row_bytes)
 
 
 def _encode_info(info: TensorInfo, offset: int, byteorder: ByteOrder) -> bytes:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, WeightError
 from ..floats import from_f32, to_f32
+from ..folder import GrowingFolder
 from ..gguf.vocab import tokenizer_from_metadata
 from ..ir import Bytes, Model, Role, Tensor
 from ..qtypes import BY_NAME, F32, QType
@@ -31,12 +32,12 @@ from .rules import Arch, Slot
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def write_hf(model: Model, folder: Path, *, dtype: str = "auto", max_shard_bytes: float = 5e9) -> None:
+def write_hf(model: Model, folder: Path | GrowingFolder, *, dtype: str = "auto", max_shard_bytes: float = 5e9) -> None:
     """Write config.json, generation_config.json, safetensors and the tokenizer's files.
 
     Args:
         model: its tensors F32, F16 or BF16 (decode quantized ones first), from any GGUF of a known architecture.
-        folder: made if it is not there; ``output.atomic_folder`` gives one that appears whole or not at all.
+        folder: made if it is not there; ``resumable_folder`` gives one that appears whole or not at all.
         dtype: ``F32``, ``F16``, ``BF16``: every tensor is rounded to it. ``auto``: each tensor in the checkpoint's
             dtype where that loses nothing, else in its own. The checkpoint's is the one recorded when it was
             converted, or that of most weights (llama.cpp keeps vectors in F32 whatever the checkpoint had).
@@ -63,14 +64,15 @@ def write_hf(model: Model, folder: Path, *, dtype: str = "auto", max_shard_bytes
     config["torch_dtype"] = TORCH_NAMES[common.name]
     tokenizer = tokenizer_from_metadata(model.metadata)
 
-    folder.mkdir(exist_ok=True)
-    _write_json(folder / "config.json", config)
+    path = folder if isinstance(folder, Path) else folder.path
+    path.mkdir(exist_ok=True)
+    _write_json(path / "config.json", config)
     if generation := restore_generation(model.metadata):
-        _write_json(folder / "generation_config.json", generation)
+        _write_json(path / "generation_config.json", generation)
     if tokenizer is not None:
         from .tokenizer.save import write_tokenizer
 
-        write_tokenizer(tokenizer, folder)
+        write_tokenizer(tokenizer, path)
     write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
 
 

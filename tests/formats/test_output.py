@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from quantmill.formats.errors import OutputError
-from quantmill.formats.output import atomic_folder, atomic_output, atomic_outputs, human_bytes
+from quantmill.formats.folder import resumable_folder
+from quantmill.formats.output import atomic_output, atomic_outputs, human_bytes
 
 
 def test_a_file_appears_whole_at_the_end(tmp_path: Path) -> None:
@@ -142,13 +143,13 @@ def test_a_file_system_that_cannot_reserve(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()  # an empty one may stand there
-    with atomic_folder(target) as folder:
-        (folder / "config.json").write_text("{}")
+    with resumable_folder(target) as folder:
+        (folder.path / "config.json").write_text("{}")
         assert not any(target.iterdir())
     assert os.listdir(target) == ["config.json"]
     assert os.listdir(tmp_path) == ["out"]
-    with atomic_folder(target, force=True) as folder:
-        (folder / "other").write_text("x")
+    with resumable_folder(target, force=True) as folder:
+        (folder.path / "other").write_text("x")
     assert os.listdir(target) == ["other"]
     assert os.listdir(tmp_path) == ["out"]
 
@@ -159,8 +160,8 @@ def test_a_folder_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytest.
     (target / "config.json").write_text("old")
 
     def interrupted() -> None:
-        with atomic_folder(target, force=True) as folder:
-            (folder / "config.json").write_text("new")
+        with resumable_folder(target, force=True) as folder:
+            (folder.path / "config.json").write_text("new")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -173,8 +174,8 @@ def test_a_folder_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytest.
         real(a, b)
 
     monkeypatch.setattr(os, "rename", second_fails)
-    with pytest.raises(OSError, match="no"), atomic_folder(target, force=True) as folder:
-        (folder / "config.json").write_text("new")
+    with pytest.raises(OutputError, match="no"), resumable_folder(target, force=True) as folder:
+        (folder.path / "config.json").write_text("new")
     assert (target / "config.json").read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]
 
@@ -193,7 +194,7 @@ def test_folder_refusals(tmp_path: Path) -> None:
         (tmp_path / "a" / "b", {}, "there is no folder"),
     ]
     for target, options, problem in cases:
-        with pytest.raises(OutputError, match=problem), atomic_folder(target, **options):  # type: ignore[arg-type]
+        with pytest.raises(OutputError, match=problem), resumable_folder(target, **options):  # type: ignore[arg-type]
             raise AssertionError("never entered")
     assert sorted(os.listdir(tmp_path)) == ["checkpoint", "file", "home"]
 

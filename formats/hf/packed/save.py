@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FormatError
+from ...folder import GrowingFolder
 from ...ir import Bytes, Role, Tensor
 from ...qtypes import BY_NAME
 from ...safetensors import StoredTensor, read_safetensors, write_safetensors
@@ -37,7 +38,7 @@ def check_unquantized(folder: Path) -> dict[str, Any]:
 
 def write_packed(
     source: Path,
-    folder: Path,
+    folder: Path | GrowingFolder,
     arrays: Iterable[Path],
     quantization_config: Mapping[str, Any],
     *,
@@ -58,8 +59,8 @@ def write_packed(
     """
     config = {**check_unquantized(source), "quantization_config": dict(quantization_config)}
     packed: dict[str, list[Tensor]] = {}
-    for path in arrays:
-        for name, stored in read_safetensors(path).items():
+    for made in arrays:
+        for name, stored in read_safetensors(made).items():
             packed.setdefault(name.rpartition(".")[0], []).append(_any_type(stored))
     tensors: list[Tensor] = []
     replaced = {tensor.name for several in packed.values() for tensor in several}
@@ -70,12 +71,13 @@ def write_packed(
         elif name not in replaced:
             tensors.append(original if isinstance(original, Tensor) else original.tensor())
     assert not packed, sorted(packed)
-    _write_json(folder / "config.json", config)
-    _write_json(folder / beside, quantization_config)
-    for path in sorted(source.iterdir()):
-        wanted = path.suffix in _COPIED or path.name.startswith(_NAMES)
-        if wanted and path.is_file() and path.name not in _OUR_OWN and not path.name.endswith(".index.json"):
-            shutil.copyfile(path, folder / path.name)
+    path = folder if isinstance(folder, Path) else folder.path
+    _write_json(path / "config.json", config)
+    _write_json(path / beside, quantization_config)
+    for file in sorted(source.iterdir()):
+        wanted = file.suffix in _COPIED or file.name.startswith(_NAMES)
+        if wanted and file.is_file() and file.name not in _OUR_OWN and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, path / file.name)
     write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
 
 
