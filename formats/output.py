@@ -275,6 +275,15 @@ def sync_file(fd: int, path: Path) -> None:
         raise explain(error, path, None) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raise ``OutputError`` where no file can be made beside ``path``: better now than after hours of work."""
+    target = Path(os.path.realpath(path))
+    check_parent(path, target)
+    probe = _create(path, target, None)
+    os.close(probe.fileno())
+    os.unlink(probe.temporary)
+
+
 def exists(path: Path) -> OutputError:
     return OutputError("exists", path=path, hint="--force replaces it")
 

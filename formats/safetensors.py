@@ -170,7 +170,6 @@ def write_safetensors(
         _write_files(folder, dict(zip(names, shards, strict=True)))
     paths = [path / name for name in names]
     if len(shards) > 1:
-        shard_of = [(t, name) for name, shard in zip(names, shards, strict=True) for t in shard]
         index = {
             "metadata": {
                 "total_parameters": sum(t.n_weights for t in tensors),

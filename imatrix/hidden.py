@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..formats.output import explained
+
 SPILL = 1 << 30  # bytes of activations kept in memory at most
 
 
@@ -35,11 +37,12 @@ class Hidden:
         if self._memory is not None:
             self._memory[chunks] = values.to("cpu", self.dtype)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.file(self.turn + 1)
-        path.touch()
         raw = values.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy()
-        with path.open("r+b") as file:
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        with explained(self.folder), path.open("r+b") as file:
             for chunk, row in zip(chunks, raw, strict=True):
                 file.seek(chunk * self.chunk_bytes)
                 file.write(row.tobytes())

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..formats.errors import OutputError
+from ..formats.output import explained
 from .runner import Runner
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -109,7 +111,7 @@ class LayerState:
                 _write_synced(where, content)
             entry["activations"] = _digest(where)
         self.entries.append(entry)
-        with self.path.open("ab") as file:
+        with explained(self.path), self.path.open("ab") as file:
             file.write(_line(entry))
             file.flush()
             os.fsync(file.fileno())
@@ -139,11 +141,16 @@ def _sound_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _write_synced(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+    except OutputError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _digest(path: Path) -> str | None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from ..formats.errors import OutputError
+from ..formats.output import explained
 from .collect import Collector, Sums
 from .runner import Runner
 
@@ -45,7 +47,8 @@ def identity(runner: Runner, model: Path, extra: Mapping[str, Any]) -> dict[str,
 
 def save_state(folder: Path, runner: Runner, collector: Collector, key: Mapping[str, Any]) -> None:
     """Write the state after a block."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     about = {
         "key": dict(key),
         "layer": runner.layer,
@@ -62,11 +65,16 @@ def save_state(folder: Path, runner: Runner, collector: Collector, key: Mapping[
     else:
         arrays["activations"] = content
     partial = folder / (_FILE + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / _FILE)
+    try:
+        with explained(folder):
+            with partial.open("wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(folder / _FILE)
+    except OutputError:
+        partial.unlink(missing_ok=True)  # the state before stays
+        raise
 
 
 def load_state(

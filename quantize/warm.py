@@ -10,16 +10,18 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from ..formats.interrupts import when_cut_off
 from ..formats.qtypes import BY_NAME, F16, QType
 from .kernels import keep, kernel_for
 from .kernels.cachedir import cache_dir, sources_digest
 
+_COMPILE = "from quantmill.quantize.warm import compile_type; compile_type({!r})"
 _NO_CODE = {"F32", "F16", "BF16"}  # numpy's work, or too little to wait for
 
 
@@ -37,8 +39,7 @@ def warm(types: Iterable[QType], processes: int, say: Callable[[str], object] | 
     if say is not None:
         say(f"compiling {', '.join(sorted(missing))} for this machine, once")
     if min(len(missing), processes) > 1 and _can_keep():
-        with ThreadPoolExecutor(processes) as pool:
-            list(pool.map(_compile_apart, missing))
+        _compile_apart(missing, processes)
     else:
         for name in missing:
             compile_type(name)
@@ -63,10 +64,23 @@ def _can_keep() -> bool:
     return os.access(cache_dir(), os.W_OK)
 
 
-def _compile_apart(name: str) -> None:
-    words = [sys.executable, "-c", f"from quantmill.quantize.warm import compile_type; compile_type({name!r})"]
+def _compile_apart(names: list[str], processes: int) -> None:
+    """Each in a process of its own, so many at a time; none outlives an interrupt."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(cache_dir())}
-    subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    waiting, running = list(names), list[subprocess.Popen[bytes]]()
+
+    def end() -> None:
+        for process in running:
+            process.kill()
+
+    with when_cut_off(end):
+        while waiting or running:
+            while waiting and len(running) < processes:
+                words = [sys.executable, "-c", _COMPILE.format(waiting.pop())]
+                nothing = subprocess.DEVNULL
+                running.append(subprocess.Popen(words, env=environment, stdin=nothing, stdout=nothing, stderr=nothing))
+            time.sleep(0.02)
+            running[:] = [process for process in running if process.poll() is None]
 
 
 def _note(name: str) -> Path:

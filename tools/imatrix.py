@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import log2
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import OutputError, PlanError, QuantmillError
+from ..formats.interrupts import when_cut_off
+from ..formats.output import check_writable
 from .options import cluster_options
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ def command(output: Path, **options: Any) -> None:
         raise click.UsageError("nothing to do: give a model with -m, or matrices to merge with --in-file")
     if output.exists() and not options["force"]:
         raise OutputError("exists already", path=output, hint="--force replaces it")
+    check_writable(output)
     _run(output, in_files, options)
 
 
@@ -113,9 +116,8 @@ def _collect(
     output: Path, others: Mapping[str, Sums], in_files: list[Path], n_ctx: int, options: Mapping[str, Any]
 ) -> tuple[dict[str, Sums], str, Path]:
     """Run the model. Gives the sums, the text's name and the folder of the run's state."""
-    from ..imatrix.collect import Collector
     from ..imatrix.matrix import check_belongs
-    from ..imatrix.state import has_state, identity, load_state, save_state, state_folder
+    from ..imatrix.state import identity, state_folder
     from .running import Ticker, open_run
 
     folder = state_folder(output)
@@ -124,34 +126,45 @@ def _collect(
         check_belongs(others, runner.weights.model, in_files[0])
     if options["level"]:
         _preflight(runner, options["level"])
-    collector = Collector()
-    output_too = options["process_output"]
     key = identity(runner, options["model"], {"skip_bad_chunks": options["skip_bad_chunks"]})
     ticker = Ticker(options["quiet"])
     say = partial(_say, options["quiet"])
-    if options["cluster"] is not None:
-        return _on_cluster(runner, folder, key, options, ticker), runner.corpus.name, folder
+    with when_cut_off(lambda: _kept(folder, ticker, say)):
+        if options["cluster"] is not None:
+            return _on_cluster(runner, folder, key, options, ticker), runner.corpus.name, folder
+        return _on_this_machine(runner, folder, key, options, ticker), runner.corpus.name, folder
+
+
+def _kept(folder: Path, ticker: Any, say: Callable[[str], object]) -> None:
+    ticker.end()
+    if folder.exists():
+        say(f"what is done is kept in {folder.name}; the same command goes on with it")
+
+
+def _on_this_machine(
+    runner: Runner, folder: Path, key: Mapping[str, Any], options: Mapping[str, Any], ticker: Any
+) -> dict[str, Sums]:
+    """One block after the other, the state saved between them. Gives the sums."""
+    from ..imatrix.collect import Collector
+    from ..imatrix.state import load_state, save_state
+
+    collector, output_too = Collector(), options["process_output"]
+    say = partial(_say, options["quiet"])
     resumed = not options["restart"] and load_state(folder, runner, collector, key, say)
     if resumed:
         say(f"taken up at layer {runner.layer + 1}, where an earlier run stopped; --restart begins anew")
     runner.embed(keep=not resumed)
     ticker.start(runner)
     every = 1 if runner.hidden.spills and options["save_every"] else options["save_every"]
-    try:
-        while runner.layer < runner.n_layers:
-            runner.advance(collector, ticker)
-            if every and runner.layer % every == 0:
-                save_state(folder, runner, collector, key)
-    except KeyboardInterrupt:
-        ticker.end()
-        if has_state(folder):
-            say(f"what is done is kept in {folder.name}; the same command goes on with it")
-        raise
+    while runner.layer < runner.n_layers:
+        runner.advance(collector, ticker)
+        if every and runner.layer % every == 0:
+            save_state(folder, runner, collector, key)
     if not options["no_ppl"] or output_too:
         _predict(runner, collector if output_too else None, options, ticker)
     ticker.end()
     _report_dropped(runner.dropped, runner, options)
-    return collector.sums, runner.corpus.name, folder
+    return collector.sums
 
 
 def _on_cluster(
@@ -171,15 +184,9 @@ def _on_cluster(
         shutil.rmtree(folder, ignore_errors=True)
     wanted = Wanted(options["process_output"], not options["no_ppl"], options["save_every"], torch.get_num_threads())
     ticker.start(runner)
-    try:
-        with pool_of(options, one_per_machine=True) as pool:
-            assert pool is not None
-            found = run_on_pool(runner, folder, key, wanted, pool, ticker)
-    except KeyboardInterrupt:
-        ticker.end()
-        if folder.exists():
-            _say(options["quiet"], f"what is done is kept in {folder.name}; the same command goes on with it")
-        raise
+    with pool_of(options, one_per_machine=True) as pool:
+        assert pool is not None
+        found = run_on_pool(runner, folder, key, wanted, pool, ticker)
     ticker.end()
     _report_perplexity(found.record, options)
     _report_dropped(found.dropped, runner, options)

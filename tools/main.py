@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from .. import __version__
 from ..formats.errors import QuantmillError
+from .signals import EXIT_INTERRUPTED, Signals, listening
 
 # name -> (module, one line for `quantmill --help`)
 COMMANDS = {
@@ -41,7 +41,6 @@ COMMANDS = {
 }
 
 EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def load_command(name: str) -> click.Command:
@@ -85,22 +84,29 @@ def quantmill() -> None:
 
 def main(command: click.Command, prog: str) -> NoReturn:
     """Run a command and exit: 0, 1 when a check failed, 2 on an error (one line on stderr), 130 when interrupted."""
-    signal.signal(signal.SIGTERM, _terminated)
     gc.set_threshold(100_000)  # numba and torch make hundreds of thousands of objects as they are imported, no garbage
+    with listening(prog) as signals:
+        _run(command, prog, signals)
+
+
+def _run(command: click.Command, prog: str, signals: Signals) -> NoReturn:
     try:
         outcome = command.main(prog_name=prog, standalone_mode=False)
         sys.stdout.flush()
         sys.exit(outcome if isinstance(outcome, int) else 0)
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{prog}: interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        _interrupted(prog)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
         sys.exit(EXIT_ERROR)
-    except (QuantmillError, OSError) as error:
+    except Exception as error:
+        if signals.heard:
+            _interrupted(prog)  # it fell into an import, or a callback of another library's
+        if not isinstance(error, (QuantmillError, OSError)):
+            raise
         if "--debug" in sys.argv:
             raise
         click.echo(f"{prog}: {_one_line(error)}", err=True)
@@ -109,9 +115,9 @@ def main(command: click.Command, prog: str) -> NoReturn:
         gc.freeze()  # the interpreter's last collections would walk all of numba: a quarter of a second
 
 
-def _terminated(signum: int, frame: Any) -> NoReturn:
-    """SIGTERM ends us as Ctrl-C does: through every ``finally``, so that no temporary file stays."""
-    raise KeyboardInterrupt
+def _interrupted(prog: str) -> NoReturn:
+    click.echo(f"{prog}: interrupted", err=True)
+    sys.exit(EXIT_INTERRUPTED)
 
 
 def _one_line(error: QuantmillError | OSError) -> str:

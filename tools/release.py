@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import PlanError
+from ..formats.interrupts import when_cut_off
+from ..formats.output import explained
 from .options import BOOKS, cluster_options
 
 if TYPE_CHECKING:
@@ -53,18 +55,28 @@ def command(model: Path, folder: Path, **options: Any) -> None:
              quantmill release TinyLlama-1.1B tinyllama-gguf --levels Q4_K_M,Q5_K_M,Q8_0 --imatrix none
     """
     from .releasing.levels import chosen_levels
-    from .releasing.work import Work, identity
+    from .releasing.work import Work
 
     if options["imatrix"] == "none" and options["text"] is not None:
         raise PlanError("a text is of no use without importance", where="--file", hint="leave it out")
     options["plan"] = {"book": options["book"]}
     levels = chosen_levels(options["levels"], options["imatrix"] != "none")
     work = Work(model, folder, options)
+    with explained(folder), when_cut_off(work.cut_off):
+        _release(work, levels)
+    if not options["quiet"]:
+        click.echo(f"{folder}: {len(levels)} files, {NAMES}")
+
+
+def _release(work: Work, levels: Sequence[str]) -> None:
+    from .releasing.work import identity
+
+    options = work.options
     _ = work.source  # a model that cannot be read leaves no folder behind
     if options["imatrix"] != "auto":
         work.plans(levels)  # nor does a level that cannot be made
     settings = ("imatrix", "text", "n_ctx", "chunks", "evaluate", "evaluation_text", "book", "name")
-    key = {"model": [list(entry) for entry in identity(model)], "levels": list(levels)}
+    key = {"model": [list(entry) for entry in identity(work.model)], "levels": list(levels)}
     work.open(key | {name: _plain(options[name]) for name in settings})
     work.make_imatrix()
     plans, importance = work.plans(levels)
@@ -73,8 +85,6 @@ def command(model: Path, folder: Path, **options: Any) -> None:
     work.evaluate(levels)
     _publish(work, plans)
     work.close()
-    if not options["quiet"]:
-        click.echo(f"{folder}: {len(levels)} files, {NAMES}")
 
 
 NAMES = "README.md, SHA256SUMS, manifest.json"

@@ -53,6 +53,11 @@ class Work:
         if not self.quiet:
             click.echo(text, err=True)
 
+    def cut_off(self) -> None:
+        """Say what an interrupt leaves."""
+        if (self.folder / _STATE).is_file():
+            self.say(f"{self.folder}: what is done is kept; the same command goes on with it")
+
     # The folder
 
     def open(self, key: Mapping[str, Any]) -> None:
