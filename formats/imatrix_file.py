@@ -7,17 +7,22 @@ Source: common/imatrix-loader.cpp, tools/imatrix/imatrix.cpp and tools/quantize/
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FormatError
 from .ir import Bytes, Metadata, Model, Value, ValueType
+from .moments import SUFFIX, Moments, read_moments
 from .source import SourceFile
+
+if TYPE_CHECKING:
+    from .gguf.writer import TensorInfo
+    from .output import Output
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_MATRICES = 1 << 16  # in a stack; models have hundreds of experts
@@ -51,6 +56,7 @@ class Imatrix:
         chunk_count: chunks of text seen.
         chunk_size: tokens in a chunk; 0 in ``.dat`` files, which do not say.
         legacy: read from, or to be written as, a ``.dat`` file.
+        moments: second moments, of a GGUF file that has them.
     """
 
     entries: Mapping[str, Entry]
@@ -59,6 +65,7 @@ class Imatrix:
     chunk_size: int = 0
     legacy: bool = False
     path: Path | None = field(default=None, compare=False)
+    moments: Moments | None = field(default=None, compare=False)
 
     def vectors(self) -> dict[str, NDArray[np.float32]]:
         """The importance of each column, float32 [n_matrices * width] by tensor: what the encoders take.
@@ -131,7 +138,8 @@ def _read_gguf(path: Path) -> Imatrix:
     if not entries:
         raise FormatError("holds no entries", path=path)
     count, size = (_number(model, f"imatrix.chunk_{what}") for what in ("count", "size"))
-    return Imatrix(entries, _datasets(model), count, size, path=path)
+    sizes = {name: (entry.sums.size // entry.counts.size, entry.counts) for name, entry in entries.items()}
+    return Imatrix(entries, _datasets(model), count, size, path=path, moments=read_moments(model, sizes))
 
 
 def _number(model: Model, key: str) -> int:
@@ -231,11 +239,33 @@ def write_imatrix(path: str | Path, imatrix: Imatrix, *, force: bool = False) ->
     from .gguf.writer import layout
 
     metadata, tensors = gguf_form(imatrix)
-    place = layout(metadata, [info for info, _ in tensors], version=3)
+    moments = imatrix.moments
+    infos = [info for info, _ in tensors]
+    if moments is not None:
+        metadata = {**metadata, **moments.metadata()}
+        infos += _moment_infos(moments)
+    place = layout(metadata, infos, version=3)
     with atomic_output(path, place.size, force) as output:
         output.write_at(0, place.header)
-        for offset, (_, values) in zip(place.offsets, tensors, strict=True):
+        for offset, (_, values) in zip(place.offsets, tensors, strict=False):
             output.write_at(offset, values.astype("<f4"))
+        if moments is not None:
+            _write_moments(output, place.offsets[len(tensors) :], moments)
+
+
+def _moment_infos(moments: Moments) -> list[TensorInfo]:
+    from .gguf.writer import TensorInfo, ggml_shape
+    from .qtypes import F32
+
+    return [TensorInfo(holder + SUFFIX, ggml_shape(moments.shape(holder)), F32) for holder in moments.holders]
+
+
+def _write_moments(output: Output, offsets: Sequence[int], moments: Moments) -> None:
+    """A matrix at a time: all of them may be more than memory holds."""
+    for offset, holder in zip(offsets, moments.holders, strict=True):
+        n_matrices, size = moments.shape(holder)
+        for matrix in range(n_matrices):
+            output.write_at(offset + 4 * size * matrix, moments.packed(holder, matrix).astype("<f4", copy=False))
 
 
 def gguf_form(imatrix: Imatrix) -> tuple[Metadata, list[tuple[Any, NDArray[np.float32]]]]:
