@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,15 @@ def smollm2_f16(smollm2_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     done = CliRunner().invoke(command, [str(smollm2_hf), str(path), "--outtype", "f16"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_of_three() -> Iterator[None]:
+    """A Ray of three CPUs on this machine; what asks for ``--cluster local`` in this process finds it."""
+    import ray
+
+    from quantmill.tools.cluster import start_ray
+
+    start_ray("local", 3)
+    yield
+    ray.shutdown()

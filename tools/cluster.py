@@ -10,9 +10,12 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from typing import Any
+
+import click
 
 from ..formats.errors import PlanError, QuantmillError
 
@@ -124,6 +127,7 @@ class RayPool:
 
     n_workers: int
     threads: int
+    say: Callable[[str], object] = lambda text: None
 
     def run(
         self,
@@ -245,6 +249,7 @@ class _Run:
             if item is not None:
                 self._queue.back(item)
         self._actors.remove(actor)
+        self._pool.say("a worker is lost; its work goes to another")
         self._lost += 1
         if self._lost > _TRIES * self._pool.n_workers and self._error is None:
             self._error = (0, _one_line(error, "the workers die"))
@@ -286,11 +291,17 @@ def pool_of(options: Any, one_per_machine: bool = False) -> AbstractContextManag
         return nullcontext()
     if options.get("threads") is not None:
         raise PlanError("is for one machine", where="--threads", hint="--workers says how many of the cluster work")
-    return connected(options["cluster"], options.get("workers"), one_per_machine)
+    say = (lambda text: None) if options.get("quiet") else partial(click.echo, err=True)
+    return connected(options["cluster"], options.get("workers"), one_per_machine, say)
 
 
 @contextmanager
-def connected(address: str, workers: int | None = None, one_per_machine: bool = False) -> Iterator[RayPool]:
+def connected(
+    address: str,
+    workers: int | None = None,
+    one_per_machine: bool = False,
+    say: Callable[[str], object] = lambda text: None,
+) -> Iterator[RayPool]:
     """Workers of a cluster; a Ray that was started for it ends with the block.
 
     Args:
@@ -298,6 +309,7 @@ def connected(address: str, workers: int | None = None, one_per_machine: bool = 
             a worker for each CPU.
         workers: at most so many.
         one_per_machine: see ``pool_of``.
+        say: told in a line when a worker is lost.
 
     Raises:
         PlanError: Ray is not installed. QuantmillError: no cluster answers there.
@@ -311,25 +323,32 @@ def connected(address: str, workers: int | None = None, one_per_machine: bool = 
     ours = not ray.is_initialized()
     try:
         if ours:
-            _connect(ray, address)
-        yield _size(ray, address, workers, one_per_machine)
+            start_ray(address)
+        yield replace(_size(ray, address, workers, one_per_machine), say=say)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _connect(ray: Any, address: str) -> None:
+def start_ray(address: str, n_cpus: int | None = None) -> None:
+    """Connect to a cluster, or begin one here.
+
+    Args:
+        address: see ``connected``.
+        n_cpus: of one that begins here; None for those this process may use.
+    """
+    import ray
+
     from ..quantize.execute import cpu_count
 
-    common = {"log_to_driver": False, "logging_level": logging.ERROR}
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        common |= {"num_cpus": n_cpus or cpu_count(), "include_dashboard": False, "object_store_memory": _STORE}
+    if hasattr(ray._private.worker, "print_worker_logs"):  # else Ray tells of lost workers on our stdout
+        ray._private.worker.print_worker_logs = lambda *what: None
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        if address == LOCAL:
-            n = cpu_count()
-            # never another's cluster, whatever the environment says
-            ray.init("local", num_cpus=n, include_dashboard=False, object_store_memory=_STORE, **common)
-        else:
-            ray.init(address, **common)
+        ray.init(address, **common)  # "local" is never another's cluster, whatever the environment says
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise _one_line(error, f"no Ray cluster at {address}") from error
     signal.signal(signal.SIGTERM, on_terminate)  # Ray takes it for itself
