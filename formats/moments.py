@@ -71,7 +71,7 @@ class Moments:
     """
 
     block_width: int
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, str] = field(repr=False)
     widths: Mapping[str, int] = field(repr=False)
     counts: Mapping[str, NDArray[np.int64]] = field(repr=False)
     load: Callable[[str, int], Packed] = field(repr=False, compare=False)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from .moments import MomentSums
+
 
 @dataclass
 class Sums:
@@ -62,9 +64,14 @@ class NonFinite(Exception):
 
 @dataclass
 class Collector:
-    """Sums by GGUF tensor name. A batch counts when it is committed, so a batch that failed leaves no trace."""
+    """Sums by GGUF tensor name. A batch counts when it is committed, so a batch that failed leaves no trace.
+
+    Args:
+        moments: second moments are gathered too, here.
+    """
 
     sums: dict[str, Sums] = field(default_factory=dict)
+    moments: MomentSums | None = None
     _batch: dict[str, Sums] = field(default_factory=dict)
     _last: tuple[Any, NDArray[np.float64]] | None = None
 
@@ -92,8 +99,12 @@ class Collector:
                 entry = self._batch[name] = Sums.zeros(target.n_matrices, x.shape[-1])
             entry.values[expert] += values
             entry.counts[expert] += rows
+        if self.moments is not None:
+            self.moments.see(target, expert, x)
 
     def commit(self) -> None:
+        if self.moments is not None:
+            self.moments.commit()
         for name, entry in self._batch.items():
             if name in self.sums:
                 self.sums[name].add(entry)
@@ -103,6 +114,8 @@ class Collector:
 
     def discard(self) -> None:
         self._batch, self._last = {}, None
+        if self.moments is not None:
+            self.moments.discard()
 
 
 _ROWS = 512  # squares stay in the cache, float32 sums of so many keep six digits, the rest is added in float64

@@ -63,17 +63,21 @@ def read_parts(paths: Sequence[Path], chunk_size: int | None) -> tuple[dict[str,
     Raises:
         FormatError: a file is damaged. QuantmillError: they belong to different models.
     """
-    files = [read_imatrix(path) for path in paths]
+    return add_files([read_imatrix(path) for path in paths], chunk_size)
+
+
+def add_files(files: Sequence[Imatrix], chunk_size: int | None) -> tuple[dict[str, Sums], list[str], int]:
+    """``read_parts`` of files that are read already."""
     size = chunk_size or next((file.chunk_size for file in files if file.chunk_size), 512)
     total: dict[str, Sums] = {}
-    for path, file in zip(paths, files, strict=True):
+    for file in files:
         part = from_imatrix(file, size)
         for name, entry in part.items():
             if not np.isfinite(entry.values).all():
-                raise FormatError("a sum is not finite", path=path, where=name)
+                raise FormatError("a sum is not finite", path=file.path, where=name)
             if name in total and total[name].values.size != entry.values.size:
                 problem = f"has {entry.values.size} columns here, {total[name].values.size} in the files before"
-                raise QuantmillError(problem, path=path, where=name, hint="the files belong to different models")
+                raise QuantmillError(problem, path=file.path, where=name, hint="the files belong to different models")
         total = merged([total, part])
     return total, [name for file in files for name in file.datasets], size
 

@@ -1,7 +1,7 @@
 """A run's state between two blocks, so that a killed run can be taken up and end in the same bytes.
 
 One ``.npz`` archive, replaced whole: the block that is next, the sums so far, the activations (unless they are in
-files already), and what the run was of.
+files already), what the run was of, and which files hold second moments.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def save_state(folder: Path, runner: Runner, collector: Collector, key: Mapping[
         "turn": runner.hidden.turn,
         "dropped": {str(chunk): where for chunk, where in runner.dropped.items()},
         "names": list(collector.sums),
+        "moments": None if collector.moments is None else collector.moments.index(),
     }
     arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for i, entry in enumerate(collector.sums.values()):
@@ -100,6 +101,8 @@ def load_state(
             layer, turn = int(about["layer"]), int(about["turn"])
             dropped = {int(chunk): where for chunk, where in about["dropped"].items()}
             runner.hidden.restore(content, turn)
+            if collector.moments is not None:
+                collector.moments.restore(about["moments"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         say(f"{path}: damaged, so the unfinished run is discarded")
         return False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from math import log2
 from pathlib import Path
@@ -16,10 +18,14 @@ from ..formats.errors import OutputError, PlanError, QuantmillError
 from ..formats.interrupts import when_cut_off
 from ..formats.output import check_writable
 from .options import cluster_options
+from .units import Size, in_gb
 
 if TYPE_CHECKING:
+    from ..formats.imatrix_file import Imatrix
+    from ..formats.moments import Moments
     from ..imatrix.collect import Collector, Sums
     from ..imatrix.evaluate import Record
+    from ..imatrix.moments import MomentSums
     from ..imatrix.runner import Runner
 
 _PRIOR_TOKENS = 256  # experts that saw fewer inputs borrow the rest from their layer
@@ -56,6 +62,15 @@ _NAMED = 12  # tensors or experts listed by name
 @click.option(
     "--skip-bad-chunks", is_flag=True, help="Go on without a chunk that gives NaN or Inf, instead of stopping."
 )
+@click.option("--second-moments", is_flag=True, help="Also how inputs vary together, for quantize --refine.")
+@click.option(
+    "--moments-size",
+    type=Size(),
+    default="4GiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Second moments take no more than this; narrower blocks of columns then.",
+)
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--quiet", is_flag=True, help="No progress and no reports.")
 @cluster_options
@@ -84,24 +99,31 @@ def command(output: Path, **options: Any) -> None:
 
 
 def _run(output: Path, in_files: list[Path], options: Mapping[str, Any]) -> None:
-    from ..formats.imatrix_file import write_imatrix
+    from ..formats.imatrix_file import read_imatrix, write_imatrix
     from ..imatrix.collect import merged, thin_experts
-    from ..imatrix.matrix import read_parts, to_imatrix
+    from ..imatrix.matrix import add_files, to_imatrix
 
     quiet = options["quiet"]
     start = time.monotonic()
+    legacy = (options["output_format"] or output.suffix.removeprefix(".")) == "dat"
+    files = [read_imatrix(path) for path in in_files]
+    _check_moments(files, legacy, options)
     given = options["n_ctx"] or (None if options["model"] is None else 512)
-    sums, datasets, n_ctx = read_parts(in_files, given) if in_files else ({}, [], given or 512)
+    sums, datasets, n_ctx = add_files(files, given) if files else ({}, [], given or 512)
+    moments = [] if legacy else [file.moments for file in files if file.moments is not None]
     state = None
     if options["model"] is not None:
-        collected, name, state = _collect(output, sums, in_files, n_ctx, options)
-        sums, datasets = merged([sums, collected]), [*datasets, name]
+        collector, name, state = _collect(output, sums, files, n_ctx, options)
+        sums, datasets = merged([sums, collector.sums]), [*datasets, name]
+        if collector.moments is not None:
+            moments.append(collector.moments.moments(collector.sums))
     thin = thin_experts(sums, _PRIOR_TOKENS)
     prior = 0 if options["no_expert_prior"] else _PRIOR_TOKENS
     if thin and not quiet:
         _report_thin(thin, bool(prior))
-    legacy = (options["output_format"] or output.suffix.removeprefix(".")) == "dat"
     imatrix = to_imatrix(sums, datasets, n_ctx, legacy=legacy, expert_prior=prior)
+    if moments:
+        imatrix = _with_moments(imatrix, moments, sums, prior)
     write_imatrix(output, imatrix, force=options["force"])
     if state is not None:
         from ..imatrix.state import remove_state
@@ -112,10 +134,59 @@ def _run(output: Path, in_files: list[Path], options: Mapping[str, Any]) -> None
         click.echo(f"{output}: {len(imatrix.entries)} tensors, {imatrix.chunk_count} chunks, {seconds:.1f} s", err=True)
 
 
+def _check_moments(files: list[Imatrix], legacy: bool, options: Mapping[str, Any]) -> None:
+    """Raise ``PlanError`` where second moments are asked for, or there, that cannot be in the output."""
+    from ..imatrix.moments import check_all_have, check_block_width
+
+    wanted, where = options["second_moments"], "--second-moments"
+    if wanted and legacy:
+        raise PlanError("a .dat file has no room for them", where=where, hint="name a .gguf file with -o")
+    if wanted and options["cluster"] is not None:
+        raise PlanError("are gathered on one machine", where=where, hint="leave it, or --cluster, out")
+    if legacy:
+        if any(file.moments is not None for file in files):
+            _say(options["quiet"], "a .dat file has no room for second moments: they are left out")
+        return
+    if options["model"] is None and files:
+        wanted = wanted or files[0].moments is not None
+    check_all_have(files, wanted)
+    for first in files[:1]:
+        if first.moments is not None:
+            check_block_width(files, first.moments.block_width)
+
+
+def _with_moments(imatrix: Imatrix, parts: list[Moments], sums: Mapping[str, Sums], prior: int) -> Imatrix:
+    from ..imatrix.moments import merged_moments, moments_with_prior
+
+    moments = parts[0] if len(parts) == 1 else merged_moments(parts, sums)
+    return replace(imatrix, moments=moments_with_prior(moments, prior) if prior else moments)
+
+
+def _plan_moments(runner: Runner, folder: Path, files: list[Imatrix], options: Mapping[str, Any]) -> MomentSums | None:
+    """Choose the blocks' width, say so, and see that the disk has room."""
+    from ..imatrix.moments import MomentSums, check_block_width, choose_block_width, distinct_inputs
+
+    if not options["second_moments"]:
+        return None
+    inputs = distinct_inputs(runner, options["process_output"])
+    block_width = choose_block_width(inputs, options["moments_size"])
+    check_block_width(files, block_width)
+    nbytes = sum(each.nbytes(block_width) for each in inputs)
+    whole = all(each.width <= block_width for each in inputs)
+    how = "whole" if whole else f"in diagonal blocks of {block_width} columns"
+    _say(options["quiet"], f"second moments: {in_gb(nbytes)}, {len(inputs)} distinct inputs, {how}")
+    free = shutil.disk_usage(folder.parent).free
+    if free < 2 * nbytes:  # by layer while the model runs, then in the output
+        problem = f"not enough room: second moments need {in_gb(2 * nbytes)} meanwhile, the disk has {in_gb(free)}"
+        raise OutputError(problem, path=folder.parent, hint="free some space, or give a smaller --moments-size")
+    return MomentSums(block_width, folder)
+
+
 def _collect(
-    output: Path, others: Mapping[str, Sums], in_files: list[Path], n_ctx: int, options: Mapping[str, Any]
-) -> tuple[dict[str, Sums], str, Path]:
+    output: Path, others: Mapping[str, Sums], files: list[Imatrix], n_ctx: int, options: Mapping[str, Any]
+) -> tuple[Collector, str, Path]:
     """Run the model. Gives the sums, the text's name and the folder of the run's state."""
+    from ..imatrix.collect import Collector
     from ..imatrix.matrix import check_belongs
     from ..imatrix.state import identity, state_folder
     from .running import Ticker, open_run
@@ -123,16 +194,21 @@ def _collect(
     folder = state_folder(output)
     runner = open_run(options["model"], options["text"], n_ctx, folder, options)
     if others:
-        check_belongs(others, runner.weights.model, in_files[0])
+        assert files[0].path is not None
+        check_belongs(others, runner.weights.model, files[0].path)
     if options["level"]:
         _preflight(runner, options["level"])
-    key = identity(runner, options["model"], {"skip_bad_chunks": options["skip_bad_chunks"]})
+    collector = Collector(moments=_plan_moments(runner, folder, files, options))
+    extra = {} if collector.moments is None else {"second moments": collector.moments.block_width}
+    key = identity(runner, options["model"], {"skip_bad_chunks": options["skip_bad_chunks"], **extra})
     ticker = Ticker(options["quiet"])
     say = partial(_say, options["quiet"])
     with when_cut_off(lambda: _kept(folder, ticker, say)):
         if options["cluster"] is not None:
-            return _on_cluster(runner, folder, key, options, ticker), runner.corpus.name, folder
-        return _on_this_machine(runner, folder, key, options, ticker), runner.corpus.name, folder
+            collector.sums.update(_on_cluster(runner, folder, key, options, ticker))
+        else:
+            _on_this_machine(runner, collector, folder, key, options, ticker)
+    return collector, runner.corpus.name, folder
 
 
 def _kept(folder: Path, ticker: Any, say: Callable[[str], object]) -> None:
@@ -142,13 +218,12 @@ def _kept(folder: Path, ticker: Any, say: Callable[[str], object]) -> None:
 
 
 def _on_this_machine(
-    runner: Runner, folder: Path, key: Mapping[str, Any], options: Mapping[str, Any], ticker: Any
-) -> dict[str, Sums]:
-    """One block after the other, the state saved between them. Gives the sums."""
-    from ..imatrix.collect import Collector
+    runner: Runner, collector: Collector, folder: Path, key: Mapping[str, Any], options: Mapping[str, Any], ticker: Any
+) -> None:
+    """One block after the other, the state saved between them."""
     from ..imatrix.state import load_state, save_state
 
-    collector, output_too = Collector(), options["process_output"]
+    output_too = options["process_output"]
     say = partial(_say, options["quiet"])
     resumed = not options["restart"] and load_state(folder, runner, collector, key, say)
     if resumed:
@@ -158,21 +233,22 @@ def _on_this_machine(
     every = 1 if runner.hidden.spills and options["save_every"] else options["save_every"]
     while runner.layer < runner.n_layers:
         runner.advance(collector, ticker)
+        if collector.moments is not None:
+            collector.moments.finish(f"{runner.layer:05d}")
         if every and runner.layer % every == 0:
             save_state(folder, runner, collector, key)
     if not options["no_ppl"] or output_too:
         _predict(runner, collector if output_too else None, options, ticker)
+    if collector.moments is not None:
+        collector.moments.finish("output")
     ticker.end()
     _report_dropped(runner.dropped, runner, options)
-    return collector.sums
 
 
 def _on_cluster(
     runner: Runner, folder: Path, key: Mapping[str, Any], options: Mapping[str, Any], ticker: Any
 ) -> dict[str, Sums]:
     """The same by many machines. Gives the sums."""
-    import shutil
-
     import torch
 
     from ..imatrix.cluster import Wanted, run_on_pool
