@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import FormatError
 from .qtypes import QType
 
 Bytes = NDArray[np.uint8]
+_MAX_COUNT = 1 << 16  # layers, heads, experts: a hundred times what any model has
 
 
 class Role(Enum):
@@ -303,25 +305,30 @@ class Model:
 
     @property
     def n_layers(self) -> int:
-        return int(self.hparam("block_count", 0))
+        return self._count("block_count")
 
     @property
     def n_expert(self) -> int:
-        return int(self.hparam("expert_count", 0))
+        return self._count("expert_count")
 
     @property
     def n_gqa(self) -> int:
         """Query heads per key/value head (of the first layer that has attention)."""
-        heads, kv = (_first(self.hparam(f"attention.head_count{s}", 0)) for s in ("", "_kv"))
+        heads, kv = (self._count(f"attention.head_count{s}") for s in ("", "_kv"))
         return heads // kv if kv else 1
+
+    def _count(self, suffix: str) -> int:
+        """A hyper-parameter that may be one number or one per layer: its first non-zero entry; 0 where there is none.
+
+        Raises:
+            FormatError: it is neither.
+        """
+        value = self.hparam(suffix, 0)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+            value = int(next(iter(value[value != 0]), 0))
+        if not isinstance(value, int) or not 0 <= value <= _MAX_COUNT:
+            raise FormatError("is no count", path=self.path, where=f"{self.arch}.{suffix}", hint="the file is damaged")
+        return value
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.tensors)
-
-
-def _first(value: Any) -> int:
-    """A hyper-parameter that may be one number or one per layer: its first non-zero entry."""
-    if isinstance(value, np.ndarray):
-        nonzero = value[value != 0]
-        return int(nonzero[0]) if nonzero.size else 0
-    return int(value)

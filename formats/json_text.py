@@ -7,6 +7,7 @@ gigabytes. Counting brackets, commas and quotes costs next to nothing and bounds
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ ROOM = 64 << 20  # bytes of memory beyond the file's own size that a reader may 
 
 # What CPython 3.10 to 3.14 takes at most for each, with its place in what holds it (sys.getsizeof, tracemalloc).
 _COSTS = ((b"{", 240), (b"[", 96), (b",", 72), (b'"', 40))
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_json(
@@ -43,7 +45,12 @@ def parse_json(
         problem = f"{len(raw)} bytes of JSON of more pieces than any checkpoint's: {room >> 20} MB cannot hold them"
         raise error(problem, path=path, where=where, hint="the file is damaged, or made to fill the memory")
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=object_pairs_hook)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=object_pairs_hook)
+        if _SURROGATE.search(raw):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except UnicodeEncodeError:
+        problem = "not JSON: half of a surrogate pair, which is no character"
     except UnicodeDecodeError as wrong:
         problem = f"not UTF-8 at byte {wrong.start}"
     except json.JSONDecodeError as wrong:
@@ -59,4 +66,5 @@ def _cost(raw: bytes) -> int:
     """Bytes that the parsed value, and the text while it is parsed, take at most."""
     width = 1 if raw.isascii() else 4  # one wide character makes a whole str wide
     escaped = 4 if b"\\u" in raw else width
-    return (1 + width + escaped) * len(raw) + sum(cost * raw.count(sign) for sign, cost in _COSTS)
+    again = 6 * len(raw) if _SURROGATE.search(raw) else 0
+    return again + (1 + width + escaped) * len(raw) + sum(cost * raw.count(sign) for sign, cost in _COSTS)

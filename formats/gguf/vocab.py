@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import TokenizerError
 from ..ir import Metadata, Tokenizer, TokenType, Value, ValueType
@@ -61,6 +62,9 @@ FLAG_KEYS = {
 }
 
 
+_TYPES = {int(kind) for kind in TokenType}  # without a gap
+
+
 def tokenizer_to_metadata(tok: Tokenizer) -> dict[str, Value]:
     """The ``tokenizer.*`` keys of ``tok``, in the order the converter writes them."""
     out: dict[str, Value] = {}
@@ -94,13 +98,15 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
     Raises:
         TokenizerError: the arrays are missing, of the wrong type, or of different lengths.
     """
-    model = _data(metadata, _PREFIX + "model")
+    model = _text(metadata, _PREFIX + "model")
     if model in (None, "none", "no_vocab"):
         return None
     tokens = _strings(metadata, "tokens")
     if tokens is None:
         raise TokenizerError("there is a tokenizer but no vocabulary", where=_PREFIX + "tokens")
     types = _numbers(metadata, "token_type", np.int32, len(tokens))
+    if types is not None and types.size and not (types.min() in _TYPES and types.max() in _TYPES):
+        raise TokenizerError(f"types of {types.min()} to {types.max()}; 1 to 6 are known", where=_PREFIX + "token_type")
     charsmap = _numbers(metadata, "precompiled_charsmap", np.uint8, None)
     special = {}
     for name, key in SPECIAL_KEYS.items():
@@ -113,13 +119,15 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
     flags = {}
     for name, key in (("add_space_prefix", _PREFIX + "add_space_prefix"), *FLAG_KEYS.items()):
         if (value := _data(metadata, key)) is not None:
+            if not isinstance(value, int):
+                raise TokenizerError("is no flag", where=key)
             flags[name] = bool(value)
-    name = str(_data(metadata, "general.name", "")).lower()
+    name = (_text(metadata, "general.name") or "").lower()
     if model == "llama" and ("phi-3" in name or "phi3" in name):
         flags.setdefault("special_rstrip", True)
     return Tokenizer(
-        model=str(model),
-        pre=_data(metadata, _PREFIX + "pre"),
+        model=model,
+        pre=_text(metadata, _PREFIX + "pre"),
         tokens=tokens,
         types=np.full(len(tokens), TokenType.NORMAL, np.int32) if types is None else types,
         scores=_numbers(metadata, "scores", np.float32, len(tokens)),
@@ -145,8 +153,8 @@ def _templates_to_metadata(templates: Mapping[str, str]) -> dict[str, Value]:
 
 def _templates_from_metadata(metadata: Metadata) -> dict[str, str]:
     out = {}
-    if (default := _data(metadata, _TEMPLATE)) is not None:
-        out["default"] = str(default)
+    if (default := _text(metadata, _TEMPLATE)) is not None:
+        out["default"] = default
     for key, value in metadata.items():
         if key.startswith(_TEMPLATE + ".") and value.type is ValueType.STRING:
             out[key[len(_TEMPLATE) + 1 :]] = value.data
@@ -163,6 +171,13 @@ def _data(metadata: Metadata, key: str, default: Any = None) -> Any:
     return default if value is None else value.data
 
 
+def _text(metadata: Metadata, key: str) -> str | None:
+    data = _data(metadata, key)
+    if data is not None and not isinstance(data, str):
+        raise TokenizerError("is no string", where=key)
+    return data
+
+
 def _strings(metadata: Metadata, name: str) -> tuple[str, ...] | None:
     value = metadata.get(_PREFIX + name)
     if value is None:
@@ -176,12 +191,23 @@ def _numbers(metadata: Metadata, name: str, dtype: Any, length: int | None) -> A
     value = metadata.get(_PREFIX + name)
     if value is None:
         return None
-    if value.type is not ValueType.ARRAY or value.item is ValueType.STRING:
-        raise TokenizerError("not an array of numbers", where=_PREFIX + name)
-    array = np.asarray(value.data).astype(dtype)
+    array = value.data if value.item is not ValueType.STRING or len(value.data) else np.empty(0, dtype)
+    if not isinstance(array, np.ndarray) or not _fits(array, dtype):
+        raise TokenizerError(f"not an array of numbers that {np.dtype(dtype)} holds", where=_PREFIX + name)
+    with np.errstate(over="ignore"):  # a score beyond float32's is infinite to llama.cpp, too
+        array = array.astype(dtype, copy=False)
     if length is not None and len(array) != length:
         raise TokenizerError(f"{len(array)} entries for {length} tokens", where=_PREFIX + name)
     return array
+
+
+def _fits(array: NDArray[Any], dtype: Any) -> bool:
+    """Whether the numbers can be had in this type; integers may become floats, not the other way round."""
+    if np.dtype(dtype).kind == "f":
+        return array.dtype.kind in "fiu"
+    bounds = np.iinfo(dtype)
+    low = bounds.min if array.dtype != np.int8 else -128  # bytes, whatever their sign
+    return array.dtype.kind in "iu" and bool(((array >= low) & (array <= bounds.max)).all())
 
 
 def _string(text: str) -> Value:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -21,9 +22,11 @@ import numpy as np
 
 from ..errors import FormatError
 from ..ir import Bytes
+from ..json_text import ROOM
 from ..source import SourceFile
 
 MAGIC = b"PK\x03\x04"
+_OPCODE_MEMORY = 256  # bytes that an opcode of a pickle can make Python take: an empty dict and its place
 _LOCAL_HEADER = 30  # bytes of a zip entry before its name
 
 # torch's name of a dtype -> (safetensors' name, bytes)
@@ -79,7 +82,7 @@ class TorchTensor:
         return flat[a:b].view(np.uint8).reshape(b - a, width)
 
 
-def read_torch_file(path: Path) -> dict[Any, Any]:
+def read_torch_file(path: Path) -> Any:
     """What the file's pickle holds, tensors as ``TorchTensor``.
 
     Raises:
@@ -93,25 +96,43 @@ def read_torch_file(path: Path) -> dict[Any, Any]:
             if len(pickled) != 1:
                 raise FormatError("is a zip archive, no PyTorch checkpoint", path=path)
             stem = pickled[0].filename.removesuffix("data.pkl")
+            if any(max(info.compress_size, info.file_size) > file.size for info in archive.infolist()):
+                raise FormatError("a record is larger than the file", path=path, hint="download it again")
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
                 raise FormatError("its records are compressed; torch stores them", path=path, hint="save it again")
             names = archive.NameToInfo
             if f"{stem}byteorder" in names and archive.read(f"{stem}byteorder") != b"little":
                 raise FormatError("was saved on a big-endian machine", path=path, hint="save it as safetensors")
             records = {name.removeprefix(f"{stem}data/"): info for name, info in names.items()}
-            content: Any = _Unpickler(archive.read(pickled[0]), file, records).load()
+            code = archive.read(pickled[0])
+            _check_pickle(code, file.size + ROOM)
+            return _Unpickler(code, file, records).content()
     except (zipfile.BadZipFile, OSError, EOFError, struct.error, NotImplementedError) as error:
         problem = f"damaged or truncated: {error or type(error).__name__}"
         raise FormatError(problem, path=path, hint="download it again") from None
-    return content  # type: ignore[no-any-return]
+
+
+def _check_pickle(code: bytes, room: int) -> None:
+    """Raise ``UnpicklingError`` for a pickle that would take more than ``room`` bytes of memory: one opcode of five
+    bytes can ask for a memo of 2^32 places."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(code), start=1):
+        if count * _OPCODE_MEMORY > room:
+            raise pickle.UnpicklingError("more things than any state dict has")
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(code):
+            raise pickle.UnpicklingError("a memo larger than the pickle")
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows a state dict's six kinds of things, none of which runs anything."""
+    """Knows a state dict's six kinds of things, none of which runs anything.
+
+    Storages and tensors are handed to the pickle as bare objects and kept here: a pickle can change the attributes of
+    what it was given, after they were checked.
+    """
 
     def __init__(self, data: bytes, file: SourceFile, records: dict[str, zipfile.ZipInfo]) -> None:
         super().__init__(io.BytesIO(data))
         self._file, self._records = file, records
+        self._made: dict[object, _Storage | TorchTensor] = {}
         self._known: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
@@ -128,14 +149,33 @@ class _Unpickler(pickle.Unpickler):
             return _DType(name)
         raise pickle.UnpicklingError(f"{module}.{name}")
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def content(self) -> Any:
+        """What the pickle holds; if it is a dict, with its tensors."""
+        content = self.load()
+        if not isinstance(content, dict):
+            return content
+        return {
+            name: self._made.get(value, value) if type(value) is object else value for name, value in content.items()
+        }
+
+    def _kept(self, thing: _Storage | TorchTensor) -> object:
+        self._made[handle := object()] = thing
+        return handle
+
+    def _storage(self, handle: Any) -> _Storage:
+        found = self._made.get(handle) if type(handle) is object else None
+        if not isinstance(found, _Storage):
+            raise pickle.UnpicklingError("a tensor without storage")
+        return found
+
+    def persistent_load(self, pid: Any) -> object:
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, _DType) or type(count) is not int:
             raise pickle.UnpicklingError("a strange storage")
         info = self._records.get(str(key))
         if info is None or info.file_size < count * _DTYPES[dtype.name][1]:
             raise self._damaged(f"record {key} is missing or too short")
-        return _Storage(dtype.name, self._data_of(info), info.file_size)
+        return self._kept(_Storage(dtype.name, self._data_of(info), info.file_size))
 
     def _data_of(self, info: zipfile.ZipInfo) -> int:
         """Where an entry's bytes begin: its own header may be longer than the directory's."""
@@ -147,18 +187,17 @@ class _Unpickler(pickle.Unpickler):
             raise self._damaged(f"{info.filename} ends after the file")
         return int(start)
 
-    def _tensor(self, storage: Any, first: Any, shape: Any, strides: Any, *_: Any) -> TorchTensor:
-        if not isinstance(storage, _Storage):
-            raise pickle.UnpicklingError("a tensor without storage")
-        return self._placed(storage, storage.dtype, first, shape, strides)
+    def _tensor(self, storage: Any, first: Any, shape: Any, strides: Any, *_: Any) -> object:
+        found = self._storage(storage)
+        return self._placed(found, found.dtype, first, shape, strides)
 
-    def _typed_tensor(self, storage: Any, first: Any, shape: Any, strides: Any, *rest: Any) -> TorchTensor:
+    def _typed_tensor(self, storage: Any, first: Any, shape: Any, strides: Any, *rest: Any) -> object:
         dtype = rest[2] if len(rest) > 2 else None
-        if not isinstance(storage, _Storage) or not isinstance(dtype, _DType):
-            raise pickle.UnpicklingError("a tensor without storage")
-        return self._placed(storage, dtype.name, first, shape, strides)
+        if not isinstance(dtype, _DType):
+            raise pickle.UnpicklingError("a tensor without a type")
+        return self._placed(self._storage(storage), dtype.name, first, shape, strides)
 
-    def _placed(self, storage: _Storage, dtype: str, first: Any, shape: Any, strides: Any) -> TorchTensor:
+    def _placed(self, storage: _Storage, dtype: str, first: Any, shape: Any, strides: Any) -> object:
         sizes = (first, *shape, *strides)
         if len(shape) != len(strides) or not all(type(n) is int and 0 <= n < 1 << 62 for n in sizes):
             raise self._damaged(f"a tensor of shape {shape!r}")
@@ -166,7 +205,7 @@ class _Unpickler(pickle.Unpickler):
         if (first + _span(shape, strides)) * itemsize > storage.nbytes:
             raise self._damaged(f"a tensor of shape {tuple(shape)} ends after its storage")
         at = storage.offset + first * itemsize
-        return TorchTensor(self._file, name, itemsize, tuple(shape), tuple(strides), at)
+        return self._kept(TorchTensor(self._file, name, itemsize, tuple(shape), tuple(strides), at))
 
     def _damaged(self, problem: str) -> FormatError:
         return FormatError(f"damaged or truncated: {problem}", path=self._file.path, hint="download it again")

@@ -22,6 +22,7 @@ from .config import read_json
 from .torchfile import MAGIC, TorchTensor, read_torch_file
 
 Stored = StoredTensor | Tensor
+_MAX_FILE_NAME = 255  # bytes; the limit of file systems
 
 
 def read_weights(folder: Path) -> dict[str, Stored]:
@@ -71,6 +72,8 @@ def _read_index(path: Path) -> dict[str, str]:
         # An index comes from strangers: it must not make us open files elsewhere.
         if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
             raise FormatError(f"{shard!r} is outside the folder", path=path, where=name)
+        if len(shard.encode()) > _MAX_FILE_NAME:
+            raise FormatError(f"{shard[:40]!r}... is no file's name", path=path, where=name)
     for shard in sorted(set(index.values())):
         if not _is_inside(path.parent / shard):
             problem = f"{shard!r} is a link to {os.path.realpath(path.parent / shard)}, outside the folder"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,13 @@ def detect_pre(tokenizer_json: Mapping[str, Any], path: Path) -> str:
     wants_merges_ignored = bool(tokenizer_json["model"].get("ignore_merges", False))
     matches.sort(key=lambda row: (row.rare, row.ignore_merges != wants_merges_ignored, row.nfc != bool(rules)))
     best = matches[0]
-    if best.ignore_merges != wants_merges_ignored and matches[-1].rare and _unreachable(tokenizer_json) is not None:
+    if (
+        best.ignore_merges != wants_merges_ignored
+        and matches[-1].rare
+        and _unreachable(tokenizer_json, path) is not None
+    ):
         best = matches[-1]
-    if best.ignore_merges != wants_merges_ignored and (word := _unreachable(tokenizer_json)) is not None:
+    if best.ignore_merges != wants_merges_ignored and (word := _unreachable(tokenizer_json, path)) is not None:
         raise TokenizerError(
             f"its ignore_merges is {wants_merges_ignored}, llama.cpp's pre-tokenizer {best.name!r} has the opposite,"
             f" and they tokenize {word!r} differently",
@@ -144,12 +149,19 @@ def split_probes(normalizer: Json | None, pre_tokenizer: Json | None, path: Path
     Raises:
         TokenizerError: the tokenizers library cannot make sense of it.
     """
-    try:
+    with _refusals(path, "pre_tokenizer"):
         return split(normalizer, pre_tokenizer, PROBES)
+
+
+@contextmanager
+def _refusals(path: Path, where: str) -> Iterator[None]:
+    """What the tokenizers library raises, as a ``TokenizerError``."""
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # tokenizers raises bare Exception, and its panics are not even that
-        raise TokenizerError(f"the tokenizers library refuses it: {error}", path=path, where="pre_tokenizer") from None
+        raise TokenizerError(f"the tokenizers library refuses it: {error}", path=path, where=where) from None
 
 
 def _by_probes(normalizer: Json | None, pre_tokenizer: Json | None, path: Path) -> list[PreTokenizer]:
@@ -187,14 +199,15 @@ def _flat(part: Any, inner: str) -> list[Json]:
     return [step]
 
 
-def _unreachable(tokenizer_json: Mapping[str, Any]) -> str | None:
+def _unreachable(tokenizer_json: Mapping[str, Any], path: Path) -> str | None:
     """A word of the vocabulary that the merges do not build: only there does ignore_merges change anything."""
     from tokenizers import Tokenizer
 
     model = {**tokenizer_json["model"], "ignore_merges": False}
-    tok = Tokenizer.from_str(json.dumps({"version": "1.0", "model": model}))
     added = {token["content"] for token in tokenizer_json.get("added_tokens") or ()}
-    for word in model["vocab"]:
-        if word not in added and len(tok.model.tokenize(word)) != 1:
-            return str(word)
+    with _refusals(path, "model"):
+        tok = Tokenizer.from_str(json.dumps({"version": "1.0", "model": model}))
+        for word in model["vocab"]:
+            if word not in added and len(tok.model.tokenize(word)) != 1:
+                return str(word)
     return None
