@@ -159,6 +159,7 @@ def resumable_outputs(
         check_target(path, target, force, sources)
     path, first, _ = wanted[0]
     record = beside(first, "journal")
+    targets = [target for _, target, _ in wanted]
     with ExitStack() as stack:
         outputs = []
         for name, target, _ in wanted:
@@ -166,14 +167,15 @@ def resumable_outputs(
             outputs.append(Output(name, part, stack.enter_context(_opened_alone(part, name))))
         sizes = [size for _, _, size in wanted]
         if restart or [os.fstat(output.fileno()).st_size for output in outputs] != sizes:
-            with explained(path):
+            with explained(path, record):
                 record.unlink(missing_ok=True)
         work = Resumable(path, outputs, Journal(record, digest), say)
         with leaving(work, [*(output.temporary for output in outputs), record], say):
             if work.finished:
                 going_on(path, say)
             else:
-                record.unlink(missing_ok=True)  # first: another work's journal must not speak of our data
+                with explained(path, record):
+                    record.unlink(missing_ok=True)  # first: another work's journal must not speak of our data
                 sync_folder(record.parent)
                 for output in outputs:
                     os.ftruncate(output.fileno(), 0)  # nor may its data show between our tensors
@@ -182,8 +184,8 @@ def resumable_outputs(
                     output.reserve(size)
             yield work
             work.finish()
-            with explained(path, *(target for _, target, _ in wanted)):
-                rename_all(outputs, [target for _, target, _ in wanted], force)
+            with explained(path, *targets, *(output.temporary for output in outputs)):
+                rename_all(outputs, targets, force)
         record.unlink(missing_ok=True)
     for folder in {target.parent for _, target, _ in wanted}:
         sync_folder(folder)
