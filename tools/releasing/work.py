@@ -143,6 +143,7 @@ class Work:
 
         words = ["-m", str(self.model), "-o", str(path), "-c", str(self.options["n_ctx"])]
         words += self._text_words(self.options["text"], calibrate=True) + (["--quiet"] if self.quiet else [])
+        words += ["--cluster", self.options["cluster"]] if self.options["cluster"] else []
         command.main(words, prog_name="imatrix", standalone_mode=False)
 
     def _text_words(self, text: Path | None, calibrate: bool) -> list[str]:
