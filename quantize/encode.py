@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from .kernels import kernel_for
 from .kernels.contract import SOURCE_CODE
 from .kernels.floats import first_nonfinite
 from .plan import Importance, Step
+
+if TYPE_CHECKING:
+    from .refine.refiner import Refiner
 
 
 class File(Protocol):
@@ -61,6 +64,7 @@ class Encoder:
         byteorders: theirs.
         importance: the vectors the plans were made with.
         path: the source's, for messages.
+        refiner: for steps that are to be refined.
     """
 
     tasks: Sequence[Task]
@@ -68,6 +72,7 @@ class Encoder:
     byteorders: Sequence[ByteOrder]
     importance: Importance
     path: Path
+    refiner: Refiner | None = None
 
     def do(self, chunk: Chunk, scratch: Scratch) -> None:
         """Everything that is not finished of a chunk.
@@ -103,6 +108,12 @@ class Encoder:
         if not kernel.shows_nonfinite:
             self._check(chunk, rows, source_type)
         out = scratch.array("encoded", (len(rows), step.type.row_bytes(tensor.width)))
+        if step.refined:
+            assert self.refiner is not None
+            matrix = chunk.a // rows_per_matrix(step)
+            self.refiner.encode(tensor.name, matrix, _floats(rows, source_type, tensor.width), step.type, out)
+            self._check_scales(chunk, step.type, rows, source_type, out)
+            return out
         kernel.encode(rows, source_type, self._vector(step, chunk.a), out)
         if kernel.shows_nonfinite or source_type is not F16:  # no finite half is too large for a scale that is a half
             self._check_scales(chunk, step.type, rows, source_type, out)
@@ -146,6 +157,12 @@ class Encoder:
         index = ", ".join(str(i) for i in (*outer, column))
         path = None if tensor.source else self.path  # a tensor's source names its file
         return WeightError(f"weight [{index}] {problem}", path=path, where=tensor.source or tensor.name, hint=hint)
+
+
+def _floats(rows: Bytes, type: QType, width: int) -> NDArray[np.float32]:
+    out = np.empty((len(rows), width), np.float32)
+    kernel_for(type).decode(rows, out)
+    return out
 
 
 def _as_float32(row: Bytes, type: QType) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..formats.resumable import resumable_output
 from ..formats.workers import Pool
@@ -21,6 +21,9 @@ from .encode import Encoder, Scratch
 from .fingerprint import fingerprint
 from .kernels import keep
 from .plan import Importance, Plan
+
+if TYPE_CHECKING:
+    from .refine.refiner import Refiner
 
 __all__ = ["Job", "cpu_count", "execute", "execute_all", "on_threads"]
 
@@ -37,6 +40,7 @@ def execute_all(
     *,
     threads: int | None = None,
     importance: Importance | None = None,
+    refiner: Refiner | None = None,
     progress: Progress | None = None,
     force: bool = False,
     inputs: Sequence[str | Path] = (),
@@ -52,6 +56,7 @@ def execute_all(
         jobs: from ``make_plan``; plans of one model share its reading.
         threads: None for one a CPU this process may use.
         importance: the vectors the plans were made with.
+        refiner: for steps that are to be refined.
         progress: called, by one thread at a time, with the bytes of the source just done.
         force: existing files may be replaced.
         inputs: files being read besides the model, which no output must be.
@@ -70,14 +75,14 @@ def execute_all(
         works = []
         for plan, path in ((job.plan, job.path) for job in jobs):
             work = resumable_output(
-                path, plan.size, fingerprint(plan, vectors), force=force, inputs=[*plan.source.paths, *inputs],
+                path, plan.size, fingerprint(plan, vectors, refiner), force=force, inputs=[*plan.source.paths, *inputs],
                 restart=restart, say=say,
             )  # fmt: skip
             works.append(stack.enter_context(work))
             for offset, piece in plan.layout.pieces:
                 works[-1].output.write_at(offset, piece)
         orders = [job.plan.layout.byteorder for job in jobs]
-        encoder = Encoder(tasks, works, orders, vectors, jobs[0].plan.source.path)
+        encoder = Encoder(tasks, works, orders, vectors, jobs[0].plan.source.path, refiner)
         chunks = chunks_of(tasks, chunk_weights)
         if pool is None:
             done = _Count(tasks, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,11 @@ from ..formats.source import identity
 from .kernels.cachedir import sources_digest
 from .plan import Importance, Plan
 
+if TYPE_CHECKING:
+    from .refine.refiner import Refiner
 
-def fingerprint(plan: Plan, importance: Importance) -> str:
+
+def fingerprint(plan: Plan, importance: Importance, refiner: Refiner | None = None) -> str:
     """The program, the header, each tensor's type and place, the importance it uses, and the source files by name,
     size and time of change: reading them whole would take as long as the work."""
     digest = hashlib.sha256(f"{__version__} {sources_digest()} {plan.layout.byteorder}\n".encode())
@@ -23,5 +27,8 @@ def fingerprint(plan: Plan, importance: Importance) -> str:
         digest.update(f"{step.tensor.name} {step.tensor.qtype} {step.type} {step.offset}\n".encode())
         if step.uses_importance:
             digest.update(np.ascontiguousarray(importance[step.tensor.name], "<f4").data)
+    if refiner is not None:
+        refined = " ".join(step.tensor.name for step in plan.steps if step.refined)
+        digest.update(f"{refiner.identity} {refined}\n".encode("utf-8", "surrogateescape"))
     digest.update(identity(plan.source.paths).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -20,6 +20,7 @@ from ..formats.gguf.keys import (
 from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape
 from ..formats.gguf.writer import layout as gguf_layout
 from ..formats.ir import Metadata, Model, Tensor, Value, ValueType
+from ..formats.moments import Moments
 from ..formats.qtypes import QType
 from .choose import (
     Choice,
@@ -52,6 +53,7 @@ class Step:
         nbytes: how many.
         wanted: the type that a fallback replaced, or None.
         uses_importance: whether its importance vector is to be used.
+        refined: whether its codes are to be chosen with second moments.
     """
 
     tensor: Tensor
@@ -61,6 +63,7 @@ class Step:
     nbytes: int
     wanted: QType | None = None
     uses_importance: bool = False
+    refined: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def make_plan(
     tensor_types: TensorTypes = (),
     allow_requantize: bool = False,
     importance: Importance | None = None,
+    moments: Moments | None = None,
     extra_metadata: Metadata | None = None,
     fallback_type: str | QType | None = None,
     no_fallback: bool = False,
@@ -138,6 +142,7 @@ def make_plan(
         allow_requantize: tensors that are quantized already may be quantized again; those of a checkpoint always may,
             for there is no float file to start from.
         importance: tensor name -> float32 [stacked matrices * width], or None.
+        moments: second moments of the inputs, to refine what importance is used for; or None.
         extra_metadata: keys to add, such as the importance matrix's origin.
         from_checkpoint: the source is a checkpoint, not a GGUF: vectors, norms and what else llama.cpp's converter
             keeps whole become F32, and a float level keeps the source's order of tensors.
@@ -165,6 +170,7 @@ def make_plan(
     weighed = _with_importance(model, choices, importance or {})
     choices |= _lacking(model, recipe, choices, weighed, wishes)
     _check_sources(model, choices, allow_requantize or from_checkpoint)
+    refined = _to_refine(model, choices, weighed, moments) if moments is not None else frozenset()
     level = _level_of_most(model, choices, recipe.level) if as_it_is else recipe.level
 
     in_order = from_checkpoint and not recipe.default_type.is_quantized
@@ -174,7 +180,7 @@ def make_plan(
     infos = [TensorInfo(t.name, shape(t), choices[t.name].type) for t in tensors]
     place = layout(metadata, infos)
     steps = tuple(
-        Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed)
+        Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed, t.name in refined)
         for t, c, info, offset in zip(tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True)
     )
     return Plan(model, level, steps, metadata, place)
@@ -249,6 +255,32 @@ def _with_importance(model: Model, choices: dict[str, Choice], importance: Impor
                 where=tensor.name,
                 hint="this imatrix belongs to another model",
             )
+    return frozenset(names)
+
+
+def _to_refine(
+    model: Model, choices: Mapping[str, Choice], weighed: frozenset[str], moments: Moments
+) -> frozenset[str]:
+    """The tensors whose second moments are to be used. Raises ``PlanError`` where they are another model's."""
+    from .refine import REFINED
+
+    names = set()
+    for tensor in model.tensors:
+        if tensor.name not in weighed or choices[tensor.name].type.name not in REFINED:
+            continue
+        if moments.holder(tensor.name) is None:
+            continue
+        have = (moments.n_matrices(tensor.name), moments.width(tensor.name))
+        want = (_matrices(tensor), tensor.width)
+        if have != want:
+            problem = f"its second moments are of {have[0]} x {have[1]} columns, it has {want[0]} x {want[1]}"
+            raise PlanError(problem, where=tensor.name, hint="this imatrix belongs to another model")
+        names.add(tensor.name)
+    if not names:
+        raise PlanError(
+            "no tensor of this level can be refined", path=model.path,
+            hint="leave --refine out, or make an imatrix of this model with --second-moments",
+        )  # fmt: skip
     return frozenset(names)
 
 

@@ -28,6 +28,14 @@ _PLAN_OPTIONS = (
         "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix, .gguf or .dat."
     ),
     click.option(
+        "--refine", is_flag=True,
+        help="Let later weights repair the errors of earlier ones; wants an --imatrix with --second-moments.",
+    ),
+    click.option(
+        "--refine-width", type=click.IntRange(min=256), default=1024, show_default=True, metavar="N",
+        help="Columns that repair each other, at most, in whole 256s: quality, time and memory grow with it.",
+    ),
+    click.option(
         "--book", type=click.Choice(BOOKS), help="Which era's mixes.  [default: current; ggml-v3 for a GGML file]"
     ),
     click.option("--pure", is_flag=True, help="The level's default type for every tensor, no mix."),
@@ -49,7 +57,7 @@ _PLAN_OPTIONS = (
     click.option("--no-fallback", is_flag=True, help="A tensor whose width does not fit its type is an error."),
     click.option("--dry-run", is_flag=True, help="Print what would become of each tensor, and write nothing."),
     click.option("--json", "as_json", is_flag=True, help="Print the plan or the summary as JSON."),
-)
+)  # fmt: skip
 
 _WRITE_OPTIONS = (
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: one for each CPU."),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..formats.gguf.wire import ByteOrder
     from ..formats.ir import Metadata, Model
     from ..quantize.plan import Importance, MakeLayout, Plan
+    from ..quantize.refine.refiner import Refiner
 
 _PLAN_KEYS = (
     "pure", "leave_output", "output_type", "embedding_type", "tensor_types", "allow_requantize",
@@ -60,17 +61,41 @@ def planner(
         if not any(tensor.name in importance for tensor in model):
             raise PlanError("holds no tensor of this model", path=options["imatrix"], hint="another model's imatrix?")
     wishes = {key: options[key] for key in _PLAN_KEYS if key in options}
+    refiner = refiner_of(options)
     plan = partial(
         make_plan,
         untied(model) if container == "ggml" else model,
         book=book_for(container, options),
         importance=importance,
+        moments=refiner.moments if refiner is not None else None,
         extra_metadata=origin,
         from_checkpoint=from_checkpoint,
         layout=_layout(container, options),
         **wishes,
     )
     return plan, wishes, importance
+
+
+def refiner_of(options: Mapping[str, Any]) -> Refiner | None:
+    """What ``--refine`` asks for.
+
+    Raises:
+        PlanError: without an importance matrix, or with one that has no second moments.
+    """
+    if not options.get("refine"):
+        return None
+    from ..formats.imatrix_file import read_imatrix
+    from ..quantize.refine.refiner import Refiner
+
+    path = options.get("imatrix")
+    if path is None:
+        raise PlanError(
+            "wants second moments", where="--refine", hint="--imatrix FILE, made by imatrix --second-moments"
+        )
+    moments = read_imatrix(path).moments
+    if moments is None:
+        raise PlanError("holds no second moments", path=path, hint="make it with imatrix --second-moments")
+    return Refiner(moments, max(256, options["refine_width"] // 256 * 256))
 
 
 def book_for(container: str, options: Mapping[str, Any]) -> str:
@@ -126,7 +151,7 @@ def carry_out(
         jobs = [Job(part, shard) for shard, part in split_as_source(plan, prefix, _layout("gguf", options))]
     with pool_of(options) as pool, progress_bar(plan.source_bytes, path.name, quiet) as progress:
         execute_all(
-            jobs, threads=options.get("threads"), importance=importance, progress=progress,
+            jobs, threads=options.get("threads"), importance=importance, refiner=refiner_of(options), progress=progress,
             force=options.get("force", False), inputs=inputs, restart=options.get("restart", False), say=say, pool=pool,
         )  # fmt: skip
     seconds = time.monotonic() - start
@@ -163,6 +188,7 @@ def print_plan(plan: Plan, as_json: bool) -> None:
                 "wanted": step.wanted.name if step.wanted else None,
                 "reason": step.reason,
                 "importance": step.uses_importance,
+                "refined": step.refined,
                 "offset": step.offset,
                 "bytes": step.nbytes,
             }
@@ -189,6 +215,8 @@ def _print_summary(plan: Plan, before: str, after: str) -> None:
         click.echo(f"{kept} quantized tensors kept as they are, block for block")
     if again := sum(step.type is not step.tensor.qtype and step.type.is_quantized for step in packed):
         click.echo(f"{again} quantized tensors decoded and quantized again")
+    if refined := sum(step.refined for step in plan.steps):
+        click.echo(f"{refined} tensors refined with second moments")
     if plan.fallbacks:
         swaps = Counter(f"{step.wanted} -> {step.type}" for step in plan.fallbacks)
         listed = ", ".join(f"{n} {swap}" for swap, n in swaps.most_common())

@@ -1,0 +1,87 @@
+"""What error feedback needs of a layer's inputs: their damped second moments H and the factor of H."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.contract import F32_ARRAY
+from .products import QUAD, cholesky, pack
+
+DAMPING = 0.05  # of the mean of H's diagonal, added to it
+_MORE = 10.0  # times the damping, where H is not positive definite all the same
+_MOST = 1e3
+
+
+@dataclass(frozen=True)
+class Block:
+    """A diagonal block of the second moments: ``width`` columns from ``first`` on.
+
+    With H = M M^T, M upper triangular: once columns before j have errors E (weight minus value), the best value of
+    column j is near w_j + sum_{i<j} E_i M_ij / M_jj, and what its own error e costs is (e M_jj)^2.
+
+    Args:
+        moments: H, packed (see ``products.pack``).
+        factor: M with each column divided by its diagonal entry, packed.
+        turned: M's transpose, packed.
+        diagonal: float32 [width], M's.
+        importance: float32 [width], the diagonal of H, not damped.
+        curvature: float32 [width], the diagonal of H, damped.
+        damping: what was added to the diagonal, as a fraction of its mean.
+    """
+
+    first: int
+    width: int
+    moments: F32_ARRAY
+    factor: F32_ARRAY
+    turned: F32_ARRAY
+    diagonal: F32_ARRAY
+    importance: F32_ARRAY
+    curvature: F32_ARRAY
+    damping: float
+
+    @property
+    def end(self) -> int:
+        return self.first + self.width
+
+
+def make_blocks(moments: Sequence[NDArray[np.float64]], damping: float = DAMPING) -> list[Block]:
+    """Blocks of one matrix's inputs, in column order.
+
+    Args:
+        moments: the means of x x^T, symmetric float64 [b, b], b a multiple of 4.
+        damping: raised tenfold for a block until it has a factor; ``Block.damping`` tells.
+
+    Raises:
+        ValueError: what is given can be no second moments.
+    """
+    blocks, first = [], 0
+    for h in moments:
+        blocks.append(_block(first, h, damping))
+        first += len(h)
+    return blocks
+
+
+def _block(first: int, h: NDArray[np.float64], damping: float) -> Block:
+    assert len(h) % QUAD == 0
+    importance = np.diag(h).astype(np.float32)
+    mean = float(np.diag(h).mean())
+    if not mean > 0:  # no input ever: every column alike, and no feedback
+        h, mean, importance = np.eye(len(h)), 1.0, np.ones(len(h), np.float32)
+    while True:
+        damped = h + np.eye(len(h)) * (damping * mean)
+        upper = np.ascontiguousarray(damped[::-1, ::-1])
+        if cholesky(upper):
+            break
+        damping = max(damping, 1e-3) * _MORE
+        if damping > _MOST:
+            raise ValueError("the second moments are far from positive definite")
+    factor = np.triu(upper)[::-1, ::-1].T
+    diagonal = np.diag(factor).copy()
+    return Block(
+        first, len(h), pack(damped), pack(factor / diagonal), pack(factor.T), diagonal.astype(np.float32), importance,
+        np.diag(damped).astype(np.float32), damping,
+    )  # fmt: skip

@@ -1,0 +1,96 @@
+"""Error feedback for the steps of a plan: second moments read and factored once for all that share them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...formats.errors import PlanError
+from ...formats.ir import Bytes
+from ...formats.moments import Moments
+from ...formats.qtypes import QType
+from ...formats.source import identity
+from ..kernels.contract import F32_ARRAY
+from .factor import DAMPING, Block, make_blocks
+from .rows import SWEEPS, encode_refined
+
+WIDTH = 1024  # columns that repair each other's errors, at most: time and memory grow with it
+_KEPT = 3  # factored inputs: attention's, its output's and the feed-forward's come in turns
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """Called from several threads.
+
+    Args:
+        moments: of the model's inputs.
+        width: columns in a block, a multiple of 256; narrower than the file's blocks, if need be.
+        damping: see ``make_blocks``. Multiplied where a matrix saw fewer inputs than a block has columns.
+        sweeps: of coordinate descent.
+    """
+
+    moments: Moments
+    width: int = WIDTH
+    damping: float = DAMPING
+    sweeps: int = SWEEPS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_factored", _Factored(_KEPT))
+
+    def __reduce__(self) -> tuple[type[Refiner], tuple[Moments, int, float, int]]:
+        return Refiner, (self.moments, self.width, self.damping, self.sweeps)
+
+    @property
+    def identity(self) -> str:
+        """What the bytes depend on."""
+        files = identity([self.moments.path]) if self.moments.path is not None else ""
+        return f"{files} {self.width} {self.damping} {self.sweeps}"
+
+    def encode(self, name: str, matrix: int, rows: F32_ARRAY, kind: QType, out: Bytes) -> None:
+        """Rows float32 [n, width] of a tensor's matrix into ``out`` uint8 [n, row bytes]."""
+        encode_refined(rows, kind, self.blocks(name, matrix), out, self.sweeps)
+
+    def blocks(self, name: str, matrix: int) -> list[Block]:
+        """Factored second moments of a matrix's inputs.
+
+        Raises:
+            FormatError: a moment is not finite. PlanError: they are no second moments at all.
+        """
+        key = (self.moments.holder(name) or name, matrix)
+        factored: _Factored = object.__getattribute__(self, "_factored")
+        return factored.get(key, lambda: self._make(name, matrix))
+
+    def _make(self, name: str, matrix: int) -> list[Block]:
+        means = [part for block in self.moments.blocks(name, matrix) for part in _parts(block, self.width)]
+        seen = max(1, self.moments.count(name, matrix))
+        try:
+            return make_blocks(means, self.damping * max(1.0, len(means[0]) / seen))
+        except ValueError as error:
+            raise PlanError(str(error), path=self.moments.path, where=name, hint="make a new imatrix") from error
+
+
+def _parts(block: np.ndarray, width: int) -> list[np.ndarray]:  # type: ignore[type-arg]
+    """Diagonal parts of ``width`` columns."""
+    return [block[a : a + width, a : a + width] for a in range(0, len(block), width)]
+
+
+class _Factored:
+    """The last few results by key; who asks for one that is being made waits for it."""
+
+    def __init__(self, kept: int) -> None:
+        self._kept, self._lock = kept, threading.Lock()
+        self._made: OrderedDict[object, tuple[threading.Lock, list[list[Block]]]] = OrderedDict()
+
+    def get(self, key, make):  # type: ignore[no-untyped-def]
+        with self._lock:
+            lock, made = self._made.setdefault(key, (threading.Lock(), []))
+            self._made.move_to_end(key)
+            while len(self._made) > self._kept:
+                self._made.popitem(last=False)
+        with lock:
+            if not made:
+                made.append(make())
+        return made[0]
