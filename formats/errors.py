@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -67,3 +68,10 @@ class WeightError(QuantmillError):
 
 class OutputError(QuantmillError):
     """The output cannot be written: it exists, the disk is full, the folder is read-only."""
+
+
+def remedy(error: OSError) -> str | None:
+    """What to do about a file that cannot be opened."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "its permissions, or its folder's, do not allow it: change them"
+    return "was it moved or deleted?" if error.errno == errno.ENOENT else None

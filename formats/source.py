@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import FormatError, SourceError
+from .errors import FormatError, SourceError, remedy
 from .ir import Bytes
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}  # suffixes of a checkpoint's large files
@@ -35,7 +35,7 @@ class SourceFile:
         try:
             file = path.open("rb", buffering=0)
         except OSError as error:
-            raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
+            raise FormatError(f"cannot be read: {error.strerror}", path=path, hint=remedy(error)) from None
         weakref.finalize(self, file.close)
         self._fd = file.fileno()
         self._about = self._state()

@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 from .. import __version__
-from ..formats.errors import QuantmillError
+from ..formats.errors import QuantmillError, remedy
 from .signals import EXIT_INTERRUPTED, Signals, listening
 
 # name -> (module, one line for `quantmill --help`)
@@ -122,7 +122,9 @@ def _interrupted(prog: str) -> NoReturn:
 
 def _one_line(error: QuantmillError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        line = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        hint = remedy(error)
+        return f"{line} ({hint})" if hint else line
     return " ".join(str(error).split())
 
 

@@ -1,0 +1,241 @@
+"""Models of any size: seconds and memory of the commands on synthetic Llamas whose files are sparse. Run by hand:
+
+    python tests/bench/scale.py [--sizes 0.1e9,1e9,10e9] [--levels Q8_0] [--plan 100e9] [--dir DIR] [--json]
+
+Three tables in one, the column ``what`` tells them apart:
+
+- ``plan``: ``--dry-run`` of the largest model, as a Hugging Face folder and as a GGUF file.
+- ``stream``: the same model's work, interrupted after ``--seconds``; the disk must have the output's room (a sparse
+  file with a file system in it will do). Weights a second are those of the whole, so they are left out.
+- the command itself on models of ``--sizes``, and on one whose embedding alone is 10 GB. ``s/G`` are seconds for a
+  billion weights less those of the plan, ``cpu s/G`` the processor's.
+
+The weights are zeros, the kernels' fastest case: what is left is reading, writing and bookkeeping, which must be in
+proportion to the size. ``peak MB`` is the process's own high-water mark (VmHWM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+COMMAND = [sys.executable, "-c", "from quantmill.tools.main import run; run()"]
+SHARD_BYTES = 5e9
+HEAD = 128
+
+
+def llama(weights: float, hidden: int = 2048, vocabulary: int = 32000) -> dict[str, Any]:
+    """config.json of a Llama of about that many weights: as many layers as fit."""
+    feed_forward, kv = hidden * 11 // 4, hidden // 8
+    layer = 2 * hidden * (hidden + kv) + 3 * hidden * feed_forward
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float16", "hidden_act": "silu",
+        "hidden_size": hidden, "intermediate_size": feed_forward, "vocab_size": vocabulary, "rms_norm_eps": 1e-5,
+        "num_hidden_layers": max(1, round((weights - 2 * vocabulary * hidden) / layer)), "rope_theta": 10000.0,
+        "num_attention_heads": hidden // HEAD, "num_key_value_heads": kv // HEAD, "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
+def shapes_of(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, feed_forward = config["hidden_size"], config["intermediate_size"]
+    kv, vocabulary = config["num_key_value_heads"] * HEAD, config["vocab_size"]
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for i in range(config["num_hidden_layers"]):
+        stem = f"model.layers.{i}."
+        shapes |= {f"{stem}{name}_layernorm.weight": (hidden,) for name in ("input", "post_attention")}
+        shapes |= {f"{stem}self_attn.{name}_proj.weight": (hidden, hidden) for name in "qo"}
+        shapes |= {f"{stem}self_attn.{name}_proj.weight": (kv, hidden) for name in "kv"}
+        shapes |= {f"{stem}mlp.{name}_proj.weight": (feed_forward, hidden) for name in ("gate", "up")}
+        shapes[f"{stem}mlp.down_proj.weight"] = (hidden, feed_forward)
+    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+
+
+def product(shape: tuple[int, ...]) -> int:
+    n = 1
+    for dim in shape:
+        n *= dim
+    return n
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any], dtype: str = "F16") -> int:
+    """A Hugging Face folder in sparse shards of zeros. Gives its number of weights."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    filled = 0
+    shapes = shapes_of(config)
+    for name, shape in shapes.items():
+        if shards[-1] and filled + 2 * product(shape) > SHARD_BYTES:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = shape
+        filled += 2 * product(shape)
+    index = {}
+    for i, shard in enumerate(shards):
+        path = folder / f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        header, end = {}, 0
+        for name, shape in shard.items():
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end := end + 2 * product(shape)]}
+            index[name] = path.name
+        raw = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(raw)) + raw)
+        os.truncate(path, 8 + len(raw) + end)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return sum(map(product, shapes.values()))
+
+
+def write_gguf(path: Path, folder: Path) -> None:
+    """The same model as one sparse file, in F16."""
+    from quantmill.formats.gguf.writer import TensorInfo, layout
+    from quantmill.formats.hf.load import read_hf
+    from quantmill.formats.qtypes import F16, F32
+
+    model = read_hf(folder)
+    infos = [TensorInfo(t.name, t.shape, F16 if len(t.shape) > 1 else F32) for t in model]
+    place = layout(model.metadata, infos)
+    path.write_bytes(place.header)
+    os.truncate(path, place.size)
+
+
+def measure(words: list[str], seconds: float | None = None) -> dict[str, Any]:
+    """Run a command and watch its memory.
+
+    Args:
+        seconds: interrupt it then.
+    """
+    begun = monotonic()
+    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    peak, told = 0.0, False
+    while process.poll() is None:
+        peak = max(peak, _high_water_mark(process.pid))
+        if seconds is not None and not told and monotonic() - begun > seconds:
+            process.send_signal(signal.SIGINT)
+            told = True
+        sleep(0.005)
+    took = monotonic() - begun
+    assert process.stderr is not None
+    said = process.stderr.read().strip().splitlines()
+    code = process.returncode
+    return {"seconds": took, "peak_mb": peak, "cpu": _children_cpu(), "code": code, "said": said[-1] if said else ""}
+
+
+_cpu_before = 0.0
+
+
+def _children_cpu() -> float:
+    """Processor seconds of the child that has just ended."""
+    global _cpu_before
+    times = os.times()
+    total = times.children_user + times.children_system
+    used, _cpu_before = total - _cpu_before, total
+    return used
+
+
+def _high_water_mark(pid: int) -> float:
+    """MB of a living process; 0 while it becomes another program (until then it is a copy of this one) or is gone."""
+    try:
+        if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:2] != [b"-c"]:
+            return 0.0
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1000 * 1.024 for line in lines if line.startswith("VmHWM:")), 0.0)
+
+
+class Model:
+    """A synthetic model in both forms, in a folder of its own."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.hf, self.gguf, self.out = folder / "hf", folder / "f16.gguf", folder / "out.gguf"
+        self.weights = write_checkpoint(self.hf, config)
+        write_gguf(self.gguf, self.hf)
+
+    def commands(self, level: str) -> dict[str, list[str]]:
+        return {
+            "convert to f16": ["convert", str(self.hf), str(self.out), "--outtype", "f16"],
+            f"convert to {level}": ["convert", str(self.hf), str(self.out), "--outtype", level],
+            f"quantize to {level}": ["quantize", str(self.gguf), str(self.out), level],
+        }
+
+    def row(self, what: str, words: list[str], seconds: float | None = None, plan: float = 0.0) -> dict[str, Any]:
+        found = measure(words, seconds)
+        if found["code"] == 0 and "--dry-run" not in words:
+            assert self.out.exists(), words
+            found["per_billion"] = (found["seconds"] - plan) / self.weights * 1e9
+            found["cpu_per_billion"] = found["cpu"] / self.weights * 1e9
+        for path in self.folder.glob("*out.gguf*"):
+            path.unlink()
+        for path in self.folder.glob(".out.gguf*"):
+            path.unlink()
+        return {"what": what, "weights": self.weights, **found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="0.1e9,1e9", help="of models worked through; the disk must hold them")
+    parser.add_argument("--levels", default="Q8_0")
+    parser.add_argument("--only", help="commands whose names contain this")
+    parser.add_argument("--plan", type=float, default=100e9, help="weights of the model that is planned; 0 for none")
+    parser.add_argument("--stream", default="Q4_K_M", help="the level at which that model's work is begun")
+    parser.add_argument("--seconds", type=float, default=0.0, help="and after how many it is interrupted; 0: not begun")
+    parser.add_argument("--giant", action="store_true", help="also the model with a tensor of 10 GB")
+    parser.add_argument("--dir", type=Path, help="where the files go (default: the temporary)")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=args.dir) as name:
+        folder = Path(name)
+        if args.plan:
+            rows += _large(Model(folder / "large", llama(args.plan, hidden=8192)), args.stream, args.seconds)
+        configs = [(f"{float(size):.3g}", llama(float(size))) for size in args.sizes.split(",") if size]
+        if args.giant:
+            configs.append(("10 GB tensor", llama(1, vocabulary=int(10e9 / 2 / 2048))))
+        for label, config in configs:
+            model = Model(folder / label, config)
+            for level in args.levels.split(","):
+                for what, words in model.commands(level).items():
+                    if args.only is None or args.only in what:
+                        plan = model.row("plan", [*words, "--dry-run"])["seconds"]
+                        rows.append(model.row(f"{what}{', 10 GB tensor' if 'GB' in label else ''}", words, None, plan))
+            shutil.rmtree(model.folder)
+    print(json.dumps(rows) if args.json else table(rows))
+
+
+def _large(model: Model, level: str, seconds: float) -> list[dict[str, Any]]:
+    found = []
+    for what, words in model.commands(level).items():
+        found.append(model.row(f"plan: {what}", [*words, "--dry-run"]))
+        if seconds:
+            found.append(model.row(f"stream: {what}", words, seconds))
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'what':36}{'weights':>10}{'seconds':>9}{'s/G':>8}{'cpu s/G':>9}{'peak MB':>9}"]
+    for row in rows:
+        per = "".join(
+            f"{row[key]:{width}.2f}" if key in row else " " * width
+            for key, width in (("per_billion", 8), ("cpu_per_billion", 9))
+        )
+        failed = "" if row["code"] in (0, 130) else f"  {row['said']}"
+        lines.append(
+            f"{row['what']:36}{row['weights'] / 1e9:>8.2f} G{row['seconds']:9.2f}{per}{row['peak_mb']:9.0f}{failed}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
