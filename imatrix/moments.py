@@ -42,8 +42,9 @@ _PANEL = 256  # rows of a product: above the diagonal nothing is wanted
 
 
 def measured(name: str) -> bool:
-    """Whether second moments are kept for a tensor."""
-    return parse_name(name)[0] not in _LEFT_OUT
+    """Whether second moments are kept for a tensor. Some norms have an axis for the heads; they are no matrices."""
+    role = parse_name(name)[0]
+    return role not in _LEFT_OUT and "norm" not in role.value
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,12 @@ def distinct_inputs(runner: Runner, output: bool = False) -> list[Input]:
     weights = runner.weights
     found: dict[tuple[int, str], Input] = {}
     for layer, module in enumerate(runner.skeleton.layers):
-        for target in weights.targets(layer, module).values():
+        parameters = dict(module.named_parameters())
+        for parameter, target in weights.targets(layer, module).items():
             names = [name for name in target.names if measured(name)]
             if names:
                 key = (layer, _same_input(names[0]))
-                found.setdefault(key, Input(target.n_matrices, weights.tensors[names[0]].width))
+                found.setdefault(key, Input(target.n_matrices, parameters[parameter].shape[-1]))
     return [*found.values(), *([Input(1, weights.head.width)] if output else [])]
 
 
@@ -300,7 +302,7 @@ def merged_moments(parts: Sequence[Moments], sums: Mapping[str, Sums]) -> Moment
     found: dict[tuple[str | None, ...], list[str]] = {}
     for name in sorted({name for part in parts for name in part.inputs}):
         found.setdefault(tuple(part.holder(name) for part in parts), []).append(name)
-    inputs = {name: names[0] for names in found.values() for name in names}
+    inputs = {name: _holder(holders, names) for holders, names in found.items() for name in names}
     widths: dict[str, int] = {}
     for part in parts:
         for name in sorted(set(inputs.values()) & set(part.inputs)):
@@ -317,6 +319,12 @@ def merged_moments(parts: Sequence[Moments], sums: Mapping[str, Sums]) -> Moment
         return packed
 
     return Moments(parts[0].block_width, inputs, widths, {name: sums[name].counts for name in inputs}, load)
+
+
+def _holder(holders: tuple[str | None, ...], names: list[str]) -> str:
+    """Under whose name the files' ``holders`` are merged, for the tensors that all of them hold alike."""
+    first = next(holder for holder in holders if holder is not None)
+    return first if first in names else names[0]
 
 
 def moments_with_prior(moments: Moments, min_tokens: int) -> Moments:
