@@ -139,7 +139,10 @@ def _splits(folder: Path, runner: Runner, n: int) -> list[Split]:
         shutil.rmtree(folder / split.name, ignore_errors=True)
     n = min(n, len(runner.batches))
     cuts = [edges[i * len(runner.batches) // n] for i in range(n + 1)]
-    return [Split(a, b) for a, b in pairwise(cuts)]
+    made = [Split(a, b) for a, b in pairwise(cuts)]
+    for split in made:
+        (folder / split.name).mkdir(parents=True)
+    return made
 
 
 def _key(key: Mapping[str, Any], split: Split) -> dict[str, Any]:

@@ -218,12 +218,13 @@ def test_pieces_take_seconds(checkpoint: Path) -> None:
     assert sizes[-1] == 1
 
 
-def test_the_order_of_errors(pool: RayPool) -> None:
-    """The first in the order of the pieces, though a later one comes sooner; nothing more is begun."""
+@pytest.mark.parametrize("slow", [3, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_order_of_errors(pool: RayPool, slow: int) -> None:
+    """The first in the order of the pieces, though a later one may come sooner; nothing more is begun."""
 
     def start() -> Callable[[int], int]:
         def work(piece: int) -> int:
-            time.sleep(0.5 if piece == 3 else 0.01)
+            time.sleep(0.5 if piece == slow else 0.01)
             if piece in (3, 4):
                 raise QuantmillError(f"piece {piece}")
             return piece * piece
