@@ -127,7 +127,13 @@ def on_threads(
     errors: dict[int, BaseException] = {}
     stopped = threading.Event()
 
-    def work() -> None:
+    def work(ended: threading.Event) -> None:
+        try:
+            take()
+        finally:
+            ended.set()
+
+    def take() -> None:
         scratch = Scratch()
         while not stopped.is_set():
             with lock:
@@ -141,17 +147,19 @@ def on_threads(
                 errors[chunk.number] = error
                 stopped.set()
 
-    pool = [threading.Thread(target=work, name=f"quantize-{i}") for i in range(threads)]
+    # Events, for Python 3.11 takes a thread whose join was interrupted for one that has ended.
+    pool: list[threading.Event] = []
     try:
-        for thread in pool:
-            thread.start()
-        for thread in pool:
-            while thread.is_alive():
-                thread.join(0.1)  # in slices, so that Ctrl-C is heard on every platform
+        for i in range(threads):
+            ended = threading.Event()
+            threading.Thread(target=work, args=(ended,), name=f"quantize-{i}").start()
+            pool.append(ended)
+        for ended in pool:
+            while not ended.wait(0.1):
+                pass  # in slices, so that Ctrl-C is heard on every platform
     finally:
         stopped.set()
-        for thread in pool:
-            if thread.ident is not None:
-                thread.join()
+        for ended in pool:
+            ended.wait()
     if errors:
         raise errors[min(errors)]
