@@ -217,10 +217,8 @@ KINDS = (
     "command-r-plus",
     "qwen2moe",
     "mixtral",
-    "gemma2",
     "deepseek2",
     "stablelm",
-    "bloom",
 )
 
 
