@@ -35,7 +35,13 @@ class QuantmillError(Exception):
     def __str__(self) -> str:
         place = ": ".join(str(part) for part in (self.path, self.where) if part is not None)
         line = f"{place}: {self.problem}" if place else self.problem
-        return f"{line} ({self.hint})" if self.hint else line
+        line = f"{line} ({self.hint})" if self.hint else line
+        # Names come from files: one with a line's end or a terminal's escape in it must not act on the terminal.
+        return line if line.isprintable() else "".join(map(_visible, line))
+
+
+def _visible(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
 
 
 class FormatError(QuantmillError):

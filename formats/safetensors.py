@@ -135,7 +135,7 @@ def _entry(name: str, item: Any, file: SourceFile, start: int) -> StoredTensor:
     dtype, shape, offsets = (item.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise FormatError(f"unknown dtype {dtype!r}", path=path, where=name)
-    if not is_sizes(shape) or len(shape) > MAX_DIMS:
+    if not is_sizes(shape) or len(shape) > MAX_DIMS or prod(max(n, 1) for n in shape) >= 1 << 60:
         raise FormatError(f"{shape!r} is no shape", path=path, where=name)
     if not is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise FormatError(f"{offsets!r} are no data offsets", path=path, where=name)

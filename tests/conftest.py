@@ -55,3 +55,17 @@ def ray_of_three() -> Iterator[None]:
     start_ray("local", 3)
     yield
     ray.shutdown()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests counted (``record_property("counts", ...)``), said even where all is well."""
+    lines = [
+        value
+        for report in terminalreporter.stats.get("passed", ())
+        for name, value in getattr(report, "user_properties", ())
+        if name == "counts"
+    ]
+    if lines:
+        terminalreporter.section("counted")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -5,6 +5,7 @@ tensors lazily.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from ..errors import FormatError
@@ -13,7 +14,7 @@ from ..qtypes import BY_ID, QType
 from ..source import SourceFile
 from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE
 from .names import parse_name
-from .shards import check_set, sibling_paths, split_count, without_split
+from .shards import check_set, set_size, sibling_paths, split_count, without_split
 from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, Cursor, swap_blocks
 
 # Types that files of 2023 and 2024 hold and llama.cpp dropped (ggml.h); what to do instead.
@@ -29,7 +30,7 @@ _REMOVED_TYPES = {
 }
 
 _MAX_DIMS = 4  # GGML_MAX_DIMS
-_MAX_ELEMENTS = 2**63 - 1  # ggml counts elements in an int64
+_MAX_BYTES = 2**63 - 1  # ggml, NumPy and files count in an int64
 _MAX_ALIGNMENT = 1 << 20  # a power of two far above any in use (32, 64, 4096); larger ones are damage
 
 # The least an entry can take, so that a count is checked before a loop: a key of one byte, its type and a one-byte
@@ -172,7 +173,7 @@ def parse_frame(path: Path, frame: bytes, tensor_bytes: int) -> GGUFHeader:
 
 
 def _parse(path: Path, data: SourceFile | bytes, file_size: int | None = None) -> GGUFHeader:
-    cursor = Cursor(data, path)
+    cursor = Cursor(data, path, model_size=set_size(path))
     _check_magic(cursor)
     version = _read_version(cursor)
     n_tensors, n_keys = cursor.u64(), cursor.u64()
@@ -278,11 +279,6 @@ def _read_info(cursor: Cursor, i: int) -> tuple[str, tuple[int, ...], QType, int
     if n_dims > _MAX_DIMS:
         raise cursor.fail(f"{n_dims} axes; ggml has {_MAX_DIMS}", hint="the file is damaged")
     shape = tuple(cursor.u64() for _ in range(n_dims))[::-1]
-    elements = 1
-    for dim in shape:
-        elements *= dim
-    if max(shape, default=0) > _MAX_ELEMENTS or elements > _MAX_ELEMENTS:
-        raise cursor.fail(f"a shape of {list(shape)} overflows", hint="the file is damaged")
     number = cursor.u32()
     kind = BY_ID.get(number)
     if kind is None:
@@ -295,8 +291,15 @@ def _read_info(cursor: Cursor, i: int) -> tuple[str, tuple[int, ...], QType, int
     width = shape[-1] if shape else 1
     if width % kind.block_size:
         raise cursor.fail(f"rows of {width} weights are no multiple of {kind}'s block of {kind.block_size}")
-    offset = cursor.u64()
-    return name, shape, kind, offset, elements // kind.block_size * kind.block_bytes
+    nbytes = _nbytes(shape, kind)
+    if nbytes > _MAX_BYTES:
+        raise cursor.fail(f"a shape of {list(shape)} overflows", hint="the file is damaged")
+    return name, shape, kind, cursor.u64(), nbytes if all(shape) else 0
+
+
+def _nbytes(shape: tuple[int, ...], kind: QType) -> int:
+    """Bytes of a tensor; of an empty one, those it would have if its axes of no length had one: NumPy counts alike."""
+    return prod(max(dim, 1) for dim in shape) * kind.block_bytes // kind.block_size
 
 
 def _check_tensors(header: GGUFHeader) -> None:

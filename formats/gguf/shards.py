@@ -37,6 +37,15 @@ def shard_prefix(path: Path) -> str:
     return match[1] if match else path.name.removesuffix(".gguf")
 
 
+def set_size(path: Path) -> int:
+    """The bytes of the files there are of the set that a file's name puts it in; 0 for a name of no set."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        return 0
+    siblings = (path.with_name(shard_path(match[1], i, int(match[3])).name) for i in range(int(match[3])))
+    return sum(sibling.stat().st_size for sibling in siblings if sibling.is_file())
+
+
 def split_count(metadata: Metadata) -> int:
     """How many files the model is in; 1 for a whole one."""
     value = metadata.get(SPLIT_COUNT)

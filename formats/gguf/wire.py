@@ -45,7 +45,7 @@ _PIECE = 1 << 16  # bytes of a file that are read at a time
 _BATCH = 1 << 13  # strings between two looks at the memory they take; a piece holds no more
 _MAX_NAME = (1 << 16) - 1  # bytes of a key (gguf.md); llama.cpp's tensor names have 63
 # What things take in memory, in bytes, at most (tracemalloc, CPython 3.10 to 3.14 on 64 bits).
-_OURS = 4 << 20  # pieces, messages and whatever else does not grow with the file
+_OURS = 2 << 20  # pieces, messages and whatever else does not grow with the file
 _ARRAY_MEMORY = 512  # an array of an array: its Value, the ndarray, its place
 _PLACE = 16  # a string's place in a list, and then in a tuple
 _MIN_ITEM_BYTES = {ValueType.STRING: 8, ValueType.ARRAY: 12}  # an empty string; an empty array
@@ -59,9 +59,16 @@ class Cursor:
     """A place in a file's bytes that moves as values are read; every error names the file and the byte."""
 
     def __init__(
-        self, data: bytes | SourceFile, path: Path, byteorder: ByteOrder = "little", position: int = 0
+        self,
+        data: bytes | SourceFile,
+        path: Path,
+        byteorder: ByteOrder = "little",
+        position: int = 0,
+        *,
+        model_size: int = 0,
     ) -> None:
-        """``data``: all there is, or a file, of which a piece at a time is read."""
+        """``data``: all there is, or a file, of which a piece at a time is read. ``model_size``: the bytes of all files
+        that the model is in, if it is in several: they share what memory may be taken."""
         self._file = data if isinstance(data, SourceFile) else None
         self._piece = b"" if isinstance(data, SourceFile) else data
         self._start = 0  # of the piece, in the file
@@ -70,7 +77,7 @@ class Cursor:
         self.position = position
         self.byteorder: ByteOrder = byteorder
         self.what = "the header"  # what is being read, for messages
-        self._room = self.size + ROOM - _OURS  # bytes of memory that what is read may still take
+        self._room = max(self.size, model_size) + ROOM - _OURS  # bytes of memory that what is read may still take
 
     def fail(self, problem: str, hint: str | None = None) -> FormatError:
         return FormatError(problem, path=self.path, where=f"{self.what}, byte {self.position}", hint=hint)
@@ -123,7 +130,7 @@ class Cursor:
         self._room -= n
         if self._room < 0:
             raise self.fail(
-                f"the header has more pieces than {(self.size + ROOM) >> 20} MB of memory hold",
+                "the header has more pieces than the model's size and 64 MB of memory hold",
                 hint="the file is damaged, or made to fill the memory",
             )
 
@@ -179,7 +186,8 @@ class Cursor:
         self.charge(count * width)
         raw = self.take_array(count * width)
         if item is ValueType.BOOL:
-            return Value(ValueType.ARRAY, raw.view(np.bool_) if raw.max(initial=0) < 2 else raw != 0, item)
+            raw = raw if raw.flags.writeable else raw.copy()
+            return Value(ValueType.ARRAY, np.not_equal(raw, 0, out=raw.view(np.bool_)), item)
         kind = NUMPY_TYPES[item]
         array = raw.view(kind.newbyteorder(_PREFIX[self.byteorder])).astype(kind, copy=False)
         return Value(ValueType.ARRAY, array, item)
