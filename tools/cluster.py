@@ -343,6 +343,7 @@ def start_ray(address: str, n_cpus: int | None = None) -> None:
 
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: behind everything else that runs here
         common |= {"num_cpus": n_cpus or cpu_count(), "include_dashboard": False, "object_store_memory": _STORE}
     if hasattr(ray._private.worker, "print_worker_logs"):  # else Ray tells of lost workers on our stdout
         ray._private.worker.print_worker_logs = lambda *what: None
