@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--max-rmse", type=float, help="Fail when a tensor's RMSE, relative to its RMS, exceeds this.")
 @click.option("--max-error", type=float, help="Fail when a tensor's largest absolute error exceeds this.")
 @click.option("--min-cosine", type=float, help="Fail when a tensor's cosine similarity is below this.")
+@click.option("--strict", is_flag=True, help="First check what a reader forgives: see below.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--quiet", is_flag=True, help="Print failures only.")
 @click.pass_context
@@ -34,6 +35,7 @@ def command(
     max_rmse: float | None,
     max_error: float | None,
     min_cosine: float | None,
+    strict: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -42,12 +44,21 @@ def command(
     With --against, also measure each tensor's relative RMSE, largest error and cosine. Ends with 1 when a weight is
     not finite, a tensor is missing on either side, or a bound is passed.
 
+    --strict is for one GGUF file, or the shards of one model: padding is zero, tensors lie in order with nothing
+    between or after them, metadata has the types and values that llama.cpp wants, the tokenizer's arrays fit one
+    another and the embedding, every block's scales are finite. Each thing wrong is a line with its place and remedy;
+    the command ends with 2.
+
     \b
     Example: quantmill verify model.Q4_K_M.gguf --against model-f16.gguf --min-cosine 0.99
     """
     from ..quantize.compare import compare
     from .files import read_model
 
+    if strict and (wrong := _strict(a)):
+        for line in wrong:
+            click.echo(line, err=True)
+        ctx.exit(2)
     model = read_model(a)
     base = read_model(b) if b else None
     reports = list(compare(model, base))
@@ -66,6 +77,16 @@ def command(
         if not failures and not quiet:
             click.echo(f"{a}: {len(reports)} tensors, all well")
     ctx.exit(1 if failures else 0)
+
+
+def _strict(path: Path) -> list[str]:
+    from ..formats.errors import FormatError
+    from ..formats.gguf.strict import check_gguf
+    from .files import source_kind
+
+    if source_kind(path) != "gguf":
+        raise FormatError("--strict is for GGUF files", path=path, hint="leave it out")
+    return [str(error) for error in check_gguf(path)]
 
 
 def _failures(report: TensorReport, rmse: float | None, max_error: float | None, cosine: float | None) -> list[str]:

@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attacks import readers, samples
 from attacks.damage import damaged, json_bytes, strange_json
-
 from quantmill.formats.errors import FormatError
 from quantmill.formats.ir import Value, ValueType
 from quantmill.formats.qtypes import BY_NAME

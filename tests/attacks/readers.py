@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attacks.samples import JOURNAL_DIGEST
-
 from quantmill.formats.ggml.reader import read_ggml
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata

@@ -17,11 +17,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from attacks import readers, samples
-from attacks.damage import damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attacks import readers, samples
+from attacks.damage import damaged
 from quantmill.formats.errors import FormatError
 
 HERE = Path(__file__).parent
@@ -123,8 +123,17 @@ def test_a_hundred_thousand(record_property: pytest.FixtureRequest) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="no atheris for this Python")
 @pytest.mark.parametrize("reader", ["gguf", "ggml", "imatrix"])
 def test_the_harness_runs(reader: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(HERE / "fuzz.py"), reader, "-runs=300", "-seed=1", str(CORPUS / reader)]
+    command = [
+        sys.executable,
+        str(HERE / "fuzz.py"),
+        reader,
+        "-runs=300",
+        "-seed=1",
+        str(tmp_path / "found"),
+        str(CORPUS / reader),
+    ]
+    (tmp_path / "found").mkdir()
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Done 300 runs" in done.stderr
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["found"]  # no crash-1234

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacks import readers, samples
 
+from attacks import readers, samples
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.wire import encode_string
