@@ -17,6 +17,8 @@ from pathlib import Path
 MAGIC = "quantmill journal 1"
 _RANGE = re.compile(r"(\d{1,18}):(\d{1,18})-(\d{1,18})", re.ASCII)
 
+_MAX_LINE = 1 << 24  # bytes; a line holds what was synced at once, a few words for each worker
+
 Rows = tuple[int, int, int]  # (item, first, end): rows first to end, end excluded
 
 
@@ -110,18 +112,18 @@ def _line(text: str) -> bytes:
 
 def _sound_lines(path: Path) -> tuple[list[str], int]:
     """The lines before the first damage, without their checksums, and how many bytes they take."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return [], 0
     lines: list[str] = []
     end = 0
-    for raw in data.splitlines(keepends=True):
-        text = raw[:-10].decode("ascii", "replace")
-        if not raw.endswith(b"\n") or raw != _line(text):
-            break
-        lines.append(text)
-        end += len(raw)
+    try:
+        with path.open("rb") as file:  # a line at a time: the first that is wrong ends it, whatever is left
+            while (raw := file.readline(_MAX_LINE)).endswith(b"\n"):
+                text = raw[:-10].decode("ascii", "replace")
+                if raw != _line(text):
+                    break
+                lines.append(text)
+                end += len(raw)
+    except OSError:
+        return [], 0
     return lines, end
 
 
