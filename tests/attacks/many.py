@@ -32,6 +32,7 @@ from quantmill.formats.qtypes import BY_NAME
 
 HEADROOM = (64 + 24) << 20  # what a reader may take beyond a file of kilobytes, and room for Python's own arenas
 SECONDS = 10
+CRASHES = Path(os.environ.get("CRASHES", Path(tempfile.gettempdir()) / "quantmill-crashes"))
 _NESTED = Value(ValueType.ARRAY, (Value(ValueType.ARRAY, ("a",), ValueType.STRING),) * 2, ValueType.ARRAY)
 
 
@@ -194,9 +195,10 @@ def _count(counts: Counter[str], read: Callable[[], None], keep: Callable[[], No
 
 
 def _keep(reader: str, name: str, data: bytes) -> None:
-    folder = Path(os.environ.get("CRASHES", ".")) / reader
+    folder = CRASHES / reader
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(data)
+    print(f"kept as {folder / name}", file=sys.stderr)
 
 
 def _keep_folder(reader: str, files: dict[str, bytes]) -> None:
