@@ -11,7 +11,11 @@ all of them.
 - ``speedup``: one worker's ``steady`` by this one's, of the same round.
 - ``Mweights/s``: of the steady part.
 - ``busy``: the share of the workers' time, from the first answer to the last, that chunks took. The rest is waiting,
-  for messages and syncs. It means something on a busy machine too, where the speedup does not.
+  for messages and syncs.
+- ``a CPU``: Mweights for each second of a processor that the workers had.
+
+``speedup`` wants an idle machine. On a busy one ``busy`` and ``a CPU`` say what it would be there: two workers' product
+of both, by one's, times two.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import os
 import tempfile
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from quantize import tensor_shapes, write_imatrix, write_model
@@ -41,12 +45,24 @@ class Watched(RayPool):
 
     def run(self, start: Any, pieces: Any, done: Any, tick: Any = lambda: None) -> None:
         self.answers: list[tuple[float, float]] = []  # when, and the seconds that its chunks took
+        self.cpu = 0.0  # seconds of the workers' processors in pieces
 
-        def noted(piece: Any, seconds: list[float]) -> None:
+        def begin() -> Any:
+            work = start()
+
+            def timed(piece: Any) -> Any:
+                before = process_time()
+                return work(piece), process_time() - before
+
+            return timed
+
+        def noted(piece: Any, answer: Any) -> None:
+            seconds, cpu = answer
+            self.cpu += cpu
             self.answers.append((perf_counter(), sum(seconds)))
             done(piece, seconds)
 
-        super().run(start, pieces, noted, tick)
+        super().run(begin, pieces, noted, tick)
 
     def busy(self) -> float:
         """Of the time between the first answers and the last before the end."""
@@ -78,11 +94,13 @@ def main() -> None:
         print(json.dumps({"weights": int(args.weights), "cpus": os.cpu_count(), "load": load, "rows": rows}))
         return
     print(f"{args.weights:.0e} weights, {os.cpu_count()} CPUs, load before {load:.2f}")
-    print(f"{'level':8}{'workers':>8}{'start':>8}{'steady':>8}{'whole':>8}{'Mweights/s':>12}{'speedup':>9}{'busy':>7}")
+    print(
+        f"{'level':8}{'workers':>8}{'start':>8}{'steady':>8}{'whole':>8}{'Mweights/s':>12}{'speedup':>9}{'busy':>7}{'a CPU':>7}"
+    )
     for row in rows:
         print(
             f"{row['level']:8}{row['workers']:8}{row['start']:8.2f}{row['steady']:8.2f}{row['whole']:8.2f}"
-            f"{row['rate']:12.1f}{row['speedup']:9.2f}{row['busy']:7.1%}"
+            f"{row['rate']:12.1f}{row['speedup']:9.2f}{row['busy']:7.1%}{row['a_cpu']:7.1f}"
         )
 
 
@@ -96,6 +114,7 @@ def measure(level: str, source: Path, imatrix: Path, workers: list[int], repeats
     for n in workers:
         row = {key: median(turn[n][key] for turn in rounds) for key in rounds[0][n]}
         row["rate"] = plan.n_weights * (STEADY[1] - STEADY[0]) / row["steady"] / 1e6
+        row["a_cpu"] = plan.n_weights / row.pop("cpu") / 1e6
         row["speedup"] = median(turn[workers[0]]["steady"] / turn[n]["steady"] for turn in rounds)
         rows.append({"level": level, "workers": n} | row)
     return rows
@@ -118,7 +137,7 @@ def run(plan: Plan, vectors: Any, out: Path, n: int) -> dict[str, float]:
     whole = perf_counter() - begin
     out.unlink()
     first, last = (next(t for t, at in times if at >= share * plan.source_bytes) for share in STEADY)
-    return {"start": times[0][0], "steady": last - first, "whole": whole, "busy": pool.busy()}
+    return {"start": times[0][0], "steady": last - first, "whole": whole, "busy": pool.busy(), "cpu": pool.cpu}
 
 
 if __name__ == "__main__":
