@@ -37,7 +37,7 @@ COMMANDS = {
     "awq": (["awq", "SRC/small", "OUT/o", "-f", "SRC/t.txt", "--group-size", "32", *CALIBRATION], "o"),
     "release": (["release", "SRC/hf", "OUT/o", "--levels", "Q4_K_M,Q8_0", "--imatrix", "none"], "o"),
 }  # fmt: skip
-QUICK = ("quantize", "convert in one pass", "convert a pickle", "convert to a folder", "imatrix")
+QUICK = ("quantize", "convert to a folder", "imatrix")
 # what keeps a record that a later run takes up; a walk through the layers must have come to the second
 RESUMES = set(COMMANDS) - {"release", "imatrix", "gptq", "awq"}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +42,22 @@ def test_another_work_starts_anew(tmp_path: Path) -> None:
     other.close()
     assert (1, 0, 2) in Journal(path, "abd").finished
     assert not Journal(path, "abc").finished
+
+
+def test_a_full_disk_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "j", os.pwrite
+    journal = Journal(path, "abc")
+    journal.add([(0, 0, 8)])
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:5], at))
+    with pytest.raises(OSError, match="No space left"):
+        journal.add([(1, 0, 8)])
+    monkeypatch.undo()
+    journal.add([(2, 0, 8)])  # there is room again
+    journal.close()
+    finished = Journal(path, "abc").finished
+    assert (0, 0, 8) in finished
+    assert (1, 0, 8) not in finished
+    assert (2, 0, 8) in finished
 
 
 def test_a_cut_or_damaged_end_is_forgotten(tmp_path: Path) -> None:
