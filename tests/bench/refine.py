@@ -5,8 +5,8 @@ calibration's. Run by hand:
         [--pure] [-c 512] [--chunks 96] [--test-chunks 24] [--from-chunk 0] [--json]
 
 For each level and text: the mean KL divergence from MODEL with importance alone, with ``--refine``, and the change; the
-change of its median and of its 99th percentile; perplexities. ``time`` is the processor time of the refined command over
-the plain one's, both on one thread, each less what the same command takes to start and read (a ``--dry-run``).
+change of its median and of its 99th percentile; perplexities. ``time`` is the processor time of the refined command
+over the plain one's, both on one thread, each less what the same command takes to start (a ``--dry-run``).
 ``--pure`` puts every matrix of the layers into one type and leaves embeddings and output in F16.
 """
 

@@ -1,0 +1,199 @@
+"""Error feedback: against a plain form of the method, by hand, and against the loss that it promises to lessen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from quantmill.formats.qtypes import F32, qtype
+from quantmill.quantize.kernels import kernel_for
+from quantmill.quantize.refine import REFINED
+from quantmill.quantize.refine.factor import DAMPING, Block, make_blocks
+from quantmill.quantize.refine.grids import GRIDS
+from quantmill.quantize.refine.products import add_product, cholesky, from_lanes, pack, to_lanes
+from quantmill.quantize.refine.rows import encode_refined
+from quantmill.quantize.refine.scalar import feed
+
+TYPES = sorted(REFINED)
+
+
+def moments(width: int, seed: int = 0, rank: int | None = None) -> NDArray[np.float64]:
+    """Of inputs whose columns go together, some of them far larger than others."""
+    rng = np.random.default_rng(seed)
+    rank = rank or width // 4
+    x = rng.standard_normal((4 * width, rank)) @ rng.standard_normal((rank, width))
+    x += 0.3 * rng.standard_normal(x.shape)
+    x *= np.exp(rng.standard_normal(width))
+    return x.T @ x / len(x)
+
+
+def weights(n: int, width: int, seed: int = 1) -> NDArray[np.float32]:
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((n, width)) * 0.02).astype(np.float32)
+
+
+def refined(rows: NDArray[np.float32], name: str, blocks: list[Block], sweeps: int = 2) -> NDArray[np.uint8]:
+    out = np.zeros((len(rows), qtype(name).row_bytes(rows.shape[1])), np.uint8)
+    encode_refined(rows, qtype(name), blocks, out, sweeps)
+    return out
+
+
+def plain(rows: NDArray[np.float32], name: str, blocks: list[Block]) -> NDArray[np.uint8]:
+    out = np.zeros((len(rows), qtype(name).row_bytes(rows.shape[1])), np.uint8)
+    importance = np.concatenate([block.importance for block in blocks])
+    kernel_for(qtype(name)).encode(rows.view(np.uint8), F32, importance, out)
+    return out
+
+
+def losses(
+    rows: NDArray[np.float32], name: str, encoded: NDArray[np.uint8], h: list[NDArray[np.float64]]
+) -> np.ndarray:
+    """The quadratic loss of each row, in float64, from the bytes alone."""
+    values = np.empty_like(rows)
+    kernel_for(qtype(name)).decode(encoded, values)
+    errors, at, total = (rows - values).astype(np.float64), 0, np.zeros(len(rows))
+    for part in h:
+        e = errors[:, at : at + len(part)]
+        total += np.einsum("ri,ij,rj->r", e, part, e)
+        at += len(part)
+    return total
+
+
+def damped(h: NDArray[np.float64], damping: float = DAMPING) -> NDArray[np.float64]:
+    return h + np.eye(len(h)) * damping * np.diag(h).mean()
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_products_are_kept_better_and_no_row_worse(name: str) -> None:
+    """Half the plain encoder's loss or less on inputs that go together; each row at most the plain one's."""
+    h = [moments(512), moments(256, seed=3)]
+    blocks, rows = make_blocks(h), weights(40, 768)
+    with_feedback, without = refined(rows, name, blocks), plain(rows, name, blocks)
+    d = [damped(part) for part in h]
+    ours, theirs = losses(rows, name, with_feedback, d), losses(rows, name, without, d)
+    assert (ours <= theirs * 1.0001).all()
+    assert ours.sum() < 0.5 * theirs.sum()
+
+
+@pytest.mark.parametrize("name", ["Q3_K", "Q4_0", "IQ4_NL", "IQ2_XS", "IQ1_M"])
+def test_bytes_do_not_depend_on_the_other_rows(name: str) -> None:
+    """A row alone, in any company, in any lane: the same bytes. So threads and chunks do not show."""
+    blocks, rows = make_blocks([moments(256), moments(256, seed=3)]), weights(37, 512)
+    whole = refined(rows, name, blocks)
+    for start, end in ((0, 1), (5, 6), (3, 20), (16, 37)):
+        assert (refined(np.ascontiguousarray(rows[start:end]), name, blocks) == whole[start:end]).all()
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_rows_of_independent_columns_and_of_zeros(name: str) -> None:
+    """Nothing to feed back: no worse than plain. Zeros stay zeros."""
+    blocks, rows = make_blocks([np.eye(256)]), weights(4, 256)
+    rows[2] = 0
+    with_feedback, without = refined(rows, name, blocks), plain(rows, name, blocks)
+    assert (
+        losses(rows, name, with_feedback, [np.eye(256)]) <= losses(rows, name, without, [np.eye(256)]) * 1.0001
+    ).all()
+    values = np.empty_like(rows)
+    kernel_for(qtype(name)).decode(with_feedback, values)
+    assert np.abs(values[2]).max() == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS"]
+)
+def test_against_the_plain_form(name: str) -> None:
+    """The method in numpy, column by column in float64: the same codes, but for rows where two levels were as near."""
+    h, rows = moments(256), weights(8, 256)
+    encoded = refined(rows, name, make_blocks([h]))
+    values = np.empty_like(rows)
+    kernel_for(qtype(name)).decode(encoded, values)
+    expected = reference(rows, name, h)
+    assert (np.abs(values - expected) < 1e-6).all(axis=1).mean() >= 0.75
+    d = [damped(h)]
+    e = (rows - expected).astype(np.float64)
+    assert losses(rows, name, encoded, d).sum() == pytest.approx(np.einsum("ri,ij,rj->", e, d[0], e), rel=0.05)
+
+
+def reference(rows: NDArray[np.float32], name: str, h: NDArray[np.float64], sweeps: int = 2) -> NDArray[np.float64]:
+    """Feedback as Frantar et al. have it (GPTQ, arXiv 2210.17323), by Cholesky's factor; then coordinate descent."""
+    grid, width, size = GRIDS[name], rows.shape[1], qtype(name).block_size
+    h, importance = damped(h), np.diag(h).astype(np.float32)
+    factor = np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1]
+    values, errors = np.zeros(rows.shape), np.zeros(rows.shape)
+    scales, offsets = np.zeros(rows.shape), np.zeros(rows.shape)
+    table = grid.table if grid.table.size else np.arange(grid.low, grid.high + 1)
+
+    def nearest(x: np.ndarray, j: int) -> np.ndarray:
+        every = scales[:, j, None] * table + offsets[:, j, None]
+        return every[np.arange(len(x)), np.abs(every - x[:, None]).argmin(axis=1)]
+
+    for at in range(0, width, size):
+        x = rows[:, at : at + size] + errors[:, :at] @ (factor[:at, at : at + size] / np.diag(factor)[at : at + size])
+        header = np.zeros((len(rows), qtype(name).block_bytes), np.uint8)
+        x32 = x.astype(np.float32)
+        kernel_for(qtype(name)).encode(x32.view(np.uint8), F32, importance[at : at + size], header)
+        s, o = grid.read(header)
+        scales[:, at : at + size], offsets[:, at : at + size] = (np.repeat(a, grid.size, axis=1) for a in (s, o))
+        for j in range(at, at + size):
+            target = rows[:, j] + errors[:, :j] @ factor[:j, j] / factor[j, j]
+            values[:, j] = nearest(target, j)
+            errors[:, j] = rows[:, j] - values[:, j]
+    for _ in range(sweeps):
+        for j in range(width):
+            values[:, j] = nearest(values[:, j] + errors @ h[:, j] / h[j, j], j)
+            errors[:, j] = rows[:, j] - values[:, j]
+    return values
+
+
+def test_feedback_by_hand() -> None:
+    """Levels are whole numbers. 0.4 becomes 0; its error raises the next 0.4 by 0.4 * 0.5 to 0.6, which becomes 1."""
+    w, x = to_lanes(np.float32([[0.4, 0.4]])), to_lanes(np.float32([[0.4, 0.4]]))
+    near = np.float32([[1, 0.5], [0, 1]])
+    one, zero = to_lanes(np.float32([[1]])), to_lanes(np.float32([[0]]))
+    errors, left, codes = np.zeros_like(w), np.zeros_like(w), np.zeros(w.shape, np.uint8)
+    none = np.zeros(0, np.float32)
+    feed(x, near, one, zero, 2, -8, 7, none, none, w, 0, 2, errors, left, codes)
+    assert from_lanes(codes, 1, 2).tolist() == [[8, 9]]
+    assert from_lanes(errors, 1, 2)[0] == pytest.approx([0.4, -0.6])
+    assert from_lanes(left, 1, 2)[0] == pytest.approx([0.4, -0.4])
+
+
+def test_products_and_factor() -> None:
+    h = moments(64)
+    upper = h.copy()
+    assert cholesky(upper)
+    upper = np.triu(upper)
+    assert np.abs(upper.T @ upper - h).max() < 1e-9 * np.abs(h).max()
+    assert not cholesky(-h)
+    a = np.float32(np.random.default_rng(0).standard_normal((20, 64)))
+    out = np.zeros((2 * 24, 16), np.float32)
+    add_product(pack(h), 8, 40, to_lanes(a), 8, 64, 16, 40, out, 0, 24)
+    assert from_lanes(out, 20, 24) == pytest.approx(a[:, 8:48] @ h[8:48, 16:40], rel=1e-4, abs=1e-4)
+
+
+def test_moments_that_are_hard() -> None:
+    """Dead columns, few inputs, none at all, not quite definite; and none that ever were moments."""
+    h = moments(256, rank=3)
+    h[:, 7] = h[7] = 0
+    for hard in (h, np.outer(np.ones(256), np.ones(256)), np.zeros((256, 256)), h - np.eye(256) * 1e-3):
+        block = make_blocks([hard])[0]
+        assert np.isfinite(block.factor).all()
+        assert np.isfinite(block.importance).all()
+    indefinite = np.eye(256) - 0.01
+    assert make_blocks([indefinite])[0].damping > DAMPING
+    hopeless = np.full((256, 256), 1e9)
+    np.fill_diagonal(hopeless, 1)
+    hopeless[0, 1] = hopeless[1, 0] = -1e12
+    with pytest.raises(ValueError, match="positive definite"):
+        make_blocks([hopeless])
+
+
+def test_the_factor_is_of_the_moments() -> None:
+    """H = M M^T with M upper: what ``Block`` says of itself."""
+    h = moments(64)
+    block = make_blocks([h])[0]
+    square = block.factor.transpose(1, 0, 2).reshape(64, 64).astype(np.float64) * block.diagonal
+    assert np.allclose(np.triu(square), square)
+    assert np.abs(square @ square.T - damped(h)).max() < 1e-5 * np.abs(h).max()
+    assert np.allclose(block.turned.transpose(1, 0, 2).reshape(64, 64), square.T, rtol=1e-5, atol=1e-5)
