@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import FormatError, PlanError
 from ..ir import Metadata, Model, Tensor, Value, ValueType
+from ..json_text import ROOM
 from ..resumable import resumable_outputs
 from .reader import GGUFHeader, parse_frame, read_gguf, read_headers
 from .shards import (
@@ -244,7 +245,8 @@ def _restored(first: GGUFHeader, model: Model) -> Layout | None:
         return None
     unpack = zlib.decompressobj()
     try:
-        frame = unpack.decompress(np.asarray(kept.data).tobytes(), _MAX_FRAME)
+        room = min(_MAX_FRAME, sum(tensor.nbytes for tensor in model) + first.file_size + ROOM // 2)
+        frame = unpack.decompress(np.asarray(kept.data).tobytes(), room)
         if not unpack.eof:
             return None
         header = parse_frame(first.path, frame, sum(tensor.nbytes for tensor in model))
