@@ -94,9 +94,8 @@ def main() -> None:
         print(json.dumps({"weights": int(args.weights), "cpus": os.cpu_count(), "load": load, "rows": rows}))
         return
     print(f"{args.weights:.0e} weights, {os.cpu_count()} CPUs, load before {load:.2f}")
-    print(
-        f"{'level':8}{'workers':>8}{'start':>8}{'steady':>8}{'whole':>8}{'Mweights/s':>12}{'speedup':>9}{'busy':>7}{'a CPU':>7}"
-    )
+    heads = f"{'level':8}{'workers':>8}{'start':>8}{'steady':>8}{'whole':>8}{'Mweights/s':>12}"
+    print(heads + f"{'speedup':>9}{'busy':>7}{'a CPU':>7}")
     for row in rows:
         print(
             f"{row['level']:8}{row['workers']:8}{row['start']:8.2f}{row['steady']:8.2f}{row['whole']:8.2f}"
