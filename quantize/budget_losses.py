@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ from .decode import as_float
 from .kernels import kernel_for
 from .recipe import Part, part_of
 from .recipes import NEEDS_IMPORTANCE
+from .refine import REFINED
+
+if TYPE_CHECKING:
+    from .refine.refiner import Refiner
 
 SAMPLE = 1 << 17  # weights of each tensor that are tried; more changes no choice on the models this was tested with
 _LEAST_ROWS = 16
@@ -85,6 +90,7 @@ def losses(
     importance: Mapping[str, NDArray[np.float32]],
     sensitivity: Mapping[str, Sensitivity],
     *,
+    refiner: Refiner | None = None,
     threads: int = 1,
     sample: int = SAMPLE,
     progress: Callable[[int, int], object] | None = None,
@@ -96,6 +102,7 @@ def losses(
     Args:
         model: the source; quantized tensors are decoded.
         importance: as the encoders will be given it.
+        refiner: for what will be refined.
         sensitivity: by tensor; ``typical_sensitivity`` for those it lacks.
         progress: told (tensors done, of all).
     """
@@ -106,7 +113,8 @@ def losses(
     def one(tensor: Tensor) -> list[float]:
         nonlocal done
         vector, known = importance.get(tensor.name), sensitivity.get(tensor.name)
-        found = _losses(tensor, wanted[tensor.name], vector, known, sample, tied)
+        own = refiner if refiner is not None and refiner.moments.holder(tensor.name) is not None else None
+        found = _losses(tensor, wanted[tensor.name], vector, known, sample, tied, own)
         if progress is not None:
             with lock:
                 done += 1
@@ -124,6 +132,7 @@ def _losses(
     sensitivity: Sensitivity | None,
     sample: int,
     tied: bool,
+    refiner: Refiner | None,
 ) -> list[float]:
     n_rows = _matrix_weights(tensor) // tensor.width
     n_matrices = tensor.n_rows // n_rows
@@ -140,7 +149,10 @@ def _losses(
         own = None if vector is None else np.ascontiguousarray(vector.reshape(n_matrices, -1)[matrix])
         columns = _columns(own, sensitivity.columns, tensor.width)
         for i, type in enumerate(types):
-            error = float((_squared_error(rows, type, own) @ columns).mean())
+            if refiner is not None and type.name in REFINED:
+                error = refiner.loss(tensor.name, matrix, rows, type)
+            else:
+                error = float((_squared_error(rows, type, own) @ columns).mean())
             totals[i] += max(float(scales[matrix]), unseen) * error
     return [float(total) for total in totals * (n_rows * n_matrices / len(weights))]
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..formats.errors import PlanError
 from ..formats.gguf.writer import align
@@ -17,6 +18,9 @@ from .budget_losses import SAMPLE, Sensitivity, candidates, losses
 from .choose import Wishes, choose_types
 from .plan import Importance, Plan
 from .recipes import LEVELS, find_recipe
+
+if TYPE_CHECKING:
+    from .refine.refiner import Refiner
 
 _BASE = "Q8_0"  # the level everything is planned at first: its file has the header and the kept tensors of any other
 
@@ -57,6 +61,7 @@ def budget_plan(
     *,
     wishes: Wishes | None = None,
     importance: Importance | None = None,
+    refiner: Refiner | None = None,
     sensitivity: Callable[[], Mapping[str, Sensitivity]] = dict,
     threads: int = 1,
     sample: int = SAMPLE,
@@ -69,6 +74,7 @@ def budget_plan(
         limit: ``of_size`` or ``of_bpw``.
         plan: ``make_plan`` with everything but the level and the choice.
         wishes: those ``plan`` was given; what they ask for is not touched.
+        refiner: for what will be refined.
         sample: weights of each tensor that are tried.
         sensitivity: gives it by tensor name, asked only once the limit is known to be possible; what is typical of a
             tensor's part where there is none.
@@ -86,7 +92,10 @@ def budget_plan(
     padded = partial(_padded, alignment=base.layout.alignment)
     fixed = base.size - sum(padded(t, first[t.name].type) for t in open_)
     _check_range(nbytes, fixed, [[padded(t, type) for type in types[t.name]] for t in open_])
-    measured = losses(model, types, importance or {}, sensitivity(), threads=threads, sample=sample, progress=progress)
+    measured = losses(
+        model, types, importance or {}, sensitivity(),
+        refiner=refiner, threads=threads, sample=sample, progress=progress,
+    )  # fmt: skip
     by_type = {t.name: dict(zip(types[t.name], measured[t.name], strict=True)) for t in open_}
     options = [[Option(type, padded(t, type), loss) for type, loss in by_type[t.name].items()] for t in open_]
     picked = allocate(options, nbytes - fixed)

@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ..formats.errors import PlanError, QuantmillError
 from ..formats.gguf.writer import ggml_shape
 from ..formats.ir import Model, Role, Tensor
@@ -70,19 +68,12 @@ def visiting_order(name: str) -> tuple[int, bytes]:
 
 
 def model_traits(model: Model, importance: bool) -> Traits:
-    heads = _first_layer(model.hparam("attention.head_count", 0))
-    kv = _first_layer(model.hparam("attention.head_count_kv", heads))
+    heads = model.number("attention.head_count")  # the first layer's, where each has its own
+    kv = model.number("attention.head_count_kv", heads)
     big = BIG_MODELS.get(model.arch) == model.n_layers
     if model.arch.startswith("llama"):
         big = big and heads != kv and model.n_expert != 8
     return Traits(model.arch, heads // kv if kv else 0, model.n_expert, big, importance)
-
-
-def _first_layer(value: object) -> int:
-    """A hyper-parameter given once or once a layer: the first layer's."""
-    if isinstance(value, (np.ndarray, tuple, list)):
-        return int(value[0]) if len(value) else 0
-    return int(value)  # type: ignore[call-overload, no-any-return]
 
 
 def may_quantize(tensor: Tensor, arch: str, leave_output: bool = False) -> bool:

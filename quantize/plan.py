@@ -276,11 +276,6 @@ def _to_refine(
             problem = f"its second moments are of {have[0]} x {have[1]} columns, it has {want[0]} x {want[1]}"
             raise PlanError(problem, where=tensor.name, hint="this imatrix belongs to another model")
         names.add(tensor.name)
-    if not names:
-        raise PlanError(
-            "no tensor of this level can be refined", path=model.path,
-            hint="leave --refine out, or make an imatrix of this model with --second-moments",
-        )  # fmt: skip
     return frozenset(names)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formats.errors import FormatError
 from ..formats.ir import Model
 
 BATCH = 512  # tokens computed at a time, llama.cpp's n_ubatch
@@ -28,18 +29,18 @@ def kv_cache(model: Model, ctx: int) -> int:
     """Bytes of the keys and values of all layers, in F16."""
     heads = _per_layer(model, "attention.head_count")
     kv = _per_layer(model, "attention.head_count_kv", heads)
-    width = int(model.hparam("embedding_length", 0)) // max(1, int(heads.max(initial=0)))
-    if rank := model.hparam("attention.kv_lora_rank"):  # latent attention: one vector a token holds both
-        each = np.full(model.n_layers, int(rank) + int(model.hparam("rope.dimension_count", 0)))
+    width = model.number("embedding_length") // max(1, int(heads.max(initial=0)))
+    if rank := model.number("attention.kv_lora_rank"):  # latent attention: one vector a token holds both
+        each = np.full(model.n_layers, rank + model.number("rope.dimension_count"))
     else:
-        both = sum(int(model.hparam(f"attention.{side}_length", width)) for side in ("key", "value"))
+        both = sum(model.number(f"attention.{side}_length", width) for side in ("key", "value"))
         each = kv * both
     return int(each.sum()) * _cells(ctx) * _KV_BYTES
 
 
 def buffers(model: Model, ctx: int) -> int:
     """Bytes of what a batch needs at its widest: the logits, or the feed-forward's and the attention mask (F16)."""
-    width = int(model.hparam("embedding_length", 0))
+    width = model.number("embedding_length")
     vocabulary = next((t.shape[0] for t in model.tensors if t.name == "token_embd.weight"), 0)
     ff = int(_per_layer(model, "feed_forward_length").max(initial=0))
     block = BATCH * _F32 * (3 * ff + 4 * width) + BATCH * _cells(ctx) * 2
@@ -52,5 +53,8 @@ def _cells(ctx: int) -> int:
 
 def _per_layer(model: Model, suffix: str, default: Any = 0) -> np.ndarray[Any, Any]:
     """A hyper-parameter as int64 [layers], whether it is given once or once a layer."""
-    value = model.hparam(suffix)
-    return np.broadcast_to(np.asarray(default if value is None else value, np.int64), (model.n_layers,))
+    found = model.numbers(suffix, default)
+    if found.size not in (1, model.n_layers):
+        problem = f"{found.size} numbers for {model.n_layers} layers"
+        raise FormatError(problem, path=model.path, where=f"{model.arch}.{suffix}", hint="the file is damaged")
+    return np.broadcast_to(found, (model.n_layers,))

@@ -71,7 +71,7 @@ def find_budget(source: Path, options: Mapping[str, Any]) -> tuple[Budgeted, Imp
     from ..quantize.choose import Wishes
     from ..quantize.execute import cpu_count
     from .plan import read_any
-    from .planned import planner
+    from .planned import planner, refiner_of
     from .running import Ticker
 
     model, from_checkpoint = read_any(source)
@@ -87,6 +87,7 @@ def find_budget(source: Path, options: Mapping[str, Any]) -> tuple[Budgeted, Imp
         plan,
         wishes=asked,
         importance=importance,
+        refiner=refiner_of(options),
         sensitivity=dict if options["typical_sensitivity"] else lambda: _sensitivity(model, options, quiet),
         threads=options.get("threads") or cpu_count(),
         progress=lambda done, total: ticker("types tried on tensors", done, total),

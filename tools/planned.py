@@ -42,7 +42,11 @@ def plan_from(
             damaged importance matrix.
     """
     plan, _, importance = planner(model, options, from_checkpoint=from_checkpoint, container=container)
-    return plan(level), importance
+    made = plan(level)
+    if options.get("refine") and not any(step.refined for step in made.steps):
+        hint = "leave --refine out, or make an imatrix of this model with --second-moments"
+        raise PlanError(f"no tensor of {made.level} can be refined", path=options["imatrix"], hint=hint)
+    return made, importance
 
 
 def planner(

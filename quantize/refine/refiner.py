@@ -49,9 +49,16 @@ class Refiner:
         files = identity([self.moments.path]) if self.moments.path is not None else ""
         return f"{files} {self.width} {self.damping} {self.sweeps}"
 
-    def encode(self, name: str, matrix: int, rows: F32_ARRAY, kind: QType, out: Bytes) -> None:
-        """Rows float32 [n, width] of a tensor's matrix into ``out`` uint8 [n, row bytes]."""
-        encode_refined(rows, kind, self.blocks(name, matrix), out, self.sweeps)
+    def encode(self, name: str, matrix: int, rows: F32_ARRAY, kind: QType, out: Bytes) -> F32_ARRAY:
+        """Rows float32 [n, width] of a tensor's matrix into ``out`` uint8 [n, row bytes]; see ``encode_refined``."""
+        return encode_refined(rows, kind, self.blocks(name, matrix), out, self.sweeps)
+
+    def loss(self, name: str, matrix: int, rows: F32_ARRAY, kind: QType) -> float:
+        """What a row loses, in the mean, as a sum of squared errors: columns weighed by their importance, whose mean
+        is 1."""
+        lost = self.encode(name, matrix, rows, kind, np.empty((len(rows), kind.row_bytes(rows.shape[1])), np.uint8))
+        importance = np.concatenate([block.importance for block in self.blocks(name, matrix)])
+        return float(lost.mean(dtype=np.float64) / max(float(importance.mean()), 1e-30))
 
     def blocks(self, name: str, matrix: int) -> list[Block]:
         """Factored second moments of a matrix's inputs.

@@ -19,7 +19,9 @@ SWEEPS = 2
 _STEP = 64  # columns of a triangle done as a square
 
 
-def encode_refined(weights: F32_ARRAY, kind: QType, blocks: Sequence[Block], out: Bytes, sweeps: int = SWEEPS) -> None:
+def encode_refined(
+    weights: F32_ARRAY, kind: QType, blocks: Sequence[Block], out: Bytes, sweeps: int = SWEEPS
+) -> F32_ARRAY:
     """Encode rows so that their products with the layer's inputs, not the weights themselves, are kept.
 
     A row's part in a block of columns is the plain encoder's where that loses less.
@@ -29,14 +31,20 @@ def encode_refined(weights: F32_ARRAY, kind: QType, blocks: Sequence[Block], out
         kind: one of the types that are ``REFINED``.
         blocks: second moments of the width's columns.
         out: uint8 [rows, row bytes], written.
+
+    Returns:
+        float32 [rows], the mean squared error of each row's products with the inputs.
     """
     kernel = kernel_for(kind)
+    total = np.zeros(len(weights), np.float32)
     for block in blocks:
         span = slice(kind.row_bytes(block.first), kind.row_bytes(block.end))
         rows = np.ascontiguousarray(weights[:, block.first : block.end])
         refined, loss = _refine(rows, kernel, block, sweeps)
         plain, plain_loss = _plain(rows, kernel, block)
         out[:, span] = np.where((loss <= plain_loss)[:, None], refined, plain)
+        total += np.minimum(loss, plain_loss)
+    return total
 
 
 def _refine(rows: F32_ARRAY, kernel: Kernel, block: Block, sweeps: int) -> tuple[Bytes, F32_ARRAY]:

@@ -79,4 +79,6 @@ def test_what_is_refused(refused: Cli, model: Path, imatrix: Path, tmp_path: Pat
     line = refused("quantize", source, out, "Q4_0", "--refine", "--imatrix", plain)
     assert "no second moments" in line
     assert "--second-moments" in line
+    line = refused("quantize", source, out, "Q8_0", "--refine", "--imatrix", imatrix)
+    assert "no tensor of Q8_0 can be refined" in line
     assert not out.exists()

@@ -11,6 +11,7 @@ import pytest
 from quantmill.formats.errors import PlanError
 from quantmill.formats.moments import Moments, block_bounds, pack, packed_size
 from quantmill.formats.qtypes import qtype
+from quantmill.quantize.budget_losses import Sensitivity, losses
 from quantmill.quantize.execute import execute
 from quantmill.quantize.fingerprint import fingerprint
 from quantmill.quantize.plan import make_plan
@@ -130,5 +131,21 @@ def test_another_models_moments() -> None:
 def test_nothing_to_refine() -> None:
     model = model_of([tensor_of(NAMES[0], ROWS.astype(np.float16))])
     importance = {NAMES[0]: np.ones(512, np.float32)}
-    with pytest.raises(PlanError, match="no tensor of this level can be refined"):
-        make_plan(model, "Q8_0", importance=importance, moments=moments_of(Store()))
+    plan = make_plan(model, "Q8_0", importance=importance, moments=moments_of(Store()))
+    assert not any(step.refined for step in plan.steps)
+
+
+def test_a_budget_counts_what_refining_reaches() -> None:
+    """The loss of each type is the one after feedback, in the same units: the plain one where columns go alone."""
+    model = model_of([tensor_of(NAMES[0], ROWS.astype(np.float16))])
+    types = {NAMES[0]: [qtype(name) for name in ("Q2_K", "Q4_K", "IQ3_S", "Q8_0")]}
+    store = Store()
+    importance = {NAMES[0]: (np.diag(store.sums[0]) / 900).astype(np.float32)}
+    known = {NAMES[0]: Sensitivity(np.ones(1))}
+    plain = losses(model, types, importance, known)[NAMES[0]]
+    fed = losses(model, types, importance, known, refiner=Refiner(moments_of(store)))[NAMES[0]]
+    assert all(a < 0.6 * b for a, b in zip(fed[:3], plain[:3], strict=True))
+    assert fed[3] == plain[3]
+    store.sums[0] = np.diag(np.diag(store.sums[0]))
+    alone = losses(model, types, importance, known, refiner=Refiner(moments_of(store), damping=1e-6))[NAMES[0]]
+    assert alone == pytest.approx(plain, rel=0.15)
