@@ -19,6 +19,7 @@ from .errors import FormatError
 from .qtypes import QType
 
 Bytes = NDArray[np.uint8]
+_MAX_NUMBER = 1 << 31  # of hyper-parameters that are whole numbers; a context length is the largest
 _MAX_COUNT = 1 << 16  # layers, heads, experts: a hundred times what any model has
 
 
@@ -317,18 +318,30 @@ class Model:
         heads, kv = (self._count(f"attention.head_count{s}") for s in ("", "_kv"))
         return heads // kv if kv else 1
 
-    def _count(self, suffix: str) -> int:
-        """A hyper-parameter that may be one number or one per layer: its first non-zero entry; 0 where there is none.
+    def numbers(self, suffix: str, default: Any = 0) -> NDArray[np.int64]:
+        """A hyper-parameter that is a whole number, or one for each layer, as int64 [1] or [layers].
 
         Raises:
-            FormatError: it is neither.
+            FormatError: it is none, negative, or beyond any model's.
         """
-        value = self.hparam(suffix, 0)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
-            value = int(next(iter(value[value != 0]), 0))
-        if not isinstance(value, int) or not 0 <= value <= _MAX_COUNT:
-            raise FormatError("is no count", path=self.path, where=f"{self.arch}.{suffix}", hint="the file is damaged")
-        return value
+        found = np.atleast_1d(np.asarray(self.hparam(suffix, default)))
+        if found.size and (found.dtype.kind not in "iu" or found.min() < 0 or found.max() > _MAX_NUMBER):
+            place = f"{self.arch}.{suffix}"
+            raise FormatError("is no whole number", path=self.path, where=place, hint="the file is damaged")
+        return found.astype(np.int64)
+
+    def number(self, suffix: str, default: int = 0) -> int:
+        """The first of ``numbers``."""
+        return int(next(iter(self.numbers(suffix, default)), default))
+
+    def _count(self, suffix: str) -> int:
+        """The first of ``numbers`` that is not zero; 0 where there is none. Raises ``FormatError``."""
+        found = self.numbers(suffix)
+        count = int(next(iter(found[found != 0]), 0))
+        if count > _MAX_COUNT:
+            problem = f"is {count}, more than any model's"
+            raise FormatError(problem, path=self.path, where=f"{self.arch}.{suffix}", hint="the file is damaged")
+        return count
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.tensors)
