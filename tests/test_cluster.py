@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -343,6 +344,17 @@ def test_refused(
     assert (code, told.count("\n")) == (2, 1)
     assert problem in told
     assert list(tmp_path.iterdir()) == [f16]
+
+
+def test_nobody_there() -> None:
+    from quantmill.tools.cluster import start_ray
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = "127.0.0.1:{1}".format(*taken.getsockname())
+        for name in (address, f"ray://{address}"):
+            with pytest.raises(QuantmillError, match=f"--cluster: no Ray cluster at {name}: .*refused"):
+                start_ray(name)
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

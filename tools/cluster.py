@@ -23,6 +23,7 @@ LOCAL = "local"
 _AHEAD = 2  # pieces a worker has at a time, so that it need not wait for us between them
 _TRIES = 3  # of a piece, each on another worker
 _TICK = 0.2  # seconds
+_KNOCK_SECONDS = 10.0
 _STOP_SECONDS = 5.0  # at most, until workers that were told to stop have stopped
 _THREADS = 8  # of a worker on other machines, at most
 _STORE = 512 << 20  # bytes of Ray's shared memory on one machine: plans and importance go through it
@@ -345,6 +346,8 @@ def start_ray(address: str, n_cpus: int | None = None) -> None:
     if address == LOCAL:
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: behind everything else that runs here
         common |= {"num_cpus": n_cpus or cpu_count(), "include_dashboard": False, "object_store_memory": _STORE}
+    else:
+        _knock(address)
     if hasattr(ray._private.worker, "print_worker_logs"):  # else Ray tells of lost workers on our stdout
         ray._private.worker.print_worker_logs = lambda *what: None
     on_terminate = signal.getsignal(signal.SIGTERM)
@@ -353,6 +356,21 @@ def start_ray(address: str, n_cpus: int | None = None) -> None:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise _one_line(error, f"no Ray cluster at {address}") from error
     signal.signal(signal.SIGTERM, on_terminate)  # Ray takes it for itself
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens: Ray itself would try for minutes.
+
+    Raises:
+        QuantmillError: nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # "auto", and whatever else Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _one_line(error, f"no Ray cluster at {address}") from error
 
 
 def _size(ray: Any, address: str, workers: int | None, one_per_machine: bool) -> RayPool:
