@@ -63,7 +63,8 @@ def _parts(codes: NDArray[np.uint8], *shape: int) -> NDArray[np.uint8]:
 def _crumbs(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The low two bits of 256 codes as Q2_K and Q3_K pack them: [rows, 64]."""
     c = _parts(codes, 2, 4, 32) & 3
-    return (c[:, :, 0] | c[:, :, 1] << 2 | c[:, :, 2] << 4 | c[:, :, 3] << 6).reshape(-1, 64)
+    crumbs = c[:, :, 0] | c[:, :, 1] << 2 | c[:, :, 2] << 4 | c[:, :, 3] << 6
+    return crumbs.reshape(-1, 64).astype(np.uint8, copy=False)
 
 
 def _bits(codes: NDArray[np.uint8], bit: int) -> NDArray[np.uint8]:
@@ -78,7 +79,7 @@ def _nibbles(codes: NDArray[np.uint8], group: int) -> NDArray[np.uint8]:
     """Low four bits, the first half of each ``group`` low in the bytes, the second high: [rows, columns / 2]."""
     columns = codes.shape[1]
     c = _parts(codes, columns // group, 2, group // 2) & 15
-    return (c[:, :, 0] | c[:, :, 1] << 4).reshape(-1, columns // 2)
+    return (c[:, :, 0] | c[:, :, 1] << 4).reshape(-1, columns // 2).astype(np.uint8, copy=False)
 
 
 def _read_q2_k(blocks: Bytes) -> tuple[F32_ARRAY, F32_ARRAY]:

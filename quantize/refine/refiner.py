@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...formats.errors import PlanError
 from ...formats.ir import Bytes
@@ -79,7 +81,7 @@ class Refiner:
             raise PlanError(str(error), path=self.moments.path, where=name, hint="make a new imatrix") from error
 
 
-def _parts(block: np.ndarray, width: int) -> list[np.ndarray]:  # type: ignore[type-arg]
+def _parts(block: NDArray[np.float64], width: int) -> list[NDArray[np.float64]]:
     """Diagonal parts of ``width`` columns."""
     return [block[a : a + width, a : a + width] for a in range(0, len(block), width)]
 
@@ -91,7 +93,7 @@ class _Factored:
         self._kept, self._lock = kept, threading.Lock()
         self._made: OrderedDict[object, tuple[threading.Lock, list[list[Block]]]] = OrderedDict()
 
-    def get(self, key, make):  # type: ignore[no-untyped-def]
+    def get(self, key: object, make: Callable[[], list[Block]]) -> list[Block]:
         with self._lock:
             lock, made = self._made.setdefault(key, (threading.Lock(), []))
             self._made.move_to_end(key)
