@@ -32,7 +32,7 @@ _PLAN_OPTIONS = (
         help="Let later weights repair the errors of earlier ones; wants an --imatrix with --second-moments.",
     ),
     click.option(
-        "--refine-width", type=click.IntRange(min=256), default=1024, show_default=True, metavar="N",
+        "--refine-width", type=click.IntRange(min=256), default=256, show_default=True, metavar="N",
         help="Columns that repair each other, at most, in whole 256s: quality, time and memory grow with it.",
     ),
     click.option(

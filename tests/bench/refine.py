@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--chunks", default="96", help="of the calibration text")
     parser.add_argument("--test-chunks", default="24")
     parser.add_argument("--from-chunk", default="0", help="of the test texts; the calibration's own are to be left out")
-    parser.add_argument("--width", default="1024")
+    parser.add_argument("--width", default="256")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

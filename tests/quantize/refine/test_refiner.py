@@ -59,21 +59,21 @@ def encoded(refiner: Refiner, name: str = NAMES[0], matrix: int = 0) -> bytes:
 
 def test_who_shares_inputs_shares_the_work() -> None:
     store = Store()
-    refiner = Refiner(moments_of(store))
+    refiner = Refiner(moments_of(store), width=512)
     assert encoded(refiner, NAMES[0]) == encoded(refiner, NAMES[1])
     assert store.loads == 1
 
 
 def test_wide_blocks_are_split() -> None:
-    wide, narrow = Refiner(moments_of(Store()), width=256), Refiner(moments_of(Store(256)), width=1024)
+    wide, narrow = Refiner(moments_of(Store())), Refiner(moments_of(Store(256)), width=1024)
     assert [block.width for block in wide.blocks(NAMES[0], 0)] == [256, 256]
     assert encoded(wide) == encoded(narrow)
-    assert encoded(wide) != encoded(Refiner(moments_of(Store())))
+    assert encoded(wide) != encoded(Refiner(moments_of(Store()), width=512))
 
 
 def test_few_inputs_are_damped_more() -> None:
     """128 inputs say little about 512 columns: four times the damping; each expert by its own count."""
-    refiner = Refiner(moments_of(Store(), (900, 128)))
+    refiner = Refiner(moments_of(Store(), (900, 128)), width=512)
     assert [refiner.blocks(NAMES[0], matrix)[0].damping for matrix in (0, 1)] == [DAMPING, 4 * DAMPING]
     assert encoded(refiner, matrix=0) != encoded(refiner, matrix=1)
 
@@ -87,7 +87,7 @@ def test_no_moments_at_all() -> None:
 
 
 def test_it_travels() -> None:
-    refiner = Refiner(moments_of(Store()), width=256, sweeps=1)
+    refiner = Refiner(moments_of(Store()), width=512, sweeps=1)
     assert encoded(pickle.loads(pickle.dumps(refiner))) == encoded(refiner)
 
 
@@ -115,7 +115,7 @@ def test_unfinished_work_of_another_kind_is_not_taken_up() -> None:
     importance = {name: np.ones(512, np.float32) for name in NAMES}
     refiner = Refiner(moments_of(Store()))
     plan = make_plan(model, "Q4_K_S", importance=importance, moments=refiner.moments)
-    ways = [None, refiner, Refiner(refiner.moments, width=256), Refiner(refiner.moments, sweeps=1)]
+    ways = [None, refiner, Refiner(refiner.moments, width=512), Refiner(refiner.moments, sweeps=1)]
     digests = {fingerprint(plan, importance, way) for way in ways}
     assert len(digests) == len(ways)
 
