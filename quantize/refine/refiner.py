@@ -19,7 +19,7 @@ from ..kernels.contract import F32_ARRAY
 from .factor import DAMPING, Block, make_blocks
 from .rows import SWEEPS, encode_refined
 
-# Columns that repair each other's errors, at most. Wider ones cost more and are not better where outlier channels and few
+# Columns that repair each other's errors, at most. More cost more, and are not better where outlier channels and few
 # inputs make the wide moments uncertain: SmolLM2-135M in Q4_0, calibrated on 12,288 tokens, ends at 0.56 of the plain
 # encoder's KL divergence with 256 and at 0.71 with 1024.
 WIDTH = 256
