@@ -66,7 +66,7 @@ class LayerState:
     def _restore(self, runner: Runner, entry: dict[str, Any]) -> bool:
         if entry["activations"] is None:
             return False
-        path = runner.hidden.file(entry["turn"])
+        path = self.folder / entry["file"]
         if _digest(path) != entry["activations"]:
             return False
         runner.hidden.restore(None if runner.hidden.spills else np.fromfile(path, np.uint8), entry["turn"])
@@ -101,20 +101,26 @@ class LayerState:
         _write_synced(partial, data)
         partial.replace(path)
         entry = {"layer": layer, "arrays": hashlib.sha256(data).hexdigest(), "turn": runner.hidden.turn,
-                 "activations": None, "report": report}  # fmt: skip
+                 "activations": None, "file": None, "report": report}  # fmt: skip
         if keep_activations:
-            where = runner.hidden.file(runner.hidden.turn)
             content = runner.hidden.content()
             if content is None:
+                where = runner.hidden.file(runner.hidden.turn)
                 runner.hidden.sync()
             else:
+                where = self._spare()
                 _write_synced(where, content)
-            entry["activations"] = _digest(where)
+            entry["activations"], entry["file"] = _digest(where), where.name
         self.entries.append(entry)
         with explained(self.path), self.path.open("ab") as file:
             file.write(_line(entry))
             file.flush()
             os.fsync(file.fileno())
+
+    def _spare(self) -> Path:
+        """Where activations may be written: not over those that the journal counts on, whatever ends this process."""
+        last = next((entry["file"] for entry in reversed(self.entries) if entry["file"]), None)
+        return self.folder / ("activations-b.bin" if last == "activations-a.bin" else "activations-a.bin")
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -174,7 +174,7 @@ def test_a_state_that_is_damaged_or_anothers_is_not_used(tiny: Path, text: Path,
     runner.embed()
     walk_block(runner, Nothing())
     state.add(runner, {"x": np.arange(3)}, [])
-    for name in ("layer-00000.safetensors", "activations-0.bin"):
+    for name in ("layer-00000.safetensors", "activations-a.bin"):
         path = tmp_path / "state" / name
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -184,6 +184,29 @@ def test_a_state_that_is_damaged_or_anothers_is_not_used(tiny: Path, text: Path,
         shutil.rmtree(copy)
         path.write_bytes(whole)
     assert LayerState(tmp_path / "state", {"a": 1}).resume(fresh())
+
+
+def test_state_saved_every_other_block(tmp_path: Path, text: Path) -> None:
+    """A save that is cut off leaves the one before it, whichever blocks are saved."""
+    from quantmill.imatrix.layerstate import LayerState
+    from quantmill.imatrix.layerwise import walk_block
+    from quantmill.tools.running import open_run
+
+    class Nothing:
+        def see(self, group: Any, x: Any) -> None: ...
+        def replace(self, layer: int, module: Any, stage: Any) -> None: ...
+
+    deep = save_tiny_llama(tmp_path / "deep", layers=4)
+    state, runner = LayerState(tmp_path / "state", {}), open_run(deep, text, 64, tmp_path / "state", {"chunks": 2})
+    assert not state.resume(runner)
+    runner.embed()
+    for _ in range(4):
+        walk_block(runner, Nothing())
+        state.add(runner, {"x": np.arange(3)}, [], keep_activations=runner.layer % 2 == 0)
+    (tmp_path / "state" / state.entries[-1]["file"]).write_bytes(b"cut off")
+    runner = open_run(deep, text, 64, tmp_path / "state", {"chunks": 2})
+    assert LayerState(tmp_path / "state", {}).resume(runner)
+    assert runner.layer == 2
 
 
 def test_experts(text: Path, tmp_path: Path) -> None:
