@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,13 @@ _FLOATS = ("F32", "F16", "BF16")
     metavar="FOLDER",
     help="GGML: take the tokenizer of this Hugging Face folder, not the file's.",
 )
+@click.option(
+    "-f",
+    "--file",
+    "text",
+    type=click.Path(path_type=Path),
+    help="With --refine and no --imatrix: run this text through SRC first. What that leaves is not kept.",
+)
 @click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER", help="LoRA: the base model's folder.")
 @plan_options
 @write_options
@@ -76,10 +84,11 @@ def command(
              convert Meta-Llama-3-8B-Instruct llama3.Q4_K_M.gguf --outtype Q4_K_M
              convert llama3.Q4_K_M.gguf llama3-hf/
              convert llama-2-13b.ggmlv3.q4_K_M.bin llama-2-13b.Q4_K_M.gguf --eps 1e-5 --context 4096
+             convert Meta-Llama-3-8B-Instruct llama3.Q3_K_M.gguf --outtype Q3_K_M --refine -f text.txt
              convert my-lora my-lora.gguf --base Meta-Llama-3-8B-Instruct
     """
     source, target = source or source_kind(src), target or target_kind(dst)
-    base = options.pop("base")
+    base, text = options.pop("base"), options.pop("text")
     if source == ADAPTER:
         _settings(options, source)
         _adapter(src, dst, base, outtype, options)
@@ -90,7 +99,30 @@ def command(
     if target == "hf":
         _to_checkpoint(model, dst, outtype, options)
     else:
-        _to_file(model, dst, outtype, options, from_checkpoint=source == "hf", container=target)
+        with _calibrated(src, dst, text, options):
+            _to_file(model, dst, outtype, options, from_checkpoint=source == "hf", container=target)
+
+
+@contextmanager
+def _calibrated(src: Path, dst: Path, text: Path | None, options: dict[str, Any]) -> Iterator[None]:
+    """While inside, ``options`` have an importance matrix made of the text, if one is given. It lies beside the output
+    until that is whole, so that a run that is cut off need not make it again."""
+    if text is None:
+        yield
+        return
+    if not options["refine"] or options["imatrix"] or options["dry_run"]:
+        raise click.UsageError("-f goes with --refine, without --imatrix and --dry-run")
+    from ..formats.source import identity
+    from .imatrix import command as collect
+
+    digest = hashlib.sha256(identity([src]).encode("utf-8", "surrogateescape") + str(text).encode()).hexdigest()
+    path = dst.with_name(f".{dst.name}.{digest[:8]}.imatrix.gguf")
+    if not path.exists():
+        words = ["-m", str(src), "-f", str(text), "-o", str(path), "--second-moments", "--no-ppl"]
+        collect.main(words + ["--quiet"] * bool(options["quiet"]), prog_name="convert", standalone_mode=False)
+    options |= {"imatrix": path, "imatrix_name": text.name}
+    yield
+    path.unlink()
 
 
 def _settings(options: dict[str, Any], source: str) -> Settings:

@@ -61,7 +61,7 @@ def planner(
         from ..formats.imatrix_file import read_imatrix
 
         imatrix = read_imatrix(options["imatrix"])
-        importance, origin = imatrix.vectors(), imatrix.provenance(options["imatrix"])
+        importance, origin = imatrix.vectors(), imatrix.provenance(options.get("imatrix_name") or options["imatrix"])
         if not any(tensor.name in importance for tensor in model):
             raise PlanError("holds no tensor of this model", path=options["imatrix"], hint="another model's imatrix?")
     wishes = {key: options[key] for key in _PLAN_KEYS if key in options}
