@@ -133,7 +133,7 @@ def test_in_the_middle_of_c_code(name: str, number: int, models: Path) -> None:
 @pytest.mark.parametrize("level", ["Q6_K", "Q4_K_M"])  # one type; two, each in a process of its own
 def test_while_kernels_are_compiled(level: str, models: Path, tmp_path: Path) -> None:
     words = ["quantize", str(models / "f16.gguf"), "o.gguf", level]
-    cold = start(words, tmp_path, QUANTMILL_CACHE=str(tmp_path / "cache"))
+    cold = start(words, tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     interrupt(cold, "compiling", signal.SIGINT, wait=1.0)
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 
