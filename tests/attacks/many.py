@@ -81,7 +81,13 @@ def whole_files(reader: str, random: Random) -> list[bytes]:
         keys = stranger({f"imatrix.{key}": Value(ValueType.UINT32, 4) for key in ("chunk_count", "chunk_size")}, random)
         if random.random() < 0.2:
             keys["imatrix.datasets"] = random.choice(_STRANGE)
-        return [samples.imatrix_bytes(names, keys=keys), samples.dat_bytes(names), samples.dat_bytes(names[:1])[:-12]]
+        moments = samples.imatrix_bytes(names, 5, keys=keys, block=random.choice((1, 2, 5, 9)))
+        return [
+            moments,
+            samples.imatrix_bytes(names, keys=keys),
+            samples.dat_bytes(names),
+            samples.dat_bytes(names[:1])[:-12],
+        ]
     if reader == "ggml":
         return [
             samples.ggml_bytes(),

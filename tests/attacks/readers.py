@@ -38,7 +38,12 @@ def _everything(model: Model) -> None:
 
 
 def imatrix(path: Path) -> None:
-    read_imatrix(path).vectors()
+    read = read_imatrix(path)
+    read.vectors()
+    if read.moments is not None:
+        for name in read.moments.inputs:
+            for matrix in range(read.moments.n_matrices(name)):
+                read.moments.blocks(name, matrix)
 
 
 def safetensors(path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from quantmill.formats.ggml.wire import Hparams, n_ff, shapes
 from quantmill.formats.gguf.wire import ByteOrder, encode_string, encode_value
 from quantmill.formats.ir import Value, ValueType
+from quantmill.formats.moments import packed_size
 from quantmill.formats.qtypes import BY_NAME, QType
 
 V = ValueType
@@ -161,8 +162,10 @@ def ggml_files() -> st.SearchStrategy[bytes]:
     return st.one_of(one, three)
 
 
-def imatrix_bytes(names: list[str], width: int = 4, experts: int = 2, keys: dict[str, Value] | None = None) -> bytes:
-    """An importance file of the GGUF kind."""
+def imatrix_bytes(
+    names: list[str], width: int = 4, experts: int = 2, keys: dict[str, Value] | None = None, block: int = 0
+) -> bytes:
+    """An importance file of the GGUF kind; with ``block`` columns in a block also second moments, all the first's."""
     f32 = BY_NAME["F32"]
     metadata = {
         "general.type": Value(V.STRING, "imatrix"),
@@ -173,6 +176,12 @@ def imatrix_bytes(names: list[str], width: int = 4, experts: int = 2, keys: dict
     tensors = []
     for name in names:
         tensors += [(f"{name}.in_sum2", (experts, width), f32), (f"{name}.counts", (experts, 1), f32)]
+    if block:
+        rows = {"block_width": Value(V.UINT32, block), "tensors": Value(V.ARRAY, tuple(names), V.STRING)}
+        rows["inputs"] = Value(V.ARRAY, (names[0],) * len(names), V.STRING)
+        metadata |= {f"quantmill.moments.{key}": value for key, value in rows.items()}
+        size = packed_size(width, block)
+        tensors.append((f"{names[0]}.moments", (size,) if experts == 1 else (experts, size), f32))
     return gguf_bytes(metadata, tensors)
 
 
@@ -188,7 +197,10 @@ def dat_bytes(names: list[str], width: int = 4, dataset: bytes = b"wiki.txt") ->
 
 def imatrix_files() -> st.SearchStrategy[bytes]:
     names = st.lists(st.sampled_from(_NAMES), min_size=1, max_size=3, unique=True)
-    return st.builds(imatrix_bytes, names, st.integers(1, 8), st.integers(1, 3))
+    sizes = st.integers(1, 8)
+    return st.builds(
+        lambda n, w, e, b: imatrix_bytes(n, w, e, block=b), names, sizes, st.integers(1, 3), st.integers(0, 9)
+    )
 
 
 def dat_files() -> st.SearchStrategy[bytes]:
