@@ -126,6 +126,11 @@ class LayerState:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def has_blocks(folder: Path) -> bool:
+    """Whether a walk that was cut off left finished blocks in its folder."""
+    return len(_sound_lines(folder / "journal")) > 1
+
+
 def _line(content: Mapping[str, Any]) -> bytes:
     text = json.dumps(content, sort_keys=True)
     return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()

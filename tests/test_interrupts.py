@@ -46,6 +46,7 @@ run()
 """
 ENCODER = "from quantmill.quantize.encode import Encoder; hold(Encoder, 'do', 12)"
 LAYER = "import torch; hold(torch.nn.Linear, 'forward', 17)"  # of 21
+SEARCH = "import torch; hold(torch.nn.Linear, 'forward', 150)"  # of 231; in the second block
 GPTQ = "import quantmill.quantize.gptq as gptq; hold(gptq, 'quantize', 10)"
 COPY = "from quantmill.formats.resumable import Resumable; hold(Resumable, 'done', 10)"
 TEXT_OPTIONS = ["-f", "t.txt", "-c", "64", "--chunks", "3", "--save-every", "1"]
@@ -58,7 +59,7 @@ CASES = {
     "split": (["split", "f16.gguf", "out/o", "--max-tensors", "8"], "o", COPY),
     "imatrix": (["imatrix", "-m", "hf", "-o", "out/o.gguf", *TEXT_OPTIONS], "o.gguf", LAYER),
     "gptq": (["gptq", "hf", "out/o", "--group-size", "32", *TEXT_OPTIONS], "o", GPTQ),
-    "awq": (["awq", "hf", "out/o", "--group-size", "32", *TEXT_OPTIONS], "o", LAYER),
+    "awq": (["awq", "hf", "out/o", "--group-size", "32", *TEXT_OPTIONS], "o", SEARCH),
     "release": (["release", "hf", "out/o", "--levels", "Q8_0", "--imatrix", "none"], "o", ENCODER),
 }
 QUICK = ("quantize", "imatrix")

@@ -100,13 +100,14 @@ def quantize_checkpoint(model: Path, output: Path, method: Callable[[], Method],
     from ..formats.hf.packed.save import check_unquantized
     from ..formats.interrupts import when_cut_off
     from ..formats.output import human_bytes
+    from ..imatrix.layerstate import has_blocks
     from ..imatrix.state import remove_state, state_folder
 
     check_unquantized(model)
     state = state_folder(output)
 
     def cut_off() -> None:
-        if (state / "journal").is_file() and not options["quiet"]:
+        if has_blocks(state) and not options["quiet"]:
             click.echo(f"what is done is kept in {state.name}; the same command goes on with it", err=True)
 
     with resumable_folder(output, force=options["force"], inputs=[model]) as folder, when_cut_off(cut_off):

@@ -54,12 +54,12 @@ def survive(words: list[str], folder: Path, result: Callable[[], str], forget: C
                 stderr=subprocess.DEVNULL,
             )
             time.sleep(rng.uniform(0.2, 0.95) * seconds)
-            if process.poll() is None:
+            process.kill()
+            process.wait()
+            if not result():
                 break
+            assert result() == expected, f"kill {number}: an unfinished output has its name"
             forget()  # it was faster this time
-        process.kill()
-        process.wait()
-        assert not result(), f"kill {number}: an unfinished output has its name"
         again = run(words, folder)
         assert again.returncode == 0, f"kill {number}: {again.stderr}"
         assert result() == expected, f"kill {number}: other bytes"
