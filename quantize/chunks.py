@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..formats.ir import Tensor
-from ..formats.qtypes import QType
-from .kernels import kernel_for
 from .plan import Plan, Step
 
-SEARCHED_WEIGHTS = 1 << 19  # a chunk of a type that is searched: small, so that the threads end together
-PLAIN_WEIGHTS = 1 << 20  # of one that is not, done in milliseconds: Python between the chunks is what costs
+CHUNK_WEIGHTS = 1 << 20  # small, so that the threads end together; large, so that Python between chunks costs little
 COPY_BYTES = 4 << 20  # copies are bound by the disk: fewer, larger writes
 
 
@@ -64,13 +61,11 @@ def chunks_of(tasks: Sequence[Task], chunk_weights: int | None = None) -> Iterat
     """Every row of every task, in order. A chunk never crosses from one stacked matrix to the next.
 
     Args:
-        chunk_weights: weights in a chunk, at least a row; None for what suits the type.
+        chunk_weights: weights in a chunk, at least a row; None for the usual number.
     """
-    types = {part.step.type for task in tasks for part in task.parts if not is_copy(part.step)}
-    sizes = {type: chunk_weights or _chunk_weights(type) for type in types}
     number = 0
     for index, task in enumerate(tasks):
-        rows = min(_chunk_rows(part.step, sizes) for part in task.parts)
+        rows = min(_chunk_rows(part.step, chunk_weights or CHUNK_WEIGHTS) for part in task.parts)
         each = min(rows_per_matrix(part.step) for part in task.parts)
         for start in range(0, task.tensor.n_rows, each):
             for a in range(start, start + each, rows):
@@ -91,10 +86,7 @@ def rows_per_matrix(step: Step) -> int:
     return max(1, shape[-2])
 
 
-def _chunk_weights(type: QType) -> int:
-    return SEARCHED_WEIGHTS if kernel_for(type).uses_importance else PLAIN_WEIGHTS
-
-
-def _chunk_rows(step: Step, sizes: Mapping[QType, int]) -> int:
-    weights = int(COPY_BYTES * 8 / step.tensor.qtype.bpw) if is_copy(step) else sizes[step.type]
+def _chunk_rows(step: Step, weights: int) -> int:
+    if is_copy(step):
+        weights = int(COPY_BYTES * 8 / step.tensor.qtype.bpw)
     return max(1, weights // max(1, step.tensor.width))

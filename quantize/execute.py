@@ -60,7 +60,7 @@ def execute_all(
         progress: called, by one thread at a time, with the bytes of the source just done.
         force: existing files may be replaced.
         inputs: files being read besides the model, which no output must be.
-        chunk_weights: weights encoded at a time, at least a row; None for what suits the type.
+        chunk_weights: weights encoded at a time, at least a row; None for the usual number.
         restart: discard what an earlier run left.
         say: told in one line when work is taken up or kept.
         pool: workers that do it, instead of threads of this process.
