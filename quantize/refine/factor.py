@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.contract import F32_ARRAY
-from .products import QUAD, cholesky, pack
+from .products import SQUARE, cholesky, pack
 
 DAMPING = 0.05  # of the mean of H's diagonal, added to it
 _MORE = 10.0  # times the damping, where H is not positive definite all the same
@@ -27,6 +27,9 @@ class Block:
         moments: H, packed (see ``products.pack``).
         factor: M with each column divided by its diagonal entry, packed.
         turned: M's transpose, packed.
+        near_moments, near_factor: float32 [width / SQUARE, SQUARE, SQUARE], the squares on the diagonals of H and of
+            the divided M.
+        octets: float32 [width / SQUARE, SQUARE, 8], the inverses of H's diagonal octets, one below the other.
         diagonal: float32 [width], M's.
         importance: float32 [width], the diagonal of H, not damped.
         curvature: float32 [width], the diagonal of H, damped.
@@ -38,6 +41,9 @@ class Block:
     moments: F32_ARRAY
     factor: F32_ARRAY
     turned: F32_ARRAY
+    near_moments: F32_ARRAY
+    near_factor: F32_ARRAY
+    octets: F32_ARRAY
     diagonal: F32_ARRAY
     importance: F32_ARRAY
     curvature: F32_ARRAY
@@ -52,7 +58,7 @@ def make_blocks(moments: Sequence[NDArray[np.float64]], damping: float = DAMPING
     """Blocks of one matrix's inputs, in column order.
 
     Args:
-        moments: the means of x x^T, symmetric float64 [b, b], b a multiple of 4.
+        moments: the means of x x^T, symmetric float64 [b, b], b a multiple of ``SQUARE``.
         damping: raised tenfold for a block until it has a factor; ``Block.damping`` tells.
 
     Raises:
@@ -66,7 +72,7 @@ def make_blocks(moments: Sequence[NDArray[np.float64]], damping: float = DAMPING
 
 
 def _block(first: int, h: NDArray[np.float64], damping: float) -> Block:
-    assert len(h) % QUAD == 0
+    assert len(h) % SQUARE == 0
     importance = np.diag(h).astype(np.float32)
     mean = float(np.diag(h).mean())
     if not mean > 0:  # no input ever: every column alike, and no feedback
@@ -81,7 +87,15 @@ def _block(first: int, h: NDArray[np.float64], damping: float) -> Block:
             raise ValueError("the second moments are far from positive definite")
     factor = np.triu(upper)[::-1, ::-1].T
     diagonal = np.diag(factor).copy()
+    near, divided = squares(damped, SQUARE), factor / diagonal
     return Block(
-        first, len(h), pack(damped), pack(factor / diagonal), pack(factor.T), diagonal.astype(np.float32), importance,
-        np.diag(damped).astype(np.float32), damping,
+        first, len(h), pack(damped), pack(divided), pack(factor.T), near.astype(np.float32),
+        squares(divided, SQUARE).astype(np.float32), np.linalg.inv(squares(damped, 8)).reshape((*near.shape[:2], 8))
+        .astype(np.float32), diagonal.astype(np.float32), importance, np.diag(damped).astype(np.float32), damping,
     )  # fmt: skip
+
+
+def squares(matrix: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """The squares [columns / n, n, n] on a matrix's diagonal."""
+    parts = len(matrix) // n
+    return np.ascontiguousarray(matrix.reshape(parts, n, parts, n)[np.arange(parts), :, np.arange(parts)])

@@ -1,7 +1,6 @@
 """The scalar types as grids: in each sub-block a weight is ``scale * level + offset`` (or ``scale * table[level]``).
 
-``read`` takes scales and offsets out of encoded blocks, ``write`` puts new codes beside them. Blocks are uint8 [rows,
-bytes of a block]. Layouts are those of ggml-common.h.
+Blocks are uint8 [rows, bytes of a block]. Layouts are those of ggml-common.h.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from numpy.typing import NDArray
 from ...formats.ir import Bytes
 from ...formats.qtypes import BY_NAME, QType
 from ..kernels.contract import F32_ARRAY
+from .scales import Halves, Integers, Ints, Scales, half
 
-Ints = NDArray[np.int32]
-IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
-_EVEN = np.zeros(0, np.float32)
+IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 @dataclass(frozen=True)
@@ -29,31 +27,20 @@ class Grid:
         type: the type.
         size: weights in a sub-block.
         low, high: the least and the largest level; code 0 is ``low``.
-        table: float32 [16], what the levels stand for, or empty where they stand for themselves.
-        read: blocks -> (scales, offsets) float32 [rows, sub-blocks].
         write: codes uint8 [rows, columns] into blocks.
+        scales: the sub-blocks'.
+        offsets: likewise, if there are any.
+        table: what the levels stand for, or empty where they stand for themselves.
     """
 
     type: QType
     size: int
     low: int
     high: int
-    read: Callable[[Bytes], tuple[F32_ARRAY, F32_ARRAY]]
     write: Callable[[NDArray[np.uint8], Bytes], None]
-    table: F32_ARRAY
-
-
-def _half(blocks: Bytes, at: int) -> F32_ARRAY:
-    """float32 [rows] of the IEEE half at a byte."""
-    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2")[:, 0].astype(np.float32)
-
-
-def _scaled(d: F32_ARRAY, integers: NDArray[np.generic]) -> F32_ARRAY:
-    return d[:, None] * integers.astype(np.float32)
-
-
-def _none(scales: F32_ARRAY) -> F32_ARRAY:
-    return np.zeros_like(scales)
+    scales: Scales
+    offsets: Scales | None = None
+    table: tuple[int, ...] = ()
 
 
 def _parts(codes: NDArray[np.uint8], *shape: int) -> NDArray[np.uint8]:
@@ -82,21 +69,33 @@ def _nibbles(codes: NDArray[np.uint8], group: int) -> NDArray[np.uint8]:
     return (c[:, :, 0] | c[:, :, 1] << 4).reshape(-1, columns // 2).astype(np.uint8, copy=False)
 
 
-def _read_q2_k(blocks: Bytes) -> tuple[F32_ARRAY, F32_ARRAY]:
-    both = blocks[:, :16]
-    return _scaled(_half(blocks, 80), both & 15), -_scaled(_half(blocks, 82), both >> 4)
+def _unit(at: int, sign: int = 1) -> Callable[[Bytes], F32_ARRAY]:
+    return lambda blocks: half(blocks, at) * np.float32(sign)
+
+
+def _put_q2_k_scales(n: Ints, blocks: Bytes) -> None:
+    blocks[:, :16] = blocks[:, :16] & 0xF0 | n.astype(np.uint8)
+
+
+def _put_q2_k_mins(n: Ints, blocks: Bytes) -> None:
+    blocks[:, :16] = blocks[:, :16] & 15 | n.astype(np.uint8) << 4
 
 
 def _write_q2_k(codes: NDArray[np.uint8], blocks: Bytes) -> None:
     blocks[:, 16:80] = _crumbs(codes)
 
 
-def _read_q3_k(blocks: Bytes) -> tuple[F32_ARRAY, F32_ARRAY]:
-    packed = blocks[:, 96:108].astype(np.int32)
-    j = np.arange(16)
+def _get_q3_k(blocks: Bytes) -> Ints:
+    packed, j = blocks[:, 96:108].astype(np.int32), np.arange(16)
     low, high = packed[:, j % 8] >> 4 * (j // 8) & 15, packed[:, 8 + j % 4] >> 2 * (j // 4) & 3
-    scales = _scaled(_half(blocks, 108), (low | high << 4) - 32)
-    return scales, _none(scales)
+    return (low | high << 4) - 32
+
+
+def _put_q3_k(n: Ints, blocks: Bytes) -> None:
+    n = n + 32
+    low, high = n & 15, (n >> 4).reshape(-1, 4, 4)
+    blocks[:, 96:104] = low[:, :8] | low[:, 8:] << 4
+    blocks[:, 104:108] = (high << 2 * np.arange(4)[:, None]).sum(axis=1)
 
 
 def _write_q3_k(codes: NDArray[np.uint8], blocks: Bytes) -> None:
@@ -104,12 +103,29 @@ def _write_q3_k(codes: NDArray[np.uint8], blocks: Bytes) -> None:
     blocks[:, 32:96] = _crumbs(codes)
 
 
-def _read_k4(blocks: Bytes) -> tuple[F32_ARRAY, F32_ARRAY]:
+def _get_k4_scales(blocks: Bytes) -> Ints:
     p = blocks[:, 4:16].astype(np.int32)
-    low, middle, high = p[:, :4], p[:, 4:8], p[:, 8:]
-    scales = np.concatenate([low & 63, high & 15 | low >> 6 << 4], axis=1)
-    mins = np.concatenate([middle & 63, high >> 4 | middle >> 6 << 4], axis=1)
-    return _scaled(_half(blocks, 0), scales), -_scaled(_half(blocks, 2), mins)
+    return np.concatenate([p[:, :4] & 63, p[:, 8:] & 15 | p[:, :4] >> 6 << 4], axis=1)
+
+
+def _get_k4_mins(blocks: Bytes) -> Ints:
+    p = blocks[:, 4:16].astype(np.int32)
+    return np.concatenate([p[:, 4:8] & 63, p[:, 8:] >> 4 | p[:, 4:8] >> 6 << 4], axis=1)
+
+
+def _put_k4(scales: Ints, mins: Ints, blocks: Bytes) -> None:
+    """The packing of Q4_K and Q5_K: two times eight integers of six bits."""
+    blocks[:, 4:8] = scales[:, :4] | scales[:, 4:] >> 4 << 6
+    blocks[:, 8:12] = mins[:, :4] | mins[:, 4:] >> 4 << 6
+    blocks[:, 12:16] = scales[:, 4:] & 15 | (mins[:, 4:] & 15) << 4
+
+
+def _put_k4_scales(n: Ints, blocks: Bytes) -> None:
+    _put_k4(n, _get_k4_mins(blocks), blocks)
+
+
+def _put_k4_mins(n: Ints, blocks: Bytes) -> None:
+    _put_k4(_get_k4_scales(blocks), n, blocks)
 
 
 def _write_q4_k(codes: NDArray[np.uint8], blocks: Bytes) -> None:
@@ -121,24 +137,18 @@ def _write_q5_k(codes: NDArray[np.uint8], blocks: Bytes) -> None:
     blocks[:, 48:] = _nibbles(codes, 64)
 
 
-def _read_q6_k(blocks: Bytes) -> tuple[F32_ARRAY, F32_ARRAY]:
-    scales = _scaled(_half(blocks, 208), blocks[:, 192:208].view(np.int8))
-    return scales, _none(scales)
+def _get_q6_k(blocks: Bytes) -> Ints:
+    return np.ascontiguousarray(blocks[:, 192:208]).view(np.int8).astype(np.int32)
+
+
+def _put_q6_k(n: Ints, blocks: Bytes) -> None:
+    blocks[:, 192:208] = n.astype(np.int8).view(np.uint8)
 
 
 def _write_q6_k(codes: NDArray[np.uint8], blocks: Bytes) -> None:
     blocks[:, :128] = _nibbles(codes, 128)
     high = _parts(codes, 2, 4, 32) >> 4
     blocks[:, 128:192] = (high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6).reshape(-1, 64)
-
-
-def _read_scale(blocks: Bytes) -> tuple[F32_ARRAY, F32_ARRAY]:
-    scales = _half(blocks, 0)[:, None]
-    return scales, _none(scales)
-
-
-def _read_scale_min(blocks: Bytes) -> tuple[F32_ARRAY, F32_ARRAY]:
-    return _half(blocks, 0)[:, None], _half(blocks, 2)[:, None]
 
 
 def _writer_32(head: int, five: bool) -> Callable[[NDArray[np.uint8], Bytes], None]:
@@ -152,32 +162,39 @@ def _writer_32(head: int, five: bool) -> Callable[[NDArray[np.uint8], Bytes], No
     return write
 
 
-def _read_iq4_xs(blocks: Bytes) -> tuple[F32_ARRAY, F32_ARRAY]:
+def _get_iq4_xs(blocks: Bytes) -> Ints:
     j = np.arange(8)
     high = np.ascontiguousarray(blocks[:, 2:4]).view("<u2").astype(np.int32) >> 2 * j & 3
     low = blocks[:, 4:8].astype(np.int32)[:, j // 2] >> 4 * (j % 2) & 15
-    scales = _scaled(_half(blocks, 0), (low | high << 4) - 32)
-    return scales, _none(scales)
+    return (low | high << 4) - 32
+
+
+def _put_iq4_xs(n: Ints, blocks: Bytes) -> None:
+    n = n + 32
+    high = (n >> 4 << 2 * np.arange(8)).sum(axis=1, keepdims=True).astype("<u2")
+    blocks[:, 2:4] = high.view(np.uint8)
+    blocks[:, 4:8] = n[:, ::2] & 15 | (n[:, 1::2] & 15) << 4
 
 
 def _write_iq4_xs(codes: NDArray[np.uint8], blocks: Bytes) -> None:
     blocks[:, 8:] = _nibbles(codes, 32)
 
 
+_K4_SCALES = Integers(0, 63, _unit(0), _get_k4_scales, _put_k4_scales)
+_K4_MINS = Integers(0, 63, _unit(2, -1), _get_k4_mins, _put_k4_mins)
 _ROWS = (
-    ("Q2_K", 16, 0, 3, _read_q2_k, _write_q2_k, _EVEN),
-    ("Q3_K", 16, -4, 3, _read_q3_k, _write_q3_k, _EVEN),
-    ("Q4_K", 32, 0, 15, _read_k4, _write_q4_k, _EVEN),
-    ("Q5_K", 32, 0, 31, _read_k4, _write_q5_k, _EVEN),
-    ("Q6_K", 16, -32, 31, _read_q6_k, _write_q6_k, _EVEN),
-    ("Q4_0", 32, -8, 7, _read_scale, _writer_32(2, False), _EVEN),
-    ("Q4_1", 32, 0, 15, _read_scale_min, _writer_32(4, False), _EVEN),
-    ("Q5_0", 32, -16, 15, _read_scale, _writer_32(2, True), _EVEN),
-    ("Q5_1", 32, 0, 31, _read_scale_min, _writer_32(4, True), _EVEN),
-    ("IQ4_NL", 32, 0, 15, _read_scale, _writer_32(2, False), IQ4_VALUES),
-    ("IQ4_XS", 32, 0, 15, _read_iq4_xs, _write_iq4_xs, IQ4_VALUES),
-)
-GRIDS = {
-    name: Grid(BY_NAME[name], size, low, high, read, write, table)
-    for name, size, low, high, read, write, table in _ROWS
-}
+    ("Q2_K", 16, 0, 3, _write_q2_k,
+     Integers(0, 15, _unit(80), lambda blocks: blocks[:, :16] & 15, _put_q2_k_scales),
+     Integers(0, 15, _unit(82, -1), lambda blocks: blocks[:, :16] >> 4, _put_q2_k_mins)),
+    ("Q3_K", 16, -4, 3, _write_q3_k, Integers(-32, 31, _unit(108), _get_q3_k, _put_q3_k)),
+    ("Q4_K", 32, 0, 15, _write_q4_k, _K4_SCALES, _K4_MINS),
+    ("Q5_K", 32, 0, 31, _write_q5_k, _K4_SCALES, _K4_MINS),
+    ("Q6_K", 16, -32, 31, _write_q6_k, Integers(-128, 127, _unit(208), _get_q6_k, _put_q6_k)),
+    ("Q4_0", 32, -8, 7, _writer_32(2, False), Halves(0)),
+    ("Q4_1", 32, 0, 15, _writer_32(4, False), Halves(0), Halves(2)),
+    ("Q5_0", 32, -16, 15, _writer_32(2, True), Halves(0)),
+    ("Q5_1", 32, 0, 31, _writer_32(4, True), Halves(0), Halves(2)),
+    ("IQ4_NL", 32, 0, 15, _writer_32(2, False), Halves(0), None, IQ4_VALUES),
+    ("IQ4_XS", 32, 0, 15, _write_iq4_xs, Integers(-32, 31, _unit(0), _get_iq4_xs, _put_iq4_xs), None, IQ4_VALUES),
+)  # fmt: skip
+GRIDS = {str(row[0]): Grid(BY_NAME[str(row[0])], *row[1:]) for row in _ROWS}

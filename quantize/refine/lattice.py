@@ -144,25 +144,22 @@ def _choose(work, scales, row, book):  # type: ignore[no-untyped-def]
 
 
 @jit
-def feed(x, near, scales, signs, size, book, work, cost, w, at, columns, errors, left, points, chosen):  # type: ignore[no-untyped-def]
-    """Choose the points of a panel of columns, octet by octet, each octet's errors fed into the rest.
+def feed(  # type: ignore[no-untyped-def]
+    x, x_at, x_columns, near, scales, size, book, work, cost, w, at, columns, errors, left, points, chosen
+):
+    """Choose the points of a square of columns, octet by octet, each octet's errors fed into the rest.
 
     Args:
-        x: [n columns], what the panel's weights have become by the errors before it; scratch afterwards.
-        near: float32 [n, n], the factor's part in the panel.
-        scales: [n / size columns].
-        signs: uint8 [n / 8 columns], frozen shifts.
         cost: float32 [columns], of a squared error in each column.
-        w: [columns], the weights; the panel begins at column ``at``.
-        errors, left: [columns], the panel's written, as by ``scalar.feed``.
-        points: uint16 [columns / 4 columns], likewise.
-        chosen: uint8 [columns / 8 columns], the signs, likewise.
+        errors, left: [columns], the square's written, as by ``scalar.feed``.
+        points: uint16 [columns / 4], likewise.
+        chosen: uint8 [columns / 8], the signs, likewise; frozen shifts are there before.
 
-    Arrays in the lane form but ``near`` and ``cost``.
+    The others are as of ``scalar.feed``. Arrays in the lane form but ``near`` and ``cost``.
     """
     n = near.shape[0]
-    for group in range(x.shape[0] // n):
-        first, here = group * n, group * columns + at
+    for group in range(w.shape[0] // columns):
+        first, here = group * x_columns + x_at, group * columns + at
         for octet in range(n // 8):
             j = 8 * octet
             for i in range(8):
@@ -170,9 +167,9 @@ def feed(x, near, scales, signs, size, book, work, cost, w, at, columns, errors,
                     work.x[8 * lane + i] = x[first + j + i, lane]
                     work.weight[8 * lane + i] = cost[at + j + i]
             for lane in range(VEC):
-                work.sign[0, lane] = signs[group * (n // 8) + octet, lane]
-            _choose(work, scales, group * (n // size) + j // size, book)
-            _keep(work, group * (columns // 8) + (at + j) // 8, points, chosen)
+                work.sign[0, lane] = chosen[(here + j) // 8, lane]
+            _choose(work, scales, (here + j) // size, book)
+            _keep(work, (here + j) // 8, points, chosen)
             for i in range(8):
                 value = vload(work.value, i, 0)
                 vstore(errors, here + j + i, 0, vload(w, here + j + i, 0) - value)
@@ -196,29 +193,26 @@ def _keep(work, row, points, chosen):  # type: ignore[no-untyped-def]
 
 @jit
 def descend(  # type: ignore[no-untyped-def]
-    gradient, near, inverses, diagonal, scales, size, book, work, w, at, columns, errors, points, chosen, moved, moves
+    gradient, near, inverses, diagonal, scales, size, book, work, w, at, columns, errors, points, chosen
 ):
-    """One pass of descent over a panel: each octet is moved to where it would best be, all others being as they are,
+    """One pass of descent over a square: each octet is moved to where it would best be, all others being as they are,
     if that lessens the quadratic loss.
 
     Args:
-        gradient: [columns], errors times H; the panel's part is kept true.
-        near: float32 [n, n], H in the panel.
+        gradient: [columns], errors times H; the square's part is kept true.
+        near: float32 [n, n], H's square.
         inverses: float32 [n, 8], the inverses of H's diagonal octets, one below the other.
         diagonal: float32 [columns], H's.
-        moved: [n columns], written: the change of the errors.
-        moves: int32 [groups, n + 1], written: how many columns of each group moved, and which.
 
     The others are as of ``feed``.
     """
     n = near.shape[0]
     change = np.empty((8, VEC), np.float32)
-    for group in range(moves.shape[0]):
+    for group in range(w.shape[0] // columns):
         here = group * columns + at
-        count = 0
         for octet in range(n // 8):
             j = 8 * octet
-            row = group * (columns // 8) + (at + j) // 8
+            row = (here + j) // 8
             for i in range(8):
                 best = vload(w, here + j + i, 0) - vload(errors, here + j + i, 0)
                 for k in range(8):
@@ -230,7 +224,7 @@ def descend(  # type: ignore[no-untyped-def]
                     work.weight[8 * lane + i] = diagonal[at + j + i]
             for lane in range(VEC):
                 work.sign[0, lane] = chosen[row, lane]
-            _choose(work, scales, group * (n // size) + j // size, book)
+            _choose(work, scales, (here + j) // size, book)
             moving = _accept(w, errors, gradient, near, work, change, here, j)
             if not moving:
                 continue
@@ -241,13 +235,9 @@ def descend(  # type: ignore[no-untyped-def]
                     chosen[row, lane] = work.sign[0, lane]
             for i in range(8):
                 delta = vload(change, i, 0)
-                vstore(moved, group * n + j + i, 0, delta)
                 vstore(errors, here + j + i, 0, vload(errors, here + j + i, 0) + delta)
-                count += 1
-                moves[group, count] = j + i
                 for k in range(n):
                     vstore(gradient, here + k, 0, fma(delta, spread(near[j + i, k]), vload(gradient, here + k, 0)))
-        moves[group, 0] = count
 
 
 @jit

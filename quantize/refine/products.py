@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ..kernels.base import intrinsic, jit
 from ..kernels.contract import F32_ARRAY
-from ..kernels.simd import F32V, VEC, spread, vload, vstore, vstore_flat
+from ..kernels.simd import F32V, VEC, any_lane, spread, vload, vstore, vstore_flat
 
+SQUARE = 32  # columns whose errors meet at once; farther ones get them as products
 QUAD = 4  # output columns at a time: with VEC lanes each, what the registers hold
 
 
@@ -108,6 +109,20 @@ def add_moves(packed, first, n, moved, moves, start, end, out, out_columns):  # 
             vstore(out, target + 1, 0, s1)
             vstore(out, target + 2, 0, s2)
             vstore(out, target + 3, 0, s3)
+
+
+@jit
+def find_moves(now, before, at, n, columns, moved, moves):  # type: ignore[no-untyped-def]
+    """What ``add_moves`` takes, of ``n`` columns that begin at column ``at`` of ``now``; ``before`` are they alone."""
+    for group in range(moves.shape[0]):
+        count = 0
+        for j in range(n):
+            delta = vload(now, group * columns + at + j, 0) - vload(before, group * n + j, 0)
+            if any_lane(delta != np.float32(0)):
+                vstore(moved, group * n + j, 0, delta)
+                count += 1
+                moves[group, count] = j
+        moves[group, 0] = count
 
 
 @jit

@@ -17,7 +17,7 @@ from ...formats.qtypes import QType
 from ...formats.source import identity
 from ..kernels.contract import F32_ARRAY
 from .factor import DAMPING, Block, make_blocks
-from .rows import SWEEPS, encode_refined
+from .rows import encode_refined
 
 # Columns that repair each other's errors, at most. More cost more, and are not better where outlier channels and few
 # inputs make the wide moments uncertain: SmolLM2-135M in Q4_0, calibrated on 12,288 tokens, ends at 0.56 of the plain
@@ -34,29 +34,29 @@ class Refiner:
         moments: of the model's inputs.
         width: columns in a block, a multiple of 256; narrower than the file's blocks, if need be.
         damping: see ``make_blocks``. Multiplied where a matrix saw fewer inputs than a block has columns.
-        sweeps: of coordinate descent.
+        passes: of coordinate descent; None for as many as the type's time allows.
     """
 
     moments: Moments
     width: int = WIDTH
     damping: float = DAMPING
-    sweeps: int = SWEEPS
+    passes: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_factored", _Factored(_KEPT))
 
-    def __reduce__(self) -> tuple[type[Refiner], tuple[Moments, int, float, int]]:
-        return Refiner, (self.moments, self.width, self.damping, self.sweeps)
+    def __reduce__(self) -> tuple[type[Refiner], tuple[Moments, int, float, int | None]]:
+        return Refiner, (self.moments, self.width, self.damping, self.passes)
 
     @property
     def identity(self) -> str:
         """What the bytes depend on."""
         files = identity([self.moments.path]) if self.moments.path is not None else ""
-        return f"{files} {self.width} {self.damping} {self.sweeps}"
+        return f"{files} {self.width} {self.damping} {self.passes}"
 
     def encode(self, name: str, matrix: int, rows: F32_ARRAY, kind: QType, out: Bytes) -> F32_ARRAY:
         """Rows float32 [n, width] of a tensor's matrix into ``out`` uint8 [n, row bytes]; see ``encode_refined``."""
-        return encode_refined(rows, kind, self.blocks(name, matrix), out, self.sweeps)
+        return encode_refined(rows, kind, self.blocks(name, matrix), out, self.passes)
 
     def loss(self, name: str, matrix: int, rows: F32_ARRAY, kind: QType) -> float:
         """What a row loses, in the mean, as a sum of squared errors: columns weighed by their importance, whose mean

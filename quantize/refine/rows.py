@@ -12,15 +12,14 @@ from ..kernels import kernel_for
 from ..kernels.contract import F32_ARRAY, Kernel
 from ..kernels.simd import VEC
 from .factor import Block
-from .products import add_moves, add_product, from_lanes, row_sums, to_lanes, weighted_squares
-from .walkers import State, walker
+from .products import SQUARE, add_product, from_lanes, row_sums, to_lanes, weighted_squares
+from .walkers import PASSES, State, walker
 
-SWEEPS = 2
 _STEP = 64  # columns of a triangle done as a square
 
 
 def encode_refined(
-    weights: F32_ARRAY, kind: QType, blocks: Sequence[Block], out: Bytes, sweeps: int = SWEEPS
+    weights: F32_ARRAY, kind: QType, blocks: Sequence[Block], out: Bytes, passes: int | None = None
 ) -> F32_ARRAY:
     """Encode rows so that their products with the layer's inputs, not the weights themselves, are kept.
 
@@ -31,6 +30,7 @@ def encode_refined(
         kind: one of the types that are ``REFINED``.
         blocks: second moments of the width's columns.
         out: uint8 [rows, row bytes], written.
+        passes: of coordinate descent over codes and scales; None for as many as the type's time allows.
 
     Returns:
         float32 [rows], the mean squared error of each row's products with the inputs.
@@ -40,42 +40,39 @@ def encode_refined(
     for block in blocks:
         span = slice(kind.row_bytes(block.first), kind.row_bytes(block.end))
         rows = np.ascontiguousarray(weights[:, block.first : block.end])
-        refined, loss = _refine(rows, kernel, block, sweeps)
+        refined, loss = _refine(rows, kernel, block, passes or PASSES[kind.name])
         plain, plain_loss = _plain(rows, kernel, block)
         out[:, span] = np.where((loss <= plain_loss)[:, None], refined, plain)
         total += np.minimum(loss, plain_loss)
     return total
 
 
-def _refine(rows: F32_ARRAY, kernel: Kernel, block: Block, sweeps: int) -> tuple[Bytes, F32_ARRAY]:
+def _refine(rows: F32_ARRAY, kernel: Kernel, block: Block, passes: int) -> tuple[Bytes, F32_ARRAY]:
     """Encoded rows, and what they lose: the squared error of the products, by row."""
     state, size = State(rows, block), kernel.qtype.block_size
     codes = walker(kernel.qtype, state)
-    panels = range(0, block.width, size)
     headers = []
-    for at in panels:
-        x = state.panel(at, size)
+    for at in range(0, block.width, size):
+        x = state.copy(state.weights, 1, at, size)
         add_product(block.factor, 0, at, state.errors, 0, block.width, at, at + size, x, 0, size)
         headers.append(_encode(from_lanes(x, state.n, size), kernel, block.importance[at : at + size]))
-        codes.feed(at, x, _square(block.factor, at, size), headers[-1])
+        codes.begin(at, headers[-1])
+        for q in range(at, at + size, SQUARE):
+            add_product(block.factor, at, q - at, state.errors, at, block.width, q, q + SQUARE, x, q - at, size)
+            codes.feed(x, q - at, size, q)
     state.left *= np.tile(block.diagonal, state.groups)[:, None]
-    for at in panels:
-        below = block.width - at
+    for q in range(0, block.width, SQUARE):
         add_product(
-            block.turned, at, below, state.left, at, block.width, at, at + size, state.gradient, at, block.width
+            block.turned, q, block.width - q, state.left, q, block.width, q, q + SQUARE, state.gradient, q, block.width
         )
-    moved, moves = np.empty((state.groups * size, VEC), np.float32), np.empty((state.groups, size + 1), np.int32)
-    squares = [_square(block.moments, at, size) for at in panels]
-    for _ in range(sweeps):
-        for at, near in zip(panels, squares, strict=True):
-            codes.descend(at, near, moved, moves)
-            for start, end in ((0, at), (at + size, block.width)):
-                add_moves(block.moments, at, size, moved, moves, start, end, state.gradient, block.width)
-    for at, header in zip(panels, headers, strict=True):
-        codes.write(at, header)
+    for _ in range(passes):
+        for q in range(0, block.width, SQUARE):
+            state.move(q, (codes.descend, codes.refit, codes.descend))
+    encoded = np.concatenate(headers, axis=1)
+    codes.write(encoded.reshape(-1, kernel.qtype.block_bytes))
     loss = np.empty(state.groups * VEC, np.float32)
     row_sums(state.errors, state.gradient, block.width, loss)
-    return np.concatenate(headers, axis=1), loss[: state.n]
+    return encoded, loss[: state.n]
 
 
 def _plain(rows: F32_ARRAY, kernel: Kernel, block: Block) -> tuple[Bytes, F32_ARRAY]:
@@ -97,9 +94,3 @@ def _encode(rows: F32_ARRAY, kernel: Kernel, importance: F32_ARRAY) -> Bytes:
     out = np.empty((len(rows), kernel.qtype.row_bytes(rows.shape[1])), np.uint8)
     kernel.encode(np.ascontiguousarray(rows).view(np.uint8), F32, importance, out)
     return out
-
-
-def _square(packed: F32_ARRAY, at: int, n: int) -> F32_ARRAY:
-    """The diagonal part [n, n] of a packed matrix that begins at column ``at``."""
-    quads = packed[at // 4 : (at + n) // 4, at : at + n]
-    return np.ascontiguousarray(quads.transpose(1, 0, 2)).reshape(n, n)

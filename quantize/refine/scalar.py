@@ -34,32 +34,34 @@ def _value(level, steps):  # type: ignore[no-untyped-def]
 
 
 @jit
-def feed(x, near, scales, offsets, size, low, high, middles, steps, w, at, columns, errors, left, codes):  # type: ignore[no-untyped-def]
-    """Choose the codes of a panel of columns, one after the other, each column's error fed into the rest.
+def feed(  # type: ignore[no-untyped-def]
+    x, x_at, x_columns, near, scales, offsets, size, low, high, middles, steps, w, at, columns, errors, left, codes
+):
+    """Choose the codes of a square of columns, one after the other, each column's error fed into the rest.
 
     Args:
-        x: [n columns], what the panel's weights have become by the errors before it; scratch afterwards.
-        near: float32 [n, n], the factor's part in the panel.
-        scales, offsets: [n / size columns].
+        x: [x_columns], what the weights from column ``x_at`` on have become by the errors before them; scratch
+            afterwards.
+        near: float32 [n, n], the factor's square.
+        scales, offsets: [columns / size].
         low, high: levels.
         middles, steps: float32, the table's midpoints, its first value and differences; or empty.
-        w: [columns], the weights; the panel begins at column ``at``.
-        errors: [columns], the panel's written: weight minus value.
+        w: [columns], the weights; the square begins at column ``at``.
+        errors: [columns], the square's written: weight minus value.
         left: [columns], likewise: what remained between the compensated weight and its value.
         codes: uint8 [columns], likewise.
 
     Arrays in the lane form but ``near``.
     """
     n = near.shape[0]
-    subs = n // size
-    for group in range(x.shape[0] // n):
-        first, here = group * n, group * columns + at
+    for group in range(w.shape[0] // columns):
+        first, here = group * x_columns + x_at, group * columns + at
         scale = spread(_ZERO)
         offset = spread(_ZERO)
         inverse = spread(_ZERO)
         for j in range(n):
             if j % size == 0:
-                scale, offset = vload(scales, group * subs + j // size, 0), vload(offsets, group * subs + j // size, 0)
+                scale, offset = vload(scales, (here + j) // size, 0), vload(offsets, (here + j) // size, 0)
                 inverse = where(scale == _ZERO, _ZERO, np.float32(1) / scale)
             wanted = vload(x, first + j, 0)
             level = _level((wanted - offset) * inverse, low, high, middles)
@@ -89,32 +91,26 @@ def descend(  # type: ignore[no-untyped-def]
     columns,
     errors,
     codes,
-    moved,
-    moves,
 ):
-    """One pass of coordinate descent over a panel: each column's code is moved to where the quadratic loss is least,
+    """One pass of coordinate descent over a square: each column's code is moved to where the quadratic loss is least,
     all others being as they are.
 
     Args:
-        gradient: [columns], errors times H; the panel's part is kept true.
-        near: float32 [n, n], H in the panel.
+        gradient: [columns], errors times H; the square's part is kept true.
+        near: float32 [n, n], H's square.
         curvature: float32 [columns], one over H's diagonal.
-        moved: [n columns], written: the change of the errors.
-        moves: int32 [groups, n + 1], written: how many columns of each group moved, and which.
 
     The others are as of ``feed``.
     """
     n = near.shape[0]
-    subs = n // size
-    for group in range(moves.shape[0]):
+    for group in range(w.shape[0] // columns):
         here = group * columns + at
-        count = 0
         scale = spread(_ZERO)
         offset = spread(_ZERO)
         inverse = spread(_ZERO)
         for j in range(n):
             if j % size == 0:
-                scale, offset = vload(scales, group * subs + j // size, 0), vload(offsets, group * subs + j // size, 0)
+                scale, offset = vload(scales, (here + j) // size, 0), vload(offsets, (here + j) // size, 0)
                 inverse = where(scale == _ZERO, _ZERO, np.float32(1) / scale)
             old, weight = vload(errors, here + j, 0), vload(w, here + j, 0)
             best = weight - old + vload(gradient, here + j, 0) * curvature[at + j]
@@ -123,11 +119,7 @@ def descend(  # type: ignore[no-untyped-def]
             if any_lane(move):
                 error = where(move, weight - (scale * _value(level, steps) + offset), old)
                 delta = error - old
-                vstore(moved, group * n + j, 0, delta)
                 vstore(codes, here + j, 0, level - low)
                 vstore(errors, here + j, 0, error)
-                count += 1
-                moves[group, count] = j
                 for k in range(n):
                     vstore(gradient, here + k, 0, fma(delta, spread(near[j, k]), vload(gradient, here + k, 0)))
-        moves[group, 0] = count

@@ -87,7 +87,7 @@ def test_no_moments_at_all() -> None:
 
 
 def test_it_travels() -> None:
-    refiner = Refiner(moments_of(Store()), width=512, sweeps=1)
+    refiner = Refiner(moments_of(Store()), width=512, passes=2)
     assert encoded(pickle.loads(pickle.dumps(refiner))) == encoded(refiner)
 
 
@@ -115,7 +115,7 @@ def test_unfinished_work_of_another_kind_is_not_taken_up() -> None:
     importance = {name: np.ones(512, np.float32) for name in NAMES}
     refiner = Refiner(moments_of(Store()))
     plan = make_plan(model, "Q4_K_S", importance=importance, moments=refiner.moments)
-    ways = [None, refiner, Refiner(refiner.moments, width=512), Refiner(refiner.moments, sweeps=1)]
+    ways = [None, refiner, Refiner(refiner.moments, width=512), Refiner(refiner.moments, passes=2)]
     digests = {fingerprint(plan, importance, way) for way in ways}
     assert len(digests) == len(ways)
 

@@ -11,9 +11,12 @@ from quantmill.quantize.kernels import kernel_for
 from quantmill.quantize.refine import REFINED
 from quantmill.quantize.refine.factor import DAMPING, Block, make_blocks
 from quantmill.quantize.refine.grids import GRIDS
+from quantmill.quantize.refine.octets import OCTETS
 from quantmill.quantize.refine.products import add_product, cholesky, from_lanes, pack, to_lanes
+from quantmill.quantize.refine.refit import refit
 from quantmill.quantize.refine.rows import encode_refined
 from quantmill.quantize.refine.scalar import feed
+from quantmill.quantize.refine.scales import Scales
 
 TYPES = sorted(REFINED)
 
@@ -33,9 +36,9 @@ def weights(n: int, width: int, seed: int = 1) -> NDArray[np.float32]:
     return (rng.standard_normal((n, width)) * 0.02).astype(np.float32)
 
 
-def refined(rows: NDArray[np.float32], name: str, blocks: list[Block], sweeps: int = 2) -> NDArray[np.uint8]:
+def refined(rows: NDArray[np.float32], name: str, blocks: list[Block], passes: int | None = None) -> NDArray[np.uint8]:
     out = np.zeros((len(rows), qtype(name).row_bytes(rows.shape[1])), np.uint8)
-    encode_refined(rows, qtype(name), blocks, out, sweeps)
+    encode_refined(rows, qtype(name), blocks, out, passes)
     return out
 
 
@@ -105,7 +108,7 @@ def test_rows_of_independent_columns_and_of_zeros(name: str) -> None:
 def test_against_the_plain_form(name: str) -> None:
     """The method in numpy, column by column in float64: the same codes, but for rows where two levels were as near."""
     h, rows = moments(256), weights(8, 256)
-    encoded = refined(rows, name, make_blocks([h]))
+    encoded = refined(rows, name, make_blocks([h]), 2)
     values = np.empty_like(rows)
     kernel_for(qtype(name)).decode(encoded, values)
     expected = reference(rows, name, h)
@@ -115,35 +118,62 @@ def test_against_the_plain_form(name: str) -> None:
     assert losses(rows, name, encoded, d).sum() == pytest.approx(np.einsum("ri,ij,rj->", e, d[0], e), rel=0.05)
 
 
-def reference(rows: NDArray[np.float32], name: str, h: NDArray[np.float64], sweeps: int = 2) -> NDArray[np.float64]:
-    """Feedback as Frantar et al. have it (GPTQ, arXiv 2210.17323), by Cholesky's factor; then coordinate descent."""
+def reference(rows: NDArray[np.float32], name: str, h: NDArray[np.float64], passes: int = 2) -> NDArray[np.float64]:
+    """Feedback as Frantar et al. have it (GPTQ, arXiv 2210.17323), by Cholesky's factor; then coordinate descent over
+    codes and scales, in squares of 32 columns: codes, scales, codes."""
     grid, width, size = GRIDS[name], rows.shape[1], qtype(name).block_size
     h, importance = damped(h), np.diag(h).astype(np.float32)
     factor = np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1]
-    values, errors = np.zeros(rows.shape), np.zeros(rows.shape)
-    scales, offsets = np.zeros(rows.shape), np.zeros(rows.shape)
-    table = grid.table if grid.table.size else np.arange(grid.low, grid.high + 1)
+    errors, levels, scales, offsets = (np.zeros(rows.shape) for _ in range(4))
+    units, offset_units = np.zeros(rows.shape), np.zeros(rows.shape)
+    table = np.array(grid.table or range(grid.low, grid.high + 1), np.float64)
 
-    def nearest(x: np.ndarray, j: int) -> np.ndarray:
+    def choose(x: np.ndarray, j: int) -> None:
         every = scales[:, j, None] * table + offsets[:, j, None]
-        return every[np.arange(len(x)), np.abs(every - x[:, None]).argmin(axis=1)]
+        levels[:, j] = table[np.abs(every - x[:, None]).argmin(axis=1)]
+        settle(slice(j, j + 1))
+
+    def settle(c: slice) -> None:
+        errors[:, c] = rows[:, c] - (scales[:, c] * levels[:, c] + offsets[:, c])
+
+    def step(c: slice, v: np.ndarray) -> np.ndarray:
+        curvature = np.einsum("ri,ij,rj->r", v, h[c, c], v)
+        slope = ((errors @ h[:, c]) * v).sum(axis=1)
+        return np.divide(slope, curvature, out=np.zeros(len(v)), where=curvature > 0)
+
+    def refit(kind: Scales, values: np.ndarray, unit: np.ndarray, change: np.ndarray, c: slice) -> None:
+        for row, delta in enumerate(change):
+            wanted, u = values[row, c.start] + delta, unit[row, c.start]
+            if kind.low == kind.high:
+                values[row, c] = np.float16(wanted)
+            elif u != 0:
+                values[row, c] = u * (np.clip(np.rint(wanted / u - kind.shift), kind.low, kind.high) + kind.shift)
+        settle(c)
 
     for at in range(0, width, size):
         x = rows[:, at : at + size] + errors[:, :at] @ (factor[:at, at : at + size] / np.diag(factor)[at : at + size])
         header = np.zeros((len(rows), qtype(name).block_bytes), np.uint8)
         x32 = x.astype(np.float32)
         kernel_for(qtype(name)).encode(x32.view(np.uint8), F32, importance[at : at + size], header)
-        s, o = grid.read(header)
-        scales[:, at : at + size], offsets[:, at : at + size] = (np.repeat(a, grid.size, axis=1) for a in (s, o))
+        here = slice(at, at + size)
+        scales[:, here], units[:, here] = (np.repeat(a, grid.size, axis=1) for a in grid.scales.read(header))
+        if grid.offsets:
+            read = grid.offsets.read(header)
+            offsets[:, here], offset_units[:, here] = (np.repeat(a, grid.size, axis=1) for a in read)
         for j in range(at, at + size):
-            target = rows[:, j] + errors[:, :j] @ factor[:j, j] / factor[j, j]
-            values[:, j] = nearest(target, j)
-            errors[:, j] = rows[:, j] - values[:, j]
-    for _ in range(sweeps):
-        for j in range(width):
-            values[:, j] = nearest(values[:, j] + errors @ h[:, j] / h[j, j], j)
-            errors[:, j] = rows[:, j] - values[:, j]
-    return values
+            choose(rows[:, j] + errors[:, :j] @ factor[:j, j] / factor[j, j], j)
+    for at in [*range(0, width, 32)] * passes:
+        for what in ("codes", "scales", "codes"):
+            if what == "codes":
+                for j in range(at, at + 32):
+                    choose(rows[:, j] - errors[:, j] + errors @ h[:, j] / h[j, j], j)
+                continue
+            for first in range(at, at + 32, grid.size):
+                c = slice(first, first + grid.size)
+                refit(grid.scales, scales, units, step(c, np.where(scales[:, c] == 0, 0, levels[:, c])), c)
+                if grid.offsets:
+                    refit(grid.offsets, offsets, offset_units, step(c, np.ones((len(rows), grid.size))), c)
+    return rows - errors
 
 
 def test_feedback_by_hand() -> None:
@@ -153,10 +183,57 @@ def test_feedback_by_hand() -> None:
     one, zero = to_lanes(np.float32([[1]])), to_lanes(np.float32([[0]]))
     errors, left, codes = np.zeros_like(w), np.zeros_like(w), np.zeros(w.shape, np.uint8)
     none = np.zeros(0, np.float32)
-    feed(x, near, one, zero, 2, -8, 7, none, none, w, 0, 2, errors, left, codes)
+    feed(x, 0, 2, near, one, zero, 2, -8, 7, none, none, w, 0, 2, errors, left, codes)
     assert from_lanes(codes, 1, 2).tolist() == [[8, 9]]
     assert from_lanes(errors, 1, 2)[0] == pytest.approx([0.4, -0.6])
     assert from_lanes(left, 1, 2)[0] == pytest.approx([0.4, -0.4])
+
+
+def test_a_scale_by_hand() -> None:
+    """Weights of 1.1 with codes 1 and scale 1: independent columns ask for 1.1, a half; of multiples of 0.25, for 1.
+    Then the offset, once more as near: nothing is left where it is a half."""
+    w, near = to_lanes(np.full((1, 2), 1.1, np.float32)), np.eye(2, dtype=np.float32)
+    free, none = (0, 0, 0.0), (1, 0, 0.0)
+    for unit, ranges, expected in (
+        (0.0, free, float(np.float16(1.1))),
+        (0.25, (0, 15, 0.0), 1.0),
+        (0.4, (0, 1, 0.5), 0.6),
+    ):
+        scales, units, zeros = (to_lanes(np.float32([[a]])) for a in (1, unit, 0))
+        errors = to_lanes(np.full((1, 2), 0.1, np.float32))
+        gradient = errors.copy()
+        refit(gradient, near, scales, units, ranges, zeros, zeros, none, 2, w, 0, 2, errors)
+        assert scales[0, 0] == pytest.approx(expected)
+        assert from_lanes(errors, 1, 2)[0] == pytest.approx(1.1 - expected, abs=1e-6)
+        assert from_lanes(gradient, 1, 2)[0] == pytest.approx(1.1 - expected, abs=1e-6)
+    offsets = zeros.copy()
+    refit(gradient, near, scales, units, (0, 1, 0.5), offsets, zeros, free, 2, w, 0, 2, errors)
+    assert offsets[0, 0] == np.float16(0.5)
+    assert from_lanes(errors, 1, 2)[0] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_scales_are_written_as_they_are_read(name: str) -> None:
+    kind = qtype(name)
+    layout = GRIDS.get(name) or OCTETS[name]
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (50, kind.block_bytes), np.uint8)
+    if name == "IQ1_M":
+        blocks[:, 49::2] &= 0x3F  # the unit is a half in four parts, here a finite one
+    for scales in filter(None, (layout.scales, getattr(layout, "offsets", None))):
+        with np.errstate(invalid="ignore"):  # some units are NaN
+            before, (values, units) = blocks.copy(), scales.read(blocks)
+        fine = np.isfinite(values).all(axis=1)
+        assert fine.any()
+        scales.write(values[fine], same := blocks[fine])
+        assert (same == before[fine]).all()
+        if scales.low == scales.high:
+            continue
+        wanted = units[fine] * (
+            rng.integers(scales.low, scales.high + 1, values[fine].shape) + np.float32(scales.shift)
+        )
+        scales.write(wanted, other := blocks[fine])
+        assert (scales.read(other)[0] == wanted).all()
 
 
 def test_products_and_factor() -> None:
