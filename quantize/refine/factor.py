@@ -26,7 +26,7 @@ class Block:
     Args:
         moments: H, packed (see ``products.pack``).
         factor: M with each column divided by its diagonal entry, packed.
-        turned: M's transpose, packed.
+        turned: M's transpose, each row times its diagonal entry, packed.
         near_moments, near_factor: float32 [width / SQUARE, SQUARE, SQUARE], the squares on the diagonals of H and of
             the divided M.
         octets: float32 [width / SQUARE, SQUARE, 8], the inverses of H's diagonal octets, one below the other.
@@ -89,7 +89,7 @@ def _block(first: int, h: NDArray[np.float64], damping: float) -> Block:
     diagonal = np.diag(factor).copy()
     near, divided = squares(damped, SQUARE), factor / diagonal
     return Block(
-        first, len(h), pack(damped), pack(divided), pack(factor.T), near.astype(np.float32),
+        first, len(h), pack(damped), pack(divided), pack(factor.T * diagonal[:, None]), near.astype(np.float32),
         squares(divided, SQUARE).astype(np.float32), np.linalg.inv(squares(damped, 8)).reshape((*near.shape[:2], 8))
         .astype(np.float32), diagonal.astype(np.float32), importance, np.diag(damped).astype(np.float32), damping,
     )  # fmt: skip

@@ -60,7 +60,6 @@ def _refine(rows: F32_ARRAY, kernel: Kernel, block: Block, passes: int) -> tuple
         for q in range(at, at + size, SQUARE):
             add_product(block.factor, at, q - at, state.errors, at, block.width, q, q + SQUARE, x, q - at, size)
             codes.feed(x, q - at, size, q)
-    state.left *= np.tile(block.diagonal, state.groups)[:, None]
     for q in range(0, block.width, SQUARE):
         add_product(
             block.turned, q, block.width - q, state.left, q, block.width, q, q + SQUARE, state.gradient, q, block.width

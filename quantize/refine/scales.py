@@ -73,8 +73,9 @@ class Integers:
 
     def write(self, values: F32_ARRAY, blocks: Bytes) -> None:
         unit = self.unit(blocks)
-        n = np.rint(values / np.where(unit == 0, np.float32(1), unit) - np.float32(self.shift)).astype(np.int32)
-        self.put(np.where(unit == 0, self.get(blocks), n), blocks)
+        empty = unit == 0
+        n = np.rint(values / np.where(empty, np.float32(1), unit) - np.float32(self.shift)).astype(np.int32)
+        self.put(np.where(empty, self.get(blocks), n) if empty.any() else n, blocks)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from .scales import Scales
 # As many as ten times the plain encoder's time allows: few where that one is fast.
 PASSES = (
     dict.fromkeys([*GRIDS, *OCTETS], 4)
-    | dict.fromkeys(["Q3_K", "Q6_K", "Q4_0", "Q5_0"], 1)
-    | dict.fromkeys(["IQ1_S", "IQ1_M", "IQ4_NL", "IQ4_XS"], 2)
+    | dict.fromkeys(["Q3_K", "Q6_K", "Q4_0", "Q5_0", "IQ1_M"], 1)
+    | dict.fromkeys(["IQ1_S", "IQ4_NL", "IQ4_XS"], 2)
     | dict.fromkeys(["IQ2_S", "Q4_1"], 3)
 )
 
@@ -43,8 +43,8 @@ class State:
         self.n, self.columns, self.block = len(rows), block.width, block
         self.weights = to_lanes(rows)
         self.groups = len(self.weights) // block.width
-        self.errors, self.gradient = np.zeros_like(self.weights), np.zeros_like(self.weights)
-        self.left = np.empty_like(self.weights)
+        self.errors, self.left = np.empty_like(self.weights), np.empty_like(self.weights)
+        self.gradient = np.zeros_like(self.weights)
         self._moved = np.empty((self.groups * SQUARE, VEC), np.float32)
         self._moves = np.empty((self.groups, SQUARE + 1), np.int32)
 

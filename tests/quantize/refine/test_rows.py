@@ -273,4 +273,5 @@ def test_the_factor_is_of_the_moments() -> None:
     square = block.factor.transpose(1, 0, 2).reshape(64, 64).astype(np.float64) * block.diagonal
     assert np.allclose(np.triu(square), square)
     assert np.abs(square @ square.T - damped(h)).max() < 1e-5 * np.abs(h).max()
-    assert np.allclose(block.turned.transpose(1, 0, 2).reshape(64, 64), square.T, rtol=1e-5, atol=1e-5)
+    turned = square.T * block.diagonal[:, None]
+    assert np.allclose(block.turned.transpose(1, 0, 2).reshape(64, 64), turned, rtol=1e-5, atol=1e-5)
