@@ -44,7 +44,7 @@ def save_gqa_llama(folder: Path) -> Path:
     """A Llama whose 8 heads share 2 of keys and values, wide enough for k-quants, with a tokenizer.model of 900.
 
     Its weights are large enough that a wrongly permuted key moves the logits (cosine 0.995), and small enough that the
-    8 bits clients give activations hardly do (0.9997; with weights of 0.08 it is 0.998).
+    8 bits llama.cpp gives activations hardly do (0.9997; with weights of 0.08 it is 0.998).
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

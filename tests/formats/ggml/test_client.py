@@ -82,19 +82,14 @@ def test_logits(ggml: Callable[[str], Path], tmp_path: Path, level: str) -> None
     write_gguf(tmp_path / "tiny.gguf", model)
     with Llama(tmp_path / "tiny.gguf") as llama:
         today = llama.logits(TOKENS)
-    # quantized files run with activations in 8 bits, which each client rounds in its own way: two errors in the second
-    least, least_today = (0.99999, 0.99999) if level in ("F32", "F16") else (0.9995, 0.999)
-    assert worst_cosine(got, expected) >= least
-    assert worst_cosine(got, today) >= least_today
+    assert worst_cosine(got, expected) >= 0.99999
+    # today's llama.cpp runs quantized files with activations in 8 bits
+    assert worst_cosine(got, today) >= (0.99999 if level in ("F32", "F16") else 0.999)
 
 
 @pytest.mark.parametrize("level", BOOKS["ggml-v3"])
 def test_smollm2(smollm2_f16: Path, smollm2_hf: Path, tmp_path: Path, level: str) -> None:
-    """A real model, as a Llama with its own vocabulary; its rows of 576 are no super-blocks, 32-wide types step in.
-
-    Beside quantized weights the client rounds activations to 8 bits, and SmolLM2 has some that are huge: that moves
-    single positions to 0.991 even at Q8_0, so the middle one and all together are compared (0.9996 and 0.9993 there).
-    """
+    """A real model, as a Llama with its own vocabulary; its rows of 576 are no super-blocks, 32-wide types step in."""
     tokens = AutoTokenizer.from_pretrained(smollm2_hf)(TEXT).input_ids
     path = tmp_path / f"smollm2.ggmlv3.{level}.bin"
     execute(make_plan(untied(read_gguf(smollm2_f16)), level, book="ggml-v3", layout=layout), path)
@@ -107,10 +102,7 @@ def test_smollm2(smollm2_f16: Path, smollm2_hf: Path, tmp_path: Path, level: str
     path.unlink()
     with torch.no_grad():
         expected = reference(torch.tensor([tokens])).logits[0].numpy()
-    if level in ("F32", "F16"):
-        assert worst_cosine(got, expected) >= 0.99999
-    assert np.median(cosines(got, expected)) >= 0.999
-    assert cosines(got.reshape(1, -1), expected.reshape(1, -1))[0] >= 0.998
+    assert worst_cosine(got, expected) >= 0.9999
 
 
 def test_the_client_needs_to_be_told(ggml: Callable[[str], Path]) -> None:
