@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import ByteLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog, 42 times; then it rests. Pack my box with five dozen liquor jugs!\n"
@@ -36,4 +36,17 @@ def save_tiny_llama(folder: Path, *, layers: int = 3, hidden: int = 64, tied: bo
     encoder.train_from_iterator([TEXT * 4], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=encoder, bos_token="<s>", eos_token="</s>")
     fast.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_mixtral(folder: Path) -> Path:
+    """A Mixtral of 4 experts, 256 wide, with the tokenizer of ``save_tiny_llama``."""
+    save_tiny_llama(folder, hidden=256)
+    (folder / "model.safetensors").unlink()
+    torch.manual_seed(5)
+    config = MixtralConfig(
+        vocab_size=320, hidden_size=256, intermediate_size=512,
+        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    MixtralForCausalLM(config).half().save_pretrained(folder)
     return folder

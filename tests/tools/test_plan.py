@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oracles.ggml_v3 import save_gqa_llama
-from oracles.tiny import save_tiny_llama
+from oracles.tiny import TEXT, save_tiny_llama, save_tiny_mixtral
 from quantmill.quantize.recipes import BOOKS, LEVELS
 
 Cli = Callable[..., Any]
@@ -148,6 +148,23 @@ def test_bad_sizes(cli: Cli, gguf: Path, size: str, message: str) -> None:
 
 def test_no_such_model(refused: Callable[..., str], tmp_path: Path) -> None:
     assert "no such file" in refused("plan", tmp_path / "nothing")
+
+
+@pytest.mark.slow
+def test_experts_every_level(cli: Cli, tmp_path: Path) -> None:
+    """A mixture of experts, two of four at a time: as written, to the byte."""
+    folder, gguf, imatrix = tmp_path / "mixtral", tmp_path / "f16.gguf", tmp_path / "imatrix.gguf"
+    save_tiny_mixtral(folder)
+    assert cli("convert", folder, gguf, "--outtype", "f16", "--quiet").code == 0
+    (tmp_path / "t.txt").write_text(TEXT * 40)
+    words = ("-f", tmp_path / "t.txt", "-c", "128", "--chunks", "8", "--quiet")
+    assert cli("imatrix", "-m", folder, "-o", imatrix, *words).code == 0
+    report = planned(cli, gguf, "--imatrix", imatrix)
+    assert len(report["levels"]) == len(LEVELS)
+    for row in report["levels"]:
+        out = tmp_path / "out.gguf"
+        assert cli("quantize", gguf, out, row["level"], "--imatrix", imatrix, "--quiet", "--force").code == 0
+        assert out.stat().st_size == row["bytes"], row
 
 
 @pytest.mark.slow
