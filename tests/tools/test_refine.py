@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from oracles.tiny import TEXT, save_tiny_llama
+from oracles.tiny import TEXT, save_tiny_llama, save_tiny_mixtral
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.imatrix_file import read_imatrix, write_imatrix
 from quantmill.quantize.kernels import kernel_for
@@ -29,6 +29,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def imatrix(model: Path) -> Path:
+    return second_moments(model)
+
+
+def second_moments(model: Path) -> Path:
     path, f16 = model / "moments.gguf", model / "f16.gguf"
     text = ["-f", str(model / "text.txt"), "-c", "64", "--second-moments", "--no-ppl"]
     made = {"convert": [str(model / "hf"), str(f16)], "imatrix": ["-m", str(f16), *text, "-o", str(path)]}
@@ -50,10 +54,30 @@ def products_lost(file: Path, model: Path, imatrix: Path) -> float:
         for source in (original[tensor.name], tensor):
             rows.append(np.empty((source.n_rows, source.width), np.float32))
             kernel_for(source.qtype).decode(source.rows(0, source.n_rows), rows[-1])
-        (h,) = moments.blocks(tensor.name)
-        e = (rows[0] - rows[1]).astype(np.float64)
-        total += float(np.einsum("ri,ij,rj->", e, h, e) / np.einsum("ri,ij,rj->", rows[0], h, rows[0]))
+        matrices = tensor.shape[0] if len(tensor.shape) == 3 else 1
+        for matrix, parts in enumerate(zip(*(np.split(part, matrices) for part in rows), strict=True)):
+            at = 0
+            for h in moments.blocks(tensor.name, matrix):
+                w, q = (part[:, at : at + len(h)].astype(np.float64) for part in parts)
+                total += float(np.einsum("ri,ij,rj->", w - q, h, w - q) / np.einsum("ri,ij,rj->", w, h, w))
+                at += len(h)
     return total
+
+
+def test_experts(cli: Cli, tmp_path: Path) -> None:
+    """Each expert by the tokens it saw, some fewer than its columns."""
+    save_tiny_mixtral(tmp_path / "hf")
+    (tmp_path / "text.txt").write_text(TEXT * 8)
+    imatrix = second_moments(tmp_path)
+    moments = read_imatrix(imatrix).moments
+    assert moments is not None
+    assert min(moments.count("blk.0.ffn_down_exps.weight", i) for i in range(4)) < 512
+    losses = []
+    for more in ([], ["--refine"]):
+        path = tmp_path / f"{len(more)}.gguf"
+        assert cli("quantize", tmp_path / "f16.gguf", path, "Q3_K_M", "--imatrix", imatrix, *more, "--quiet").code == 0
+        losses.append(products_lost(path, tmp_path, imatrix))
+    assert losses[1] < 0.7 * losses[0]
 
 
 @pytest.mark.parametrize("level", ["Q3_K_M", "IQ2_XS", "Q4_0"])
