@@ -22,6 +22,7 @@ from .kernels import keep, kernel_for
 from .kernels.cachedir import cache_dir, sources_digest
 
 _COMPILE = "from quantmill.quantize.warm import compile_type; compile_type({!r})"
+_LONG = ("IQ1", "IQ2", "IQ3")  # those with codebooks take longest to compile
 _NO_CODE = {"F32", "F16", "BF16"}  # numpy's work, or too little to wait for
 
 
@@ -33,7 +34,8 @@ def warm(types: Iterable[QType], processes: int, say: Callable[[str], object] | 
         processes: how many at a time.
         say: told once, before the wait.
     """
-    missing = [type.name for type in types if type.name not in _NO_CODE and not _note(type.name).exists()]
+    missing = sorted(type.name for type in types if type.name not in _NO_CODE and not _note(type.name).exists())
+    missing.sort(key=lambda name: not name.startswith(_LONG))  # first, so that all end together
     if not missing:
         return
     if say is not None:
@@ -76,7 +78,7 @@ def _compile_apart(names: list[str], processes: int) -> None:
     with when_cut_off(end):
         while waiting or running:
             while waiting and len(running) < processes:
-                words = [sys.executable, "-c", _COMPILE.format(waiting.pop())]
+                words = [sys.executable, "-c", _COMPILE.format(waiting.pop(0))]
                 nothing = subprocess.DEVNULL
                 running.append(subprocess.Popen(words, env=environment, stdin=nothing, stdout=nothing, stderr=nothing))
             time.sleep(0.02)

@@ -57,7 +57,7 @@ def _crumbs(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _bits(codes: NDArray[np.uint8], bit: int) -> NDArray[np.uint8]:
     """Bit ``bit`` of 256 codes as Q3_K's and Q5_K's masks have it, byte i with columns i, i + 32 ...: [rows, 32]."""
     c = _parts(codes, 8, 32)
-    masks = c[:, 0] >> bit & 1
+    masks: NDArray[np.uint8] = (c[:, 0] >> bit & 1).astype(np.uint8)
     for i in range(1, 8):
         masks |= (c[:, i] >> bit & 1) << i
     return masks
