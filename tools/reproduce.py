@@ -105,6 +105,8 @@ def _make(
 
     source, from_checkpoint = read_model(model), source_kind(model) == "hf"
     wishes = {"book": content["options"].get("book"), "imatrix": imatrix}
+    if imatrix is not None:
+        wishes["imatrix_name"] = content["imatrix"]["file"]  # whatever it is called here
     found = {}
     with TemporaryDirectory(prefix=".reproduce-", dir=work) as folder:
         for name, about in files.items():

@@ -84,7 +84,7 @@ def test_what_is_there(released: Path) -> None:
     assert manifest["imatrix"]["sha256"] == digest(released / "Tiny-Llama.imatrix.gguf")
     assert set(manifest["evaluation"]["files"]) == set(LEVELS.split(","))
     assert manifest["source"]["files"]["config.json"]["bytes"] > 100
-    assert read_gguf(released / "Tiny-Llama.IQ2_XXS.gguf").get("quantize.imatrix.file")
+    assert read_gguf(released / "Tiny-Llama.IQ2_XXS.gguf").get("quantize.imatrix.file") == "Tiny-Llama.imatrix.gguf"
 
 
 def test_the_card(released: Path) -> None:
@@ -125,6 +125,12 @@ def test_reproduce(released: Path, tiny: Path, tmp_path: Path) -> None:
     done = run(words, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the same bytes") == 5
+    moved = shutil.copytree(released, tmp_path / "moved", ignore=shutil.ignore_patterns("*Q*.gguf"))
+    renamed = (moved / "Tiny-Llama.imatrix.gguf").rename(tmp_path / "importance.gguf")
+    words = ["reproduce", "moved/manifest.json", "--model", str(tiny), "--imatrix", renamed.name, "--levels", "Q4_K_M"]
+    done = run(words, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the same bytes") == 1
     manifest = json.loads((released / "manifest.json").read_text())
     manifest["files"]["Tiny-Llama.Q8_0.gguf"]["sha256"] = "0" * 64
     other = shutil.copytree(released, tmp_path / "other")

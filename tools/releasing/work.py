@@ -165,6 +165,8 @@ class Work:
     def plans(self, levels: Sequence[str]) -> tuple[dict[str, Plan], Importance | None]:
         """The plan of each level. Nothing is written before all of them are known to be possible."""
         options = {**self.options["plan"], "imatrix": self.imatrix}
+        if self.imatrix is not None:
+            options["imatrix_name"] = self.imatrix.name  # its folder is another one on every machine
         made = {}
         importance = None
         for level in levels:
