@@ -40,22 +40,26 @@ def encode_refined(
     for block in blocks:
         span = slice(kind.row_bytes(block.first), kind.row_bytes(block.end))
         rows = np.ascontiguousarray(weights[:, block.first : block.end])
-        refined, loss = _refine(rows, kernel, block, passes or PASSES[kind.name])
-        plain, plain_loss = _plain(rows, kernel, block)
+        plain = _encode(rows, kernel, block.importance)
+        refined, loss = _refine(rows, plain, kernel, block, passes or PASSES[kind.name])
+        plain_loss = _loss(rows, plain, kernel, block)
         out[:, span] = np.where((loss <= plain_loss)[:, None], refined, plain)
         total += np.minimum(loss, plain_loss)
     return total
 
 
-def _refine(rows: F32_ARRAY, kernel: Kernel, block: Block, passes: int) -> tuple[Bytes, F32_ARRAY]:
-    """Encoded rows, and what they lose: the squared error of the products, by row."""
+def _refine(rows: F32_ARRAY, plain: Bytes, kernel: Kernel, block: Block, passes: int) -> tuple[Bytes, F32_ARRAY]:
+    """Encoded rows, and what they lose: the squared error of the products, by row. ``plain``: the plain encoder's."""
     state, size = State(rows, block), kernel.qtype.block_size
     codes = walker(kernel.qtype, state)
     headers = []
     for at in range(0, block.width, size):
         x = state.copy(state.weights, 1, at, size)
-        add_product(block.factor, 0, at, state.errors, 0, block.width, at, at + size, x, 0, size)
-        headers.append(_encode(from_lanes(x, state.n, size), kernel, block.importance[at : at + size]))
+        if size == block.width:  # nothing came before
+            headers.append(plain)
+        else:
+            add_product(block.factor, 0, at, state.errors, 0, block.width, at, at + size, x, 0, size)
+            headers.append(_encode(from_lanes(x, state.n, size), kernel, block.importance[at : at + size]))
         codes.begin(at, headers[-1])
         for q in range(at, at + size, SQUARE):
             add_product(block.factor, at, q - at, state.errors, at, block.width, q, q + SQUARE, x, q - at, size)
@@ -74,9 +78,8 @@ def _refine(rows: F32_ARRAY, kernel: Kernel, block: Block, passes: int) -> tuple
     return encoded, loss[: state.n]
 
 
-def _plain(rows: F32_ARRAY, kernel: Kernel, block: Block) -> tuple[Bytes, F32_ARRAY]:
-    """The plain encoder's bytes, and what they lose."""
-    encoded = _encode(rows, kernel, block.importance)
+def _loss(rows: F32_ARRAY, encoded: Bytes, kernel: Kernel, block: Block) -> F32_ARRAY:
+    """The squared error of the products, by row."""
     decoded = np.empty_like(rows)
     kernel.decode(encoded, decoded)
     errors = to_lanes(rows - decoded)
@@ -86,7 +89,7 @@ def _plain(rows: F32_ARRAY, kernel: Kernel, block: Block) -> tuple[Bytes, F32_AR
         add_product(block.factor, 0, end, errors, 0, block.width, at, end, left, at, block.width)
     loss = np.empty(len(left) // block.width * VEC, np.float32)
     weighted_squares(left, np.square(block.diagonal), block.width, loss)
-    return encoded, loss[: len(rows)]
+    return loss[: len(rows)]
 
 
 def _encode(rows: F32_ARRAY, kernel: Kernel, importance: F32_ARRAY) -> Bytes:
