@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oracles.kills import hear_interrupts
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.formats.errors import OutputError, PlanError, QuantmillError, WeightError
 from quantmill.formats.hf.load import read_hf
@@ -379,7 +380,9 @@ def test_ctrl_c_of_the_real_command(smollm2_f16: Path, tmp_path: Path) -> None:
     """A Ray of its own, interrupted as a terminal does it: the whole process group. Nothing of it stays alive."""
     words = [sys.executable, "-c", "from quantmill.tools.main import run; run()", "quantize", str(smollm2_f16)]
     words += [str(tmp_path / "o.gguf"), "IQ4_NL", *LOCAL, "--workers", "1"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_interrupts
+    ) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / ".o.gguf.journal").exists():
             assert process.poll() is None, process.communicate()

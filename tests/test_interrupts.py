@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from oracles.faults import KEPT, digest
+from oracles.kills import hear_interrupts
 from oracles.tiny import TEXT, save_tiny_llama
 
 SECONDS = 3.0
@@ -78,7 +79,7 @@ def start(words: list[str], folder: Path, before: str = "", **environment: str) 
     command = [sys.executable, "-c", PROGRAM, before, *words]
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        preexec_fn=hear_interrupts,
     )  # fmt: skip
 
 

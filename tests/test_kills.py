@@ -10,33 +10,68 @@ from pathlib import Path
 import pytest
 
 from oracles.kills import survive
+from oracles.tiny import TEXT, save_tiny_llama
 
 KILLS = int(os.environ.get("QUANTMILL_KILLS", "10"))  # of each command; 50 for a thorough look
+CALIBRATION = ["-f", "SRC/text.txt", "-c", "64", "--chunks", "4"]
+# command line, and what it makes; SRC/smollm2 and its F16 GGUF are real, SRC/small is random and six layers deep
+COMMANDS = {
+    "quantize": (["quantize", "SRC/f16.gguf", "o.gguf", "Q4_K_M", "--threads", "1"], "o.gguf"),
+    "convert in one pass": (["convert", "SRC/smollm2", "o.gguf", "--outtype", "Q4_K_S", "--threads", "2"], "o.gguf"),
+    "convert to a folder": (["convert", "SRC/f16.gguf", "o", "--outtype", "bf16"], "o"),
+    "imatrix": (["imatrix", "-m", "SRC/smollm2", "-o", "o.gguf", "--save-every", "1", *CALIBRATION], "o.gguf"),
+    "gptq": (["gptq", "SRC/small", "o", "--group-size", "32", *CALIBRATION], "o"),
+    "awq": (["awq", "SRC/small", "o", "--group-size", "32", *CALIBRATION], "o"),
+    "release": (["release", "SRC/smollm2", "o", "--levels", "Q4_K_M,Q8_0", "--imatrix", "none"], "o"),
+}
+
+
+@pytest.fixture(scope="module")
+def sources(smollm2_hf: Path, smollm2_f16: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    shutil.copytree(smollm2_hf, folder / "smollm2")
+    (folder / "f16.gguf").symlink_to(smollm2_f16)
+    save_tiny_llama(folder / "small", layers=6, hidden=256)
+    (folder / "text.txt").write_text(TEXT * 20)
+    return folder
 
 
 def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+    """SHA-256 of a file, or of a folder's; empty for what has not ended. A release works in its own folder, where
+    hidden files say that it is not whole."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    if not files or any(file.name.startswith(".") for file in files):
+        return ""
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.name.encode() + file.read_bytes())
+    return found.hexdigest()
 
 
-def check(words: list[str], out: Path, kills: int) -> None:
-    taken_up = survive(words, out.parent, lambda: digest(out), lambda: out.unlink(missing_ok=True), kills)
-    print(f"{words[0]}: {kills} of {kills} killed runs ended in the same bytes, {taken_up} were taken up")
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check(name: str, sources: Path, folder: Path, kills: int) -> str:
+    """Gives what was counted."""
+    words, made = COMMANDS[name]
+    folder.mkdir()
+    words = [word.replace("SRC", str(sources)) for word in words]
+    out = folder / made
+    taken_up = survive(words, folder, lambda: digest(out), lambda: remove(out), kills)
     assert taken_up or kills < 10  # a few may all fall into the start, before there is anything to take up
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    assert [path.name for path in folder.iterdir()] == [made]
+    return f"{name}: {kills} of {kills} killed runs ended in the same bytes, {taken_up} were taken up"
 
 
-def test_quantize_twice(smollm2_f16: Path, tmp_path: Path) -> None:
-    check(["quantize", str(smollm2_f16), "o.gguf", "Q4_K_M", "--threads", "1"], tmp_path / "o.gguf", 3)
-
-
-@pytest.mark.slow
-def test_quantize(smollm2_f16: Path, tmp_path: Path) -> None:
-    check(["quantize", str(smollm2_f16), "o.gguf", "Q4_K_M", "--threads", "1"], tmp_path / "o.gguf", KILLS)
+def test_quantize_twice(sources: Path, tmp_path: Path) -> None:
+    check("quantize", sources, tmp_path / "out", 2)
 
 
 @pytest.mark.slow
-def test_convert_in_one_pass(smollm2_hf: Path, tmp_path: Path) -> None:
-    checkpoint = shutil.copytree(smollm2_hf, tmp_path / "in" / "smollm2")
-    (tmp_path / "out").mkdir()
-    words = ["convert", str(checkpoint), "o.gguf", "--outtype", "Q4_K_S", "--threads", "2"]
-    check(words, tmp_path / "out" / "o.gguf", KILLS)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_at_random_moments(name: str, sources: Path, tmp_path: Path, record_property: pytest.RecordProperty) -> None:
+    record_property("counts", check(name, sources, tmp_path / "out", KILLS))

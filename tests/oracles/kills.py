@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,11 @@ from quantmill.tools.main import run
 run()
 """
 TAKEN_UP = ("going on", "taken up")
+
+
+def hear_interrupts() -> None:
+    """In a child, before its program: a shell's background jobs, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

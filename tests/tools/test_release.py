@@ -162,6 +162,16 @@ def test_killed_and_taken_up(tiny: Path, text: Path, tmp_path: Path) -> None:
     survive(words, tmp_path, result, lambda: shutil.rmtree(out, ignore_errors=True), kills=4)
 
 
+def test_killed_before_anything_was_recorded(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "..release.json.partial").write_text("{")
+    done = run(["release", str(tiny), "set", "--imatrix", "none", "--levels", "Q8_0"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "set").iterdir()) == [
+        "README.md", "SHA256SUMS", "Tiny-Llama.Q8_0.gguf", "manifest.json",
+    ]  # fmt: skip
+
+
 def test_refusals(released: Path, tiny: Path, tmp_path: Path) -> None:
     def refused(*words: str) -> str:
         done = run(["release", *words], tmp_path)

@@ -54,7 +54,7 @@ def describe(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
 
 def write_json(path: Path, content: Any) -> None:
     """Replaced whole, never half."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = unwritten(path)
     try:
         with partial.open("w", encoding="utf-8") as file:
             json.dump(content, file, indent=2, ensure_ascii=False, sort_keys=False)
@@ -65,6 +65,11 @@ def write_json(path: Path, content: Any) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def unwritten(path: Path) -> Path:
+    """Where ``write_json`` begins; a kill may leave it."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

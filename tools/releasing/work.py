@@ -18,7 +18,7 @@ from ...formats.errors import FormatError, OutputError, WeightError
 from ..cluster import pool_of
 from ..files import read_model, source_kind
 from ..planned import plan_from, progress_bar
-from .manifest import NAME, sha256, source_files, write_json
+from .manifest import NAME, sha256, source_files, unwritten, write_json
 
 if TYPE_CHECKING:
     from ...formats.ir import Model
@@ -82,7 +82,7 @@ class Work:
             self.say(f"{self.folder}: going on where an earlier run stopped; --restart begins anew")
         elif (self.folder / NAME).is_file():
             raise OutputError("holds a finished release", path=self.folder, hint="--restart makes it anew")
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        elif self.folder.exists() and (not self.folder.is_dir() or {*self.folder.iterdir()} - {unwritten(state)}):
             raise OutputError("exists and is not an empty folder", path=self.folder, hint="choose another")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.key = dict(key)
