@@ -10,6 +10,7 @@ from ..formats.ir import Tensor
 from .plan import Plan, Step
 
 CHUNK_WEIGHTS = 1 << 20  # small, so that the threads end together; large, so that Python between chunks costs little
+REFINED_ROWS = 1024  # at least: refining is many short calls, whatever the rows
 COPY_BYTES = 4 << 20  # copies are bound by the disk: fewer, larger writes
 
 
@@ -65,7 +66,7 @@ def chunks_of(tasks: Sequence[Task], chunk_weights: int | None = None) -> Iterat
     """
     number = 0
     for index, task in enumerate(tasks):
-        rows = min(_chunk_rows(part.step, chunk_weights or CHUNK_WEIGHTS) for part in task.parts)
+        rows = min(_chunk_rows(part.step, chunk_weights) for part in task.parts)
         each = min(rows_per_matrix(part.step) for part in task.parts)
         for start in range(0, task.tensor.n_rows, each):
             for a in range(start, start + each, rows):
@@ -86,7 +87,10 @@ def rows_per_matrix(step: Step) -> int:
     return max(1, shape[-2])
 
 
-def _chunk_rows(step: Step, weights: int) -> int:
+def _chunk_rows(step: Step, weights: int | None) -> int:
+    width = max(1, step.tensor.width)
     if is_copy(step):
-        weights = int(COPY_BYTES * 8 / step.tensor.qtype.bpw)
-    return max(1, weights // max(1, step.tensor.width))
+        return max(1, int(COPY_BYTES * 8 / step.tensor.qtype.bpw) // width)
+    if weights is None:
+        return max(1, CHUNK_WEIGHTS // width, REFINED_ROWS if step.refined else 1)
+    return max(1, weights // width)

@@ -66,8 +66,8 @@ def _bits(codes: NDArray[np.uint8], bit: int) -> NDArray[np.uint8]:
 def _nibbles(codes: NDArray[np.uint8], group: int) -> NDArray[np.uint8]:
     """Low four bits, the first half of each ``group`` low in the bytes, the second high: [rows, columns / 2]."""
     columns = codes.shape[1]
-    c = _parts(codes, columns // group, 2, group // 2) & 15
-    return (c[:, :, 0] | c[:, :, 1] << 4).reshape(-1, columns // 2).astype(np.uint8, copy=False)
+    c = _parts(codes, columns // group, 2, group // 2)
+    return (c[:, :, 0] & 15 | c[:, :, 1] << 4).reshape(-1, columns // 2)  # uint8: what is shifted out is gone
 
 
 def _unit(at: int, sign: int = 1) -> Callable[[Bytes], F32_ARRAY]:
@@ -157,7 +157,7 @@ def _writer_32(head: int, five: bool) -> Callable[[NDArray[np.uint8], Bytes], No
 
     def write(codes: NDArray[np.uint8], blocks: Bytes) -> None:
         if five:
-            blocks[:, head : head + 4] = np.packbits(_parts(codes, 32) >> 4 & 1, axis=1, bitorder="little")
+            blocks[:, head : head + 4] = np.packbits(codes & 16, axis=1, bitorder="little")
         blocks[:, head + 4 * five :] = _nibbles(codes, 32)
 
     return write

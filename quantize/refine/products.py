@@ -43,10 +43,9 @@ def to_lanes(rows: NDArray[Any]) -> NDArray[Any]:
     """Rows [n, columns] in the lane form: [groups * columns, VEC], a group of ``VEC`` rows after the other, zeros in
     the place of rows that the last one lacks. A column of a group is a line of the cache."""
     n, columns = rows.shape
-    groups = -(-n // VEC)
-    lanes = np.zeros((groups * VEC, columns), rows.dtype)
-    lanes[:n] = rows
-    return np.ascontiguousarray(lanes.reshape(groups, VEC, columns).transpose(0, 2, 1)).reshape(-1, VEC)
+    if n % VEC:
+        rows = np.concatenate([rows, np.zeros((-n % VEC, columns), rows.dtype)])
+    return np.ascontiguousarray(rows.reshape(-1, VEC, columns).transpose(0, 2, 1)).reshape(-1, VEC)
 
 
 def from_lanes(lanes: NDArray[Any], n: int, columns: int) -> NDArray[Any]:

@@ -15,8 +15,6 @@ from .factor import Block
 from .products import SQUARE, add_product, from_lanes, row_sums, to_lanes, weighted_squares
 from .walkers import PASSES, State, walker
 
-_STEP = 64  # columns of a triangle done as a square
-
 
 def encode_refined(
     weights: F32_ARRAY, kind: QType, blocks: Sequence[Block], out: Bytes, passes: int | None = None
@@ -84,8 +82,8 @@ def _loss(rows: F32_ARRAY, encoded: Bytes, kernel: Kernel, block: Block) -> F32_
     kernel.decode(encoded, decoded)
     errors = to_lanes(rows - decoded)
     left = np.zeros_like(errors)
-    for at in range(0, block.width, _STEP):
-        end = min(at + _STEP, block.width)  # up to here: below its diagonal the factor is zero
+    for at in range(0, block.width, SQUARE):
+        end = at + SQUARE  # up to here: below its diagonal the factor is zero
         add_product(block.factor, 0, end, errors, 0, block.width, at, end, left, at, block.width)
     loss = np.empty(len(left) // block.width * VEC, np.float32)
     weighted_squares(left, np.square(block.diagonal), block.width, loss)

@@ -1,7 +1,7 @@
 """What error feedback costs: ``quantize --refine`` beside the plain encoder with importance, the same rows, one core.
 Run by hand:
 
-    python tests/bench/refine_cost.py [--types Q4_K,IQ2_XS] [--width 2048] [--rows 512] [--repeats 9] [--json]
+    python tests/bench/refine_cost.py [--types Q4_K,IQ2_XS] [--width 2048] [--rows 1024] [--repeats 9] [--json]
 
 For each type: Mweights/s of either, the most of several alternating runs, their ratio, and what is left of the
 quadratic loss. Rows are normal; inputs are columns that go together. The moments' factors are made before: a model
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--types", default=",".join(sorted(REFINED)))
     parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
