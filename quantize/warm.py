@@ -22,7 +22,8 @@ from .kernels import keep, kernel_for
 from .kernels.cachedir import cache_dir, sources_digest
 
 _COMPILE = "from quantmill.quantize.warm import compile_type; compile_type({!r})"
-_LONG = ("IQ1", "IQ2", "IQ3")  # those with codebooks take longest to compile
+_LONG = ("IQ1", "IQ2", "IQ3")  # those with codebooks take longest to compile ...
+_LATTICE = ("IQ2", "IQ3")  # ... and most of it is the one search that these share
 _NO_CODE = {"F32", "F16", "BF16"}  # numpy's work, or too little to wait for
 
 
@@ -67,22 +68,37 @@ def _can_keep() -> bool:
 
 
 def _compile_apart(names: list[str], processes: int) -> None:
-    """Each in a process of its own, so many at a time; none outlives an interrupt."""
+    """Each in a process of its own, so many at a time; none outlives an interrupt. Of those that share a search one
+    goes ahead, and the others find it in the cache."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(cache_dir())}
-    waiting, running = list(names), list[subprocess.Popen[bytes]]()
+    waiting = list(names)
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    known = {_search(name) for name in BY_NAME if _note(name).exists()}
 
     def end() -> None:
-        for process in running:
+        for process in running.values():
             process.kill()
 
     with when_cut_off(end):
         while waiting or running:
-            while waiting and len(running) < processes:
-                words = [sys.executable, "-c", _COMPILE.format(waiting.pop(0))]
-                nothing = subprocess.DEVNULL
-                running.append(subprocess.Popen(words, env=environment, stdin=nothing, stdout=nothing, stderr=nothing))
+            for name in list(waiting):
+                under_way = {_search(other) for other in running} - known
+                if len(running) < processes and _search(name) not in under_way:
+                    waiting.remove(name)
+                    words, nothing = [sys.executable, "-c", _COMPILE.format(name)], subprocess.DEVNULL
+                    running[name] = subprocess.Popen(
+                        words, env=environment, stdin=nothing, stdout=nothing, stderr=nothing
+                    )
             time.sleep(0.02)
-            running[:] = [process for process in running if process.poll() is None]
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    known.add(_search(name))
+
+
+def _search(name: str) -> str:
+    """What a type's encoder compiles for longest."""
+    return "lattice" if name.startswith(_LATTICE) else name
 
 
 def _note(name: str) -> Path:

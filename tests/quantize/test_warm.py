@@ -6,6 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantmill.formats.qtypes import BY_NAME
+from quantmill.quantize import warm
 
 PROGRAM = """
 import sys
@@ -37,3 +43,31 @@ def test_nothing_can_be_kept(tmp_path: Path) -> None:
     taken = tmp_path / "file"
     taken.write_text("")
     assert warmed(taken / "cache", 1, "F16") == ["False"]
+
+
+def test_what_types_share_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IQ2 and IQ3 types have one search: the first of them goes ahead, beside others, and the rest follows together."""
+    alive: list[str] = []
+    seen: list[set[str]] = []
+
+    class Child:
+        def __init__(self, words: list[str], **_: Any) -> None:
+            self.name, self.polls = words[-1].split("'")[1], 0
+            alive.append(self.name)
+            seen.append(set(alive))
+
+        def poll(self) -> int | None:
+            self.polls += 1
+            if self.polls < 3:
+                return None
+            alive.remove(self.name)
+            return 0
+
+    monkeypatch.setattr(warm, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(warm.subprocess, "Popen", Child)
+    warm.warm([BY_NAME[name] for name in ("Q5_K", "IQ3_S", "IQ3_XXS", "IQ2_S")], 2)
+    assert seen == [{"IQ2_S"}, {"IQ2_S", "Q5_K"}, {"IQ3_S"}, {"IQ3_S", "IQ3_XXS"}]
+    seen.clear()
+    warm._note("IQ2_S").touch()
+    warm.warm([BY_NAME[name] for name in ("IQ2_S", "IQ3_S", "IQ3_XXS")], 2)
+    assert seen == [{"IQ3_S"}, {"IQ3_S", "IQ3_XXS"}]
