@@ -7,11 +7,13 @@ Three tables in one, the column ``what`` tells them apart:
 - ``plan``: ``--dry-run`` of the largest model, as a Hugging Face folder and as a GGUF file.
 - ``stream``: the same model's work, interrupted after ``--seconds``; the disk must have the output's room (a sparse
   file with a file system in it will do). Weights a second are those of the whole, so they are left out.
-- the command itself on models of ``--sizes``, and on one whose embedding alone is 10 GB. ``s/G`` are seconds for a
-  billion weights, less those that the same command takes on a model of next to nothing; ``cpu s/G`` likewise the
-  processor's. Of small models the fastest of three runs. Nothing is in the page cache when a run begins.
-  ``disk s/G`` is what it takes to write as many bytes and sync them, right after, and nothing else: a few hundred MB
-  vanish in a disk's caches, 10 GB do not, so that whatever only moves bytes (``f16``, ``Q8_0``) follows this column.
+- the command itself on models of ``--sizes``, and on one whose embedding alone is 10 GB, in seconds for a billion
+  weights. Start-up is taken out: what the same command takes on a model of one layer is subtracted, its seconds and
+  its weights. Of small models the fastest of three runs. Nothing is in the page cache when a run begins.
+  ``user s/G`` and ``system s/G`` are the processor's time in the command and in the kernel on its behalf. ``disk s/G``
+  is what it takes right after to do nothing else than read the source, then write as many bytes as the output has and
+  sync them: small files vanish in caches, 10 GB do not, so that whatever only moves bytes (``f16``, ``Q8_0``) follows
+  these two columns; the work itself is in ``user s/G``.
 
 The weights are zeros, the kernels' fastest case: reading, writing and bookkeeping show, which must be in proportion to
 the size. ``peak MB`` is the process's own high-water mark (VmHWM).
@@ -131,19 +133,19 @@ def measure(words: list[str], seconds: float | None = None) -> dict[str, Any]:
     took = monotonic() - begun
     assert process.stderr is not None
     said = process.stderr.read().strip().splitlines()
-    code = process.returncode
-    return {"seconds": took, "peak_mb": peak, "cpu": _children_cpu(), "code": code, "said": said[-1] if said else ""}
+    code, last = process.returncode, said[-1] if said else ""
+    return {"seconds": took, "peak_mb": peak, "code": code, "said": last} | _children_cpu()
 
 
-_cpu_before = 0.0
+_cpu_before = {"user": 0.0, "system": 0.0}
 
 
-def _children_cpu() -> float:
+def _children_cpu() -> dict[str, float]:
     """Processor seconds of the child that has just ended."""
-    global _cpu_before
     times = os.times()
-    total = times.children_user + times.children_system
-    used, _cpu_before = total - _cpu_before, total
+    total = {"user": times.children_user, "system": times.children_system}
+    used = {key: total[key] - _cpu_before[key] for key in total}
+    _cpu_before.update(total)
     return used
 
 
@@ -178,29 +180,35 @@ class Model:
     def row(
         self, what: str, words: list[str], seconds: float | None = None, start: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Run a command. ``start``: what it took on a model of next to nothing."""
+        """Run a command. ``start``: the same command's row of a small model."""
         self._forget()
         found = measure(words, seconds)
         if found["code"] == 0 and start is not None:
             assert self.out.exists(), words
-            found["per_billion"] = (found["seconds"] - start["seconds"]) / self.weights * 1e9
-            found["cpu_per_billion"] = (found["cpu"] - start["cpu"]) / self.weights * 1e9
-            found["disk_per_billion"] = self._floor(self.out.stat().st_size) / self.weights * 1e9
+            billions = (self.weights - start["weights"]) / 1e9
+            for key in ("seconds", "user", "system"):
+                found[f"{key}_per_billion"] = (found[key] - start[key]) / billions
+            found["disk_per_billion"] = self._floor(words) / self.weights * 1e9
         for path in self.folder.glob("*out.gguf*"):
             path.unlink()
         for path in self.folder.glob(".out.gguf*"):
             path.unlink()
         return {"what": what, "weights": self.weights, **found}
 
-    def _floor(self, n_bytes: int) -> float:
-        """Seconds to put so many bytes in the output's place, from memory to the disk."""
+    def _floor(self, words: list[str]) -> float:
+        """Seconds to read a command's source and to put as many bytes in its output's place, and nothing else."""
+        n_bytes, block = self.out.stat().st_size, bytearray(os.urandom(1 << 20))
         self.out.unlink()
-        block = os.urandom(1 << 20)
+        self._forget()
         begun = monotonic()
         with self.out.open("wb", buffering=0) as file:
             for start in range(0, n_bytes, len(block)):
-                file.write(block[: n_bytes - start])
+                file.write(memoryview(block)[: n_bytes - start])
             os.fsync(file.fileno())
+        for path in [self.gguf] if str(self.gguf) in words else self.hf.glob("*.safetensors"):
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(block):
+                    pass
         return monotonic() - begun
 
     def _forget(self) -> None:
@@ -259,17 +267,19 @@ def _large(model: Model, level: str, seconds: float) -> list[dict[str, Any]]:
     return found
 
 
+COLUMNS = (("seconds", "s/G"), ("user", "user s/G"), ("system", "system s/G"), ("disk", "disk s/G"))
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'what':36}{'weights':>10}{'seconds':>9}{'s/G':>8}{'cpu s/G':>9}{'disk s/G':>10}{'peak MB':>9}"]
+    heads = "".join(f"{title:>{len(title) + 2}}" for _, title in COLUMNS)
+    lines = [f"{'what':36}{'weights':>10}{'seconds':>9}  {heads}{'peak MB':>9}"]
     for row in rows:
         per = "".join(
-            f"{row[key]:{width}.2f}" if key in row else " " * width
-            for key, width in (("per_billion", 8), ("cpu_per_billion", 9), ("disk_per_billion", 10))
+            f"{row[f'{key}_per_billion']:{len(title) + 2}.2f}" for key, title in COLUMNS if f"{key}_per_billion" in row
         )
         failed = "" if row["code"] in (0, 130) else f"  {row['said']}"
-        lines.append(
-            f"{row['what']:36}{row['weights'] / 1e9:>8.2f} G{row['seconds']:9.2f}{per}{row['peak_mb']:9.0f}{failed}"
-        )
+        begin = f"{row['what']:36}{row['weights'] / 1e9:>8.2f} G{row['seconds']:9.2f}  {per:{len(heads)}}"
+        lines.append(f"{begin}{row['peak_mb']:9.0f}{failed}")
     return "\n".join(lines)
 
 
