@@ -67,7 +67,8 @@ def _nibbles(codes: NDArray[np.uint8], group: int) -> NDArray[np.uint8]:
     """Low four bits, the first half of each ``group`` low in the bytes, the second high: [rows, columns / 2]."""
     columns = codes.shape[1]
     c = _parts(codes, columns // group, 2, group // 2)
-    return (c[:, :, 0] & 15 | c[:, :, 1] << 4).reshape(-1, columns // 2)  # uint8: what is shifted out is gone
+    packed = c[:, :, 0] & np.uint8(15) | c[:, :, 1] << np.uint8(4)  # what is shifted out is gone
+    return packed.reshape(-1, columns // 2)
 
 
 def _unit(at: int, sign: int = 1) -> Callable[[Bytes], F32_ARRAY]:
