@@ -17,6 +17,7 @@ quantmill.formats.resumable.SYNC_SECONDS = 0.02
 from quantmill.tools.main import run
 run()
 """
+EARLIEST, LATEST = 0.2, 0.95  # of a whole run's time
 TAKEN_UP = ("going on", "taken up")
 
 
@@ -31,7 +32,7 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def survive(words: list[str], folder: Path, result: Callable[[], str], forget: Callable[[], None], kills: int) -> int:
-    """Kill a command ``kills`` times at random moments of its life, run it again each time and compare.
+    """Kill a command ``kills`` times at random moments spread over its life, run it again each time and compare.
 
     Args:
         words: of the command line, after ``quantmill``.
@@ -52,6 +53,7 @@ def survive(words: list[str], folder: Path, result: Callable[[], str], forget: C
     taken_up = 0
     for number in range(kills):
         forget()
+        moment = EARLIEST + (LATEST - EARLIEST) * (number + rng.random()) / kills
         while True:
             process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, *words],
@@ -59,13 +61,14 @@ def survive(words: list[str], folder: Path, result: Callable[[], str], forget: C
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            time.sleep(rng.uniform(0.2, 0.95) * seconds)
+            time.sleep(moment * seconds)
             process.kill()
             process.wait()
             if not result():
                 break
             assert result() == expected, f"kill {number}: an unfinished output has its name"
             forget()  # it was faster this time
+            moment = rng.uniform(EARLIEST, moment)
         again = run(words, folder)
         assert again.returncode == 0, f"kill {number}: {again.stderr}"
         assert result() == expected, f"kill {number}: other bytes"
