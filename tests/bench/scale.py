@@ -197,18 +197,19 @@ class Model:
 
     def _floor(self, words: list[str]) -> float:
         """Seconds to read a command's source and to put as many bytes in its output's place, and nothing else."""
-        n_bytes, block = self.out.stat().st_size, bytearray(os.urandom(1 << 20))
+        n_bytes, block = self.out.stat().st_size, bytearray(1 << 20)
         self.out.unlink()
         self._forget()
         begun = monotonic()
-        with self.out.open("wb", buffering=0) as file:
-            for start in range(0, n_bytes, len(block)):
-                file.write(memoryview(block)[: n_bytes - start])
-            os.fsync(file.fileno())
         for path in [self.gguf] if str(self.gguf) in words else self.hf.glob("*.safetensors"):
             with path.open("rb", buffering=0) as file:
                 while file.readinto(block):
                     pass
+        block[:] = os.urandom(len(block))  # zeros may be stored as nothing
+        with self.out.open("wb", buffering=0) as file:
+            for start in range(0, n_bytes, len(block)):
+                file.write(memoryview(block)[: n_bytes - start])
+            os.fsync(file.fileno())
         return monotonic() - begun
 
     def _forget(self) -> None:

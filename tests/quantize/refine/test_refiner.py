@@ -12,6 +12,7 @@ from quantmill.formats.errors import PlanError
 from quantmill.formats.moments import Moments, block_bounds, pack, packed_size
 from quantmill.formats.qtypes import qtype
 from quantmill.quantize.budget_losses import Sensitivity, losses
+from quantmill.quantize.chunks import Job, chunks_of, tasks_of
 from quantmill.quantize.execute import execute
 from quantmill.quantize.fingerprint import fingerprint
 from quantmill.quantize.plan import make_plan
@@ -108,6 +109,19 @@ def test_bytes_and_threads(tmp_path: Path) -> None:
     execute(plain, tmp_path / "plain.gguf", importance=importance)
     assert (tmp_path / "plain.gguf").read_bytes() not in files
     assert (tmp_path / "plain.gguf").stat().st_size == (tmp_path / "1.gguf").stat().st_size
+
+
+def test_wide_rows_are_taken_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a chunk of the usual size would have a row, refining has as many as pay for its calls."""
+    monkeypatch.setattr("quantmill.quantize.chunks.CHUNK_WEIGHTS", 512)
+    monkeypatch.setattr("quantmill.quantize.chunks.REFINED_ROWS", 3)
+    model = model_of([tensor_of(name, ROWS.astype(np.float16)) for name in NAMES])
+    importance = {name: np.ones(512, np.float32) for name in NAMES}
+    for moments, rows in ((moments_of(Store()), 3), (None, 1)):
+        plan = make_plan(model, "Q4_K_S", importance=importance, moments=moments)
+        chunks = list(chunks_of(tasks_of([Job(plan, tmp_path / "o.gguf")])))
+        assert {chunk.b - chunk.a for chunk in chunks[:2]} == {rows}
+        assert sum(chunk.b - chunk.a for chunk in chunks) == len(NAMES) * len(ROWS)
 
 
 def test_unfinished_work_of_another_kind_is_not_taken_up() -> None:
