@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oracles.kills import hear_interrupts
+from oracles.kills import command, hear_interrupts
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.formats.errors import OutputError, PlanError, QuantmillError, WeightError
 from quantmill.formats.hf.load import read_hf
@@ -378,8 +378,8 @@ def lives(group: int) -> bool:
 @pytest.mark.slow
 def test_ctrl_c_of_the_real_command(smollm2_f16: Path, tmp_path: Path) -> None:
     """A Ray of its own, interrupted as a terminal does it: the whole process group. Nothing of it stays alive."""
-    words = [sys.executable, "-c", "from quantmill.tools.main import run; run()", "quantize", str(smollm2_f16)]
-    words += [str(tmp_path / "o.gguf"), "IQ4_NL", *LOCAL, "--workers", "1"]
+    out = tmp_path / "o.gguf"
+    words = command("quantize", str(smollm2_f16), str(out), "IQ3_S", *LOCAL, "--workers", "1")
     with subprocess.Popen(
         words, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_interrupts
     ) as process:
@@ -399,5 +399,6 @@ def test_ctrl_c_of_the_real_command(smollm2_f16: Path, tmp_path: Path) -> None:
         time.sleep(0.05)
     again = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "going on where an earlier run stopped" in again.stderr
-    subprocess.run([*words[:5], str(tmp_path / "alone.gguf"), "IQ4_NL"], check=True)
-    assert (tmp_path / "alone.gguf").read_bytes() == (tmp_path / "o.gguf").read_bytes()
+    alone = tmp_path / "alone.gguf"
+    subprocess.run(command("quantize", str(smollm2_f16), str(alone), "IQ3_S"), check=True)
+    assert alone.read_bytes() == out.read_bytes()

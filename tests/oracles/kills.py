@@ -26,9 +26,13 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def command(*words: str) -> list[str]:
+    """What runs ``quantmill words``, its journal written often."""
+    return [sys.executable, "-c", PROGRAM, *words]
+
+
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROGRAM, *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, check=False)
 
 
 def survive(words: list[str], folder: Path, result: Callable[[], str], forget: Callable[[], None], kills: int) -> int:
@@ -56,7 +60,7 @@ def survive(words: list[str], folder: Path, result: Callable[[], str], forget: C
         moment = EARLIEST + (LATEST - EARLIEST) * (number + rng.random()) / kills
         while True:
             process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, *words],
+                command(*words),
                 cwd=folder,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
