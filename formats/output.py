@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -242,7 +241,7 @@ def _same_file(a: Path, b: Path) -> bool:
 def temporary_name(target: Path) -> Path:
     # The stem is cut so that a name at the file system's limit of 255 bytes still has a temporary one.
     stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")
-    return target.parent / f".{stem}.{secrets.token_hex(4)}.tmp"
+    return target.parent / f".{stem}.{os.urandom(4).hex()}.tmp"
 
 
 def _start_writing(fd: int) -> None:

@@ -8,7 +8,6 @@ is renamed, replaced or made unreadable meanwhile is still the one that was open
 from __future__ import annotations
 
 import os
-import socket
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -100,6 +99,8 @@ def _opened_elsewhere(path: Path, absolute: str, about: tuple[int, int]) -> Sour
     Raises:
         FormatError: it is not here. SourceError: it is another one here.
     """
+    import socket
+
     try:
         file = SourceFile(Path(absolute))
     except FormatError as error:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .refine.refiner import Refiner
 
 
+_INFINITE_HALF = 0x7C00  # its bits; those of a NaN, without its sign, are more
+
+
 class File(Protocol):
     """An output that grows, and what of it is finished."""
 
@@ -143,10 +146,10 @@ class Encoder:
         for name, dtype, _ in type.fields:
             if dtype != "<f2":
                 continue
-            finite = np.isfinite(blocks[name])
-            if not finite.all():
+            magnitudes = blocks[name].view("<u2") & 0x7FFF
+            if magnitudes.max(initial=0) >= _INFINITE_HALF:
                 self._check(chunk, rows, source_type)
-                row, block = (int(i) for i in np.argwhere(~finite)[0][:2])
+                row, block = (int(i) for i in np.argwhere(magnitudes >= _INFINITE_HALF)[0][:2])
                 column = block * type.block_size
                 hint = "choose bf16, f32 or another level"
                 raise self._error(chunk, row, column, f"is too large for {type}", hint)

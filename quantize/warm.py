@@ -6,7 +6,6 @@ nothing but time: what is not in numba's cache is compiled when it is called.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import numpy as np
 from ..formats.interrupts import when_cut_off
 from ..formats.qtypes import BY_NAME, F16, QType
 from .kernels import keep, kernel_for
-from .kernels.cachedir import cache_dir, sources_digest
+from .kernels.cachedir import cache_dir, numba_version, sources_digest
 
 _COMPILE = "from quantmill.quantize.warm import compile_type; compile_type({!r})"
 _LONG = ("IQ1", "IQ2", "IQ3")  # those with codebooks take longest to compile ...
@@ -103,9 +102,5 @@ def _search(name: str) -> str:
 
 def _note(name: str) -> Path:
     """There when the type's encoder has been compiled from these sources by this numba."""
-    try:
-        numba = importlib.metadata.version("numba")
-    except importlib.metadata.PackageNotFoundError:
-        numba = "none"
     python = f"{sys.version_info.major}{sys.version_info.minor}"
-    return cache_dir() / f"{name}.{sources_digest()}-{numba}-{python}.compiled"
+    return cache_dir() / f"{name}.{sources_digest()}-{numba_version()}-{python}.compiled"

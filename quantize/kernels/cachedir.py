@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import importlib.util
 import os
+import re
 import stat
 import tempfile
 from functools import cache
@@ -18,6 +20,20 @@ def sources_digest() -> str:
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@cache
+def numba_version() -> str | None:
+    """Of the numba that an import would find; None without one. Its own file tells: every command would feel the time
+    that ``importlib.metadata`` takes to import."""
+    numba = importlib.util.find_spec("numba")  # finds, does not import
+    if numba is None or numba.origin is None:
+        return None
+    try:
+        found = re.search(r'"version": "([^"]+)"', Path(numba.origin).with_name("_version.py").read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 @cache

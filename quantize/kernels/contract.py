@@ -90,6 +90,9 @@ _NONE = np.zeros(0, np.float32)
 
 def constant(array: NDArray[Any]) -> NDArray[Any]:
     """A read-only, aligned, contiguous view (or copy), whatever it was: numba compiles for one array type only."""
-    view = np.require(np.asarray(array), requirements=["C", "A"]).view()
+    plain = np.asarray(array)
+    if not (plain.flags.c_contiguous and plain.flags.aligned):
+        plain = np.require(plain, requirements=["C", "A"])
+    view = plain.view()
     view.flags.writeable = False
     return view

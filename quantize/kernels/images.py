@@ -16,7 +16,6 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.machinery
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 
 from ...formats.ir import Bytes
 from ...formats.qtypes import BY_NAME
-from .cachedir import cache_dir, sources_digest
+from .cachedir import cache_dir, numba_version, sources_digest
 from .contract import F32_ARRAY, Kernel
 
 # What ``_call_type`` passes; an encoder compiled for anything else has no image.
@@ -114,7 +113,7 @@ def _key() -> str | None:
     numba = importlib.util.find_spec("numba")  # finds, does not import
     if sys.platform != "linux" or numba is None or numba.origin is None:
         return None
-    if not importlib.metadata.version("numba").startswith(_KNOWN_NUMBA):
+    if not (numba_version() or "").startswith(_KNOWN_NUMBA):
         return None
     import llvmlite
     import llvmlite.binding as llvm
