@@ -17,6 +17,7 @@ import numpy as np
 
 from .errors import FormatError, SourceError, remedy
 from .ir import Bytes
+from .uncached import Uncached
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}  # suffixes of a checkpoint's large files
 _HINT = "bring the file back as it was and run the same command again"
@@ -38,6 +39,7 @@ class SourceFile:
         weakref.finalize(self, file.close)
         self._fd = file.fileno()
         self._about = self._state()
+        self._uncached = Uncached(self._fd, self.size)
 
     @property
     def size(self) -> int:
@@ -53,20 +55,26 @@ class SourceFile:
         Raises:
             SourceError: the file is not what it was when it was opened, or the disk failed.
         """
-        data = np.empty(n, np.uint8)
-        done = 0
         try:
-            while done < n:  # the system reads 2 GB at most in one go
-                got = os.preadv(self._fd, [data.data[done:]], start + done)
-                if not got:
-                    raise self._error("the file became shorter while it was read", where)
-                done += got
+            data = self._uncached.read(start, n)
+            if data is None:
+                data = self._read(start, n, where)
             about = self._state()
         except OSError as error:
             raise self._error(f"cannot be read any more: {error.strerror}", where) from error
         if about != self._about:
             shorter = about[0] < self._about[0]
             raise self._error(f"the file {'became shorter' if shorter else 'was changed'} while it was read", where)
+        return data
+
+    def _read(self, start: int, n: int, where: str | None) -> Bytes:
+        data = np.empty(n, np.uint8)
+        done = 0
+        while done < n:  # the system reads 2 GB at most in one go
+            got = os.preadv(self._fd, [data.data[done:]], start + done)
+            if not got:
+                raise self._error("the file became shorter while it was read", where)
+            done += got
         return data
 
     def __reduce__(self) -> tuple[Callable[..., SourceFile], tuple[Any, ...]]:

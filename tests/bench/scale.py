@@ -1,6 +1,6 @@
 """Models of any size: seconds and memory of the commands on synthetic Llamas whose files are sparse. Run by hand:
 
-    python tests/bench/scale.py [--sizes 0.1e9,1e9,10e9] [--levels Q4_K_M] [--plan 100e9] [--dir DIR] [--json]
+    python tests/bench/scale.py [--sizes 0.1e9,1e9,10e9] [--filled] [--plan 100e9] [--dir DIR] [--json]
 
 Three tables in one, the column ``what`` tells them apart:
 
@@ -16,7 +16,8 @@ Three tables in one, the column ``what`` tells them apart:
   these two columns; the work itself is in ``user s/G``.
 
 The weights are zeros, the kernels' fastest case: reading, writing and bookkeeping show, which must be in proportion to
-the size. ``peak MB`` is the process's own high-water mark (VmHWM).
+the size. With ``--filled`` those of ``--sizes`` are normal and on the disk, 4 bytes each: what users have. ``peak MB``
+is the process's own high-water mark (VmHWM).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ import tempfile
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+
+import numpy as np
 
 COMMAND = [sys.executable, "-c", "from quantmill.tools.main import run; run()"]
 SHARD_BYTES = 5e9
@@ -75,8 +78,8 @@ def product(shape: tuple[int, ...]) -> int:
     return n
 
 
-def write_checkpoint(folder: Path, config: dict[str, Any], dtype: str = "F16") -> int:
-    """A Hugging Face folder in sparse shards of zeros. Gives its number of weights."""
+def write_checkpoint(folder: Path, config: dict[str, Any], dtype: str = "F16", filled: bool = False) -> int:
+    """A Hugging Face folder in sparse shards of zeros, or of normal weights. Gives its number of weights."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     shards: list[dict[str, tuple[int, ...]]] = [{}]
@@ -97,13 +100,13 @@ def write_checkpoint(folder: Path, config: dict[str, Any], dtype: str = "F16") -
             index[name] = path.name
         raw = json.dumps(header).encode()
         path.write_bytes(struct.pack("<Q", len(raw)) + raw)
-        os.truncate(path, 8 + len(raw) + end)
+        lengthen(path, 8 + len(raw) + end, filled)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     return sum(map(product, shapes.values()))
 
 
-def write_gguf(path: Path, folder: Path) -> None:
-    """The same model as one sparse file, in F16."""
+def write_gguf(path: Path, folder: Path, filled: bool = False) -> None:
+    """The same model as one file, in F16."""
     from quantmill.formats.gguf.writer import TensorInfo, layout
     from quantmill.formats.hf.load import read_hf
     from quantmill.formats.qtypes import F16, F32
@@ -112,7 +115,20 @@ def write_gguf(path: Path, folder: Path) -> None:
     infos = [TensorInfo(t.name, t.shape, F16 if len(t.shape) > 1 else F32) for t in model]
     place = layout(model.metadata, infos)
     path.write_bytes(place.header)
-    os.truncate(path, place.size)
+    lengthen(path, place.size, filled)
+
+
+def lengthen(path: Path, size: int, filled: bool) -> None:
+    """A file of that size: nothing follows, or normal weights in F16, whose pairs are finite in F32 too."""
+    if filled:
+        rng = np.random.default_rng(0)
+        pool = (rng.standard_normal(1 << 25, np.float32) * np.float32(0.02)).astype(np.float16).tobytes()
+        with path.open("ab", buffering=0) as file:
+            while (left := size - file.tell()) > 0:
+                start = 2 * int(rng.integers(0, 1 << 12))
+                file.write(memoryview(pool)[start : start + left])
+            os.fsync(file.fileno())
+    os.truncate(path, size)
 
 
 def measure(words: list[str], seconds: float | None = None) -> dict[str, Any]:
@@ -163,12 +179,12 @@ def _high_water_mark(pid: int) -> float:
 class Model:
     """A synthetic model in both forms, in a folder of its own."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], filled: bool = False) -> None:
         self.folder = folder
         folder.mkdir()
         self.hf, self.gguf, self.out = folder / "hf", folder / "f16.gguf", folder / "out.gguf"
-        self.weights = write_checkpoint(self.hf, config)
-        write_gguf(self.gguf, self.hf)
+        self.weights = write_checkpoint(self.hf, config, filled=filled)
+        write_gguf(self.gguf, self.hf, filled)
 
     def commands(self, level: str) -> dict[str, list[str]]:
         return {
@@ -222,6 +238,7 @@ class Model:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="0.1e9,1e9", help="of models worked through; the disk must hold them")
+    parser.add_argument("--filled", action="store_true", help="those of --sizes hold normal weights")
     parser.add_argument("--levels", default="Q4_K_M")
     parser.add_argument("--only", help="commands whose names contain this")
     parser.add_argument("--plan", type=float, default=100e9, help="weights of the model that is planned; 0 for none")
@@ -236,12 +253,12 @@ def main() -> None:
         folder = Path(place)
         if args.plan:
             rows += _large(Model(folder / "large", llama(args.plan, hidden=8192)), args.stream, args.seconds)
-        least = Model(folder / "least", llama(1, vocabulary=256))
+        least = Model(folder / "least", llama(1, vocabulary=256), args.filled)
         configs = [(f"{float(size):.3g}", llama(float(size))) for size in args.sizes.split(",") if size]
         if args.giant:
             configs.append(("10 GB tensor", llama(1, vocabulary=int(10e9 / 2 / 2048))))
         for label, config in configs:
-            model = Model(folder / label, config)
+            model = Model(folder / label, config, args.filled)
             times = 3 if model.weights < 0.5e9 else 1
             for level in args.levels.split(","):
                 nothing = least.commands(level)

@@ -1,0 +1,138 @@
+"""Reads past the page cache: the same bytes at any place, for models that do not fit it alone, and a way back."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from oracles.tiny import save_tiny_llama
+from quantmill.formats import uncached
+from quantmill.formats.errors import SourceError
+from quantmill.formats.gguf.reader import read_gguf
+from quantmill.formats.hf.load import read_hf
+from quantmill.formats.source import SourceFile
+from quantmill.quantize.execute import execute
+from quantmill.quantize.plan import make_plan
+
+SIZE = 3_000_017
+LEAST = 1 << 18
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> NDArray[np.uint8]:
+    if not has_direct_reads(tmp_path):
+        pytest.skip("this file system has none")
+    data = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
+    data.tofile(tmp_path / "file")
+    return data
+
+
+def has_direct_reads(folder: Path) -> bool:
+    try:
+        os.close(os.open(folder / "probe", os.O_RDWR | os.O_CREAT | getattr(os, "O_DIRECT", 0)))
+    except OSError:
+        return False
+    return hasattr(os, "O_DIRECT")
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Everything is too large for the cache; tells of each read whether it went past it."""
+    told: list[bool] = []
+    real = uncached.Uncached.read
+
+    def read(self: uncached.Uncached, start: int, n: int) -> Any:
+        found = real(self, start, n)
+        told.append(found is not None)
+        return found
+
+    monkeypatch.setattr(uncached, "_room", lambda: -1)
+    monkeypatch.setattr(uncached.Uncached, "read", read)
+    return told
+
+
+@pytest.mark.parametrize("start", [0, 1, 8, 4088, 4095, 4096, 1_234_568])
+@pytest.mark.parametrize("n", [LEAST, LEAST + 1, 1_000_003, 4096 * 100])
+def test_any_place(data: NDArray[np.uint8], tmp_path: Path, no_room: list[bool], start: int, n: int) -> None:
+    file = SourceFile(tmp_path / "file")
+    found = file.read(start, n)
+    assert np.array_equal(found, data[start : start + n])
+    assert found.ctypes.data % 8 == 0
+    end = SIZE - SIZE % 8  # of no block
+    assert np.array_equal(file.read(end - n // 8 * 8, n // 8 * 8 + 1), data[end - n // 8 * 8 : end + 1])
+    assert no_room == [start % 8 == 0, True]
+
+
+def test_small_reads_use_the_cache(data: NDArray[np.uint8], tmp_path: Path, no_room: list[bool]) -> None:
+    assert np.array_equal(SourceFile(tmp_path / "file").read(5, LEAST - 1), data[5 : LEAST + 4])
+    assert no_room == [False]
+
+
+def test_all_open_files_count(data: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = sum(uncached._open.values())
+    monkeypatch.setattr(uncached, "_room", lambda: others + SIZE)
+    with (tmp_path / "file").open("rb") as first, (tmp_path / "file").open("rb") as second:
+        one = uncached.Uncached(first.fileno(), SIZE)
+        assert one.read(0, SIZE) is None
+        two = uncached.Uncached(second.fileno(), SIZE)
+        found = one.read(0, SIZE)
+        assert found is not None
+        assert np.array_equal(found, data)
+        del two
+        assert one.read(0, SIZE) is None
+
+
+def test_nothing_stays_open(data: NDArray[np.uint8], tmp_path: Path, no_room: list[bool]) -> None:
+    before = os.listdir("/proc/self/fd")
+    file = SourceFile(tmp_path / "file")
+    file.read(0, SIZE)
+    assert len(os.listdir("/proc/self/fd")) == len(before) + 2
+    del file
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("fails", ["open", "preadv"])
+def test_a_file_system_without(
+    data: NDArray[np.uint8], tmp_path: Path, no_room: list[bool], monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    file, real, tries = SourceFile(tmp_path / "file"), getattr(os, fails), []
+
+    def refuse(first: Any, *rest: Any, **more: Any) -> Any:
+        if first == file._fd:
+            return real(first, *rest, **more)
+        tries.append(first)
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, fails, refuse)
+    for _ in range(2):
+        assert np.array_equal(file.read(8, SIZE - 8), data[8:])
+    assert len(tries) == 1  # and not for every chunk
+
+
+def test_a_file_cut_short(data: NDArray[np.uint8], tmp_path: Path, no_room: list[bool]) -> None:
+    file = SourceFile(tmp_path / "file")
+    file.read(0, SIZE)
+    os.truncate(tmp_path / "file", SIZE // 2)
+    with pytest.raises(SourceError, match="became shorter while it was read"):
+        file.read(0, SIZE)
+
+
+def test_the_same_output(
+    data: NDArray[np.uint8], tmp_path: Path, no_room: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uncached, "_LEAST", 1 << 10)
+    save_tiny_llama(tmp_path / "hf", layers=2)
+    monkeypatch.setattr(uncached, "_room", lambda: 1 << 40)
+    execute(make_plan(read_hf(tmp_path / "hf"), "F16", from_checkpoint=True), tmp_path / "f16.gguf")
+    execute(make_plan(read_gguf(tmp_path / "f16.gguf"), "Q4_K_M"), tmp_path / "cached.gguf")
+    assert not any(no_room)
+    monkeypatch.setattr(uncached, "_room", lambda: -1)
+    execute(make_plan(read_gguf(tmp_path / "f16.gguf"), "Q4_K_M"), tmp_path / "uncached.gguf")
+    assert sum(no_room) > 10
+    assert (tmp_path / "uncached.gguf").read_bytes() == (tmp_path / "cached.gguf").read_bytes()
