@@ -83,14 +83,14 @@ def write_checkpoint(folder: Path, config: dict[str, Any], dtype: str = "F16", f
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     shards: list[dict[str, tuple[int, ...]]] = [{}]
-    filled = 0
+    held = 0
     shapes = shapes_of(config)
     for name, shape in shapes.items():
-        if shards[-1] and filled + 2 * product(shape) > SHARD_BYTES:
+        if shards[-1] and held + 2 * product(shape) > SHARD_BYTES:
             shards.append({})
-            filled = 0
+            held = 0
         shards[-1][name] = shape
-        filled += 2 * product(shape)
+        held += 2 * product(shape)
     index = {}
     for i, shard in enumerate(shards):
         path = folder / f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
