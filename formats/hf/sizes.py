@@ -6,6 +6,7 @@ a layer reads as that layer's value.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,11 +117,11 @@ class Otherwise:
 
 
 @dataclass(frozen=True)
-class Condition:
+class Condition(ABC):
     """Something that is true of a config, or of a layer. ``~a`` is its contrary; ``a & b`` both, ``a | b`` either."""
 
-    def __call__(self, config: Config) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, config: Config) -> bool: ...
 
     def __invert__(self) -> Condition:
         return Not(self)

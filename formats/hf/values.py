@@ -5,6 +5,7 @@ Floats forget: 1 + w drops the low bits of a small w. Where the way back misses 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from .sizes import Config, Size
 Floats = NDArray[np.float32]
 
 
-class Computing:
+class Computing(ABC):
     """The base of ops on single values."""
 
     exact = False
@@ -36,8 +37,8 @@ class Computing:
 
         return replace(tensor, qtype=F32, read=read)
 
-    def compute(self, values: Floats, config: Config) -> Floats:
-        raise NotImplementedError
+    @abstractmethod
+    def compute(self, values: Floats, config: Config) -> Floats: ...
 
 
 @dataclass(frozen=True)
