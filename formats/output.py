@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OutputError
+from .uncached import Uncached
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SEND_AFTER = 64 << 20  # bytes written before the disk is told to begin with them
@@ -36,6 +37,7 @@ class Output:
         self.path = target
         self.temporary = temporary
         self._fd = fd
+        self._uncached = Uncached(fd, os.fstat(fd).st_size)
         self._end = 0
         self._unsent = 0
 
@@ -47,7 +49,9 @@ class Output:
         view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
         while view:
             try:
-                done = os.pwrite(self._fd, view, offset)
+                done = self._uncached.write(view, offset)
+                if done is None:
+                    done = os.pwrite(self._fd, view, offset)
             except OSError as error:
                 raise explain(error, self.path, len(view)) from error
             view, offset = view[done:], offset + done
@@ -64,6 +68,7 @@ class Output:
     def reserve(self, size: int) -> None:
         """Make the file ``size`` bytes long, zeros, with room on the disk for all of them."""
         self.check_room(size)
+        self._uncached.resize(size)
         if not size:
             return
         try:

@@ -1,13 +1,16 @@
-"""Reads past the page cache (Linux's O_DIRECT), for models that do not fit it.
+"""Reads and writes past the page cache, for models that do not fit it.
 
-Such a model would be gone from the cache before anybody reads it again, and all else with it. Past it the kernel looks
-for no memory to keep the bytes in, and copies nothing. What this way cannot do, for whatever reason, the ordinary one
-does, or says what is wrong.
+Such a model would be gone from the cache before anybody reads it again, and all else with it. Past it (O_DIRECT) the
+kernel looks for no memory to keep the bytes in, and copies nothing, but nobody reads ahead. What is written goes to the
+disk at once and leaves the cache (RWF_DONTCACHE, since Linux 6.14). What these ways cannot do, for whatever reason, the
+ordinary ones do, or say what is wrong.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import threading
 import weakref
 from functools import cache
@@ -19,7 +22,14 @@ from .ir import Bytes
 _BLOCK = 4096  # places, lengths and memory are multiples of it, as any disk wants them
 _ALIGNED = 8  # places that give arrays of any numbers; GGUF's and nearly all of safetensors' are
 _LEAST = 1 << 18  # bytes; smaller reads gain more by what the kernel reads ahead
-_open: dict[int, int] = {}  # bytes of each file that is open in this process: those of its models
+_DONTCACHE = 0x80  # source: include/uapi/linux/fs.h
+_UNKNOWN = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # the kernel or the file system knows no such writes
+_open: dict[int, int] = {}  # bytes of each file that is open in this process: those of its models, old and new
+
+
+def past_cache() -> bool:
+    """Whether the files that are open do not fit the page cache together."""
+    return sum(list(_open.values())) > _room()
 
 
 class Uncached:
@@ -27,20 +37,25 @@ class Uncached:
 
     Args:
         fd: the file, open for as long as this lives.
-        size: in bytes.
+        size: in bytes, as far as it is known.
     """
 
     def __init__(self, fd: int, size: int) -> None:
         self._fd = fd
         self._direct: int | None = None
-        self._works = hasattr(os, "O_DIRECT")
+        self._reads = hasattr(os, "O_DIRECT")
+        self._writes = sys.platform == "linux"
         self._lock = threading.Lock()
-        _open[id(self)] = size
+        self.resize(size)
         weakref.finalize(self, _open.pop, id(self))
+
+    def resize(self, size: int) -> None:
+        """The file has another size now."""
+        _open[id(self)] = size
 
     def read(self, start: int, n: int) -> Bytes | None:
         """``n`` bytes at an offset, as uint8 [n]; None where the ordinary way is better, or the only one."""
-        if n < _LEAST or start % _ALIGNED or not self._works or sum(list(_open.values())) <= _room():
+        if n < _LEAST or start % _ALIGNED or not self._reads or not past_cache():
             return None
         first = start // _BLOCK * _BLOCK
         wanted = start + n - first
@@ -55,9 +70,26 @@ class Uncached:
                     return None
                 done += got
         except OSError:
-            self._works = False
+            self._reads = False
             return None
         return memory[start - first : wanted]
+
+    def write(self, data: memoryview, offset: int) -> int | None:
+        """Write at an offset what the system takes at once and give its bytes' number; None where the ordinary way is
+        better, or the only one.
+
+        Raises:
+            OSError: the disk failed, or is full.
+        """
+        if len(data) < _LEAST or not self._writes or not past_cache():
+            return None
+        try:
+            return os.pwritev(self._fd, [data], offset, _DONTCACHE)
+        except OSError as error:
+            if error.errno not in _UNKNOWN:
+                raise
+            self._writes = False
+            return None
 
     def _descriptor(self) -> int:
         with self._lock:
@@ -71,5 +103,8 @@ class Uncached:
 
 @cache
 def _room() -> int:
-    """Bytes that the page cache can keep beside everything else."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+    """Bytes that the page cache can keep beside everything else; any number, where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize

@@ -201,8 +201,9 @@ class _Worker:
         self._threads = threads
 
     def __call__(self, piece: Piece) -> list[float]:
-        """The seconds that each chunk took."""
+        """The seconds that each chunk took of a thread that computes."""
         seconds = {}
+        begun = perf_counter()
 
         def do(chunk: Chunk, scratch: Scratch) -> None:
             start = perf_counter()
@@ -210,6 +211,9 @@ class _Worker:
             seconds[chunk.number] = perf_counter() - start
 
         on_threads(do, iter(piece), self._threads, lambda chunk: None)
+        computed = (perf_counter() - begun) * self._threads
         for file in self._files:
             file.sync()
-        return [seconds[chunk.number] for chunk in piece]
+        # Threads may be more than compute: what their chunks waited for a turn is not counted.
+        share = min(1.0, computed / sum(seconds.values()))
+        return [seconds[chunk.number] * share for chunk in piece]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,9 +44,14 @@ class File(Protocol):
 
 
 class Scratch:
-    """One thread's buffers, kept from chunk to chunk."""
+    """One thread's buffers, kept from chunk to chunk, and its turn to compute.
 
-    def __init__(self) -> None:
+    Args:
+        turn: held while it computes, not while it reads or writes.
+    """
+
+    def __init__(self, turn: AbstractContextManager[Any]) -> None:
+        self.turn = turn
         self._buffers: dict[str, Bytes] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
@@ -89,9 +95,11 @@ class Encoder:
             return
         rows = np.ascontiguousarray(task.tensor.rows(*span))
         for part in parts:
-            step, data = part.step, self._encode(chunk, part.step, rows, scratch)
-            if self.byteorders[part.job] == "big":
-                data = swap_blocks(step.type, data)
+            step = part.step
+            with scratch.turn:
+                data = self._encode(chunk, step, rows, scratch)
+                if self.byteorders[part.job] == "big":
+                    data = swap_blocks(step.type, data)
             offset = step.offset + chunk.a * step.type.row_bytes(step.tensor.width)
             self.files[part.job].output.write_at(offset, data)
             self.files[part.job].done(part.item, *span)

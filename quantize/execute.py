@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..formats.resumable import resumable_output
+from ..formats.uncached import past_cache
 from ..formats.workers import Pool
 from .chunks import Chunk, Job, Task, chunks_of, is_copy, tasks_of
 from .encode import Encoder, Scratch
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "cpu_count", "execute", "execute_all", "on_threads"]
 
+_SPARE = 8  # threads, at most, that read and write while others compute: each holds a chunk
 Progress = Callable[[int], object]
 
 
@@ -121,9 +123,16 @@ def on_threads(
     """The queue, its threads, and what ends them: the last chunk, an error, or Ctrl-C.
 
     Chunks are handed out in order and those begun are finished, so the error that is raised, the first in the queue,
-    is the same with any number of threads.
+    is the same with any number of threads. Where reads wait for the disk, there are more threads than may compute at a
+    time: the others read what comes next, or write, and no processor waits.
+
+    Args:
+        threads: how many may compute at a time.
     """
     lock = threading.Lock()
+    turn = threading.Semaphore(threads)
+    if past_cache():
+        threads += min(threads, _SPARE)
     errors: dict[int, BaseException] = {}
     stopped = threading.Event()
 
@@ -134,7 +143,7 @@ def on_threads(
             ended.set()
 
     def take() -> None:
-        scratch = Scratch()
+        scratch = Scratch(turn)
         while not stopped.is_set():
             with lock:
                 chunk = next(chunks, None)

@@ -1,9 +1,10 @@
-"""Reads past the page cache: the same bytes at any place, for models that do not fit it alone, and a way back."""
+"""Reads and writes past the page cache: the same bytes, for models that do not fit it alone, and a way back."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from oracles.tiny import save_tiny_llama
 from quantmill.formats import uncached
-from quantmill.formats.errors import SourceError
+from quantmill.formats.errors import OutputError, SourceError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.load import read_hf
+from quantmill.formats.output import atomic_output
 from quantmill.formats.source import SourceFile
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import make_plan
@@ -152,3 +154,98 @@ def test_the_same_output(
     execute(make_plan(read_gguf(tmp_path / "f16.gguf"), "Q4_K_M"), tmp_path / "uncached.gguf")
     assert sum(no_room) > 10
     assert (tmp_path / "uncached.gguf").read_bytes() == (tmp_path / "cached.gguf").read_bytes()
+
+
+@pytest.fixture
+def flags(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Everything is too large for the cache; the flags of each write that would go past it, which go the usual way."""
+    told: list[int] = []
+
+    def write(fd: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        told.append(flags)
+        return os.pwrite(fd, buffers[0][:LEAST], offset)  # as much as such a system takes
+
+    monkeypatch.setattr(uncached, "_room", lambda: -1)
+    monkeypatch.setattr(os, "pwritev", write)
+    return told
+
+
+RWF_DONTCACHE = 0x80  # Linux's include/uapi/linux/fs.h
+linux = pytest.mark.skipif(sys.platform != "linux", reason="there are such writes on Linux alone")
+
+
+def write(data: NDArray[np.uint8], path: Path) -> None:
+    """In pieces whose places are those of nobody's blocks, the last first; and small ones."""
+    with atomic_output(path, SIZE) as output:
+        for start, end in [(1_234_567, SIZE), (5, 1_234_567), (0, 5)]:
+            output.write_at(start, data[start:end])
+
+
+@pytest.mark.skipif(not hasattr(os, "pwritev"), reason="there is only the ordinary way")
+def test_writes(data: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's own, or what it says to them."""
+    monkeypatch.setattr(uncached, "_room", lambda: -1)
+    write(data, tmp_path / "out")
+    assert np.array_equal(np.fromfile(tmp_path / "out", np.uint8), data)
+
+
+@linux
+def test_only_large_writes(data: NDArray[np.uint8], tmp_path: Path, flags: list[int]) -> None:
+    write(data, tmp_path / "out")
+    assert np.array_equal(np.fromfile(tmp_path / "out", np.uint8), data)
+    whole = sum(n // LEAST for n in (SIZE - 1_234_567, 1_234_567 - 5))
+    assert flags == [RWF_DONTCACHE] * whole  # what is left of each is small
+
+
+@linux
+def test_outputs_count(data: NDArray[np.uint8], tmp_path: Path, flags: list[int], monkeypatch: Any) -> None:
+    monkeypatch.setattr(uncached, "_open", {})  # whatever else this process holds
+    monkeypatch.setattr(uncached, "_room", lambda: SIZE)
+    with atomic_output(tmp_path / "one", SIZE) as one:
+        one.write_at(0, data)
+        assert not flags
+        with atomic_output(tmp_path / "two", 1) as two:
+            one.write_at(0, data)
+            assert flags
+        del two
+        flags.clear()
+        one.write_at(0, data)
+        assert not flags
+
+
+@linux
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_a_system_without_such_writes(
+    data: NDArray[np.uint8], tmp_path: Path, flags: list[int], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*args: Any) -> int:
+        flags.append(0)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "pwritev", refuse)
+    write(data, tmp_path / "out")
+    assert np.array_equal(np.fromfile(tmp_path / "out", np.uint8), data)
+    assert len(flags) == 1  # and not for every piece
+
+
+@linux
+@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "not enough room"), (errno.EIO, "cannot be written")])
+def test_a_disk_that_fails(
+    data: NDArray[np.uint8], tmp_path: Path, flags: list[int], monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    def fail(*args: Any) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "pwritev", fail)
+    with pytest.raises(OutputError, match=words):
+        write(data, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_system_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sysconf")
+    uncached._room.cache_clear()
+    try:
+        assert not uncached.past_cache()
+    finally:
+        uncached._room.cache_clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,8 +19,11 @@ from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import layout
 from quantmill.formats.ir import Model, Tensor
 from quantmill.formats.qtypes import BY_NAME, F16, F32
+from quantmill.quantize import execute as module
+from quantmill.quantize.chunks import Chunk
 from quantmill.quantize.decode import as_float
-from quantmill.quantize.execute import execute
+from quantmill.quantize.encode import Scratch
+from quantmill.quantize.execute import execute, on_threads
 from quantmill.quantize.kernels import kernel_for
 from quantmill.quantize.kernels.contract import SOURCE_CODE
 from quantmill.quantize.kernels.floats import first_nonfinite
@@ -126,9 +130,37 @@ def test_a_bad_weight_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_error_whatever_the_threads(tiny: Model, tensor: Callable[..., Tensor], tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_others_read_while_some_compute(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When reads wait for the disk: twice as many threads, of which no more than said compute."""
+    lock, computing, most, done = threading.Lock(), 0, 0, []
+    readers = threading.Barrier(2 * threads, timeout=60)
+    turns = threading.Barrier(threads, timeout=60)
+
+    def do(chunk: Chunk, scratch: Scratch) -> None:
+        nonlocal computing, most
+        readers.wait()
+        with scratch.turn:
+            with lock:
+                computing += 1
+                most = max(most, computing)
+            turns.wait()
+            with lock:
+                computing -= 1
+
+    monkeypatch.setattr(module, "past_cache", lambda: True)
+    chunks = [Chunk(i, 0, i, i + 1) for i in range(6 * threads)]
+    on_threads(do, iter(chunks), threads, done.append)
+    assert most == threads
+    assert sorted(done, key=lambda chunk: chunk.number) == chunks
+
+
+def test_the_first_error_whatever_the_threads(
+    tiny: Model, tensor: Callable[..., Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad = [tensor(t.name, np.full(t.shape, np.nan, "f2")) if "ffn_up" in t.name else t for t in tiny]
-    for threads in (1, 2, 8):
+    for threads, waits in [(1, False), (2, False), (8, False), (1, True), (3, True)]:
+        monkeypatch.setattr(module, "past_cache", lambda waits=waits: waits)
         with pytest.raises(WeightError, match=r"blk.0.ffn_up.weight: weight \[0, 0\]"):
             file_of(replace(tiny, tensors=tuple(bad)), "Q4_K_S", tmp_path / "o.gguf", threads=threads)
 
