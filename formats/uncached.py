@@ -55,7 +55,7 @@ class Uncached:
 
     def read(self, start: int, n: int) -> Bytes | None:
         """``n`` bytes at an offset, as uint8 [n]; None where the ordinary way is better, or the only one."""
-        if n < _LEAST or start % _ALIGNED or not self._reads or not past_cache():
+        if n < _LEAST or not self._reads or not past_cache():
             return None
         first = start // _BLOCK * _BLOCK
         wanted = start + n - first
@@ -72,7 +72,8 @@ class Uncached:
         except OSError:
             self._reads = False
             return None
-        return memory[start - first : wanted]
+        found = memory[start - first : wanted]
+        return found.copy() if start % _ALIGNED else found
 
     def write(self, data: memoryview, offset: int) -> int | None:
         """Write at an offset what the system takes at once and give its bytes' number; None where the ordinary way is
