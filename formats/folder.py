@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import OutputError
 from .journal import Finished, Journal
-from .output import Output, check_parent, explain, explained, sync_folder, temporary_name
+from .output import Output, check_parent, check_room, explain, explained, sync_folder, temporary_name
 from .resumable import Resumable, Say, beside, busy, going_on, is_still, leaving, lock
 
 
@@ -38,7 +38,7 @@ class GrowingFolder:
     def check_room(self, size: int) -> None:
         """Raise ``OutputError`` when the disk has not ``size`` bytes for all files together."""
         if not self.finished:
-            Output(self.target, self.path / "file", -1).check_room(size)
+            check_room(self.path, size, self.target)
 
     def create(self, name: str, size: int) -> Output:
         """A file of that many bytes, with what an earlier run wrote of it. It is closed with the folder.

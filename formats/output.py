@@ -67,7 +67,7 @@ class Output:
 
     def reserve(self, size: int) -> None:
         """Make the file ``size`` bytes long, zeros, with room on the disk for all of them."""
-        self.check_room(size)
+        check_room(self.temporary.parent, size, self.path)
         self._uncached.resize(size)
         if not size:
             return
@@ -77,12 +77,6 @@ class Output:
             if isinstance(error, OSError) and error.errno not in _CANNOT_RESERVE:
                 raise explain(error, self.path, size) from error
             os.ftruncate(self._fd, size)  # a file system (or platform) without reservation
-
-    def check_room(self, size: int) -> None:
-        """Raise ``OutputError`` when the disk has not ``size`` bytes to give."""
-        free = _free_bytes(self.temporary.parent)
-        if free is not None and free < size:
-            raise _no_room(self.path, size, free)
 
 
 @contextmanager
@@ -127,7 +121,7 @@ def atomic_outputs(
             for (path, size), target in zip(wanted, targets, strict=True):
                 outputs.append(_create(path, target, size))
             if len(outputs) > 1:
-                outputs[0].check_room(sum(size or 0 for _, size in wanted))
+                check_room(targets[0].parent, sum(size or 0 for _, size in wanted), outputs[0].path)
             for output, (_, size) in zip(outputs, wanted, strict=True):
                 if size is not None:
                     output.reserve(size)
@@ -277,6 +271,13 @@ def sync_file(fd: int, path: Path) -> None:
         os.fsync(fd)
     except OSError as error:  # delayed allocation and network disks report a full disk only here
         raise explain(error, path, None) from error
+
+
+def check_room(folder: Path, size: int, path: Path) -> None:
+    """Raise ``OutputError`` when the disk has not ``size`` bytes to give in a folder, for what becomes ``path``."""
+    free = _free_bytes(folder)
+    if free is not None and free < size:
+        raise _no_room(path, size, free)
 
 
 def check_writable(path: Path) -> None:

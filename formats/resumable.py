@@ -17,7 +17,7 @@ from typing import Any
 from .errors import FormatError, OutputError, SourceError, WeightError
 from .interrupts import when_cut_off
 from .journal import Finished, Journal, Rows
-from .output import Output, check_target, explain, explained, rename_all, sync_file, sync_folder
+from .output import Output, check_room, check_target, explain, explained, rename_all, sync_file, sync_folder
 
 SYNC_SECONDS = 2.0  # between entries of the journal: what a crash may cost
 
@@ -179,7 +179,7 @@ def resumable_outputs(
                 sync_folder(record.parent)
                 for output in outputs:
                     os.ftruncate(output.fileno(), 0)  # nor may its data show between our tensors
-                outputs[0].check_room(sum(sizes))
+                check_room(record.parent, sum(sizes), path)
                 for output, size in zip(outputs, sizes, strict=True):
                     output.reserve(size)
             yield work

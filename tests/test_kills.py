@@ -55,13 +55,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check(name: str, sources: Path, folder: Path, kills: int) -> str:
-    """Gives what was counted."""
+def check(name: str, sources: Path, folder: Path, kills: int, before: str = "") -> str:
+    """Gives what was counted. ``before``: Python to run in the command's process first."""
     words, made = COMMANDS[name]
     folder.mkdir()
     words = [word.replace("SRC", str(sources)) for word in words]
     out = folder / made
-    taken_up = survive(words, folder, lambda: digest(out), lambda: remove(out), kills)
+    taken_up = survive(words, folder, lambda: digest(out), lambda: remove(out), kills, before)
     assert taken_up or kills < 10  # the first may all fall into the start, before there is anything to take up
     assert [path.name for path in folder.iterdir()] == [made]
     return f"{name}: {kills} of {kills} killed runs ended in the same bytes, {taken_up} were taken up"
@@ -75,3 +75,15 @@ def test_quantize_twice(sources: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_at_random_moments(name: str, sources: Path, tmp_path: Path, record_property: pytest.RecordProperty) -> None:
     record_property("counts", check(name, sources, tmp_path / "out", KILLS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quantize", "convert in one pass"])
+def test_past_the_cache(name: str, sources: Path, tmp_path: Path, record_property: pytest.RecordProperty) -> None:
+    """As models are read and written that do not fit it; the bytes are those of the ordinary way."""
+    check(name, sources, tmp_path / "ordinary", 0)
+    before = "from quantmill.formats import uncached; uncached._room = lambda: -1"
+    counts = check(name, sources, tmp_path / "past", KILLS, before)
+    made = COMMANDS[name][1]
+    assert digest(tmp_path / "past" / made) == digest(tmp_path / "ordinary" / made)
+    record_property("counts", f"past the cache: {counts}")

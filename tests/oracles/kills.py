@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# The command line, with a journal that is written often enough for short commands to have one.
+# The command line, with a journal that is written often enough for short commands to have one. The first argument is
+# Python to run before it.
 PROGRAM = """
+import sys
 import quantmill.formats.resumable
 quantmill.formats.resumable.SYNC_SECONDS = 0.02
+exec(sys.argv.pop(1))
 from quantmill.tools.main import run
 run()
 """
@@ -26,31 +29,34 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def command(*words: str) -> list[str]:
-    """What runs ``quantmill words``, its journal written often."""
-    return [sys.executable, "-c", PROGRAM, *words]
+def command(*words: str, before: str = "") -> list[str]:
+    """What runs ``quantmill words``, its journal written often. ``before``: Python to run first."""
+    return [sys.executable, "-c", PROGRAM, before, *words]
 
 
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, check=False)
+def run(words: list[str], folder: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words, before=before), cwd=folder, capture_output=True, text=True, check=False)
 
 
-def survive(words: list[str], folder: Path, result: Callable[[], str], forget: Callable[[], None], kills: int) -> int:
+def survive(
+    words: list[str], folder: Path, result: Callable[[], str], forget: Callable[[], None], kills: int, before: str = ""
+) -> int:
     """Kill a command ``kills`` times at random moments spread over its life, run it again each time and compare.
 
     Args:
         words: of the command line, after ``quantmill``.
         result: what it made, as a digest; empty while it has not ended.
         forget: remove what it made.
+        before: Python to run in its process first.
 
     Returns:
         how often the second run took up the first one's work.
     """
     rng = random.Random(0)
-    run(words, folder)  # whatever is compiled or cached
+    run(words, folder, before)  # whatever is compiled or cached
     forget()
     start = time.monotonic()
-    whole = run(words, folder)
+    whole = run(words, folder, before)
     assert whole.returncode == 0, whole.stderr
     seconds, expected = time.monotonic() - start, result()
     assert expected
@@ -60,7 +66,7 @@ def survive(words: list[str], folder: Path, result: Callable[[], str], forget: C
         moment = EARLIEST + (LATEST - EARLIEST) * (number + rng.random()) / kills
         while True:
             process = subprocess.Popen(
-                command(*words),
+                command(*words, before=before),
                 cwd=folder,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -73,7 +79,7 @@ def survive(words: list[str], folder: Path, result: Callable[[], str], forget: C
             assert result() == expected, f"kill {number}: an unfinished output has its name"
             forget()  # it was faster this time
             moment = rng.uniform(EARLIEST, moment)
-        again = run(words, folder)
+        again = run(words, folder, before)
         assert again.returncode == 0, f"kill {number}: {again.stderr}"
         assert result() == expected, f"kill {number}: other bytes"
         taken_up += any(word in again.stderr for word in TAKEN_UP)
