@@ -86,8 +86,8 @@ class Uncached:
             return None
         try:
             return os.pwritev(self._fd, [data], offset, _DONTCACHE)
-        except OSError as error:
-            if error.errno not in _UNKNOWN:
+        except (OSError, NotImplementedError) as error:  # the latter: Python was built with a C library of before 2017
+            if isinstance(error, OSError) and error.errno not in _UNKNOWN:
                 raise
             self._writes = False
             return None
