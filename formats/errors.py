@@ -68,6 +68,20 @@ class PlanError(QuantmillError):
     """A wish that cannot be fulfilled, found before any weight is read."""
 
 
+class ImportanceMissing(PlanError):
+    """Tensors need importance at this level and have none.
+
+    Args:
+        tensors: their names.
+    """
+
+    def __init__(
+        self, problem: str, *, tensors: tuple[str, ...], path: str | Path | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(problem, path=path, hint=hint)
+        self.tensors = tensors
+
+
 class WeightError(QuantmillError):
     """A weight that cannot be encoded (NaN or Inf), named with its index."""
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from .errors import FormatError
 from .ir import Bytes, Metadata, Model, Value, ValueType
-from .moments import SUFFIX, Moments, read_moments
-from .source import SourceFile
+from .moments_file import SUFFIX, Moments, read_moments
+from .storage.source import SourceFile
 
 if TYPE_CHECKING:
     from .gguf.writer import TensorInfo
-    from .output import Output
+    from .storage.output import Output
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_MATRICES = 1 << 16  # in a stack; models have hundreds of experts
@@ -229,7 +229,7 @@ def _read_dat(path: Path) -> Imatrix:
 
 def write_imatrix(path: str | Path, imatrix: Imatrix, *, force: bool = False) -> None:
     """Write the kind that ``imatrix.legacy`` says, with the bytes of llama.cpp's collector."""
-    from .output import atomic_output
+    from .storage.output import atomic_output
 
     if imatrix.legacy:
         data = _dat_bytes(imatrix)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-    from .moments import MomentSums
+    from .second_moments import MomentSums
 
 
 @dataclass

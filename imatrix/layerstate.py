@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.errors import OutputError
-from ..formats.output import explained
+from ..formats.storage.output import explained
 from .runner import Runner
 
 Arrays = Mapping[str, NDArray[Any]]

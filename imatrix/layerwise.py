@@ -20,7 +20,7 @@ import torch
 from ..formats.errors import QuantmillError, UnmatchedTensor
 from ..formats.ir import Role
 from .collect import Target
-from .listen import listening
+from .record_inputs import listening
 from .runner import Progress, Runner
 from .weights import Weights
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from ..formats.errors import QuantmillError
+from .activations import Hidden
 from .collect import Collector, NonFinite, Target
 from .corpus import Corpus
 from .evaluate import first_judged
-from .hidden import Hidden
-from .listen import listening
+from .record_inputs import listening
 from .skeleton import Inputs, Skeleton
 from .weights import Weights
 

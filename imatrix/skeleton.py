@@ -36,7 +36,7 @@ class Skeleton:
         config = dict(weights.class_config)
         try:
             built = AutoConfig.for_model(config.pop("model_type"), **config)
-            # eager experts are plain linear products, which imatrix/listen.py can hear
+            # eager experts are plain linear products, which imatrix/record_inputs.py can hear
             built._experts_implementation = "eager"
             with _weightless():
                 self.model = AutoModelForCausalLM.from_config(built, attn_implementation="sdpa", dtype=dtype)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..formats.errors import OutputError
-from ..formats.output import explained
+from ..formats.storage.output import explained
 from .collect import Collector, Sums
 from .runner import Runner
 

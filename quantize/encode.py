@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ..formats.errors import WeightError
 from ..formats.gguf.wire import ByteOrder, swap_blocks
 from ..formats.ir import Bytes
-from ..formats.journal import Finished
-from ..formats.output import Output
 from ..formats.qtypes import BF16, F16, F32, QType
+from ..formats.storage.journal import Finished
+from ..formats.storage.output import Output
 from .chunks import Chunk, Task, rows_per_matrix
 from .kernels import kernel_for
 from .kernels.contract import SOURCE_CODE

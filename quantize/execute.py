@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..formats.resumable import resumable_output
-from ..formats.uncached import past_cache
+from ..formats.storage.resumable import resumable_output
+from ..formats.storage.uncached import past_cache
 from ..formats.workers import Pool
 from .chunks import Chunk, Job, Task, chunks_of, is_copy, tasks_of
 from .encode import Encoder, Scratch
@@ -90,7 +90,7 @@ def execute_all(
             done = _Count(tasks, progress)
             on_threads(encoder.do, chunks, threads or cpu_count(), done)
         else:
-            from .cluster import on_pool
+            from .distribute import on_pool
 
             on_pool(encoder, works, chunks, pool, progress)
     keep({part.step.type for task in tasks for part in task.parts if not is_copy(part.step)})

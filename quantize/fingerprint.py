@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
-from ..formats.source import identity
+from ..formats.storage.source import identity
 from .kernels.cachedir import sources_digest
 from .plan import Importance, Plan
 

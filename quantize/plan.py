@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats.errors import PlanError
+from ..formats.errors import ImportanceMissing, PlanError
 from ..formats.gguf.keys import (
     FILE_TYPES,
     GENERAL_FILE_TYPE,
@@ -20,7 +20,7 @@ from ..formats.gguf.keys import (
 from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape
 from ..formats.gguf.writer import layout as gguf_layout
 from ..formats.ir import Metadata, Model, Tensor, Value, ValueType
-from ..formats.moments import Moments
+from ..formats.moments_file import Moments
 from ..formats.qtypes import QType
 from .choose import (
     Choice,
@@ -293,8 +293,9 @@ def _lacking(
         return {}
     if wishes.fallback_type is None:
         names = ", ".join(f"{t.name} ({choices[t.name].type})" for t in lacking)
-        raise PlanError(
+        raise ImportanceMissing(
             f"{len(lacking)} tensors need importance and have none: {names}",
+            tensors=tuple(t.name for t in lacking),
             path=model.path,
             hint="--imatrix FILE, or --fallback-type TYPE for these alone",
         )

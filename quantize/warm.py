@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..formats.interrupts import when_cut_off
 from ..formats.qtypes import BY_NAME, F16, QType
+from ..formats.storage.interrupts import when_cut_off
 from .kernels import keep, kernel_for
 from .kernels.cachedir import cache_dir, numba_version, sources_digest
 

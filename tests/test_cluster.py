@@ -23,10 +23,10 @@ from quantmill.formats.errors import OutputError, PlanError, QuantmillError, Wei
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.ir import Bytes, Model, Tensor
 from quantmill.quantize.chunks import Job, chunks_of, tasks_of
-from quantmill.quantize.cluster import SECONDS, _Pieces, _Remote
+from quantmill.quantize.distribute import SECONDS, _Pieces, _Remote
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import make_plan
-from quantmill.tools.cluster import RayPool, connected
+from quantmill.tools.library.ray_pool import RayPool, connected
 
 Read = Callable[[Tensor, int, int], Bytes]
 
@@ -190,7 +190,7 @@ def test_a_source_that_is_another_there(checkpoint: Path, tmp_path: Path) -> Non
     import shutil
 
     folder = shutil.copytree(checkpoint, tmp_path / "m")
-    from quantmill.formats.source import SourceFile
+    from quantmill.formats.storage.source import SourceFile
 
     path = folder / "model.safetensors"
     sent = pickle.dumps(SourceFile(path))
@@ -259,7 +259,7 @@ def test_a_disk_that_is_well_again(tmp_path: Path, pool: RayPool) -> None:
 
 
 def test_another_version_is_refused(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantmill.tools.cluster.version", lambda: "0.0 (other)")
+    monkeypatch.setattr("quantmill.tools.library.ray_pool.version", lambda: "0.0 (other)")
     with pytest.raises(QuantmillError, match=r"has quantmill .*, we are 0.0 \(other\) \(install the same on every"):
         replace(pool, n_workers=1).run(lambda: lambda piece: piece, range(3), lambda piece, result: None)
 
@@ -271,12 +271,12 @@ def test_imatrix_by_two_one_killed(
     words = ["imatrix", "-m", checkpoint, "-f", text, "-c", 64, "-b", 3, "--process-output", "--save-every", 1]
     code, alone = cli(*words, "-o", tmp_path / "one.gguf")
     assert code == 0, alone
-    from quantmill.tools.running import read_model
+    from quantmill.tools.library.running import read_model
 
     def read(path: Path) -> Model:
         return read_by(read_model(path), "blk.2.ffn_up.weight", deadly(tmp_path / "dead"))
 
-    monkeypatch.setattr("quantmill.tools.running.read_model", read)
+    monkeypatch.setattr("quantmill.tools.library.running.read_model", read)
     code, together = cli(*words, "-o", tmp_path / "two.gguf", "--cluster", "local", "--workers", 2)
     assert code == 0, together
     assert deaths(tmp_path / "dead") == 1
@@ -348,7 +348,7 @@ def test_refused(
 
 
 def test_nobody_there() -> None:
-    from quantmill.tools.cluster import start_ray
+    from quantmill.tools.library.ray_pool import start_ray
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen

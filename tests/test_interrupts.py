@@ -24,8 +24,8 @@ SECONDS = 3.0
 # The command line, with a journal that is written often. The first argument is Python to run before it.
 PROGRAM = """
 import hashlib, sys, threading, time
-import quantmill.formats.resumable
-quantmill.formats.resumable.SYNC_SECONDS = 0.02
+import quantmill.formats.storage.resumable
+quantmill.formats.storage.resumable.SYNC_SECONDS = 0.02
 
 def hold(owner, name, call):
     '''That call of a function first spends minutes in C code, which looks for no signals.'''
@@ -48,8 +48,8 @@ run()
 ENCODER = "from quantmill.quantize.encode import Encoder; hold(Encoder, 'do', 12)"
 LAYER = "import torch; hold(torch.nn.Linear, 'forward', 17)"  # of 21
 SEARCH = "import torch; hold(torch.nn.Linear, 'forward', 150)"  # of 231; in the second block
-GPTQ = "import quantmill.quantize.gptq as gptq; hold(gptq, 'quantize', 10)"
-COPY = "from quantmill.formats.resumable import Resumable; hold(Resumable, 'done', 10)"
+GPTQ = "import quantmill.quantize.gptq.layer as gptq; hold(gptq, 'quantize', 10)"
+COPY = "from quantmill.formats.storage.resumable import Resumable; hold(Resumable, 'done', 10)"
 TEXT_OPTIONS = ["-f", "t.txt", "-c", "64", "--chunks", "3", "--save-every", "1"]
 
 # command line, what it makes, where it is held up

@@ -82,7 +82,7 @@ def test_at_random_moments(name: str, sources: Path, tmp_path: Path, record_prop
 def test_past_the_cache(name: str, sources: Path, tmp_path: Path, record_property: pytest.RecordProperty) -> None:
     """As models are read and written that do not fit it; the bytes are those of the ordinary way."""
     check(name, sources, tmp_path / "ordinary", 0)
-    before = "from quantmill.formats import uncached; uncached._room = lambda: -1"
+    before = "from quantmill.formats.storage import uncached; uncached._room = lambda: -1"
     counts = check(name, sources, tmp_path / "past", KILLS, before)
     made = COMMANDS[name][1]
     assert digest(tmp_path / "past" / made) == digest(tmp_path / "ordinary" / made)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .calibrated import Method, calibration_options, mean_errors, quantize_checkpoint
+from .library.calibrated import Method, calibration_options, mean_errors, quantize_checkpoint
 
 if TYPE_CHECKING:
-    from ..quantize.awq_grid import Settings
+    from ..quantize.awq.grid import Settings
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,7 +33,7 @@ def command(model: Path, output: Path, group_size: int, no_scales: bool, no_clip
     Example: quantmill awq Llama-2-13b Llama-2-13b-AWQ -f calibration.txt
              quantmill awq Qwen2.5-0.5B Qwen2.5-0.5B-AWQ --group-size 64 --chunks 64 -c 512
     """
-    from ..quantize.awq_grid import Settings
+    from ..quantize.awq.grid import Settings
 
     settings = Settings(group_size, not no_scales, not no_clip)
     settings.check()
@@ -43,7 +43,7 @@ def command(model: Path, output: Path, group_size: int, no_scales: bool, no_clip
 def _method(model: Path, settings: Settings) -> Method:
     from ..formats.hf.weights import read_weights
     from ..formats.ir import Tensor
-    from .awq_block import Quantizer, check_linear
+    from .library.awq_block import Quantizer, check_linear
 
     stored = read_weights(model)
 

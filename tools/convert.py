@@ -14,8 +14,8 @@ import click
 
 from .. import __version__
 from ..formats.errors import PlanError
-from .files import ADAPTER, KINDS, read_model, source_kind, target_kind
-from .options import cluster_options, plan_options, speaker, write_options
+from .library.models import ADAPTER, KINDS, read_model, source_kind, target_kind
+from .terminal.options import cluster_options, plan_options, speaker, write_options
 
 if TYPE_CHECKING:
     from ..formats.ggml.reader import Settings
@@ -112,7 +112,7 @@ def _calibrated(src: Path, dst: Path, text: Path | None, options: dict[str, Any]
         return
     if not options["refine"] or options["imatrix"] or options["dry_run"]:
         raise click.UsageError("-f goes with --refine, without --imatrix and --dry-run")
-    from ..formats.source import identity
+    from ..formats.storage.source import identity
     from .imatrix import command as collect
 
     digest = hashlib.sha256(identity([src]).encode("utf-8", "surrogateescape") + str(text).encode()).hexdigest()
@@ -152,7 +152,7 @@ def _adapter(src: Path, dst: Path, base: Path | None, outtype: str, options: dic
 def _to_file(
     model: Model, dst: Path, outtype: str, options: dict[str, Any], from_checkpoint: bool, container: str
 ) -> None:
-    from .planned import carry_out, plan_from, print_plan, tell_client
+    from .library.planned import carry_out, plan_from, print_plan, tell_client
 
     if outtype == "auto" and container == "ggml" and from_checkpoint:
         outtype = "F16"  # the one 16-bit type that GGML has
@@ -202,9 +202,9 @@ def _how(options: Mapping[str, Any]) -> dict[str, Any]:
 def _to_checkpoint(model: Model, dst: Path, outtype: str, options: dict[str, Any]) -> None:
     from tqdm import tqdm
 
-    from ..formats.folder import resumable_folder
     from ..formats.hf.save import write_hf
-    from ..formats.output import human_bytes
+    from ..formats.storage.folder import resumable_folder
+    from ..formats.storage.output import human_bytes
     from ..quantize.decode import as_float
 
     _alone(options)
@@ -235,7 +235,7 @@ def _alone(options: Mapping[str, Any]) -> None:
 def _digest(model: Model, dtype: str) -> str:
     """Of everything that the checkpoint's files depend on."""
     from ..formats.gguf.wire import encode_value
-    from ..formats.source import identity
+    from ..formats.storage.source import identity
     from ..quantize.kernels.cachedir import sources_digest
 
     digest = hashlib.sha256(f"{__version__} {sources_digest()} {dtype}\n".encode())

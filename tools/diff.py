@@ -39,7 +39,7 @@ def command(ctx: click.Context, /, a: Path, b: Path, **options: Any) -> None:
     """
     from ..formats.differences import key_changes, tensor_changes
     from ..quantize.execute import cpu_count
-    from .files import read_model
+    from .library.models import read_model
 
     one, other = read_model(a), read_model(b)
     keys = [] if options["no_metadata"] else key_changes(one.metadata, other.metadata)

@@ -61,7 +61,7 @@ def evaluate(
     """The figures of ``imatrix.evaluate.summarize``. Activations that do not fit in memory go to ``folder``."""
     from ..imatrix.base_file import BaseWriter
     from ..imatrix.evaluate import Record
-    from .running import Ticker, open_text, open_weights, start_run
+    from .library.running import Ticker, open_text, open_weights, start_run
 
     save_base: Path | None = options.get("save_base")
     if save_base is not None and save_base.exists():

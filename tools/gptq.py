@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .calibrated import Method, calibration_options, mean_errors, quantize_checkpoint
+from .library.calibrated import Method, calibration_options, mean_errors, quantize_checkpoint
 
 if TYPE_CHECKING:
     import torch
 
     from ..imatrix.layerwise import Linear
-    from ..quantize.gptq import Settings
+    from ..quantize.gptq.layer import Settings
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,7 +41,7 @@ def command(model: Path, output: Path, **options: Any) -> None:
     Example: quantmill gptq Llama-2-13b Llama-2-13b-GPTQ --bits 4 --group-size 128 -f calibration.txt
              quantmill gptq Llama-2-13b Llama-2-13b-GPTQ-8bit --bits 8 --group-size 32 --desc-act
     """
-    from ..quantize.gptq import Settings
+    from ..quantize.gptq.layer import Settings
 
     names = ("bits", "group_size", "desc_act", "static_groups", "sym", "damp")
     settings = Settings(**{name: options.pop(name) for name in names})
@@ -88,7 +88,7 @@ class _Quantizer:
         self.remarks: list[str] = []
 
     def see(self, group: Any, x: Any) -> None:
-        from ..quantize.gptq import Hessian
+        from ..quantize.gptq.layer import Hessian
 
         if group not in self.hessians:
             self.hessians[group] = Hessian(group.width)
@@ -98,7 +98,7 @@ class _Quantizer:
         import torch
 
         from ..formats.hf.packed.gptq import pack_columns, pack_rows
-        from ..quantize.gptq import factorize, quantize, round_to_nearest
+        from ..quantize.gptq.layer import factorize, quantize, round_to_nearest
 
         bits = self.settings.bits
         for group in stage:

@@ -25,8 +25,8 @@ def command(model: Path, threads: int | None, as_json: bool, quiet: bool) -> Non
     """
     from ..formats.digest import model_digests
     from ..quantize.execute import cpu_count
-    from .files import read_model
-    from .planned import progress_bar
+    from .library.models import read_model
+    from .library.planned import progress_bar
 
     source = read_model(model)
     with progress_bar(sum(tensor.nbytes for tensor in source), model.name, quiet) as progress:

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import OutputError, PlanError, QuantmillError
-from ..formats.interrupts import when_cut_off
-from ..formats.output import check_writable
-from .options import cluster_options
-from .units import Size, in_gb
+from ..formats.storage.interrupts import when_cut_off
+from ..formats.storage.output import check_writable
+from .terminal.options import cluster_options
+from .terminal.units import Size, in_gb
 
 if TYPE_CHECKING:
     from ..formats.imatrix_file import Imatrix
-    from ..formats.moments import Moments
+    from ..formats.moments_file import Moments
     from ..imatrix.collect import Collector, Sums
     from ..imatrix.evaluate import Record
-    from ..imatrix.moments import MomentSums
     from ..imatrix.runner import Runner
+    from ..imatrix.second_moments import MomentSums
 
 _PRIOR_TOKENS = 256  # experts that saw fewer inputs borrow the rest from their layer
 _NAMED = 12  # tensors or experts listed by name
@@ -136,7 +136,7 @@ def _run(output: Path, in_files: list[Path], options: Mapping[str, Any]) -> None
 
 def _check_moments(files: list[Imatrix], legacy: bool, options: Mapping[str, Any]) -> None:
     """Raise ``PlanError`` where second moments are asked for, or there, that cannot be in the output."""
-    from ..imatrix.moments import check_all_have, check_block_width
+    from ..imatrix.second_moments import check_all_have, check_block_width
 
     wanted, where = options["second_moments"], "--second-moments"
     if wanted and legacy:
@@ -156,7 +156,7 @@ def _check_moments(files: list[Imatrix], legacy: bool, options: Mapping[str, Any
 
 
 def _with_moments(imatrix: Imatrix, parts: list[Moments], sums: Mapping[str, Sums], prior: int) -> Imatrix:
-    from ..imatrix.moments import merged_moments, moments_with_prior
+    from ..imatrix.second_moments import merged_moments, moments_with_prior
 
     moments = parts[0] if len(parts) == 1 else merged_moments(parts, sums)
     return replace(imatrix, moments=moments_with_prior(moments, prior) if prior else moments)
@@ -164,7 +164,7 @@ def _with_moments(imatrix: Imatrix, parts: list[Moments], sums: Mapping[str, Sum
 
 def _plan_moments(runner: Runner, folder: Path, files: list[Imatrix], options: Mapping[str, Any]) -> MomentSums | None:
     """Choose the blocks' width, say so, and see that the disk has room."""
-    from ..imatrix.moments import MomentSums, check_block_width, choose_block_width, distinct_inputs
+    from ..imatrix.second_moments import MomentSums, check_block_width, choose_block_width, distinct_inputs
 
     if not options["second_moments"]:
         return None
@@ -189,7 +189,7 @@ def _collect(
     from ..imatrix.collect import Collector
     from ..imatrix.matrix import check_belongs
     from ..imatrix.state import identity, state_folder
-    from .running import Ticker, open_run
+    from .library.running import Ticker, open_run
 
     folder = state_folder(output)
     runner = open_run(options["model"], options["text"], n_ctx, folder, options)
@@ -251,8 +251,8 @@ def _on_cluster(
     """The same by many machines. Gives the sums."""
     import torch
 
-    from ..imatrix.cluster import Wanted, run_on_pool
-    from .cluster import pool_of
+    from ..imatrix.share_chunks import Wanted, run_on_pool
+    from .library.ray_pool import pool_of
 
     if options["device"] != "cpu":
         raise PlanError("is for one machine", where="--device", hint="leave it, or --cluster, out")

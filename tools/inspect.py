@@ -57,12 +57,12 @@ def command(file: Path, as_json: bool, no_tensors: bool, **options: Any) -> None
 def _write_page(file: Path, page: Path, options: dict[str, Any]) -> None:
     from ..formats.gguf.reader import read_gguf, read_headers
     from ..formats.imatrix_file import read_imatrix
-    from ..formats.output import atomic_output, human_bytes
+    from ..formats.storage.output import atomic_output, human_bytes
     from ..quantize.execute import cpu_count
-    from .files import read_model
-    from .planned import progress_bar
-    from .report import gather
-    from .report_html import page as render
+    from .library.models import read_model
+    from .library.planned import progress_bar
+    from .reports.figures import gather
+    from .reports.page import page as render
 
     model = read_gguf(file)
     against = read_model(options["against"]) if options["against"] else None
@@ -126,7 +126,7 @@ def _entries(headers: Iterable[GGUFHeader]) -> list[TensorEntry]:
 
 def _print(headers: tuple[GGUFHeader, ...], tensors: bool) -> None:
     from ..formats.gguf.edit import show_value
-    from ..formats.output import human_bytes
+    from ..formats.storage.output import human_bytes
 
     report, header, entries = describe(*headers, tensors=False), headers[0], _entries(headers)
     shards = f" in {len(headers)} shards" if len(headers) > 1 else ""

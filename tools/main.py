@@ -16,7 +16,7 @@ import click
 
 from .. import __version__
 from ..formats.errors import QuantmillError, remedy
-from .signals import EXIT_INTERRUPTED, Signals, listening
+from .terminal.signals import EXIT_INTERRUPTED, Signals, listening
 
 # name -> (module, one line for `quantmill --help`)
 COMMANDS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import restart_option, speaker
+from .terminal.options import restart_option, speaker
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,8 +25,8 @@ def command(shard: Path, out: Path, keep_keys: bool, force: bool, restart: bool,
     """
     from ..formats.gguf.reader import read_headers
     from ..formats.gguf.split import merge
-    from ..formats.output import human_bytes
-    from .planned import progress_bar
+    from ..formats.storage.output import human_bytes
+    from .library.planned import progress_bar
 
     with progress_bar(sum(header.file_size for header in read_headers(shard)), out.name, quiet) as progress:
         model = merge(

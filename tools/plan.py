@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import PlanError
-from .options import BOOKS, budget_options
-from .units import Size, in_gb
+from .terminal.options import BOOKS, budget_options
+from .terminal.units import Size, in_gb
 
 if TYPE_CHECKING:
     from ..formats.ir import Model
+    from ..quantize.estimate.levels import LevelSize
     from ..quantize.plan import MakeLayout
-    from ..quantize.sizes import LevelSize
 
 FORMATS = ("gguf", "ggml", "gptq")
 # Never the level to take: others do better at the same size, or are made for models trained for them.
@@ -62,7 +62,7 @@ def command(model: Path, levels: tuple[str, ...], container: str, **options: Any
              quantmill plan Llama-2-13b-hf --format gptq
              quantmill plan model-f16.gguf --target-bpw 4.0 --imatrix model.imatrix.gguf
     """
-    from .budgeted import has_target, plan_target
+    from .library.budgeted import has_target, plan_target
 
     if has_target(options):
         if levels or container != "gguf" or options["fits"] is not None:
@@ -96,7 +96,7 @@ def command(model: Path, levels: tuple[str, ...], container: str, **options: Any
 
 def read_any(path: Path) -> tuple[Model, bool]:
     """A model of any kind for planning, and whether it is a checkpoint. Weights need not be there."""
-    from .files import read_model, source_kind
+    from .library.models import read_model, source_kind
 
     bare = path.suffix == ".json" and path.is_file()
     if bare or (path.is_dir() and (path / "config.json").is_file() and not _has_weights(path)):
@@ -122,10 +122,10 @@ def find_sizes(
     model: Model, levels: Sequence[str], container: str, book: str, imatrix: Path | None, from_checkpoint: bool
 ) -> list[LevelSize]:
     """The size at each level, by container; see ``size_levels`` and ``size_variants``."""
-    from ..quantize.sizes import size_levels
+    from ..quantize.estimate.levels import size_levels
 
     if container == "gptq":
-        from ..quantize.sizes_gptq import VARIANTS, parse_variant, size_variants
+        from ..quantize.estimate.packed import VARIANTS, parse_variant, size_variants
 
         return size_variants(model, [parse_variant(level) for level in levels] or VARIANTS)
     importance, origin = None, None
@@ -146,7 +146,7 @@ def find_sizes(
 
 
 def _memory(model: Model, row: LevelSize, ctx: int) -> int:
-    from ..quantize.sizes_memory import run_memory
+    from ..quantize.estimate.memory import run_memory
 
     return run_memory(model, row.nbytes, ctx)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from .options import budget_options, cluster_options, plan_options, write_options
+from .terminal.options import budget_options, cluster_options, plan_options, write_options
 
 # How files say that they are float: dropped before the level is added.
 _FLOAT_ENDING = re.compile(r"[-._](?:bf16|fp?16|fp?32)\Z", re.IGNORECASE)
@@ -59,8 +59,8 @@ def command(model: Path, arguments: tuple[str, ...], container: str | None, keep
     """
     from ..formats.gguf.reader import read_gguf
     from ..quantize.recipes import find_recipe
-    from .budgeted import has_target, quantize_to_target
-    from .planned import book_for, carry_out, plan_from, print_plan, tell_client
+    from .library.budgeted import has_target, quantize_to_target
+    from .library.planned import book_for, carry_out, plan_from, print_plan, tell_client
 
     if has_target(options):
         out, options["threads"] = _without_level(arguments, options["threads"])

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import PlanError
-from ..formats.interrupts import when_cut_off
-from ..formats.output import explained
-from .options import BOOKS, cluster_options
+from ..formats.storage.interrupts import when_cut_off
+from ..formats.storage.output import explained
+from .terminal.options import BOOKS, cluster_options
 
 if TYPE_CHECKING:
     from ..quantize.plan import Plan
-    from .releasing.card import File
-    from .releasing.work import Work
+    from .library.releasing.work import Work
+    from .reports.card import File
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,8 +54,8 @@ def command(model: Path, folder: Path, **options: Any) -> None:
     Example: quantmill release Meta-Llama-3-8B-Instruct llama3-gguf --evaluate
              quantmill release TinyLlama-1.1B tinyllama-gguf --levels Q4_K_M,Q5_K_M,Q8_0 --imatrix none
     """
-    from .releasing.levels import chosen_levels
-    from .releasing.work import Work
+    from .library.releasing.levels import chosen_levels
+    from .library.releasing.work import Work
 
     if options["imatrix"] == "none" and options["text"] is not None:
         raise PlanError("a text is of no use without importance", where="--file", hint="leave it out")
@@ -69,7 +69,7 @@ def command(model: Path, folder: Path, **options: Any) -> None:
 
 
 def _release(work: Work, levels: Sequence[str]) -> None:
-    from .releasing.work import identity
+    from .library.releasing.work import identity
 
     options = work.options
     _ = work.source  # a model that cannot be read leaves no folder behind
@@ -97,9 +97,9 @@ def _plain(value: Any) -> Any:
 
 def _publish(work: Work, plans: Mapping[str, Plan]) -> None:
     """Everything but the models; the manifest last, since it says that the release is whole."""
-    from .releasing.card import model_card
-    from .releasing.manifest import NAME, write_json
-    from .releasing.plot import plot_sizes
+    from .library.releasing.manifest import NAME, write_json
+    from .reports.card import model_card
+    from .reports.plot import plot_sizes
 
     files = sorted((_file(work, level, plan) for level, plan in plans.items()), key=lambda file: file.n_bytes)
     manifest = _manifest(work, files)
@@ -117,7 +117,7 @@ def _publish(work: Work, plans: Mapping[str, Plan]) -> None:
 
 
 def _file(work: Work, level: str, plan: Plan) -> File:
-    from .releasing.card import File
+    from .reports.card import File
 
     weights: dict[str, int] = {}
     for step in plan.steps:
@@ -128,7 +128,7 @@ def _file(work: Work, level: str, plan: Plan) -> File:
 
 
 def _manifest(work: Work, files: Sequence[File]) -> dict[str, Any]:
-    from .releasing.manifest import FORMAT, describe, sha256, source_files, versions
+    from .library.releasing.manifest import FORMAT, describe, sha256, source_files, versions
 
     if "source" not in work.done:
         work.done["source"] = describe(source_files(work.model))
@@ -166,8 +166,8 @@ def _text_facts(text: Path | None) -> dict[str, str]:
 def _facts(work: Work, files: Sequence[File], manifest: Mapping[str, Any], plot: str | None) -> Any:
     from ..formats.gguf.vocab import tokenizer_from_metadata
     from ..formats.hf.card import front_matter
-    from .releasing.card import Facts
-    from .releasing.prompt import prompt_template
+    from .library.releasing.prompt import prompt_template
+    from .reports.card import Facts
 
     card = front_matter(work.model / "README.md") if work.model.is_dir() else {}
     tokenizer = tokenizer_from_metadata(work.source.metadata)

@@ -33,7 +33,7 @@ def command(ctx: click.Context, /, manifest: Path, model: Path, **options: Any) 
 
     Example: quantmill reproduce llama3-gguf/manifest.json --model Meta-Llama-3-8B-Instruct
     """
-    from .releasing.manifest import read_manifest, versions
+    from .library.releasing.manifest import read_manifest, versions
 
     content = read_manifest(manifest)
     files = _wanted(content, options["levels"], manifest)
@@ -66,7 +66,7 @@ def _wanted(content: Mapping[str, Any], levels: str | None, manifest: Path) -> d
 
 def _check_source(content: Mapping[str, Any], model: Path) -> None:
     """The same files as then; what came to the folder since is no matter."""
-    from .releasing.manifest import sha256, source_files
+    from .library.releasing.manifest import sha256, source_files
 
     if not model.exists():
         raise FormatError("no such file or folder", path=model)
@@ -81,7 +81,7 @@ def _check_source(content: Mapping[str, Any], model: Path) -> None:
 
 
 def _imatrix(content: Mapping[str, Any], given: Path | None, manifest: Path) -> Path | None:
-    from .releasing.manifest import sha256
+    from .library.releasing.manifest import sha256
 
     if content["imatrix"] is None:
         return None
@@ -99,9 +99,9 @@ def _make(
 ) -> dict[str, str]:  # fmt: skip
     """Each file's checksum, made one at a time, so that the disk needs room for one."""
     from ..quantize.execute import execute
-    from .files import read_model, source_kind
-    from .planned import plan_from, progress_bar
-    from .releasing.manifest import sha256
+    from .library.models import read_model, source_kind
+    from .library.planned import plan_from, progress_bar
+    from .library.releasing.manifest import sha256
 
     source, from_checkpoint = read_model(model), source_kind(model) == "hf"
     wishes = {"book": content["options"].get("book"), "imatrix": imatrix}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import restart_option, speaker
-from .units import Size
+from .terminal.options import restart_option, speaker
+from .terminal.units import Size
 
 if TYPE_CHECKING:
     from ..formats.gguf.split import SplitPlan
@@ -55,7 +55,7 @@ def command(
              quantmill split llama3.Q8_0.gguf llama3.Q8_0 --max-tensors 100 --dry-run
     """
     from ..formats.gguf.split import plan_split, write_split
-    from .planned import progress_bar
+    from .library.planned import progress_bar
 
     if max_bytes is not None and max_tensors is not None:
         raise click.UsageError("give --max-size or --max-tensors, not both")
@@ -82,7 +82,7 @@ def _rows(plan: SplitPlan) -> list[dict[str, object]]:
 
 
 def _print(plan: SplitPlan) -> None:
-    from ..formats.output import human_bytes
+    from ..formats.storage.output import human_bytes
 
     width = max(len(str(shard.path)) for shard in plan.shards)
     for shard in plan.shards:

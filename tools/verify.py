@@ -53,7 +53,7 @@ def command(
     Example: quantmill verify model.Q4_K_M.gguf --against model-f16.gguf --min-cosine 0.99
     """
     from ..quantize.compare import compare
-    from .files import read_model
+    from .library.models import read_model
 
     if strict and (wrong := _strict(a)):
         for line in wrong:
@@ -82,7 +82,7 @@ def command(
 def _strict(path: Path) -> list[str]:
     from ..formats.errors import FormatError
     from ..formats.gguf.strict import check_gguf
-    from .files import source_kind
+    from .library.models import source_kind
 
     if source_kind(path) != "gguf":
         raise FormatError("--strict is for GGUF files", path=path, hint="leave it out")

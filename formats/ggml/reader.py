@@ -27,7 +27,7 @@ from ..gguf.wire import Cursor
 from ..gguf.writer import align
 from ..ir import Bytes, Model, Role, Tensor, Tokenizer, Value
 from ..qtypes import BY_ID
-from ..source import SourceFile
+from ..storage.source import SourceFile
 from . import wire
 from .vocab import Vocabulary, decode_vocabulary, read_vocabulary
 from .wire import ALIGNMENT, MAGIC, TYPES, Hparams

@@ -26,7 +26,7 @@ import numpy as np
 
 from ..errors import FormatError, OutputError, QuantmillError
 from ..ir import Metadata, Value, ValueType
-from ..output import Output, atomic_output
+from ..storage.output import Output, atomic_output
 from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE, KeyType, is_token_id, make_value, type_name
 from .reader import GGUFHeader, read_header
 from .wire import MAGIC, encode_number, encode_string, encode_value

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import FormatError
 from ..ir import Bytes, Metadata, Model, Shard, Tensor, Value, ValueType
 from ..qtypes import BY_ID, QType
-from ..source import SourceFile
+from ..storage.source import SourceFile
 from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE
 from .names import parse_name
 from .shards import check_set, set_size, sibling_paths, split_count, without_split

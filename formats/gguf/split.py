@@ -23,7 +23,7 @@ import numpy as np
 from ..errors import FormatError, PlanError
 from ..ir import Metadata, Model, Tensor, Value, ValueType
 from ..json_text import ROOM
-from ..resumable import resumable_outputs
+from ..storage.resumable import resumable_outputs
 from .reader import GGUFHeader, parse_frame, read_gguf, read_headers
 from .shards import (
     FRAME,

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import FormatError
 from ..ir import Model, Tensor, TokenType, Value, ValueType
-from ..source import SourceFile
+from ..storage.source import SourceFile
 from .keys import FILE_TYPES, GENERAL_ARCHITECTURE, GENERAL_FILE_TYPE, KeyType, is_token_id, key_type, type_name
 from .reader import GGUFHeader, read_gguf, read_headers
 from .vocab import tokenizer_from_metadata

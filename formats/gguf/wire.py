@@ -17,7 +17,7 @@ from ..errors import FormatError
 from ..ir import Bytes, Value, ValueType
 from ..json_text import ROOM
 from ..qtypes import QType
-from ..source import SourceFile
+from ..storage.source import SourceFile
 from .keys import NUMPY_TYPES
 
 ByteOrder = Literal["little", "big"]

@@ -18,10 +18,10 @@ import numpy as np
 from ... import __version__
 from ..errors import PlanError
 from ..ir import Metadata, Model, Tensor, ValueType
-from ..output import Output
 from ..qtypes import QType
-from ..resumable import Resumable, resumable_output
-from ..source import identity
+from ..storage.output import Output
+from ..storage.resumable import Resumable, resumable_output
+from ..storage.source import identity
 from .keys import GENERAL_ALIGNMENT
 from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, encode_number, encode_string, encode_value, swap_blocks
 

@@ -18,12 +18,12 @@ from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
 from ..ir import Bytes, Model, Role, Tensor, Value
 from ..qtypes import F32, QType
-from ..safetensors import read_safetensors
 from .card import name_parts
 from .config import complete, of_text, read_json
 from .load import MAX_NAMED, find_arch
 from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
 from .rules import Arch, Slot
+from .safetensors import read_safetensors
 from .weights import Stored, read_bin
 
 CONFIG = "adapter_config.json"

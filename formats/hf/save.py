@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, WeightError
 from ..floats import from_f32, to_f32
-from ..folder import GrowingFolder
 from ..gguf.vocab import tokenizer_from_metadata
 from ..ir import Bytes, Model, Role, Tensor
 from ..qtypes import BY_NAME, F32, QType
-from ..safetensors import chunks, write_safetensors
+from ..storage.folder import GrowingFolder
 from . import rope
 from .archs import ARCHS
 from .config import derive, for_class, with_defaults
@@ -28,6 +27,7 @@ from .load import MAX_NAMED, ORIGINAL
 from .ops import Tensors
 from .rows import Key
 from .rules import Arch, Slot
+from .safetensors import chunks, write_safetensors
 
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

@@ -23,7 +23,7 @@ import numpy as np
 from ..errors import FormatError
 from ..ir import Bytes
 from ..json_text import ROOM
-from ..source import SourceFile
+from ..storage.source import SourceFile
 
 MAGIC = b"PK\x03\x04"
 _OPCODE_MEMORY = 256  # bytes that an opcode of a pickle can make Python take: an empty dict and its place

@@ -17,8 +17,8 @@ import numpy as np
 from ..errors import FormatError
 from ..ir import Bytes, Role, Tensor
 from ..qtypes import BF16, BY_NAME, F16, F32
-from ..safetensors import StoredTensor, read_safetensors
 from .config import read_json
+from .safetensors import StoredTensor, read_safetensors
 from .torchfile import MAGIC, TorchTensor, read_torch_file
 
 Stored = StoredTensor | Tensor

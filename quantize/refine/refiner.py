@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ...formats.errors import PlanError
 from ...formats.ir import Bytes
-from ...formats.moments import Moments
+from ...formats.moments_file import Moments
 from ...formats.qtypes import QType
-from ...formats.source import identity
+from ...formats.storage.source import identity
 from ..kernels.contract import F32_ARRAY
 from .factor import DAMPING, Block, make_blocks
 from .rows import encode_refined

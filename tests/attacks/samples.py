@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from quantmill.formats.ggml.wire import Hparams, n_ff, shapes
 from quantmill.formats.gguf.wire import ByteOrder, encode_string, encode_value
 from quantmill.formats.ir import Value, ValueType
-from quantmill.formats.moments import packed_size
+from quantmill.formats.moments_file import packed_size
 from quantmill.formats.qtypes import BY_NAME, QType
 
 V = ValueType

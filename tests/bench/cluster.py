@@ -35,7 +35,7 @@ from quantmill.formats.imatrix_file import read_imatrix
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import Plan, make_plan
 from quantmill.quantize.warm import warm
-from quantmill.tools.cluster import RayPool, connected, start_ray
+from quantmill.tools.library.ray_pool import RayPool, connected, start_ray
 
 STEADY = (0.1, 0.9)  # of the source's bytes
 

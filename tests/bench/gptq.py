@@ -32,8 +32,8 @@ from oracles.gptq import decoded
 from oracles.make_gptq_client import python_of_client
 from quantmill.formats.hf.packed.gptq import pack_columns, pack_rows
 from quantmill.formats.hf.packed.save import write_packed
-from quantmill.quantize.gptq import Settings, round_to_nearest
-from quantmill.tools.running import open_text, open_weights
+from quantmill.quantize.gptq.layer import Settings, round_to_nearest
+from quantmill.tools.library.running import open_text, open_weights
 
 PEER = """
 import json, sys

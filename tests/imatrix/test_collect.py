@@ -22,7 +22,7 @@ from quantmill.imatrix.collect import (
     thin_experts,
     with_expert_prior,
 )
-from quantmill.imatrix.listen import listening
+from quantmill.imatrix.record_inputs import listening
 
 X = torch.tensor([[1.0, 2.0, -3.0], [0.5, 0.0, 1.0]])
 

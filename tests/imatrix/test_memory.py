@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from quantmill.imatrix.collect import Collector
 from quantmill.imatrix.corpus import cut
-from quantmill.imatrix.hidden import Hidden
+from quantmill.imatrix.activations import Hidden
 from quantmill.imatrix.runner import DTYPES, Options, Runner
 from quantmill.imatrix.weights import Weights
 from quantmill.formats.gguf.reader import read_gguf

@@ -17,10 +17,10 @@ from quantmill.formats.errors import QuantmillError, UnknownArchitecture, Unmatc
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.ir import Bytes, Model, Tensor
 from quantmill.imatrix import skeleton
+from quantmill.imatrix.activations import Hidden
 from quantmill.imatrix.collect import Collector
 from quantmill.imatrix.corpus import Corpus, cut
 from quantmill.imatrix.evaluate import Record
-from quantmill.imatrix.hidden import Hidden
 from quantmill.imatrix.runner import DTYPES, Options, Runner
 from quantmill.imatrix.weights import Weights
 

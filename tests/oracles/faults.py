@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from quantmill.formats.source import SourceFile
+from quantmill.formats.storage.source import SourceFile
 
 KEPT = ("going on", "taken up")
 _DAC = (1, 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: what lets root ignore permissions
@@ -54,7 +54,7 @@ def run(words: list[str], sources: Path, fault: tuple[int, Callable[[Path], None
     err = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(err), redirect_stdout(io.StringIO()):
         patch.setattr(SourceFile, "read", read)
-        patch.setattr("quantmill.formats.resumable.SYNC_SECONDS", 0.01)
+        patch.setattr("quantmill.formats.storage.resumable.SYNC_SECONDS", 0.01)
         patch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as end:
             main(load_command(words[0]), words[0])

@@ -14,8 +14,8 @@ from pathlib import Path
 # Python to run before it.
 PROGRAM = """
 import sys
-import quantmill.formats.resumable
-quantmill.formats.resumable.SYNC_SECONDS = 0.02
+import quantmill.formats.storage.resumable
+quantmill.formats.storage.resumable.SYNC_SECONDS = 0.02
 exec(sys.argv.pop(1))
 from quantmill.tools.main import run
 run()

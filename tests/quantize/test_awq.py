@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from quantmill.formats.errors import PlanError, QuantmillError
 from quantmill.formats.hf.packed.awq import pack, unpack
-from quantmill.quantize.awq_grid import Settings, quantize, rounded
-from quantmill.quantize.awq_search import EXPONENTS, Product, Sample, clip, search_scales, spread
+from quantmill.quantize.awq.grid import Settings, quantize, rounded
+from quantmill.quantize.awq.search import EXPONENTS, Product, Sample, clip, search_scales, spread
 
 
 def sample_of(x: torch.Tensor, keep: int = 4096) -> Sample:

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from quantmill.formats.errors import PlanError
 from quantmill.formats.ir import Model, Tensor
 from quantmill.formats.qtypes import BY_NAME
-from quantmill.quantize.budget import Option, allocate
-from quantmill.quantize.budget_losses import NARROW, WIDE, Sensitivity, candidates, losses
-from quantmill.quantize.budget_plan import Budgeted, budget_plan, expected_loss, of_bpw, of_size
+from quantmill.quantize.budget.knapsack import Option, allocate
+from quantmill.quantize.budget.losses import NARROW, WIDE, Sensitivity, candidates, losses
+from quantmill.quantize.budget.plans import Budgeted, budget_plan, expected_loss, of_bpw, of_size
 from quantmill.quantize.choose import Wishes
+from quantmill.quantize.estimate.levels import pretended
 from quantmill.quantize.plan import make_plan
-from quantmill.quantize.sizes import pretended
 
 Q2_K, Q4_K, Q6_K, Q8_0, F16 = (BY_NAME[name] for name in ("Q2_K", "Q4_K", "Q6_K", "Q8_0", "F16"))
 

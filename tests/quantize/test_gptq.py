@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from quantmill.formats.errors import PlanError, QuantmillError
 from quantmill.formats.hf.packed.gptq import pack_columns, pack_rows, unpack_columns, unpack_rows
-from quantmill.quantize.gptq import Hessian, Quantized, Settings, factorize, quantize, round_to_nearest
+from quantmill.quantize.gptq.layer import Hessian, Quantized, Settings, factorize, quantize, round_to_nearest
 
 torch.set_num_threads(1)
 

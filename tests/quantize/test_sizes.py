@@ -14,12 +14,12 @@ from quantmill.formats.errors import PlanError
 from quantmill.formats.ggml.writer import layout as ggml_layout
 from quantmill.formats.hf.shapes import lacks_vocabulary, read_shapes, with_vocabulary
 from quantmill.formats.ir import Model, Tensor, Value, ValueType
+from quantmill.quantize.estimate.levels import LevelSize, pretended, published_gb, size_levels, without_bulk
+from quantmill.quantize.estimate.memory import buffers, kv_cache, run_memory
+from quantmill.quantize.estimate.packed import VARIANTS, parse_variant, size_variants
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import make_plan
 from quantmill.quantize.recipes import LEVELS
-from quantmill.quantize.sizes import LevelSize, pretended, published_gb, size_levels, without_bulk
-from quantmill.quantize.sizes_gptq import VARIANTS, parse_variant, size_variants
-from quantmill.quantize.sizes_memory import buffers, kv_cache, run_memory
 
 # The tables of four model cards of 2023 and 2024 (GB = 1e9 bytes) and the shapes in those models' config.json:
 # TencentARC/LLaMA-Pro-8B, upstage/Llama-2-70b-instruct-v2, TinyLlama/TinyLlama-1.1B-Chat-v1.0 and

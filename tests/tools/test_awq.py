@@ -20,10 +20,10 @@ from oracles.proofs import Proof, all_proofs, save_proof
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.formats.hf.packed.awq import pack, unpack
 from quantmill.imatrix import layerwise
-from quantmill.quantize.awq_grid import Packed, quantize
-from quantmill.tools import awq_block, running
+from quantmill.quantize.awq.grid import Packed, quantize
 from quantmill.tools.awq import _method, command
 from quantmill.tools.convert import command as convert
+from quantmill.tools.library import awq_block, running
 
 COMMON = ("-c", 64, "--chunks", 12, "--group-size", 32, "--threads", 1)
 needs_client = pytest.mark.skipif(not is_made(), reason="no client: python tests/oracles/make_gptq_client.py")

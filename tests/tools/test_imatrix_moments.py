@@ -16,7 +16,7 @@ import pytest
 
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.formats.imatrix_file import Imatrix, read_imatrix
-from quantmill.formats.moments import Moments
+from quantmill.formats.moments_file import Moments
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 from oracles.report_samples import HOSTILE, ROLES, hard_imatrix, hard_model
 from quantmill.formats.gguf.reader import read_gguf, read_headers
 from quantmill.formats.imatrix_file import read_imatrix
-from quantmill.tools.html import Html, tag, text
-from quantmill.tools.report import Report, gather
-from quantmill.tools.report_html import _level, _short, page
+from quantmill.tools.reports.figures import Report, gather
+from quantmill.tools.reports.html import Html, tag, text
+from quantmill.tools.reports.page import _level, _short, page
 
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "header", "nav", "ul", "li", "a", "main", "section", "h1", "h2",

@@ -13,8 +13,8 @@ from oracles.browser import Browser
 from oracles.report_samples import HOSTILE, hard_imatrix, hard_model
 from quantmill.formats.gguf.reader import read_gguf, read_headers
 from quantmill.formats.imatrix_file import read_imatrix
-from quantmill.tools.report import gather
-from quantmill.tools.report_html import page
+from quantmill.tools.reports.figures import gather
+from quantmill.tools.reports.page import page
 
 pytestmark = pytest.mark.browser
 

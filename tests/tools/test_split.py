@@ -12,7 +12,7 @@ from oracles.llama import Llama
 from oracles.split_samples import write_split_source
 from oracles.tiny import save_tiny_llama
 from quantmill.formats.gguf.reader import read_gguf, read_header
-from quantmill.tools.units import Size
+from quantmill.tools.terminal.units import Size
 
 GOLDEN = Path(__file__).parents[1] / "formats" / "gguf" / "goldens" / "split.json"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FormatError
-from ...folder import GrowingFolder
 from ...ir import Bytes, Role, Tensor
 from ...qtypes import BY_NAME
-from ...safetensors import StoredTensor, read_safetensors, write_safetensors
+from ...storage.folder import GrowingFolder
 from ..config import read_json
+from ..safetensors import StoredTensor, read_safetensors, write_safetensors
 from ..weights import read_weights
 
 _COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")

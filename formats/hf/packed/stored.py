@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
-from ...safetensors import DTYPE_BITS, StoredTensor
+from ..safetensors import DTYPE_BITS, StoredTensor
 from ..weights import Stored
 
 PANEL_BYTES = 4 << 20  # of a panel: pieces of a row long enough to read well, panels few enough to keep

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from quantmill.formats.errors import PlanError
-from quantmill.formats.moments import Moments, block_bounds, pack, packed_size
+from quantmill.formats.moments_file import Moments, block_bounds, pack, packed_size
 from quantmill.formats.qtypes import qtype
-from quantmill.quantize.budget_losses import Sensitivity, losses
+from quantmill.quantize.budget.losses import Sensitivity, losses
 from quantmill.quantize.chunks import Job, chunks_of, tasks_of
 from quantmill.quantize.execute import execute
 from quantmill.quantize.fingerprint import fingerprint

@@ -261,7 +261,7 @@ def test_kept_panels_stay_within_their_limit(tmp_path: Any) -> None:
     from safetensors.numpy import save_file
 
     from quantmill.formats.hf.packed.stored import Matrix, Panels
-    from quantmill.formats.safetensors import read_safetensors
+    from quantmill.formats.hf.safetensors import read_safetensors
 
     save_file({f"t{i}": np.full((64, 64), i, np.int32) for i in range(5)}, tmp_path / "x.safetensors")
     panels = Panels(limit=3 * 64 * 64 * 4)

@@ -1,0 +1,97 @@
+"""What long work reports as it goes: typed events, for a progress bar, a log or a notebook.
+
+Every function of the library that takes a while has a parameter ``progress``, which is called with one of these events,
+from any thread. Lower layers that only have a sentence to say take a ``say`` of one string; ``notes`` joins the two.
+
+Example:
+    >>> from quantmill.formats.progress import Note, RowsDone, notes
+    >>> seen = []
+    >>> notes(seen.append)("model.gguf: going on where an earlier run stopped")
+    >>> seen
+    [Note(text='model.gguf: going on where an earlier run stopped')]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Note:
+    """One line that a person should see: what was assumed, dropped, taken up or kept."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class WorkStarted:
+    """Work over bytes begins.
+
+    Args:
+        name: of what is written or read, such as the output's file name.
+        total: bytes of the source that will be worked through.
+    """
+
+    name: str
+    total: int
+
+
+@dataclass(frozen=True)
+class RowsDone:
+    """Some rows of the source are done.
+
+    Args:
+        nbytes: how many bytes they take in the source; the sum over all events is ``WorkStarted.total`` at the end.
+    """
+
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A text begins its way through a model.
+
+    Args:
+        text: the text's name.
+        n_chunks: chunks of the text.
+        n_ctx: tokens in each.
+        n_layers: layers of the model.
+        first_layer: the layer the run begins with; not 0 when an earlier run is taken up.
+    """
+
+    text: str
+    n_chunks: int
+    n_ctx: int
+    n_layers: int
+    first_layer: int = 0
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """Part of a stage is done.
+
+    Args:
+        stage: what is being done, in words, such as ``layer 3/32`` or ``types tried on tensors``.
+        done, total: of the stage's parts.
+        layer: the layer's index where the stage is a layer, else None.
+    """
+
+    stage: str
+    done: int
+    total: int
+    layer: int | None = None
+
+
+@dataclass(frozen=True)
+class WorkEnded:
+    """What ``WorkStarted`` or ``RunStarted`` announced is over; a bar can go."""
+
+
+Event = Note | WorkStarted | RowsDone | RunStarted | StepDone | WorkEnded
+Progress = Callable[[Event], object]
+
+
+def notes(progress: Progress | None) -> Callable[[str], object] | None:
+    """A ``say`` that turns each line into a ``Note``; None where nobody listens."""
+    return None if progress is None else lambda text: progress(Note(text))

@@ -1,0 +1,1 @@
+"""AWQ: inputs scaled by how much they matter, ranges clipped, weights in 4 bits."""

@@ -1,0 +1,175 @@
+"""AWQ's two searches: how far to spread a linear's inputs before its weights are rounded, and where to clip them.
+
+Source: Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration" (arXiv:2306.00978),
+section 3.2; the clipping is that of their llm-awq. Both minimise the squared error of outputs over a sample of inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .grid import TOP, ranges, rounded, steps
+
+EXPONENTS = tuple(i / 20 for i in range(20))
+RATIOS = tuple(1 - i / 20 for i in range(10))  # of a group's range that are tried: 1, 0.95, ... 0.55
+_MOST = 1e4  # a scale beyond it (or below its inverse) would say more about the sample than about the model
+_CLIP_ROWS = 256  # outputs clipped at a time: their errors are several times the weights' memory
+
+
+@dataclass
+class Sample:
+    """Inputs of a group of linears: all of them in a mean, some of them kept.
+
+    Args:
+        keep: rows kept at most.
+    """
+
+    keep: int
+    count: int = 0
+    _magnitudes: torch.Tensor | None = None  # float64 [in], their sum
+    _kept: list[torch.Tensor] = field(default_factory=list)
+    _n_kept: int = 0
+    _stride: int = 1
+
+    def add(self, x: torch.Tensor) -> None:
+        """A batch of inputs [tokens, in]. Every ``_stride``-th of the whole text is kept."""
+        magnitudes = x.float().abs().sum(0).double().cpu()
+        self._magnitudes = magnitudes if self._magnitudes is None else self._magnitudes + magnitudes
+        rows = x[-self.count % self._stride :: self._stride].float().cpu()
+        self._kept.append(rows.clone() if rows.data_ptr() == x.data_ptr() else rows.contiguous())
+        self._n_kept += len(rows)
+        self.count += len(x)
+        while self._n_kept > self.keep:
+            self._stride *= 2
+            thinned = torch.cat(self._kept)[::2].clone()
+            self._kept, self._n_kept = [thinned], len(thinned)
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """float32 [kept, in]"""
+        if len(self._kept) > 1:
+            self._kept = [torch.cat(self._kept)]
+        return self._kept[0]
+
+    @property
+    def magnitude(self) -> torch.Tensor:
+        """float64 [in], the sum of each input's magnitudes."""
+        assert self._magnitudes is not None, "nothing was added"
+        return self._magnitudes
+
+    def scale(self, scales: torch.Tensor) -> None:
+        """The inputs are divided by ``scales`` [in] from now on."""
+        self._kept = [self.rows / scales]
+        self._magnitudes = self.magnitude / scales.double()
+
+
+class Product:
+    """Squared outputs of a sample's inputs, for any weights.
+
+    Args:
+        sample: whose rows stand for all of its inputs.
+    """
+
+    def __init__(self, sample: Sample) -> None:
+        rows = sample.rows
+        self.weight = sample.count / max(1, len(rows))  # inputs that a row stands for
+        self.sample = sample
+        self.gram = rows.T @ rows if rows.shape[1] <= len(rows) else None
+
+    def squares(self, weight: torch.Tensor) -> float:
+        """The sum of ``(weight @ x)**2`` over all inputs x and outputs."""
+        if self.gram is not None:
+            return self.weight * float(((weight @ self.gram) * weight).sum())
+        return self.weight * float((self.sample.rows @ weight.T).square_().sum())
+
+    def scale(self, scales: torch.Tensor) -> None:
+        """To be called when the sample was scaled."""
+        if self.gram is not None:
+            self.gram.div_(scales).div_(scales[:, None])
+
+
+@dataclass(frozen=True)
+class Found:
+    """The outcome of ``search_scales``.
+
+    Args:
+        scales: float32 [in]: the weights' columns are multiplied by them, the inputs divided.
+        exponent: that of the paper's formula.
+        error: with it, the squared error of the outputs; with exponent 0 it was ``plain``.
+    """
+
+    scales: torch.Tensor
+    exponent: float
+    error: float
+    plain: float
+
+
+def search_scales(
+    magnitude: torch.Tensor,
+    layers: Sequence[tuple[torch.Tensor, Product]],
+    group_size: int,
+    settle: Callable[[torch.Tensor], torch.Tensor] = lambda scales: scales,
+) -> Found:
+    """The exponent a for which the scales magnitude**a leave the least error once the weights are rounded.
+
+    Args:
+        magnitude: float [in], mean magnitude of each input.
+        layers: each linear that reads these inputs, its weight float32 [out, in] and its inputs' ``Product``.
+        group_size: of the rounding.
+        settle: what becomes of scales when they are stored.
+
+    Returns:
+        the best of ``EXPONENTS``; exponent 0, no scales at all, where nothing is better.
+    """
+    best: Found | None = None
+    for exponent in EXPONENTS:
+        scales = settle(spread(magnitude, exponent))
+        error = 0.0
+        for weight, product in layers:
+            error += product.squares((rounded(weight * scales, group_size) / scales).sub_(weight))
+        if best is None or error < best.error:
+            best = Found(scales, exponent, error, error if best is None else best.plain)
+    assert best is not None
+    return best
+
+
+def spread(magnitude: torch.Tensor, exponent: float) -> torch.Tensor:
+    """magnitude**exponent, divided by the root of its greatest times its least; 1 for inputs that are always zero."""
+    alive = magnitude > 0
+    if exponent == 0 or not bool(alive.any()):
+        return torch.ones(len(magnitude))
+    scales = magnitude.double().clamp_min(1e-30) ** exponent
+    scales /= (scales[alive].max() * scales[alive].min()).sqrt()
+    return torch.where(alive, scales, torch.ones_like(scales)).clamp(1 / _MOST, _MOST).float()
+
+
+def clip(weight: torch.Tensor, sample: Sample, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each group of each output, the part of its range that leaves its share of the output the least error.
+
+    Args:
+        weight: float32 [out, in].
+        sample: its inputs.
+        group_size: of the rounding.
+
+    Returns:
+        the limits, least and greatest, for ``awq_grid.quantize``: two float32 [out, G].
+    """
+    low, high = ranges(weight, group_size)
+    rows = sample.rows.reshape(len(sample.rows), low.shape[1], -1).transpose(0, 1)  # [G, tokens, group]
+    grams = rows.transpose(1, 2) @ rows  # [G, group, group]
+    best = torch.full_like(low, torch.inf)
+    ratio = torch.ones_like(low)
+    for start in range(0, len(weight), _CLIP_ROWS):
+        part = slice(start, start + _CLIP_ROWS)
+        grouped = weight[part].reshape(-1, low.shape[1], rows.shape[2])
+        for candidate in RATIOS:
+            scales, zeros = (each.unsqueeze(-1) for each in steps(low[part] * candidate, high[part] * candidate))
+            error = (grouped / scales).round_().clamp_(-zeros, TOP - zeros).mul_(scales).sub_(grouped).transpose(0, 1)
+            loss = ((error @ grams) * error).sum(-1).T
+            better = loss < best[part]
+            best[part] = torch.where(better, loss, best[part])
+            ratio[part] = torch.where(better, candidate, ratio[part])
+    return low * ratio, high * ratio

@@ -1,0 +1,219 @@
+"""The same queue on many machines: each writes its own ranges of the one growing file, on storage that all share.
+
+Who runs this owns the journal, the progress, the errors and the rename; a worker gets the plan once and then pieces,
+runs of chunks that take it seconds. It syncs what it wrote before it answers, because the journal must speak only of
+what is on the disk, and nobody can sync another machine's page cache.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from ..formats.errors import OutputError
+from ..formats.storage.journal import Finished
+from ..formats.storage.output import Output, explain, sync_file
+from ..formats.storage.resumable import Resumable
+from ..formats.workers import Pool
+from .chunks import Chunk, Task, is_copy
+from .encode import Encoder, Scratch
+from .execute import on_threads
+from .kernels import kernel_for
+
+if TYPE_CHECKING:
+    from .execute import Progress
+
+SECONDS = 2.0  # of work in a piece: long beside a message, short beside the whole
+_MOST_CHUNKS = 2000  # in a piece, so that it stays a short message
+# Seconds a weight until the first answers tell: too many make the first pieces small, no more.
+_SEARCHED, _PLAIN = 1e-6, 2e-8
+
+Piece = tuple[Chunk, ...]
+Kind = tuple[str, ...]
+
+
+def on_pool(
+    encoder: Encoder, works: Sequence[Resumable], chunks: Iterator[Chunk], pool: Pool, progress: Progress | None
+) -> None:
+    """Every chunk, by the pool's workers.
+
+    Args:
+        encoder: what is done to a chunk; its files are ``works``.
+        works: the growing files.
+        chunks: in order.
+        progress: told the bytes of the source that are done.
+
+    Raises:
+        QuantmillError: the first of the queue, as on one machine; or a worker does not see our files.
+    """
+    for work in works:  # what this machine still holds of them must not be written over what others write
+        sync_file(work.output.fileno(), work.output.path)
+    start = partial(_Worker, replace(encoder, files=()), [_Remote.of(work) for work in works], pool.threads)
+    pieces = _Pieces(encoder.tasks, chunks, pool)
+
+    def done(piece: Piece, seconds: Sequence[float]) -> None:
+        pieces.learn(piece, seconds)
+        for chunk in piece:
+            task = encoder.tasks[chunk.task]
+            for part in task.parts:
+                works[part.job].done(part.item, chunk.a, chunk.b)
+            if progress is not None:
+                progress((chunk.b - chunk.a) * task.tensor.row_bytes)
+
+    pool.run(start, pieces, done)
+
+
+class _Pieces:
+    """The queue in pieces, each of so many chunks as take about ``SECONDS``, and less towards the end, so that all end
+    together. What a weight costs is learnt on the way, for each kind of task."""
+
+    def __init__(self, tasks: Sequence[Task], chunks: Iterator[Chunk], pool: Pool) -> None:
+        self._tasks, self._chunks, self._pool = tasks, chunks, pool
+        self._kinds = [_kind(task) for task in tasks]
+        self._left: Counter[Kind] = Counter()
+        self._guess: dict[Kind, float] = {}
+        for task, kind in zip(tasks, self._kinds, strict=True):
+            self._left[kind] += task.tensor.n_weights
+            self._guess.setdefault(kind, _guess(task))
+        self._weights: Counter[Kind] = Counter()
+        self._seconds: dict[Kind, float] = dict.fromkeys(self._guess, 0.0)
+
+    def __iter__(self) -> Iterator[Piece]:
+        while (first := next(self._chunks, None)) is not None:
+            yield self._fill(first)
+
+    def _fill(self, first: Chunk) -> Piece:
+        costs = {kind: self._cost(kind) for kind in self._guess}
+        left = sum(costs[kind] * weights for kind, weights in self._left.items())
+        limit = min(SECONDS * self._pool.threads, left / (2 * self._pool.n_workers))
+        piece, total = [], 0.0
+        for chunk in chain([first], self._chunks):
+            kind, weights = self._kinds[chunk.task], self._weights_of(chunk)
+            self._left[kind] -= weights
+            piece.append(chunk)
+            total += costs[kind] * weights
+            if total >= limit or len(piece) == _MOST_CHUNKS:
+                break
+        return tuple(piece)
+
+    def learn(self, piece: Piece, seconds: Sequence[float]) -> None:
+        """What the chunks of a piece took."""
+        for chunk, spent in zip(piece, seconds, strict=True):
+            kind = self._kinds[chunk.task]
+            self._weights[kind] += self._weights_of(chunk)
+            self._seconds[kind] += spent
+
+    def _cost(self, kind: Kind) -> float:
+        """Seconds a weight."""
+        known = self._weights[kind]
+        return self._seconds[kind] / known if known else self._guess[kind]
+
+    def _weights_of(self, chunk: Chunk) -> int:
+        return (chunk.b - chunk.a) * self._tasks[chunk.task].tensor.width
+
+
+def _kind(task: Task) -> Kind:
+    """Tasks of a kind cost the same a weight."""
+    return (task.tensor.qtype.name, *(part.step.type.name for part in task.parts))
+
+
+def _guess(task: Task) -> float:
+    """Seconds a weight."""
+    steps = [part.step for part in task.parts]
+    return sum(_PLAIN if is_copy(s) or not kernel_for(s.type).uses_importance else _SEARCHED for s in steps)
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """How a worker finds a file that grows: its place, and what tells it from another of that name elsewhere."""
+
+    path: Path
+    part: Path
+    inode: int
+    size: int
+    finished: Finished
+
+    @classmethod
+    def of(cls, work: Resumable) -> _Remote:
+        about = os.fstat(work.output.fileno())
+        part = Path(os.path.abspath(work.output.temporary))
+        return cls(work.output.path, part, about.st_ino, about.st_size, work.finished)
+
+    def open(self) -> _Ranges:
+        problem = f"worker on {socket.gethostname()} does not see {self.part}"
+        hint = "--cluster wants the output on storage that all machines share, under one path"
+        try:
+            # For writing alone: a network file system that holds a page it has read writes all of that page back, and
+            # with it the neighbour's bytes as they were.
+            fd = os.open(self.part, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError:
+            raise OutputError(problem, path=self.path, hint=hint) from None
+        except OSError as error:
+            raise explain(error, self.path, None) from error
+        about = os.fstat(fd)
+        if (about.st_ino, about.st_size) != (self.inode, self.size):
+            os.close(fd)
+            raise OutputError(problem, path=self.path, hint=hint)
+        return _Ranges(Output(self.path, self.part, fd), self.finished)
+
+
+@dataclass
+class _Ranges:
+    """A file that grows elsewhere and is written to here; open for as long as the process lives."""
+
+    output: Output
+    finished: Finished
+    written: bool = False
+
+    def done(self, item: int, first: int, end: int) -> None:
+        self.written = True
+
+    def sync(self) -> None:
+        """What was written is on the disk."""
+        if self.written:
+            self.written = False
+            try:
+                getattr(os, "fdatasync", os.fsync)(self.output.fileno())
+            except OSError as error:
+                raise explain(error, self.output.path, None) from error
+
+
+class _Worker:
+    """Does pieces, in a worker.
+
+    Args:
+        encoder: without its files.
+        files: where they are.
+        threads: to use.
+    """
+
+    def __init__(self, encoder: Encoder, files: Sequence[_Remote], threads: int) -> None:
+        self._files = [file.open() for file in files]
+        self._encoder = replace(encoder, files=self._files)
+        self._threads = threads
+
+    def __call__(self, piece: Piece) -> list[float]:
+        """The seconds that each chunk took of a thread that computes."""
+        seconds = {}
+        begun = perf_counter()
+
+        def do(chunk: Chunk, scratch: Scratch) -> None:
+            start = perf_counter()
+            self._encoder.do(chunk, scratch)
+            seconds[chunk.number] = perf_counter() - start
+
+        on_threads(do, iter(piece), self._threads, lambda chunk: None)
+        computed = (perf_counter() - begun) * self._threads
+        for file in self._files:
+            file.sync()
+        # Threads may be more than compute: what their chunks waited for a turn is not counted.
+        share = min(1.0, computed / sum(seconds.values()))
+        return [seconds[chunk.number] * share for chunk in piece]

@@ -1,0 +1,316 @@
+"""GPTQ: a linear layer's weights rounded one input after the other, each error made good by those not yet rounded.
+
+Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
+(arXiv:2210.17323), algorithm 1; the order that keeps groups whole is "group aware reordering" (arXiv:2505.14638).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...formats.errors import PlanError, QuantmillError
+
+if TYPE_CHECKING:
+    import torch
+
+BITS = (2, 3, 4, 8)
+_BLOCK = 128  # inputs between two updates of all that follow
+_SEARCH = 40  # steps of a hundredth by which a scale may be smaller than the largest weight asks for
+_DAMPING_STEPS = 6  # each ten times the last, from what was asked for to a matrix that is nearly its diagonal
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for.
+
+    Args:
+        bits: of a code: 2, 3, 4 or 8.
+        group_size: inputs that share a scale; -1 for all of them.
+        desc_act: groups are made of inputs of like activation, the largest first, so that ``g_idx`` is in no order.
+        static_groups: scales come from the weights as they were; the order is desc_act's, the groups are not.
+        sym: the zero point is the middle code.
+        damp: part of the mean of the Hessian's diagonal added to it.
+        search: whether smaller scales are tried.
+    """
+
+    bits: int = 4
+    group_size: int = 128
+    desc_act: bool = False
+    static_groups: bool = False
+    sym: bool = True
+    damp: float = 0.01
+    search: bool = True
+
+    def check(self) -> None:
+        """Raises PlanError if no weight can be written so."""
+        if self.bits not in BITS:
+            raise PlanError(f"{self.bits} bits cannot be stored", hint=f"one of {', '.join(map(str, BITS))}")
+        if self.group_size != -1 and self.group_size < 1:
+            raise PlanError(f"a group of {self.group_size}", hint="128, 64, 32, or -1 for one group")
+        if not 0 <= self.damp < 1:
+            raise PlanError(f"damping of {self.damp:g}", hint="between 0 and 1")
+
+    def check_shape(self, name: str, n_out: int, n_in: int) -> None:
+        """Raises PlanError if a weight [n_out, n_in] cannot be written so."""
+        for count, what in ((n_in, "inputs"), (n_out, "outputs")):
+            if count * self.bits % 32:
+                raise PlanError(f"{count} {what} of {self.bits} bits do not fill words of 32 bits", where=name)
+
+    def groups(self, n_in: int) -> int:
+        """How many groups; the last is smaller where the size does not divide the width."""
+        return 1 if self.group_size == -1 else -(-n_in // self.group_size)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A weight [out=N, in=K] as codes: W[n, k] = (codes[k, n] - zeros[g, n]) * scales[g, n] with g = g_idx[k].
+
+    Args:
+        codes: uint8 [K, N].
+        zeros: uint8 [G, N], at least 1.
+        scales: float16 [G, N].
+        g_idx: int32 [K].
+        loss: squared error of the outputs on the calibration text, per token and output.
+        relative: the same as a share of the outputs' own square.
+        damp: the damping that was needed.
+    """
+
+    codes: NDArray[np.uint8]
+    zeros: NDArray[np.uint8]
+    scales: NDArray[np.float16]
+    g_idx: NDArray[np.int32]
+    loss: float = 0.0
+    relative: float = 0.0
+    damp: float = 0.0
+
+    def weight(self) -> NDArray[np.float32]:
+        """float32 [N, K]: what the clients compute with, products rounded to half precision (exact before that)."""
+        out = np.empty(self.codes.shape, np.float16)
+        zeros, scales = self.zeros.astype(np.float32), self.scales.astype(np.float32)
+        for start in range(0, len(out), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            group = self.g_idx[part]
+            out[part] = (self.codes[part] - zeros[group]) * scales[group]
+        return np.ascontiguousarray(out.T, np.float32)
+
+
+class Hessian:
+    """Sums of the outer products of a linear layer's inputs: float32 [width, width]."""
+
+    def __init__(self, width: int) -> None:
+        import torch
+
+        self.sum = torch.zeros(width, width)
+        self.tokens = 0
+
+    def add(self, x: torch.Tensor) -> None:
+        """x [tokens, width], any float type."""
+        x = x.detach().to("cpu").float()
+        self.sum.addmm_(x.T, x)
+        self.tokens += len(x)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A Hessian ready for use, for all linears that share their input.
+
+    Args:
+        upper: float32 [K, K], upper triangular U with U.T @ U the inverse of the damped Hessian, in ``order``.
+        order: int64 [K]: the order in which inputs are quantized.
+        hessian: the Hessian, as it was.
+        damp: the damping that was needed.
+        dead: how many inputs were always zero.
+    """
+
+    upper: torch.Tensor
+    order: torch.Tensor
+    hessian: Hessian
+    damp: float
+    dead: int
+
+
+def factorize(hessian: Hessian, settings: Settings, name: str = "") -> Factor:
+    """Order, damp and invert.
+
+    A matrix that cannot be inverted (inputs that depend on each other) gets ten times the damping until it can be.
+
+    Raises:
+        QuantmillError: the inputs were not finite.
+    """
+    import torch
+
+    diagonal = hessian.sum.diagonal()
+    if not torch.isfinite(diagonal).all():
+        raise QuantmillError("NaN or Inf among its inputs", where=name, hint="the model is damaged")
+    order = _order(diagonal, settings)
+    mean = float(diagonal.double().mean()) or 1.0
+    dead = diagonal[order] == 0
+    damp = settings.damp
+    for _ in range(_DAMPING_STEPS):
+        # reversed, so that one Cholesky and one triangular inverse give the inverse's own upper factor
+        matrix = _reordered(hessian.sum, order.flip(0))
+        matrix.diagonal().add_(damp * mean)
+        matrix.diagonal()[dead.flip(0)] = mean  # nothing is known of it: rounded to nearest, its error goes nowhere
+        lower, failed = torch.linalg.cholesky_ex(matrix)
+        del matrix
+        if not failed:
+            inverse = torch.eye(len(order), dtype=torch.float64)
+            torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+            del lower
+            factor = inverse.float().flip(0, 1).contiguous()
+            if torch.isfinite(factor.sum()):
+                return Factor(factor, order, hessian, damp, int(dead.sum()))
+        damp = max(damp * 10, 1e-4)
+    raise QuantmillError(
+        "its inputs depend on each other too much to be told apart", where=name, hint="a larger --damp"
+    )
+
+
+def _reordered(matrix: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """float64, rows and columns in that order; a piece at a time, for it may be gigabytes."""
+    import torch
+
+    out = torch.empty(matrix.shape, dtype=torch.float64)
+    for start in range(0, len(order), _BLOCK):
+        out[start : start + _BLOCK] = matrix[order[start : start + _BLOCK]][:, order]
+    return out
+
+
+def _order(diagonal: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """Inputs with large activations first: what is rounded early can be made good by the most others."""
+    import torch
+
+    if settings.desc_act or settings.static_groups or settings.group_size == -1:
+        return torch.argsort(diagonal, descending=True, stable=True)
+    whole = len(diagonal) // settings.group_size * settings.group_size
+    groups = diagonal[:whole].reshape(-1, settings.group_size)
+    inside = torch.argsort(groups, dim=1, descending=True, stable=True)
+    rank = torch.argsort(groups.max(1).values, descending=True, stable=True) if whole else torch.arange(0)
+    order = (inside + torch.arange(len(groups))[:, None] * settings.group_size)[rank].reshape(-1)
+    rest = whole + torch.argsort(diagonal[whole:], descending=True, stable=True)
+    return torch.cat([order, rest])
+
+
+def quantize(weight: torch.Tensor, factor: Factor, settings: Settings, threads: int = 1, name: str = "") -> Quantized:
+    """A weight by GPTQ.
+
+    Args:
+        weight: float [N, K], left as it is.
+        factor: of its inputs.
+        settings: what is asked for.
+        threads: to use.
+        name: for messages.
+
+    Raises:
+        QuantmillError: a weight is not finite.
+    """
+    import torch
+
+    from .columns import find_params, quantize_block
+
+    n_out, n_in = weight.shape
+    upper, order = factor.upper, factor.order
+    W = weight.detach().float().T[order].contiguous()  # [K, N]
+    if not torch.isfinite(W.sum()):
+        raise QuantmillError("NaN or Inf among its weights", where=name, hint="the checkpoint is damaged")
+    search = _SEARCH if settings.search else 0
+    size = n_in if settings.group_size == -1 else settings.group_size
+    of = torch.arange(n_in) // size if settings.desc_act and not settings.static_groups else order // size
+    g_idx = np.empty(n_in, np.int32)
+    g_idx[order.numpy()] = of.numpy()
+    rows = of.numpy().astype(np.int32)
+    params = np.ones((2, settings.groups(n_in), n_out), np.float32)
+    cost = (1 / upper.diagonal().square()).numpy()
+    if settings.static_groups or settings.group_size == -1:
+        for group in range(params.shape[1]):
+            at = np.flatnonzero(rows == group)
+            find_params(W.numpy()[at], cost[at], settings.bits, settings.sym, search, params[:, group])
+    else:  # each found when its first input's turn comes
+        starts = np.arange(0, n_in, size)
+        rows[starts] = -1 - rows[starts]
+    codes = np.empty((n_in, n_out), np.uint8)
+    step = -(-_BLOCK // size) * size if size <= _BLOCK or settings.group_size != -1 else _BLOCK
+    total = 0.0
+    tiles = _tiles(n_out, threads)
+    with ThreadPoolExecutor(max(1, len(tiles))) as pool:
+        for start in range(0, n_in, step):
+            stop = min(start + step, n_in)
+            block = W[start:stop].numpy()
+            inner = upper[start:stop, start:stop].contiguous().numpy()
+
+            def run(tile: tuple[int, int], block: Any = block, inner: Any = inner, at: int = start) -> float:
+                part = slice(at, at + len(block))
+                return float(
+                    quantize_block(block, inner, rows[part], settings.bits, settings.sym, search,
+                                   params, codes[part], *tile)
+                )  # fmt: skip
+
+            total += sum(pool.map(run, tiles))
+            if stop < n_in:
+                W[stop:].addmm_(upper[start:stop, stop:].T, W[start:stop], alpha=-1)
+    unordered = np.empty_like(codes)
+    unordered[order.numpy()] = codes
+    scales = _half(params[0], name)
+    per = max(1, factor.hessian.tokens) * n_out
+    own = _outputs_square(weight, factor.hessian)
+    return Quantized(
+        unordered, params[1].astype(np.uint8), scales, g_idx, total / per, total / own if own else 0.0, factor.damp
+    )
+
+
+def _outputs_square(weight: torch.Tensor, hessian: Hessian) -> float:
+    w = weight.detach().float()
+    return float(((w @ hessian.sum) * w).sum(dtype=w.dtype))
+
+
+def _tiles(n_out: int, threads: int) -> list[tuple[int, int]]:
+    from .columns import TILE
+
+    tiles = -(-n_out // TILE)
+    share = -(-tiles // max(1, threads)) * TILE
+    return [(a, min(a + share, n_out)) for a in range(0, n_out, share)]
+
+
+def round_to_nearest(weight: torch.Tensor, settings: Settings, name: str = "") -> Quantized:
+    """The same form without a text: each weight to its nearest code, for experts that saw no tokens.
+
+    Args:
+        weight: float [N, K].
+        settings: desc_act has no meaning here.
+        name: for messages.
+
+    Raises:
+        QuantmillError: a weight is not finite, or too large.
+    """
+    from .columns import find_params
+
+    w = np.ascontiguousarray(weight.detach().float().numpy().T)  # [K, N]
+    if not np.isfinite(w).all():
+        raise QuantmillError("NaN or Inf among its weights", where=name, hint="the checkpoint is damaged")
+    n_in, n_out = w.shape
+    size = n_in if settings.group_size == -1 else settings.group_size
+    params = np.ones((2, settings.groups(n_in), n_out), np.float32)
+    search = _SEARCH if settings.search else 0
+    ones = np.ones(size, np.float32)
+    codes = np.empty((n_in, n_out), np.uint8)
+    for group in range(params.shape[1]):
+        part = slice(group * size, (group + 1) * size)
+        find_params(w[part], ones, settings.bits, settings.sym, search, params[:, group])
+        scale, zero = params[:, group]
+        codes[part] = np.clip(np.rint(w[part] / scale) + zero, 0, (1 << settings.bits) - 1)
+    g_idx = (np.arange(n_in) // size).astype(np.int32)
+    return Quantized(codes, params[1].astype(np.uint8), _half(params[0], name), g_idx)
+
+
+def _half(scales: NDArray[np.float32], name: str) -> NDArray[np.float16]:
+    """They were rounded to half precision already, if it has them."""
+    with np.errstate(over="ignore"):
+        half = scales.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise QuantmillError("a weight is too large for scales in half precision", where=name)
+    return half
