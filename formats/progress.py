@@ -13,7 +13,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -95,3 +96,32 @@ Progress = Callable[[Event], object]
 def notes(progress: Progress | None) -> Callable[[str], object] | None:
     """A ``say`` that turns each line into a ``Note``; None where nobody listens."""
     return None if progress is None else lambda text: progress(Note(text))
+
+
+@contextmanager
+def work(progress: Progress | None, name: str, total: int) -> Iterator[Callable[[int], object] | None]:
+    """Announce work over bytes, and its end however it ends.
+
+    Args:
+        progress: who listens; None for nobody.
+        name: of what is written or read.
+        total: bytes of the source that will be worked through.
+
+    Yields:
+        A function to call with the number of bytes just done, from any thread; None where nobody listens.
+
+    Example:
+        >>> seen = []
+        >>> with work(seen.append, "model.gguf", 200) as done:
+        ...     done(200)
+        >>> seen
+        [WorkStarted(name='model.gguf', total=200), RowsDone(nbytes=200), WorkEnded()]
+    """
+    if progress is None:
+        yield None
+        return
+    progress(WorkStarted(name, total))
+    try:
+        yield lambda nbytes: progress(RowsDone(nbytes))
+    finally:
+        progress(WorkEnded())
