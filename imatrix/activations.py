@@ -13,7 +13,7 @@ from ..formats.storage.output import explained
 SPILL = 1 << 30  # bytes of activations kept in memory at most
 
 
-class Hidden:
+class Activations:
     """[chunks, n_ctx, width] in the runner's dtype. What ``put`` writes, ``get`` reads after the next ``flip``.
 
     Args:

@@ -32,7 +32,7 @@ class LayerState:
 
     Args:
         folder: beside the output.
-        key: everything the result depends on; see ``state.identity``.
+        key: everything the result depends on; see ``state.run_key``.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ class LayerState:
             entries.pop()
         if any(_digest(self.file(i)) != entry["arrays"] for i, entry in enumerate(entries)):
             entries = []
-            runner.hidden.restore(None, 0)
+            runner.activations.restore(None, 0)
         self.entries = entries
         runner.layer = len(entries)
         self._rewrite()
@@ -69,7 +69,7 @@ class LayerState:
         path = self.folder / entry["file"]
         if _digest(path) != entry["activations"]:
             return False
-        runner.hidden.restore(None if runner.hidden.spills else np.fromfile(path, np.uint8), entry["turn"])
+        runner.activations.restore(None if runner.activations.spills else np.fromfile(path, np.uint8), entry["turn"])
         return True
 
     def _rewrite(self) -> None:
@@ -100,13 +100,13 @@ class LayerState:
         partial = path.with_suffix(".partial")
         _write_synced(partial, data)
         partial.replace(path)
-        entry = {"layer": layer, "arrays": hashlib.sha256(data).hexdigest(), "turn": runner.hidden.turn,
+        entry = {"layer": layer, "arrays": hashlib.sha256(data).hexdigest(), "turn": runner.activations.turn,
                  "activations": None, "file": None, "report": report}  # fmt: skip
         if keep_activations:
-            content = runner.hidden.content()
+            content = runner.activations.content()
             if content is None:
-                where = runner.hidden.file(runner.hidden.turn)
-                runner.hidden.sync()
+                where = runner.activations.file(runner.activations.turn)
+                runner.activations.sync()
             else:
                 where = self._spare()
                 _write_synced(where, content)

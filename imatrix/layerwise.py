@@ -19,9 +19,10 @@ import torch
 
 from ..formats.errors import QuantmillError, UnmatchedTensor
 from ..formats.ir import Role
-from .collect import Target
-from .record_inputs import listening
-from .runner import Progress, Runner
+from ..formats.progress import Event, Progress
+from .record_inputs import record_inputs
+from .runner import Runner, layer_step
+from .sums import RecordedWeight
 from .weights import Weights
 
 # Linears that nobody quantizes: routers decide which expert runs, the state-space projections are not attention's.
@@ -92,7 +93,7 @@ def walk_block(
     Args:
         runner: after ``embed``.
         visitor: is shown the block stage by stage.
-        progress: told batches done, of all passes.
+        progress: called with a ``StepDone`` for each batch; the total is of all passes.
         sequential: False shows all groups as one stage, their inputs those of the block as it was.
         stage_bytes: a stage is split so that one float32 [width, width] for each of its groups takes no more than this.
 
@@ -103,19 +104,19 @@ def walk_block(
         stages = _stages(runner, module, sequential, stage_bytes)
         batches, passed = (len(stages) + 1) * len(runner.batches), 0
 
-        def tick(what: str = "", done: int = 0, total: int = 0) -> None:
+        def batch_done(_: Event | None = None) -> None:
             nonlocal passed
             passed += 1
             if progress is not None:
-                progress(f"layer {layer + 1}/{runner.n_layers}", passed, batches)
+                progress(layer_step(layer, runner.n_layers, passed, batches))
 
         layer = runner.layer
         for stage in stages:
             for batch in runner.batches:
                 stage.listen(runner, module, batch, visitor.see)
-                tick()
+                batch_done()
             visitor.replace(layer, module, stage.groups)
-        runner.through(module, progress=tick)
+        runner.through(module, progress=batch_done)
     _return_memory()
 
 
@@ -134,7 +135,7 @@ class _Enough(Exception):
 class _Stage:
     """Groups, and how their inputs are heard: by the first of a group's parameters to be used."""
 
-    def __init__(self, groups: dict[tuple[str, int], Group], targets: dict[str, Target], stop: bool) -> None:
+    def __init__(self, groups: dict[tuple[str, int], Group], targets: dict[str, RecordedWeight], stop: bool) -> None:
         self.groups: Stage = tuple(groups.values())
         self.by_key = {(targets[name].names, expert): group for (name, expert), group in groups.items()}
         self.targets = {name: targets[name] for name, _ in groups}
@@ -145,7 +146,7 @@ class _Stage:
     ) -> None:
         heard = 0
 
-        def on_input(target: Target, expert: int, x: torch.Tensor) -> None:
+        def on_input(target: RecordedWeight, expert: int, x: torch.Tensor) -> None:
             nonlocal heard
             group = self.by_key.get((target.names, expert))
             if group is not None:
@@ -154,9 +155,9 @@ class _Stage:
                 if self.stop and heard == len(self.groups):
                     raise _Enough
 
-        hidden, inputs = runner.hidden.get(batch), runner.inputs_for(len(batch))
+        hidden, inputs = runner.activations.get(batch), runner.inputs_for(len(batch))
         try:
-            with listening(module, self.targets, on_input):
+            with record_inputs(module, self.targets, on_input):
                 runner.skeleton.run_block(module, hidden, inputs)
         except _Enough:
             pass
@@ -166,7 +167,7 @@ def _stages(runner: Runner, module: torch.nn.Module, sequential: bool, limit: in
     """The block's stages, from watching its first batch."""
     weights, layer = runner.weights, runner.layer
     linears = block_linears(weights, layer, module)
-    targets = {name: target for name, target in weights.targets(layer, module).items() if name in linears}
+    targets = {name: target for name, target in weights.recorded_weights(layer, module).items() if name in linears}
     calls = _calls(runner, module, targets)
     times = Counter((name, expert) for name, expert, _ in calls)
     heard: dict[str, list[str]] = {}  # the parameter that is heard for a group -> all of the group
@@ -210,14 +211,14 @@ def _split(stage: dict[tuple[str, int], Group], limit: int) -> list[dict[tuple[s
 
 
 def _calls(
-    runner: Runner, module: torch.nn.Module, targets: dict[str, Target]
+    runner: Runner, module: torch.nn.Module, targets: dict[str, RecordedWeight]
 ) -> Sequence[tuple[str, int, torch.Tensor]]:
     """(parameter, expert, input) of each product, in order. The inputs stay alive, so no two share an address."""
     calls: list[tuple[str, int, torch.Tensor]] = []
     by_names = {target.names: name for name, target in targets.items()}
     batch = runner.batches[0][:1]
-    hidden, inputs = runner.hidden.get(batch), runner.inputs_for(1)
-    with listening(module, targets, lambda target, expert, x: calls.append((by_names[target.names], expert, x))):
+    hidden, inputs = runner.activations.get(batch), runner.inputs_for(1)
+    with record_inputs(module, targets, lambda target, expert, x: calls.append((by_names[target.names], expert, x))):
         out = runner.skeleton.run_block(module, hidden, inputs)
     if not torch.isfinite(out).all():
         problem = f"NaN or Inf in the activations of layer {runner.layer}"
@@ -235,7 +236,7 @@ def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict
     rule_of = {name: rule for rule in per_layer for name in rule.targets(layer, "weight")}
     parameters = dict(module.named_parameters())
     found: dict[str, list[tuple[Linear, ...]]] = {}
-    for name, target in weights.targets(layer, module).items():
+    for name, target in weights.recorded_weights(layer, module).items():
         rules = [rule_of[tensor] for tensor in target.names]
         parameter = parameters[name]
         if any(rule.roles[0] in _LEFT_ALONE or rule.roles[0].value.startswith("ssm") for rule in rules):

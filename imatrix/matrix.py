@@ -10,7 +10,7 @@ import numpy as np
 from ..formats.errors import FormatError, QuantmillError
 from ..formats.imatrix_file import Entry, Imatrix, read_imatrix
 from ..formats.ir import Model
-from .collect import Sums, merged, with_expert_prior
+from .sums import Sums, merged, with_expert_prior
 
 
 def to_imatrix(

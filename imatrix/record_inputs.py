@@ -1,4 +1,4 @@
-"""Hears what goes into a module's weights, experts' stacks included, without touching the module.
+"""Record what is multiplied with a module's weights, stacks of experts included, without changing the module.
 
 transformers 5 keeps a layer's experts in one 3-D parameter and multiplies slices of it, where no module hook reaches.
 Every such product is a call of ``torch.nn.functional.linear``, and PyTorch lets a mode see those calls.
@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .collect import Target
+from .sums import RecordedWeight
 
-See = Callable[[Target, int, torch.Tensor], None]
+OnInput = Callable[[RecordedWeight, int, torch.Tensor], None]
 
 
-class _Ear(TorchFunctionMode):
-    def __init__(self, stacks: Mapping[int, tuple[Target, int]], see: See) -> None:
+class _LinearInputs(TorchFunctionMode):
+    """Passes the inputs of ``linear`` on, where the weight is one of those that are recorded."""
+
+    def __init__(self, stacks: Mapping[int, tuple[RecordedWeight, int]], on_input: OnInput) -> None:
         super().__init__()
-        self.stacks, self.see = stacks, see
+        self.stacks, self.on_input = stacks, on_input
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -30,23 +32,23 @@ class _Ear(TorchFunctionMode):
             x, weight = args[:2]
             found = self.stacks.get(weight.untyped_storage().data_ptr())
             if found is not None and x.numel():
-                target, stride = found
-                self.see(target, weight.storage_offset() // stride if target.n_matrices > 1 else 0, x)
+                recorded, stride = found
+                self.on_input(recorded, weight.storage_offset() // stride if recorded.n_matrices > 1 else 0, x)
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def listening(module: torch.nn.Module, targets: Mapping[str, Target], see: See) -> Iterator[None]:
-    """While inside, ``see(target, expert, x)`` is called with each input of the module's named parameters.
+def record_inputs(module: torch.nn.Module, recorded: Mapping[str, RecordedWeight], on_input: OnInput) -> Iterator[None]:
+    """Call ``on_input(weight, expert, x)``, inside the block, with each input of the module's parameters.
 
     Args:
         module: its parameters must have their weights (not be on the meta device).
-        targets: by parameter name; [out, in], or [experts, out, in] for a stack.
-        see: given the input x [..., in] just before it is multiplied.
+        recorded: by parameter name; the parameters are [out, in], or [experts, out, in] for a stack.
+        on_input: is given the input x [..., in] just before it is multiplied; ``expert`` is 0 for a plain matrix.
     """
     stacks = {}
     for name, parameter in module.named_parameters():
-        if (target := targets.get(name)) is not None:
-            stacks[parameter.untyped_storage().data_ptr()] = (target, parameter.stride(0))
-    with _Ear(stacks, see):
+        if (weight := recorded.get(name)) is not None:
+            stacks[parameter.untyped_storage().data_ptr()] = (weight, parameter.stride(0))
+    with _LinearInputs(stacks, on_input):
         yield

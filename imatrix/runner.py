@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from ..formats.errors import QuantmillError
-from .activations import Hidden
-from .collect import Collector, NonFinite, Target
+from ..formats.progress import Progress, RunStarted, StepDone
+from .activations import Activations
+from .collect import Collector, NonFinite
 from .corpus import Corpus
 from .evaluate import first_judged
-from .record_inputs import listening
-from .skeleton import Inputs, Skeleton
+from .record_inputs import record_inputs
+from .skeleton import BlockInputs, Skeleton
+from .sums import RecordedWeight
 from .weights import Weights
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -23,14 +24,8 @@ _TOKENS = 2048  # in a batch: enough for the matrix products, small enough for t
 _LOGITS = 64 << 20  # values of logits held at a time
 
 
-class Progress(Protocol):
-    """Told how far a run is."""
-
-    def __call__(self, what: str, done: int, total: int) -> None: ...
-
-
-@dataclass
-class Options:
+@dataclass(frozen=True)
+class ComputeOptions:
     """How to run.
 
     Args:
@@ -53,22 +48,27 @@ class Runner:
         weights: the model.
         corpus: the text.
         options: how.
-        hidden: where the activations are kept between blocks.
+        activations: where the activations are kept between blocks.
     """
 
-    def __init__(self, weights: Weights, corpus: Corpus, options: Options, hidden: Hidden) -> None:
+    def __init__(self, weights: Weights, corpus: Corpus, options: ComputeOptions, activations: Activations) -> None:
         _check_device(options.device)
-        self.weights, self.corpus, self.options, self.hidden = weights, corpus, options, hidden
+        self.weights, self.corpus, self.options, self.activations = weights, corpus, options, activations
         self.skeleton = Skeleton(weights, DTYPES[options.dtype], options.device)
         self.dropped: dict[int, str] = {}  # chunk -> where it went wrong
         self.layer = 0
         size = options.batch or max(1, _TOKENS // corpus.n_ctx)
         self.batches = [list(range(a, min(a + size, corpus.n_chunks))) for a in range(0, corpus.n_chunks, size)]
-        self._inputs: dict[int, list[Inputs]] = {}  # by chunks in the batch
+        self._inputs: dict[int, list[BlockInputs]] = {}  # by chunks in the batch
 
     @property
     def n_layers(self) -> int:
         return len(self.skeleton.layers)
+
+    def started(self) -> RunStarted:
+        """The event that announces the run: it goes on from the layer that is next."""
+        corpus = self.corpus
+        return RunStarted(corpus.name, corpus.n_chunks, corpus.n_ctx, self.n_layers, self.layer)
 
     @torch.inference_mode()
     def embed(self, keep: bool = True) -> None:
@@ -77,9 +77,9 @@ class Runner:
         for batch, (hidden, inputs) in zip(self.batches, self.skeleton.embed(ids), strict=True):
             self._inputs.setdefault(len(batch), inputs)
             if keep:
-                self.hidden.put(batch, hidden)
+                self.activations.put(batch, hidden)
         if keep:
-            self.hidden.flip()
+            self.activations.flip()
 
     @torch.inference_mode()
     def advance(self, collector: Collector | None = None, progress: Progress | None = None) -> None:
@@ -96,16 +96,16 @@ class Runner:
         self, module: torch.nn.Module, collector: Collector | None = None, progress: Progress | None = None
     ) -> None:
         """``advance`` for who holds the next block already, ``skeleton.block(layer)``, and may have changed it."""
-        targets = self.weights.targets(self.layer, module)
+        targets = self.weights.recorded_weights(self.layer, module)
         for number, batch in enumerate(self.batches):
             self._run(module, targets, batch, collector)
             if progress is not None:
-                progress(f"layer {self.layer + 1}/{self.n_layers}", number + 1, len(self.batches))
-        self.hidden.flip()
+                progress(layer_step(self.layer, self.n_layers, number + 1, len(self.batches)))
+        self.activations.flip()
         self.layer += 1
 
     def _run(
-        self, module: torch.nn.Module, targets: dict[str, Target], batch: list[int], collector: Collector | None
+        self, module: torch.nn.Module, targets: dict[str, RecordedWeight], batch: list[int], collector: Collector | None
     ) -> None:
         alive = [chunk for chunk in batch if chunk not in self.dropped]
         if not alive:
@@ -123,22 +123,26 @@ class Runner:
             return
         if collector is not None:
             collector.commit()
-        self.hidden.put(alive, out)
+        self.activations.put(alive, out)
 
     def _block(
-        self, module: torch.nn.Module, targets: dict[str, Target], chunks: list[int], collector: Collector | None
+        self,
+        module: torch.nn.Module,
+        targets: dict[str, RecordedWeight],
+        chunks: list[int],
+        collector: Collector | None,
     ) -> torch.Tensor:
-        inputs, hidden = self.inputs_for(len(chunks)), self.hidden.get(chunks)
+        inputs, hidden = self.inputs_for(len(chunks)), self.activations.get(chunks)
         if collector is None:
             out = self.skeleton.run_block(module, hidden, inputs)
         else:
-            with listening(module, targets, collector.see):
+            with record_inputs(module, targets, collector.see):
                 out = self.skeleton.run_block(module, hidden, inputs)
         if not torch.isfinite(out.sum()):
             raise NonFinite(f"the output of block {self.layer}")
         return out
 
-    def inputs_for(self, n: int) -> Inputs:
+    def inputs_for(self, n: int) -> BlockInputs:
         """What the next block is given, besides the hidden states, with a batch of ``n`` chunks."""
         if n not in self._inputs:
             ids = [torch.from_numpy(self.corpus.inputs[:n]).long()]
@@ -169,7 +173,7 @@ class Runner:
         n_ctx = self.corpus.n_ctx
         keep = n_ctx - first_judged(n_ctx)
         head = self.weights.head
-        target = Target((head.name,))
+        target = RecordedWeight((head.name,))
         see: Callable[[torch.Tensor], None] | None = None
         if collector is not None:
             see = lambda x: collector.see(target, 0, x)  # noqa: E731
@@ -177,7 +181,7 @@ class Runner:
         alive = ([chunk for chunk in batch if chunk not in self.dropped] for batch in self.batches)
         with self.skeleton.head(keep, see) as run:
             for part in (batch[a : a + size] for batch in alive for a in range(0, len(batch), size)):
-                logits = run(self.hidden.get(part)).cpu()
+                logits = run(self.activations.get(part)).cpu()
                 if collector is not None:
                     collector.commit()
                 for chunk, rows in zip(part, logits, strict=True):
@@ -186,6 +190,11 @@ class Runner:
     def _wanted(self, chunk: int) -> torch.Tensor:
         tokens = self.corpus.tokens[chunk, first_judged(self.corpus.n_ctx) + 1 :]
         return torch.from_numpy(tokens.astype(np.int64))
+
+
+def layer_step(layer: int, n_layers: int, done: int, total: int) -> StepDone:
+    """The event that ``done`` of ``total`` parts of a layer (counted from 0) are through."""
+    return StepDone(f"layer {layer + 1}/{n_layers}", done, total, layer)
 
 
 def _check_device(device: str) -> None:

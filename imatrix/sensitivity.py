@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .collect import Target
+from ..formats.progress import Progress, StepDone
 from .corpus import Corpus
-from .runner import Progress
-from .skeleton import Inputs, Skeleton
+from .skeleton import BlockInputs, Skeleton
+from .sums import RecordedWeight
 from .weights import Weights, floats
 
 _SEED = 0x51  # of the tokens drawn; the same text gives the same figures
@@ -26,7 +26,7 @@ _SAMPLED_ROWS = 512  # of the embedding, for the size of its weights
 
 
 @dataclass
-class Figures:
+class MeasuredSensitivity:
     """Of one tensor.
 
     Args:
@@ -39,9 +39,9 @@ class Figures:
     columns: NDArray[np.float64] | None = None
 
 
-def measure(
+def measure_sensitivity(
     weights: Weights, corpus: Corpus, device: str = "cpu", progress: Progress | None = None
-) -> dict[str, Figures]:
+) -> dict[str, MeasuredSensitivity]:
     """The figures of every matrix a block multiplies with, of the embedding and of the output matrix, by GGUF name.
 
     Holds one block's weights at a time, and the activations between all of them: chunks * n_ctx * width floats a block.
@@ -50,19 +50,19 @@ def measure(
         weights: the model.
         corpus: a text; a few thousand tokens do.
         device: a torch device.
-        progress: told of every block, forward and back.
+        progress: called with a ``StepDone`` for every block forward, and every chunk of a block back.
     """
     skeleton = Skeleton(weights, torch.float32, device)
     n = len(skeleton.layers)
     chunks = range(corpus.n_chunks)
     entering, inputs = _forward(skeleton, corpus, progress)
-    figures: dict[str, Figures] = {}
+    figures: dict[str, MeasuredSensitivity] = {}
     gradients = _backward_head(skeleton, entering.pop(), weights.head.name, figures)
     n_tokens = corpus.n_chunks * corpus.n_ctx
     for layer in reversed(range(n)):
         hidden = entering.pop()
         with skeleton.block(layer) as module:
-            targets = weights.targets(layer, module)
+            targets = weights.recorded_weights(layer, module)
             watched = {name: p for name, p in module.named_parameters() if name in targets}
             for parameter in watched.values():
                 parameter.requires_grad_(True)
@@ -71,12 +71,18 @@ def measure(
                 for name, parameter in watched.items():
                     _add(figures, weights, targets[name], parameter, n_tokens)
                 if progress is not None:
-                    progress(f"back {n - layer}/{n}", chunk + 1, corpus.n_chunks)
+                    progress(StepDone(f"back {n - layer}/{n}", chunk + 1, corpus.n_chunks))
     _add_embedding(weights, corpus, gradients, figures)
     return figures
 
 
-def _add(figures: dict[str, Figures], weights: Weights, target: Target, parameter: torch.Tensor, n_tokens: int) -> None:
+def _add(
+    figures: dict[str, MeasuredSensitivity],
+    weights: Weights,
+    target: RecordedWeight,
+    parameter: torch.Tensor,
+    n_tokens: int,
+) -> None:
     """A text's share of a parameter's figures; its gradient is dropped."""
     gradient, parameter.grad = parameter.grad, None
     if gradient is None:  # no token was routed there
@@ -91,16 +97,16 @@ def _add(figures: dict[str, Figures], weights: Weights, target: Target, paramete
     for tensor, (w, g) in zip(tensors, parts, strict=True):
         power = w.pow(2).mean(2).double()
         mean = (g.pow(2).mean(2).double() * power).sum(1) / power.sum(1).clamp_min(1e-30)
-        found = figures.setdefault(tensor.name, Figures(np.zeros(target.n_matrices)))
+        found = figures.setdefault(tensor.name, MeasuredSensitivity(np.zeros(target.n_matrices)))
         found.scales += 0.5 * mean.cpu().numpy() / n_tokens
 
 
 def _forward(
     skeleton: Skeleton, corpus: Corpus, progress: Progress | None
-) -> tuple[list[list[torch.Tensor]], list[Inputs]]:
+) -> tuple[list[list[torch.Tensor]], list[BlockInputs]]:
     """What enters each block (and leaves the last), [1, n_ctx, width] a chunk; and the blocks' other inputs."""
     entering: list[list[torch.Tensor]] = [[]]
-    inputs: list[Inputs] = []
+    inputs: list[BlockInputs] = []
     with torch.no_grad():
         ids = [torch.from_numpy(corpus.inputs[chunk : chunk + 1]).long() for chunk in range(corpus.n_chunks)]
         for hidden, others in skeleton.embed(ids):
@@ -110,12 +116,12 @@ def _forward(
             with skeleton.block(layer) as module:
                 entering.append([skeleton.run_block(module, hidden, inputs[layer]) for hidden in entering[-1]])
             if progress is not None:
-                progress(f"layer {layer + 1}/{len(skeleton.layers)}", 1, 1)
+                progress(StepDone(f"forward {layer + 1}/{len(skeleton.layers)}", 1, 1))
     return entering, inputs
 
 
 def _backward_head(
-    skeleton: Skeleton, leaving: list[torch.Tensor], name: str, figures: dict[str, Figures]
+    skeleton: Skeleton, leaving: list[torch.Tensor], name: str, figures: dict[str, MeasuredSensitivity]
 ) -> list[torch.Tensor]:
     """The gradient by what leaves the last block, a chunk; and the output matrix's figures."""
     seen: list[torch.Tensor] = []
@@ -137,12 +143,12 @@ def _backward_head(
     n_tokens = keep * len(leaving)
     columns = squares / n_tokens
     mean = float(columns.mean())
-    figures[name] = Figures(np.array([0.5 * spread / n_tokens * mean]), columns / max(mean, 1e-300))
+    figures[name] = MeasuredSensitivity(np.array([0.5 * spread / n_tokens * mean]), columns / max(mean, 1e-300))
     return gradients
 
 
 def _back(
-    skeleton: Skeleton, module: torch.nn.Module, hidden: torch.Tensor, inputs: Inputs, gradient: torch.Tensor
+    skeleton: Skeleton, module: torch.nn.Module, hidden: torch.Tensor, inputs: BlockInputs, gradient: torch.Tensor
 ) -> torch.Tensor:
     """The gradient by a block's input, from that by its output; its parameters get theirs."""
     start = hidden.detach().requires_grad_(True)
@@ -153,7 +159,7 @@ def _back(
 
 
 def _add_embedding(
-    weights: Weights, corpus: Corpus, gradients: list[torch.Tensor], figures: dict[str, Figures]
+    weights: Weights, corpus: Corpus, gradients: list[torch.Tensor], figures: dict[str, MeasuredSensitivity]
 ) -> None:
     """A row of the embedding is wrong wherever its token stands. Rows err as their weights are large."""
     tensor = weights.embedding
@@ -176,7 +182,7 @@ def _add_embedding(
         assert found.columns is not None
         by_column = by_column + found.scales[0] * found.columns
     mean = float(by_column.mean())
-    figures[tensor.name] = Figures(np.array([mean]), by_column / max(mean, 1e-300))
+    figures[tensor.name] = MeasuredSensitivity(np.array([mean]), by_column / max(mean, 1e-300))
 
 
 def _sampled(weights: Weights) -> NDArray[np.float32]:

@@ -23,13 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.ir import Model
+from ..formats.progress import Progress
 from ..formats.workers import Pool
-from .activations import Hidden
-from .collect import Collector, Sums
+from .activations import Activations
+from .collect import Collector
 from .corpus import Corpus
 from .evaluate import Record, token_nll
 from .layerstate import LayerState
-from .runner import DTYPES, Options, Progress, Runner
+from .runner import DTYPES, ComputeOptions, Runner, layer_step
+from .sums import Sums
 from .weights import Weights
 
 Commit = dict[str, Sums]  # what one batch adds
@@ -37,7 +39,7 @@ _SPLIT = re.compile(r"chunks-(\d{7})-(\d{7})\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Split:
+class ChunkRange:
     """Chunks ``first`` to ``end``, ``end`` excluded."""
 
     first: int
@@ -49,7 +51,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ShareOptions:
     """What a run is to find.
 
     Args:
@@ -66,7 +68,7 @@ class Wanted:
 
 
 @dataclass
-class Found:
+class ShareResult:
     """A run's, or a split's.
 
     Args:
@@ -100,37 +102,43 @@ class _Recorder(Collector):
 
 
 def run_on_pool(
-    runner: Runner, folder: Path, key: Mapping[str, Any], wanted: Wanted, pool: Pool, progress: Progress
-) -> Found:
+    runner: Runner,
+    folder: Path,
+    key: Mapping[str, Any],
+    wanted: ShareOptions,
+    pool: Pool,
+    progress: Progress | None = None,
+) -> ShareResult:
     """All of a text through all of a model, by the pool's workers.
 
     Args:
         runner: of the whole text; it is asked what is to be run, and does not run.
         folder: for the splits' states, on storage that all workers share.
         key: see ``LayerState``.
-        progress: told the layer that the slowest is in.
+        progress: called now and then with a ``StepDone`` of the layer that the slowest is in.
 
     Raises:
         QuantmillError: an activation is not finite, and chunks are not to be skipped.
     """
     splits = _splits(folder, runner, pool.n_workers)
     start = partial(_Worker, runner.weights.model, runner.corpus, runner.options, folder.absolute(), dict(key), wanted)
-    found: dict[Split, Found] = {}
+    found: dict[ChunkRange, ShareResult] = {}
     states = [LayerState(folder / split.name, _key(key, split)) for split in splits]
 
     def tick() -> None:
         done = [min(_count(state.path), runner.n_layers) for state in states]
         layer = min(min(done), runner.n_layers - 1)
-        progress(f"layer {layer + 1}/{runner.n_layers}", sum(done) - layer * len(done), len(done))
+        if progress is not None:
+            progress(layer_step(layer, runner.n_layers, sum(done) - layer * len(done), len(done)))
 
     pool.run(start, splits, found.__setitem__, tick)
     return _merged(splits, [found[split] for split in splits], states, runner.n_layers)
 
 
-def _splits(folder: Path, runner: Runner, n: int) -> list[Split]:
+def _splits(folder: Path, runner: Runner, n: int) -> list[ChunkRange]:
     """Those that an earlier run made, whatever its workers, or about equal ones: a batch is never divided."""
     names = (_SPLIT.match(path.name) for path in folder.glob("chunks-*"))
-    old = sorted((Split(int(match[1]), int(match[2])) for match in names if match), key=lambda split: split.first)
+    old = sorted((ChunkRange(int(match[1]), int(match[2])) for match in names if match), key=lambda split: split.first)
     edges = [batch[0] for batch in runner.batches] + [runner.corpus.n_chunks]
     bounds = [0, *(split.end for split in old)]
     if [split.first for split in old] == bounds[:-1] and bounds[-1] == edges[-1] and set(bounds) <= set(edges):
@@ -139,13 +147,13 @@ def _splits(folder: Path, runner: Runner, n: int) -> list[Split]:
         shutil.rmtree(folder / split.name, ignore_errors=True)
     n = min(n, len(runner.batches))
     cuts = [edges[i * len(runner.batches) // n] for i in range(n + 1)]
-    made = [Split(a, b) for a, b in pairwise(cuts)]
+    made = [ChunkRange(a, b) for a, b in pairwise(cuts)]
     for split in made:
         (folder / split.name).mkdir(parents=True)
     return made
 
 
-def _key(key: Mapping[str, Any], split: Split) -> dict[str, Any]:
+def _key(key: Mapping[str, Any], split: ChunkRange) -> dict[str, Any]:
     return {**key, "chunks": [split.first, split.end]}
 
 
@@ -161,7 +169,13 @@ class _Worker:
     """Runs splits, in a worker. Arguments as ``run_on_pool``."""
 
     def __init__(
-        self, model: Model, corpus: Corpus, options: Options, folder: Path, key: Mapping[str, Any], wanted: Wanted
+        self,
+        model: Model,
+        corpus: Corpus,
+        options: ComputeOptions,
+        folder: Path,
+        key: Mapping[str, Any],
+        wanted: ShareOptions,
     ) -> None:
         import torch
 
@@ -169,7 +183,7 @@ class _Worker:
         self._weights, self._corpus, self._options = Weights(model), corpus, options
         self._folder, self._key, self._wanted = folder, key, wanted
 
-    def __call__(self, split: Split) -> Found:
+    def __call__(self, split: ChunkRange) -> ShareResult:
         folder = self._folder / split.name
         state = LayerState(folder, _key(self._key, split))
         runner = self._runner(split, folder)
@@ -179,7 +193,7 @@ class _Worker:
         runner.embed(keep=not resumed)
         recorder = _Recorder()
         # An odd number: the file that is being written is then never the last one that is whole.
-        every = 1 if runner.hidden.spills and self._wanted.save_every else self._wanted.save_every
+        every = 1 if runner.activations.spills and self._wanted.save_every else self._wanted.save_every
         every = every | 1 if every else 0
         while runner.layer < runner.n_layers:
             runner.advance(recorder)
@@ -188,15 +202,15 @@ class _Worker:
             state.add(runner, arrays, {"names": names, "dropped": runner.dropped}, save)
         return self._predict(runner, recorder, split)
 
-    def _runner(self, split: Split, folder: Path) -> Runner:
+    def _runner(self, split: ChunkRange, folder: Path) -> Runner:
         part = slice(split.first, split.end)
         whole = self._corpus
         corpus = Corpus(whole.tokens[part], whole.inputs[part], whole.first_chunk + split.first, whole.name)
         shape = (corpus.n_chunks, corpus.n_ctx, self._weights.embedding.width)
-        return Runner(self._weights, corpus, self._options, Hidden(shape, DTYPES[self._options.dtype], folder))
+        return Runner(self._weights, corpus, self._options, Activations(shape, DTYPES[self._options.dtype], folder))
 
-    def _predict(self, runner: Runner, recorder: _Recorder, split: Split) -> Found:
-        found = Found(dropped={split.first + chunk: where for chunk, where in runner.dropped.items()})
+    def _predict(self, runner: Runner, recorder: _Recorder, split: ChunkRange) -> ShareResult:
+        found = ShareResult(dropped={split.first + chunk: where for chunk, where in runner.dropped.items()})
         if self._wanted.output or self._wanted.perplexity:
             for _, logits, tokens in runner.logits(recorder if self._wanted.output else None):
                 if self._wanted.perplexity:
@@ -229,9 +243,11 @@ def _from_arrays(path: Path, names: Sequence[Sequence[str]]) -> Iterator[Commit]
                 yield {name: Sums(**{part: file.get_tensor(key) for part, key in keys.items() if key in there})}
 
 
-def _merged(splits: Sequence[Split], found: Sequence[Found], states: Sequence[LayerState], n_layers: int) -> Found:
+def _merged(
+    splits: Sequence[ChunkRange], found: Sequence[ShareResult], states: Sequence[LayerState], n_layers: int
+) -> ShareResult:
     """Block by block, in the text's order, as one machine adds."""
-    total = Found()
+    total = ShareResult()
     for state in states:
         state.read()
     for layer in range(n_layers):

@@ -50,7 +50,7 @@ class Skeleton:
             owner, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(owner), leaf, buffer.to(device))
 
-    def embed(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, list[Inputs]]]:
+    def embed(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, list[BlockInputs]]]:
         """For each int64 [chunks, n_ctx]: what enters the first block, and each block's other inputs."""
         embedding = self.model.get_input_embeddings()
         used, positions = np.unique(torch.cat([b.reshape(-1) for b in batches]).numpy(), return_inverse=True)
@@ -79,7 +79,7 @@ class Skeleton:
         finally:
             module.to("meta")
 
-    def run_block(self, module: nn.Module, hidden: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+    def run_block(self, module: nn.Module, hidden: torch.Tensor, inputs: BlockInputs) -> torch.Tensor:
         """[chunks, n_ctx, width] through a block."""
         out = module(hidden.to(self.device), *inputs.args, **inputs.kwargs)
         result: torch.Tensor = out[0] if isinstance(out, tuple) else out
@@ -136,7 +136,7 @@ class Head:
         return logits
 
 
-class Inputs:
+class BlockInputs:
     """What a block is given besides the hidden states: masks, positions, rotations."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -159,7 +159,7 @@ class _Stand(nn.Module):
 
 class _Tap(_Stand):
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.__dict__["hidden"], self.__dict__["inputs"] = hidden_states, Inputs(args, kwargs)
+        self.__dict__["hidden"], self.__dict__["inputs"] = hidden_states, BlockInputs(args, kwargs)
         return hidden_states
 
 

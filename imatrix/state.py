@@ -19,8 +19,9 @@ import numpy as np
 
 from ..formats.errors import OutputError
 from ..formats.storage.output import explained
-from .collect import Collector, Sums
+from .collect import Collector
 from .runner import Runner
+from .sums import Sums
 
 _FILE = "state.npz"
 
@@ -30,7 +31,7 @@ def state_folder(output: Path) -> Path:
     return output.with_name(output.name + ".state")
 
 
-def identity(runner: Runner, model: Path, extra: Mapping[str, Any]) -> dict[str, Any]:
+def run_key(runner: Runner, model: Path, extra: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same for a state to be of use."""
     files = sorted(model.iterdir()) if model.is_dir() else [model]
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
@@ -52,7 +53,7 @@ def save_state(folder: Path, runner: Runner, collector: Collector, key: Mapping[
     about = {
         "key": dict(key),
         "layer": runner.layer,
-        "turn": runner.hidden.turn,
+        "turn": runner.activations.turn,
         "dropped": {str(chunk): where for chunk, where in runner.dropped.items()},
         "names": list(collector.sums),
         "moments": None if collector.moments is None else collector.moments.index(),
@@ -60,9 +61,9 @@ def save_state(folder: Path, runner: Runner, collector: Collector, key: Mapping[
     arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for i, entry in enumerate(collector.sums.values()):
         arrays[f"values{i}"], arrays[f"counts{i}"] = entry.values, entry.counts
-    content = runner.hidden.content()
+    content = runner.activations.content()
     if content is None:
-        runner.hidden.sync()
+        runner.activations.sync()
     else:
         arrays["activations"] = content
     partial = folder / (_FILE + ".partial")
@@ -100,7 +101,7 @@ def load_state(
             content = data["activations"] if "activations" in data.files else None
             layer, turn = int(about["layer"]), int(about["turn"])
             dropped = {int(chunk): where for chunk, where in about["dropped"].items()}
-            runner.hidden.restore(content, turn)
+            runner.activations.restore(content, turn)
             if collector.moments is not None:
                 collector.moments.restore(about["moments"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):

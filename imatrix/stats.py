@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .collect import Sums
+from .sums import Sums
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _ACTIVE = 1e-5  # a mean square above it makes a column active

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ..formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor
 from ..formats.gguf.names import tensor_name
 from ..formats.ir import Model, Role, Tensor
-from .collect import Target
 from .corpus import TextTokenizer
+from .sums import RecordedWeight
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +142,7 @@ class Weights:
             raise UnmatchedTensor(problem, path=self.model.path, where=tensor.name)
         return floats(tensor)
 
-    def targets(self, layer: int, module: torch.nn.Module) -> dict[str, Target]:
+    def recorded_weights(self, layer: int, module: torch.nn.Module) -> dict[str, RecordedWeight]:
         """What to collect in a block: every matrix it multiplies with, by parameter name."""
         found = {}
         prefix = f"{self.layers_at}.{layer}."
@@ -154,9 +154,9 @@ class Weights:
         for name, parameter in module.named_parameters():
             stack = _EXPERT_STACKS.get(name.rpartition(".")[2])
             if name in by_name:
-                found[name] = Target(by_name[name])
+                found[name] = RecordedWeight(by_name[name])
             elif stack and parameter.dim() == 3:
-                found[name] = Target(tuple(tensor_name(role, layer) for role in stack), parameter.shape[0])
+                found[name] = RecordedWeight(tuple(tensor_name(role, layer) for role in stack), parameter.shape[0])
         return found
 
     def tokenizer(self) -> TextTokenizer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
-from ..formats.storage.source import identity
+from ..formats.storage.source import file_stamps
 from .kernels.cachedir import sources_digest
 from .plan import Importance, Plan
 
@@ -30,5 +30,5 @@ def fingerprint(plan: Plan, importance: Importance, refiner: Refiner | None = No
     if refiner is not None:
         refined = " ".join(step.tensor.name for step in plan.steps if step.refined)
         digest.update(f"{refiner.identity} {refined}\n".encode("utf-8", "surrogateescape"))
-    digest.update(identity(plan.source.paths).encode("utf-8", "surrogateescape"))
+    digest.update(file_stamps(plan.source.paths).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -112,10 +112,10 @@ def _calibrated(src: Path, dst: Path, text: Path | None, options: dict[str, Any]
         return
     if not options["refine"] or options["imatrix"] or options["dry_run"]:
         raise click.UsageError("-f goes with --refine, without --imatrix and --dry-run")
-    from ..formats.storage.source import identity
+    from ..formats.storage.source import file_stamps
     from .imatrix import command as collect
 
-    digest = hashlib.sha256(identity([src]).encode("utf-8", "surrogateescape") + str(text).encode()).hexdigest()
+    digest = hashlib.sha256(file_stamps([src]).encode("utf-8", "surrogateescape") + str(text).encode()).hexdigest()
     path = dst.with_name(f".{dst.name}.{digest[:8]}.imatrix.gguf")
     if not path.exists():
         words = ["-m", str(src), "-f", str(text), "-o", str(path), "--second-moments", "--no-ppl"]
@@ -235,7 +235,7 @@ def _alone(options: Mapping[str, Any]) -> None:
 def _digest(model: Model, dtype: str) -> str:
     """Of everything that the checkpoint's files depend on."""
     from ..formats.gguf.wire import encode_value
-    from ..formats.storage.source import identity
+    from ..formats.storage.source import file_stamps
     from ..quantize.kernels.cachedir import sources_digest
 
     digest = hashlib.sha256(f"{__version__} {sources_digest()} {dtype}\n".encode())
@@ -243,7 +243,7 @@ def _digest(model: Model, dtype: str) -> str:
         digest.update(key.encode("utf-8", "surrogateescape") + b"\0" + encode_value(value))
     for tensor in model:
         digest.update(f"{tensor.name} {tensor.qtype} {tensor.shape}\n".encode("utf-8", "surrogateescape"))
-    digest.update(identity(model.paths).encode("utf-8", "surrogateescape"))
+    digest.update(file_stamps(model.paths).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import QuantmillError
+from ..formats.progress import StepDone
 
 if TYPE_CHECKING:
     from ..imatrix.runner import Runner
@@ -91,7 +92,7 @@ def evaluate(
             record.add(logits, wanted)
             if save_base is not None:
                 writer.add(logits, wanted)
-            ticker(f"perplexity {record.perplexity():.4f}", done, corpus.n_chunks)
+            ticker(StepDone(f"perplexity {record.perplexity():.4f}", done, corpus.n_chunks))
         if save_base is not None:
             writer.write(save_base, corpus.inputs, weights.head.n_rows)
     ticker.end()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import OutputError, PlanError, QuantmillError
+from ..formats.progress import StepDone
 from ..formats.storage.interrupts import when_cut_off
 from ..formats.storage.output import check_writable
 from .terminal.options import cluster_options
@@ -23,10 +24,11 @@ from .terminal.units import Size, in_gb
 if TYPE_CHECKING:
     from ..formats.imatrix_file import Imatrix
     from ..formats.moments_file import Moments
-    from ..imatrix.collect import Collector, Sums
+    from ..imatrix.collect import Collector
     from ..imatrix.evaluate import Record
     from ..imatrix.runner import Runner
     from ..imatrix.second_moments import MomentSums
+    from ..imatrix.sums import Sums
 
 _PRIOR_TOKENS = 256  # experts that saw fewer inputs borrow the rest from their layer
 _NAMED = 12  # tensors or experts listed by name
@@ -100,8 +102,8 @@ def command(output: Path, **options: Any) -> None:
 
 def _run(output: Path, in_files: list[Path], options: Mapping[str, Any]) -> None:
     from ..formats.imatrix_file import read_imatrix, write_imatrix
-    from ..imatrix.collect import merged, thin_experts
     from ..imatrix.matrix import add_files, to_imatrix
+    from ..imatrix.sums import merged, thin_experts
 
     quiet = options["quiet"]
     start = time.monotonic()
@@ -136,7 +138,7 @@ def _run(output: Path, in_files: list[Path], options: Mapping[str, Any]) -> None
 
 def _check_moments(files: list[Imatrix], legacy: bool, options: Mapping[str, Any]) -> None:
     """Raise ``PlanError`` where second moments are asked for, or there, that cannot be in the output."""
-    from ..imatrix.second_moments import check_all_have, check_block_width
+    from ..imatrix.merge_moments import check_all_have, check_block_width
 
     wanted, where = options["second_moments"], "--second-moments"
     if wanted and legacy:
@@ -156,7 +158,7 @@ def _check_moments(files: list[Imatrix], legacy: bool, options: Mapping[str, Any
 
 
 def _with_moments(imatrix: Imatrix, parts: list[Moments], sums: Mapping[str, Sums], prior: int) -> Imatrix:
-    from ..imatrix.second_moments import merged_moments, moments_with_prior
+    from ..imatrix.merge_moments import merged_moments, moments_with_prior
 
     moments = parts[0] if len(parts) == 1 else merged_moments(parts, sums)
     return replace(imatrix, moments=moments_with_prior(moments, prior) if prior else moments)
@@ -164,11 +166,12 @@ def _with_moments(imatrix: Imatrix, parts: list[Moments], sums: Mapping[str, Sum
 
 def _plan_moments(runner: Runner, folder: Path, files: list[Imatrix], options: Mapping[str, Any]) -> MomentSums | None:
     """Choose the blocks' width, say so, and see that the disk has room."""
-    from ..imatrix.second_moments import MomentSums, check_block_width, choose_block_width, distinct_inputs
+    from ..imatrix.merge_moments import check_block_width
+    from ..imatrix.second_moments import MomentSums, choose_block_width, distinct_inputs
 
     if not options["second_moments"]:
         return None
-    inputs = distinct_inputs(runner, options["process_output"])
+    inputs = distinct_inputs(runner.skeleton, options["process_output"])
     block_width = choose_block_width(inputs, options["moments_size"])
     check_block_width(files, block_width)
     nbytes = sum(each.nbytes(block_width) for each in inputs)
@@ -188,7 +191,7 @@ def _collect(
     """Run the model. Gives the sums, the text's name and the folder of the run's state."""
     from ..imatrix.collect import Collector
     from ..imatrix.matrix import check_belongs
-    from ..imatrix.state import identity, state_folder
+    from ..imatrix.state import run_key, state_folder
     from .library.running import Ticker, open_run
 
     folder = state_folder(output)
@@ -200,7 +203,7 @@ def _collect(
         _preflight(runner, options["level"])
     collector = Collector(moments=_plan_moments(runner, folder, files, options))
     extra = {} if collector.moments is None else {"second moments": collector.moments.block_width}
-    key = identity(runner, options["model"], {"skip_bad_chunks": options["skip_bad_chunks"], **extra})
+    key = run_key(runner, options["model"], {"skip_bad_chunks": options["skip_bad_chunks"], **extra})
     ticker = Ticker(options["quiet"])
     say = partial(_say, options["quiet"])
     with when_cut_off(lambda: _kept(folder, ticker, say)):
@@ -230,7 +233,7 @@ def _on_this_machine(
         say(f"taken up at layer {runner.layer + 1}, where an earlier run stopped; --restart begins anew")
     runner.embed(keep=not resumed)
     ticker.start(runner)
-    every = 1 if runner.hidden.spills and options["save_every"] else options["save_every"]
+    every = 1 if runner.activations.spills and options["save_every"] else options["save_every"]
     while runner.layer < runner.n_layers:
         runner.advance(collector, ticker)
         if collector.moments is not None:
@@ -251,14 +254,16 @@ def _on_cluster(
     """The same by many machines. Gives the sums."""
     import torch
 
-    from ..imatrix.share_chunks import Wanted, run_on_pool
+    from ..imatrix.share_chunks import ShareOptions, run_on_pool
     from .library.ray_pool import pool_of
 
     if options["device"] != "cpu":
         raise PlanError("is for one machine", where="--device", hint="leave it, or --cluster, out")
     if options["restart"]:
         shutil.rmtree(folder, ignore_errors=True)
-    wanted = Wanted(options["process_output"], not options["no_ppl"], options["save_every"], torch.get_num_threads())
+    wanted = ShareOptions(
+        options["process_output"], not options["no_ppl"], options["save_every"], torch.get_num_threads()
+    )
     ticker.start(runner)
     with pool_of(options, one_per_machine=True) as pool:
         assert pool is not None
@@ -294,10 +299,10 @@ def _predict(runner: Runner, collector: Collector | None, options: Mapping[str, 
     chunks = runner.corpus.n_chunks - len(runner.dropped)
     for done, (_, logits, wanted) in enumerate(runner.logits(collector), 1):
         if options["no_ppl"]:
-            ticker("output", done, chunks)
+            ticker(StepDone("output", done, chunks))
         else:
             record.add(logits, wanted)
-            ticker(f"perplexity {record.perplexity():.4f}", done, chunks)
+            ticker(StepDone(f"perplexity {record.perplexity():.4f}", done, chunks))
     ticker.end()
     _report_perplexity(record, options)
 
@@ -316,8 +321,12 @@ def _preflight(runner: Runner, level: str) -> None:
     needed = recipe.needs_importance | REFUSES_WITHOUT
     need = [step for step in plan.steps if step.type.name in needed]
     use = [step for step in plan.steps if step.uses_importance]
-    collected = {name for layer, module in enumerate(runner.skeleton.layers)
-                 for target in runner.weights.targets(layer, module).values() for name in target.names}  # fmt: skip
+    collected = {
+        name
+        for layer, module in enumerate(runner.skeleton.layers)
+        for weight in runner.weights.recorded_weights(layer, module).values()
+        for name in weight.names
+    }
     click.echo(
         f"{recipe.level}: {len(need)} tensors need importance, {len(use) - len(need)} more profit from it", err=True
     )

@@ -21,7 +21,7 @@ from ..ir import Metadata, Model, Tensor, ValueType
 from ..qtypes import QType
 from ..storage.output import Output
 from ..storage.resumable import Resumable, resumable_output
-from ..storage.source import identity
+from ..storage.source import file_stamps
 from .keys import GENERAL_ALIGNMENT
 from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, encode_number, encode_string, encode_value, swap_blocks
 
@@ -171,7 +171,7 @@ def write_laid_out(
 
 def digest_of(plans: Iterable[Layout], model: Model) -> str:
     """Of everything that the bytes of files depend on which hold a model as it is."""
-    digest = hashlib.sha256(f"{__version__}\n{identity(model.paths)}".encode("utf-8", "surrogateescape"))
+    digest = hashlib.sha256(f"{__version__}\n{file_stamps(model.paths)}".encode("utf-8", "surrogateescape"))
     for plan in plans:
         digest.update(f"{plan.byteorder} {plan.offsets} {plan.size}\n".encode())
         for offset, piece in plan.pieces:

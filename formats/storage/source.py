@@ -89,7 +89,7 @@ class SourceFile:
         return SourceError(problem, path=self.path, where=where, hint=_HINT)
 
 
-def identity(paths: Iterable[Path]) -> str:
+def file_stamps(paths: Iterable[Path]) -> str:
     """Which files a model is read from, by name, size and time of change: reading them whole would take as long as the
     work. Of a checkpoint's folder those that hold weights; the rest is in the metadata."""
     lines = []

@@ -14,7 +14,7 @@ from ...formats.errors import PlanError
 from ...formats.ir import Bytes
 from ...formats.moments_file import Moments
 from ...formats.qtypes import QType
-from ...formats.storage.source import identity
+from ...formats.storage.source import file_stamps
 from ..kernels.contract import F32_ARRAY
 from .factor import DAMPING, Block, make_blocks
 from .rows import encode_refined
@@ -51,7 +51,7 @@ class Refiner:
     @property
     def identity(self) -> str:
         """What the bytes depend on."""
-        files = identity([self.moments.path]) if self.moments.path is not None else ""
+        files = file_stamps([self.moments.path]) if self.moments.path is not None else ""
         return f"{files} {self.width} {self.damping} {self.passes}"
 
     def encode(self, name: str, matrix: int, rows: F32_ARRAY, kind: QType, out: Bytes) -> F32_ARRAY:

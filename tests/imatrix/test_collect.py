@@ -12,24 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import MixtralConfig, MixtralForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
-from quantmill.imatrix.collect import (
-    Collector,
-    NonFinite,
-    Sums,
-    Target,
-    merged,
-    sums_of_squares,
-    thin_experts,
-    with_expert_prior,
-)
-from quantmill.imatrix.record_inputs import listening
+from quantmill.imatrix.collect import Collector, NonFinite, sums_of_squares
+from quantmill.imatrix.record_inputs import record_inputs
+from quantmill.imatrix.sums import RecordedWeight, Sums, merged, thin_experts, with_expert_prior
 
 X = torch.tensor([[1.0, 2.0, -3.0], [0.5, 0.0, 1.0]])
 
 
 def test_sums_by_hand() -> None:
     collector = Collector()
-    both, other = Target(("blk.0.attn_q.weight",)), Target(("blk.0.attn_k.weight",))
+    both, other = RecordedWeight(("blk.0.attn_q.weight",)), RecordedWeight(("blk.0.attn_k.weight",))
     for target in (both, other):
         collector.see(target, 0, X)
     assert collector.sums == {}  # nothing counts before it is committed
@@ -44,9 +36,9 @@ def test_sums_by_hand() -> None:
 
 def test_a_failed_batch_leaves_no_trace() -> None:
     collector = Collector()
-    collector.see(Target(("a",)), 0, X)
+    collector.see(RecordedWeight(("a",)), 0, X)
     with pytest.raises(NonFinite) as caught:
-        collector.see(Target(("b",)), 0, torch.tensor([[1.0, float("nan")]]))
+        collector.see(RecordedWeight(("b",)), 0, torch.tensor([[1.0, float("nan")]]))
     assert caught.value.name == "b"
     collector.discard()
     collector.commit()
@@ -107,13 +99,13 @@ def test_experts_counts_and_sums(make: Any, experts: int, used: int) -> None:
     routed: list[Any] = []
     mlp.experts.register_forward_pre_hook(lambda module, args: routed.append(args))
     targets = {
-        "mlp.gate.weight": Target(("ffn_gate_inp",)),
-        "mlp.experts.gate_up_proj": Target(("ffn_gate_exps", "ffn_up_exps"), experts),
-        "mlp.experts.down_proj": Target(("ffn_down_exps",), experts),
+        "mlp.gate.weight": RecordedWeight(("ffn_gate_inp",)),
+        "mlp.experts.gate_up_proj": RecordedWeight(("ffn_gate_exps", "ffn_up_exps"), experts),
+        "mlp.experts.down_proj": RecordedWeight(("ffn_down_exps",), experts),
     }
     collector = Collector()
     tokens = torch.randint(0, 64, (2, 21))
-    with torch.inference_mode(), listening(model.model.layers[1], targets, collector.see):
+    with torch.inference_mode(), record_inputs(model.model.layers[1], targets, collector.see):
         model(tokens)
     collector.commit()
     x, chosen = routed[0][0].double(), routed[0][1]

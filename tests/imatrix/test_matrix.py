@@ -13,9 +13,9 @@ from oracles.tiny import save_tiny_llama
 from quantmill.formats.errors import FormatError, QuantmillError
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.imatrix_file import read_imatrix, write_imatrix
-from quantmill.imatrix.collect import Sums
 from quantmill.imatrix.matrix import check_belongs, from_imatrix, read_parts, to_imatrix
 from quantmill.imatrix.stats import by_layer, statistics
+from quantmill.imatrix.sums import Sums
 
 DAT = Path(__file__).parent / "goldens" / "smollm2-1layer-3x128.dat"
 GGUF = DAT.with_suffix(".gguf")

@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 from quantmill.imatrix.collect import Collector
 from quantmill.imatrix.corpus import cut
-from quantmill.imatrix.activations import Hidden
-from quantmill.imatrix.runner import DTYPES, Options, Runner
+from quantmill.imatrix.activations import Activations
+from quantmill.imatrix.runner import DTYPES, ComputeOptions, Runner
 from quantmill.imatrix.weights import Weights
 from quantmill.formats.gguf.reader import read_gguf
 weights = Weights(read_gguf(Path(sys.argv[1])))
 text = cut(np.arange(256) % 32000, 128)
-run = Runner(weights, text, Options(), Hidden((2, 128, 4096), DTYPES["f32"], Path(sys.argv[1]).parent))
+run = Runner(weights, text, ComputeOptions(), Activations((2, 128, 4096), DTYPES["f32"], Path(sys.argv[1]).parent))
 collector = Collector()
 run.embed()
 run.finish(collector)

@@ -17,11 +17,11 @@ from quantmill.formats.errors import QuantmillError, UnknownArchitecture, Unmatc
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.ir import Bytes, Model, Tensor
 from quantmill.imatrix import skeleton
-from quantmill.imatrix.activations import Hidden
+from quantmill.imatrix.activations import Activations
 from quantmill.imatrix.collect import Collector
 from quantmill.imatrix.corpus import Corpus, cut
 from quantmill.imatrix.evaluate import Record
-from quantmill.imatrix.runner import DTYPES, Options, Runner
+from quantmill.imatrix.runner import DTYPES, ComputeOptions, Runner
 from quantmill.imatrix.weights import Weights
 
 
@@ -35,9 +35,9 @@ def corpus(n: int = 5, n_ctx: int = 24) -> Corpus:
 
 
 def runner(weights: Weights, text: Corpus, folder: Path, limit: int = 1 << 30, **options: Any) -> Runner:
-    how = Options(**options)
+    how = ComputeOptions(**options)
     shape = (text.n_chunks, text.n_ctx, weights.embedding.width)
-    return Runner(weights, text, how, Hidden(shape, DTYPES[how.dtype], folder, limit))
+    return Runner(weights, text, how, Activations(shape, DTYPES[how.dtype], folder, limit))
 
 
 def all_logits(run: Runner, collector: Collector | None = None) -> torch.Tensor:
@@ -83,7 +83,7 @@ def test_layer_by_layer_is_the_whole_model(tiny: Path, tmp_path: Path, limit: in
     text = corpus()
     expected, logits = inputs_by_hooks(tiny, text)
     run = runner(weights, text, tmp_path / "state", limit, batch=2)
-    assert run.hidden.spills == (limit == 0)
+    assert run.activations.spills == (limit == 0)
     assert run.batches == [[0, 1], [2, 3], [4]]
     collector = Collector()
     run.embed()
@@ -98,7 +98,7 @@ def test_layer_by_layer_is_the_whole_model(tiny: Path, tmp_path: Path, limit: in
         entry = collector.sums[f"blk.{parts[2]}.{names[parts[-1]]}.weight" if len(parts) > 1 else head]
         np.testing.assert_allclose(entry.values[0], values, rtol=1e-4)
         assert entry.counts.tolist() == [5 * 24]
-    run.hidden.close()
+    run.activations.close()
     assert list(tmp_path.rglob("*.bin")) == []
     assert all(p.is_meta for layer in run.skeleton.layers for p in layer.parameters())  # no block kept its weights
 

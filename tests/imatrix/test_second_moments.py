@@ -18,19 +18,19 @@ from oracles.tiny import save_tiny_llama
 from quantmill.formats.errors import PlanError, QuantmillError
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.moments_file import Moments, block_bounds
-from quantmill.imatrix.activations import Hidden
-from quantmill.imatrix.collect import Collector, NonFinite, Sums, Target, with_expert_prior
+from quantmill.imatrix.activations import Activations
+from quantmill.imatrix.collect import Collector, NonFinite
 from quantmill.imatrix.corpus import Corpus, cut
-from quantmill.imatrix.runner import Options, Runner
+from quantmill.imatrix.merge_moments import merged_moments, moments_with_prior
+from quantmill.imatrix.runner import ComputeOptions, Runner
 from quantmill.imatrix.second_moments import (
     Input,
     MomentSums,
     add_products,
     choose_block_width,
     distinct_inputs,
-    merged_moments,
-    moments_with_prior,
 )
+from quantmill.imatrix.sums import RecordedWeight, Sums, with_expert_prior
 from quantmill.imatrix.weights import Weights
 
 
@@ -41,7 +41,7 @@ def corpus(n: int = 4, n_ctx: int = 24) -> Corpus:
 def runner(model: Path, folder: Path, text: Corpus) -> Runner:
     weights = Weights(read_hf(model))
     shape = (text.n_chunks, text.n_ctx, weights.embedding.width)
-    return Runner(weights, text, Options(batch=2), Hidden(shape, torch.float32, folder))
+    return Runner(weights, text, ComputeOptions(batch=2), Activations(shape, torch.float32, folder))
 
 
 def gather(run: Runner, folder: Path, block_width: int) -> tuple[Moments, dict[str, Sums]]:
@@ -162,13 +162,13 @@ def test_experts_have_their_own(tmp_path: Path) -> None:
 
 
 X = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, -1.0]])
-Q = Target(("blk.0.attn_q.weight",))
+Q = RecordedWeight(("blk.0.attn_q.weight",))
 
 
 def test_a_failed_batch_leaves_no_trace(tmp_path: Path) -> None:
     gathered = MomentSums(2, tmp_path)
     collector = Collector(moments=gathered)
-    collector.see(Target(("blk.0.attn_output.weight",)), 0, X * 3)
+    collector.see(RecordedWeight(("blk.0.attn_output.weight",)), 0, X * 3)
     with pytest.raises(NonFinite):
         collector.see(Q, 0, torch.tensor([[1.0, float("nan"), 0.0]]))
     collector.discard()
@@ -228,7 +228,7 @@ def test_what_is_told_before_a_run_is_what_it_hears(proof: Any, tmp_path: Path) 
     """Sharing is told from roles, and heard from tensors: for every kind of architecture both say the same."""
     save_proof(proof, tmp_path / "model")
     run = runner(tmp_path / "model", tmp_path, corpus(2, 48))
-    told = distinct_inputs(run, output=True)
+    told = distinct_inputs(run.skeleton, output=True)
     moments, _ = gather(run, tmp_path, 10**6)
     heard = [Input(moments.n_matrices(holder), moments.widths[holder]) for holder in moments.holders]
     assert sorted(map(repr, told)) == sorted(map(repr, heard))

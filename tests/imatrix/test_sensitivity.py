@@ -13,7 +13,7 @@ import torch
 from oracles.tiny import save_tiny_llama
 from quantmill.formats.hf.load import read_hf
 from quantmill.imatrix.corpus import Corpus
-from quantmill.imatrix.sensitivity import Figures, measure
+from quantmill.imatrix.sensitivity import MeasuredSensitivity, measure_sensitivity
 from quantmill.imatrix.weights import Weights
 
 MODULES = {
@@ -43,8 +43,8 @@ def folder(one_thread: None, request: pytest.FixtureRequest, tmp_path_factory: p
 
 
 @pytest.fixture(scope="module")
-def figures(folder: Path) -> dict[str, Figures]:
-    return measure(Weights(read_hf(folder)), corpus(16))
+def figures(folder: Path) -> dict[str, MeasuredSensitivity]:
+    return measure_sensitivity(Weights(read_hf(folder)), corpus(16))
 
 
 def kl_of_noise(model: Any, weight: torch.nn.Parameter, relative: float, draws: int = 3) -> tuple[float, float]:
@@ -66,7 +66,7 @@ def kl_of_noise(model: Any, weight: torch.nn.Parameter, relative: float, draws: 
     return found, power
 
 
-def test_figures_predict_what_noise_does(folder: Path, figures: dict[str, Figures]) -> None:
+def test_figures_predict_what_noise_does(folder: Path, figures: dict[str, MeasuredSensitivity]) -> None:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -89,8 +89,8 @@ def test_figures_predict_what_noise_does(folder: Path, figures: dict[str, Figure
     assert 0.7 < np.exp(np.mean(np.log(list(ratios.values())))) < 1.4, ratios
 
 
-def test_the_same_text_gives_the_same_figures(folder: Path, figures: dict[str, Figures]) -> None:
-    again = measure(Weights(read_hf(folder)), corpus(16))
+def test_the_same_text_gives_the_same_figures(folder: Path, figures: dict[str, MeasuredSensitivity]) -> None:
+    again = measure_sensitivity(Weights(read_hf(folder)), corpus(16))
     assert {name: float(row.scales[0]) for name, row in again.items()} == {
         name: float(row.scales[0]) for name, row in figures.items()
     }
@@ -106,7 +106,7 @@ def test_experts_have_figures_of_their_own(tmp_path: Path) -> None:
         norm_topk_prob=True, initializer_range=0.3,
     )  # fmt: skip
     Qwen3MoeForCausalLM(config).save_pretrained(tmp_path / "moe")
-    found = measure(Weights(read_hf(tmp_path / "moe")), corpus(2))
+    found = measure_sensitivity(Weights(read_hf(tmp_path / "moe")), corpus(2))
     for part in ("gate", "up", "down"):
         scales = found[f"blk.0.ffn_{part}_exps.weight"].scales
         assert scales.shape == (4,)

@@ -14,13 +14,14 @@ import pytest
 
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.formats.hf.load import read_hf
+from quantmill.formats.progress import StepDone
 from quantmill.imatrix import collect
-from quantmill.imatrix.activations import Hidden
+from quantmill.imatrix.activations import Activations
 from quantmill.imatrix.collect import Collector
 from quantmill.imatrix.corpus import Corpus, cut
 from quantmill.imatrix.evaluate import Record
-from quantmill.imatrix.runner import Options, Runner
-from quantmill.imatrix.share_chunks import Found, Split, Wanted, _splits, run_on_pool
+from quantmill.imatrix.runner import ComputeOptions, Runner
+from quantmill.imatrix.share_chunks import ChunkRange, ShareOptions, ShareResult, _splits, run_on_pool
 from quantmill.imatrix.weights import Weights
 
 N_CTX, BATCH = 32, 3
@@ -74,16 +75,15 @@ def runner_of(weights: Weights, corpus: Corpus, folder: Path) -> Runner:
     import torch
 
     shape = (corpus.n_chunks, corpus.n_ctx, weights.embedding.width)
-    return Runner(weights, corpus, Options(batch=BATCH), Hidden(shape, torch.float32, folder))
+    return Runner(weights, corpus, ComputeOptions(batch=BATCH), Activations(shape, torch.float32, folder))
 
 
-def run(weights: Weights, corpus: Corpus, folder: Path, pool: Here, told: list[Any] | None = None) -> Found:
+def run(weights: Weights, corpus: Corpus, folder: Path, pool: Here, told: list[Any] | None = None) -> ShareResult:
     import torch
 
-    wanted = Wanted(output=True, perplexity=True, save_every=1, threads=torch.get_num_threads())
+    wanted = ShareOptions(output=True, perplexity=True, save_every=1, threads=torch.get_num_threads())
     runner = runner_of(weights, corpus, folder)
-    progress = lambda *what: None if told is None else told.append(what)  # noqa: E731
-    return run_on_pool(runner, folder, {"model": "tiny"}, wanted, pool, progress)
+    return run_on_pool(runner, folder, {"model": "tiny"}, wanted, pool, None if told is None else told.append)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def alone(weights: Weights, corpus: Corpus, tmp_path_factory: pytest.TempPathFac
     return collector, record
 
 
-def check(found: Found, collector: Collector, record: Record) -> None:
+def check(found: ShareResult, collector: Collector, record: Record) -> None:
     assert list(found.sums) == list(collector.sums)
     assert "output.weight" in found.sums
     for name, entry in collector.sums.items():
@@ -112,7 +112,7 @@ def test_the_sums_of_one_run(weights: Weights, corpus: Corpus, tmp_path: Path, n
     found = run(weights, corpus, tmp_path, Here(n), told)
     check(found, *alone)
     assert len(list(tmp_path.glob("chunks-*"))) == min(n, -(-corpus.n_chunks // BATCH))
-    assert told[-1] == ("layer 2/2", min(n, 12), min(n, 12))
+    assert told[-1] == StepDone("layer 2/2", min(n, 12), min(n, 12), 1)
 
 
 def test_what_is_finished_is_kept(
@@ -126,7 +126,7 @@ def test_what_is_finished_is_kept(
     monkeypatch.setattr(Runner, "advance", lambda self, *a: (ran.append(self.layer), advance(self, *a))[1])
     pool = Here(5)
     found = run(weights, corpus, tmp_path, pool)
-    assert pool.did == [Split(24, 35), Split(12, 24), Split(0, 12)]
+    assert pool.did == [ChunkRange(24, 35), ChunkRange(12, 24), ChunkRange(0, 12)]
     assert ran == [0, 1]  # of the split that had not begun
     check(found, *alone)
 
@@ -135,5 +135,5 @@ def test_splits_that_do_not_fit_are_made_anew(weights: Weights, corpus: Corpus, 
     runner = runner_of(weights, corpus, tmp_path)
     for name in ("chunks-0000000-0000010", "chunks-0000010-0000035"):  # batches of 3 do not end at 10
         (tmp_path / name).mkdir()
-    assert _splits(tmp_path, runner, 2) == [Split(0, 18), Split(18, 35)]
+    assert _splits(tmp_path, runner, 2) == [ChunkRange(0, 18), ChunkRange(18, 35)]
     assert {path.name for path in tmp_path.iterdir()} == {"chunks-0000000-0000018", "chunks-0000018-0000035"}

@@ -199,11 +199,11 @@ def walk_without_rounding(
         visitor = method.visitor(scaled)
         layerwise.walk_block(scaled, visitor, **method.walk)
         plain.advance()
-        before, after = plain.hidden.get([0, 1, 2, 3]), scaled.hidden.get([0, 1, 2, 3])
+        before, after = plain.activations.get([0, 1, 2, 3]), scaled.activations.get([0, 1, 2, 3])
         exponents = {row["role"]: row["exponent"] for row in visitor.report if row["exponent"]}
         found.append((exponents, visitor.remarks, float((after - before).norm() / before.norm())))
-        scaled.hidden.put([0, 1, 2, 3], before)
-        scaled.hidden.flip()
+        scaled.activations.put([0, 1, 2, 3], before)
+        scaled.activations.flip()
     return iter(found)
 
 

@@ -117,7 +117,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tiny: Path, text: Path, t
     options = ("-f", text, *COMMON, "--save-every", 1)
     code = (
         "import sys, time; from quantmill.imatrix import layerwise, activations as hidden\n"
-        f"if {spill}: hidden.Hidden.__init__.__defaults__ = (0,)\n"
+        f"if {spill}: hidden.Activations.__init__.__defaults__ = (0,)\n"
         "step, n = layerwise._Stage.listen, 0\n"
         "def slow(self, runner, *args):\n"
         "    if runner.layer == 2 and self.groups[0].name.endswith('down_proj') and sys.argv[-1] == '--stop':\n"

@@ -156,7 +156,7 @@ class Quantizer:
         weights = self.runner.weights
         prefix = f"{weights.layers_at}.{layer}."
         parameters = dict(module.named_parameters())
-        by_tensor = {target.names: name for name, target in weights.targets(layer, module).items()}
+        by_tensor = {target.names: name for name, target in weights.recorded_weights(layer, module).items()}
         floats: dict[tuple[Role, str], tuple[str, torch.Tensor | None, float]] = {}
         for slot in weights.arch.slots(weights.config):
             if slot.layer == layer and len(slot.sources) == 1 and len(slot.rule.roles) == 1:
@@ -242,7 +242,7 @@ class Quantizer:
     def _holds(self, module: torch.nn.Module, places: list[Place]) -> bool:
         """Whether scales at these places leave the block's output as it is: tried with powers of two on one chunk."""
         runner = self.runner
-        hidden, inputs = runner.hidden.get(runner.batches[0][:1]), runner.inputs_for(1)
+        hidden, inputs = runner.activations.get(runner.batches[0][:1]), runner.inputs_for(1)
         before = runner.skeleton.run_block(module, hidden, inputs)
         norms = [(place, place.source.clone()) for place in places if place.source.dim() == 1]
         tried = [(place, place.spread(_powers(len(place.source)))) for place in places]

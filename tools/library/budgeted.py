@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor
+from ...formats.progress import StepDone
 from ..terminal.units import in_gb
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def find_budget(source: Path, options: Mapping[str, Any]) -> tuple[Budgeted, Imp
         refiner=refiner_of(options),
         sensitivity=dict if options["typical_sensitivity"] else lambda: _sensitivity(model, options, quiet),
         threads=options.get("threads") or cpu_count(),
-        progress=lambda done, total: ticker("types tried on tensors", done, total),
+        progress=lambda done, total: ticker(StepDone("types tried on tensors", done, total)),
     )
     ticker.end()
     return found, importance
@@ -102,7 +103,7 @@ def _sensitivity(model: Model, options: Mapping[str, Any], quiet: bool) -> dict[
     from ...quantize.decode import as_float
 
     try:
-        from ...imatrix.sensitivity import measure
+        from ...imatrix.sensitivity import measure_sensitivity
         from ...imatrix.weights import Weights
         from .running import Ticker, open_text
 
@@ -111,7 +112,7 @@ def _sensitivity(model: Model, options: Mapping[str, Any], quiet: bool) -> dict[
         chunks = min(_CHUNKS[1], max(_CHUNKS[0], _CHUNKS_OF_WEIGHTS // n_weights))
         corpus = open_text(weights, options["sensitivity_text"], _CTX, {"chunks": chunks})
         ticker = Ticker(quiet)
-        figures = measure(weights, corpus, progress=ticker)
+        figures = measure_sensitivity(weights, corpus, progress=ticker)
         ticker.end()
     except _CANNOT_RUN as error:
         if options["sensitivity_text"] is not None and isinstance(error, QuantmillError):

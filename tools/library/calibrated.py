@@ -127,7 +127,7 @@ def _run(
 
     from ...formats.hf.packed.save import write_packed
     from ...imatrix.layerstate import LayerState
-    from ...imatrix.state import identity, state_folder
+    from ...imatrix.state import run_key, state_folder
     from .running import open_text, open_weights, start_run
 
     start = time.monotonic()
@@ -139,7 +139,7 @@ def _run(
     work = state_folder(output)
     runner = start_run(weights, corpus, work, options)
     _check_all(runner, method)
-    state = LayerState(work, identity(runner, model, dict(method.settings)))
+    state = LayerState(work, run_key(runner, model, dict(method.settings)))
     _walk(runner, state, method, options)
     files = [state.file(layer) for layer in range(runner.n_layers)]
     write_packed(
@@ -176,7 +176,7 @@ def _walk(runner: Runner, state: Any, method: Method, options: Mapping[str, Any]
     runner.embed(keep=not resumed)
     ticker = Ticker(options["quiet"])
     ticker.start(runner)
-    every = 1 if runner.hidden.spills and options["save_every"] else options["save_every"]
+    every = 1 if runner.activations.spills and options["save_every"] else options["save_every"]
     while runner.layer < runner.n_layers:
         began = time.monotonic()
         visitor = method.visitor(runner)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...formats.progress import Event, RunStarted, StepDone
 from .models import read_model
 
 if TYPE_CHECKING:
@@ -43,13 +44,15 @@ def open_text(weights: Weights, text: Path | None, n_ctx: int, options: Mapping[
 
 def start_run(weights: Weights, corpus: Corpus, folder: Path, options: Mapping[str, Any]) -> Runner:
     """A runner whose activations go to ``folder`` if they are too many for memory."""
-    from ...imatrix.activations import Hidden
-    from ...imatrix.runner import DTYPES, Options, Runner
+    from ...imatrix.activations import Activations
+    from ...imatrix.runner import DTYPES, ComputeOptions, Runner
 
     dtype = options.get("dtype", "f32")
     shape = (corpus.n_chunks, corpus.n_ctx, weights.embedding.width)
-    how = Options(dtype, options.get("device", "cpu"), options.get("batch", 0), options.get("skip_bad_chunks", False))
-    return Runner(weights, corpus, how, Hidden(shape, DTYPES[dtype], folder))
+    how = ComputeOptions(
+        dtype, options.get("device", "cpu"), options.get("batch", 0), options.get("skip_bad_chunks", False)
+    )
+    return Runner(weights, corpus, how, Activations(shape, DTYPES[dtype], folder))
 
 
 def open_run(model: Path, text: Path | None, n_ctx: int, folder: Path, options: Mapping[str, Any]) -> Runner:
@@ -68,26 +71,31 @@ class Ticker:
 
     def start(self, runner: Runner) -> None:
         """The clock starts; ``runner`` may be past some layers already."""
-        self.began, self.first = time.monotonic(), runner.layer
-        self.layers, self.chunks = runner.n_layers, runner.corpus.n_chunks
-        if not self.quiet:
-            corpus = runner.corpus
-            print(f"{corpus.name}: {corpus.n_chunks} chunks of {corpus.n_ctx} tokens", file=sys.stderr)
+        self(runner.started())
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
+    def __call__(self, event: Event) -> None:
+        """Show an event of a run: ``RunStarted`` starts the clock."""
+        if isinstance(event, RunStarted):
+            self.began, self.first = time.monotonic(), event.first_layer
+            self.layers, self.chunks = event.n_layers, event.n_chunks
+            if not self.quiet:
+                print(f"{event.text}: {event.n_chunks} chunks of {event.n_ctx} tokens", file=sys.stderr)
+        elif isinstance(event, StepDone):
+            self._step(event)
+
+    def _step(self, event: StepDone) -> None:
+        now, done, total = time.monotonic(), event.done, event.total
         if self.quiet or (now - self.shown < (0.2 if self.live else 30) and done < total):
             return
         if not self.live and now - self.shown < 10:
             return
         self.shown = now
-        line = f"{what}, {done}/{total}{self._left(what, done / total, now)}"
+        line = f"{event.stage}, {done}/{total}{self._left(event.layer, done / total, now)}"
         print(f"\r\033[K{line}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
 
-    def _left(self, what: str, share: float, now: float) -> str:
-        if not what.startswith("layer "):
+    def _left(self, layer: int | None, share: float, now: float) -> str:
+        if layer is None:
             return ""
-        layer = int(what.removeprefix("layer ").partition("/")[0]) - 1
         done = layer - self.first + share
         seconds = (now - self.began) / max(done, 1e-9) * (self.layers - self.first - done)
         return f", {_clock(seconds)} left"
