@@ -1,4 +1,4 @@
-"""``quantmill hash``: what a model is, in one line, whatever file it stands in."""
+"""``quantmill hash``: the SHA-256 of a model, whatever file it is stored in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import click
+
+from .terminal.progress import ProgressDisplay
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,21 +18,19 @@ import click
 def command(model: Path, threads: int | None, as_json: bool, quiet: bool) -> None:
     """Print the SHA-256 of each tensor of MODEL, of all tensors, of the metadata and of the model.
 
-    A tensor's hash is that of its bytes; the model's says the same of a file, of its shards, of a big-endian copy, of
-    one with other padding or with its tensors in another order. formats/digest.py defines each to the byte.
+    A tensor's hash is that of its bytes. The model's hash is the same for a file, its shards, a big-endian copy, and a
+    copy with other padding or with its tensors in another order. formats/digest.py defines each hash to the byte.
 
     \b
     Example: quantmill hash llama3.Q4_K_M.gguf
              quantmill hash llama3.Q4_K_M-00001-of-00004.gguf --quiet
     """
-    from ..formats.digest import model_digests
-    from ..quantize.execute import cpu_count
+    from .library.digest import digest
     from .library.models import read_model
-    from .library.planned import progress_bar
 
     source = read_model(model)
-    with progress_bar(sum(tensor.nbytes for tensor in source), model.name, quiet) as progress:
-        digests = model_digests(source, threads=threads or cpu_count(), progress=progress)
+    with ProgressDisplay(quiet=quiet) as progress:
+        digests = digest(source, threads=threads, progress=progress)
     if as_json:
         tensors = [
             {"name": t.name, "type": t.qtype.name, "shape": list(t.shape), "sha256": digests.of[t.name]} for t in source

@@ -1,4 +1,4 @@
-"""``quantmill split``: a GGUF file as shards."""
+"""``quantmill split``: split a GGUF file into shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .terminal.options import restart_option, speaker
+from .terminal.options import restart_option
+from .terminal.progress import ProgressDisplay
+from .terminal.table import print_table
 from .terminal.units import Size
 
 if TYPE_CHECKING:
@@ -20,13 +22,12 @@ if TYPE_CHECKING:
 @click.argument("prefix")
 @click.option(
     "--max-size",
-    "max_bytes",
     type=Size(),
     metavar="SIZE",
-    help="Bytes of tensors in a shard: 2G, 500M (decimal, as llama-gguf-split), 1.5GiB.",
+    help="The most bytes of tensors in a shard: 2G, 500M (decimal, as llama-gguf-split), 1.5GiB.",
 )
-@click.option("--max-tensors", type=click.IntRange(min=1), help="Tensors in a shard.  [default: 128]")
-@click.option("--no-tensor-first-split", "empty_first", is_flag=True, help="The first shard holds metadata only.")
+@click.option("--max-tensors", type=click.IntRange(min=1), help="The most tensors in a shard.  [default: 128]")
+@click.option("--no-tensor-first-split", "empty_first", is_flag=True, help="Let the first shard hold metadata only.")
 @click.option("--gguf-version", "version", type=click.IntRange(2, 3), help="Version of the shards.  [default: MODEL's]")
 @click.option("--dry-run", is_flag=True, help="Print the shards, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the shards as JSON.")
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 def command(
     model: Path,
     prefix: str,
-    max_bytes: int | None,
+    max_size: int | None,
     max_tensors: int | None,
     empty_first: bool,
     version: int | None,
@@ -48,34 +49,39 @@ def command(
 ) -> None:
     """Split MODEL, a GGUF file, into PREFIX-00001-of-0000N.gguf and so on, as llama.cpp reads them.
 
-    The shards are those of llama-gguf-split. All appear, or none. `quantmill merge` gives MODEL's bytes back.
+    The shards are those of llama-gguf-split. All of them are written, or none. `quantmill merge` gives MODEL's bytes
+    back.
 
     \b
     Example: quantmill split llama3.Q8_0.gguf llama3.Q8_0 --max-size 2G
              quantmill split llama3.Q8_0.gguf llama3.Q8_0 --max-tensors 100 --dry-run
     """
-    from ..formats.gguf.split import plan_split, write_split
-    from .library.planned import progress_bar
+    from .library.shards import split
 
-    if max_bytes is not None and max_tensors is not None:
+    if max_size is not None and max_tensors is not None:
         raise click.UsageError("give --max-size or --max-tensors, not both")
-    if max_bytes == 0:
+    if max_size == 0:
         raise click.UsageError("--max-size 0 holds no tensor")
-    if max_bytes is None and max_tensors is None:
-        max_tensors = 128  # llama-gguf-split's default
-    plan = plan_split(
-        model, prefix, max_tensors=max_tensors, max_bytes=max_bytes, empty_first=empty_first, version=version
-    )
-    if not dry_run:
-        with progress_bar(sum(tensor.nbytes for tensor in plan.source), Path(prefix).name, quiet) as progress:
-            write_split(plan, progress=progress, force=force, restart=restart, say=speaker(quiet))
+    with ProgressDisplay(quiet=quiet) as progress:
+        plan = split(
+            model,
+            prefix,
+            max_size=max_size,
+            max_tensors=max_tensors,
+            empty_first=empty_first,
+            version=version,
+            dry_run=dry_run,
+            force=force,
+            restart=restart,
+            progress=progress,
+        )
     if as_json:
-        click.echo(json.dumps({"source": str(model), "written": not dry_run, "shards": _rows(plan)}))
+        click.echo(json.dumps({"source": str(model), "written": not dry_run, "shards": _as_json(plan)}))
     elif not quiet:
         _print(plan)
 
 
-def _rows(plan: SplitPlan) -> list[dict[str, object]]:
+def _as_json(plan: SplitPlan) -> list[dict[str, object]]:
     return [
         {"path": str(shard.path), "tensors": len(shard.tensors), "bytes": shard.layout.size} for shard in plan.shards
     ]
@@ -84,9 +90,7 @@ def _rows(plan: SplitPlan) -> list[dict[str, object]]:
 def _print(plan: SplitPlan) -> None:
     from ..formats.storage.output import human_bytes
 
-    width = max(len(str(shard.path)) for shard in plan.shards)
-    for shard in plan.shards:
-        size = human_bytes(shard.layout.size)
-        click.echo(f"{shard.path!s:<{width}}  {len(shard.tensors):5} tensors  {size:>10}")
+    rows = [(str(s.path), f"{len(s.tensors)} tensors", human_bytes(s.layout.size)) for s in plan.shards]
+    print_table(rows, right=(1, 2))
     if not plan.exact:
-        click.echo("the first shard also remembers the file's own padding and keys, for merge")
+        click.echo("the first shard also stores the file's own padding and keys, for merge")

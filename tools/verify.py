@@ -1,16 +1,20 @@
-"""``quantmill verify``: is this file whole, and how far are its weights from another's?"""
+"""``quantmill verify``: check that a file is whole, and how far its weights are from another's."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .terminal.progress import ProgressDisplay
+from .terminal.table import print_table
+
 if TYPE_CHECKING:
-    from ..formats.ir import Model
     from ..quantize.compare import TensorReport
+    from .library.verify import Verification
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,14 +23,15 @@ if TYPE_CHECKING:
     "--against",
     "b",
     type=click.Path(exists=True, path_type=Path),
-    help="The GGUF file or Hugging Face folder to compare each tensor with.",
+    help="Compare each tensor with this GGUF file's or Hugging Face folder's.",
 )
 @click.option("--max-rmse", type=float, help="Fail when a tensor's RMSE, relative to its RMS, exceeds this.")
 @click.option("--max-error", type=float, help="Fail when a tensor's largest absolute error exceeds this.")
 @click.option("--min-cosine", type=float, help="Fail when a tensor's cosine similarity is below this.")
-@click.option("--strict", is_flag=True, help="First check what a reader forgives: see below.")
+@click.option("--strict", is_flag=True, help="First check what readers forgive; see above.")
+@click.option("--verbose", is_flag=True, help="Print the figures of every tensor, not only what is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--quiet", is_flag=True, help="Print failures only.")
+@click.option("--quiet", is_flag=True, help="Print only what is wrong.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -36,92 +41,70 @@ def command(
     max_error: float | None,
     min_cosine: float | None,
     strict: bool,
+    verbose: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Check the structure of A and that every weight in it decodes to a finite number.
 
-    With --against, also measure each tensor's relative RMSE, largest error and cosine. Ends with 1 when a weight is
-    not finite, a tensor is missing on either side, or a bound is passed.
+    With --against, also measure each tensor's relative RMSE, largest error and cosine similarity. The exit code is 1
+    when a weight is not finite, a tensor is missing on either side, or a bound is exceeded.
 
-    --strict is for one GGUF file, or the shards of one model: padding is zero, tensors lie in order with nothing
-    between or after them, metadata has the types and values that llama.cpp wants, the tokenizer's arrays fit one
-    another and the embedding, every block's scales are finite. Each thing wrong is a line with its place and remedy;
-    the command ends with 2.
+    --strict is for one GGUF file, or the shards of one model. It requires that padding is zero, that tensors lie in
+    order with nothing between or after them, that metadata has the types and values that llama.cpp requires, that the
+    tokenizer's arrays fit each other and the embedding, and that the scales of every block are finite. Each violation
+    is printed on a line with its place and its remedy; the exit code is 2.
 
     \b
     Example: quantmill verify model.Q4_K_M.gguf --against model-f16.gguf --min-cosine 0.99
+             quantmill verify model.Q4_K_M.gguf --strict
     """
-    from ..quantize.compare import compare
-    from .library.models import read_model
+    from .library.verify import verify, verify_strict
 
-    if strict and (wrong := _strict(a)):
-        for line in wrong:
-            click.echo(line, err=True)
+    if strict and (violations := verify_strict(a)):
+        for violation in violations:
+            click.echo(violation, err=True)
         ctx.exit(2)
-    model = read_model(a)
-    base = read_model(b) if b else None
-    reports = list(compare(model, base))
-    bounds = {"rmse": max_rmse, "max_error": max_error, "cosine": min_cosine}
-    failures = [line for report in reports for line in _failures(report, **bounds)]
-    failures += _missing(model, base)
+    with ProgressDisplay(quiet=quiet) as progress:
+        found = verify(a, b, max_rmse=max_rmse, max_error=max_error, min_cosine=min_cosine, progress=progress)
     if as_json:
-        rows = [vars(report) for report in reports]
-        click.echo(json.dumps({"file": str(a), "against": str(b) if b else None, "ok": not failures,
-                               "failures": failures, "tensors": rows}))  # fmt: skip
+        click.echo(json.dumps(_as_json(a, b, found)))
     else:
-        if not quiet:
-            _print_table(reports, compared=base is not None)
-        for line in failures:
-            click.echo(f"{a}: {line}", err=True)
-        if not failures and not quiet:
-            click.echo(f"{a}: {len(reports)} tensors, all well")
-    ctx.exit(1 if failures else 0)
+        if verbose and not quiet:
+            _print_figures(found.tensors, compared=b is not None)
+        for failure in found.failures:
+            click.echo(f"{a}: {failure}", err=True)
+        if found.ok and not quiet:
+            click.echo(f"{a}: {len(found.tensors)} tensors, all well{_worst(found.tensors)}")
+    ctx.exit(0 if found.ok else 1)
 
 
-def _strict(path: Path) -> list[str]:
-    from ..formats.errors import FormatError
-    from ..formats.gguf.strict import check_gguf
-    from .library.models import source_kind
-
-    if source_kind(path) != "gguf":
-        raise FormatError("--strict is for GGUF files", path=path, hint="leave it out")
-    return [str(error) for error in check_gguf(path)]
-
-
-def _failures(report: TensorReport, rmse: float | None, max_error: float | None, cosine: float | None) -> list[str]:
-    found = []
-    if report.non_finite:
-        found.append(f"{report.name}: {report.non_finite} weights are NaN or Inf")
-    if rmse is not None and report.rmse is not None and report.rmse > rmse:
-        found.append(f"{report.name}: relative RMSE {report.rmse:.3g} exceeds {rmse:g}")
-    if max_error is not None and report.max_error is not None and report.max_error > max_error:
-        found.append(f"{report.name}: largest error {report.max_error:.3g} exceeds {max_error:g}")
-    if cosine is not None and report.cosine is not None and report.cosine < cosine:
-        found.append(f"{report.name}: cosine {report.cosine:.6f} is below {cosine:g}")
-    return found
+def _as_json(a: Path, b: Path | None, found: Verification) -> dict[str, object]:
+    return {
+        "file": str(a),
+        "against": str(b) if b else None,
+        "ok": found.ok,
+        "failures": list(found.failures),
+        "tensors": [vars(report) for report in found.tensors],
+    }
 
 
-def _missing(model: Model, base: Model | None) -> list[str]:
-    if base is None:
-        return []
-    ours, theirs = ({tensor.name: tensor.shape for tensor in side} for side in (model, base))
-    found = [f"{name}: not in {base.path}" for name in ours if name not in theirs]
-    found += [f"{name}: only in {base.path}" for name in theirs if name not in ours]
-    found += [
-        f"{name}: shape {list(shape)}, but {list(theirs[name])} in {base.path}"
-        for name, shape in ours.items()
-        if name in theirs and theirs[name] != shape
-    ]
-    return found
-
-
-def _print_table(reports: list[TensorReport], compared: bool) -> None:
-    width = max((len(report.name) for report in reports), default=4)
-    figures = f"{'rel. RMSE':>11}{'max error':>12}{'cosine':>11}" if compared else ""
-    click.echo(f"{'tensor':<{width}}  {'type':<8}{figures}")
+def _print_figures(reports: Sequence[TensorReport], compared: bool) -> None:
+    rows = [["tensor", "type", *(["rel. RMSE", "max error", "cosine"] if compared else [])]]
     for report in reports:
-        line = f"{report.name:<{width}}  {report.type:<8}"
+        row = [report.name, report.type]
         if report.rmse is not None:
-            line += f"{report.rmse:>11.3e}{report.max_error:>12.3e}{report.cosine:>11.7f}"
-        click.echo(line)
+            row += [f"{report.rmse:.3e}", f"{report.max_error:.3e}", f"{report.cosine:.7f}"]
+        rows.append(row)
+    print_table(rows, right=(2, 3, 4))
+
+
+def _worst(reports: Sequence[TensorReport]) -> str:
+    """The extremes of a comparison, to follow the number of tensors."""
+    measured = [r for r in reports if r.rmse is not None and r.max_error is not None and r.cosine is not None]
+    if not measured:
+        return ""
+    worst = max(measured, key=lambda report: report.rmse or 0.0)
+    largest = max(report.max_error or 0.0 for report in measured)
+    cosine = min(report.cosine or 0.0 for report in measured)
+    return f"; rel. RMSE up to {worst.rmse:.3e} ({worst.name}), max error {largest:.3e}, cosine from {cosine:.7f}"

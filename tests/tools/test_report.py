@@ -88,7 +88,7 @@ def test_figures_by_hand(report: Report) -> None:
     assert layer.nbytes == {"attention": 4 * 256 + 128, "feed forward": 7 * 512, "other": 3 * 512}
     assert layer.weights == 14 * 128 + 32
     assert report.outside_bytes == 2 * 512
-    rows = {row.name: (row.tensors, row.nbytes) for row in report.types}
+    rows = {row.name: (row.n_tensors, row.nbytes) for row in report.types}
     assert rows == {"F32": (2 + 28 * 11, 2 * 512 + 28 * (10 * 512 + 128)), "F16": (112, 112 * 256)}
 
 

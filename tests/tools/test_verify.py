@@ -89,3 +89,18 @@ def test_a_whole_file_is_well(cli: Cli, base: Path) -> None:
     done = cli("verify", base)
     assert done.code == 0
     assert "2 tensors, all well" in done.out
+
+
+def test_only_what_is_wrong_is_listed(cli: Cli, tmp_path: Path, base: Path) -> None:
+    """The table of all tensors is for --verbose."""
+    other = write(tmp_path / "a.gguf", x=np.array([[3.0, 5.0], [0.0, 0.0]]), y=np.ones((1, 2)))
+    worst = "rel. RMSE up to 2.000e-01 (x), max error 1.000e+00, cosine from 0.9946918"
+    assert cli("verify", other, "--against", base).out == f"{other}: 2 tensors, all well; {worst}\n"
+    done = cli("verify", other, "--against", base, "--max-error", 0.5)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"{other}: x: largest error 1 exceeds 0.5\n"
+    assert cli("verify", other, "--against", base, "--verbose").out.splitlines()[:3] == [
+        "tensor  type  rel. RMSE  max error     cosine",
+        "x       F32   2.000e-01  1.000e+00  0.9946918",
+        "y       F32   0.000e+00  0.000e+00  1.0000000",
+    ]

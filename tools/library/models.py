@@ -12,6 +12,7 @@ from ...formats.errors import FormatError
 if TYPE_CHECKING:
     from ...formats.ggml.reader import Settings
     from ...formats.ir import Model
+    from ...formats.progress import Progress
 
 KINDS = ("hf", "gguf", "ggml")
 ADAPTER = "lora"  # a kind that only convert reads
@@ -68,3 +69,8 @@ def read_model(
     from ...formats.gguf.reader import read_gguf
 
     return read_gguf(path)
+
+
+def as_model(source: str | Path | Model, *, progress: Progress | None = None) -> Model:
+    """Read a model, unless it was read already; see ``read_model``."""
+    return read_model(Path(source), quiet=progress is None) if isinstance(source, str | Path) else source

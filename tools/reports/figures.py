@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,8 @@ import numpy as np
 from ...formats.gguf.keys import GENERAL_FILE_TYPE, LEVEL_OF_FILE_TYPE
 from ...formats.ir import Role, Tensor
 from ...formats.storage.output import human_bytes
+from ..library.description import TypeTotals, type_totals
+from ..library.differences import measure_errors
 
 if TYPE_CHECKING:
     from ...formats.gguf.reader import GGUFHeader
@@ -21,17 +22,6 @@ if TYPE_CHECKING:
 
 _MAX_FACT = 120  # characters
 PARTS = ("attention", "feed forward", "other")
-
-
-@dataclass(frozen=True)
-class TypeRow:
-    """The tensors of one type."""
-
-    name: str
-    tensors: int
-    weights: int
-    nbytes: int
-    bpw: float
 
 
 @dataclass(frozen=True)
@@ -75,7 +65,7 @@ class Report:
 
     title: str
     facts: tuple[tuple[str, str], ...]
-    types: tuple[TypeRow, ...]
+    types: tuple[TypeTotals, ...]
     layers: tuple[LayerRow, ...]
     outside_bytes: int
     metadata: tuple[tuple[str, str, str, str | None], ...]  # key, type, value on a line, the whole of a long text
@@ -94,21 +84,21 @@ def gather(
     against: Model | None = None,
     imatrix: Imatrix | None = None,
     threads: int | None = None,
-    progress: Callable[[int], object] | None = None,
+    done: Callable[[int], object] | None = None,
 ) -> Report:
-    """The report of a model and its files' headers.
+    """Gather the figures of a model and its files' headers.
 
     Args:
-        against: what to measure each tensor's error against.
-        imatrix: importance to show.
-        threads: of the measuring; None for as many as Python chooses.
-        progress: called with the bytes just measured, from any thread.
+        against: the model to measure each tensor's error against.
+        imatrix: the importance matrix to show.
+        threads: to measure with; None for one for each CPU.
+        done: called with the bytes of each tensor that was measured, from any thread.
     """
-    errors = _measure(model, against, threads, progress) if against is not None else {}
+    errors = measure_errors(model, against, threads=threads, done=done) if against is not None else {}
     return Report(
         title=_cut(str(model.get("general.name") or model.path.name)),
         facts=tuple(_facts(model, headers)),
-        types=_types(model),
+        types=type_totals(model),
         layers=_layers(model),
         outside_bytes=sum(t.nbytes for t in model if t.layer is None),
         metadata=tuple(_metadata(model)),
@@ -170,17 +160,6 @@ def _count(n: int) -> str:
     return str(n)
 
 
-def _types(model: Model) -> tuple[TypeRow, ...]:
-    by_type: dict[str, list[Tensor]] = {}
-    for tensor in model:
-        by_type.setdefault(tensor.qtype.name, []).append(tensor)
-    rows = [
-        TypeRow(name, len(found), sum(t.n_weights for t in found), sum(t.nbytes for t in found), found[0].qtype.bpw)
-        for name, found in by_type.items()
-    ]
-    return tuple(sorted(rows, key=lambda row: -row.nbytes))
-
-
 def part_of(role: Role) -> str:
     """Which of ``PARTS`` a tensor in a layer belongs to."""
     name = role.value
@@ -212,29 +191,6 @@ def _metadata(model: Model) -> list[tuple[str, str, str, str | None]]:
             shown += f" ({LEVEL_OF_FILE_TYPE[value.data]})"
         rows.append((key, type_name(value.type, value.item), shown, long))
     return rows
-
-
-def _measure(
-    model: Model, base: Model, threads: int | None, progress: Callable[[int], object] | None
-) -> dict[str, TensorReport]:
-    """The error of every tensor that ``base`` has in the same shape."""
-    from ...formats.gguf.writer import ggml_shape
-    from ...quantize.compare import compare
-
-    def flat(tensor: Tensor) -> Tensor:
-        return replace(tensor, shape=ggml_shape(tensor.shape))
-
-    def measure(pair: tuple[Tensor, Tensor]) -> TensorReport:
-        report = next(compare(replace(model, tensors=(pair[0],)), replace(base, tensors=(pair[1],))))
-        if progress is not None:
-            progress(pair[0].nbytes)
-        return report
-
-    others = {tensor.name: flat(tensor) for tensor in base}
-    pairs = [(flat(t), others[t.name]) for t in model if t.name in others]
-    pairs = [(ours, theirs) for ours, theirs in pairs if ours.shape == theirs.shape]
-    with ThreadPoolExecutor(threads) as pool:
-        return {report.name: report for report in pool.map(measure, pairs)}
 
 
 def _error_map(model: Model, errors: Mapping[str, TensorReport]) -> HeatMap:

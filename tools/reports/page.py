@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
 
 from ... import __version__
 from ...formats.storage.output import human_bytes
-from .figures import PARTS, Cell, HeatMap, LayerRow, Report, TypeRow
+from ..library.description import TypeTotals
+from .figures import PARTS, Cell, HeatMap, LayerRow, Report
 from .html import Child, Html, join, tag, text
-from .style import CSS
 
 _COLOURS = 8  # .f0 to .f7 in the sheet
 _PART_COLOURS = dict(zip(PARTS, ("f0", "f1", "f7"), strict=True))
@@ -37,7 +38,7 @@ def page(report: Report) -> str:
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", f"{report.title} - quantmill"),
-        Html(f"<style>{CSS}</style>"),
+        Html(f"<style>{_style_sheet()}</style>"),
     )
     links = tag("ul", [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in shown])
     body = tag(
@@ -49,6 +50,10 @@ def page(report: Report) -> str:
     return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
 
 
+def _style_sheet() -> str:
+    return files(__package__).joinpath("report.css").read_text("utf-8")
+
+
 def _section(anchor: str, title: str, body: Html) -> Html:
     return tag("section", tag("h2", title, id=f"{anchor}-title"), body, id=anchor, aria_labelledby=f"{anchor}-title")
 
@@ -57,7 +62,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Html:
     return tag("dl", [tag("div", tag("dt", label), tag("dd", tag("bdi", value))) for label, value in facts])
 
 
-def _types(rows: Sequence[TypeRow]) -> Html:
+def _types(rows: Sequence[TypeTotals]) -> Html:
     total = sum(row.nbytes for row in rows) or 1
     colours = [f"f{min(i, _COLOURS - 1)}" for i in range(len(rows))]
     shares = [f"{row.nbytes * 100 / total:.1f} %" for row in rows]
@@ -72,7 +77,7 @@ def _types(rows: Sequence[TypeRow]) -> Html:
         aria_label="Bytes by type: " + ", ".join(f"{r.name} {s}" for r, s in zip(rows, shares, strict=True)),
     )  # fmt: skip
     body: list[list[Child]] = [
-        [_swatch(colour, row.name), row.tensors, human_bytes(row.nbytes), share, f"{row.bpw:.3f}"]
+        [_swatch(colour, row.name), row.n_tensors, human_bytes(row.nbytes), share, f"{row.bpw:.3f}"]
         for row, colour, share in zip(rows, colours, shares, strict=True)
     ]
     head = ["Type", "Tensors", "Size", "Share", "bpw"]

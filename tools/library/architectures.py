@@ -1,0 +1,43 @@
+"""The architectures that can be converted, and what is proven of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# What tests/formats/hf/test_archs.py shows of every entry; an architecture without a proof fails there.
+PROVEN = {
+    "logits": "llama.cpp computes transformers' logits from the converted file",
+    "identity": "back from GGUF, weights, config and logits are the checkpoint's, bit for bit",
+    "levels": "every level is planned; a k-quant and an IQ file run in llama.cpp",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An architecture that can be converted.
+
+    Args:
+        name: its name here.
+        gguf: its name in GGUF, ``general.architecture``.
+        hf_classes: the transformers classes whose checkpoints it reads.
+        proven: what tests prove of it; keys of ``PROVEN``.
+    """
+
+    name: str
+    gguf: str
+    hf_classes: tuple[str, ...]
+    proven: tuple[str, ...] = tuple(PROVEN)
+
+
+def architectures(pattern: str = "") -> tuple[Architecture, ...]:
+    """List the architectures whose name, or whose model class's name, contains a text; all if it is empty.
+
+    Example:
+        >>> [arch.name for arch in architectures("mixtral")]
+        ['mixtral']
+    """
+    from ...formats.hf.archs import ARCHS
+
+    wanted = pattern.lower()
+    found = [arch for arch in ARCHS if any(wanted in name.lower() for name in (arch.name, *arch.classes))]
+    return tuple(Architecture(a.name, a.gguf, tuple(a.classes)) for a in sorted(found, key=lambda arch: arch.name))

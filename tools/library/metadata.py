@@ -1,0 +1,129 @@
+"""Change, add or remove a metadata key of a GGUF file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...formats.errors import QuantmillError
+
+if TYPE_CHECKING:
+    from ...formats.gguf.edit import Edit
+    from ...formats.gguf.keys import KeyType
+    from ...formats.ir import Metadata
+
+MetadataValue = bool | int | float | str | Sequence[bool] | Sequence[int] | Sequence[float] | Sequence[str]
+
+
+def set_metadata(
+    path: str | Path,
+    key: str,
+    value: MetadataValue,
+    *,
+    type: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Edit:
+    """Set a metadata key of a GGUF file. The tensors stay as they are; a crash leaves the old or the new file, whole.
+
+    Args:
+        path: the file.
+        key: a full key, or a short form such as ``eos_token_id``, ``context_length`` or ``chat_template``.
+        value: the new value. A text is parsed where the key is not of texts: ``"128009"``, ``"[1, 2]"``.
+        type: the type, such as ``uint32``, ``float32``, ``bool``, ``string``, or ``string[]`` for an array; adds the
+            key if it is missing. None for the type that it has in the file.
+        force: add a missing key of a well-known type; set a value that the checks refuse.
+        dry_run: check the edit, and write nothing.
+
+    Returns:
+        What changed, and whether it could be written in place.
+
+    Raises:
+        QuantmillError: the key is missing, or the value does not fit the key.
+        FormatError: the file is damaged. OutputError: it cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.gguf")
+        ...     _ = write_gguf(path, model_from_arrays("llama", {}, {"llama.context_length": 2048}))
+        ...     edit = set_metadata(path, "context_length", 8192)
+        ...     (edit.changes[0].key, edit.changes[0].old.data, edit.changes[0].new.data, edit.in_place)
+        ('llama.context_length', 2048, 8192, True)
+    """
+    from ...formats.gguf.edit import parse_value
+    from ...formats.gguf.edit import set_metadata as edit_metadata
+    from ...formats.gguf.keys import make_value
+
+    name, metadata = _resolve(path, key)
+    wanted = _type_of(Path(path), name, metadata, type, force)
+    new = parse_value(value, wanted, name) if isinstance(value, str) else make_value(wanted, value, name)
+    return edit_metadata(path, {name: new}, force=force, dry_run=dry_run)
+
+
+def remove_metadata(path: str | Path, key: str, *, force: bool = False, dry_run: bool = False) -> Edit:
+    """Remove a metadata key of a GGUF file; see ``set_metadata``.
+
+    Raises:
+        QuantmillError: the key is missing, or no loader takes a file without it.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.gguf")
+        ...     _ = write_gguf(path, model_from_arrays("llama", {}, {"general.name": "a"}))
+        ...     remove_metadata(path, "name").changed
+        True
+    """
+    from ...formats.gguf.edit import set_metadata as edit_metadata
+
+    name, metadata = _resolve(path, key)
+    if name not in metadata:
+        raise _missing(Path(path), name, metadata)
+    return edit_metadata(path, {}, [name], force=force, dry_run=dry_run)
+
+
+def _resolve(path: str | Path, key: str) -> tuple[str, Metadata]:
+    """The full key, and the file's metadata."""
+    from ...formats.gguf.keys import GENERAL_ARCHITECTURE, full_key
+    from ...formats.gguf.reader import read_header
+
+    metadata = read_header(path).metadata
+    arch = metadata.get(GENERAL_ARCHITECTURE)
+    return full_key(key, str(arch.data) if arch is not None else "", metadata), metadata
+
+
+def _type_of(path: Path, name: str, metadata: Metadata, given: str | None, force: bool) -> KeyType:
+    """The type of the new value: the one that is given, the file's, or that of the well-known key, in this order."""
+    from ...formats.gguf.keys import key_type, parse_type, type_name
+
+    old = metadata.get(name)
+    known = key_type(name)
+    if given is not None:
+        wanted = parse_type(given)
+        if known is not None and wanted != known and not force and (old is None or wanted != (old.type, old.item)):
+            problem = f"llama.cpp wants {type_name(*known)} here, not {type_name(*wanted)}"
+            raise QuantmillError(problem, path=path, where=name, hint="--force sets it all the same")
+        return wanted
+    if old is not None:
+        return old.type, old.item
+    if not force:
+        how = f"--force adds it as {type_name(*known)}" if known else "--type TYPE adds it"
+        raise _missing(path, name, metadata, how)
+    if known is None:
+        raise QuantmillError("a key of unknown type", path=path, where=name, hint="say it with --type TYPE")
+    return known
+
+
+def _missing(path: Path, name: str, metadata: Metadata, how: str | None = None) -> QuantmillError:
+    from ...formats.gguf.keys import nearest_keys
+
+    near = nearest_keys(name, list(metadata))
+    hints = [f"did you mean {' or '.join(near)}?"] if near else []
+    return QuantmillError("no such key", path=path, where=name, hint="; ".join([*hints, *([how] if how else [])]))

@@ -1,0 +1,66 @@
+"""Write the report of a GGUF file, ``quantmill inspect --html``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...formats.progress import Progress, work
+from ..library.models import read_model
+from .figures import gather
+from .page import page as render
+
+
+def write_report(
+    file: str | Path,
+    page: str | Path,
+    *,
+    against: str | Path | None = None,
+    imatrix: str | Path | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Write one self-contained HTML page about a GGUF file.
+
+    Args:
+        file: the GGUF file, or any shard of a model.
+        page: the page to write.
+        against: the model to measure each tensor's error against.
+        imatrix: the importance matrix to show.
+        threads: None for one for each CPU.
+        force: replace the page if it exists.
+        progress: receives the typed events of ``formats/progress.py``.
+
+    Returns:
+        The page's size in bytes.
+
+    Raises:
+        FormatError: a file cannot be read. OutputError: the page exists or cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.gguf")
+        ...     _ = write_gguf(path, model_from_arrays("llama", {"x": np.ones((4, 8), np.float16)}))
+        ...     write_report(path, Path(folder, "page.html")) == Path(folder, "page.html").stat().st_size
+        True
+    """
+    from ...formats.gguf.reader import read_gguf, read_headers
+    from ...formats.imatrix_file import read_imatrix
+    from ...formats.storage.output import atomic_output
+
+    page = Path(page)
+    model = read_gguf(file)
+    base = None if against is None else read_model(Path(against))
+    importance = None if imatrix is None else read_imatrix(Path(imatrix))
+    inputs = [*model.paths, *(base.paths if base else ()), *([] if imatrix is None else [Path(imatrix)])]
+    with atomic_output(page, None, force, inputs) as output:  # before the work: it may not be writable
+        nbytes = sum(tensor.nbytes for tensor in model)
+        with work(None if base is None else progress, page.name, nbytes) as done:
+            report = gather(model, read_headers(file), against=base, imatrix=importance, threads=threads, done=done)
+        raw = render(report).encode("utf-8")
+        output.write(raw)
+    return len(raw)
