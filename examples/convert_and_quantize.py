@@ -34,7 +34,7 @@ def main() -> None:
         make_checkpoint(folder)
 
         model = quantmill.read_hf(folder)
-        plan = quantmill.make_plan(model, "Q4_K_M", from_checkpoint=True)
+        plan = quantmill.make_plan(model, "Q4_K_M")
         print(f"{len(plan.steps)} tensors, {plan.size} bytes, {plan.bpw:.2f} bits per weight, before a weight is read")
         quantmill.execute(plan, path)
         assert path.stat().st_size == plan.size

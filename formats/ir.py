@@ -281,6 +281,8 @@ class Model:
         tensors: in file order, names unique.
         path: the file or folder it was read from, for messages.
         shards: the files it was read from, when it is split over several.
+        from_checkpoint: whether it was read from a Hugging Face checkpoint, not from a GGUF or GGML file. What
+            llama.cpp's converter keeps whole (vectors, norms and a few more) then becomes F32 in a quantized file.
     """
 
     arch: str
@@ -288,6 +290,7 @@ class Model:
     tensors: tuple[Tensor, ...]
     path: Path
     shards: tuple[Shard, ...] = ()
+    from_checkpoint: bool = False
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""What a plan's bytes depend on, as one digest: two runs of the same digest write the same file."""
+"""A digest of everything that a plan's output depends on: runs with the same digest write the same bytes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 
 
 def fingerprint(plan: Plan, importance: Importance, refiner: Refiner | None = None) -> str:
-    """The program, the header, each tensor's type and place, the importance it uses, and the source files by name,
-    size and time of change: reading them whole would take as long as the work."""
+    """The digest of a plan, in hex.
+
+    It covers the program, the header, each tensor's type, place and importance, and the source files by name, size and
+    time of change: to read them whole would take as long as the work itself.
+
+    Args:
+        plan: the plan.
+        importance: the importance vectors that the plan was made with.
+        refiner: what refines the steps that are to be refined, or None.
+    """
     digest = hashlib.sha256(f"{__version__} {sources_digest()} {plan.layout.byteorder}\n".encode())
     for offset, piece in plan.layout.pieces:
         digest.update(f"{offset} {len(piece)}\n".encode())

@@ -1,14 +1,13 @@
-"""The plan: what every tensor becomes and where its bytes go, made before any weight is read."""
+"""The plan of a quantized file: each tensor's type and where its bytes go, made before any weight is read."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..formats.errors import ImportanceMissing, PlanError
 from ..formats.gguf.keys import (
@@ -18,14 +17,11 @@ from ..formats.gguf.keys import (
     QUANTIZATION_VERSION,
 )
 from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape
-from ..formats.gguf.writer import layout as gguf_layout
 from ..formats.ir import Metadata, Model, Tensor, Value, ValueType
 from ..formats.moments_file import Moments
-from ..formats.qtypes import QType
+from ..formats.qtypes import BY_NAME, QType
 from .choose import (
     Choice,
-    TensorTypes,
-    Wishes,
     choose_types,
     converted_type,
     encodable,
@@ -33,12 +29,13 @@ from .choose import (
     visiting_order,
 )
 from .kernels import ENCODABLE
-from .recipe import Part, Recipe, part_of
+from .plan_options import Importance, MakeLayout, PlanOptions
+from .recipe import Category, Recipe, category_of
 from .recipes import REFUSES_WITHOUT, find_recipe
 
-_FLOATS = ("F32", "F16", "BF16")
-Importance = Mapping[str, NDArray[np.float32]]
-MakeLayout = Callable[[Metadata, Sequence[TensorInfo]], Layout]
+__all__ = ["Importance", "MakeLayout", "Plan", "PlanOptions", "Step", "make_plan"]
+
+_NO_OPTIONS = PlanOptions()
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,12 @@ class Step:
     Args:
         tensor: the source.
         type: the type it becomes.
-        reason: why, in words.
-        offset: its bytes' place in the file.
-        nbytes: how many.
+        reason: why it becomes that type, in words.
+        offset: where its bytes begin in the file.
+        nbytes: how many bytes it takes there.
         wanted: the type that a fallback replaced, or None.
-        uses_importance: whether its importance vector is to be used.
-        refined: whether its codes are to be chosen with second moments.
+        uses_importance: whether it is encoded with its importance vector.
+        refined: whether it is refined with second moments.
     """
 
     tensor: Tensor
@@ -68,7 +65,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every step, in file order, and the file's header. Sizes are in bytes."""
+    """A file that can be written by ``execute``. Sizes are in bytes.
+
+    Args:
+        source: the model to read from.
+        level: the level's name.
+        steps: the tensors in file order.
+        metadata: the file's keys.
+        layout: the file's header and each tensor's place.
+    """
 
     source: Model
     level: str
@@ -78,21 +83,22 @@ class Plan:
 
     @property
     def n_weights(self) -> int:
+        """The number of weights in all tensors."""
         return sum(step.tensor.n_weights for step in self.steps)
 
     @property
     def source_bytes(self) -> int:
-        """The source's tensors."""
+        """The size of the source's tensors."""
         return sum(step.tensor.nbytes for step in self.steps)
 
     @property
     def tensor_bytes(self) -> int:
-        """The output's tensors, without header and padding."""
+        """The size of the output's tensors, without header and padding."""
         return sum(step.nbytes for step in self.steps)
 
     @property
     def size(self) -> int:
-        """The output file."""
+        """The size of the output file."""
         return self.layout.size
 
     @property
@@ -102,83 +108,65 @@ class Plan:
 
     @property
     def fallbacks(self) -> tuple[Step, ...]:
+        """The steps whose type replaces the one that the recipe wanted."""
         return tuple(step for step in self.steps if step.wanted is not None)
 
     @property
     def fallback_bpw(self) -> float:
-        """What the fallbacks cost, in bits per weight over all tensors."""
+        """How many bits per weight over all tensors the fallbacks add."""
         bits = sum((s.type.bpw - s.wanted.bpw) * s.tensor.n_weights for s in self.steps if s.wanted is not None)
         return bits / max(1, self.n_weights)
 
 
-def make_plan(
-    model: Model,
-    level: str,
-    *,
-    book: str = "current",
-    pure: bool = False,
-    leave_output: bool = False,
-    output_type: str | QType | None = None,
-    embedding_type: str | QType | None = None,
-    tensor_types: TensorTypes = (),
-    allow_requantize: bool = False,
-    importance: Importance | None = None,
-    moments: Moments | None = None,
-    extra_metadata: Metadata | None = None,
-    fallback_type: str | QType | None = None,
-    no_fallback: bool = False,
-    from_checkpoint: bool = False,
-    layout: MakeLayout = gguf_layout,
-    chosen: Mapping[str, QType] | None = None,
-) -> Plan:
-    """The plan for a model at a level. Pure: no weight is read.
+def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> Plan:
+    """Plan a model's file at a level: each tensor's type and place. No weight is read.
 
     Args:
-        model: the source.
-        level: a level's name, alias or file type number; ``auto`` (with ``from_checkpoint``) for the source's float,
-            and quantized blocks as they are.
-        book: which era's recipes, a key of ``recipes.BOOKS``.
-        pure, leave_output, output_type, embedding_type, tensor_types, fallback_type, no_fallback: see ``Wishes``.
-        allow_requantize: tensors that are quantized already may be quantized again; those of a checkpoint always may,
-            for there is no float file to start from.
-        importance: tensor name -> float32 [stacked matrices * width], or None.
-        moments: second moments of the inputs, to refine what importance is used for; or None.
-        extra_metadata: keys to add, such as the importance matrix's origin.
-        from_checkpoint: the source is a checkpoint, not a GGUF: vectors, norms and what else llama.cpp's converter
-            keeps whole become F32, and a float level keeps the source's order of tensors.
-        layout: places the tensors in the output's container; a ``functools.partial`` of GGUF's for a version or byte
-            order, or another format's.
-        chosen: types by tensor name, found for a budget; they come before the level's.
+        model: the source, as ``read_model`` and its like give it.
+        level: a level's name such as ``Q4_K_M``, an alias or its number; for a checkpoint also ``auto``, which keeps
+            quantized blocks as they are and gives everything else the checkpoint's own 16-bit type.
+        options: how to depart from the level's recipe, and the importance to quantize with.
 
     Raises:
-        PlanError: the level, a type or a pattern is unknown; a tensor would be requantized; importance is missing (the
-            full list), of the wrong length, negative or not finite; a width fits no type.
-    """
-    as_it_is = from_checkpoint and level.lower() == "auto"
-    if as_it_is:
-        level = guess_float_type(model).name
-    recipe = find_recipe(level, book)
-    wishes = Wishes(
-        pure, leave_output, output_type, embedding_type, tensor_types, fallback_type, no_fallback, chosen or {}
-    )
-    importance = importance or None
-    _check_values(importance or {})
-    choices = choose_types(model, recipe, wishes, importance is not None)
-    if from_checkpoint:
-        choices = _as_converter(model, recipe, choices, as_it_is)
-    choices = {t.name: choices.get(t.name, Choice(t.qtype, "kept")) for t in model.tensors}
-    weighed = _with_importance(model, choices, importance or {})
-    choices |= _lacking(model, recipe, choices, weighed, wishes)
-    _check_sources(model, choices, allow_requantize or from_checkpoint)
-    refined = _to_refine(model, choices, weighed, moments) if moments is not None else frozenset()
-    level = _level_of_most(model, choices, recipe.level) if as_it_is else recipe.level
+        PlanError: the level, a type or a pattern is unknown; a tensor would be quantized twice; importance has the
+            wrong length, is negative or is not finite; a width fits no type.
+        ImportanceMissing: tensors that need importance have none; names them all.
 
-    in_order = from_checkpoint and not recipe.default_type.is_quantized
+    Example:
+        >>> import numpy as np
+        >>> from quantmill import Model, PlanOptions, Role, Tensor, make_plan
+        >>> from quantmill.formats.qtypes import F16
+        >>> rows = np.zeros((256, 512), np.uint8)
+        >>> up = Tensor("blk.0.ffn_up.weight", Role.FFN_UP, 0, (256, 256), F16, lambda a, b: rows[a:b])
+        >>> model = Model("llama", {}, (up,), "example.gguf")
+        >>> plan = make_plan(model, "Q4_K_M", PlanOptions(tensor_types=[("ffn_up", "Q6_K")]))
+        >>> [(step.tensor.name, step.type.name, step.reason) for step in plan.steps]
+        [('blk.0.ffn_up.weight', 'Q6_K', '--tensor-type ffn_up')]
+        >>> plan.tensor_bytes, plan.bpw
+        (53760, 6.5625)
+    """
+    keep_blocks = model.from_checkpoint and level.lower() == "auto"
+    if keep_blocks:
+        level = guess_float_type(model).name
+    recipe = find_recipe(level, options.recipe_set)
+    importance = options.importance or {}
+    _check_values(importance)
+    choices = choose_types(model, recipe, options)
+    if model.from_checkpoint:
+        choices = _as_converter(model, recipe, choices, keep_blocks)
+    choices = {t.name: choices.get(t.name, Choice(t.qtype, "kept")) for t in model.tensors}
+    weighed = _with_importance(model, choices, importance)
+    choices |= _without_importance(model, recipe, choices, weighed, options)
+    _check_sources(model, choices, options.allow_requantize or model.from_checkpoint)
+    refined = _to_refine(model, choices, weighed, options.moments) if options.moments is not None else frozenset()
+    level = _level_of_most(model, choices, recipe.level) if keep_blocks else recipe.level
+
+    in_order = model.from_checkpoint and not recipe.default_type.is_quantized
     tensors = model.tensors if in_order else sorted(model.tensors, key=lambda t: visiting_order(t.name))
-    metadata = _metadata(model.metadata, level, extra_metadata or {}, in_place=in_order)
+    metadata = _metadata(model.metadata, level, options.extra_metadata, in_place=in_order)
     shape = (lambda t: t.shape) if in_order else (lambda t: ggml_shape(t.shape))
     infos = [TensorInfo(t.name, shape(t), choices[t.name].type) for t in tensors]
-    place = layout(metadata, infos)
+    place = options.layout(metadata, infos)
     steps = tuple(
         Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed, t.name in refined)
         for t, c, info, offset in zip(tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True)
@@ -187,10 +175,10 @@ def make_plan(
 
 
 def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice], keep_blocks: bool) -> dict[str, Choice]:
-    """Choices with the converter's conventions: what is not quantized is F32 or the float asked for.
+    """The choices by llama.cpp's converter's rules: what is not quantized becomes F32 or the requested float type.
 
     Args:
-        keep_blocks: tensors that are quantized stay so.
+        keep_blocks: keep the blocks of tensors that are quantized.
     """
     default = recipe.default_type
     converted = dict(choices)
@@ -208,26 +196,31 @@ def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice], keep
 
 
 def _level_of_most(model: Model, choices: Mapping[str, Choice], otherwise: str) -> str:
-    """The level a file of kept blocks goes by: that of the type most weights are in."""
+    """The level to name in a file of kept blocks: that of the type which most weights have."""
     weights: Counter[str] = Counter()
     for tensor in model.tensors:
         weights[choices[tensor.name].type.name] += tensor.n_weights
     name = weights.most_common(1)[0][0] if weights else otherwise
     level = {"MXFP4": "MXFP4_MOE"}.get(name, name)
-    return level if level in FILE_TYPES and name not in _FLOATS else otherwise
+    return level if level in FILE_TYPES and not BY_NAME[name].is_float else otherwise
 
 
 def _metadata(source: Metadata, level: str, extra: Metadata, in_place: bool) -> dict[str, Value]:
-    """The source's keys as they are; ours replace theirs and go to the end, as llama-quantize has it, or in place."""
-    ours = {
+    """The source's keys, and those of the new file.
+
+    Args:
+        in_place: replace keys where they are, as the converter does, instead of moving them to the end, as
+            llama-quantize does.
+    """
+    new = {
         GENERAL_QUANTIZATION_VERSION: Value(ValueType.UINT32, QUANTIZATION_VERSION),
         GENERAL_FILE_TYPE: Value(ValueType.UINT32, FILE_TYPES[level]),
         **extra,
     }
     kept = {key: value for key, value in source.items() if not key.startswith("split.")}
     if not in_place:
-        kept = {key: value for key, value in kept.items() if key not in ours}
-    return kept | ours
+        kept = {key: value for key, value in kept.items() if key not in new}
+    return kept | new
 
 
 def _check_values(importance: Importance) -> None:
@@ -240,7 +233,7 @@ def _check_values(importance: Importance) -> None:
 
 
 def _with_importance(model: Model, choices: dict[str, Choice], importance: Importance) -> frozenset[str]:
-    """The tensors whose importance is to be used. Raises ``PlanError`` for a vector of the wrong length."""
+    """The names of tensors to encode with importance. Raises ``PlanError`` if a vector has the wrong length."""
     names = set()
     for tensor in model.tensors:
         vector = importance.get(tensor.name)
@@ -249,7 +242,7 @@ def _with_importance(model: Model, choices: dict[str, Choice], importance: Impor
         expected = tensor.width * _matrices(tensor)
         if vector.size == expected:
             names.add(tensor.name)
-        elif part_of(tensor.name) is not Part.TOKEN_EMBD:  # theirs always counts tokens; llama-quantize skips it too
+        elif category_of(tensor.name) is not Category.TOKEN_EMBD:  # counts tokens; llama-quantize skips it
             raise PlanError(
                 f"its importance has {vector.size} values, its rows have {expected}",
                 where=tensor.name,
@@ -261,7 +254,7 @@ def _with_importance(model: Model, choices: dict[str, Choice], importance: Impor
 def _to_refine(
     model: Model, choices: Mapping[str, Choice], weighed: frozenset[str], moments: Moments
 ) -> frozenset[str]:
-    """The tensors whose second moments are to be used. Raises ``PlanError`` where they are another model's."""
+    """The names of tensors to refine. Raises ``PlanError`` if the second moments are of another model."""
     from .refine import REFINED
 
     names = set()
@@ -280,18 +273,18 @@ def _to_refine(
 
 
 def _matrices(tensor: Tensor) -> int:
-    """How many matrices are stacked in a tensor, each with importance of its own."""
+    """The number of matrices stacked in a tensor. Each has importance of its own."""
     return math.prod(tensor.shape[:-2])
 
 
-def _lacking(
-    model: Model, recipe: Recipe, choices: dict[str, Choice], weighed: frozenset[str], wishes: Wishes
+def _without_importance(
+    model: Model, recipe: Recipe, choices: dict[str, Choice], weighed: frozenset[str], options: PlanOptions
 ) -> dict[str, Choice]:
-    """Choices for the tensors that lack the importance their type needs: ``fallback_type``, or one error for all."""
+    """``fallback_type`` for the tensors without the importance that their type needs; raises if there is none."""
     lacking = [t for t in model.tensors if t.name not in weighed and _needs(t, choices[t.name].type, recipe)]
     if not lacking:
         return {}
-    if wishes.fallback_type is None:
+    if options.fallback_type is None:
         names = ", ".join(f"{t.name} ({choices[t.name].type})" for t in lacking)
         raise ImportanceMissing(
             f"{len(lacking)} tensors need importance and have none: {names}",
@@ -299,15 +292,17 @@ def _lacking(
             path=model.path,
             hint="--imatrix FILE, or --fallback-type TYPE for these alone",
         )
-    fallback = encodable(wishes.fallback_type)
+    fallback = encodable(options.fallback_type)
     found = {}
     for tensor in lacking:
         wanted = choices[tensor.name].type
         if _needs(tensor, fallback, recipe):
             raise PlanError(f"{fallback} needs importance itself", where=tensor.name, hint="--fallback-type Q4_K")
         if tensor.width % fallback.block_size:
-            problem = f"rows of {tensor.width} weights are no multiple of {fallback}'s block of {fallback.block_size}"
-            raise PlanError(problem, where=tensor.name, hint="another --fallback-type")
+            problem = (
+                f"rows of {tensor.width} weights are not a multiple of {fallback}'s block of {fallback.block_size}"
+            )
+            raise PlanError(problem, where=tensor.name, hint="choose another --fallback-type")
         found[tensor.name] = Choice(fallback, f"no importance for {wanted}", wanted)
     return found
 
@@ -324,11 +319,12 @@ def _check_sources(model: Model, choices: dict[str, Choice], allow_requantize: b
     for tensor in changed:
         if tensor.qtype.name not in ENCODABLE:
             raise PlanError(f"type {tensor.qtype} cannot be quantized", path=model.path, where=tensor.name)
-    again = [t for t in changed if t.qtype.is_quantized]
+    # Decoding to floats loses nothing; encoding a second time does.
+    again = [t for t in changed if t.qtype.is_quantized and choices[t.name].type.is_quantized]
     if again and not allow_requantize:
         raise PlanError(
             f"{len(again)} tensors are quantized already (the first as {again[0].qtype})",
             path=model.path,
             where=again[0].name,
-            hint="start from a float file, or --allow-requantize to lose quality twice",
+            hint="start from a float file; --allow-requantize quantizes them again, which loses more quality",
         )

@@ -1,4 +1,6 @@
-"""What a recipe is: a default type and an ordered list of overrides, and how one is applied to a tensor.
+"""A recipe: the default type of a level and an ordered list of overrides, and how it is applied to a tensor.
+
+A level, such as ``Q4_K_M``, is what llama.cpp calls an ftype: the name of a recipe, and a number in the file.
 
 A recipe is a pure function of facts about the model (``Traits``) and about one tensor (``Place``). llama.cpp keeps
 counters while it visits the tensors; here a counter's value is the tensor's rank, a fact like any other.
@@ -13,8 +15,8 @@ from enum import Enum
 from ..formats.qtypes import BY_NAME, QType
 
 
-class Part(Enum):
-    """The broad parts of a model that recipes tell apart (``tensor_category`` in llama-quant.cpp)."""
+class Category(Enum):
+    """The kinds of tensors that recipes distinguish (``tensor_category`` in llama-quant.cpp)."""
 
     OUTPUT = "output"  # with tied embeddings, the token embeddings too
     TOKEN_EMBD = "token embeddings"
@@ -30,45 +32,49 @@ class Part(Enum):
     OTHER = "other"
 
 
-VALUE_PARTS = (Part.ATTN_V, Part.ATTN_QKV, Part.ATTN_KV_B)  # they hold the values, and count as one sequence
-FFN_PARTS = (Part.FFN_UP, Part.FFN_GATE, Part.FFN_DOWN)
+VALUE_CATEGORIES = (
+    Category.ATTN_V,
+    Category.ATTN_QKV,
+    Category.ATTN_KV_B,
+)  # those with the value projection, counted as one sequence
+FFN_CATEGORIES = (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN)
 
-# The reference tells parts by name, so that the tensors of any architecture fall into one, also those without a role
-# here (ffn_down_shexp). First match wins.
-_EXACT_NAMES = {
-    "output.weight": Part.OUTPUT,
-    "token_embd.weight": Part.TOKEN_EMBD,
-    "per_layer_token_embd.weight": Part.TOKEN_EMBD,
+# llama.cpp finds the category by name, so that every tensor of any architecture has one, also those without a role
+# here (ffn_down_shexp). The first match wins.
+_CATEGORY_BY_NAME = {
+    "output.weight": Category.OUTPUT,
+    "token_embd.weight": Category.TOKEN_EMBD,
+    "per_layer_token_embd.weight": Category.TOKEN_EMBD,
 }
-_NAME_PARTS = (
-    ("attn_qkv.weight", Part.ATTN_QKV),
-    ("attn_kv_b.weight", Part.ATTN_KV_B),
-    ("attn_v.weight", Part.ATTN_V),
-    ("attn_k.weight", Part.ATTN_K),
-    ("attn_q.weight", Part.ATTN_Q),
-    ("attn_output.weight", Part.ATTN_OUTPUT),
-    ("ffn_up", Part.FFN_UP),
-    ("ffn_gate", Part.FFN_GATE),
-    ("ffn_down", Part.FFN_DOWN),
+_CATEGORY_BY_INFIX = (
+    ("attn_qkv.weight", Category.ATTN_QKV),
+    ("attn_kv_b.weight", Category.ATTN_KV_B),
+    ("attn_v.weight", Category.ATTN_V),
+    ("attn_k.weight", Category.ATTN_K),
+    ("attn_q.weight", Category.ATTN_Q),
+    ("attn_output.weight", Category.ATTN_OUTPUT),
+    ("ffn_up", Category.FFN_UP),
+    ("ffn_gate", Category.FFN_GATE),
+    ("ffn_down", Category.FFN_DOWN),
 )
 
 
-def part_of(name: str) -> Part:
-    """The part a tensor belongs to, by its GGUF name."""
-    if name in _EXACT_NAMES:
-        return _EXACT_NAMES[name]
-    return next((part for needle, part in _NAME_PARTS if needle in name), Part.OTHER)
+def category_of(name: str) -> Category:
+    """The category of a tensor, by its GGUF name."""
+    if name in _CATEGORY_BY_NAME:
+        return _CATEGORY_BY_NAME[name]
+    return next((category for infix, category in _CATEGORY_BY_INFIX if infix in name), Category.OTHER)
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What a recipe may ask about the model.
+    """The facts about a model that a recipe may depend on.
 
     Args:
         arch: GGUF's architecture name.
-        gqa: query heads per key/value head of the first layer, in integer division; 0 without kv heads.
-        n_expert: experts a layer, 0 for dense models.
-        big: one of the models llama.cpp calls 70B.
+        gqa: query heads per key/value head of the first layer, in integer division; 0 without key/value heads.
+        n_expert: experts in each layer; 0 for dense models.
+        big: whether it is one of the models that llama.cpp calls 70B.
         importance: whether an importance matrix is given.
     """
 
@@ -81,20 +87,20 @@ class Traits:
 
 @dataclass(frozen=True)
 class Place:
-    """What a recipe may ask about a tensor.
+    """The facts about a tensor that a recipe may depend on.
 
     Args:
         name: its GGUF name.
-        part: see ``Part``.
-        rank: how many tensors of its kind come before it, in llama.cpp's order of visits.
+        category: its kind.
+        rank: how many tensors of its kind come before it, in the order in which llama.cpp visits them.
         layer: its block's number, or None.
-        of: how many there are: value tensors for those, else the model's layers.
+        of: how many tensors of its kind there are: value tensors for those, else the number of layers.
         width: weights in a row.
-        stacked: a stack of matrices, such as experts.
+        stacked: whether it is a stack of matrices, such as those of experts.
     """
 
     name: str
-    part: Part
+    category: Category
     rank: int
     layer: int | None
     of: int
@@ -104,7 +110,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Layers:
-    """A condition on a tensor's place ``i`` among ``n``, in integer division."""
+    """A condition on which layer a tensor is in.
+
+    Args:
+        text: the condition in words.
+        test: ``test(i, n)`` says whether the ``i``-th of ``n`` tensors meets it; in integer division, as llama.cpp's.
+    """
 
     text: str
     test: Callable[[int, int], bool]
@@ -112,24 +123,24 @@ class Layers:
 
 @dataclass(frozen=True)
 class Override:
-    """Another type for some tensors. Every condition that is set must hold.
+    """A type other than the default for some tensors. Every condition that is set must hold.
 
     Args:
-        parts: the parts it speaks of; empty for all.
+        categories: the kinds of tensors it applies to; empty for all.
         type: the type's name.
-        layers: the layers it speaks of.
-        gqa: at least so many query heads per kv head.
-        experts: exactly so many experts; ``not_experts`` any other number, ``min_experts`` at least.
-        arch, not_arch: the architecture.
-        importance: whether an importance matrix must be given, or must not.
-        big: for the 70B models only.
-        misfit: for rows that are no multiple of the default type's block.
-        stacked: for stacked tensors only.
-        names: any of these in the tensor's name.
-        over: only instead of these types (in ``Recipe.lifts``).
+        layers: the layers it applies to.
+        gqa: the smallest number of query heads per key/value head.
+        experts: the number of experts; ``not_experts`` excludes a number, ``min_experts`` is the smallest.
+        arch: the architecture; ``not_arch`` excludes one.
+        importance: True if an importance matrix must be given, False if it must not.
+        big: whether it applies to the 70B models only.
+        misfit: whether it applies only to rows that are not a multiple of the default type's block.
+        stacked: whether it applies to stacked tensors only.
+        names: texts of which the tensor's name must contain one.
+        over: the types that it may replace (in ``Recipe.lifts`` only).
     """
 
-    parts: tuple[Part, ...]
+    categories: tuple[Category, ...]
     type: str
     layers: Layers | None = None
     gqa: int = 0
@@ -147,7 +158,7 @@ class Override:
 
     def applies(self, place: Place, traits: Traits, default: QType, by_rank: bool) -> bool:
         return (
-            (not self.parts or place.part in self.parts)
+            (not self.categories or place.category in self.categories)
             and (self.layers is None or self.layers.test(_position(place, traits, by_rank), place.of))
             and traits.gqa >= self.gqa
             and self.experts in (None, traits.n_expert)
@@ -164,8 +175,8 @@ class Override:
 
     @property
     def reason(self) -> str:
-        """Why, for ``--dry-run``: the conditions in words."""
-        words = ["/".join(part.value for part in self.parts) or "all"]
+        """The conditions in words, as ``--dry-run`` shows them."""
+        words = ["/".join(category.value for category in self.categories) or "all"]
         words += [self.layers.text] if self.layers else []
         words += [f"gqa >= {self.gqa}"] if self.gqa else []
         words += [f"{self.experts} experts"] if self.experts is not None else []
@@ -179,28 +190,28 @@ class Override:
 
 
 def _position(place: Place, traits: Traits, by_rank: bool) -> int:
-    """The ``i`` of a layer condition.
+    """The ``i`` that ``Layers.test`` is given.
 
-    Files of Mixtral's first days hold their experts in no order of layers, so with experts llama.cpp reads the layer
-    of ffn tensors from the name (``layer_info``); the recipes below 3 bits count all the same.
+    Early Mixtral files do not hold their experts in the order of layers, so with experts llama.cpp reads the layer of
+    ffn tensors from their name (``layer_info``); the recipes below 3 bits count tensors even then.
     """
-    if by_rank or place.part not in FFN_PARTS or traits.n_expert <= 1 or place.layer is None:
+    if by_rank or place.category not in FFN_CATEGORIES or traits.n_expert <= 1 or place.layer is None:
         return place.rank
     return place.layer
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A level: the default type, the overrides (first that applies wins), then the lifts (each that applies).
+    """The types of a level: the default, the overrides (the first that applies wins), then the lifts (all that apply).
 
     Args:
-        level: its name, e.g. ``Q4_K_M``.
-        default: the type's name.
+        level: the level's name, such as ``Q4_K_M``.
+        default: the default type's name.
         overrides: in order of precedence.
-        lifts: applied in order to the type found so far.
-        needs_importance: the types that make garbage without importance, in a file of this level; token embeddings
-            and output are exempt.
-        by_rank: ffn tensors are counted even with experts.
+        lifts: applied in order to the type that the overrides gave.
+        needs_importance: the types that are useless without importance in a file of this level, except for the token
+            embeddings and the output matrix.
+        by_rank: whether ffn tensors are counted even in models with experts.
     """
 
     level: str

@@ -1,6 +1,6 @@
-"""The recipes, as data, in books: the mixes changed over time and users hold files of each era.
+"""The recipes as data, in recipe sets: the mixes changed over time, and users hold files of each time.
 
-``current`` is ``llama_tensor_get_type_impl`` of llama-quant.cpp, its if-forest laid out by level; ``2023-12`` is what
+``current`` is ``llama_tensor_get_type_impl`` of llama-quant.cpp, its conditions laid out by level; ``2023-12`` is what
 GGUF files of late 2023 hold, ``ggml-v3`` the k-quant GGML files of mid 2023. The latter two reproduce the sizes
 published for files of their time.
 """
@@ -11,10 +11,10 @@ from difflib import get_close_matches
 
 from ..formats.errors import PlanError
 from ..formats.gguf.keys import FILE_TYPES, LEVEL_OF_FILE_TYPE
-from .recipe import VALUE_PARTS, Layers, Override, Part, Recipe
+from .recipe import VALUE_CATEGORIES, Category, Layers, Override, Recipe
 
-# Rows that are no multiple of a type's block take a type with a smaller one (``tensor_type_fallback``); where that
-# does not fit either, and for the 32-wide types, F16. For the types not here the reference gives up, and so do we.
+# Rows that are not a multiple of a type's block take a type with a smaller block (``tensor_type_fallback``); where that
+# does not fit either, and for the 32-wide types, F16. For types that are not listed llama.cpp and quantmill give up.
 WIDTH_FALLBACKS = {
     "IQ1_S": "IQ4_NL",
     "IQ1_M": "IQ4_NL",
@@ -34,7 +34,7 @@ WIDTH_FALLBACKS = {
     "Q6_K": "Q8_0",
 }
 
-# Garbage without importance (``tensor_requires_imatrix``).
+# Useless without importance (``tensor_requires_imatrix``).
 NEEDS_IMPORTANCE = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 # Types whose encoder refuses to run without it, also for the embeddings (ggml.c and the asserts in ggml-quants.c).
 REFUSES_WITHOUT = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"})
@@ -64,28 +64,29 @@ NEVER_IN_ARCH = {
 
 
 def first(nth: int) -> Layers:
-    """The first nth part of the layers."""
+    """The first of ``nth`` equal parts of the layers."""
     return Layers(f"first 1/{nth} of layers", lambda i, n: i < n // nth)
 
 
 def below(k: int) -> Layers:
+    """The first ``k`` layers."""
     return Layers(f"first {k} layers", lambda i, n: i < k)
 
 
-MORE = Layers(
+MORE_BITS = Layers(  # ``use_more_bits``
     "first and last 1/8 of layers and every third between",
     lambda i, n: i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2,
 )
 MIDDLE = Layers("middle 3/4 of layers", lambda i, n: n // 8 <= i < 7 * n // 8)
 
-_EMBD = (Part.TOKEN_EMBD,)
-_OUT = (Part.OUTPUT,)
-_V = VALUE_PARTS
-_K = (Part.ATTN_K,)
-_Q = (Part.ATTN_Q,)
-_O = (Part.ATTN_OUTPUT,)
-_DOWN = (Part.FFN_DOWN,)
-_UP_GATE = (Part.FFN_UP, Part.FFN_GATE)
+_EMBD = (Category.TOKEN_EMBD,)
+_OUT = (Category.OUTPUT,)
+_V = VALUE_CATEGORIES
+_K = (Category.ATTN_K,)
+_Q = (Category.ATTN_Q,)
+_O = (Category.ATTN_OUTPUT,)
+_DOWN = (Category.FFN_DOWN,)
+_UP_GATE = (Category.FFN_UP, Category.FFN_GATE)
 
 _GLM5 = Override((), "Q8_0", arch="glm5-next", names=("attn_q_a", "attn_q_b", "nextn.eh_proj"))
 # With 8 experts attention is a small part of the model, and cheap to keep.
@@ -100,7 +101,7 @@ def _output(type: str) -> tuple[Override, ...]:
 
 
 def _recipe(level: str, default: str, *rows: Override, embd: str | None = None, q2_k_needs: bool = False) -> Recipe:
-    """A recipe of the current book from 3 bits up: what all share, around the level's own rows."""
+    """A recipe of the current set from 3 bits up: what they have in common, around the level's own rows."""
     output = _output("Q8_0" if default == "Q8_0" else "Q6_K")
     embeddings = (Override(_EMBD, embd),) if embd else ()
     needs = NEEDS_IMPORTANCE | ({"Q2_K"} if q2_k_needs else set())
@@ -108,7 +109,13 @@ def _recipe(level: str, default: str, *rows: Override, embd: str | None = None, 
 
 
 def _low_recipe(level: str, default: str, value: str, embd: str, attn_output: str | None) -> Recipe:
-    """A recipe below 3 bits. ``value``: for values and the first ffn_down; ``attn_output``: None for the default."""
+    """A recipe of the current set below 3 bits.
+
+    Args:
+        value: the type of the value matrices and of the first ffn_down.
+        embd: the type of the token embeddings.
+        attn_output: the type of the attention's output matrix; None for the default.
+    """
     rows = (
         Override(_V, "Q4_K", gqa=4),
         Override(_V, "Q4_K", min_experts=4),
@@ -163,7 +170,7 @@ _CURRENT = (
         "Q3_K_M", "Q3_K",
         Override(_V, "Q5_K", layers=below(2)), Override(_V, "Q4_K"),
         Override(_DOWN, "Q5_K", layers=first(16)), Override(_DOWN, "Q4_K", not_arch="falcon"),
-        Override(_DOWN, "Q4_K", layers=MORE),
+        Override(_DOWN, "Q4_K", layers=MORE_BITS),
         *_EIGHT_OUTPUT, _attn_output("Q4_K"),
     ),
     _recipe(
@@ -178,13 +185,14 @@ _CURRENT = (
     ),
     _recipe(
         "Q4_K_M", "Q4_K",
-        Override(_V, "Q6_K", layers=MORE),
-        Override(_DOWN, "Q6_K", layers=MORE, not_arch="falcon"),
-        Override(_DOWN, "Q6_K", layers=first(16), arch="falcon"), Override(_DOWN, "Q5_K", layers=MORE, arch="falcon"),
+        Override(_V, "Q6_K", layers=MORE_BITS),
+        Override(_DOWN, "Q6_K", layers=MORE_BITS, not_arch="falcon"),
+        Override(_DOWN, "Q6_K", layers=first(16), arch="falcon"),
+        Override(_DOWN, "Q5_K", layers=MORE_BITS, arch="falcon"),
         *_EIGHT_OUTPUT,
     ),
     _recipe("Q5_K_S", "Q5_K"),
-    _recipe("Q5_K_M", "Q5_K", Override((*_V, *_DOWN), "Q6_K", layers=MORE)),
+    _recipe("Q5_K_M", "Q5_K", Override((*_V, *_DOWN), "Q6_K", layers=MORE_BITS)),
     _recipe("Q6_K", "Q6_K"),
     _low_recipe("IQ1_S", "IQ1_S", "Q2_K", "Q2_K", "IQ2_XXS"),
     _low_recipe("IQ1_M", "IQ1_M", "Q2_K", "Q2_K", "IQ2_XXS"),
@@ -211,7 +219,8 @@ _CURRENT = (
     _recipe("IQ3_S", "IQ3_S", Override(_V, "Q4_K", gqa=4), *_EIGHT_OUTPUT),
     _recipe(
         "IQ3_M", "IQ3_S",
-        Override(_V, "Q4_K"), Override(_DOWN, "Q4_K", layers=first(8)), Override(_DOWN, "Q4_K", layers=MORE, experts=8),
+        Override(_V, "Q4_K"), Override(_DOWN, "Q4_K", layers=first(8)),
+        Override(_DOWN, "Q4_K", layers=MORE_BITS, experts=8),
         *_EIGHT_OUTPUT, _attn_output("Q4_K"),
     ),
     *(
@@ -241,7 +250,7 @@ _Q2_K_OF_2023 = Recipe(
     ),
     _LIFTS,
 )
-# What came later than its book: the file types from 19 on (``llama_ftype``).
+# The file types from 19 on came later (``llama_ftype``).
 _OF_2023 = tuple(recipe for recipe in _CURRENT if FILE_TYPES[recipe.level] < 19 and recipe.level != "Q2_K")
 _2023_12 = (_Q2_K_OF_2023, *_OF_2023)
 
@@ -259,28 +268,37 @@ _GGML_V3 = (
     _ggml("Q3_K_M", "Q3_K", Override((*_V, *_DOWN, *_O), "Q4_K")),
     _ggml("Q3_K_L", "Q3_K", Override((*_V, *_DOWN, *_O), "Q5_K")),
     _ggml("Q4_K_S", "Q4_K"),
-    _ggml("Q4_K_M", "Q4_K", Override((*_V, *_DOWN), "Q6_K", layers=MORE)),
+    _ggml("Q4_K_M", "Q4_K", Override((*_V, *_DOWN), "Q6_K", layers=MORE_BITS)),
     _ggml("Q5_K_S", "Q5_K"),
-    _ggml("Q5_K_M", "Q5_K", Override((*_V, *_DOWN), "Q6_K", layers=MORE)),
+    _ggml("Q5_K_M", "Q5_K", Override((*_V, *_DOWN), "Q6_K", layers=MORE_BITS)),
 )
 
-BOOKS: dict[str, dict[str, Recipe]] = {
-    book: {recipe.level: recipe for recipe in recipes}
-    for book, recipes in (("current", _CURRENT), ("2023-12", _2023_12), ("ggml-v3", _GGML_V3))
+RECIPE_SETS: dict[str, dict[str, Recipe]] = {
+    name: {recipe.level: recipe for recipe in recipes}
+    for name, recipes in (("current", _CURRENT), ("2023-12", _2023_12), ("ggml-v3", _GGML_V3))
 }
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-LEVELS = tuple(BOOKS["current"])
+LEVELS = tuple(RECIPE_SETS["current"])
 
 
-def find_recipe(level: str, book: str = "current") -> Recipe:
-    """The recipe of a level by its name in any case, an alias, or its number in ``general.file_type``.
+def find_recipe(level: str, recipe_set: str = "current") -> Recipe:
+    """Find the recipe of a level.
+
+    Args:
+        level: its name in any case, an alias, or its number in ``general.file_type``.
+        recipe_set: a key of ``RECIPE_SETS``.
 
     Raises:
-        PlanError: no such book or level; names the nearest.
+        PlanError: there is no such recipe set, or no such level in it; names the nearest level.
+
+    Example:
+        >>> from quantmill.quantize.recipes import find_recipe
+        >>> find_recipe("q4_k").level, find_recipe("15").level
+        ('Q4_K_M', 'Q4_K_M')
     """
-    recipes = BOOKS.get(book)
+    recipes = RECIPE_SETS.get(recipe_set)
     if recipes is None:
-        raise PlanError(f"unknown book {book!r}", hint=f"one of {', '.join(BOOKS)}")
+        raise PlanError(f"unknown recipe set {recipe_set!r}", hint=f"one of {', '.join(RECIPE_SETS)}")
     name = level.upper()
     if name.isascii() and name.isdigit():
         name = LEVEL_OF_FILE_TYPE.get(int(name), name)
@@ -289,4 +307,5 @@ def find_recipe(level: str, book: str = "current") -> Recipe:
         return recipes[name]
     near = get_close_matches(name, [*recipes, *ALIASES], n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(recipes)}"
-    raise PlanError(f"unknown level {level!r}" + (f" in book {book}" if book != "current" else ""), hint=hint)
+    place = "" if recipe_set == "current" else f" in recipe set {recipe_set}"
+    raise PlanError(f"unknown level {level!r}{place}", hint=hint)

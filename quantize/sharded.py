@@ -1,4 +1,4 @@
-"""A plan whose output is split as its source is."""
+"""Splitting a plan's output into shards as its source is split."""
 
 from __future__ import annotations
 
@@ -12,19 +12,28 @@ from .plan import MakeLayout, Plan
 
 
 def split_as_source(plan: Plan, prefix: str | Path, layout: MakeLayout) -> tuple[tuple[Path, Plan], ...]:
-    """One plan a shard, each tensor in the shard it came from, in the source's order: as llama-quantize --keep-split.
+    """Make one plan for each shard, as llama-quantize --keep-split does.
+
+    Each tensor stays in the shard that it came from, in the source's order.
 
     Args:
-        plan: of a model that was read from shards.
-        prefix: the shards are ``prefix-00001-of-0000N.gguf``.
-        layout: as ``make_plan`` was given.
+        plan: the plan of a model that was read from shards.
+        prefix: what the shards' names begin with: ``prefix-00001-of-0000N.gguf``.
+        layout: the layout that ``plan`` was made with.
+
+    Returns:
+        (path, plan) of each shard.
 
     Raises:
-        PlanError: the source is one file.
+        PlanError: the source is a single file.
     """
     shards = plan.source.shards
     if not shards:
-        raise PlanError("is one file, no shards to keep", path=plan.source.path, hint="quantmill split makes shards")
+        raise PlanError(
+            "is a single file: there are no shards to keep",
+            path=plan.source.path,
+            hint="leave out --keep-split, and split the output with quantmill split",
+        )
     steps = {step.tensor.name: step for step in plan.steps}
     plans = []
     start = 0

@@ -25,7 +25,7 @@ from quantmill.formats.ir import Bytes, Model, Tensor
 from quantmill.quantize.chunks import Job, chunks_of, tasks_of
 from quantmill.quantize.distribute import SECONDS, _Pieces, _Remote
 from quantmill.quantize.execute import execute
-from quantmill.quantize.plan import make_plan
+from quantmill.quantize.plan import PlanOptions, make_plan
 from quantmill.tools.library.ray_pool import RayPool, connected
 
 Read = Callable[[Tensor, int, int], Bytes]
@@ -112,7 +112,7 @@ def made(model: Model, path: Path, **options: Any) -> str:
     """The digest of the file, quantized with importance: vectors that workers read from shared memory."""
     rng = np.random.default_rng(0)
     vectors = {t.name: rng.random(t.width).astype(np.float32) for t in model if len(t.shape) > 1}
-    plan = make_plan(model, "IQ3_XXS", importance=vectors, from_checkpoint=True)
+    plan = make_plan(model, "IQ3_XXS", PlanOptions(importance=vectors))
     execute(plan, path, importance=vectors, chunk_weights=4096, **options)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -205,7 +205,7 @@ def test_a_source_that_is_another_there(checkpoint: Path, tmp_path: Path) -> Non
 
 def test_pieces_take_seconds(checkpoint: Path) -> None:
     """Every chunk once and in order, whatever the pieces; pieces grow to the seconds wanted, and shrink to the end."""
-    job = Job(make_plan(read_hf(checkpoint), "IQ4_XS", from_checkpoint=True), Path("o"))
+    job = Job(make_plan(read_hf(checkpoint), "IQ4_XS"), Path("o"))
     tasks = tasks_of([job])
     chunks = list(chunks_of(tasks, 512))
     pool = RayPool(n_workers=2, threads=1)
@@ -339,7 +339,7 @@ def test_refused(
     checkpoint: Path, tmp_path: Path, cli: Callable[..., tuple[int, str]], words: list[str], problem: str
 ) -> None:
     f16 = tmp_path / "f16.gguf"
-    execute(make_plan(read_hf(checkpoint), "F16", from_checkpoint=True), f16)
+    execute(make_plan(read_hf(checkpoint), "F16"), f16)
     names = {"f16": f16, "out": tmp_path / "o.gguf", "folder": tmp_path / "folder"}
     code, told = cli(*(word.format(**names) for word in words))
     assert (code, told.count("\n")) == (2, 1)

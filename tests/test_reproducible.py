@@ -25,7 +25,7 @@ from oracles.tiny import save_tiny_llama
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.imatrix_file import read_imatrix
 from quantmill.quantize.execute import Job, execute, execute_all
-from quantmill.quantize.plan import make_plan
+from quantmill.quantize.plan import PlanOptions, make_plan
 from quantmill.tools.main import load_command
 
 LEVELS = ("Q4_K_M", "IQ2_XS", "Q8_0")  # a mix of searched types, one of lattices, one without a search
@@ -45,7 +45,7 @@ class Source:
         """As the command plans it."""
         imatrix = read_imatrix(self.imatrix)
         vectors, origin = imatrix.vectors(), imatrix.provenance(self.imatrix)
-        return make_plan(read_gguf(self.file), level, importance=vectors, extra_metadata=origin), vectors
+        return make_plan(read_gguf(self.file), level, PlanOptions(importance=vectors, extra_metadata=origin)), vectors
 
 
 def run(*words: object) -> None:

@@ -100,7 +100,7 @@ def command(
         _to_checkpoint(model, dst, outtype, options)
     else:
         with _calibrated(src, dst, text, options):
-            _to_file(model, dst, outtype, options, from_checkpoint=source == "hf", container=target)
+            _to_file(model, dst, outtype, options, container=target)
 
 
 @contextmanager
@@ -149,18 +149,16 @@ def _adapter(src: Path, dst: Path, base: Path | None, outtype: str, options: dic
         click.echo(f"{dst}: an adapter of {len(model.tensors) // 2} weights of a {model.arch}")
 
 
-def _to_file(
-    model: Model, dst: Path, outtype: str, options: dict[str, Any], from_checkpoint: bool, container: str
-) -> None:
+def _to_file(model: Model, dst: Path, outtype: str, options: dict[str, Any], container: str) -> None:
     from .library.planned import carry_out, plan_from, print_plan, tell_client
 
-    if outtype == "auto" and container == "ggml" and from_checkpoint:
+    if outtype == "auto" and container == "ggml" and model.from_checkpoint:
         outtype = "F16"  # the one 16-bit type that GGML has
-    if outtype == "auto" and not from_checkpoint:
+    if outtype == "auto" and not model.from_checkpoint:
         _rewrite(model, dst, options, container)
         metadata = model.metadata
     else:
-        plan, importance = plan_from(model, outtype, options, from_checkpoint=from_checkpoint, container=container)
+        plan, importance = plan_from(model, outtype, options, container=container)
         if options["dry_run"]:
             print_plan(plan, options["as_json"])
         else:

@@ -309,15 +309,13 @@ def _predict(runner: Runner, collector: Collector | None, options: Mapping[str, 
 
 def _preflight(runner: Runner, level: str) -> None:
     """Which tensors the level needs importance for, and whether this run gives it."""
-    import numpy as np
-
-    from ..quantize.plan import make_plan
+    from ..quantize.estimate.levels import uniform_importance
+    from ..quantize.plan import PlanOptions, make_plan
     from ..quantize.recipes import REFUSES_WITHOUT, find_recipe
 
     model = runner.weights.model
     recipe = find_recipe(level)
-    ones = {t.name: np.ones(t.width * int(np.prod(t.shape[:-2])), np.float32) for t in model if len(t.shape) > 1}
-    plan = make_plan(model, recipe.level, importance=ones)
+    plan = make_plan(model, recipe.level, PlanOptions(importance=uniform_importance(model)))
     needed = recipe.needs_importance | REFUSES_WITHOUT
     need = [step for step in plan.steps if step.type.name in needed]
     use = [step for step in plan.steps if step.uses_importance]

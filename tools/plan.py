@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..formats.errors import PlanError
-from .terminal.options import BOOKS, budget_options
+from .terminal.options import budget_options, recipe_set_option
 from .terminal.units import Size, in_gb
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _NOT_ADVISED = frozenset({"F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0
     show_default=True,
     help="What is to be written.",
 )
-@click.option("--book", type=click.Choice(BOOKS), help="Which era's mixes.  [default: current; ggml-v3 for ggml]")
+@recipe_set_option
 @click.option(
     "--imatrix",
     type=click.Path(path_type=Path),
@@ -69,23 +69,23 @@ def command(model: Path, levels: tuple[str, ...], container: str, **options: Any
             raise click.UsageError("--target-size and --target-bpw choose the types of a GGUF file, whatever the level")
         plan_target(model, options)
         return
-    source, from_checkpoint = read_any(model)
+    source = read_any(model)
     assumed = _assumes_vocabulary(model, source)
     if assumed:
         from ..formats.hf.shapes import with_vocabulary
 
         source = with_vocabulary(source)
-    book = str(options["book"] or ("ggml-v3" if container == "ggml" else "current"))
+    recipe_set = str(options["recipe_set"] or ("ggml-v3" if container == "ggml" else "current"))
     if container == "gptq":
-        book = ""
-    rows = find_sizes(source, levels, container, book, options["imatrix"], from_checkpoint)
+        recipe_set = ""
+    rows = find_sizes(source, levels, container, recipe_set, options["imatrix"])
     memory = {row.level: _memory(source, row, options["ctx"]) for row in rows}
     fits = None if options["fits"] is None else best_fit(rows, memory, options["fits"], bool(levels), source)
     if options["as_json"]:
-        click.echo(json.dumps(_as_json(model, source, container, book, options, rows, memory, fits, assumed)))
+        click.echo(json.dumps(_as_json(model, source, container, recipe_set, options, rows, memory, fits, assumed)))
         return
     if not options["quiet"]:
-        _print_heading(model, source, container, book)
+        _print_heading(model, source, container, recipe_set)
     if fits is None:
         _print_table(rows, memory, options["ctx"])
     else:
@@ -94,17 +94,16 @@ def command(model: Path, levels: tuple[str, ...], container: str, **options: Any
         _print_notes(rows if fits is None else [fits], assumed)
 
 
-def read_any(path: Path) -> tuple[Model, bool]:
-    """A model of any kind for planning, and whether it is a checkpoint. Weights need not be there."""
-    from .library.models import read_model, source_kind
+def read_any(path: Path) -> Model:
+    """A model of any kind for planning. Weights need not be there."""
+    from .library.models import read_model
 
     bare = path.suffix == ".json" and path.is_file()
     if bare or (path.is_dir() and (path / "config.json").is_file() and not _has_weights(path)):
         from ..formats.hf.shapes import read_shapes
 
-        return read_shapes(path if bare else path / "config.json"), True
-    kind = source_kind(path)
-    return read_model(path, kind=kind), kind == "hf"
+        return read_shapes(path if bare else path / "config.json")
+    return read_model(path)
 
 
 def _has_weights(folder: Path) -> bool:
@@ -119,7 +118,7 @@ def _assumes_vocabulary(path: Path, model: Model) -> bool:
 
 
 def find_sizes(
-    model: Model, levels: Sequence[str], container: str, book: str, imatrix: Path | None, from_checkpoint: bool
+    model: Model, levels: Sequence[str], container: str, recipe_set: str, imatrix: Path | None
 ) -> list[LevelSize]:
     """The size at each level, by container; see ``size_levels`` and ``size_variants``."""
     from ..quantize.estimate.levels import size_levels
@@ -128,6 +127,9 @@ def find_sizes(
         from ..quantize.estimate.packed import VARIANTS, parse_variant, size_variants
 
         return size_variants(model, [parse_variant(level) for level in levels] or VARIANTS)
+    from ..formats.gguf.writer import layout as gguf_layout
+    from ..quantize.plan import PlanOptions
+
     importance, origin = None, None
     make_layout: MakeLayout | None = None
     if imatrix is not None:
@@ -139,10 +141,10 @@ def find_sizes(
         from ..formats.ggml.writer import layout, untied
 
         model, make_layout = untied(model), layout
-    return size_levels(
-        model, levels, book=book, importance=importance, extra_metadata=origin, from_checkpoint=from_checkpoint,
-        make_layout=make_layout,
-    )  # fmt: skip
+    options = PlanOptions(
+        recipe_set=recipe_set, importance=importance, extra_metadata=origin or {}, layout=make_layout or gguf_layout
+    )
+    return size_levels(model, levels, options)
 
 
 def _memory(model: Model, row: LevelSize, ctx: int) -> int:
@@ -172,7 +174,7 @@ def best_fit(
 
 
 def _as_json(
-    path: Path, model: Model, container: str, book: str, options: dict[str, Any], rows: Sequence[LevelSize],
+    path: Path, model: Model, container: str, recipe_set: str, options: dict[str, Any], rows: Sequence[LevelSize],
     memory: dict[str, int], fits: LevelSize | None, assumed: bool,
 ) -> dict[str, Any]:  # fmt: skip
     levels = [
@@ -191,7 +193,12 @@ def _as_json(
         for row in rows
         if not row.problem
     ]
-    facts: dict[str, Any] = {"model": str(path), "architecture": model.arch, "format": container, "book": book or None}
+    facts: dict[str, Any] = {
+        "model": str(path),
+        "architecture": model.arch,
+        "format": container,
+        "recipe_set": recipe_set or None,
+    }
     facts |= {"weights": sum(t.n_weights for t in model.tensors), "ctx": options["ctx"], "levels": levels}
     facts["impossible"] = {row.level: row.problem for row in rows if row.problem}
     facts["vocabulary_assumed"] = assumed
@@ -200,10 +207,12 @@ def _as_json(
     return facts
 
 
-def _print_heading(path: Path, model: Model, container: str, book: str) -> None:
+def _print_heading(path: Path, model: Model, container: str, recipe_set: str) -> None:
     n = sum(tensor.n_weights for tensor in model.tensors)
     count = f"{n / 1e9:.2f} billion" if n >= 1e9 else f"{n / 1e6:.2f} million"
-    click.echo(f"{path}: {model.arch}, {count} weights; as {container}{f', book {book}' if book else ''}")
+    click.echo(
+        f"{path}: {model.arch}, {count} weights; as {container}{f', recipe set {recipe_set}' if recipe_set else ''}"
+    )
 
 
 def _print_table(rows: Sequence[LevelSize], memory: dict[str, int], ctx: int) -> None:

@@ -60,7 +60,7 @@ def command(model: Path, arguments: tuple[str, ...], container: str | None, keep
     from ..formats.gguf.reader import read_gguf
     from ..quantize.recipes import find_recipe
     from .library.budgeted import has_target, quantize_to_target
-    from .library.planned import book_for, carry_out, plan_from, print_plan, tell_client
+    from .library.planned import carry_out, plan_from, print_plan, recipe_set_for, tell_client
 
     if has_target(options):
         out, options["threads"] = _without_level(arguments, options["threads"])
@@ -75,7 +75,7 @@ def command(model: Path, arguments: tuple[str, ...], container: str | None, keep
     container = container or ("ggml" if out is not None and out.suffix == ".bin" else "gguf")
     if keep_split and container == "ggml":
         raise click.UsageError("--keep-split: a GGML file has no shards")
-    recipe = find_recipe(level, book_for(container, options))
+    recipe = find_recipe(level, recipe_set_for(container, options))
     path = out or output_name(model, recipe.level, container)
     plan, importance = plan_from(read_gguf(model), recipe.level, options, container=container)
     if options["dry_run"]:

@@ -12,7 +12,7 @@ import click
 from ..formats.errors import PlanError
 from ..formats.storage.interrupts import when_cut_off
 from ..formats.storage.output import explained
-from .terminal.options import BOOKS, cluster_options
+from .terminal.options import RECIPE_SETS, RecipeSetOption, cluster_options
 
 if TYPE_CHECKING:
     from ..quantize.plan import Plan
@@ -39,7 +39,16 @@ if TYPE_CHECKING:
 @click.option("--name", help="What the files' names begin with.  [default: the model's name]")
 @click.option("--base-model", metavar="ID", help="The original's repository, for the card.")
 @click.option("--quantized-by", metavar="NAME", help="You, for the card.")
-@click.option("--book", type=click.Choice(BOOKS), default="current", show_default=True, help="Which era's mixes.")
+@click.option(
+    "--recipe-set",
+    "--book",
+    "recipe_set",
+    cls=RecipeSetOption,
+    type=click.Choice(RECIPE_SETS),
+    default="current",
+    show_default=True,
+    help="The recipes of which time.",
+)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: one for each CPU.")
 @click.option("--restart", is_flag=True, help="Begin anew, whatever is in OUT_DIR of a release.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
@@ -59,7 +68,7 @@ def command(model: Path, folder: Path, **options: Any) -> None:
 
     if options["imatrix"] == "none" and options["text"] is not None:
         raise PlanError("a text is of no use without importance", where="--file", hint="leave it out")
-    options["plan"] = {"book": options["book"]}
+    options["plan"] = {"recipe_set": options["recipe_set"]}
     levels = chosen_levels(options["levels"], options["imatrix"] != "none")
     work = Work(model, folder, options)
     with explained(folder), when_cut_off(work.cut_off):
@@ -75,7 +84,7 @@ def _release(work: Work, levels: Sequence[str]) -> None:
     _ = work.source  # a model that cannot be read leaves no folder behind
     if options["imatrix"] != "auto":
         work.plans(levels)  # nor does a level that cannot be made
-    settings = ("imatrix", "text", "n_ctx", "chunks", "evaluate", "evaluation_text", "book", "name")
+    settings = ("imatrix", "text", "n_ctx", "chunks", "evaluate", "evaluation_text", "recipe_set", "name")
     key = {"model": [list(entry) for entry in identity(work.model)], "levels": list(levels)}
     work.open(key | {name: _plain(options[name]) for name in settings})
     work.make_imatrix()
@@ -137,7 +146,7 @@ def _manifest(work: Work, files: Sequence[File]) -> dict[str, Any]:
         "format": FORMAT,
         "versions": versions(),
         "source": {"name": work.model.resolve().name, "files": work.done["source"]},
-        "options": {"book": work.options["book"]},
+        "options": {"recipe_set": work.options["recipe_set"]},
         "imatrix": None,
         "files": {file.name: work.done["files"][file.name] for file in files},
     }
@@ -200,7 +209,7 @@ def _base_model(work: Work, card: Mapping[str, Any]) -> str:
 
 def _provenance(work: Work, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = manifest["versions"]
-    lines = [("Program", f"quantmill {found['quantmill']}, mixes of the book `{work.options['book']}`")]
+    lines = [("Program", f"quantmill {found['quantmill']}, recipe set `{work.options['recipe_set']}`")]
     imatrix = manifest["imatrix"]
     if imatrix is None:
         lines.append(("Importance matrix", "none"))

@@ -99,18 +99,19 @@ def _make(
 ) -> dict[str, str]:  # fmt: skip
     """Each file's checksum, made one at a time, so that the disk needs room for one."""
     from ..quantize.execute import execute
-    from .library.models import read_model, source_kind
+    from .library.models import read_model
     from .library.planned import plan_from, progress_bar
     from .library.releasing.manifest import sha256
 
-    source, from_checkpoint = read_model(model), source_kind(model) == "hf"
-    wishes = {"book": content["options"].get("book"), "imatrix": imatrix}
+    source = read_model(model)
+    used = content["options"]
+    wishes = {"recipe_set": used.get("recipe_set", used.get("book")), "imatrix": imatrix}
     if imatrix is not None:
         wishes["imatrix_name"] = content["imatrix"]["file"]  # whatever it is called here
     found = {}
     with TemporaryDirectory(prefix=".reproduce-", dir=work) as folder:
         for name, about in files.items():
-            plan, importance = plan_from(source, about["level"], wishes, from_checkpoint=from_checkpoint)
+            plan, importance = plan_from(source, about["level"], wishes)
             path = Path(folder) / name
             with progress_bar(plan.source_bytes, name, options["quiet"]) as progress:
                 execute(plan, path, threads=options["threads"], importance=importance, progress=progress)

@@ -98,7 +98,7 @@ def assemble(
     metadata |= _vocabulary(tokenizer)
     metadata |= _private(arch, cls.text_of or name, config, metadata, tensors, kept, path)
     metadata |= generation_residue(generation, metadata)
-    return Model(arch.gguf, metadata, tensors, folder)
+    return Model(arch.gguf, metadata, tensors, folder, from_checkpoint=True)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Which type each tensor takes so that a file of a given size loses least.
+"""Choosing types so that a file of a given size loses least.
 
-The loss of a choice is the sum over tensors of ``importance-weighted error x sensitivity``, to second order the KL
-divergence it costs (``imatrix/sensitivity.py``). Sizes and losses add up, so this is a knapsack, solved by dynamic
-programming over the bytes.
+The loss of a choice is the sum over tensors of ``importance-weighted error x sensitivity``, which is the KL divergence
+to second order (``imatrix/sensitivity.py``). Sizes and losses add up, so this is a knapsack problem, which dynamic
+programming over the bytes solves.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ from ...formats.errors import PlanError
 from ...formats.qtypes import QType
 from ...formats.storage.output import human_bytes
 
-_STATES = 1 << 16  # steps the budget is counted in; what rounding up to them leaves over is spent afterwards
+_STATES = 1 << 16  # steps in which bytes are counted; the bytes that rounding leaves over are spent afterwards
 
 
 @dataclass(frozen=True)
 class Option:
-    """A type a tensor could take: the bytes it takes in the file, padding included, and the loss it costs."""
+    """A type that a tensor could have.
+
+    Args:
+        type: the type.
+        nbytes: bytes of the tensor in the file, including padding.
+        loss: in nats per token.
+    """
 
     type: QType
     nbytes: int
@@ -30,28 +36,29 @@ class Option:
 
 
 def allocate(tensors: Sequence[Sequence[Option]], limit: int) -> list[Option]:
-    """One option for each tensor: the least sum of losses within ``limit`` bytes.
+    """Pick one option for each tensor, so that the sum of losses is least within ``limit`` bytes.
 
-    Exact but for the step the bytes are counted in, and that is spent greedily. The same input gives the same choice.
+    This is exact but for the step in which bytes are counted; the bytes left over are spent greedily. The same input
+    gives the same choice.
 
     Args:
         tensors: each tensor's options.
-        limit: bytes for all.
+        limit: bytes for all tensors together.
 
     Raises:
-        PlanError: even the smallest take more.
+        PlanError: even the smallest options take more.
     """
     rows = [_frontier(options) for options in tensors]
     least = sum(options[0].nbytes for options in rows)
     if least > limit:
-        raise PlanError(f"the smallest choice takes {human_bytes(least)}, {human_bytes(limit)} are given")
+        raise PlanError(f"the smallest choice takes {human_bytes(least)}, more than {human_bytes(limit)}")
     picked = _dynamic(rows, limit)
     _spend(rows, picked, limit)
     return [options[i] for options, i in zip(rows, picked, strict=True)]
 
 
 def _frontier(options: Sequence[Option]) -> list[Option]:
-    """Those worth having: by size, each with less loss than all smaller ones."""
+    """The options sorted by size, without those that lose as much as a smaller one."""
     kept: list[Option] = []
     for option in sorted(options, key=lambda o: (o.nbytes, o.loss)):
         if not kept or option.loss < kept[-1].loss:
@@ -60,7 +67,7 @@ def _frontier(options: Sequence[Option]) -> list[Option]:
 
 
 def _dynamic(rows: Sequence[Sequence[Option]], limit: int) -> list[int]:
-    """The best option's index for each tensor, with sizes rounded up to steps. Every tensor can take its smallest."""
+    """The index of the best option of each tensor, with sizes rounded up to steps."""
     spare = limit - sum(options[0].nbytes for options in rows)
     step = max(1, spare // _STATES)
     n = spare // step + 1
@@ -88,7 +95,7 @@ def _dynamic(rows: Sequence[Sequence[Option]], limit: int) -> list[int]:
 
 
 def _spend(rows: Sequence[Sequence[Option]], picked: list[int], limit: int) -> None:
-    """What is left of the budget goes to the upgrades that save most a byte, one after the other."""
+    """Spend the bytes that are left, one after the other, on the upgrade that saves most loss per byte."""
     left = limit - sum(options[i].nbytes for options, i in zip(rows, picked, strict=True))
     while True:
         found = [

@@ -1,9 +1,9 @@
-"""What each type costs each tensor: its error on a sample of rows, weighted by importance and by sensitivity."""
+"""The loss of each type for each tensor: its error on a sample of rows, weighted by importance and by sensitivity."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,24 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...formats.ir import Model, Tensor
+from ...formats.progress import Progress, StepDone
 from ...formats.qtypes import BF16, BY_NAME, F16, F32, QType
 from ..decode import as_float
 from ..kernels import kernel_for
-from ..recipe import Part, part_of
+from ..recipe import Category, category_of
 from ..recipes import NEEDS_IMPORTANCE
 from ..refine import REFINED
 
 if TYPE_CHECKING:
     from ..refine.refiner import Refiner
 
-SAMPLE = 1 << 17  # weights of each tensor that are tried; more changes no choice on the models this was tested with
+SAMPLE = 1 << 17  # weights tried of each tensor; more changed no choice for the models this was tested with
 _LEAST_ROWS = 16
-# A text says little of embeddings: each row acts wherever its token is, and in another text (tables, say, full of
-# spaces) other tokens are everywhere. Tried on the 8 M Llama: without this, choices near 5 bits lost there to Q4_K_M.
+# A text says little about embeddings: each row matters wherever its token occurs, and other texts (such as tables full
+# of spaces) have other frequent tokens. Without this factor, choices near 5 bits did worse than Q4_K_M on such texts
+# with a Llama of 8 million weights.
 _EMBEDDING_CAUTION = 4.0
-_UNSEEN = 1e-3  # of the others' mean: the sensitivity of an expert to which no token was sent, which is not 0
+_UNSEEN = 1e-3  # of the mean over all experts: the sensitivity of an expert that no token was sent to, which is not 0
 
-# What a budget may be spent on, from small to large. Where rows are no multiple of 256, the types with blocks of 32.
+# The types to choose from, from small to large; NARROW for rows that are not a multiple of 256.
 WIDE = tuple(
     BY_NAME[name]
     for name in (
@@ -42,42 +44,52 @@ NARROW = tuple(BY_NAME[name] for name in ("IQ4_NL", "Q4_0", "Q4_1", "Q5_0", "Q5_
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How many nats a token the model's predictions move for an error in one tensor.
+    """How much an error in one tensor changes the model's predictions.
 
     Args:
-        scales: float64 [n_matrices], for each unit of sum_rj columns_j e_rj^2 with columns that have a mean of 1.
-        columns: float64 [width], the columns' importance where no importance matrix has it, or None for all alike.
+        scales: float64 [n_matrices], the KL divergence in nats per token for each unit of sum_rj columns_j e_rj^2, with
+            columns that have a mean of 1.
+        columns: float64 [width], the columns' importance, used if there is no importance matrix; None if all are alike.
     """
 
     scales: NDArray[np.float64]
     columns: NDArray[np.float64] | None = None
 
 
-# Without a run: nats a token that a tensor would cost if its error were as large as itself, if that stayed linear; the
-# geometric means over the layers of SmolLM2-135M and a Llama of 8 million weights by ``imatrix/sensitivity.py``.
+# For models that are not run: nats per token that a tensor costs if its error is as large as the tensor itself, if the
+# loss is linear in the squared error. These are geometric means over the layers of SmolLM2-135M and a Llama of
+# 8 million weights, measured with ``imatrix/sensitivity.py``.
 _TYPICAL = {
-    Part.ATTN_Q: 0.011, Part.ATTN_K: 0.012, Part.ATTN_V: 0.07, Part.ATTN_QKV: 0.05, Part.ATTN_OUTPUT: 0.028,
-    Part.FFN_GATE: 0.053, Part.FFN_UP: 0.052, Part.FFN_DOWN: 0.088, Part.TOKEN_EMBD: 0.25, Part.OUTPUT: 2.8,
-}  # fmt: skip
+    Category.ATTN_Q: 0.011,
+    Category.ATTN_K: 0.012,
+    Category.ATTN_V: 0.07,
+    Category.ATTN_QKV: 0.05,
+    Category.ATTN_OUTPUT: 0.028,
+    Category.FFN_GATE: 0.053,
+    Category.FFN_UP: 0.052,
+    Category.FFN_DOWN: 0.088,
+    Category.TOKEN_EMBD: 0.25,
+    Category.OUTPUT: 2.8,
+}
 _TYPICAL_OTHER = 0.05
 
 
 def typical_sensitivity(tensor: Tensor, power: float, tied: bool = False) -> Sensitivity:
-    """What to assume of a tensor (and alike of each of its stacked matrices) where no model could be run.
+    """The sensitivity to assume for a tensor, the same for each of its matrices, if the model was not run.
 
     Args:
         power: the mean square of its weights.
-        tied: the model has no output matrix but its embeddings.
+        tied: whether the embeddings are the model's output matrix, too.
     """
-    part = part_of(tensor.name)
-    cost = _TYPICAL.get(Part.OUTPUT if tied and part is Part.TOKEN_EMBD else part, _TYPICAL_OTHER)
+    category = category_of(tensor.name)
+    cost = _TYPICAL.get(Category.OUTPUT if tied and category is Category.TOKEN_EMBD else category, _TYPICAL_OTHER)
     n_matrices = tensor.n_weights // _matrix_weights(tensor)
     return Sensitivity(np.full(n_matrices, cost / max(power * tensor.n_weights, 1e-30)))
 
 
 def candidates(tensor: Tensor, has_importance: bool) -> tuple[QType, ...]:
-    """The types a tensor may take: those that fit its rows and do not need importance it lacks; at last its own float
-    type."""
+    """The types to choose from for a tensor: those that fit its rows and need no importance that it lacks, from small
+    to large, then its own float type (F16 if that is F32)."""
     types = WIDE if tensor.width % 256 == 0 else NARROW
     fitting = [t for t in types if tensor.width % t.block_size == 0]
     whole = tensor.qtype if tensor.qtype in (F16, BF16) else F16
@@ -93,18 +105,25 @@ def losses(
     refiner: Refiner | None = None,
     threads: int = 1,
     sample: int = SAMPLE,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, list[float]]:
-    """The loss, in nats a token, of each type that ``wanted`` names for a tensor, in its order.
+    """Measure the loss of types for tensors, in nats per token.
 
-    The rows tried are spread evenly, the same in every run; the figures do not depend on the threads.
+    A sample of rows, spread evenly, is encoded and decoded. The same rows are taken in every run, and the result does
+    not depend on the number of threads.
 
     Args:
         model: the source; quantized tensors are decoded.
-        importance: as the encoders will be given it.
-        refiner: for what will be refined.
-        sensitivity: by tensor; ``typical_sensitivity`` for those it lacks.
-        progress: told (tensors done, of all).
+        wanted: the types to try, by tensor name.
+        importance: the importance vectors that the encoders will be given, by tensor name.
+        sensitivity: the sensitivities by tensor name; ``typical_sensitivity`` is assumed for tensors it lacks.
+        refiner: refines the tensors that have second moments, or None.
+        threads: how many tensors to work on at a time.
+        sample: about how many weights of each tensor to try.
+        progress: called with a ``StepDone`` for each tensor.
+
+    Returns:
+        by tensor name, the losses in the order of ``wanted``.
     """
     tensors = [tensor for tensor in as_float(model).tensors if tensor.name in wanted]
     tied = all(tensor.name != "output.weight" for tensor in model.tensors)
@@ -118,7 +137,7 @@ def losses(
         if progress is not None:
             with lock:
                 done += 1
-                progress(done, len(tensors))
+                progress(StepDone("types tried on tensors", done, len(tensors)))
         return found
 
     with ThreadPoolExecutor(threads) as pool:
@@ -140,7 +159,7 @@ def _losses(
     if sensitivity is None or sensitivity.scales.size not in (1, n_matrices):
         power = float(np.mean([np.square(rows, dtype=np.float64).mean() for _, rows in weights]))
         sensitivity = typical_sensitivity(tensor, power, tied)
-    elif part_of(tensor.name) is Part.TOKEN_EMBD and not tied:
+    elif category_of(tensor.name) is Category.TOKEN_EMBD and not tied:
         sensitivity = replace(sensitivity, scales=sensitivity.scales * _EMBEDDING_CAUTION)
     scales = np.broadcast_to(sensitivity.scales, n_matrices)
     unseen = float(scales.mean()) * _UNSEEN
@@ -162,7 +181,7 @@ def _matrix_weights(tensor: Tensor) -> int:
 
 
 def _columns(own: NDArray[np.float32] | None, measured: NDArray[np.float64] | None, width: int) -> NDArray[np.float64]:
-    """The importance of columns with a mean of 1."""
+    """The importance of columns, scaled to a mean of 1."""
     columns = measured if own is None else own.astype(np.float64)
     if columns is None or columns.size != width or columns.mean() <= 0:
         return np.ones(width)
@@ -171,7 +190,7 @@ def _columns(own: NDArray[np.float32] | None, measured: NDArray[np.float64] | No
 
 
 def _sampled(tensor: Tensor, n_rows: int, n_matrices: int, sample: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(matrix, float32 [rows, width]) of some matrices of the stack and of some rows in each, spread evenly."""
+    """Yield (index of a matrix, float32 [rows, width]): a sample of the stacked matrices and of the rows in each."""
     wanted = max(_LEAST_ROWS, sample // tensor.width)
     n = min(n_matrices, max(1, wanted // _LEAST_ROWS))
     each = min(n_rows, max(_LEAST_ROWS, wanted // n))
@@ -187,7 +206,7 @@ def _sampled(tensor: Tensor, n_rows: int, n_matrices: int, sample: int) -> Itera
 def _squared_error(
     rows: NDArray[np.float32], type: QType, importance: NDArray[np.float32] | None
 ) -> NDArray[np.float64]:
-    """float64 [rows, width]: what encoding and decoding does to them."""
+    """The squared error of encoding and decoding rows, float64 [rows, width]."""
     kernel = kernel_for(type)
     encoded = np.empty((len(rows), type.row_bytes(rows.shape[1])), np.uint8)
     kernel.encode(rows.view(np.uint8), F32, importance if kernel.uses_importance else None, encoded)

@@ -1,41 +1,43 @@
-"""A plan for a file of a given size: every tensor's type chosen, the file never larger, and hardly smaller."""
+"""The plan of a file for a target size: each tensor's type is chosen so that the file loses least within the size."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError
 from ...formats.gguf.writer import align
 from ...formats.ir import Model, Tensor
+from ...formats.progress import Progress
 from ...formats.qtypes import F16, QType
 from ...formats.storage.output import human_bytes
-from ..choose import Wishes, choose_types
-from ..plan import Importance, Plan
-from ..recipes import LEVELS, find_recipe
+from ..choose import choose_types
+from ..plan import Importance, Plan, PlanOptions, make_plan
+from ..recipes import RECIPE_SETS, find_recipe
 from .knapsack import Option, allocate
 from .losses import SAMPLE, Sensitivity, candidates, losses
 
 if TYPE_CHECKING:
     from ..refine.refiner import Refiner
 
-_BASE = "Q8_0"  # the level everything is planned at first: its file has the header and the kept tensors of any other
+_BASE = "Q8_0"  # the level that is planned first; files of all levels have its header and its kept tensors
+_NO_OPTIONS = PlanOptions()
 
-# Two ways to give a budget, from a base plan to the bytes of the file.
-Limit = Callable[[Plan], int]
+Limit = Callable[[Plan], int]  # from the base level's plan to the most bytes that the file may have
 
 
 @dataclass(frozen=True)
-class Budgeted:
-    """A plan and what is expected of it.
+class BudgetedPlan:
+    """A plan for a target size, and the loss to expect.
 
     Args:
-        limit: bytes the file may have.
-        loss: nats a token, the sum of the choices' losses; a KL divergence, to second order.
-        losses: by tensor name and type, all that were measured.
+        plan: the plan.
+        limit: the most bytes that the file may have.
+        loss: the sum of the chosen types' losses in nats per token; to second order, the KL divergence.
+        losses: all losses that were measured, by tensor name and type.
     """
 
     plan: Plan
@@ -45,68 +47,68 @@ class Budgeted:
 
 
 def of_size(nbytes: int) -> Limit:
-    """A budget for the whole file."""
+    """A limit for the whole file, in bytes."""
     return lambda base: nbytes
 
 
 def of_bpw(bpw: float) -> Limit:
-    """A budget for the tensors, in bits per weight; header and padding come on top."""
+    """A limit for the tensors in bits per weight; the header and padding are not counted."""
     return lambda base: base.size - base.tensor_bytes + int(bpw * base.n_weights / 8)
 
 
-def budget_plan(
+def make_budgeted_plan(
     model: Model,
     limit: Limit,
-    plan: partial[Plan],
+    options: PlanOptions = _NO_OPTIONS,
     *,
-    wishes: Wishes | None = None,
-    importance: Importance | None = None,
     refiner: Refiner | None = None,
     sensitivity: Callable[[], Mapping[str, Sensitivity]] = dict,
     threads: int = 1,
     sample: int = SAMPLE,
-    progress: Callable[[int, int], object] | None = None,
-) -> Budgeted:
-    """The plan that loses least within the limit.
+    progress: Progress | None = None,
+) -> BudgetedPlan:
+    """Plan the file that loses least within a limit.
 
     Args:
-        model: the source.
-        limit: ``of_size`` or ``of_bpw``.
-        plan: ``make_plan`` with everything but the level and the choice.
-        wishes: those ``plan`` was given; what they ask for is not touched.
-        refiner: for what will be refined.
-        sample: weights of each tensor that are tried.
-        sensitivity: gives it by tensor name, asked only once the limit is known to be possible; what is typical of a
-            tensor's part where there is none.
+        model: the source, a float file or a checkpoint.
+        limit: ``of_size(nbytes)`` or ``of_bpw(bits)``.
+        options: as ``make_plan`` takes them. Types that they ask for are kept.
+        refiner: refines the tensors that have second moments, or None.
+        sensitivity: gives the sensitivities by tensor name. It is called once the limit is known to be possible, for it
+            may take long. ``typical_sensitivity`` is assumed for tensors that it lacks.
+        threads: how many tensors to try types on at a time.
+        sample: about how many weights of each tensor to try.
+        progress: called with a ``StepDone`` for each tensor that types were tried on.
 
     Raises:
-        PlanError: the limit is smaller than the smallest possible file, or larger than one of 16-bit floats.
+        PlanError: the limit is smaller than the smallest possible file, or larger than one of 16-bit floats; the source
+            is quantized; see also ``make_plan``.
     """
-    wishes = wishes or Wishes()
-    base = plan(_BASE)
+    base = make_plan(model, _BASE, options)
     nbytes = limit(base)
-    first = choose_types(model, find_recipe(_BASE), wishes, importance is not None)
-    open_ = [t for t in model.tensors if t.name in first and not first[t.name].reason.startswith("--")]
-    _check_sources(model, open_)
-    types = {t.name: candidates(t, _has_importance(t, importance)) for t in open_}
+    first = choose_types(model, find_recipe(_BASE, options.recipe_set), options)
+    free = [t for t in model.tensors if t.name in first and not first[t.name].reason.startswith("--")]
+    _check_sources(model, free)
+    types = {t.name: candidates(t, _has_importance(t, options.importance)) for t in free}
     padded = partial(_padded, alignment=base.layout.alignment)
-    fixed = base.size - sum(padded(t, first[t.name].type) for t in open_)
-    _check_range(nbytes, fixed, [[padded(t, type) for type in types[t.name]] for t in open_])
+    fixed = base.size - sum(padded(t, first[t.name].type) for t in free)
+    _check_range(nbytes, fixed, [[padded(t, type) for type in types[t.name]] for t in free])
     measured = losses(
-        model, types, importance or {}, sensitivity(),
+        model, types, options.importance or {}, sensitivity(),
         refiner=refiner, threads=threads, sample=sample, progress=progress,
     )  # fmt: skip
-    by_type = {t.name: dict(zip(types[t.name], measured[t.name], strict=True)) for t in open_}
-    options = [[Option(type, padded(t, type), loss) for type, loss in by_type[t.name].items()] for t in open_]
-    picked = allocate(options, nbytes - fixed)
-    chosen = {t.name: option.type for t, option in zip(open_, picked, strict=True)}
-    found = plan(_nearest_level(open_, chosen), chosen=chosen)
+    by_type = {t.name: dict(zip(types[t.name], measured[t.name], strict=True)) for t in free}
+    rows = [[Option(type, padded(t, type), loss) for type, loss in by_type[t.name].items()] for t in free]
+    picked = allocate(rows, nbytes - fixed)
+    chosen = {t.name: option.type for t, option in zip(free, picked, strict=True)}
+    level = _nearest_level(free, chosen, RECIPE_SETS[options.recipe_set])
+    found = make_plan(model, level, replace(options, chosen_types=chosen))
     assert found.size <= nbytes, (found.size, nbytes)
-    return Budgeted(found, nbytes, sum(option.loss for option in picked), by_type)
+    return BudgetedPlan(found, nbytes, sum(option.loss for option in picked), by_type)
 
 
-def expected_loss(budgeted: Budgeted, plan: Plan) -> float | None:
-    """The loss of another plan, by the same figures; None where it takes a type that was not measured."""
+def expected_loss(budgeted: BudgetedPlan, plan: Plan) -> float | None:
+    """The loss of another plan by the same measurements; None if it has a type that was not measured."""
     total = 0.0
     for step in plan.steps:
         by_type = budgeted.losses.get(step.tensor.name)
@@ -118,7 +120,7 @@ def expected_loss(budgeted: Budgeted, plan: Plan) -> float | None:
 
 
 def _has_importance(tensor: Tensor, importance: Importance | None) -> bool:
-    """Whether the plan will use importance for it."""
+    """Whether the plan will use importance for the tensor."""
     vector = (importance or {}).get(tensor.name)
     stacked = tensor.n_weights // (tensor.shape[-2] * tensor.width)
     return vector is not None and vector.size == tensor.width * stacked
@@ -132,7 +134,7 @@ def _check_sources(model: Model, tensors: list[Tensor]) -> None:
     again = [t for t in tensors if t.qtype.is_quantized]
     if again:
         problem = f"{len(again)} tensors are quantized already (the first as {again[0].qtype})"
-        hint = "a budget is shared out from a float file"
+        hint = "start from a float file to choose types for a size"
         raise PlanError(problem, path=model.path, where=again[0].name, hint=hint)
 
 
@@ -140,18 +142,18 @@ def _check_range(nbytes: int, fixed: int, sizes: list[list[int]]) -> None:
     least, most = (fixed + sum(map(of, sizes)) for of in (min, max))
     if nbytes < least:
         problem = f"{human_bytes(nbytes)} ({nbytes} bytes) are too little: the smallest possible file has {least} bytes"
-        raise PlanError(problem, hint=f"{human_bytes(least)}; with --imatrix smaller types are possible")
+        raise PlanError(problem, hint=f"give {human_bytes(least)} or more; with --imatrix smaller types are possible")
     if nbytes > most:
         problem = f"{human_bytes(nbytes)} are more than the model has: {most} bytes in 16-bit floats"
         raise PlanError(problem, hint="convert it to F16 instead")
 
 
-def _nearest_level(tensors: list[Tensor], chosen: Mapping[str, QType]) -> str:
-    """The level to note in the file: that of the type which most weights have."""
+def _nearest_level(tensors: list[Tensor], chosen: Mapping[str, QType], levels: Container[str]) -> str:
+    """The level to name in the file: that of the type which most weights have."""
     weights: Counter[str] = Counter()
     for tensor in tensors:
         weights[chosen[tensor.name].name] += tensor.n_weights
     weights.pop(F16.name, None)
     weights.pop("BF16", None)
     main = max(weights, key=lambda name: (weights[name], name), default=_BASE)
-    return next(level for level in (f"{main}_M", main, _BASE) if level in LEVELS)
+    return next(level for level in (f"{main}_M", main, _BASE) if level in levels)

@@ -1,40 +1,40 @@
-"""What a model's file will weigh at every level, to the byte, from shapes alone."""
+"""The exact size of a model's file at each level, from shapes alone."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 
-from ...formats.errors import PlanError
+from ...formats.errors import ImportanceMissing, PlanError
 from ...formats.gguf.keys import GENERAL_ALIGNMENT
 from ...formats.gguf.wire import DEFAULT_ALIGNMENT, encode_value
 from ...formats.gguf.writer import layout as gguf_layout
 from ...formats.ir import Metadata, Model, Value, ValueType
-from ..plan import Importance, MakeLayout, Plan, make_plan
-from ..recipes import BOOKS, find_recipe
+from ..plan import Importance, Plan, PlanOptions, make_plan
+from ..recipes import RECIPE_SETS, find_recipe
 
 CARD_RAM = 2_500_000_000  # bytes that published model cards add to a file's size for their "max RAM"
-_LARGE = 4096  # bytes of a metadata value from which encoding it 35 times over is worth avoiding
+_LARGE = 4096  # bytes of a metadata value; larger values would take long to encode for each of 35 levels
+_NO_OPTIONS = PlanOptions()
 
 
 @dataclass(frozen=True)
 class LevelSize:
-    """A file that could be written.
+    """The size of a model's file at one level.
 
     Args:
-        level: its name.
-        nbytes: the file's size.
+        level: the level's name.
+        nbytes: the file's size in bytes.
         bpw: bits per weight over all tensors.
-        types: how many tensors of each type.
-        fallbacks: ``wanted -> taken``: how many tensors take another type because their width does not fit.
-        fallback_bytes: what that costs.
-        needs_importance: it cannot be made without an importance matrix, and none was given. The size then lacks the
-            keys that name one, some 200 bytes.
-        problem: why there can be no such file; then all numbers are 0.
+        types: the number of tensors of each type.
+        fallbacks: the number of tensors whose width does not fit the recipe's type, by ``wanted -> taken``.
+        fallback_bytes: how many bytes the fallbacks add.
+        needs_importance: whether the file needs an importance matrix, and none was given. The size then lacks the keys
+            that name one, about 200 bytes.
+        problem: why there can be no such file, or empty; if there is none, all numbers are 0.
     """
 
     level: str
@@ -48,54 +48,42 @@ class LevelSize:
 
     @property
     def max_ram(self) -> int:
-        """As the published cards have it: the file and 2.5 GB."""
+        """The file's size and 2.5 GB, which is the "max RAM" of published model cards."""
         return self.nbytes + CARD_RAM
 
 
-def size_levels(
-    model: Model,
-    levels: Sequence[str] = (),
-    *,
-    book: str = "current",
-    importance: Importance | None = None,
-    extra_metadata: Metadata | None = None,
-    from_checkpoint: bool = False,
-    make_layout: MakeLayout | None = None,
-) -> list[LevelSize]:
-    """The size of each level. No weight is read.
+def size_levels(model: Model, levels: Sequence[str] = (), options: PlanOptions = _NO_OPTIONS) -> list[LevelSize]:
+    """Calculate the size of a model's file at each level. No weight is read.
 
     Args:
         model: a file's, a checkpoint's or a bare config's.
-        levels: names, aliases or numbers; none for the whole book.
-        book, importance, extra_metadata, from_checkpoint: see ``make_plan``.
-        make_layout: of another container than GGUF; it then sees the metadata whole.
+        levels: names, aliases or numbers; none for all levels of the recipe set.
+        options: as ``make_plan`` takes them; tensors that are quantized already may be quantized again.
 
     Raises:
-        PlanError: an unknown book or level.
+        PlanError: the recipe set or a level is unknown.
     """
-    if not levels and book not in BOOKS:
-        find_recipe("F16", book)  # raises, naming the books
-    names = [find_recipe(level, book).level for level in levels] or list(BOOKS[book])
+    if not levels and options.recipe_set not in RECIPE_SETS:
+        find_recipe("F16", options.recipe_set)  # raises, naming the recipe sets
+    names = [find_recipe(level, options.recipe_set).level for level in levels] or list(RECIPE_SETS[options.recipe_set])
     saved = 0
-    if make_layout is None:
+    if options.layout is gguf_layout:
         model, saved = without_bulk(model)
-        make_layout = partial(gguf_layout, version=2)
-    plan = partial(
-        make_plan, model, book=book, extra_metadata=extra_metadata, allow_requantize=True,
-        from_checkpoint=from_checkpoint, layout=make_layout,
-    )  # fmt: skip
-    return [_size(plan, level, importance, saved) for level in dict.fromkeys(names)]
+    options = replace(options, allow_requantize=True)
+    return [_size(model, level, options, saved) for level in dict.fromkeys(names)]
 
 
-def _size(plan: partial[Plan], level: str, importance: Importance | None, saved: int) -> LevelSize:
+def _size(model: Model, level: str, options: PlanOptions, saved: int) -> LevelSize:
     try:
-        return _described(plan(level, importance=importance), saved)
-    except PlanError as error:
-        if importance is not None or "importance" not in error.problem:
+        return _described(make_plan(model, level, options), saved)
+    except ImportanceMissing as error:
+        if options.importance:
             return LevelSize(level, problem=error.problem)
+    except PlanError as error:
+        return LevelSize(level, problem=error.problem)
     try:
-        model: Model = plan.args[0]
-        return replace(_described(plan(level, importance=pretended(model)), saved), needs_importance=True)
+        pretended = replace(options, importance=uniform_importance(model))
+        return replace(_described(make_plan(model, level, pretended), saved), needs_importance=True)
     except PlanError as error:
         return LevelSize(level, problem=error.problem)
 
@@ -113,8 +101,8 @@ def _described(plan: Plan, saved: int) -> LevelSize:
     )
 
 
-def pretended(model: Model) -> Importance:
-    """Importance for every matrix, all ones and no memory, to plan with before there is an importance matrix."""
+def uniform_importance(model: Model) -> Importance:
+    """Importance of ones for every matrix, to plan with before there is an importance matrix. It takes no memory."""
     one = np.float32(1)
     return {
         t.name: np.broadcast_to(one, (t.n_weights // max(1, t.shape[-2]),)) for t in model.tensors if len(t.shape) > 1
@@ -122,11 +110,15 @@ def pretended(model: Model) -> Importance:
 
 
 def without_bulk(model: Model) -> tuple[Model, int]:
-    """The model with its vocabulary and other large values replaced by short ones, and the bytes that saves in a
-    header: a whole number of alignments, so that everything after them moves by just as much."""
+    """Replace a model's vocabulary and other large metadata values by short ones.
+
+    Returns:
+        the model, and the bytes that this saves in a header: a multiple of the alignment, so that everything after
+        the header moves by as much.
+    """
     alignment = int(model.get(GENERAL_ALIGNMENT, DEFAULT_ALIGNMENT))
     if alignment <= 0 or alignment & (alignment - 1):
-        return model, 0  # the layout refuses it, with its words
+        return model, 0  # the layout refuses it
     metadata: dict[str, Value] = {}
     saved = 0
     for key, value, size in _sized(model.metadata):
@@ -146,5 +138,5 @@ def _sized(metadata: Metadata) -> Iterator[tuple[str, Value, int]]:
 
 
 def published_gb(nbytes: int) -> float:
-    """As model cards print it: units of 1e9 bytes, two decimals."""
+    """A size as model cards print it: in units of 1e9 bytes, with two decimals."""
     return round(nbytes / 1e9, 2)

@@ -1,7 +1,7 @@
-"""How much memory llama.cpp takes to run a file: its weights, the key/value cache, the buffers of a batch.
+"""The memory that llama.cpp needs to run a file: its weights, the key/value cache and the buffers of a batch.
 
-Checked against what llama.cpp prints as it loads SmolLM2 and a smaller Llama on the CPU: the cache to the byte, the
-buffers within 1 %. What the program itself takes is not counted.
+The figures agree with what llama.cpp prints when it loads SmolLM2 and a smaller Llama on the CPU: the cache to the
+byte, the buffers within 1 %. The memory of the program itself is not counted.
 """
 
 from __future__ import annotations
@@ -14,23 +14,30 @@ from ...formats.errors import FormatError
 from ...formats.ir import Model
 
 BATCH = 512  # tokens computed at a time, llama.cpp's n_ubatch
-_CELL = 256  # the context is rounded up to so many cells
+_CELL = 256  # the context is rounded up to a multiple of this
 _KV_BYTES = 2  # F16, llama.cpp's default
 _F32 = 4
 
 
 def run_memory(model: Model, nbytes: int, ctx: int) -> int:
-    """Bytes to run a file of ``nbytes`` at a context of ``ctx`` tokens, with flash attention (llama.cpp's choice where
-    it can): no matrix of attention scores is held. Sliding windows are counted as the whole context."""
+    """The memory to run a file, in bytes.
+
+    Flash attention is assumed, which llama.cpp uses wherever it can, so no matrix of attention scores is counted. A
+    sliding window is counted as the whole context.
+
+    Args:
+        nbytes: the file's size.
+        ctx: the context in tokens.
+    """
     return nbytes + kv_cache(model, ctx) + buffers(model, ctx)
 
 
 def kv_cache(model: Model, ctx: int) -> int:
-    """Bytes of the keys and values of all layers, in F16."""
+    """The size of the keys and values of all layers in F16, in bytes."""
     heads = _per_layer(model, "attention.head_count")
     kv = _per_layer(model, "attention.head_count_kv", heads)
     width = model.number("embedding_length") // max(1, int(heads.max(initial=0)))
-    if rank := model.number("attention.kv_lora_rank"):  # latent attention: one vector a token holds both
+    if rank := model.number("attention.kv_lora_rank"):  # latent attention: one vector per token holds both
         each = np.full(model.n_layers, rank + model.number("rope.dimension_count"))
     else:
         both = sum(model.number(f"attention.{side}_length", width) for side in ("key", "value"))
@@ -39,7 +46,7 @@ def kv_cache(model: Model, ctx: int) -> int:
 
 
 def buffers(model: Model, ctx: int) -> int:
-    """Bytes of what a batch needs at its widest: the logits, or the feed-forward's and the attention mask (F16)."""
+    """The most that a batch needs at a time, in bytes: the logits, or the feed-forward and the attention mask (F16)."""
     width = model.number("embedding_length")
     vocabulary = next((t.shape[0] for t in model.tensors if t.name == "token_embd.weight"), 0)
     ff = int(_per_layer(model, "feed_forward_length").max(initial=0))
@@ -52,7 +59,7 @@ def _cells(ctx: int) -> int:
 
 
 def _per_layer(model: Model, suffix: str, default: Any = 0) -> np.ndarray[Any, Any]:
-    """A hyper-parameter as int64 [layers], whether it is given once or once a layer."""
+    """A hyper-parameter as int64 [layers]; it may be given once for all layers, or once for each."""
     found = model.numbers(suffix, default)
     if found.size not in (1, model.n_layers):
         problem = f"{found.size} numbers for {model.n_layers} layers"

@@ -1,4 +1,4 @@
-"""What a GPTQ checkpoint will weigh, from shapes alone.
+"""The size of a GPTQ checkpoint, from shapes alone.
 
 Every linear layer of the blocks becomes qweight, qzeros, scales, g_idx and a bias of zeros (AutoGPTQ wrote one even for
 Llama, and the sizes published in its day include it); embeddings, norms and output matrix stay in 16 bits.
@@ -7,10 +7,12 @@ Llama, and the sizes published in its day include it); embeddings, norms and out
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...formats.errors import PlanError
 from ...formats.ir import Model, Tensor
@@ -21,17 +23,28 @@ BITS = (2, 3, 4, 8)
 GROUPS = (32, 64, 128, -1)
 _BYTES = {"I32": 4, "F16": 2}
 
-Part = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
+
+class PackedTensor(NamedTuple):
+    """A tensor of the checkpoint to be; ``dtype`` as safetensors names it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return _BYTES[self.dtype] * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to quantize.
+    """The settings of a GPTQ checkpoint.
 
     Args:
         bits: 2, 3, 4 or 8.
-        group_size: inputs that share a scale; -1 for all of a row.
-        desc_act: columns in order of their activations. It moves numbers, not sizes.
+        group_size: the number of inputs that share a scale; -1 for whole rows.
+        desc_act: whether columns are quantized in the order of their activations. It has no influence on sizes.
     """
 
     bits: int
@@ -40,11 +53,11 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As the branches of published models are called: ``4bit-128g-actorder_True``."""
+        """The name that branches of published models have, such as ``4bit-128g-actorder_True``."""
         return f"{self.bits}bit-{'-1' if self.group_size < 0 else self.group_size}g-actorder_{self.desc_act}"
 
 
-# What a published set holds.
+# The variants of a published set.
 VARIANTS = (
     Variant(4, 128, False),
     Variant(4, 32, True),
@@ -59,10 +72,10 @@ _NAME = re.compile(r"(?:gptq-)?(\d+)-?bit(?:-{1,2}(\d+)g)?(?:-actorder_(true|fal
 
 
 def parse_variant(text: str) -> Variant:
-    """``4bit-128g``, ``8bit--1g-actorder_True``, ``gptq-4bit-32g-actorder_False``...
+    """Parse a name such as ``4bit-128g``, ``8bit--1g-actorder_True`` or ``gptq-4bit-32g-actorder_False``.
 
     Raises:
-        PlanError: not of that form, or bits or a group size that GPTQ does not have.
+        PlanError: the name has another form, or a number of bits or a group size that GPTQ does not have.
     """
     match = _NAME.fullmatch(text)
     hint = "such as 4bit-128g or 8bit--1g-actorder_True"
@@ -75,22 +88,22 @@ def parse_variant(text: str) -> Variant:
 
 
 def size_variants(model: Model, variants: Sequence[Variant] = VARIANTS) -> list[LevelSize]:
-    """The size of one safetensors file of each variant, header included."""
+    """Calculate the size of the safetensors file of each variant, including its header."""
     return [_size(model, variant) for variant in variants]
 
 
 def _size(model: Model, variant: Variant) -> LevelSize:
-    parts: list[Part] = []
+    packed: list[PackedTensor] = []
     kinds: Counter[str] = Counter()
     for tensor in model.tensors:
         linear = tensor.layer is not None and len(tensor.shape) > 1 and may_quantize(tensor, model.arch)
         if linear and (problem := _misfit(tensor, variant)):
             return LevelSize(variant.name, problem=problem)
         kinds[f"GPTQ {variant.bits} bit" if linear else "F16"] += 1
-        parts += _packed(tensor, variant) if linear else [(tensor.name, "F16", tensor.shape)]
-    data = sum(_nbytes(dtype, shape) for _, dtype, shape in parts)
+        packed += _packed(tensor, variant) if linear else [PackedTensor(tensor.name, "F16", tensor.shape)]
+    data = sum(one.nbytes for one in packed)
     n_weights = sum(tensor.n_weights for tensor in model.tensors)
-    return LevelSize(variant.name, 8 + _header(parts) + data, data * 8 / max(1, n_weights), dict(kinds))
+    return LevelSize(variant.name, 8 + _header(packed) + data, data * 8 / max(1, n_weights), dict(kinds))
 
 
 def _misfit(tensor: Tensor, variant: Variant) -> str:
@@ -99,31 +112,24 @@ def _misfit(tensor: Tensor, variant: Variant) -> str:
     return ""
 
 
-def _packed(tensor: Tensor, variant: Variant) -> Iterator[Part]:
-    """The tensors that take the place of a weight [out, in], or of each of a stack of them."""
+def _packed(tensor: Tensor, variant: Variant) -> Iterator[PackedTensor]:
+    """The tensors that replace a weight [out, in], or each weight of a stack."""
     *stack, n, k = tensor.shape
     groups = k // variant.group_size if variant.group_size > 0 else 1
     base = tensor.name.removesuffix(".weight")
     for i in range(stack[0] if stack else 1):
         name = f"{base}.{i}" if stack else base
-        yield f"{name}.qweight", "I32", (k * variant.bits // 32, n)
-        yield f"{name}.qzeros", "I32", (groups, n * variant.bits // 32)
-        yield f"{name}.scales", "F16", (groups, n)
-        yield f"{name}.g_idx", "I32", (k,)
-        yield f"{name}.bias", "F16", (n,)
+        yield PackedTensor(f"{name}.qweight", "I32", (k * variant.bits // 32, n))
+        yield PackedTensor(f"{name}.qzeros", "I32", (groups, n * variant.bits // 32))
+        yield PackedTensor(f"{name}.scales", "F16", (groups, n))
+        yield PackedTensor(f"{name}.g_idx", "I32", (k,))
+        yield PackedTensor(f"{name}.bias", "F16", (n,))
 
 
-def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    n = _BYTES[dtype]
-    for dim in shape:
-        n *= dim
-    return n
-
-
-def _header(parts: Sequence[Part]) -> int:
-    """Bytes of the safetensors header, within a few kB: the checkpoint's own names are longer than GGUF's."""
+def _header(packed: Sequence[PackedTensor]) -> int:
+    """The size of the safetensors header, within a few kB: the checkpoint's own names are longer than GGUF's."""
     entries = {
         f"model.layers.{name}": {"dtype": dtype, "shape": shape, "data_offsets": [10**9, 10**9]}
-        for name, dtype, shape in parts
+        for name, dtype, shape in packed
     }
     return -(-len(json.dumps(entries, separators=(",", ":"))) // 8) * 8

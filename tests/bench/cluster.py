@@ -33,7 +33,7 @@ from quantize import tensor_shapes, write_imatrix, write_model
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.imatrix_file import read_imatrix
 from quantmill.quantize.execute import execute
-from quantmill.quantize.plan import Plan, make_plan
+from quantmill.quantize.plan import Plan, PlanOptions, make_plan
 from quantmill.quantize.warm import warm
 from quantmill.tools.library.ray_pool import RayPool, connected, start_ray
 
@@ -106,7 +106,7 @@ def main() -> None:
 def measure(level: str, source: Path, imatrix: Path, workers: list[int], repeats: int) -> list[dict[str, Any]]:
     """A row for each number of workers."""
     vectors = read_imatrix(imatrix).vectors()
-    plan = make_plan(read_gguf(source), level, importance=vectors)
+    plan = make_plan(read_gguf(source), level, PlanOptions(importance=vectors))
     warm({step.type for step in plan.steps}, 2)
     rounds = [{n: run(plan, vectors, source.with_name("out.gguf"), n) for n in workers} for _ in range(repeats)]
     rows = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -17,10 +16,9 @@ from quantmill.formats.ir import Model, Tensor
 from quantmill.formats.qtypes import BY_NAME
 from quantmill.quantize.budget.knapsack import Option, allocate
 from quantmill.quantize.budget.losses import NARROW, WIDE, Sensitivity, candidates, losses
-from quantmill.quantize.budget.plans import Budgeted, budget_plan, expected_loss, of_bpw, of_size
-from quantmill.quantize.choose import Wishes
-from quantmill.quantize.estimate.levels import pretended
-from quantmill.quantize.plan import make_plan
+from quantmill.quantize.budget.plans import BudgetedPlan, expected_loss, make_budgeted_plan, of_bpw, of_size
+from quantmill.quantize.estimate.levels import uniform_importance
+from quantmill.quantize.plan import PlanOptions, make_plan
 
 Q2_K, Q4_K, Q6_K, Q8_0, F16 = (BY_NAME[name] for name in ("Q2_K", "Q4_K", "Q6_K", "Q8_0", "F16"))
 
@@ -111,10 +109,9 @@ def test_experts_have_sensitivities_of_their_own(
     assert both == pytest.approx(each[0] + each[1], rel=0.01)
 
 
-def budgeted(tiny: Model, limit: Any, importance: bool = True, **wishes: Any) -> Budgeted:
-    vectors = pretended(tiny) if importance else None
-    plan = partial(make_plan, tiny, importance=vectors, **wishes)
-    return budget_plan(tiny, limit, plan, wishes=Wishes(**wishes), importance=vectors, sample=FEW)
+def budgeted(tiny: Model, limit: Any, importance: bool = True, **options: Any) -> BudgetedPlan:
+    vectors = uniform_importance(tiny) if importance else None
+    return make_budgeted_plan(tiny, limit, PlanOptions(importance=vectors, **options), sample=FEW)
 
 
 @pytest.mark.parametrize("bpw", [2.4, 3.0, 4.0, 5.5, 8.0, 12.0])
@@ -133,7 +130,7 @@ def test_more_bytes_lose_less(tiny: Model) -> None:
 
 def test_no_mix_of_that_size_is_better(tiny: Model) -> None:
     for level in ("Q3_K_M", "Q4_K_M", "IQ3_XXS"):
-        mix = make_plan(tiny, level, importance=pretended(tiny))
+        mix = make_plan(tiny, level, PlanOptions(importance=uniform_importance(tiny)))
         found = budgeted(tiny, of_size(mix.size))
         expected = expected_loss(found, mix)
         assert expected is not None
@@ -147,7 +144,7 @@ def test_without_importance_nothing_needs_it(tiny: Model) -> None:
     assert not {"IQ1_S", "IQ2_XXS", "IQ3_XXS"} & {step.type.name for step in found.plan.steps}
 
 
-def test_wishes_are_not_touched(tiny: Model) -> None:
+def test_types_asked_for_are_kept(tiny: Model) -> None:
     found = budgeted(tiny, of_bpw(4.5), output_type="Q8_0", tensor_types=(("attn_v", "Q6_K"),))
     types = {step.tensor.name: step.type.name for step in found.plan.steps}
     assert types["output.weight"] == "Q8_0"
@@ -156,16 +153,14 @@ def test_wishes_are_not_touched(tiny: Model) -> None:
 
 
 def test_a_sensitive_tensor_gets_more(tiny: Model) -> None:
-    vectors = pretended(tiny)
+    vectors = uniform_importance(tiny)
     name = "blk.1.ffn_up.weight"
     alike = {t.name: Sensitivity(np.ones(1)) for t in tiny.tensors if len(t.shape) > 1}
-    plan = partial(make_plan, tiny, importance=vectors)
     bits = []
     for scale in (1e-3, 1.0, 1e3):
         known = alike | {name: Sensitivity(np.array([scale]))}
-        found = budget_plan(
-            tiny, of_bpw(4.0), plan, importance=vectors, sensitivity=lambda known=known: known, sample=FEW
-        )
+        options = PlanOptions(importance=vectors)
+        found = make_budgeted_plan(tiny, of_bpw(4.0), options, sensitivity=lambda known=known: known, sample=FEW)
         bits.append(next(step.type.bpw for step in found.plan.steps if step.tensor.name == name))
     assert bits[0] < bits[1] < bits[2]
 
@@ -181,6 +176,5 @@ def test_quantized_sources_are_refused(tensor: Callable[[str, Any], Tensor], mod
     source = Tensor("blk.0.attn_q.weight", tensor("blk.0.attn_q.weight", np.zeros((1, 1), "f2")).role, 0, (4, 256),
                     Q4_K, lambda a, b: np.zeros((b - a, 144), np.uint8))  # fmt: skip
     quantized = model([source])
-    plan = partial(make_plan, quantized, allow_requantize=True)
     with pytest.raises(PlanError, match="quantized already"):
-        budget_plan(quantized, of_bpw(4), plan)
+        make_budgeted_plan(quantized, of_bpw(4), PlanOptions(allow_requantize=True))

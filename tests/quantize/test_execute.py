@@ -27,7 +27,7 @@ from quantmill.quantize.execute import execute, on_threads
 from quantmill.quantize.kernels import kernel_for
 from quantmill.quantize.kernels.contract import SOURCE_CODE
 from quantmill.quantize.kernels.floats import first_nonfinite
-from quantmill.quantize.plan import make_plan
+from quantmill.quantize.plan import PlanOptions, make_plan
 
 
 def importance_of(model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -39,7 +39,7 @@ def importance_of(model: Model, rng: np.random.Generator) -> dict[str, np.ndarra
 def file_of(model: Model, level: str, path: Path, **options: Any) -> bytes:
     importance = options.pop("importance", None)
     carry = {key: options.pop(key) for key in ("threads", "chunk_weights", "progress") if key in options}
-    plan = make_plan(model, level, importance=importance, **options)
+    plan = make_plan(model, level, PlanOptions(importance=importance, **options))
     execute(plan, path, importance=importance, force=True, **carry)
     return path.read_bytes()
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quantmill.formats.errors import PlanError
 from quantmill.formats.gguf.keys import FILE_TYPES
 from quantmill.formats.ir import Model
-from quantmill.quantize.choose import Wishes, choose_types
-from quantmill.quantize.plan import make_plan
-from quantmill.quantize.recipe import Part, part_of
-from quantmill.quantize.recipes import ALIASES, BOOKS, LEVELS, find_recipe
+from quantmill.quantize.choose import choose_types
+from quantmill.quantize.plan import PlanOptions, make_plan
+from quantmill.quantize.recipe import Category, category_of
+from quantmill.quantize.recipes import ALIASES, LEVELS, RECIPE_SETS, find_recipe
 
 Shell = Callable[[dict[str, Any]], Model]
 
@@ -34,18 +35,19 @@ def unpacked(packed: dict[str, dict[str, list[int]]]) -> dict[str, str]:
     }
 
 
-def types_of(model: Model, level: str, importance: bool, **wishes: Any) -> dict[str, str]:
-    choices = choose_types(model, find_recipe(level), Wishes(**wishes), importance)
+def types_of(model: Model, level: str, importance: bool, **options: Any) -> dict[str, str]:
+    vectors = {"any": np.ones(1, np.float32)} if importance else None
+    choices = choose_types(model, find_recipe(level), PlanOptions(importance=vectors, **options))
     kept = {tensor.name: tensor.qtype for tensor in model}
     return {name: (choices[name].type if name in choices else kept[name]).name for name in kept}
 
 
-def check(model: Model, level: str, importance: bool, golden: Any, **wishes: Any) -> None:
+def check(model: Model, level: str, importance: bool, golden: Any, **options: Any) -> None:
     if golden is None:  # llama.cpp defines no fallback here, and refuses
         with pytest.raises(PlanError, match="no fallback"):
-            types_of(model, level, importance, **wishes)
+            types_of(model, level, importance, **options)
     else:
-        assert types_of(model, level, importance, **wishes) == unpacked(golden), level
+        assert types_of(model, level, importance, **options) == unpacked(golden), level
 
 
 @pytest.mark.parametrize("name", SHELLS)
@@ -98,8 +100,8 @@ VOCABULARY_BYTES = 720_000  # of Llama's 32,000 tokens in a GGUF header; GGML's 
 
 
 @pytest.mark.parametrize("shape", PUBLISHED)
-def test_old_books_give_published_sizes(shape: tuple[Any, ...], shell: Shell) -> None:
-    book, width, ff, layers, heads, kv = shape
+def test_old_recipe_sets_give_published_sizes(shape: tuple[Any, ...], shell: Shell) -> None:
+    recipe_set, width, ff, layers, heads, kv = shape
     shapes: dict[str, list[int]] = {"token_embd.weight": [32000, width], "output_norm.weight": [width]}
     shapes["output.weight"] = [32000, width]
     for i in range(layers):
@@ -110,13 +112,13 @@ def test_old_books_give_published_sizes(shape: tuple[Any, ...], shell: Shell) ->
     spec = {"arch": "llama", "layers": layers, "heads": heads, "kv": kv, "experts": 0, "shapes": shapes}
     model = shell(spec)
     for level, published in PUBLISHED[shape].items():
-        size = make_plan(model, level, book=book).size + VOCABULARY_BYTES
+        size = make_plan(model, level, PlanOptions(recipe_set=recipe_set)).size + VOCABULARY_BYTES
         assert abs(size / 1e9 - published) <= 0.006, (level, size)
 
 
 def test_levels_are_the_file_types() -> None:
     assert set(LEVELS) == set(FILE_TYPES) - {"NVFP4"}  # only converters write it
-    assert set(BOOKS) == {"current", "2023-12", "ggml-v3"}
+    assert set(RECIPE_SETS) == {"current", "2023-12", "ggml-v3"}
 
 
 @pytest.mark.parametrize("text", ["Q4_K_M", "q4_k_m", "Q4_K", "15"])
@@ -127,21 +129,21 @@ def test_names_of_a_level(text: str) -> None:
 def test_unknown_level_names_the_nearest() -> None:
     with pytest.raises(PlanError, match="did you mean Q4_K_M"):
         find_recipe("Q4_KM")
-    with pytest.raises(PlanError, match="in book 2023-12"):
+    with pytest.raises(PlanError, match="in recipe set 2023-12"):
         find_recipe("IQ4_XS", "2023-12")
     with pytest.raises(PlanError, match="current, 2023-12, ggml-v3"):
         find_recipe("Q4_0", "1999")
 
 
 def test_reasons_are_words() -> None:
-    for recipe in BOOKS["current"].values():
+    for recipe in RECIPE_SETS["current"].values():
         for override in (*recipe.overrides, *recipe.lifts):
             assert override.reason
     assert set(ALIASES.values()) <= set(LEVELS)
 
 
 def test_parts_by_name() -> None:
-    assert part_of("blk.3.ffn_down_shexp.weight") is Part.FFN_DOWN
-    assert part_of("blk.3.attn_v.bias") is Part.OTHER
-    assert part_of("blk.3.cross_attn_v.weight") is Part.ATTN_V
-    assert part_of("token_embd_norm.weight") is Part.OTHER
+    assert category_of("blk.3.ffn_down_shexp.weight") is Category.FFN_DOWN
+    assert category_of("blk.3.attn_v.bias") is Category.OTHER
+    assert category_of("blk.3.cross_attn_v.weight") is Category.ATTN_V
+    assert category_of("token_embd_norm.weight") is Category.OTHER

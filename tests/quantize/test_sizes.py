@@ -12,13 +12,14 @@ import pytest
 
 from quantmill.formats.errors import PlanError
 from quantmill.formats.ggml.writer import layout as ggml_layout
+from quantmill.formats.gguf.writer import layout as gguf_layout
 from quantmill.formats.hf.shapes import lacks_vocabulary, read_shapes, with_vocabulary
 from quantmill.formats.ir import Model, Tensor, Value, ValueType
-from quantmill.quantize.estimate.levels import LevelSize, pretended, published_gb, size_levels, without_bulk
+from quantmill.quantize.estimate.levels import LevelSize, published_gb, size_levels, uniform_importance, without_bulk
 from quantmill.quantize.estimate.memory import buffers, kv_cache, run_memory
 from quantmill.quantize.estimate.packed import VARIANTS, parse_variant, size_variants
 from quantmill.quantize.execute import execute
-from quantmill.quantize.plan import make_plan
+from quantmill.quantize.plan import PlanOptions, make_plan
 from quantmill.quantize.recipes import LEVELS
 
 # The tables of four model cards of 2023 and 2024 (GB = 1e9 bytes) and the shapes in those models' config.json:
@@ -36,9 +37,9 @@ def sizes_of(card: dict[str, Any], folder: Path) -> list[LevelSize]:
     if card["format"] == "gptq":
         names = ["4bit-128g" if row["branch"] == "main" else row["branch"] for row in card["files"]]
         return size_variants(model, [parse_variant(name) for name in names])
-    container = ggml_layout if card["format"] == "ggml" else None
+    layout = ggml_layout if card["format"] == "ggml" else gguf_layout
     levels = [row["level"] for row in card["files"]]
-    return size_levels(model, levels, book=card["book"], from_checkpoint=True, make_layout=container)
+    return size_levels(model, levels, PlanOptions(recipe_set=card["book"], layout=layout))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -81,16 +82,16 @@ def small(request: pytest.FixtureRequest, tiny: Model, model: Any, tensor: Any, 
 
 
 def test_planned_is_written(small: Model, tmp_path: Path) -> None:
-    """Every level of the book; those that no width fits say so, in the plan as in the sizes."""
-    importance = pretended(small)
-    sizes = size_levels(small, importance=importance)
+    """Every level of the recipe set; those that no width fits say so, in the plan as in the sizes."""
+    importance = uniform_importance(small)
+    sizes = size_levels(small, options=PlanOptions(importance=importance))
     assert [size.level for size in sizes] == list(LEVELS)
     for size in sizes:
         if size.problem:
             with pytest.raises(PlanError, match="no fallback"):
-                make_plan(small, size.level, importance=importance)
+                make_plan(small, size.level, PlanOptions(importance=importance))
             continue
-        plan = make_plan(small, size.level, importance=importance)
+        plan = make_plan(small, size.level, PlanOptions(importance=importance))
         execute(plan, tmp_path / "out.gguf", threads=1, importance=importance, force=True)
         assert (tmp_path / "out.gguf").stat().st_size == size.nbytes, size
 
@@ -103,11 +104,11 @@ def test_vocabularies_are_counted_not_copied(model: Any, tensor: Any, rng: np.ra
     assert make_plan(full, "Q8_0").size == make_plan(slim, "Q8_0").size + saved
 
 
-def test_importance_is_pretended_where_it_must_be(tiny: Model) -> None:
+def test_levels_that_need_importance_say_so(tiny: Model) -> None:
     by_level = {size.level: size for size in size_levels(tiny)}
     assert by_level["IQ2_XS"].needs_importance
     assert not by_level["Q4_K_M"].needs_importance
-    given = size_levels(tiny, ["IQ2_XS"], importance=pretended(tiny))
+    given = size_levels(tiny, ["IQ2_XS"], PlanOptions(importance=uniform_importance(tiny)))
     assert given[0].nbytes == by_level["IQ2_XS"].nbytes
     assert not given[0].needs_importance
 
@@ -129,9 +130,9 @@ def test_impossible_levels_say_why(model: Any, tensor: Any) -> None:
     assert "288" in size.problem
 
 
-def test_unknown_books_and_levels(tiny: Model) -> None:
-    with pytest.raises(PlanError, match="unknown book"):
-        size_levels(tiny, book="1999")
+def test_unknown_recipe_sets_and_levels(tiny: Model) -> None:
+    with pytest.raises(PlanError, match="unknown recipe set"):
+        size_levels(tiny, options=PlanOptions(recipe_set="1999"))
     with pytest.raises(PlanError, match="unknown level"):
         size_levels(tiny, ["Q9_K"])
 

@@ -34,7 +34,7 @@ def test_there_and_back(cli: Cli, folder: Path, tmp_path: Path) -> None:
     assert "assumed --rope-base 10000" in done.err
     assert "assumed --context 4096" in done.err
     types = {tensor.name: tensor.qtype.name for tensor in read_gguf(new)}
-    assert types["output.weight"] == "Q6_K"  # the book of its day
+    assert types["output.weight"] == "Q6_K"  # as the recipes of its day have it
     assert types["blk.0.ffn_down.weight"] == "Q4_0"
     assert cli("convert", new, tmp_path / "again.bin", "--quiet").err == ""
     assert (tmp_path / "again.bin").read_bytes() == old.read_bytes()

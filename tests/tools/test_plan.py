@@ -12,7 +12,7 @@ import pytest
 
 from oracles.ggml_v3 import save_gqa_llama
 from oracles.tiny import TEXT, save_tiny_llama, save_tiny_mixtral
-from quantmill.quantize.recipes import BOOKS, LEVELS
+from quantmill.quantize.recipes import LEVELS, RECIPE_SETS
 
 Cli = Callable[..., Any]
 
@@ -101,14 +101,14 @@ def test_a_config_alone(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     assert "no tokenizer" not in cli("plan", alone, "Q8_0", "--quiet").out
 
 
-def test_books_and_formats(cli: Cli, gguf: Path) -> None:
-    old = planned(cli, gguf, "--book", "2023-12")["levels"]
-    assert [row["level"] for row in old] == list(BOOKS["2023-12"])
+def test_recipe_sets_and_formats(cli: Cli, gguf: Path) -> None:
+    old = planned(cli, gguf, "--recipe-set", "2023-12")["levels"]
+    assert [row["level"] for row in old] == list(RECIPE_SETS["2023-12"])
     new = {row["level"]: row["bytes"] for row in planned(cli, gguf)["levels"]}
     assert next(row["bytes"] for row in old if row["level"] == "Q2_K") > new["Q2_K"]
     gptq = planned(cli, gguf, "--format", "gptq")
     assert len(gptq["levels"]) == len(gptq["impossible"]) == 4  # groups of 128 do not divide a width of 64
-    assert gptq["book"] is None
+    assert gptq["recipe_set"] is None
 
 
 def test_fits(cli: Cli, gguf: Path) -> None:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor
-from ...formats.progress import StepDone
 from ..terminal.units import in_gb
 
 if TYPE_CHECKING:
     from ...formats.ir import Model
     from ...quantize.budget.losses import Sensitivity
-    from ...quantize.budget.plans import Budgeted
+    from ...quantize.budget.plans import BudgetedPlan
     from ...quantize.plan import Importance, Plan
 
 _CTX = 256  # tokens in a chunk of the text for the sensitivities
@@ -66,35 +65,32 @@ def plan_target(source: Path, options: Mapping[str, Any]) -> None:
         print_choice(found)
 
 
-def find_budget(source: Path, options: Mapping[str, Any]) -> tuple[Budgeted, Importance | None]:
+def find_budget(source: Path, options: Mapping[str, Any]) -> tuple[BudgetedPlan, Importance | None]:
     """The best plan within the budget, and the importance it uses."""
-    from ...quantize.budget.plans import budget_plan, of_bpw, of_size
-    from ...quantize.choose import Wishes
+    from ...quantize.budget.plans import make_budgeted_plan, of_bpw, of_size
     from ...quantize.execute import cpu_count
+    from ...quantize.plan import make_plan
     from ..plan import read_any
-    from .planned import planner, refiner_of
+    from .planned import read_plan_options, refiner_of
     from .running import Ticker
 
-    model, from_checkpoint = read_any(source)
-    plan, wishes, importance = planner(model, options, from_checkpoint=from_checkpoint)
-    asked = Wishes(**{key: value for key, value in wishes.items() if key != "allow_requantize"})
+    model = read_any(source)
+    plan_options = read_plan_options(options)
     limit = of_size(options["target_size"]) if options.get("target_size") is not None else of_bpw(options["target_bpw"])
-    plan("F16")  # what is wrong with the wishes shows here, before any weight is read
+    make_plan(model, "F16", plan_options)  # raises if an option is wrong, before any weight is read
     quiet = bool(options.get("quiet"))
     ticker = Ticker(quiet)
-    found = budget_plan(
+    found = make_budgeted_plan(
         model,
         limit,
-        plan,
-        wishes=asked,
-        importance=importance,
+        plan_options,
         refiner=refiner_of(options),
         sensitivity=dict if options["typical_sensitivity"] else lambda: _sensitivity(model, options, quiet),
         threads=options.get("threads") or cpu_count(),
-        progress=lambda done, total: ticker(StepDone("types tried on tensors", done, total)),
+        progress=ticker,
     )
     ticker.end()
-    return found, importance
+    return found, plan_options.importance
 
 
 def _sensitivity(model: Model, options: Mapping[str, Any], quiet: bool) -> dict[str, Sensitivity]:
@@ -122,7 +118,7 @@ def _sensitivity(model: Model, options: Mapping[str, Any], quiet: bool) -> dict[
     return {name: Sensitivity(found.scales, found.columns) for name, found in figures.items()}
 
 
-def print_choice(found: Budgeted) -> None:
+def print_choice(found: BudgetedPlan) -> None:
     """A table of types, layers by parts, and what it comes to."""
     from ..plan import print_columns
 
@@ -146,7 +142,7 @@ def _part(name: str) -> str:
     return name.split(".", 2)[-1].removesuffix(".weight")
 
 
-def _as_json(found: Budgeted) -> dict[str, Any]:
+def _as_json(found: BudgetedPlan) -> dict[str, Any]:
     plan: Plan = found.plan
     return {
         "target_bytes": found.limit,

@@ -20,7 +20,7 @@ from ...formats.storage.output import human_bytes
 if TYPE_CHECKING:
     from ...formats.gguf.wire import ByteOrder
     from ...formats.ir import Metadata, Model
-    from ...quantize.plan import Importance, MakeLayout, Plan
+    from ...quantize.plan import Importance, MakeLayout, Plan, PlanOptions
     from ...quantize.refine.refiner import Refiner
 
 _PLAN_KEYS = (
@@ -30,7 +30,7 @@ _PLAN_KEYS = (
 
 
 def plan_from(
-    model: Model, level: str, options: Mapping[str, Any], *, from_checkpoint: bool = False, container: str = "gguf"
+    model: Model, level: str, options: Mapping[str, Any], *, container: str = "gguf"
 ) -> tuple[Plan, Importance | None]:
     """The plan for a model and the options of ``plan_options`` and ``write_options``, with the importance it uses.
 
@@ -41,20 +41,23 @@ def plan_from(
         PlanError: see ``make_plan``; also an importance matrix that knows no tensor of the model. FormatError: a
             damaged importance matrix.
     """
-    plan, _, importance = planner(model, options, from_checkpoint=from_checkpoint, container=container)
-    made = plan(level)
+    plan_options = read_plan_options(options, container)
+    importance = plan_options.importance
+    if importance is not None and not any(tensor.name in importance for tensor in model):
+        raise PlanError("holds no tensor of this model", path=options["imatrix"], hint="another model's imatrix?")
+    from ...formats.ggml.writer import untied
+    from ...quantize.plan import make_plan
+
+    made = make_plan(untied(model) if container == "ggml" else model, level, plan_options)
     if options.get("refine") and not any(step.refined for step in made.steps):
         hint = "leave --refine out, or make an imatrix of this model with --second-moments"
         raise PlanError(f"no tensor of {made.level} can be refined", path=options["imatrix"], hint=hint)
     return made, importance
 
 
-def planner(
-    model: Model, options: Mapping[str, Any], *, from_checkpoint: bool = False, container: str = "gguf"
-) -> tuple[partial[Plan], dict[str, Any], Importance | None]:
-    """``make_plan`` with everything but the level; the user's wishes alone; the importance. Raises as ``plan_from``."""
-    from ...formats.ggml.writer import untied
-    from ...quantize.plan import make_plan
+def read_plan_options(options: Mapping[str, Any], container: str = "gguf") -> PlanOptions:
+    """The plan's options from those of ``plan_options`` and ``write_options``."""
+    from ...quantize.plan import PlanOptions
 
     importance, origin = None, None
     if options.get("imatrix"):
@@ -62,22 +65,15 @@ def planner(
 
         imatrix = read_imatrix(options["imatrix"])
         importance, origin = imatrix.vectors(), imatrix.provenance(options.get("imatrix_name") or options["imatrix"])
-        if not any(tensor.name in importance for tensor in model):
-            raise PlanError("holds no tensor of this model", path=options["imatrix"], hint="another model's imatrix?")
-    wishes = {key: options[key] for key in _PLAN_KEYS if key in options}
     refiner = refiner_of(options)
-    plan = partial(
-        make_plan,
-        untied(model) if container == "ggml" else model,
-        book=book_for(container, options),
+    return PlanOptions(
+        recipe_set=recipe_set_for(container, options),
         importance=importance,
         moments=refiner.moments if refiner is not None else None,
-        extra_metadata=origin,
-        from_checkpoint=from_checkpoint,
+        extra_metadata=origin or {},
         layout=_layout(container, options),
-        **wishes,
+        **{key: options[key] for key in _PLAN_KEYS if key in options},
     )
-    return plan, wishes, importance
 
 
 def refiner_of(options: Mapping[str, Any]) -> Refiner | None:
@@ -102,9 +98,9 @@ def refiner_of(options: Mapping[str, Any]) -> Refiner | None:
     return Refiner(moments, max(256, options["refine_width"] // 256 * 256))
 
 
-def book_for(container: str, options: Mapping[str, Any]) -> str:
-    """The book asked for, or that of the container's time."""
-    return str(options.get("book") or {"ggml": "ggml-v3", "gguf": "current"}[container])
+def recipe_set_for(container: str, options: Mapping[str, Any]) -> str:
+    """The requested recipe set, or the one of the container's time."""
+    return str(options.get("recipe_set") or {"ggml": "ggml-v3", "gguf": "current"}[container])
 
 
 def _layout(container: str, options: Mapping[str, Any]) -> MakeLayout:

@@ -13,8 +13,21 @@ from .units import Size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-BOOKS = ("current", "2023-12", "ggml-v3")  # those of quantize/recipes.py, which --help need not import
+RECIPE_SETS = ("current", "2023-12", "ggml-v3")  # those of quantize/recipes.py, which --help need not import
 
+
+class RecipeSetOption(click.Option):
+    """``--recipe-set``. Its former name ``--book`` still works, but is not shown."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record and (record[0].replace(", --book", ""), record[1])
+
+
+recipe_set_option = click.option(
+    "--recipe-set", "--book", "recipe_set", cls=RecipeSetOption, type=click.Choice(RECIPE_SETS),
+    help="The recipes of which time.  [default: current; ggml-v3 for a GGML file]",
+)  # fmt: skip
 restart_option = click.option("--restart", is_flag=True, help="Begin anew where an unfinished run could be taken up.")
 
 
@@ -35,9 +48,7 @@ _PLAN_OPTIONS = (
         "--refine-width", type=click.IntRange(min=256), default=256, show_default=True, metavar="N",
         help="Columns that repair each other, at most, in whole 256s: quality, time and memory grow with it.",
     ),
-    click.option(
-        "--book", type=click.Choice(BOOKS), help="Which era's mixes.  [default: current; ggml-v3 for a GGML file]"
-    ),
+    recipe_set_option,
     click.option("--pure", is_flag=True, help="The level's default type for every tensor, no mix."),
     click.option("--leave-output-tensor", "leave_output", is_flag=True, help="Leave output.weight as it is."),
     click.option("--output-tensor-type", "output_type", metavar="TYPE", help="The type of output.weight."),

@@ -22,5 +22,5 @@ def f16(checkpoint: Path) -> Path:
     from quantmill.quantize.plan import make_plan
 
     path = checkpoint.with_name("gqa-f16.gguf")
-    execute(make_plan(read_hf(checkpoint), "F16", from_checkpoint=True), path)
+    execute(make_plan(read_hf(checkpoint), "F16"), path)
     return path

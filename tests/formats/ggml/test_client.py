@@ -23,8 +23,8 @@ from quantmill.formats.gguf.writer import write_gguf
 from quantmill.formats.hf.save import write_hf
 from quantmill.quantize.decode import as_float
 from quantmill.quantize.execute import execute
-from quantmill.quantize.plan import make_plan
-from quantmill.quantize.recipes import BOOKS
+from quantmill.quantize.plan import PlanOptions, make_plan
+from quantmill.quantize.recipes import RECIPE_SETS
 
 pytestmark = pytest.mark.slow
 TEXT = (
@@ -47,7 +47,7 @@ def client_is_made() -> None:
 def ggml(f16: Path, tmp_path: Path) -> Callable[[str], Path]:
     def quantized(level: str) -> Path:
         path = tmp_path / f"tiny.ggmlv3.{level}.bin"
-        execute(make_plan(untied(read_gguf(f16)), level, book="ggml-v3", layout=layout), path)
+        execute(make_plan(untied(read_gguf(f16)), level, PlanOptions(recipe_set="ggml-v3", layout=layout)), path)
         return path
 
     return quantized
@@ -68,7 +68,7 @@ def old_logits(path: Path) -> NDArray[np.float32]:
         return client.logits(TOKENS)
 
 
-@pytest.mark.parametrize("level", BOOKS["ggml-v3"])
+@pytest.mark.parametrize("level", RECIPE_SETS["ggml-v3"])
 def test_logits(ggml: Callable[[str], Path], tmp_path: Path, level: str) -> None:
     path = ggml(level)
     got = old_logits(path)
@@ -87,12 +87,12 @@ def test_logits(ggml: Callable[[str], Path], tmp_path: Path, level: str) -> None
     assert worst_cosine(got, today) >= (0.99999 if level in ("F32", "F16") else 0.999)
 
 
-@pytest.mark.parametrize("level", BOOKS["ggml-v3"])
+@pytest.mark.parametrize("level", RECIPE_SETS["ggml-v3"])
 def test_smollm2(smollm2_f16: Path, smollm2_hf: Path, tmp_path: Path, level: str) -> None:
     """A real model, as a Llama with its own vocabulary; its rows of 576 are no super-blocks, 32-wide types step in."""
     tokens = AutoTokenizer.from_pretrained(smollm2_hf)(TEXT).input_ids
     path = tmp_path / f"smollm2.ggmlv3.{level}.bin"
-    execute(make_plan(untied(read_gguf(smollm2_f16)), level, book="ggml-v3", layout=layout), path)
+    execute(make_plan(untied(read_gguf(smollm2_f16)), level, PlanOptions(recipe_set="ggml-v3", layout=layout)), path)
     with Client(path, 49152, n_gqa=3, rms_norm_eps=1e-5, rope_freq_base=100000) as client:
         got = client.logits(tokens)
     settings = Settings(eps=1e-5, rope_base=100000, context=2048, vocab_dir=smollm2_hf)

@@ -21,12 +21,12 @@ from quantmill.formats.gguf.writer import write_gguf
 from quantmill.formats.ir import Model, Tensor, Tokenizer
 from quantmill.formats.qtypes import BF16, F16
 from quantmill.quantize.execute import execute
-from quantmill.quantize.plan import make_plan
-from quantmill.quantize.recipes import BOOKS
+from quantmill.quantize.plan import PlanOptions, make_plan
+from quantmill.quantize.recipes import RECIPE_SETS
 
 
 def quantized(source: Path, level: str, out: Path) -> Path:
-    execute(make_plan(untied(read_gguf(source)), level, book="ggml-v3", layout=layout), out)
+    execute(make_plan(untied(read_gguf(source)), level, PlanOptions(recipe_set="ggml-v3", layout=layout)), out)
     return out
 
 
@@ -37,7 +37,7 @@ def blocks(model: Model) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 @pytest.mark.parametrize("level", ["F16", "Q4_0", "Q5_1", "Q2_K", "Q3_K_L", "Q4_K_M", "Q6_K"])
 def test_round_trip(f16: Path, tmp_path: Path, level: str) -> None:
     """GGUF's level -> GGML -> GGUF -> GGML: the same blocks each time, and at last the same file."""
-    execute(make_plan(read_gguf(f16), level, book="ggml-v3"), tmp_path / "0.gguf")
+    execute(make_plan(read_gguf(f16), level, PlanOptions(recipe_set="ggml-v3")), tmp_path / "0.gguf")
     source = read_gguf(tmp_path / "0.gguf")
     write_ggml(tmp_path / "1.bin", source)
     first = read_ggml(tmp_path / "1.bin", Settings(context=512))
@@ -63,18 +63,18 @@ def test_the_vocabulary_survives(f16: Path, tmp_path: Path) -> None:
 
 
 def test_one_pass_is_quantize_then_rewrite(f16: Path, tmp_path: Path) -> None:
-    execute(make_plan(read_gguf(f16), "Q3_K_M", book="ggml-v3"), tmp_path / "m.gguf")
+    execute(make_plan(read_gguf(f16), "Q3_K_M", PlanOptions(recipe_set="ggml-v3")), tmp_path / "m.gguf")
     write_ggml(tmp_path / "two.bin", read_gguf(tmp_path / "m.gguf"))
     one = quantized(f16, "Q3_K_M", tmp_path / "one.bin")
     assert one.read_bytes() == (tmp_path / "two.bin").read_bytes()
 
 
-def test_every_level_of_the_book(f16: Path) -> None:
+def test_every_level_of_the_recipe_set(f16: Path) -> None:
     """All offsets are multiples of 32, nothing overlaps, and the header carries the level's number."""
     source = untied(read_gguf(f16))
-    assert len(BOOKS["ggml-v3"]) == 16
-    for level in BOOKS["ggml-v3"]:
-        plan = make_plan(source, level, book="ggml-v3", layout=layout)
+    assert len(RECIPE_SETS["ggml-v3"]) == 16
+    for level in RECIPE_SETS["ggml-v3"]:
+        plan = make_plan(source, level, PlanOptions(recipe_set="ggml-v3", layout=layout))
         ends = [offset + step.nbytes for offset, step in zip(plan.layout.offsets, plan.steps, strict=True)]
         starts = [*(at for at, _ in plan.layout.between), plan.size]
         assert ends == starts, level
@@ -90,7 +90,7 @@ def test_tied_embeddings_are_written_twice(f16: Path, tmp_path: Path) -> None:
     found = blocks(read_ggml(tmp_path / "m.bin"))
     assert found["output.weight"] == found["token_embd.weight"]
     with pytest.raises(PlanError, match=r"output\.weight: 1 tensors are missing"):
-        make_plan(tied, "Q4_0", book="ggml-v3", layout=layout)
+        make_plan(tied, "Q4_0", PlanOptions(recipe_set="ggml-v3", layout=layout))
 
 
 def changed(model: Model, **keys: Any) -> Model:
@@ -144,7 +144,7 @@ def test_tensors_without_a_place(f16: Path, tmp_path: Path, change: Callable[[Te
 
 def test_levels_of_later_days(f16: Path) -> None:
     with pytest.raises(PlanError, match="no type IQ4_XS"):
-        make_plan(untied(read_gguf(f16)), "IQ4_XS", layout=layout)
+        make_plan(untied(read_gguf(f16)), "IQ4_XS", PlanOptions(layout=layout))
 
 
 def test_another_architecture_or_no_vocabulary(f16: Path) -> None:

@@ -24,11 +24,11 @@ from quantmill.formats.hf.rows import full_key
 from quantmill.formats.hf.rules import Arch
 from quantmill.formats.hf.save import write_hf
 from quantmill.quantize.execute import execute
-from quantmill.quantize.plan import make_plan
-from quantmill.quantize.recipes import BOOKS
+from quantmill.quantize.plan import PlanOptions, make_plan
+from quantmill.quantize.recipes import RECIPE_SETS
 
 PROOFS = all_proofs()
-LEVELS = tuple(BOOKS["current"])
+LEVELS = tuple(RECIPE_SETS["current"])
 QUANTIZED = ("Q4_K_M", "IQ4_XS")
 
 
@@ -86,7 +86,7 @@ class Proven:
 
     def write(self, level: str) -> Path:
         path = self.folder / f"{level}.gguf"
-        execute(make_plan(self.source, level, from_checkpoint=True), path, threads=1)
+        execute(make_plan(self.source, level), path, threads=1)
         return path
 
 
@@ -153,7 +153,7 @@ def test_the_way_back_is_the_identity(proven: Proven) -> None:
 def test_every_level_is_planned(proven: Proven) -> None:
     importance = {t.name: np.ones(t.n_weights // t.shape[-2], np.float32) for t in proven.source if len(t.shape) > 1}
     for level in LEVELS:
-        plan = make_plan(proven.source, level, from_checkpoint=True, importance=importance, fallback_type="F16")
+        plan = make_plan(proven.source, level, PlanOptions(importance=importance, fallback_type="F16"))
         assert len(plan.steps) == len(proven.source.tensors)
 
 

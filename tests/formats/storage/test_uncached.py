@@ -147,7 +147,7 @@ def test_the_same_output(
     monkeypatch.setattr(uncached, "_LEAST", 1 << 10)
     save_tiny_llama(tmp_path / "hf", layers=2)
     monkeypatch.setattr(uncached, "_room", lambda: 1 << 40)
-    execute(make_plan(read_hf(tmp_path / "hf"), "F16", from_checkpoint=True), tmp_path / "f16.gguf")
+    execute(make_plan(read_hf(tmp_path / "hf"), "F16"), tmp_path / "f16.gguf")
     execute(make_plan(read_gguf(tmp_path / "f16.gguf"), "Q4_K_M"), tmp_path / "cached.gguf")
     assert not any(no_room)
     monkeypatch.setattr(uncached, "_room", lambda: -1)

@@ -15,7 +15,7 @@ from quantmill.quantize.budget.losses import Sensitivity, losses
 from quantmill.quantize.chunks import Job, chunks_of, tasks_of
 from quantmill.quantize.execute import execute
 from quantmill.quantize.fingerprint import fingerprint
-from quantmill.quantize.plan import make_plan
+from quantmill.quantize.plan import PlanOptions, make_plan
 from quantmill.quantize.refine.factor import DAMPING
 from quantmill.quantize.refine.refiner import Refiner
 
@@ -97,7 +97,7 @@ def test_bytes_and_threads(tmp_path: Path) -> None:
     model = model_of([tensor_of(name, ROWS.astype(np.float16)) for name in NAMES])
     importance = {name: np.ones(512, np.float32) for name in NAMES}
     refiner = Refiner(moments_of(Store()))
-    plan = make_plan(model, "Q4_K_S", importance=importance, moments=refiner.moments)
+    plan = make_plan(model, "Q4_K_S", PlanOptions(importance=importance, moments=refiner.moments))
     assert [step.refined for step in plan.steps] == [True, True]
     files = set()
     for threads, chunk in ((1, None), (2, 512), (7, 5 * 512)):
@@ -105,7 +105,7 @@ def test_bytes_and_threads(tmp_path: Path) -> None:
         execute(plan, path, threads=threads, chunk_weights=chunk, importance=importance, refiner=refiner)
         files.add(path.read_bytes())
     assert len(files) == 1
-    plain = make_plan(model, "Q4_K_S", importance=importance)
+    plain = make_plan(model, "Q4_K_S", PlanOptions(importance=importance))
     execute(plain, tmp_path / "plain.gguf", importance=importance)
     assert (tmp_path / "plain.gguf").read_bytes() not in files
     assert (tmp_path / "plain.gguf").stat().st_size == (tmp_path / "1.gguf").stat().st_size
@@ -118,7 +118,7 @@ def test_wide_rows_are_taken_many_at_a_time(tmp_path: Path, monkeypatch: pytest.
     model = model_of([tensor_of(name, ROWS.astype(np.float16)) for name in NAMES])
     importance = {name: np.ones(512, np.float32) for name in NAMES}
     for moments, rows in ((moments_of(Store()), 3), (None, 1)):
-        plan = make_plan(model, "Q4_K_S", importance=importance, moments=moments)
+        plan = make_plan(model, "Q4_K_S", PlanOptions(importance=importance, moments=moments))
         chunks = list(chunks_of(tasks_of([Job(plan, tmp_path / "o.gguf")])))
         assert {chunk.b - chunk.a for chunk in chunks[:2]} == {rows}
         assert sum(chunk.b - chunk.a for chunk in chunks) == len(NAMES) * len(ROWS)
@@ -128,7 +128,7 @@ def test_unfinished_work_of_another_kind_is_not_taken_up() -> None:
     model = model_of([tensor_of(name, ROWS.astype(np.float16)) for name in NAMES])
     importance = {name: np.ones(512, np.float32) for name in NAMES}
     refiner = Refiner(moments_of(Store()))
-    plan = make_plan(model, "Q4_K_S", importance=importance, moments=refiner.moments)
+    plan = make_plan(model, "Q4_K_S", PlanOptions(importance=importance, moments=refiner.moments))
     ways = [None, refiner, Refiner(refiner.moments, width=512), Refiner(refiner.moments, passes=2)]
     digests = {fingerprint(plan, importance, way) for way in ways}
     assert len(digests) == len(ways)
@@ -139,13 +139,13 @@ def test_another_models_moments() -> None:
     model = model_of([tensor_of(NAMES[0], rows)])
     importance = {NAMES[0]: np.ones(256, np.float32)}
     with pytest.raises(PlanError, match=r"1 x 512 columns, it has 1 x 256.*another model"):
-        make_plan(model, "Q4_K_S", importance=importance, moments=moments_of(Store()))
+        make_plan(model, "Q4_K_S", PlanOptions(importance=importance, moments=moments_of(Store())))
 
 
 def test_nothing_to_refine() -> None:
     model = model_of([tensor_of(NAMES[0], ROWS.astype(np.float16))])
     importance = {NAMES[0]: np.ones(512, np.float32)}
-    plan = make_plan(model, "Q8_0", importance=importance, moments=moments_of(Store()))
+    plan = make_plan(model, "Q8_0", PlanOptions(importance=importance, moments=moments_of(Store())))
     assert not any(step.refined for step in plan.steps)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ....formats.errors import FormatError, OutputError, WeightError
-from ..models import read_model, source_kind
+from ..models import read_model
 from ..planned import plan_from, progress_bar
 from ..ray_pool import pool_of
 from .manifest import NAME, sha256, source_files, unwritten, write_json
@@ -170,9 +170,7 @@ class Work:
         made = {}
         importance = None
         for level in levels:
-            made[level], importance = plan_from(
-                self.source, level, options, from_checkpoint=source_kind(self.model) == "hf"
-            )
+            made[level], importance = plan_from(self.source, level, options)
         return made, importance
 
     def quantize(self, plans: Mapping[str, Plan], importance: Importance | None) -> None:
