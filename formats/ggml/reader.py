@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, TokenizerError, UnmatchedTensor
+from ..gguf.header import TensorEntry
 from ..gguf.keys import (
     FILE_TYPES,
     GENERAL_FILE_TYPE,
@@ -21,7 +22,6 @@ from ..gguf.keys import (
     QUANTIZATION_VERSION,
     typed,
 )
-from ..gguf.reader import TensorEntry
 from ..gguf.vocab import tokenizer_to_metadata
 from ..gguf.wire import Cursor
 from ..gguf.writer import align

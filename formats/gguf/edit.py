@@ -27,8 +27,9 @@ import numpy as np
 from ..errors import FormatError, OutputError, QuantmillError
 from ..ir import Metadata, Value, ValueType
 from ..storage.output import Output, atomic_output
+from .header import GGUFHeader
 from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE, KeyType, is_token_id, make_value, type_name
-from .reader import GGUFHeader, read_header
+from .reader import read_header
 from .wire import MAGIC, encode_number, encode_string, encode_value
 
 SECTOR = 512  # bytes a disk writes atomically: the least any block device promises

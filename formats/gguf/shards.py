@@ -9,13 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import FormatError
 from ..ir import Metadata, Value, ValueType
-
-if TYPE_CHECKING:
-    from .reader import GGUFHeader
+from .header import GGUFHeader
 
 SPLIT_NO = "split.no"  # uint16, from 0
 SPLIT_COUNT = "split.count"  # uint16; 0 in a file that llama-gguf-split merged

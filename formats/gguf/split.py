@@ -24,7 +24,8 @@ from ..errors import FormatError, PlanError
 from ..ir import Metadata, Model, Tensor, Value, ValueType
 from ..json_text import ROOM
 from ..storage.resumable import resumable_outputs
-from .reader import GGUFHeader, parse_frame, read_gguf, read_headers
+from .header import GGUFHeader
+from .reader import parse_frame, read_gguf, read_headers
 from .shards import (
     FRAME,
     MAX_SHARDS,

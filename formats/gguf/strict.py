@@ -17,8 +17,9 @@ import numpy as np
 from ..errors import FormatError
 from ..ir import Model, Tensor, TokenType, Value, ValueType
 from ..storage.source import SourceFile
+from .header import GGUFHeader
 from .keys import FILE_TYPES, GENERAL_ARCHITECTURE, GENERAL_FILE_TYPE, KeyType, is_token_id, key_type, type_name
-from .reader import GGUFHeader, read_gguf, read_headers
+from .reader import read_gguf, read_headers
 from .vocab import tokenizer_from_metadata
 
 _MAX_NAME = 63  # GGML_MAX_NAME less its end

@@ -15,7 +15,7 @@ from ..library.description import TypeTotals, type_totals
 from ..library.differences import measure_errors
 
 if TYPE_CHECKING:
-    from ...formats.gguf.reader import GGUFHeader
+    from ...formats.gguf.header import GGUFHeader
     from ...formats.imatrix_file import Imatrix
     from ...formats.ir import Model
     from ...quantize.compare import TensorReport
