@@ -42,9 +42,9 @@ class Weights:
     """
 
     def __init__(self, model: Model) -> None:
-        from ..formats.hf.save import find_arch
+        from ..formats.hf.save import arch_of_model
 
-        self.arch, self.class_name = find_arch(model)
+        self.arch, self.class_name = arch_of_model(model)
         self.model = model
         self.tensors = {tensor.name: tensor for tensor in model.tensors}
 

@@ -279,7 +279,7 @@ _ALIASES = {
 _NAMESPACES = ("general.", "tokenizer.ggml.", "tokenizer.", ARCH, ARCH + "attention.", ARCH + "rope.")
 
 
-def full_key(short: str, arch: str, present: Container[str] = ()) -> str:
+def expand_key(short: str, arch: str, present: Container[str] = ()) -> str:
     """The full key for a short form: ``eos_token_id`` -> ``tokenizer.ggml.eos_token_id``.
 
     A key that is ``present`` in the file wins, then a well-known one; anything else is taken as it is.

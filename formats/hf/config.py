@@ -12,8 +12,8 @@ from ..errors import FormatError
 from ..ir import Metadata, Role, Tensor
 from ..json_text import ROOM, parse_json
 from . import rope
-from .rows import Rope, full_key
-from .sizes import EMBD, HEADS, Config, Implied, Is
+from .dimensions import EMBD, HEADS, Config, Implied, Is
+from .rows import Rope, metadata_key
 
 if TYPE_CHECKING:
     from .rules import Arch, HFClass
@@ -146,7 +146,7 @@ def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, 
     """The config that the standard keys and the tensors of a GGUF tell, in ``complete``'s form."""
 
     def get(suffix: str, *, each: bool = False) -> Any:
-        key = full_key(arch.gguf, suffix)
+        key = metadata_key(arch.gguf, suffix)
         value = metadata.get(key)
         return None if value is None else plain(value.data, path, key, each=each)
 

@@ -27,8 +27,8 @@ from .config import complete, derive, of_text, read_json, residue
 from .generation import generation_residue
 from .ops import Tensors, Transpose
 from .packed import decode_packed
-from .packed.unpacked import Unpacked, upended
-from .rows import full_key
+from .packed_tensors import PackedTensor, transposed
+from .rows import metadata_key
 from .rules import Arch, Slot, named
 from .weights import Stored, read_weights
 
@@ -74,7 +74,7 @@ def assemble(
 
     folder = path.parent
     raw = of_text(read_json(path, required=True))
-    name, arch = find_arch(raw, path)
+    arch, name = arch_of_config(raw, path)
     cls = arch.classes[name]
     with _located(path):
         config = complete(raw, arch, cls, path)
@@ -91,7 +91,7 @@ def assemble(
         metadata[key] = typed(key, value)
     for row in arch.config:
         for suffix, value in row.to_gguf(config):
-            key = full_key(arch.gguf, suffix)
+            key = metadata_key(arch.gguf, suffix)
             metadata[key] = typed(key, value)
     if tokenizer is None:  # llama.cpp counts tokens there when there are none
         metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
@@ -111,20 +111,24 @@ def _located(path: Path) -> Iterator[None]:
         raise
 
 
-def find_arch(raw: Mapping[str, Any], path: Path) -> tuple[str, Arch]:
-    """The model class that config.json names and its architecture."""
+def arch_of_config(raw: Mapping[str, Any], path: Path) -> tuple[Arch, str]:
+    """The architecture of the model class that config.json names, and that class, a key of ``Arch.classes``.
+
+    Raises:
+        UnknownArchitecture: config.json names no class, or one that no architecture has.
+    """
     names = raw.get("architectures")
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     if name is None:
         raise UnknownArchitecture("no model class named", path=path, where="architectures")
     wrapped = f"{name}/{raw.get('model_type')}"
     if wrapped in BY_CLASS:
-        return wrapped, BY_CLASS[wrapped]
+        return BY_CLASS[wrapped], wrapped
     if name not in BY_CLASS:
         near = get_close_matches(name, BY_CLASS, n=1, cutoff=0)
         hint = f"nearest known: {near[0]}; a new one is a module in formats/hf/archs and a line in its __init__.py"
         raise UnknownArchitecture(f"unknown model class {name!r}", path=path, where="architectures", hint=hint)
-    return name, BY_CLASS[name]
+    return BY_CLASS[name], name
 
 
 def _vocabulary(tokenizer: Tokenizer | None) -> dict[str, Value]:
@@ -183,7 +187,7 @@ def _read_tensors(
     slots = list(arch.slots(config))
     slot_of = {name: slot for slot in slots for name in slot.sources}
     found: dict[tuple[str, ...], dict[str, Tensor]] = {}
-    tensors: list[Tensor] = list(rope.made_tensors(config))
+    tensors: list[Tensor] = list(rope.factor_tensors(config))
     kept = _Kept()
     unmatched = []
     for name, weights in _renamed(arch, config, stored, slot_of):
@@ -193,7 +197,7 @@ def _read_tensors(
             continue
         parts = found.setdefault(slot.sources, {})
         parts[name] = _checked(slot, name, weights, folder)
-        kept.dtypes[name] = weights.stands_for if isinstance(weights, Unpacked) else parts[name].qtype.name
+        kept.dtypes[name] = weights.stands_for if isinstance(weights, PackedTensor) else parts[name].qtype.name
         if len(parts) == len(slot.sources):
             sources = tuple(parts[one] for one in slot.sources)
             made = slot.to_gguf(sources)
@@ -231,8 +235,8 @@ def _is_beyond(arch: Arch, config: Mapping[str, Any], name: str) -> bool:
 
 
 def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:
-    if isinstance(stored, Unpacked) and any(isinstance(op, Transpose) for op in slot.rule.ops[:1]):
-        stored = upended(stored)
+    if isinstance(stored, PackedTensor) and any(isinstance(op, Transpose) for op in slot.rule.ops[:1]):
+        stored = transposed(stored)
     if stored.shape != slot.shape:
         problem = f"its shape is {list(stored.shape)}, the config makes it {list(slot.shape)}"
         raise FormatError(problem, path=folder, where=name, hint="is config.json of the same model?")

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnmatchedTensor
-from ..floats import from_f32, to_f32
+from ..floats import cast, from_f32, to_f32
 from ..gguf.keys import typed
 from ..ir import Bytes, Model, Role, Tensor, Value
 from ..qtypes import F32, QType
 from .card import name_parts
 from .config import complete, of_text, read_json
-from .load import MAX_NAMED, find_arch
+from .load import MAX_NAMED, arch_of_config
 from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
 from .rules import Arch, Slot
 from .safetensors import read_safetensors
@@ -69,10 +69,10 @@ def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32) -> Mod
     _check(about, path)
     base = base or _named_base(about, path)
     raw = of_text(read_json(base / "config.json", required=True))
-    name, arch = find_arch(raw, base / "config.json")
+    arch, name = arch_of_config(raw, base / "config.json")
     config = complete(raw, arch, arch.classes[name], base / "config.json")
     pairs = _pairs(_read(folder), folder)
-    tensors = tuple(_cast(tensor, qtype) for tensor in _place(arch, config, pairs, _factors(about, pairs), folder))
+    tensors = tuple(cast(tensor, qtype) for tensor in _place(arch, config, pairs, _factors(about, pairs), folder))
     return Model(arch.gguf, _metadata(folder, arch, about), tensors, folder)
 
 
@@ -231,16 +231,6 @@ def _scaled(pair: _Pair, factor: float) -> _Pair:
         return from_f32(to_f32(b.rows(first, last), b.qtype) * factor, F32)
 
     return _Pair(pair.a, replace(b, qtype=F32, read=read))
-
-
-def _cast(tensor: Tensor, qtype: QType) -> Tensor:
-    if tensor.qtype is qtype:
-        return tensor
-
-    def read(first: int, last: int) -> Bytes:
-        return from_f32(to_f32(tensor.rows(first, last), tensor.qtype), qtype)
-
-    return replace(tensor, qtype=qtype, read=read)
 
 
 def _metadata(folder: Path, arch: Arch, about: Mapping[str, Any]) -> dict[str, Value]:

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ir import Bytes, Tensor
-from .sizes import Config, Size
+from .dimensions import Config, Dim
 
 Tensors = tuple[Tensor, ...]
 Rows = NDArray[np.intp]
-Shape = tuple[Size | int, ...]
+Shape = tuple[Dim | int, ...]
 
 
 class Op(Protocol):
@@ -39,7 +39,7 @@ class Op(Protocol):
     def inverse(self) -> Op: ...
 
 
-class Moving:
+class RowOp:
     """The base of ops that move rows: they see vectors as columns."""
 
     exact = True
@@ -88,7 +88,7 @@ def moved_rows(tensor: Tensor, shape: tuple[int, ...], source_of: Callable[[Rows
 
 
 @dataclass(frozen=True)
-class Regroup(Moving):
+class Regroup(RowOp):
     """An axis taken as a product of several, and these in another order.
 
     ``Regroup((HEADS, 3, HEAD_DIM), (1, 0, 2))`` turns the rows of a fused qkv from q k v of each head to all q, all k,
@@ -128,11 +128,11 @@ class Regroup(Moving):
 
 
 @dataclass(frozen=True)
-class Deal(Moving):
+class Ungroup(RowOp):
     """Rows that come in equal groups, each made of unequal parts: all of the first part, then all of the second...
 
-    ``Deal(KV_HEADS, (HEADS // KV_HEADS * HEAD_DIM, HEAD_DIM, HEAD_DIM))`` turns a qkv that is fused key/value head by
-    key/value head into q, k, v, ready for ``Split``.
+    ``Ungroup(KV_HEADS, (HEADS // KV_HEADS * HEAD_DIM, HEAD_DIM, HEAD_DIM))`` turns a qkv that is fused one key/value
+    head after the other into q, k, v, ready for ``Split``.
 
     Args:
         groups: how many.
@@ -140,12 +140,12 @@ class Deal(Moving):
         undo: go the other way.
     """
 
-    groups: Size
+    groups: Dim
     parts: Shape
     undo: bool = False
 
     @property
-    def inverse(self) -> Deal:
+    def inverse(self) -> Ungroup:
         return replace(self, undo=not self.undo)
 
     def move(self, tensors: Tensors, config: Config) -> Tensors:
@@ -167,12 +167,12 @@ class Deal(Moving):
 
 def _sizes(shape: Shape, config: Config, total: int) -> tuple[int, ...]:
     """Numbers for a shape; -1 stands for what remains of ``total``."""
-    known = [size(config) if isinstance(size, Size) else size for size in shape]
+    known = [size(config) if isinstance(size, Dim) else size for size in shape]
     return tuple(total // max(1, -prod(known)) if size == -1 else size for size in known)
 
 
 @dataclass(frozen=True)
-class PermuteRope(Moving):
+class PermuteRope(RowOp):
     """Rows of each head from HF's rotate-half order to interleaved pairs, as llama.cpp's ``permute`` does.
 
     A head of 2n rows [0..n) + [n..2n) becomes 0, n, 1, n+1, ...: GGML's rope turns neighbours (2i, 2i+1), HF's turns
@@ -183,7 +183,7 @@ class PermuteRope(Moving):
         undo: go the other way.
     """
 
-    heads: Size
+    heads: Dim
     undo: bool = False
 
     @property
@@ -196,7 +196,7 @@ class PermuteRope(Moving):
 
 
 @dataclass(frozen=True)
-class Split(Moving):
+class Split(RowOp):
     """One tensor into several along an axis (not the last one of a matrix)."""
 
     sizes: Shape
@@ -210,7 +210,7 @@ class Split(Moving):
         (tensor,) = tensors
         axis = self.axis
         n, inner = tensor.shape[axis], prod(tensor.shape[axis + 1 : -1])
-        sizes = [size(config) if isinstance(size, Size) else size for size in self.sizes]
+        sizes = [size(config) if isinstance(size, Dim) else size for size in self.sizes]
         assert sum(sizes) == n, (tensor.name, sizes, tensor.shape)
 
         def part(size: int, start: int) -> Tensor:
@@ -227,7 +227,7 @@ class Split(Moving):
 
 
 @dataclass(frozen=True)
-class Concat(Moving):
+class Concat(RowOp):
     """Several tensors into one along an axis (not the last one of a matrix)."""
 
     sizes: Shape

@@ -19,7 +19,7 @@ from ..errors import FormatError
 from ..gguf.names import tensor_name
 from ..ir import Bytes, Role, Tensor
 from ..qtypes import F32
-from .sizes import at_layer
+from .dimensions import at_layer
 
 DEFAULT_THETA = 10000.0  # transformers' default_theta
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
@@ -140,7 +140,7 @@ def to_hf(get: Callable[[str], Any]) -> dict[str, Any]:
     return rope
 
 
-def made_tensors(config: Mapping[str, Any]) -> Iterator[Tensor]:
+def factor_tensors(config: Mapping[str, Any]) -> Iterator[Tensor]:
     """The tensors that GGUF holds and a checkpoint does not, first in the file as llama.cpp's converter has them."""
     rope = config.get("rope_parameters") or {}
     rope = rope.get("full_attention", rope)
@@ -162,7 +162,7 @@ def proportional_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.f
 
 
 _LONGROPE = {Role.ROPE_FACTORS_LONG: "long_factor", Role.ROPE_FACTORS_SHORT: "short_factor"}
-MADE_ROLES = (Role.ROPE_FREQS, Role.ROPE_FACTORS_LONG, Role.ROPE_FACTORS_SHORT)
+FACTOR_ROLES = (Role.ROPE_FREQS, Role.ROPE_FACTORS_LONG, Role.ROPE_FACTORS_SHORT)
 
 
 def _vector(role: Role, values: NDArray[np.float32]) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from . import rope
-from .sizes import ALWAYS, Condition, Config, Size, at_layer
+from .dimensions import ALWAYS, Condition, Config, Dim, at_layer
 
 
 class Getter(Protocol):
@@ -23,7 +23,7 @@ class Getter(Protocol):
     def __call__(self, suffix: str, *, each: bool = False) -> Any: ...
 
 
-def full_key(arch: str, suffix: str) -> str:
+def metadata_key(arch: str, suffix: str) -> str:
     """A row's key in a file: of the architecture, but for those of the tokenizer."""
     return suffix if suffix.startswith("tokenizer.") else f"{arch}.{suffix}"
 
@@ -64,7 +64,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Const:
+class Constant:
     """A hyper-parameter that is the same for every model of the architecture."""
 
     gguf: str
@@ -80,11 +80,11 @@ class Const:
 
 
 @dataclass(frozen=True)
-class Made:
+class Computed:
     """A hyper-parameter made of config keys. On the way back the keys have rows of their own."""
 
     gguf: str
-    size: Size
+    size: Dim
     when: Condition = ALWAYS
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
@@ -96,7 +96,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class More:
+class GreaterThan:
     """A config key that is true where a hyper-parameter is more than so much: read back only."""
 
     hf: str
@@ -112,8 +112,11 @@ class More:
 
 
 @dataclass(frozen=True)
-class Named:
-    """A config key whose values GGUF writes otherwise: ``Named("scoring_func", ..., {"softmax": 1, "sigmoid": 2})``."""
+class Mapped:
+    """A config key whose values have other names in GGUF.
+
+    ``Mapped("scoring_func", "expert_gating_func", {"softmax": 1, "sigmoid": 2})`` writes 2 for sigmoid.
+    """
 
     hf: str
     gguf: str
@@ -145,7 +148,7 @@ class PerLayer:
 
 
 @dataclass(frozen=True)
-class Flags:
+class LayerFlags:
     """``layer_types`` and the like: which of two words each layer has, as an array of bools.
 
     Args:
@@ -237,7 +240,7 @@ _ATTENTION = ("full_attention", "attention")  # the second in configs of transfo
 
 
 @dataclass(frozen=True)
-class Told:
+class ReadBack:
     """A config key that files hold by their shapes alone: read back as this value."""
 
     hf: str

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError
 from ..gguf.names import tensor_name
 from ..ir import Role, Tensor
+from .dimensions import ALWAYS, EXPERTS, Condition, Config, Dim, Implied, Maybe, at_layer
 from .ops import Op, Tensors, Transpose
-from .packed.unpacked import applied
-from .sizes import ALWAYS, EXPERTS, Condition, Config, Implied, Maybe, Size, at_layer
+from .packed_tensors import apply_op
 
 if TYPE_CHECKING:
     from .rows import ConfigRow
@@ -47,7 +47,7 @@ class Rule:
 
     hf: str | tuple[str, ...]
     role: Role | tuple[Role, ...]
-    shape: tuple[Size, ...]
+    shape: tuple[Dim, ...]
     ops: tuple[Op, ...] = ()
     bias: str | Condition | None = None
     when: Condition = ALWAYS
@@ -57,7 +57,7 @@ class Rule:
     part: str = "weight"
     stack: str = ""
     layers: str = "num_hidden_layers"
-    each: Size = EXPERTS
+    each: Dim = EXPERTS
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ class Slot:
 
     def to_gguf(self, tensors: Tensors) -> Tensors:
         for op in self.rule.ops:
-            tensors = applied(op, tensors, self.config)
+            tensors = apply_op(op, tensors, self.config)
         return tensors
 
     def to_hf(self, tensors: Tensors) -> Tensors:
@@ -198,7 +198,7 @@ class Arch:
         """
         for layers, run in groupby(self.rules, lambda rule: rule.layers if rule.per_layer else None):
             rules = tuple(run)
-            count = Size(layers)(config) if layers else 1
+            count = Dim(layers)(config) if layers else 1
             each = sum(rule.each(config) if "{expert}" in rule.modules[0] else 1 for rule in rules)
             if count * each > MAX_TENSORS:
                 raise FormatError(f"{count * each} tensors are more than any model has", where=layers)

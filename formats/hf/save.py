@@ -47,7 +47,7 @@ def write_hf(model: Model, folder: Path | GrowingFolder, *, dtype: str = "auto",
         UnknownArchitecture, UnmatchedTensor, FormatError: the model cannot be said in this form; before any writing.
         WeightError: a weight is too large for the dtype asked for.
     """
-    arch, name = find_arch(model)
+    arch, name = arch_of_model(model)
     complete, config = restore_config(arch, name, model)
     tensors = _restore_tensors(arch, model, complete)
     common = _common_dtype(model) if dtype == "auto" else _float_type(dtype, model.path)
@@ -76,8 +76,8 @@ def write_hf(model: Model, folder: Path | GrowingFolder, *, dtype: str = "auto",
     write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
 
 
-def find_arch(model: Model) -> tuple[Arch, str]:
-    """The architecture whose rules fit the model's tensors, and the class its checkpoint has.
+def arch_of_model(model: Model) -> tuple[Arch, str]:
+    """The architecture whose rules fit the model's tensors, and the class of its checkpoint, a key of ``Arch.classes``.
 
     Raises:
         UnknownArchitecture: there is none of that name.
@@ -98,7 +98,7 @@ def find_arch(model: Model) -> tuple[Arch, str]:
 
 def _unknown(arch: Arch, model: Model) -> tuple[int, int]:
     """How many of the model's roles, and of its hyper-parameters, the architecture has no word for."""
-    roles = {tensor.role for tensor in model.tensors} - set(rope.MADE_ROLES)
+    roles = {tensor.role for tensor in model.tensors} - set(rope.FACTOR_ROLES)
     keys = {key.removeprefix(f"{arch.gguf}.") for key in model.metadata if key.startswith(f"{arch.gguf}.")}
     known = {getattr(row, "gguf", None) for row in arch.config}
     return len(roles - {role for rule in arch.rules for role in rule.roles}), len(keys - known)
@@ -145,7 +145,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _restore_tensors(arch: Arch, model: Model, config: Mapping[str, Any]) -> list[Tensor]:
     """The checkpoint's tensors under its own names, in the model's order."""
-    given = {tensor.name: tensor for tensor in model.tensors if tensor.role not in rope.MADE_ROLES}
+    given = {tensor.name: tensor for tensor in model.tensors if tensor.role not in rope.FACTOR_ROLES}
     for tensor in given.values():
         if not tensor.qtype.is_float:
             problem = f"{tensor.qtype} must be decoded before a checkpoint is written"

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from ..floats import to_f32
 from ..ir import Bytes, Tensor
 from ..qtypes import F32
+from .dimensions import Config, Dim
 from .ops import Tensors
-from .sizes import Config, Size
 
 Floats = NDArray[np.float32]
 
 
-class Computing(ABC):
+class ValueOp(ABC):
     """The base of ops on single values."""
 
     exact = False
@@ -42,7 +42,7 @@ class Computing(ABC):
 
 
 @dataclass(frozen=True)
-class Add(Computing):
+class Add(ValueOp):
     """A number added: Gemma's norms multiply with 1 + weight."""
 
     number: float
@@ -56,14 +56,14 @@ class Add(Computing):
 
 
 @dataclass(frozen=True)
-class Multiply(Computing):
+class Multiply(ValueOp):
     """By a number, or by a config key's.
 
     Args:
         undo: divide.
     """
 
-    by: float | Size
+    by: float | Dim
     undo: bool = False
 
     @property
@@ -71,12 +71,12 @@ class Multiply(Computing):
         return replace(self, undo=not self.undo)
 
     def compute(self, values: Floats, config: Config) -> Floats:
-        number = np.float32(self.by(config) if isinstance(self.by, Size) else self.by)
+        number = np.float32(self.by(config) if isinstance(self.by, Dim) else self.by)
         return values / number if self.undo else values * number
 
 
 @dataclass(frozen=True)
-class NegExp(Computing):
+class NegExp(ValueOp):
     """-exp(x): the decay rates that Mamba stores as logarithms."""
 
     @property
@@ -90,7 +90,7 @@ class NegExp(Computing):
 
 
 @dataclass(frozen=True)
-class LogNeg(Computing):
+class LogNeg(ValueOp):
     """log(-x)."""
 
     @property

@@ -19,7 +19,7 @@ from oracles.proofs import save_proof
 from oracles.tiny import save_tiny_llama
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.packed.blocks import as_float
+from quantmill.formats.hf.packed_tensors import unpack_blocks
 
 TOKENS = [3, 71, 200, 15, 9, 120, 44]
 
@@ -141,7 +141,7 @@ def test_through_llama_cpp(name: str, llama: Path, tmp_path: Path, cli: Callable
             assert np.array_equal(stored.rows(0, stored.n_rows), tensor.rows(0, tensor.n_rows))
     want = meant["model.layers.1.mlp.down_proj.weight"]
     got = next(tensor for tensor in read_hf(tmp_path / "m") if tensor.name == "blk.1.ffn_down.weight")
-    decoded = as_float(got)
+    decoded = unpack_blocks(got)
     assert np.array_equal(decoded.rows(0, decoded.n_rows).view(np.float32), want.numpy())
 
     # llama.cpp rounds activations to 8 bits beside quantized weights: the file of floats is the closer comparison.
@@ -184,7 +184,7 @@ def test_experts_of_unlike_types_decode(tmp_path: Path) -> None:
     """A stack is one tensor: one expert that has no exact blocks takes the others along to floats."""
     from quantmill.formats.hf.ops import Stack
     from quantmill.formats.hf.packed import decode_packed
-    from quantmill.formats.hf.packed.unpacked import applied
+    from quantmill.formats.hf.packed_tensors import apply_op
     from quantmill.formats.hf.weights import read_weights
 
     parts, meant = {}, []
@@ -197,7 +197,7 @@ def test_experts_of_unlike_types_decode(tmp_path: Path) -> None:
     raw = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32}}
     tensors = tuple(decode_packed(read_weights(tmp_path), raw, tmp_path).values())
     assert [tensor.qtype.name for tensor in tensors] == ["Q4_0", "Q5_0"]
-    (stacked,) = applied(Stack(), tensors, {})
+    (stacked,) = apply_op(Stack(), tensors, {})
     assert stacked.qtype.name == "F32"
     rows = stacked.rows(0, 64).view(np.float32).reshape(2, 32, 64)
     assert np.array_equal(rows, torch.stack(meant).numpy())

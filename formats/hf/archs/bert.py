@@ -7,24 +7,24 @@ pooler is what llama.cpp calls the classifier's first layer.
 from __future__ import annotations
 
 from ...ir import Role
-from ..rows import ConfigRow, Const, Flags, Key, Rope
+from ..dimensions import ALWAYS, CONTEXT, EMBD, FF, LAYER_INDEX, VOCAB, Dim, Is, LayerPattern, Q
+from ..rows import ConfigRow, Constant, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, CONTEXT, EMBD, FF, LAYER, VOCAB, Is, Q, Size, Words
-from .blocks import SIZE_KEYS
+from .shared import SIZE_KEYS
 
-_TYPES = Rule("embeddings.token_type_embeddings", Role.TOKEN_TYPES, (Size("type_vocab_size"), EMBD))
+_TYPES = Rule("embeddings.token_type_embeddings", Role.TOKEN_TYPES, (Dim("type_vocab_size"), EMBD))
 _WORDS = Rule("embeddings.word_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD))
 _SIZES = tuple(key for key in SIZE_KEYS if key.hf != "num_key_value_heads")
 _CONFIG: tuple[ConfigRow, ...] = (
     *_SIZES,
     Key("layer_norm_eps", "attention.layer_norm_epsilon"),
-    Const("attention.causal", False),
+    Constant("attention.causal", False),
     Key("type_vocab_size", "tokenizer.ggml.token_type_count"),
 )
 _BERT = "encoder.layer.{layer}."
 
 
-def _dense(hf: str, role: Role, high: Size = EMBD, wide: Size = EMBD) -> Rule:
+def _dense(hf: str, role: Role, high: Dim = EMBD, wide: Dim = EMBD) -> Rule:
     return Rule(_BERT + hf, role, (high, wide), bias=ALWAYS)
 
 
@@ -121,16 +121,16 @@ MODERN_BERT = Arch(
         *_SIZES,
         Rope(sliding="local_rope_theta"),
         Key("norm_eps", "attention.layer_norm_epsilon"),
-        Const("attention.causal", False),
+        Constant("attention.causal", False),
         Key("local_attention", "attention.sliding_window"),
-        Flags("layer_types", "attention.sliding_window_pattern"),
+        LayerFlags("layer_types", "attention.sliding_window_pattern"),
         Key("vocab_size", "vocab_size"),
         Key("hidden_activation", "hidden_activation"),
     ),
     rules=(
         Rule("embeddings.tok_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD)),
         Rule("embeddings.norm", Role.TOKEN_EMBD_NORM, (EMBD,)),
-        Rule(_MODERN + "attn_norm", Role.ATTN_NORM, (EMBD,), when=LAYER >= 1),
+        Rule(_MODERN + "attn_norm", Role.ATTN_NORM, (EMBD,), when=LAYER_INDEX >= 1),
         Rule(_MODERN + "attn.Wqkv", Role.ATTN_QKV, (3 * EMBD, EMBD)),
         Rule(_MODERN + "attn.Wo", Role.ATTN_OUTPUT, (EMBD, EMBD)),
         Rule(_MODERN + "mlp_norm", Role.FFN_NORM, (EMBD,)),
@@ -142,7 +142,7 @@ MODERN_BERT = Arch(
         "hidden_activation": ("gelu", "silu"), "norm_bias": False, "attention_bias": False, "mlp_bias": False,
     },
     needs={_EVERY: ~Is(_EVERY) | Is(_EVERY, 3)},
-    implied={"layer_types": Words("sliding_attention", "full_attention", Size(3), first=True)},
+    implied={"layer_types": LayerPattern("sliding_attention", "full_attention", Dim(3), first=True)},
     roots={"model.": ""},
     ignored=("head.*", "decoder.*"),
 )  # fmt: skip

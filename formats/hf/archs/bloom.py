@@ -6,9 +6,9 @@ Sources: BloomConfig of transformers 5.23; conversion/bloom.py of llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
-from ..rows import Key, Made
+from ..dimensions import ALWAYS, EMBD, VOCAB, Dim, Is
+from ..rows import Computed, Key
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, EMBD, VOCAB, Is, Size
 from .gptneox import QKV_OF_EACH_HEAD
 
 _LAYER = "transformer.h.{layer}."
@@ -32,10 +32,10 @@ BLOOM = Arch(
     },
     config=(
         # Positions are slopes: there is no context but the one it was trained with, which configs seldom tell.
-        Made("context_length", Size("seq_length"), when=Is("seq_length")),
-        Made("context_length", EMBD, when=~Is("seq_length")),
+        Computed("context_length", Dim("seq_length"), when=Is("seq_length")),
+        Computed("context_length", EMBD, when=~Is("seq_length")),
         Key("hidden_size", "embedding_length"),
-        Made("feed_forward_length", 4 * EMBD),
+        Computed("feed_forward_length", 4 * EMBD),
         Key("num_hidden_layers", "block_count"),
         Key("num_attention_heads", "attention.head_count"),
         Key("num_key_value_heads", "attention.head_count_kv"),

@@ -6,10 +6,10 @@ Sources: CohereConfig and Cohere2Config of transformers 5.23; conversion/command
 from __future__ import annotations
 
 from ...ir import Role
-from ..rows import Flags, Key, Made, Rope
+from ..dimensions import HEAD_DIM, HEADS, KV_HEADS, LAYERS, Dim, Is
+from ..rows import Computed, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import HEAD_DIM, HEADS, KV_HEADS, LAYERS, Is, Size
-from .blocks import ATTN_NORM, EMBEDDING, FINAL_NORM, LAYER, SIZE_KEYS, attention, gated_mlp
+from .shared import ATTN_NORM, EMBEDDING, FINAL_NORM, LAYER_PREFIX, SIZE_KEYS, attention, gated_mlp
 
 _COMMON = {
     "vocab_size": 256000, "hidden_size": 8192, "intermediate_size": 22528, "num_hidden_layers": 40,
@@ -34,13 +34,13 @@ COMMAND_R = Arch(
         "CohereForCausalLM": HFClass("cohere", _COMMON | {"use_qk_norm": False, "rope_theta": 500000.0}),
     },
     # max_position_embeddings is what it began with
-    config=(*_KEYS, Made("context_length", Size("model_max_length"), when=Is("model_max_length"))),
+    config=(*_KEYS, Computed("context_length", Dim("model_max_length"), when=Is("model_max_length"))),
     rules=(
         EMBEDDING,
         ATTN_NORM,
         *attention(),
-        Rule(LAYER + "self_attn.q_norm", Role.ATTN_Q_NORM, (HEADS, HEAD_DIM), when=_NORMED),
-        Rule(LAYER + "self_attn.k_norm", Role.ATTN_K_NORM, (KV_HEADS, HEAD_DIM), when=_NORMED),
+        Rule(LAYER_PREFIX + "self_attn.q_norm", Role.ATTN_Q_NORM, (HEADS, HEAD_DIM), when=_NORMED),
+        Rule(LAYER_PREFIX + "self_attn.k_norm", Role.ATTN_K_NORM, (KV_HEADS, HEAD_DIM), when=_NORMED),
         *gated_mlp(),
         FINAL_NORM,
     ),
@@ -56,7 +56,7 @@ COHERE2 = Arch(
     config=(
         *_KEYS,
         Key("sliding_window", "attention.sliding_window"),
-        Flags("layer_types", "attention.sliding_window_pattern"),
+        LayerFlags("layer_types", "attention.sliding_window_pattern"),
     ),
     rules=(EMBEDDING, ATTN_NORM, *attention(), *gated_mlp(), FINAL_NORM),
     fixed=_FIXED,

@@ -6,11 +6,11 @@ Sources: DbrxConfig, DbrxAttentionConfig and DbrxFFNConfig of transformers 5.23;
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import EMBD, EXPERTS, FF, KV, VOCAB
 from ..ops import Op, Reshape, Transpose
-from ..rows import Const, Key
+from ..rows import Constant, Key
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, EXPERTS, FF, KV, VOCAB
-from .blocks import EXPERT_KEYS, HEAD, SIZE_KEYS
+from .shared import EXPERT_KEYS, HEAD, SIZE_KEYS
 
 _LAYER = "transformer.blocks.{layer}."
 _ATTN = _LAYER + "norm_attn_norm."
@@ -51,7 +51,7 @@ DBRX = Arch(
         Key("attn_config.rope_theta", "rope.freq_base"),
         Key("attn_config.clip_qkv", "attention.clamp_kqv", optional=True, null=0.0),
         *EXPERT_KEYS,
-        Const("attention.layer_norm_epsilon", 1e-5),
+        Constant("attention.layer_norm_epsilon", 1e-5),
     ),
     rules=(
         Rule("transformer.wte", Role.TOKEN_EMBD, (VOCAB, EMBD)),

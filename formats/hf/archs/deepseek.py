@@ -7,12 +7,11 @@ MLA into attention with one head of keys: their part that does not turn is multi
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import EMBD, EXPERT_FF, EXPERTS, HEADS, LAYER_INDEX, Dim, Is
 from ..ops import On, Reshape, Split, Transpose
-from ..rows import ConfigRow, Const, Key, Made, Rope
+from ..rows import Computed, ConfigRow, Constant, Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, EXPERT_FF, EXPERTS, HEADS, Is, Size
-from ..sizes import LAYER as NUMBER
-from .blocks import (
+from .shared import (
     ATTN_NORM,
     EMBEDDING,
     EPS_KEY,
@@ -20,7 +19,7 @@ from .blocks import (
     FFN_NORM,
     FINAL_NORM,
     HEAD,
-    LAYER,
+    LAYER_PREFIX,
     SIZE_KEYS,
     experts,
     gated_mlp,
@@ -34,14 +33,14 @@ _COMMON = {
 }  # fmt: skip
 _NAMES = {"n_routed_experts": "num_local_experts"}
 
-_ROPE, _NOPE, _V = Size("qk_rope_head_dim"), Size("qk_nope_head_dim"), Size("v_head_dim")
-_LATENT, _Q_LATENT = Size("kv_lora_rank"), Size("q_lora_rank")
-_ATTN, _MLP = LAYER + "self_attn.", LAYER + "mlp."
-_DENSE = Size("first_k_dense_replace") > NUMBER
+_ROPE, _NOPE, _V = Dim("qk_rope_head_dim"), Dim("qk_nope_head_dim"), Dim("v_head_dim")
+_LATENT, _Q_LATENT = Dim("kv_lora_rank"), Dim("q_lora_rank")
+_ATTN, _MLP = LAYER_PREFIX + "self_attn.", LAYER_PREFIX + "mlp."
+_DENSE = Dim("first_k_dense_replace") > LAYER_INDEX
 
 _CONFIG: tuple[ConfigRow, ...] = (
     *(key for key in SIZE_KEYS if key.hf != "num_key_value_heads"),
-    Const("attention.head_count_kv", 1),
+    Constant("attention.head_count_kv", 1),
     Rope(scaled={"mscale_all_dim": ("rope.scaling.yarn_log_multiplier", 0.1)}),
     EPS_KEY,
     *EXPERT_KEYS,
@@ -51,9 +50,9 @@ _CONFIG: tuple[ConfigRow, ...] = (
     Key("vocab_size", "vocab_size"),
     Key("q_lora_rank", "attention.q_lora_rank", optional=True),
     Key("kv_lora_rank", "attention.kv_lora_rank"),
-    Made("attention.key_length", _LATENT + _ROPE),
-    Made("attention.value_length", _LATENT),
-    Made("attention.key_length_mla", _NOPE + _ROPE),
+    Computed("attention.key_length", _LATENT + _ROPE),
+    Computed("attention.value_length", _LATENT),
+    Computed("attention.key_length_mla", _NOPE + _ROPE),
     Key("v_head_dim", "attention.value_length_mla"),
     Key("moe_intermediate_size", "expert_feed_forward_length"),
     Key("n_shared_experts", "expert_shared_count"),
@@ -88,7 +87,7 @@ def _rules(*correction: Rule) -> tuple[Rule, ...]:
         *gated_mlp(when=_DENSE),
         *experts(when=~_DENSE),
         *correction,
-        *shared_expert(at=_MLP + "shared_experts.", width=EXPERT_FF * Size("n_shared_experts"), when=~_DENSE),
+        *shared_expert(at=_MLP + "shared_experts.", width=EXPERT_FF * Dim("n_shared_experts"), when=~_DENSE),
         FINAL_NORM,
         HEAD,
     )
@@ -108,7 +107,7 @@ DEEPSEEK2 = Arch(
             _NAMES,
         )
     },
-    config=(*_CONFIG, Const("expert_gating_func", 1)),
+    config=(*_CONFIG, Constant("expert_gating_func", 1)),
     rules=_rules(),
     # llama.cpp scores a group by its two best experts, which is V3's way; V2 takes the best one.
     fixed={"hidden_act": "silu", "attention_bias": False, "topk_method": "greedy", "norm_topk_prob": False},
@@ -130,7 +129,7 @@ DEEPSEEK3 = Arch(
             _NAMES,
         )
     },
-    config=(*_CONFIG, Const("expert_gating_func", 2)),
+    config=(*_CONFIG, Constant("expert_gating_func", 2)),
     rules=_rules(
         Rule(
             _MLP + "gate.e_score_correction_bias",

@@ -8,10 +8,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..rows import Flags, Key
+from ..dimensions import EMBD
+from ..rows import Key, LayerFlags
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD
-from .blocks import EMBEDDING, FFN_NORM, FINAL_NORM, HEAD, HEAD_DIM_KEYS, KEYS, LAYER, attention, gated_mlp, qk_norm
+from .shared import (
+    EMBEDDING,
+    FFN_NORM,
+    FINAL_NORM,
+    HEAD,
+    HEAD_DIM_KEYS,
+    KEYS,
+    LAYER_PREFIX,
+    attention,
+    gated_mlp,
+    qk_norm,
+)
 
 EXAONE4 = Arch(
     name="exaone4",
@@ -31,7 +42,7 @@ EXAONE4 = Arch(
         *HEAD_DIM_KEYS,
         Key("vocab_size", "vocab_size"),
         Key("sliding_window", "attention.sliding_window", optional=True),
-        Flags("layer_types", "attention.sliding_window_pattern"),
+        LayerFlags("layer_types", "attention.sliding_window_pattern"),
     ),
     rules=(
         EMBEDDING,
@@ -39,7 +50,7 @@ EXAONE4 = Arch(
         *qk_norm(),
         replace(FFN_NORM, role=Role.ATTN_POST_NORM),
         *gated_mlp(),
-        Rule(LAYER + "post_feedforward_layernorm", Role.FFN_POST_NORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "post_feedforward_layernorm", Role.FFN_POST_NORM, (EMBD,)),
         FINAL_NORM,
         HEAD,
     ),

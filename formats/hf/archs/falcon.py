@@ -6,21 +6,21 @@ Sources: FalconConfig of transformers 5.23; conversion/falcon.py of llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, VOCAB, Condition, Dim, Is
 from ..ops import Concat, On, Reshape, Split
-from ..rows import Const, Key, Made, More, Rope
+from ..rows import Computed, Constant, GreaterThan, Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, VOCAB, Condition, Is, Size
-from .blocks import HEAD
+from .shared import HEAD
 
 _LAYER = "transformer.h.{layer}."
 _NEW = Is("new_decoder_architecture")  # 40B's: key/value heads, each with its own query heads
 _TWO_NORMS = _NEW & ~Is("num_ln_in_parallel_attn", 1)
-_KV_HEADS = Size("num_kv_heads")
+_KV_HEADS = Dim("num_kv_heads")
 _QUERIES = HEADS // _KV_HEADS
 _KV = _KV_HEADS * HEAD_DIM
 
 
-def _part(each: Size | int) -> Reshape:
+def _part(each: Dim | int) -> Reshape:
     """That many heads of each group as plain rows."""
     return Reshape((_KV_HEADS, each, HEAD_DIM, EMBD), (_KV_HEADS * each * HEAD_DIM, EMBD))
 
@@ -46,14 +46,14 @@ FALCON = Arch(
     },
     config=(
         Key("max_position_embeddings", "context_length"),
-        Const("tensor_data_layout", "jploski"),
+        Constant("tensor_data_layout", "jploski"),
         Key("hidden_size", "embedding_length"),
         Key("intermediate_size", "feed_forward_length"),
         Key("num_hidden_layers", "block_count"),
         Key("num_attention_heads", "attention.head_count"),
         Key("num_kv_heads", "attention.head_count_kv", when=_NEW),
-        Made("attention.head_count_kv", Size(1), when=~_NEW),
-        More("new_decoder_architecture", "attention.head_count_kv", 1),
+        Computed("attention.head_count_kv", Dim(1), when=~_NEW),
+        GreaterThan("new_decoder_architecture", "attention.head_count_kv", 1),
         Key("layer_norm_epsilon", "attention.layer_norm_epsilon"),
         Rope(),
     ),

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..rows import Flags, Key, Rope
+from ..dimensions import EMBD, HEAD_DIM, HEADS, LAYERS, Dim, Equal, If
+from ..rows import Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, HEAD_DIM, HEADS, LAYERS, If, Same, Size
 from ..values import Add
-from .blocks import (
+from .shared import (
     EMBEDDING,
     EPS_KEY,
     HEAD_DIM_KEYS,
-    LAYER,
+    LAYER_PREFIX,
     SIZE_KEYS,
     TEXT_ROOTS,
     VISION,
@@ -31,12 +31,12 @@ _COMMON = {
 }  # fmt: skip
 _GELU = ("gelu_pytorch_tanh", "gelu")  # llama.cpp computes the tanh form; the first checkpoints say gelu and mean it
 _FIXED = {"tie_word_embeddings": True, "attention_bias": False, "use_bidirectional_attention": (None, False)}
-_SCALAR = Size("query_pre_attn_scalar")
+_SCALAR = Dim("query_pre_attn_scalar")
 
 
 def _scalar(layers_of_27b: int) -> If:
     """llama.cpp scales by the head's size, but for 27B, which it knows by its layers, by the width a head."""
-    return If(Same(LAYERS, Size(layers_of_27b)), EMBD // HEADS, HEAD_DIM)
+    return If(Equal(LAYERS, Dim(layers_of_27b)), EMBD // HEADS, HEAD_DIM)
 
 
 def _norm(hf: str, role: Role) -> Rule:
@@ -44,12 +44,12 @@ def _norm(hf: str, role: Role) -> Rule:
     return Rule(hf, role, (EMBD,), (Add(1.0),))
 
 
-_ATTN_NORM = _norm(LAYER + "input_layernorm", Role.ATTN_NORM)
+_ATTN_NORM = _norm(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM)
 _FINAL_NORM = _norm("model.norm", Role.OUTPUT_NORM)
 _BLOCK_NORMS = (
-    _norm(LAYER + "post_attention_layernorm", Role.ATTN_POST_NORM),
-    _norm(LAYER + "pre_feedforward_layernorm", Role.FFN_NORM),
-    _norm(LAYER + "post_feedforward_layernorm", Role.FFN_POST_NORM),
+    _norm(LAYER_PREFIX + "post_attention_layernorm", Role.ATTN_POST_NORM),
+    _norm(LAYER_PREFIX + "pre_feedforward_layernorm", Role.FFN_NORM),
+    _norm(LAYER_PREFIX + "post_feedforward_layernorm", Role.FFN_POST_NORM),
 )
 
 GEMMA = Arch(
@@ -67,7 +67,7 @@ GEMMA = Arch(
         EMBEDDING,
         _ATTN_NORM,
         *attention(),
-        _norm(LAYER + "post_attention_layernorm", Role.FFN_NORM),
+        _norm(LAYER_PREFIX + "post_attention_layernorm", Role.FFN_NORM),
         *gated_mlp(),
         _FINAL_NORM,
     ),
@@ -98,7 +98,7 @@ GEMMA2 = Arch(
     ),
     rules=(EMBEDDING, _ATTN_NORM, *attention(), *_BLOCK_NORMS, *gated_mlp(), _FINAL_NORM),
     fixed=_FIXED | {"hidden_activation": _GELU},
-    needs={"query_pre_attn_scalar": Same(_SCALAR, _scalar(46))},
+    needs={"query_pre_attn_scalar": Equal(_SCALAR, _scalar(46))},
     implied={"query_pre_attn_scalar": _scalar(46)},
     ignored=("lm_head.weight",),
 )
@@ -124,11 +124,11 @@ GEMMA3 = Arch(
         *HEAD_DIM_KEYS,
         Key("final_logit_softcapping", "final_logit_softcapping", optional=True),
         Key("sliding_window", "attention.sliding_window"),
-        Flags("layer_types", "attention.sliding_window_pattern", every="sliding_window_pattern"),
+        LayerFlags("layer_types", "attention.sliding_window_pattern", every="sliding_window_pattern"),
     ),
     rules=(EMBEDDING, _ATTN_NORM, *attention(), *qk_norm(Add(1.0)), *_BLOCK_NORMS, *gated_mlp(), _FINAL_NORM),
     fixed=_FIXED | {"hidden_activation": _GELU, "attn_logit_softcapping": None},
-    needs={"query_pre_attn_scalar": Same(_SCALAR, _scalar(62))},
+    needs={"query_pre_attn_scalar": Equal(_SCALAR, _scalar(62))},
     implied={"query_pre_attn_scalar": _scalar(62)},
     roots=TEXT_ROOTS,
     ignored=("*lm_head.weight", *VISION),

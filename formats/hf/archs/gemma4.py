@@ -8,31 +8,31 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..rows import Alternating, Flags, Key, Rope
-from ..rules import Arch, HFClass, Rule
-from ..sizes import (
+from ..dimensions import (
     EMBD,
     EXPERT_FF,
     EXPERTS,
     HEAD_DIM,
     KV,
+    LAYER_INDEX,
     LAYERS,
     VOCAB,
     Condition,
-    Exceptions,
+    Dim,
     Is,
+    LayerOverrides,
+    LayerPattern,
     Q,
-    Size,
-    Words,
 )
-from ..sizes import LAYER as NUMBER
-from .blocks import EMBEDDING, EPS_KEY, FINAL_NORM, LAYER, TEXT_ROOTS, VISION, gated_mlp
+from ..rows import Alternating, Key, LayerFlags, Rope
+from ..rules import Arch, HFClass, Rule
+from .shared import EMBEDDING, EPS_KEY, FINAL_NORM, LAYER_PREFIX, TEXT_ROOTS, VISION, gated_mlp
 
-_INPUT = Size("hidden_size_per_layer_input")
+_INPUT = Dim("hidden_size_per_layer_input")
 _OWN_INPUT, _EXPERTS = Is("hidden_size_per_layer_input"), Is("enable_moe_block")
-_OWN_KV = LAYERS - Size("num_kv_shared_layers") > NUMBER
+_OWN_KV = LAYERS - Dim("num_kv_shared_layers") > LAYER_INDEX
 _OWN_V = _OWN_KV & ~(Is("attention_k_eq_v") & Is("layer_types", "full_attention"))
-_ATTN = LAYER + "self_attn."
+_ATTN = LAYER_PREFIX + "self_attn."
 
 _TEXT = HFClass(
     "gemma4_text",
@@ -51,7 +51,7 @@ _TEXT = HFClass(
 
 
 def _norm(hf: str, role: Role, when: Condition) -> Rule:
-    return Rule(LAYER + hf, role, (EMBD,), when=when)
+    return Rule(LAYER_PREFIX + hf, role, (EMBD,), when=when)
 
 
 GEMMA4 = Arch(
@@ -76,7 +76,7 @@ GEMMA4 = Arch(
         Key("sliding_window", "attention.sliding_window"),
         Key("num_kv_shared_layers", "attention.shared_kv_layers"),
         Key("hidden_size_per_layer_input", "embedding_length_per_layer_input"),
-        Flags("layer_types", "attention.sliding_window_pattern"),
+        LayerFlags("layer_types", "attention.sliding_window_pattern"),
         *(
             Alternating("head_dim", f"{what}", f"{what}_swa", "global_head_dim")
             for what in ("attention.key_length", "attention.value_length", "rope.dimension_count")
@@ -89,34 +89,38 @@ GEMMA4 = Arch(
         ),
         Rule("model.per_layer_model_projection", Role.PER_LAYER_MODEL_PROJ, (LAYERS * _INPUT, EMBD), when=_OWN_INPUT),
         Rule("model.per_layer_projection_norm", Role.PER_LAYER_PROJ_NORM, (_INPUT,), when=_OWN_INPUT),
-        Rule(LAYER + "input_layernorm", Role.ATTN_NORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM, (EMBD,)),
         Rule(_ATTN + "q_proj", Role.ATTN_Q, (Q, EMBD)),
         Rule(_ATTN + "k_proj", Role.ATTN_K, (KV, EMBD), when=_OWN_KV),
         Rule(_ATTN + "v_proj", Role.ATTN_V, (KV, EMBD), when=_OWN_V),
         Rule(_ATTN + "o_proj", Role.ATTN_OUTPUT, (EMBD, Q)),
         Rule(_ATTN + "q_norm", Role.ATTN_Q_NORM, (HEAD_DIM,)),
         Rule(_ATTN + "k_norm", Role.ATTN_K_NORM, (HEAD_DIM,), when=_OWN_KV),
-        Rule(LAYER + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
-        Rule(LAYER + "pre_feedforward_layernorm", Role.FFN_NORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "pre_feedforward_layernorm", Role.FFN_NORM, (EMBD,)),
         *gated_mlp(),
-        Rule(LAYER + "post_feedforward_layernorm", Role.FFN_POST_NORM, (EMBD,)),
-        Rule(LAYER + "router.proj", Role.FFN_GATE_INP, (EXPERTS, EMBD), when=_EXPERTS),
-        Rule(LAYER + "router.scale", Role.FFN_GATE_INP, (EMBD,), when=_EXPERTS, tensor=True, part="scale"),
+        Rule(LAYER_PREFIX + "post_feedforward_layernorm", Role.FFN_POST_NORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "router.proj", Role.FFN_GATE_INP, (EXPERTS, EMBD), when=_EXPERTS),
+        Rule(LAYER_PREFIX + "router.scale", Role.FFN_GATE_INP, (EMBD,), when=_EXPERTS, tensor=True, part="scale"),
         Rule(
-            LAYER + "router.per_expert_scale", Role.FFN_DOWN_EXPS, (EXPERTS,), when=_EXPERTS, tensor=True, part="scale"
+            LAYER_PREFIX + "router.per_expert_scale", Role.FFN_DOWN_EXPS, (EXPERTS,), when=_EXPERTS, tensor=True,
+            part="scale",
         ),
         Rule(
-            LAYER + "experts.gate_up_proj", Role.FFN_GATE_UP_EXPS, (EXPERTS, 2 * EXPERT_FF, EMBD), when=_EXPERTS,
+            LAYER_PREFIX + "experts.gate_up_proj", Role.FFN_GATE_UP_EXPS, (EXPERTS, 2 * EXPERT_FF, EMBD), when=_EXPERTS,
             tensor=True,
         ),
-        Rule(LAYER + "experts.down_proj", Role.FFN_DOWN_EXPS, (EXPERTS, EMBD, EXPERT_FF), when=_EXPERTS, tensor=True),
+        Rule(
+            LAYER_PREFIX + "experts.down_proj", Role.FFN_DOWN_EXPS, (EXPERTS, EMBD, EXPERT_FF), when=_EXPERTS,
+            tensor=True,
+        ),
         _norm("post_feedforward_layernorm_1", Role.FFN_POST_NORM_1, _EXPERTS),
         _norm("pre_feedforward_layernorm_2", Role.FFN_PRE_NORM_2, _EXPERTS),
         _norm("post_feedforward_layernorm_2", Role.FFN_POST_NORM_2, _EXPERTS),
-        Rule(LAYER + "per_layer_input_gate", Role.PER_LAYER_INP_GATE, (_INPUT, EMBD), when=_OWN_INPUT),
-        Rule(LAYER + "per_layer_projection", Role.PER_LAYER_PROJ, (EMBD, _INPUT), when=_OWN_INPUT),
+        Rule(LAYER_PREFIX + "per_layer_input_gate", Role.PER_LAYER_INP_GATE, (_INPUT, EMBD), when=_OWN_INPUT),
+        Rule(LAYER_PREFIX + "per_layer_projection", Role.PER_LAYER_PROJ, (EMBD, _INPUT), when=_OWN_INPUT),
         _norm("post_per_layer_input_norm", Role.PER_LAYER_POST_NORM, _OWN_INPUT),
-        Rule(LAYER + "layer_scalar", Role.LAYER_OUT_SCALE, (Size(1),), tensor=True),
+        Rule(LAYER_PREFIX + "layer_scalar", Role.LAYER_OUT_SCALE, (Dim(1),), tensor=True),
         FINAL_NORM,
     ),
     fixed={
@@ -124,10 +128,10 @@ GEMMA4 = Arch(
         "use_double_wide_mlp": False, "use_bidirectional_attention": (None, "vision"),
     },
     implied={
-        "layer_types": Words("sliding_attention", "full_attention", Size(6)),
-        "global_head_dim": Size(512),
+        "layer_types": LayerPattern("sliding_attention", "full_attention", Dim(6)),
+        "global_head_dim": Dim(512),
         "vocab_size_per_layer_input": VOCAB,
-        "per_layer_config": Exceptions(
+        "per_layer_config": LayerOverrides(
             "full_attention", {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
         ),
     },

@@ -7,11 +7,10 @@ neighbouring pairs of half of each head, there as here.
 from __future__ import annotations
 
 from ...ir import Role
-from ..rows import Const, Key, Rope
+from ..dimensions import EMBD, EXPERT_FF, EXPERTS, FF, LAYER_INDEX, Dim, Is
+from ..rows import Constant, Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, EXPERT_FF, EXPERTS, FF, Is, Size
-from ..sizes import LAYER as NUMBER
-from .blocks import (
+from .shared import (
     ATTN_NORM,
     EMBEDDING,
     EPS_KEY,
@@ -20,7 +19,7 @@ from .blocks import (
     FINAL_NORM,
     HEAD,
     HEAD_DIM_KEYS,
-    LAYER,
+    LAYER_PREFIX,
     SIZE_KEYS,
     attention,
     experts,
@@ -52,18 +51,18 @@ GLM4 = Arch(
         EMBEDDING,
         ATTN_NORM,
         *attention(bias="attention_bias"),
-        Rule(LAYER + "post_self_attn_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "post_self_attn_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
         FFN_NORM,
-        Rule(LAYER + "mlp.gate_up_proj", Role.FFN_UP, (2 * FF, EMBD)),
-        Rule(LAYER + "mlp.down_proj", Role.FFN_DOWN, (EMBD, FF)),
-        Rule(LAYER + "post_mlp_layernorm", Role.FFN_POST_NORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "mlp.gate_up_proj", Role.FFN_UP, (2 * FF, EMBD)),
+        Rule(LAYER_PREFIX + "mlp.down_proj", Role.FFN_DOWN, (EMBD, FF)),
+        Rule(LAYER_PREFIX + "post_mlp_layernorm", Role.FFN_POST_NORM, (EMBD,)),
         FINAL_NORM,
         HEAD,
     ),
     fixed={"hidden_act": "silu"},
 )  # fmt: skip
 
-_DENSE = Size("first_k_dense_replace") > NUMBER
+_DENSE = Dim("first_k_dense_replace") > LAYER_INDEX
 
 GLM4_MOE = Arch(
     name="glm4moe",
@@ -93,7 +92,7 @@ GLM4_MOE = Arch(
         Key("moe_intermediate_size", "expert_feed_forward_length"),
         Key("n_shared_experts", "expert_shared_count"),
         Key("first_k_dense_replace", "leading_dense_block_count"),
-        Const("expert_gating_func", 2),
+        Constant("expert_gating_func", 2),
         Key("routed_scaling_factor", "expert_weights_scale"),
         Key("norm_topk_prob", "expert_weights_norm"),
     ),
@@ -102,14 +101,16 @@ GLM4_MOE = Arch(
         ATTN_NORM,
         *attention(bias="attention_bias"),
         *qk_norm(when=Is("use_qk_norm")),
-        Rule(LAYER + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
         *gated_mlp(when=_DENSE),
         *experts(when=~_DENSE),
         Rule(
-            LAYER + "mlp.gate.e_score_correction_bias", Role.FFN_EXP_PROBS_B, (EXPERTS,), when=~_DENSE, tensor=True,
-            part="bias",
+            LAYER_PREFIX + "mlp.gate.e_score_correction_bias", Role.FFN_EXP_PROBS_B, (EXPERTS,), when=~_DENSE,
+            tensor=True, part="bias",
         ),
-        *shared_expert(at=LAYER + "mlp.shared_experts.", width=EXPERT_FF * Size("n_shared_experts"), when=~_DENSE),
+        *shared_expert(
+            at=LAYER_PREFIX + "mlp.shared_experts.", width=EXPERT_FF * Dim("n_shared_experts"), when=~_DENSE
+        ),
         FINAL_NORM,
         HEAD,
     ),

@@ -6,16 +6,16 @@ Sources: GPT2Config of transformers 5.23; conversion/gpt2.py of llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import ALWAYS, CONTEXT, EMBD, FF, VOCAB, Dim
 from ..ops import Transpose
 from ..rows import Key
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, CONTEXT, EMBD, FF, VOCAB, Size
 
 _LAYER = "transformer.h.{layer}."
 _CONV1D = (Transpose(),)
 
 
-def _conv1d(hf: str, role: Role, wide_in: Size, wide_out: Size) -> Rule:
+def _conv1d(hf: str, role: Role, wide_in: Dim, wide_out: Dim) -> Rule:
     return Rule(_LAYER + hf, role, (wide_in, wide_out), _CONV1D, bias=ALWAYS)
 
 

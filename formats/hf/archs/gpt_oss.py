@@ -8,13 +8,13 @@ they are: the ops only move their rows. llama.cpp rounds the ends of YaRN's rang
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import ALWAYS, EMBD, EXPERTS, FF, HEADS, Dim, LayerPattern
 from ..ops import Regroup, Split, Transpose
-from ..rows import Flags, Key
+from ..rows import Key, LayerFlags
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, EMBD, EXPERTS, FF, HEADS, Size, Words
-from .blocks import ATTN_NORM, EMBEDDING, EXPERT_KEYS, FINAL_NORM, HEAD, HEAD_DIM_KEYS, KEYS, LAYER, attention
+from .shared import ATTN_NORM, EMBEDDING, EXPERT_KEYS, FINAL_NORM, HEAD, HEAD_DIM_KEYS, KEYS, LAYER_PREFIX, attention
 
-_EXPERTS = LAYER + "mlp.experts."
+_EXPERTS = LAYER_PREFIX + "mlp.experts."
 _PAIRS = (Regroup((-1, 2), (1, 0), axis=1), Split((FF, FF), axis=1))  # gate and up alternate
 _GATE_UP = (Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS)
 
@@ -38,15 +38,15 @@ GPT_OSS = Arch(
         *EXPERT_KEYS,
         Key("sliding_window", "attention.sliding_window"),
         Key("intermediate_size", "expert_feed_forward_length"),
-        Flags("layer_types", "attention.sliding_window_pattern"),
+        LayerFlags("layer_types", "attention.sliding_window_pattern"),
     ),
     rules=(
         EMBEDDING,
         ATTN_NORM,
         *attention(bias=ALWAYS, out_bias=ALWAYS),
-        Rule(LAYER + "self_attn.sinks", Role.ATTN_SINKS, (HEADS,), tensor=True),
-        Rule(LAYER + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
-        Rule(LAYER + "mlp.router", Role.FFN_GATE_INP, (EXPERTS, EMBD), bias=ALWAYS),
+        Rule(LAYER_PREFIX + "self_attn.sinks", Role.ATTN_SINKS, (HEADS,), tensor=True),
+        Rule(LAYER_PREFIX + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "mlp.router", Role.FFN_GATE_INP, (EXPERTS, EMBD), bias=ALWAYS),
         Rule(_EXPERTS + "gate_up_proj", _GATE_UP, (EXPERTS, EMBD, 2 * FF), (Transpose(), *_PAIRS), tensor=True),
         Rule(
             _EXPERTS + "gate_up_proj_bias",
@@ -65,5 +65,5 @@ GPT_OSS = Arch(
         "hidden_act": "silu", "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "attention_bias": True,
         "tie_word_embeddings": False,
     },
-    implied={"layer_types": Words("sliding_attention", "full_attention", Size(2))},
+    implied={"layer_types": LayerPattern("sliding_attention", "full_attention", Dim(2))},
 )  # fmt: skip

@@ -6,10 +6,10 @@ Sources: GPTNeoXConfig of transformers 5.23; conversion/gptneox.py of llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, VOCAB
 from ..ops import Regroup
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, VOCAB
 
 _LAYER = "gpt_neox.layers.{layer}."
 QKV_OF_EACH_HEAD = (Regroup((HEADS, 3, HEAD_DIM), (1, 0, 2)),)

@@ -7,11 +7,12 @@ conversion/granite.py of llama.cpp. llama.cpp turns neighbouring pairs, as in Ll
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import ALWAYS, EMBD, EXPERTS, FF, Condition, Dim, Is
 from ..ops import Split
-from ..rows import AttentionLayers, Key, Made, Named
+from ..rows import AttentionLayers, Computed, Key, Mapped
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, EMBD, EXPERTS, FF, Condition, Is, Size
-from .blocks import (
+from .mamba import NO_LIMIT, mamba2
+from .shared import (
     ATTN_NORM,
     EMBEDDING,
     EXPERT_KEYS,
@@ -19,12 +20,11 @@ from .blocks import (
     FINAL_NORM,
     HEAD,
     KEYS,
-    LAYER,
+    LAYER_PREFIX,
     SIZE_KEYS,
     attention,
     gated_mlp,
 )
-from .mamba import NO_LIMIT, mamba2
 
 _COMMON = {
     "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -45,7 +45,7 @@ _SCALES = (
 )
 _FIXED = {"hidden_act": "silu"}
 _ATTENTION = attention(permute=True, bias="attention_bias", out_bias="attention_bias")
-_SHARED_FF = Size("shared_intermediate_size")
+_SHARED_FF = Dim("shared_intermediate_size")
 _SHARED = Is("shared_intermediate_size")
 
 GRANITE = Arch(
@@ -56,7 +56,7 @@ GRANITE = Arch(
     fixed=_FIXED,
 )
 
-_MOE = LAYER + "block_sparse_moe."
+_MOE = LAYER_PREFIX + "block_sparse_moe."
 _ROUTED = Is("num_local_experts")
 
 
@@ -78,7 +78,7 @@ def _experts(when: Condition = ALWAYS) -> tuple[Rule, ...]:
 def _shared(gate: Role, up: Role, down: Role, when: Condition) -> tuple[Rule, ...]:
     """The expert that every token goes to."""
     halves = (Split((_SHARED_FF, _SHARED_FF)),)
-    at = LAYER + "shared_mlp."
+    at = LAYER_PREFIX + "shared_mlp."
     return (
         Rule(at + "input_linear", (gate, up), (2 * _SHARED_FF, EMBD), halves, when=when),
         Rule(at + "output_linear", down, (EMBD, _SHARED_FF), when=when),
@@ -141,21 +141,21 @@ GRANITE_HYBRID = Arch(
         Key("mamba_d_conv", "ssm.conv_kernel"),
         Key("mamba_d_state", "ssm.state_size"),
         Key("mamba_n_groups", "ssm.group_count"),
-        Made("ssm.inner_size", 2 * EMBD),
+        Computed("ssm.inner_size", 2 * EMBD),
         Key("mamba_n_heads", "ssm.time_step_rank"),
-        Named("position_embedding_type", "rope.scaling.finetuned", {None: False, "nope": False, "rope": True}),
+        Mapped("position_embedding_type", "rope.scaling.finetuned", {None: False, "nope": False, "rope": True}),
     ),
     rules=(
         EMBEDDING,
         ATTN_NORM,
         *attention(permute=True, bias="attention_bias", out_bias="attention_bias", when=~_MAMBA),
         *mamba2(
-            LAYER + "mamba.",
+            LAYER_PREFIX + "mamba.",
             inner=2 * EMBD,
-            heads=Size("mamba_n_heads"),
-            groups=Size("mamba_n_groups"),
-            state=Size("mamba_d_state"),
-            kernel=Size("mamba_d_conv"),
+            heads=Dim("mamba_n_heads"),
+            groups=Dim("mamba_n_groups"),
+            state=Dim("mamba_d_state"),
+            kernel=Dim("mamba_d_conv"),
             when=_MAMBA,
             bias=Is("mamba_conv_bias"),
         ),

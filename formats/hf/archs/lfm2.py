@@ -6,12 +6,11 @@ Sources: Lfm2Config and Lfm2MoeConfig of transformers 5.23; conversion/lfm2.py o
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import ALWAYS, EMBD, EXPERTS, FF, LAYER_INDEX, Condition, Dim, Is, OrDefault
 from ..ops import Reshape
-from ..rows import AttentionLayers, Const, Key, Made, Rope, Told
+from ..rows import AttentionLayers, Computed, Constant, Key, ReadBack, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, EMBD, EXPERTS, FF, LAYER, Condition, Is, Otherwise, Size
-from .blocks import EMBEDDING, HEAD, SIZE_KEYS, attention, experts, qk_norm
-from .blocks import LAYER as AT
+from .shared import EMBEDDING, HEAD, LAYER_PREFIX, SIZE_KEYS, attention, experts, qk_norm
 
 _COMMON = {
     "vocab_size": 65536, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -19,9 +18,9 @@ _COMMON = {
     "tie_word_embeddings": True, "conv_bias": False, "conv_L_cache": 3, "rope_theta": 1e6,
 }  # fmt: skip
 _CONV, _ATTENTION = Is("layer_types", "conv"), Is("layer_types", "full_attention")
-_KERNEL, _MULTIPLE = Size("conv_L_cache"), Size("block_multiple_of")
-_SHAPE = (EMBD, Size(1), _KERNEL)
-_FORWARD = AT + "feed_forward."
+_KERNEL, _MULTIPLE = Dim("conv_L_cache"), Dim("block_multiple_of")
+_SHAPE = (EMBD, Dim(1), _KERNEL)
+_FORWARD = LAYER_PREFIX + "feed_forward."
 _FIRST_KEYS = tuple(key for key in SIZE_KEYS if key.hf not in ("num_key_value_heads", "intermediate_size"))
 _LAST_KEYS = (
     AttentionLayers("conv"),
@@ -32,18 +31,18 @@ _LAST_KEYS = (
 )
 _MIXERS = (
     EMBEDDING,
-    Rule(AT + "operator_norm", Role.ATTN_NORM, (EMBD,)),
+    Rule(LAYER_PREFIX + "operator_norm", Role.ATTN_NORM, (EMBD,)),
     *attention(out="out_proj", when=_ATTENTION),
     *qk_norm(names=("q_layernorm", "k_layernorm"), when=_ATTENTION),
-    Rule(AT + "conv.conv", Role.SHORTCONV_CONV, _SHAPE, (Reshape(_SHAPE, (EMBD, _KERNEL)),), when=_CONV),
-    Rule(AT + "conv.in_proj", Role.SHORTCONV_INPROJ, (3 * EMBD, EMBD), when=_CONV),
-    Rule(AT + "conv.out_proj", Role.SHORTCONV_OUTPROJ, (EMBD, EMBD), when=_CONV),
-    Rule(AT + "ffn_norm", Role.FFN_NORM, (EMBD,)),
+    Rule(LAYER_PREFIX + "conv.conv", Role.SHORTCONV_CONV, _SHAPE, (Reshape(_SHAPE, (EMBD, _KERNEL)),), when=_CONV),
+    Rule(LAYER_PREFIX + "conv.in_proj", Role.SHORTCONV_INPROJ, (3 * EMBD, EMBD), when=_CONV),
+    Rule(LAYER_PREFIX + "conv.out_proj", Role.SHORTCONV_OUTPROJ, (EMBD, EMBD), when=_CONV),
+    Rule(LAYER_PREFIX + "ffn_norm", Role.FFN_NORM, (EMBD,)),
 )
 _ENDS = (Rule("model.embedding_norm", Role.TOKEN_EMBD_NORM, (EMBD,)), HEAD)
 
 
-def _mlp(width: Size, when: Condition = ALWAYS) -> tuple[Rule, ...]:
+def _mlp(width: Dim, when: Condition = ALWAYS) -> tuple[Rule, ...]:
     return (
         Rule(_FORWARD + "w1", Role.FFN_GATE, (width, EMBD), when=when),
         Rule(_FORWARD + "w3", Role.FFN_UP, (width, EMBD), when=when),
@@ -66,18 +65,18 @@ LFM2 = Arch(
     },
     config=(
         *_FIRST_KEYS,
-        Made("feed_forward_length", _TWO_THIRDS, when=_ADJUSTED),
+        Computed("feed_forward_length", _TWO_THIRDS, when=_ADJUSTED),
         Key("intermediate_size", "feed_forward_length", when=~_ADJUSTED),
-        Told("block_auto_adjust_ff_dim", False),
+        ReadBack("block_auto_adjust_ff_dim", False),
         *_LAST_KEYS,
     ),
     rules=(*_MIXERS, *_mlp(_TWO_THIRDS, _ADJUSTED), *_mlp(FF, ~_ADJUSTED), *_ENDS),
     fixed={"conv_bias": False, "block_ffn_dim_multiplier": (1.0, 1)},
     needs={"tie_embedding": ~Is("tie_embedding", False)},  # an old key
-    implied={"intermediate_size": Otherwise("block_ff_dim", 12288)},  # likewise; transformers' default
+    implied={"intermediate_size": OrDefault("block_ff_dim", 12288)},  # likewise; transformers' default
 )
 
-_DENSE = Size("num_dense_layers") > LAYER
+_DENSE = Dim("num_dense_layers") > LAYER_INDEX
 
 LFM2_MOE = Arch(
     name="lfm2moe",
@@ -99,7 +98,7 @@ LFM2_MOE = Arch(
         Key("num_experts_per_tok", "expert_used_count"),
         Key("moe_intermediate_size", "expert_feed_forward_length"),
         Key("num_dense_layers", "leading_dense_block_count"),
-        Const("expert_gating_func", 2),
+        Constant("expert_gating_func", 2),
     ),
     rules=(
         *_MIXERS,

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
+from ..dimensions import EMBD, EXPERT_FF, EXPERTS, FF, LAYER_INDEX, Dim, Equal
 from ..ops import Split, Transpose
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, EXPERT_FF, EXPERTS, FF, Same, Size
-from ..sizes import LAYER as NUMBER
-from .blocks import (
+from .shared import (
     ATTN_NORM,
     EMBEDDING,
     EPS_KEY,
@@ -24,7 +23,7 @@ from .blocks import (
     HEAD,
     HEAD_DIM_KEYS,
     KEYS,
-    LAYER,
+    LAYER_PREFIX,
     SIZE_KEYS,
     TEXT_ROOTS,
     VISION,
@@ -100,7 +99,7 @@ MIXTRAL = Arch(
         ATTN_NORM,
         *attention(permute=True),
         FFN_NORM,
-        *experts(at=LAYER + "block_sparse_moe.", names=("w1", "w3", "w2"), width=FF),
+        *experts(at=LAYER_PREFIX + "block_sparse_moe.", names=("w1", "w3", "w2"), width=FF),
         FINAL_NORM,
         HEAD,
     ),
@@ -145,8 +144,8 @@ _LLAMA4 = HFClass(
     | {"output_router_logits": False, "router_aux_loss_coef": 0.001, "router_jitter_noise": 0.0},
     names={"intermediate_size": "moe_intermediate_size", "intermediate_size_mlp": "intermediate_size"},
 )
-_SPARSE = Same((NUMBER + 1) % Size("interleave_moe_layer_step"), Size(0))
-_MLP = LAYER + "feed_forward."
+_SPARSE = Equal((LAYER_INDEX + 1) % Dim("interleave_moe_layer_step"), Dim(0))
+_MLP = LAYER_PREFIX + "feed_forward."
 
 LLAMA4 = Arch(
     name="llama4",

@@ -6,20 +6,18 @@ Sources: MambaConfig and Mamba2Config of transformers 5.23; conversion/mamba.py 
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, VOCAB, Condition, Dim
 from ..ops import Reshape
-from ..rows import Const, Key, Made
+from ..rows import Computed, Constant, Key
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, EMBD, FF, HEAD_DIM, VOCAB, Condition, Size
 from ..values import NegExp
 
 _AT = "backbone.layers.{layer}."
-_ONE = Size(1)
+_ONE = Dim(1)
 NO_LIMIT = ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")])  # as JSON of transformers 5 has it, and of old
 
 
-def conv1d(
-    at: str, channels: Size, kernel: Size, when: Condition = ALWAYS, bias: Condition = ALWAYS
-) -> tuple[Rule, ...]:
+def conv1d(at: str, channels: Dim, kernel: Dim, when: Condition = ALWAYS, bias: Condition = ALWAYS) -> tuple[Rule, ...]:
     """A convolution of each channel by itself."""
     shape = (channels, _ONE, kernel)
     flat = (Reshape(shape, (channels, kernel)),)
@@ -32,11 +30,11 @@ def conv1d(
 def mamba2(
     at: str,
     *,
-    inner: Size,
-    heads: Size,
-    groups: Size,
-    state: Size,
-    kernel: Size,
+    inner: Dim,
+    heads: Dim,
+    groups: Dim,
+    state: Dim,
+    kernel: Dim,
     when: Condition = ALWAYS,
     bias: Condition = ALWAYS,
     norm: Condition = ALWAYS,
@@ -67,12 +65,12 @@ _COMMON = {
     "time_step_max": 0.1, "time_step_floor": 1e-4, "rescale_prenorm_residual": False, "bos_token_id": 0,
 }  # fmt: skip
 _FIXED = {"expand": 2, "use_bias": False, "use_conv_bias": True, "hidden_act": "silu"}
-_STATE, _KERNEL, _RANK = Size("state_size"), Size("conv_kernel"), Size("time_step_rank")
+_STATE, _KERNEL, _RANK = Dim("state_size"), Dim("conv_kernel"), Dim("time_step_rank")
 _FIRST_KEYS = (
-    Const("context_length", 1 << 20),  # as good as any
+    Constant("context_length", 1 << 20),  # as good as any
     Key("hidden_size", "embedding_length"),
-    Const("feed_forward_length", 0),
-    Const("attention.head_count", 0),
+    Constant("feed_forward_length", 0),
+    Constant("attention.head_count", 0),
     Key("num_hidden_layers", "block_count"),
     Key("conv_kernel", "ssm.conv_kernel"),
 )
@@ -104,7 +102,7 @@ MAMBA = Arch(
         Key("state_size", "ssm.state_size"),
         Key("time_step_rank", "ssm.time_step_rank"),
         _EPS,
-        Const("ssm.dt_b_c_rms", False),
+        Constant("ssm.dt_b_c_rms", False),
     ),
     rules=(
         *_BEGIN,
@@ -121,7 +119,7 @@ MAMBA = Arch(
     implied={"intermediate_size": 2 * EMBD, "time_step_rank": (EMBD + 15) // 16},
 )
 
-_HEADS = Size("num_heads")
+_HEADS = Dim("num_heads")
 
 MAMBA2 = Arch(
     name="mamba2",
@@ -135,7 +133,7 @@ MAMBA2 = Arch(
     },
     config=(
         *_FIRST_KEYS,
-        Made("ssm.inner_size", _HEADS * HEAD_DIM),
+        Computed("ssm.inner_size", _HEADS * HEAD_DIM),
         Key("state_size", "ssm.state_size"),
         Key("num_heads", "ssm.time_step_rank"),
         Key("n_groups", "ssm.group_count"),
@@ -143,7 +141,7 @@ MAMBA2 = Arch(
     ),
     rules=(
         *_BEGIN,
-        *mamba2(_MIXER, inner=_HEADS * HEAD_DIM, heads=_HEADS, groups=Size("n_groups"), state=_STATE, kernel=_KERNEL),
+        *mamba2(_MIXER, inner=_HEADS * HEAD_DIM, heads=_HEADS, groups=Dim("n_groups"), state=_STATE, kernel=_KERNEL),
         *_ENDS,
     ),
     fixed=_FIXED | {"time_step_limit": NO_LIMIT},

@@ -7,12 +7,11 @@ llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import EXPERT_FF, EXPERTS, FF, LAYER_INDEX, LAYERS, Dim, Equal, Is
 from ..ops import Reshape
-from ..rows import Key, Made
+from ..rows import Computed, Key
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EXPERT_FF, EXPERTS, FF, LAYERS, Is, Same, Size
-from ..sizes import LAYER as NUMBER
-from .blocks import (
+from .shared import (
     ATTN_NORM,
     EMBEDDING,
     EXPERT_KEYS,
@@ -21,7 +20,7 @@ from .blocks import (
     HEAD,
     HEAD_DIM_KEYS,
     KEYS,
-    LAYER,
+    LAYER_PREFIX,
     attention,
     experts,
     gated_mlp,
@@ -29,9 +28,9 @@ from .blocks import (
     shared_expert,
 )
 
-_DENSE = Size("moe_layer_start_index") > NUMBER
-_SHARED = Size("moe_num_shared_experts")
-_MLP = LAYER + "mlp."
+_DENSE = Dim("moe_layer_start_index") > LAYER_INDEX
+_SHARED = Dim("moe_num_shared_experts")
+_MLP = LAYER_PREFIX + "mlp."
 _LAST = "moe_layer_end_index"
 
 ERNIE4_5_MOE = Arch(
@@ -60,7 +59,7 @@ ERNIE4_5_MOE = Arch(
         Key("moe_layer_start_index", "leading_dense_block_count"),
         Key("moe_intermediate_size", "expert_feed_forward_length"),
         Key("moe_num_shared_experts", "expert_shared_count"),
-        Made("expert_shared_feed_forward_length", EXPERT_FF * _SHARED),
+        Computed("expert_shared_feed_forward_length", EXPERT_FF * _SHARED),
     ),
     rules=(
         EMBEDDING,
@@ -70,8 +69,8 @@ ERNIE4_5_MOE = Arch(
         *gated_mlp(when=_DENSE),
         *experts(when=~_DENSE),
         Rule(
-            _MLP + "moe_statics.e_score_correction_bias", Role.FFN_EXP_PROBS_B, (Size(1), EXPERTS),
-            (Reshape((Size(1), EXPERTS), (EXPERTS,)),), when=~_DENSE, tensor=True, part="bias",
+            _MLP + "moe_statics.e_score_correction_bias", Role.FFN_EXP_PROBS_B, (Dim(1), EXPERTS),
+            (Reshape((Dim(1), EXPERTS), (EXPERTS,)),), when=~_DENSE, tensor=True, part="bias",
         ),
         *shared_expert(
             at=_MLP + "shared_experts.", width=EXPERT_FF * _SHARED, when=~_DENSE & Is("moe_num_shared_experts")
@@ -80,7 +79,7 @@ ERNIE4_5_MOE = Arch(
         HEAD,
     ),
     fixed={"hidden_act": "silu", "use_bias": False, "moe_layer_interval": 1},
-    needs={_LAST: Is(_LAST, -1) | Same(Size(_LAST) + 1, LAYERS)},
+    needs={_LAST: Is(_LAST, -1) | Equal(Dim(_LAST) + 1, LAYERS)},
     roots={"ernie.": "model."},
     ignored=("model.mtp_*",),
 )  # fmt: skip

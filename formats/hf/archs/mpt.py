@@ -6,10 +6,10 @@ Sources: MptConfig and MptAttentionConfig of transformers 5.23; conversion/mpt.p
 from __future__ import annotations
 
 from ...ir import Role
-from ..rows import Const, Key, Made
+from ..dimensions import EMBD, VOCAB
+from ..rows import Computed, Constant, Key
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, VOCAB
-from .blocks import HEAD
+from .shared import HEAD
 
 _LAYER = "transformer.blocks.{layer}."
 _MPT = HFClass(
@@ -39,11 +39,11 @@ MPT = Arch(
         Key("max_position_embeddings", "context_length"),
         Key("hidden_size", "embedding_length"),
         Key("num_hidden_layers", "block_count"),
-        Made("feed_forward_length", 4 * EMBD),
+        Computed("feed_forward_length", 4 * EMBD),
         Key("num_attention_heads", "attention.head_count"),
         Key("layer_norm_epsilon", "attention.layer_norm_epsilon"),
         Key("attn_config.clip_qkv", "attention.clamp_kqv", optional=True),
-        Const("attention.max_alibi_bias", 8.0),
+        Constant("attention.max_alibi_bias", 8.0),
     ),
     rules=(
         Rule("transformer.wte", Role.TOKEN_EMBD, (VOCAB, EMBD)),

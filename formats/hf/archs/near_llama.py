@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
+from ..dimensions import EMBD, FF
 from ..rows import Key
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, FF
-from .blocks import (
+from .shared import (
     ATTN_NORM,
     EMBEDDING,
     FFN_NORM,
@@ -21,7 +21,7 @@ from .blocks import (
     HEAD,
     HEAD_DIM_KEYS,
     KEYS,
-    LAYER,
+    LAYER_PREFIX,
     attention,
     gated_mlp,
     qk_norm,
@@ -50,8 +50,8 @@ ARCEE = Arch(
         ATTN_NORM,
         *attention(permute=True, bias="attention_bias", out_bias="attention_bias"),
         FFN_NORM,
-        Rule(LAYER + "mlp.up_proj", Role.FFN_UP, (FF, EMBD)),
-        Rule(LAYER + "mlp.down_proj", Role.FFN_DOWN, (EMBD, FF)),
+        Rule(LAYER_PREFIX + "mlp.up_proj", Role.FFN_UP, (FF, EMBD)),
+        Rule(LAYER_PREFIX + "mlp.down_proj", Role.FFN_DOWN, (EMBD, FF)),
         FINAL_NORM,
         HEAD,
     ),
@@ -147,7 +147,7 @@ HUNYUAN = Arch(
         EMBEDDING,
         ATTN_NORM,
         *attention(bias="attention_bias"),
-        *qk_norm(at=LAYER + "self_attn.", names=("query_layernorm", "key_layernorm")),
+        *qk_norm(at=LAYER_PREFIX + "self_attn.", names=("query_layernorm", "key_layernorm")),
         FFN_NORM,
         *gated_mlp(),
         FINAL_NORM,

@@ -6,11 +6,11 @@ Sources: NemotronConfig of transformers 5.23; conversion/nemotron.py of llama.cp
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import EMBD, FF, Equal, Q
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, FF, Q, Same
 from ..values import Add
-from .blocks import EMBEDDING, HEAD, HEAD_DIM_KEYS, LAYER, SIZE_KEYS, attention
+from .shared import EMBEDDING, HEAD, HEAD_DIM_KEYS, LAYER_PREFIX, SIZE_KEYS, attention
 
 
 def _norm(hf: str, role: Role) -> tuple[Rule, Rule]:
@@ -44,13 +44,13 @@ NEMOTRON = Arch(
     rules=(
         EMBEDDING,
         *attention(bias="attention_bias", out_bias="attention_bias"),
-        Rule(LAYER + "mlp.up_proj", Role.FFN_UP, (FF, EMBD), bias="mlp_bias"),
-        Rule(LAYER + "mlp.down_proj", Role.FFN_DOWN, (EMBD, FF), bias="mlp_bias"),
-        *_norm(LAYER + "input_layernorm", Role.ATTN_NORM),
-        *_norm(LAYER + "post_attention_layernorm", Role.FFN_NORM),
+        Rule(LAYER_PREFIX + "mlp.up_proj", Role.FFN_UP, (FF, EMBD), bias="mlp_bias"),
+        Rule(LAYER_PREFIX + "mlp.down_proj", Role.FFN_DOWN, (EMBD, FF), bias="mlp_bias"),
+        *_norm(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM),
+        *_norm(LAYER_PREFIX + "post_attention_layernorm", Role.FFN_NORM),
         *_norm("model.norm", Role.OUTPUT_NORM),
         HEAD,
     ),
     fixed={"hidden_act": "relu2", "tie_word_embeddings": False},
-    needs={"head_dim": Same(Q, EMBD)},
+    needs={"head_dim": Equal(Q, EMBD)},
 )  # fmt: skip

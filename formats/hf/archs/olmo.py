@@ -6,10 +6,10 @@ Sources: OlmoConfig, Olmo2Config, Olmo3Config and OlmoeConfig of transformers 5.
 from __future__ import annotations
 
 from ...ir import Role
-from ..rows import Const, Flags, Key, Rope
+from ..dimensions import EMBD, FF, HEADS, KV, KV_HEADS, Equal, Q
+from ..rows import Constant, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, FF, HEADS, KV, KV_HEADS, Q, Same
-from .blocks import (
+from .shared import (
     ATTN_NORM,
     EMBEDDING,
     EPS_KEY,
@@ -18,7 +18,7 @@ from .blocks import (
     FINAL_NORM,
     HEAD,
     KEYS,
-    LAYER,
+    LAYER_PREFIX,
     SIZE_KEYS,
     attention,
     experts,
@@ -33,8 +33,8 @@ _COMMON = {
 _FIXED = {"hidden_act": "silu", "attention_bias": False}
 # Over all heads at once.
 _QK_NORM = (
-    Rule(LAYER + "self_attn.q_norm", Role.ATTN_Q_NORM, (Q,)),
-    Rule(LAYER + "self_attn.k_norm", Role.ATTN_K_NORM, (KV,)),
+    Rule(LAYER_PREFIX + "self_attn.q_norm", Role.ATTN_Q_NORM, (Q,)),
+    Rule(LAYER_PREFIX + "self_attn.k_norm", Role.ATTN_K_NORM, (KV,)),
 )
 
 OLMO = Arch(
@@ -43,7 +43,7 @@ OLMO = Arch(
     config=(
         *SIZE_KEYS,
         Rope(),
-        Const("attention.layer_norm_epsilon", 1e-5),
+        Constant("attention.layer_norm_epsilon", 1e-5),
         Key("clip_qkv", "attention.clamp_kqv", optional=True),
     ),
     rules=(EMBEDDING, *attention(permute=True), *gated_mlp(), HEAD),
@@ -54,9 +54,9 @@ _OLMO2_RULES = (
     EMBEDDING,
     *attention(),
     *_QK_NORM,
-    Rule(LAYER + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
+    Rule(LAYER_PREFIX + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,)),
     *gated_mlp(),
-    Rule(LAYER + "post_feedforward_layernorm", Role.FFN_POST_NORM, (EMBD,)),
+    Rule(LAYER_PREFIX + "post_feedforward_layernorm", Role.FFN_POST_NORM, (EMBD,)),
     FINAL_NORM,
     HEAD,
 )
@@ -82,7 +82,7 @@ OLMO3 = Arch(
         Rope(sliding="rope_theta"),  # one base for both kinds of layer: llama.cpp uses one, too
         EPS_KEY,
         Key("sliding_window", "attention.sliding_window"),
-        Flags("layer_types", "attention.sliding_window_pattern"),
+        LayerFlags("layer_types", "attention.sliding_window_pattern"),
     ),
     rules=_OLMO2_RULES,
     fixed=_FIXED | {"tie_word_embeddings": False},
@@ -104,5 +104,5 @@ OLMOE = Arch(
     config=(*KEYS, *EXPERT_KEYS),
     rules=(EMBEDDING, ATTN_NORM, *attention(), *_QK_NORM, FFN_NORM, *experts(width=FF), FINAL_NORM, HEAD),
     fixed=_FIXED | {"tie_word_embeddings": False, "norm_topk_prob": False, "clip_qkv": None},
-    needs={"num_key_value_heads": Same(HEADS, KV_HEADS)},
+    needs={"num_key_value_heads": Equal(HEADS, KV_HEADS)},
 )

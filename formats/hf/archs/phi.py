@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
+from ..dimensions import ALWAYS, EMBD, FF, KV, VOCAB, Q
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, EMBD, FF, KV, VOCAB, Q
-from .blocks import ATTN_NORM, EMBEDDING, EPS_KEY, FFN_NORM, FINAL_NORM, HEAD, LAYER, SIZE_KEYS, attention
+from .shared import ATTN_NORM, EMBEDDING, EPS_KEY, FFN_NORM, FINAL_NORM, HEAD, LAYER_PREFIX, SIZE_KEYS, attention
 
 PHI2 = Arch(
     name="phi2",
@@ -30,8 +30,8 @@ PHI2 = Arch(
     rules=(
         EMBEDDING,
         *attention(bias=ALWAYS, out_bias=ALWAYS, out="dense"),
-        Rule(LAYER + "mlp.fc1", Role.FFN_UP, (FF, EMBD), bias=ALWAYS),
-        Rule(LAYER + "mlp.fc2", Role.FFN_DOWN, (EMBD, FF), bias=ALWAYS),
+        Rule(LAYER_PREFIX + "mlp.fc1", Role.FFN_UP, (FF, EMBD), bias=ALWAYS),
+        Rule(LAYER_PREFIX + "mlp.fc2", Role.FFN_DOWN, (EMBD, FF), bias=ALWAYS),
         replace(ATTN_NORM, bias=ALWAYS),
         Rule("model.final_layernorm", Role.OUTPUT_NORM, (EMBD,), bias=ALWAYS),
         Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD), bias=ALWAYS),
@@ -66,10 +66,10 @@ PHI3 = Arch(
     ),
     rules=(
         EMBEDDING,
-        Rule(LAYER + "self_attn.o_proj", Role.ATTN_OUTPUT, (EMBD, Q)),
-        Rule(LAYER + "self_attn.qkv_proj", Role.ATTN_QKV, (Q + 2 * KV, EMBD)),
-        Rule(LAYER + "mlp.gate_up_proj", Role.FFN_UP, (2 * FF, EMBD)),
-        Rule(LAYER + "mlp.down_proj", Role.FFN_DOWN, (EMBD, FF)),
+        Rule(LAYER_PREFIX + "self_attn.o_proj", Role.ATTN_OUTPUT, (EMBD, Q)),
+        Rule(LAYER_PREFIX + "self_attn.qkv_proj", Role.ATTN_QKV, (Q + 2 * KV, EMBD)),
+        Rule(LAYER_PREFIX + "mlp.gate_up_proj", Role.FFN_UP, (2 * FF, EMBD)),
+        Rule(LAYER_PREFIX + "mlp.down_proj", Role.FFN_DOWN, (EMBD, FF)),
         ATTN_NORM,
         FFN_NORM,
         FINAL_NORM,

@@ -6,12 +6,12 @@ Sources: their config classes in transformers 5.23; conversion/qwen.py of llama.
 from __future__ import annotations
 
 from ...ir import Role
-from ..ops import Deal, Reshape, Split
-from ..rows import Flags, Key, Made, Rope
+from ..dimensions import ALWAYS, EMBD, Dim, Equal, Is, LayerPattern, Q
+from ..ops import Reshape, Split, Ungroup
+from ..rows import Computed, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, EMBD, Is, Q, Same, Size, Words
 from ..values import Add, NegExp
-from .blocks import (
+from .shared import (
     ATTN_NORM,
     EMBEDDING,
     EPS_KEY,
@@ -21,7 +21,7 @@ from .blocks import (
     HEAD,
     HEAD_DIM_KEYS,
     KEYS,
-    LAYER,
+    LAYER_PREFIX,
     SIZE_KEYS,
     attention,
     experts,
@@ -84,8 +84,8 @@ QWEN2_MOE = Arch(
         *attention(bias="qkv_bias"),
         FFN_NORM,
         *experts(),
-        Rule(LAYER + "mlp.shared_expert_gate", Role.FFN_GATE_INP_SHEXP, (Size(1), EMBD)),
-        *shared_expert(at=LAYER + "mlp.shared_expert.", width=Size("shared_expert_intermediate_size")),
+        Rule(LAYER_PREFIX + "mlp.shared_expert_gate", Role.FFN_GATE_INP_SHEXP, (Dim(1), EMBD)),
+        *shared_expert(at=LAYER_PREFIX + "mlp.shared_expert.", width=Dim("shared_expert_intermediate_size")),
         FINAL_NORM,
         HEAD,
     ),
@@ -109,12 +109,12 @@ QWEN3_MOE = Arch(
     fixed=_FIXED | _ALL_SPARSE | {"norm_topk_prob": True, "attention_bias": False},
 )
 
-_K_HEADS, _V_HEADS = Size("linear_num_key_heads"), Size("linear_num_value_heads")
-_K_DIM, _V_DIM = Size("linear_key_head_dim"), Size("linear_value_head_dim")
+_K_HEADS, _V_HEADS = Dim("linear_num_key_heads"), Dim("linear_num_value_heads")
+_K_DIM, _V_DIM = Dim("linear_key_head_dim"), Dim("linear_value_head_dim")
 _KEYS, _VALUES = _K_HEADS * _K_DIM, _V_HEADS * _V_DIM
 _GROUP = _V_HEADS // _K_HEADS * _V_DIM  # values of a key head
-_LINEAR, _KERNEL = Is("layer_types", "linear_attention"), Size("linear_conv_kernel_dim")
-_DELTA = LAYER + "linear_attn."
+_LINEAR, _KERNEL = Is("layer_types", "linear_attention"), Dim("linear_conv_kernel_dim")
+_DELTA = LAYER_PREFIX + "linear_attn."
 _ADD_ONE = (Add(1.0),)
 
 QWEN3_NEXT = Arch(
@@ -145,27 +145,28 @@ QWEN3_NEXT = Arch(
         Key("linear_value_head_dim", "ssm.state_size"),
         Key("linear_num_key_heads", "ssm.group_count"),
         Key("linear_num_value_heads", "ssm.time_step_rank"),
-        Made("ssm.inner_size", _VALUES),
-        Flags("layer_types", "attention.recurrent_layers", true="linear_attention"),
+        Computed("ssm.inner_size", _VALUES),
+        LayerFlags("layer_types", "attention.recurrent_layers", true="linear_attention"),
     ),
     rules=(
         EMBEDDING,
-        Rule(LAYER + "input_layernorm", Role.ATTN_NORM, (EMBD,), _ADD_ONE),
-        Rule(LAYER + "self_attn.q_proj", Role.ATTN_Q, (2 * Q, EMBD), when=~_LINEAR),  # with the gate of each head
+        Rule(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM, (EMBD,), _ADD_ONE),
+        # For each head its queries, then its gate.
+        Rule(LAYER_PREFIX + "self_attn.q_proj", Role.ATTN_Q, (2 * Q, EMBD), when=~_LINEAR),
         *attention(when=~_LINEAR)[1:],
         *qk_norm(*_ADD_ONE, when=~_LINEAR),
         Rule(
             _DELTA + "in_proj_qkvz",
             (Role.ATTN_QKV, Role.ATTN_GATE),
             (2 * _KEYS + 2 * _VALUES, EMBD),
-            (Deal(_K_HEADS, (_K_DIM, _K_DIM, _GROUP, _GROUP)), Split((2 * _KEYS + _VALUES, _VALUES))),
+            (Ungroup(_K_HEADS, (_K_DIM, _K_DIM, _GROUP, _GROUP)), Split((2 * _KEYS + _VALUES, _VALUES))),
             when=_LINEAR,
         ),
         Rule(_DELTA + "in_proj_ba", Role.SSM_BETA_ALPHA, (2 * _V_HEADS, EMBD), when=_LINEAR),
         Rule(
             _DELTA + "conv1d",
             Role.SSM_CONV1D,
-            (2 * _KEYS + _VALUES, Size(1), _KERNEL),
+            (2 * _KEYS + _VALUES, Dim(1), _KERNEL),
             (Reshape((-1, 1, _KERNEL), (-1, _KERNEL)),),
             when=_LINEAR,
         ),
@@ -173,18 +174,18 @@ QWEN3_NEXT = Arch(
         Rule(_DELTA + "A_log", Role.SSM_A, (_V_HEADS,), (NegExp(),), when=_LINEAR, tensor=True, part=""),
         Rule(_DELTA + "norm", Role.SSM_NORM, (_V_DIM,), when=_LINEAR),
         Rule(_DELTA + "out_proj", Role.SSM_OUT, (EMBD, _VALUES), when=_LINEAR),
-        Rule(LAYER + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,), _ADD_ONE),
+        Rule(LAYER_PREFIX + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,), _ADD_ONE),
         *experts(),
-        Rule(LAYER + "mlp.shared_expert_gate", Role.FFN_GATE_INP_SHEXP, (Size(1), EMBD)),
-        *shared_expert(at=LAYER + "mlp.shared_expert.", width=Size("shared_expert_intermediate_size")),
+        Rule(LAYER_PREFIX + "mlp.shared_expert_gate", Role.FFN_GATE_INP_SHEXP, (Dim(1), EMBD)),
+        *shared_expert(at=LAYER_PREFIX + "mlp.shared_expert.", width=Dim("shared_expert_intermediate_size")),
         Rule("model.norm", Role.OUTPUT_NORM, (EMBD,), _ADD_ONE),
         HEAD,
     ),
     fixed={"hidden_act": "silu", "norm_topk_prob": True, "attention_bias": False} | _ALL_SPARSE,
-    needs={"linear_value_head_dim": Same(_K_DIM, _V_DIM)},
+    needs={"linear_value_head_dim": Equal(_K_DIM, _V_DIM)},
     implied={
-        "full_attention_interval": Size(4),
-        "layer_types": Words("linear_attention", "full_attention", Size("full_attention_interval")),
+        "full_attention_interval": Dim(4),
+        "layer_types": LayerPattern("linear_attention", "full_attention", Dim("full_attention_interval")),
     },
     ignored=("mtp.*",),
 )

@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
+from ..dimensions import ALWAYS, HEAD_DIM, HEADS, KV_HEADS, Dim, Is
 from ..ops import Stack
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, HEAD_DIM, HEADS, KV_HEADS, Is, Size
-from .blocks import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, HEAD, LAYER, SIZE_KEYS, attention, gated_mlp
+from .shared import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, HEAD, LAYER_PREFIX, SIZE_KEYS, attention, gated_mlp
 
 
-def _norms(hf: str, role: Role, heads: Size) -> Rule:
+def _norms(hf: str, role: Role, heads: Dim) -> Rule:
     """A norm of each head its own."""
-    at, own = LAYER + f"self_attn.{hf}.norms.{{expert}}", Is("qk_layernorm")
+    at, own = LAYER_PREFIX + f"self_attn.{hf}.norms.{{expert}}", Is("qk_layernorm")
     return Rule(at, role, (HEAD_DIM,), (Stack(),), when=own, each=heads)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
+from ..dimensions import ALWAYS, CONTEXT, EMBD, FF, KV, VOCAB, Dim
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
-from ..sizes import ALWAYS, CONTEXT, EMBD, FF, KV, VOCAB, Size
-from .blocks import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, HEAD, LAYER, SIZE_KEYS, attention
+from .shared import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, HEAD, LAYER_PREFIX, SIZE_KEYS, attention
 
 _GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu")  # llama.cpp computes the tanh form
 _LAYER = "transformer.h.{layer}."
@@ -51,7 +51,7 @@ STARCODER = Arch(
     fixed={
         "activation_function": _GELU, "multi_query": True, "scale_attn_weights": True, "add_cross_attention": False,
     },
-    implied={"intermediate_size": 4 * EMBD, "num_key_value_heads": Size(1)},
+    implied={"intermediate_size": 4 * EMBD, "num_key_value_heads": Dim(1)},
     ignored=("*.attn.bias", "*.attn.masked_bias"),
 )  # fmt: skip
 
@@ -76,8 +76,8 @@ STARCODER2 = Arch(
         replace(ATTN_NORM, bias=ALWAYS),
         *attention(bias=ALWAYS, out_bias=ALWAYS),
         replace(FFN_NORM, bias=ALWAYS),
-        Rule(LAYER + "mlp.c_fc", Role.FFN_UP, (FF, EMBD), bias=ALWAYS),
-        Rule(LAYER + "mlp.c_proj", Role.FFN_DOWN, (EMBD, FF), bias=ALWAYS),
+        Rule(LAYER_PREFIX + "mlp.c_fc", Role.FFN_UP, (FF, EMBD), bias=ALWAYS),
+        Rule(LAYER_PREFIX + "mlp.c_proj", Role.FFN_DOWN, (EMBD, FF), bias=ALWAYS),
         replace(FINAL_NORM, bias=ALWAYS),
         HEAD,
     ),

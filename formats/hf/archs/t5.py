@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..rows import Const, Key
+from ..dimensions import EMBD, FF, HEADS, LAYER_INDEX, LAYERS, VOCAB, Dim, Equal, Is, Q
+from ..rows import Constant, Key
 from ..rules import Arch, HFClass, Rule
-from ..sizes import EMBD, FF, HEADS, LAYER, LAYERS, VOCAB, Is, Q, Same, Size
 
 _COMMON = {
     "d_kv": 64, "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32, "dropout_rate": 0.1,
@@ -24,14 +24,14 @@ _NAMES = {
     "num_layers": "num_hidden_layers",
 }  # fmt: skip
 _DEFAULTS = {_NAMES.get(key, key): value for key, value in _COMMON.items()}
-_FIRST = Same(LAYER, Size(0))
+_FIRST = Equal(LAYER_INDEX, Dim(0))
 
 
 def _stack(name: str, layers: str, cross: bool) -> tuple[Rule, ...]:
     """The blocks of one half."""
     at, stack = name + ".block.{layer}.layer.", name[:3] + "."
 
-    def rule(hf: str, role: Role, shape: tuple[Size, ...], only_first: bool = False) -> Rule:
+    def rule(hf: str, role: Role, shape: tuple[Dim, ...], only_first: bool = False) -> Rule:
         rule = Rule(at + hf, role, shape, stack=stack, layers=layers)
         return replace(rule, when=_FIRST) if only_first else rule
 
@@ -51,7 +51,7 @@ def _stack(name: str, layers: str, cross: bool) -> tuple[Rule, ...]:
         rule(
             "0.SelfAttention.relative_attention_bias",
             Role.ATTN_REL_B,
-            (Size("relative_attention_num_buckets"), HEADS),
+            (Dim("relative_attention_num_buckets"), HEADS),
             only_first=True,
         ),
         rule("0.layer_norm", Role.ATTN_NORM, (EMBD,)),
@@ -76,7 +76,7 @@ T5 = Arch(
         ),
     },
     config=(
-        Const("context_length", 512),
+        Constant("context_length", 512),
         Key("hidden_size", "embedding_length"),
         Key("intermediate_size", "feed_forward_length"),
         Key("num_hidden_layers", "block_count"),

@@ -17,11 +17,11 @@ import numpy as np
 from ...errors import FormatError
 from ...ir import Tensor
 from ..config import read_json
+from ..packed_tensors import PackedTensor, TransposedTensor
 from ..weights import Stored
 from . import awq, compressed, fp8, gptq, mxfp4
-from .grid import Grid
+from .integer_grid import IntegerGrid
 from .stored import Module, Panels
-from .unpacked import Turned, Unpacked
 
 Config = Mapping[str, Any]
 Say = Callable[[str], None]
@@ -83,8 +83,8 @@ def decode_packed(
         if module is not None:
             if name == f"{module.name}{method.joint}{next(iter(module.parts))}":
                 tensor, how = _read(module, method, config, path)
-                if not isinstance(tensor, Unpacked):
-                    tensor = Unpacked(**vars(tensor))
+                if not isinstance(tensor, PackedTensor):
+                    tensor = PackedTensor(**vars(tensor))
                 found[tensor.name] = replace(tensor, stands_for=float_dtype(raw))
                 outcome[how] += 1
         elif not _surplus(name, stored, modules, method, required):
@@ -109,7 +109,7 @@ class Method:
     keys: tuple[str, ...]
     parts: tuple[str, ...]
     check: Callable[[Config, Path], None]
-    read: Callable[[Module, Config, Path], Grid | Tensor]
+    read: Callable[[Module, Config, Path], IntegerGrid | Tensor]
     extras: tuple[str, ...] = ()
     joint: str = "."
 
@@ -219,8 +219,8 @@ def _modules(weights: Mapping[str, Stored], method: Method, panels: Panels) -> d
 
 def _read(module: Module, method: Method, config: Config, path: Path) -> tuple[Tensor, str]:
     found = method.read(module, config, path)
-    tensor, reason = found.tensor() if isinstance(found, Grid) else (found, "")
-    type = tensor.upright.qtype if isinstance(tensor, Turned) and tensor.upright else tensor.qtype
+    tensor, reason = found.tensor() if isinstance(found, IntegerGrid) else (found, "")
+    type = tensor.as_packed.qtype if isinstance(tensor, TransposedTensor) and tensor.as_packed else tensor.qtype
     if type.is_quantized:
         return tensor, f"exactly as {type}"
     return tensor, f"decoded ({reason})" if reason else "decoded"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import FormatError, QuantmillError
 from .bits import unpack_bits
-from .grid import Grid
+from .integer_grid import IntegerGrid
 from .stored import FLOAT_DTYPES, Module, float_rows
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the column, of eight, that nibble i holds
@@ -74,7 +74,7 @@ def _version(config: Mapping[str, Any]) -> str:
     return str(config.get("version") or config.get("format") or "gemm").lower()
 
 
-def grid(module: Module, config: Mapping[str, Any], path: Path) -> Grid:
+def grid(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid:
     """A layer as a grid. Raises ``FormatError``: a part is missing, shapes that disagree."""
     return (_gemm if _version(config) == "gemm" else _gemv)(module, int(config["group_size"]))
 
@@ -86,7 +86,7 @@ def _groups(module: Module, width: int, size: int) -> NDArray[np.int32]:
     return np.arange(width, dtype=np.int32) // np.int32(size)
 
 
-def _gemm(module: Module, group_size: int) -> Grid:
+def _gemm(module: Module, group_size: int) -> IntegerGrid:
     qweight = module.matrix("qweight", ("I32",))
     width, n_words = qweight.shape
     groups = _groups(module, width, group_size)
@@ -105,7 +105,7 @@ def _gemm(module: Module, group_size: int) -> Grid:
 
     shape, half = (n_words * 8, width), scales.stored.dtype == "F16"
     name = f"{module.name}.weight"
-    return Grid(name, qweight.where, shape, 4, groups, n_groups, codes, zeros, read_scales, half)
+    return IntegerGrid(name, qweight.where, shape, 4, groups, n_groups, codes, zeros, read_scales, half)
 
 
 def _columns(words: NDArray[np.int32]) -> NDArray[np.uint8]:
@@ -118,7 +118,7 @@ def _columns(words: NDArray[np.int32]) -> NDArray[np.uint8]:
     return codes.reshape(n_words * 8, rows)
 
 
-def _gemv(module: Module, group_size: int) -> Grid:
+def _gemv(module: Module, group_size: int) -> IntegerGrid:
     qweight = module.matrix("qweight", ("I32",))
     n_out, n_words = qweight.shape
     width = n_words * 8
@@ -141,4 +141,4 @@ def _gemv(module: Module, group_size: int) -> Grid:
 
     shape, half = (n_out, width), scales.stored.dtype == "F16"
     name = f"{module.name}.weight"
-    return Grid(name, qweight.where, shape, 4, groups, n_groups, codes, zeros, read_scales, half)
+    return IntegerGrid(name, qweight.where, shape, 4, groups, n_groups, codes, zeros, read_scales, half)

@@ -16,7 +16,7 @@ from ...errors import FormatError
 from ...ir import Tensor
 from . import fp8
 from .bits import unpack_bits
-from .grid import Grid
+from .integer_grid import IntegerGrid
 from .stored import FLOAT_DTYPES, Matrix, Module, float_rows
 
 PARTS = ("weight_packed", "weight", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
@@ -52,7 +52,7 @@ def _weights(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     return (group["weights"] for group in _groups(config) if isinstance(group.get("weights"), Mapping))
 
 
-def layer(module: Module, config: Mapping[str, Any], path: Path) -> Grid | Tensor:
+def layer(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid | Tensor:
     """A layer as a grid, or decoded as its rows are read if its weights are FP8. Raises ``FormatError``."""
     if module.has("weight_packed"):
         return _packed(module, config)
@@ -63,7 +63,7 @@ def layer(module: Module, config: Mapping[str, Any], path: Path) -> Grid | Tenso
     return _plain(module, config, weight)
 
 
-def _packed(module: Module, config: Mapping[str, Any]) -> Grid:
+def _packed(module: Module, config: Mapping[str, Any]) -> IntegerGrid:
     packed = module.matrix("weight_packed", ("I32",))
     shape_of = module.matrix("weight_shape", ("I32", "I64"))
     shape = tuple(int(n) for n in shape_of.all().reshape(-1))
@@ -84,7 +84,7 @@ def _packed(module: Module, config: Mapping[str, Any]) -> Grid:
     return _grid(module, config, packed, (n_out, width), bits, codes, packed_zeros=True)
 
 
-def _plain(module: Module, config: Mapping[str, Any], weight: Matrix) -> Grid:
+def _plain(module: Module, config: Mapping[str, Any], weight: Matrix) -> IntegerGrid:
     if len(weight.stored.shape) != 2:
         raise module.error("weight", f"its shape is {list(weight.stored.shape)}: no matrix")
 
@@ -102,7 +102,7 @@ def _grid(
     bits: int,
     codes: Any,
     packed_zeros: bool,
-) -> Grid:
+) -> IntegerGrid:
     """What the packed and the plain share: scales [1], [N, 1] or [N, G], zeros likewise, signed or packed down N."""
     scales = module.matrix("weight_scale", FLOAT_DTYPES)
     n_out, width = shape
@@ -122,7 +122,7 @@ def _grid(
 
     zeros = _zeros(module, (n_out, n_groups), bits, packed_zeros)
     name, half = weight.stored.name.removesuffix("_packed"), scales.stored.dtype == "F16"
-    return Grid(name, weight.where, shape, bits, groups, n_groups, codes, zeros, read_scales, half)
+    return IntegerGrid(name, weight.where, shape, bits, groups, n_groups, codes, zeros, read_scales, half)
 
 
 def _columns(module: Module, width: int, n_groups: int) -> NDArray[np.int32]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import FormatError, QuantmillError
 from .bits import unpack_bits
-from .grid import Grid
+from .integer_grid import IntegerGrid
 from .stored import FLOAT_DTYPES, Matrix, Module, float_rows
 
 BITS = (2, 3, 4, 8)
@@ -118,7 +118,7 @@ def _layout(config: Mapping[str, Any]) -> str:
     return str(config.get("checkpoint_format") or config.get("format") or "gptq")
 
 
-def grid(module: Module, config: Mapping[str, Any], path: Path) -> Grid:
+def grid(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid:
     """A layer as a grid. Its bits are those its shapes tell: GPTQModel's ``dynamic`` lets layers differ.
 
     Raises:
@@ -155,7 +155,9 @@ def grid(module: Module, config: Mapping[str, Any], path: Path) -> Grid:
     half = scales.stored.dtype == "F16"
     zeros = _zeros_reader(qzeros, bits, plus)
     name, source = f"{module.name}.weight", qweight.where
-    return Grid(name, source, (n_out, width), bits, groups.astype(np.int32), n_groups, codes, zeros, read_scales, half)
+    return IntegerGrid(
+        name, source, (n_out, width), bits, groups.astype(np.int32), n_groups, codes, zeros, read_scales, half
+    )
 
 
 def _bits(module: Module, config: Mapping[str, Any], n_words: int, width: int) -> int:

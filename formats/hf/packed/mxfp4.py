@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ...ir import Bytes, Role, Tensor
-from .blocks import BLOCK, MXFP4, mxfp4_to_ggml
+from ..packed_tensors import BLOCK, MXFP4, TransposedTensor, transposed
+from .ggml_blocks import mxfp4_to_ggml
 from .stored import Module
-from .unpacked import Turned, upended
 
 
-def tensor(module: Module) -> Turned:
+def tensor(module: Module) -> TransposedTensor:
     """The weight under the module's own name, [experts, in, out] as unpacked checkpoints hold it.
 
     Transposed, as the architecture's rule does it, it is [experts, out, in] in MXFP4: no weight is decoded.
@@ -30,4 +30,4 @@ def tensor(module: Module) -> Turned:
         nibbles = blocks.rows(a * groups, b * groups).reshape(b - a, groups, BLOCK // 2)
         return mxfp4_to_ggml(nibbles, scales.rows(a, b))
 
-    return upended(Tensor(module.name, Role.OTHER, None, (*shape[:-2], groups * BLOCK), MXFP4, read, blocks.where))
+    return transposed(Tensor(module.name, Role.OTHER, None, (*shape[:-2], groups * BLOCK), MXFP4, read, blocks.where))

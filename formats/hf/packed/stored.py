@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
+from ...floats import bf16_to_f32
 from ..safetensors import DTYPE_BITS, StoredTensor
 from ..weights import Stored
 
@@ -163,7 +164,7 @@ class Module:
 def float_rows(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     """Stored F16, BF16, F32 or F8_E8M0 values as float32."""
     if dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
+        return bf16_to_f32(raw)
     if dtype == "F8_E8M0":  # a power of two by its exponent; 255 is NaN
         return np.where(raw == 255, np.float32("nan"), np.ldexp(np.float32(1), raw.astype(np.int32) - 127))
     return raw.astype(np.float32)

@@ -10,7 +10,7 @@ from quantmill.formats.errors import QuantmillError
 from quantmill.formats.gguf.keys import (
     FILE_TYPES,
     KEY_TYPES,
-    full_key,
+    expand_key,
     key_type,
     make_value,
     nearest_keys,
@@ -128,11 +128,11 @@ def test_values_that_do_not_fit_are_refused(kind: str, data: Any) -> None:
     ],
 )
 def test_short_forms(short: str, full: str) -> None:
-    assert full_key(short, "qwen2") == full
+    assert expand_key(short, "qwen2") == full
 
 
 def test_a_key_of_the_file_wins_over_a_short_form() -> None:
-    assert full_key("name", "llama", {"name": 1, "general.name": 2}) == "name"
+    assert expand_key("name", "llama", {"name": 1, "general.name": 2}) == "name"
 
 
 def test_near_keys_and_types() -> None:

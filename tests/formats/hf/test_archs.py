@@ -20,7 +20,7 @@ from quantmill.formats.gguf.names import GLOBAL_ROLES, parse_name
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.archs import ARCHS, BY_CLASS
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.rows import full_key
+from quantmill.formats.hf.rows import metadata_key
 from quantmill.formats.hf.rules import Arch
 from quantmill.formats.hf.save import write_hf
 from quantmill.quantize.execute import execute
@@ -65,7 +65,7 @@ class TestEveryArch:
     def test_keys_are_known_and_layers_are_where_they_belong(self, arch: Arch) -> None:
         for row in arch.config:
             gguf = getattr(row, "gguf", None)
-            assert gguf is None or full_key("{arch}", gguf) in KEY_TYPES, gguf
+            assert gguf is None or metadata_key("{arch}", gguf) in KEY_TYPES, gguf
         for rule in arch.rules:
             assert all(rule.per_layer == (role not in GLOBAL_ROLES) for role in rule.roles)
             layer = 11 if rule.per_layer else None

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from quantmill.formats.hf import rope
-from quantmill.formats.hf.rows import AttentionLayers, Key, Told, full_key
-from quantmill.formats.hf.sizes import Otherwise, Words
-from quantmill.formats.hf.sizes import Size as S
+from quantmill.formats.hf.dimensions import Dim as S
+from quantmill.formats.hf.dimensions import LayerPattern, OrDefault
+from quantmill.formats.hf.rows import AttentionLayers, Key, ReadBack, metadata_key
 
 
 def test_layers_without_attention_have_no_heads() -> None:
@@ -34,25 +34,25 @@ def test_a_list_of_equal_values_is_one() -> None:
 
 
 def test_told_is_read_back_only() -> None:
-    row = Told("block_auto_adjust_ff_dim", False)
+    row = ReadBack("block_auto_adjust_ff_dim", False)
     assert list(row.to_gguf({"block_auto_adjust_ff_dim": True})) == []
     assert row.to_hf(lambda suffix, each=False: None) == {"block_auto_adjust_ff_dim": False}
 
 
 def test_keys_of_the_tokenizer_are_whole() -> None:
-    assert full_key("bert", "tokenizer.ggml.token_type_count") == "tokenizer.ggml.token_type_count"
-    assert full_key("bert", "block_count") == "bert.block_count"
+    assert metadata_key("bert", "tokenizer.ggml.token_type_count") == "tokenizer.ggml.token_type_count"
+    assert metadata_key("bert", "block_count") == "bert.block_count"
 
 
 def test_otherwise() -> None:
-    assert Otherwise("block_ff_dim", 7)({}) == 7
-    assert Otherwise("block_ff_dim", 7)({"block_ff_dim": 5}) == 5
+    assert OrDefault("block_ff_dim", 7)({}) == 7
+    assert OrDefault("block_ff_dim", 7)({"block_ff_dim": 5}) == 5
 
 
 def test_words_may_begin_with_the_other() -> None:
     config = {"num_hidden_layers": 5}
-    assert Words("s", "f", S(3))(config) == ["s", "s", "f", "s", "s"]
-    assert Words("s", "f", S(3), first=True)(config) == ["f", "s", "s", "f", "s"]
+    assert LayerPattern("s", "f", S(3))(config) == ["s", "s", "f", "s", "s"]
+    assert LayerPattern("s", "f", S(3), first=True)(config) == ["f", "s", "s", "f", "s"]
 
 
 def test_hunyuan_s_base() -> None:

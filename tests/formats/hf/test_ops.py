@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantmill.formats.hf.dimensions import Dim
 from quantmill.formats.hf.ops import (
     Concat,
-    Deal,
     On,
     Op,
     PermuteRope,
@@ -21,9 +21,9 @@ from quantmill.formats.hf.ops import (
     Split,
     Stack,
     Transpose,
+    Ungroup,
     Unstack,
 )
-from quantmill.formats.hf.sizes import Size
 from quantmill.formats.hf.values import Add, LogNeg, Multiply, NegExp
 from quantmill.formats.ir import Role, Tensor
 from quantmill.formats.qtypes import BF16, F16, F32, QType
@@ -43,19 +43,19 @@ def array_of(tensor: Tensor) -> np.ndarray:
 def test_permute_rope_by_hand() -> None:
     """Two heads of six rows: 0 1 2 | 3 4 5 interleave to 0 3 1 4 2 5."""
     rows = np.arange(12, dtype=np.float32).reshape(12, 1)
-    (out,) = PermuteRope(Size("n")).apply((tensor_of(rows),), {"n": 2})
+    (out,) = PermuteRope(Dim("n")).apply((tensor_of(rows),), {"n": 2})
     assert array_of(out).ravel().tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
 
 
 def test_permute_rope_of_a_bias_by_hand() -> None:
-    (out,) = PermuteRope(Size("n")).apply((tensor_of(np.arange(8, dtype=np.float32)),), {"n": 2})
+    (out,) = PermuteRope(Dim("n")).apply((tensor_of(np.arange(8, dtype=np.float32)),), {"n": 2})
     assert array_of(out).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
 def test_permute_rope_is_llama_cpp_s_formula() -> None:
     weight = torch.randn(24, 5)
     expected = weight.reshape(3, 2, 4, 5).swapaxes(1, 2).reshape(24, 5)
-    (out,) = PermuteRope(Size("n")).apply((tensor_of(weight.numpy()),), {"n": 3})
+    (out,) = PermuteRope(Dim("n")).apply((tensor_of(weight.numpy()),), {"n": 3})
     assert np.array_equal(array_of(out), expected.numpy())
 
 
@@ -71,8 +71,8 @@ def test_permute_rope_lazily_and_back(heads: int, half: int, width: int, qtype: 
     shape = (heads * half * 2, width) if width else (heads * half * 2,)
     array = np.random.default_rng(0).integers(0, 255, (*shape, qtype.block_bytes), np.uint8)
     source = tensor_of(array.view(DTYPES[qtype])[..., 0], qtype)
-    (out,) = PermuteRope(Size("n")).apply((source,), {"n": heads})
-    (back,) = PermuteRope(Size("n")).inverse.apply((out,), {"n": heads})
+    (out,) = PermuteRope(Dim("n")).apply((source,), {"n": heads})
+    (back,) = PermuteRope(Dim("n")).inverse.apply((out,), {"n": heads})
     whole = out.rows(0, out.n_rows)
     assert np.array_equal(back.rows(0, back.n_rows), source.rows(0, source.n_rows))
     a = data.draw(st.integers(0, out.n_rows))
@@ -90,7 +90,7 @@ def test_permute_rope_reads_only_the_heads_it_needs() -> None:
         asked.append((a, b))
         return source.rows(a, b)
 
-    (out,) = PermuteRope(Size("n")).apply((replace(source, read=spy),), {"n": 4})
+    (out,) = PermuteRope(Dim("n")).apply((replace(source, read=spy),), {"n": 4})
     out.rows(9, 15)
     assert asked == [(9, 15)]
 
@@ -111,7 +111,7 @@ def test_stack_lazily_and_back(experts: int, rows: int, data: st.DataObject) -> 
 
 
 # Each op by a second way of saying it: its config, the shapes of its sources, and NumPy's own words for the result.
-H, D, E = Size("h"), Size("d"), Size("e")
+H, D, E = Dim("h"), Dim("d"), Dim("e")
 NUMBERS = {"h": 3, "d": 4, "e": 2}
 WORDS = {
     "regroup_qkv": (
@@ -122,11 +122,12 @@ WORDS = {
         Regroup((-1, 2), (1, 0), axis=1), [(2, 6, 3)], lambda x: [x.reshape(2, 3, 2, 3).swapaxes(1, 2).reshape(2, 6, 3)]
     ),
     "deal": (
-        Deal(H, (2 * D, D)), [(36, 2)],
+        Ungroup(H, (2 * D, D)), [(36, 2)],
         lambda x: [np.concatenate([p.reshape(-1, 2) for p in np.split(x.reshape(3, 12, 2), [8], axis=1)])],
     ),
     "deal_vector": (
-        Deal(E, (1, D)), [(10,)], lambda x: [np.concatenate([p.reshape(-1) for p in np.split(x.reshape(2, 5), [1], 1)])]
+        Ungroup(E, (1, D)), [(10,)],
+        lambda x: [np.concatenate([p.reshape(-1) for p in np.split(x.reshape(2, 5), [1], 1)])]
     ),
     "split": (Split((D, H, 1)), [(8, 3)], lambda x: np.split(x, [4, 7])),
     "split_vector": (Split((D, H)), [(7,)], lambda x: np.split(x, [4])),

@@ -139,7 +139,7 @@ def test_longrope_there_and_back(own: dict[str, float], old_context: int) -> Non
     found = rope.canonical({"head_dim": 4, **theirs.to_dict()}, Path("c.json"))
     assert rope.longrope_attention_factor(found, 1024) == expected
     assert found["original_max_position_embeddings"] == old_context
-    tensors = tuple(rope.made_tensors({"rope_parameters": found, "head_dim": 4}))
+    tensors = tuple(rope.factor_tensors({"rope_parameters": found, "head_dim": 4}))
     assert [tensor.name for tensor in tensors] == ["rope_factors_long.weight", "rope_factors_short.weight"]
     back = rope.longrope_from_factors(tensors, old_context)
     assert back == {key: found[key] for key in ("rope_type", "short_factor", "long_factor")} | {

@@ -17,25 +17,25 @@ from oracles.proofs import Proof, all_proofs, run_proof, save_proof
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
-from quantmill.formats.hf.load import ORIGINAL, read_hf
-from quantmill.formats.hf.rows import Const, Flags, Key, Made, More, Named, PerLayer, Rope
-from quantmill.formats.hf.save import write_hf
-from quantmill.formats.hf.sizes import (
+from quantmill.formats.hf.dimensions import (
     EMBD,
     HEAD_DIM,
     HEADS,
     KV_HEADS,
-    LAYER,
+    LAYER_INDEX,
     Condition,
-    Exceptions,
+    Dim,
+    Equal,
     If,
     Is,
-    Listed,
-    Same,
-    Size,
-    Words,
+    LayerIn,
+    LayerOverrides,
+    LayerPattern,
     at_layer,
 )
+from quantmill.formats.hf.load import ORIGINAL, read_hf
+from quantmill.formats.hf.rows import Computed, Constant, GreaterThan, Key, LayerFlags, Mapped, PerLayer, Rope
+from quantmill.formats.hf.save import write_hf
 from quantmill.formats.ir import Model
 
 CONFIG = {
@@ -50,13 +50,13 @@ def test_sizes() -> None:
     assert (EMBD // HEADS % 7)(CONFIG) == 2
     assert [KV_HEADS(at_layer(CONFIG, layer, 3)) for layer in range(3)] == [2, 1, 4]
     with pytest.raises(FormatError, match="missing: None is no size"):
-        Size("missing")(CONFIG)
-    assert Words("a", "b", Size(2))(CONFIG) == ["a", "b", "a"]
+        Dim("missing")(CONFIG)
+    assert LayerPattern("a", "b", Dim(2))(CONFIG) == ["a", "b", "a"]
     assert [If(Is("on"), HEADS, EMBD)({**CONFIG, "on": on}) for on in (True, False)] == [4, 64]
 
 
 def test_exceptions_of_a_kind_of_layers() -> None:
-    exceptions = Exceptions("sliding", {"head_dim": "narrow", "hidden_size": "absent"})({**CONFIG, "narrow": 8})
+    exceptions = LayerOverrides("sliding", {"head_dim": "narrow", "hidden_size": "absent"})({**CONFIG, "narrow": 8})
     assert exceptions == {"1": {"head_dim": 8}}
     seen = [at_layer({**CONFIG, "per_layer_config": exceptions}, layer, 3) for layer in range(3)]
     assert [(EMBD * HEAD_DIM)(layer) for layer in seen] == [64 * 16, 64 * 8, 64 * 16]
@@ -67,13 +67,13 @@ def test_exceptions_of_a_kind_of_layers() -> None:
     [
         (Is("layer_types", "full"), [0, 2]),
         (~Is("layer_types", "full"), [1]),
-        (Size("first") > LAYER, [0, 1]),
-        (Size("first") <= LAYER, [2]),
-        (Listed("dense"), [1]),
-        (Same((LAYER + 1) % 2, Size(0)), [1]),
+        (Dim("first") > LAYER_INDEX, [0, 1]),
+        (Dim("first") <= LAYER_INDEX, [2]),
+        (LayerIn("dense"), [1]),
+        (Equal((LAYER_INDEX + 1) % 2, Dim(0)), [1]),
         (Is("on"), []),
-        (Is("layer_types", "full") & (LAYER < 1), [0]),
-        (Is("layer_types", "sliding") | (LAYER < 1), [0, 1]),
+        (Is("layer_types", "full") & (LAYER_INDEX < 1), [0]),
+        (Is("layer_types", "sliding") | (LAYER_INDEX < 1), [0, 1]),
     ],
     ids=str,
 )
@@ -91,18 +91,18 @@ QUARTER = {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0, "parti
         (Key("a", "x"), {"a": None}, {}, {}),
         (Key("a", "x", when=Is("b")), {"a": 5, "b": False}, {}, {}),
         (Key("a", "x", null=0), {"a": None}, {"x": 0}, {"a": None}),
-        (Const("x", 7), {}, {"x": 7}, {}),
-        (Made("x", 2 * Size("a")), {"a": 3}, {"x": 6}, {}),
-        (Named("a", "x", {"softmax": 1, "sigmoid": 2}), {"a": "sigmoid"}, {"x": 2}, {"a": "sigmoid"}),
-        (Named("a", "x", {"softmax": 1}), {"a": "other"}, {}, {}),
+        (Constant("x", 7), {}, {"x": 7}, {}),
+        (Computed("x", 2 * Dim("a")), {"a": 3}, {"x": 6}, {}),
+        (Mapped("a", "x", {"softmax": 1, "sigmoid": 2}), {"a": "sigmoid"}, {"x": 2}, {"a": "sigmoid"}),
+        (Mapped("a", "x", {"softmax": 1}), {"a": "other"}, {}, {}),
         (PerLayer("a", "x"), {"a": [1, 2]}, {"x": [1, 2]}, {"a": [1, 2]}),
         (
-            Flags("a", "x"),
+            LayerFlags("a", "x"),
             {"a": ["sliding_attention", "full_attention"]},
             {"x": [True, False]},
             {"a": ["sliding_attention", "full_attention"]},
         ),
-        (Flags("a", "x", every="n"), {"n": 6}, {"x": 6}, {"n": 6}),
+        (LayerFlags("a", "x", every="n"), {"n": 6}, {"x": 6}, {"n": 6}),
         (
             Rope(dimension=True),
             {
@@ -123,7 +123,7 @@ def test_rows(row: Any, config: dict[str, Any], keys: dict[str, Any], back: dict
 
 @pytest.mark.parametrize(("value", "back"), [(None, {}), (1, {"a": False}), (2, {"a": True})])
 def test_more_is_read_back_only(value: int | None, back: dict[str, bool]) -> None:
-    row = More("a", "x", 1)
+    row = GreaterThan("a", "x", 1)
     assert list(row.to_gguf({"a": True})) == []
     assert row.to_hf(lambda suffix, each=False: value) == back
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from quantmill.formats.hf.packed import decode_packed
-from quantmill.formats.hf.packed.blocks import as_float
+from quantmill.formats.hf.packed_tensors import unpack_blocks
 from quantmill.formats.hf.weights import read_weights
 from quantmill.formats.ir import Tensor
 
@@ -38,7 +38,7 @@ def floats() -> Callable[[Tensor], torch.Tensor]:
     """A tensor's weights as float32, read in uneven ranges."""
 
     def read(tensor: Tensor) -> torch.Tensor:
-        tensor = as_float(tensor)
+        tensor = unpack_blocks(tensor)
         assert tensor.qtype.name == "F32"
         cuts = sorted({0, tensor.n_rows // 3, tensor.n_rows // 2 + 1, tensor.n_rows})
         rows = [tensor.rows(a, b) for a, b in pairwise(cuts)]

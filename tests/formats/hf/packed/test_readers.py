@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from oracles import packed
 from quantmill.formats.hf.ops import Regroup, Split, Transpose
-from quantmill.formats.hf.packed.unpacked import applied
+from quantmill.formats.hf.packed_tensors import apply_op
 from quantmill.formats.ir import Tensor
 
 SHARED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -235,7 +235,7 @@ def test_mxfp4_is_ggml_s(decode: Any, floats: Any) -> None:
     # Transposed, and its interleaved rows taken apart, it never leaves its blocks.
     tensors: tuple[Tensor, ...] = (found,)
     for op in (Transpose(), Regroup((-1, 2), (1, 0), axis=1), Split((3, 3), axis=1)):
-        tensors = applied(op, tensors, {})
+        tensors = apply_op(op, tensors, {})
     assert [(part.qtype.name, part.shape) for part in tensors] == [("MXFP4", (2, 3, 96))] * 2
     for part, want in zip(tensors, (theirs[..., ::2], theirs[..., 1::2]), strict=True):
         assert torch.equal(floats(part), want.transpose(1, 2))

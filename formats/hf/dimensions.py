@@ -17,16 +17,16 @@ from ..errors import FormatError
 
 Config = Mapping[str, Any]
 
-Implied = Callable[[Config], Any]  # what is told by other keys: a Size, If, Words or Exceptions
+Implied = Callable[[Config], Any]  # what is told by other keys: a Dim, If, Words or LayerOverrides
 
 _OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "//": floordiv, "%": mod}
 
 
 @dataclass(frozen=True)
-class Size:
+class Dim:
     """A config key, a number, or two sizes joined by ``+ - * // %``; ``(HEADS + 2 * KV_HEADS) * HEAD_DIM`` is one."""
 
-    of: str | int | tuple[str, Size, Size]
+    of: str | int | tuple[str, Dim, Dim]
 
     def __call__(self, config: Config) -> int:
         """Its value.
@@ -44,42 +44,42 @@ class Size:
         sign, left, right = self.of
         return _OPERATORS[sign](left(config), right(config))
 
-    def _join(self, sign: str, other: Size | int, swap: bool = False) -> Size:
-        sides = (self, other if isinstance(other, Size) else Size(other))
-        return Size((sign, *(sides[::-1] if swap else sides)))
+    def _join(self, sign: str, other: Dim | int, swap: bool = False) -> Dim:
+        sides = (self, other if isinstance(other, Dim) else Dim(other))
+        return Dim((sign, *(sides[::-1] if swap else sides)))
 
-    def __add__(self, other: Size | int) -> Size:
+    def __add__(self, other: Dim | int) -> Dim:
         return self._join("+", other)
 
-    def __sub__(self, other: Size | int) -> Size:
+    def __sub__(self, other: Dim | int) -> Dim:
         return self._join("-", other)
 
-    def __mul__(self, other: Size | int) -> Size:
+    def __mul__(self, other: Dim | int) -> Dim:
         return self._join("*", other)
 
-    def __rmul__(self, other: int) -> Size:
+    def __rmul__(self, other: int) -> Dim:
         return self._join("*", other, swap=True)
 
-    def __floordiv__(self, other: Size | int) -> Size:
+    def __floordiv__(self, other: Dim | int) -> Dim:
         return self._join("//", other)
 
-    def __mod__(self, other: Size | int) -> Size:
+    def __mod__(self, other: Dim | int) -> Dim:
         return self._join("%", other)
 
-    def __lt__(self, other: Size | int) -> Condition:
-        return Less(self, other if isinstance(other, Size) else Size(other))
+    def __lt__(self, other: Dim | int) -> Condition:
+        return Less(self, other if isinstance(other, Dim) else Dim(other))
 
-    def __ge__(self, other: Size | int) -> Condition:
+    def __ge__(self, other: Dim | int) -> Condition:
         return ~(self < other)
 
 
 @dataclass(frozen=True)
-class Words:
+class LayerPattern:
     """A word for each layer: every so many layers another one than the usual, last of them or ``first``."""
 
     usual: str
     other: str
-    every: Size
+    every: Dim
     first: bool = False
 
     def __call__(self, config: Config) -> list[str]:
@@ -89,7 +89,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Exceptions:
+class LayerOverrides:
     """``per_layer_config``: what layers of one kind have instead.
 
     Args:
@@ -106,14 +106,14 @@ class Exceptions:
 
 
 @dataclass(frozen=True)
-class Otherwise:
+class OrDefault:
     """A config key's number, or this one where there is no such key."""
 
     key: str
     number: int
 
     def __call__(self, config: Config) -> int:
-        return self.number if config.get(self.key) is None else Size(self.key)(config)
+        return self.number if config.get(self.key) is None else Dim(self.key)(config)
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class If:
     """One of two sizes."""
 
     condition: Condition
-    then: Size
-    otherwise: Size
+    then: Dim
+    otherwise: Dim
 
     def __call__(self, config: Config) -> int:
         return (self.then if self.condition(config) else self.otherwise)(config)
@@ -159,35 +159,35 @@ class If:
 
 @dataclass(frozen=True)
 class Less(Condition):
-    """``LAYER < Size("first_k_dense_replace")`` makes one."""
+    """``LAYER_INDEX < Dim("first_k_dense_replace")`` makes one."""
 
-    left: Size
-    right: Size
+    left: Dim
+    right: Dim
 
     def __call__(self, config: Config) -> bool:
         return self.left(config) < self.right(config)
 
 
 @dataclass(frozen=True)
-class Same(Condition):
+class Equal(Condition):
     """Two sizes are equal."""
 
-    left: Size
-    right: Size | If
+    left: Dim
+    right: Dim | If
 
     def __call__(self, config: Config) -> bool:
         return self.left(config) == self.right(config)
 
 
 @dataclass(frozen=True)
-class Listed(Condition):
+class LayerIn(Condition):
     """The layer's number stands in the list that the key holds."""
 
     key: str
 
     def __call__(self, config: Config) -> bool:
         whole = config.get(_WHOLE, config)
-        return LAYER(config) in (whole.get(self.key) or ())
+        return LAYER_INDEX(config) in (whole.get(self.key) or ())
 
 
 @dataclass(frozen=True)
@@ -220,19 +220,19 @@ class Maybe(Always):
 ALWAYS = Always()
 MAYBE = Maybe()
 
-LAYER = Size("layer")
-LAYERS = Size("num_hidden_layers")
-VOCAB = Size("vocab_size")
-CONTEXT = Size("max_position_embeddings")
-EMBD = Size("hidden_size")
-FF = Size("intermediate_size")
-HEADS = Size("num_attention_heads")
-KV_HEADS = Size("num_key_value_heads")
-HEAD_DIM = Size("head_dim")
+LAYER_INDEX = Dim("layer")
+LAYERS = Dim("num_hidden_layers")
+VOCAB = Dim("vocab_size")
+CONTEXT = Dim("max_position_embeddings")
+EMBD = Dim("hidden_size")
+FF = Dim("intermediate_size")
+HEADS = Dim("num_attention_heads")
+KV_HEADS = Dim("num_key_value_heads")
+HEAD_DIM = Dim("head_dim")
 Q = HEADS * HEAD_DIM
 KV = KV_HEADS * HEAD_DIM
-EXPERTS = Size("num_local_experts")
-EXPERT_FF = Size("moe_intermediate_size")
+EXPERTS = Dim("num_local_experts")
+EXPERT_FF = Dim("moe_intermediate_size")
 
 _LAYER, _WHOLE = "layer", "whole config"
 

@@ -6,18 +6,14 @@ and its codes and zero fit, the block says the same weights, bit for bit.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ir import Bytes, Tensor
-from ...qtypes import BY_NAME, F32, QType
-
-Q4_0, Q4_1, Q5_0, Q8_0, MXFP4 = (BY_NAME[name] for name in ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "MXFP4"))
-BLOCK = 32  # weights in a block of all of these
-OFFSET = {Q4_0: 8, Q5_0: 16, Q8_0: 0}  # what a code stands above its value
+from ...ir import Bytes
+from ...qtypes import QType
+from ..packed_tensors import BLOCK, MXFP4, OFFSET, Q4_1, Q8_0
 
 
 def encode_steps(type: QType, steps: NDArray[np.int16], scales: NDArray[np.float32]) -> Bytes:
@@ -54,42 +50,6 @@ def _put_codes(blocks: NDArray[Any], codes: NDArray[np.uint8]) -> None:
     blocks["qs"] = low[..., :16] | low[..., 16:] << np.uint8(4)
     if "qh" in (blocks.dtype.names or ()):
         blocks["qh"] = np.packbits(codes >> np.uint8(4), axis=-1, bitorder="little")
-
-
-def as_float(tensor: Tensor) -> Tensor:
-    """The tensor decoded to F32 as its rows are read, if it is of a type that this package makes; else as it is."""
-    if tensor.qtype not in (*OFFSET, Q4_1, MXFP4):
-        return tensor
-
-    def read(a: int, b: int) -> Bytes:
-        blocks = np.ascontiguousarray(tensor.rows(a, b)).view(tensor.qtype.block)
-        return _decode(tensor.qtype, blocks).reshape(b - a, tensor.width).view(np.uint8)
-
-    return replace(tensor, qtype=F32, read=read)
-
-
-def _decode(type: QType, blocks: NDArray[Any]) -> NDArray[np.float32]:
-    """float32 [..., 32]"""
-    if type is MXFP4:
-        return _fp4(blocks["qs"]) * np.ldexp(np.float32(1), blocks["e"].astype(np.int32) - 127)[..., None]
-    scales = blocks["d"].astype(np.float32)[..., None]
-    if type is Q8_0:
-        return blocks["qs"] * scales
-    codes = np.concatenate([blocks["qs"] & 15, blocks["qs"] >> 4], axis=-1)
-    if type is Q5_0:
-        codes |= np.unpackbits(blocks["qh"], axis=-1, bitorder="little") << np.uint8(4)
-    if type is Q4_1:
-        decoded: NDArray[np.float32] = codes * scales + blocks["m"].astype(np.float32)[..., None]
-        return decoded
-    steps: NDArray[np.float32] = (codes.astype(np.float32) - OFFSET[type]) * scales
-    return steps
-
-
-def _fp4(qs: NDArray[np.uint8]) -> NDArray[np.float32]:
-    values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-    values = np.concatenate([values, -values])
-    decoded: NDArray[np.float32] = values[np.concatenate([qs & 15, qs >> 4], axis=-1)]
-    return decoded
 
 
 def mxfp4_to_ggml(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Bytes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...ir import Role
+from ..dimensions import ALWAYS, EMBD, EXPERT_FF, EXPERTS, FF, HEAD_DIM, HEADS, KV, KV_HEADS, VOCAB, Condition, Dim, Q
 from ..ops import Op, PermuteRope, Stack
 from ..rows import Key, Rope
 from ..rules import Rule
-from ..sizes import ALWAYS, EMBD, EXPERT_FF, EXPERTS, FF, HEAD_DIM, HEADS, KV, KV_HEADS, VOCAB, Condition, Q, Size
 
 # The order is conversion/base.py's: what comes before rope, and after.
 SIZE_KEYS = (
@@ -34,13 +34,13 @@ VISION = tuple(
     for name in ("vision_tower.", "vision_model.", "multi_modal_projector.", "vision_embed_tokens.")
 )
 
-LAYER = "model.layers.{layer}."
+LAYER_PREFIX = "model.layers.{layer}."
 
 EMBEDDING = Rule("model.embed_tokens", Role.TOKEN_EMBD, (VOCAB, EMBD))
 FINAL_NORM = Rule("model.norm", Role.OUTPUT_NORM, (EMBD,))
 HEAD = Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD), unless="tie_word_embeddings")
-ATTN_NORM = Rule(LAYER + "input_layernorm", Role.ATTN_NORM, (EMBD,))
-FFN_NORM = Rule(LAYER + "post_attention_layernorm", Role.FFN_NORM, (EMBD,))
+ATTN_NORM = Rule(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM, (EMBD,))
+FFN_NORM = Rule(LAYER_PREFIX + "post_attention_layernorm", Role.FFN_NORM, (EMBD,))
 
 
 def attention(
@@ -49,7 +49,7 @@ def attention(
     bias: str | Condition | None = None,
     out_bias: str | Condition | None = None,
     when: Condition = ALWAYS,
-    at: str = LAYER + "self_attn.",
+    at: str = LAYER_PREFIX + "self_attn.",
     out: str = "o_proj",
 ) -> tuple[Rule, ...]:
     """q, k, v and o.
@@ -72,7 +72,7 @@ def attention(
 def qk_norm(
     *ops: Op,
     when: Condition = ALWAYS,
-    at: str = LAYER + "self_attn.",
+    at: str = LAYER_PREFIX + "self_attn.",
     names: tuple[str, str] = ("q_norm", "k_norm"),
 ) -> tuple[Rule, ...]:
     """Norms of q and k, a head at a time."""
@@ -84,7 +84,7 @@ def qk_norm(
 
 
 def gated_mlp(
-    *, bias: str | Condition | None = None, when: Condition = ALWAYS, at: str = LAYER + "mlp.", width: Size = FF
+    *, bias: str | Condition | None = None, when: Condition = ALWAYS, at: str = LAYER_PREFIX + "mlp.", width: Dim = FF
 ) -> tuple[Rule, ...]:
     """gate, up and down."""
     return (
@@ -96,10 +96,10 @@ def gated_mlp(
 
 def experts(
     *,
-    at: str = LAYER + "mlp.",
+    at: str = LAYER_PREFIX + "mlp.",
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
     router: str = "gate",
-    width: Size = EXPERT_FF,
+    width: Dim = EXPERT_FF,
     when: Condition = ALWAYS,
 ) -> tuple[Rule, ...]:
     """The router, and experts with a tensor of each their own.
@@ -117,7 +117,7 @@ def experts(
     )
 
 
-def shared_expert(*, at: str, width: Size, when: Condition = ALWAYS) -> tuple[Rule, ...]:
+def shared_expert(*, at: str, width: Dim, when: Condition = ALWAYS) -> tuple[Rule, ...]:
     """The expert that every token goes to."""
     return (
         Rule(at + "gate_proj", Role.FFN_GATE_SHEXP, (width, EMBD), when=when),
