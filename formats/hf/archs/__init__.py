@@ -1,4 +1,4 @@
-"""The architectures we read and write: one module of data each, and one line here."""
+"""The architectures that are read and written: a module of data for each family, and one line here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from .bloom import BLOOM
 from .cohere import COHERE2, COMMAND_R
 from .dbrx import DBRX
 from .deepseek import DEEPSEEK2, DEEPSEEK3
+from .ernie import ERNIE4_5, ERNIE4_5_MOE
 from .exaone import EXAONE4
 from .falcon import FALCON
 from .gemma import GEMMA, GEMMA2, GEMMA3
@@ -17,12 +18,12 @@ from .gpt2 import GPT2
 from .gpt_oss import GPT_OSS
 from .gptneox import GPTNEOX
 from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
+from .hunyuan import HUNYUAN, HUNYUAN_MOE
 from .lfm2 import LFM2, LFM2_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .mamba import MAMBA, MAMBA2
-from .more_experts import ERNIE4_5_MOE, HUNYUAN_MOE
 from .mpt import MPT
-from .near_llama import ARCEE, ERNIE4_5, HUNYUAN, SEED_OSS, SMOLLM3
+from .near_llama import ARCEE, SEED_OSS, SMOLLM3
 from .nemotron import NEMOTRON
 from .olmo import OLMO, OLMO2, OLMO3, OLMOE
 from .phi import PHI2, PHI3

@@ -1,8 +1,7 @@
-"""Architectures that are Llama but for one thing: Arcee (no gates), SmolLM3 (layers without rope), Seed-OSS, ERNIE 4.5
-and Hunyuan.
+"""Single models that differ from Llama in one thing: Arcee (no gates in its MLP), SmolLM3 (layers without rope) and
+Seed-OSS (a norm of another role).
 
-Sources: the config classes of those names of transformers 5.23; conversion/llama.py, olmo.py, ernie.py and hunyuan.py
-of llama.cpp.
+Sources: ArceeConfig, SmolLM3Config and SeedOssConfig of transformers 5.23; conversion/llama.py, olmo.py of llama.cpp.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from .shared import (
     LAYER_PREFIX,
     attention,
     gated_mlp,
-    qk_norm,
 )
 
 _SIZES = {
@@ -104,54 +102,4 @@ SEED_OSS = Arch(
         HEAD,
     ),
     fixed={"hidden_act": "silu", "mlp_bias": False, "attention_out_bias": False},
-)
-
-ERNIE4_5 = Arch(
-    name="ernie4_5",
-    gguf="ernie4_5",
-    classes={
-        "Ernie4_5ForCausalLM": HFClass(
-            "ernie4_5",
-            _SIZES
-            | {"vocab_size": 103424, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 18}
-            | {"num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072}
-            | {"rms_norm_eps": 1e-5, "rope_theta": 5e5, "use_bias": False, "tie_word_embeddings": True}
-            | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
-        )
-    },
-    config=(*KEYS, *HEAD_DIM_KEYS),
-    # Its rope turns neighbouring pairs in transformers too: nothing to permute.
-    rules=(EMBEDDING, ATTN_NORM, *attention(), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
-    fixed={"hidden_act": "silu", "use_bias": False},
-)
-
-HUNYUAN = Arch(
-    name="hunyuan-dense",
-    classes={
-        "HunYuanDenseV1ForCausalLM": HFClass(
-            "hunyuan_v1_dense",
-            _SIZES
-            | {"vocab_size": 290943, "intermediate_size": 11008, "num_key_value_heads": None, "rms_norm_eps": 1e-5}
-            | {
-                "attention_bias": False,
-                "head_dim": None,
-                "max_position_embeddings": 2048,
-                "eod_token_id": 3,
-                "pretraining_tp": 1,
-            }
-            | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
-        )
-    },
-    config=(*KEYS, *HEAD_DIM_KEYS),
-    rules=(
-        EMBEDDING,
-        ATTN_NORM,
-        *attention(bias="attention_bias"),
-        *qk_norm(at=LAYER_PREFIX + "self_attn.", names=("query_layernorm", "key_layernorm")),
-        FFN_NORM,
-        *gated_mlp(),
-        FINAL_NORM,
-        HEAD,
-    ),
-    fixed={"hidden_act": "silu", "attention_bias": False},
 )
