@@ -57,9 +57,8 @@ def model_digests(
 def tensor_digest(tensor: Tensor, progress: Callable[[int], object] | None = None) -> str:
     """SHA-256 of a tensor's bytes."""
     digest = hashlib.sha256()
-    step = max(1, _CHUNK // max(1, tensor.row_bytes))
-    for a in range(0, tensor.n_rows, step):
-        rows = np.ascontiguousarray(tensor.rows(a, min(a + step, tensor.n_rows)))
+    for a, b in tensor.row_chunks(_CHUNK):
+        rows = np.ascontiguousarray(tensor.rows(a, b))
         digest.update(rows.data)
         if progress is not None:
             progress(rows.nbytes)

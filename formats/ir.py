@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -198,10 +199,8 @@ class Tensor:
 
     @property
     def n_rows(self) -> int:
-        n = 1
-        for dim in self.shape[:-1]:
-            n *= dim
-        return n
+        """Rows of all matrices together: the product of every axis but the last."""
+        return prod(self.shape[:-1])
 
     @property
     def n_weights(self) -> int:
@@ -219,6 +218,12 @@ class Tensor:
         """Rows ``a`` to ``b`` as uint8 [b-a, row_bytes], in ``qtype``'s little-endian layout."""
         assert 0 <= a <= b <= self.n_rows, (self.name, a, b)
         return self.read(a, b)
+
+    def row_chunks(self, nbytes: int) -> Iterator[tuple[int, int]]:
+        """Divide the rows into runs (first, end) of about ``nbytes`` bytes, each of at least one row."""
+        step = max(1, nbytes // max(1, self.row_bytes))
+        for first in range(0, self.n_rows, step):
+            yield first, min(first + step, self.n_rows)
 
 
 class TokenType(IntEnum):

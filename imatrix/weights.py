@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor
+from ..formats.floats import to_f32
 from ..formats.gguf.names import tensor_name
 from ..formats.ir import Model, Role, Tensor
 from .corpus import TextTokenizer
@@ -200,11 +201,7 @@ def floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDArray[n
     step = max(1, _PIECE // max(1, tensor.row_bytes))
     for a in range(start, stop, step):
         b = min(a + step, stop)
-        raw = np.ascontiguousarray(tensor.rows(a, b))
-        if tensor.qtype.name == "BF16":
-            out[a - start : b - start].view(np.uint32)[:] = raw.view("<u2").astype(np.uint32) << 16
-        else:
-            out[a - start : b - start] = raw.view("<f2" if tensor.qtype.name == "F16" else "<f4")
+        out[a - start : b - start] = to_f32(tensor.rows(a, b), tensor.qtype)
     return out.reshape(tensor.shape) if (start, stop) == (0, tensor.n_rows) else out
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..formats.floats import bf16_to_f32
 from ..formats.ir import Model, Tensor
 from .decode import as_float
 
@@ -73,5 +74,5 @@ def _measure(type_name: str, tensor: Tensor, other: Tensor | None) -> TensorRepo
 def _float64(tensor: Tensor, a: int, b: int) -> np.ndarray:
     raw = tensor.rows(a, b)
     if tensor.qtype.name == "BF16":
-        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return bf16_to_f32(raw.view("<u2")).astype(np.float64)
     return raw.view(tensor.qtype.fields[0][1]).astype(np.float64)

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.errors import WeightError
+from ..formats.floats import to_f32
 from ..formats.gguf.wire import ByteOrder, swap_blocks
 from ..formats.ir import Bytes
-from ..formats.qtypes import BF16, F16, F32, QType
+from ..formats.qtypes import F16, F32, QType
 from ..formats.storage.journal import Finished
 from ..formats.storage.output import Output
 from .chunks import Chunk, Task, rows_per_matrix
@@ -144,7 +145,7 @@ class Encoder:
         index = first_nonfinite(rows, SOURCE_CODE[type.name])
         if index >= 0:
             row, column = divmod(index, self.tasks[chunk.task].tensor.width)
-            value = _as_float32(rows[row], type)[column]
+            value = to_f32(rows[row], type)[column]
             raise self._error(chunk, row, column, f"is {value}", "the checkpoint is damaged: get it again")
 
     def _check_scales(self, chunk: Chunk, type: QType, rows: Bytes, source_type: QType, out: Bytes) -> None:
@@ -174,9 +175,3 @@ def _floats(rows: Bytes, type: QType, width: int) -> NDArray[np.float32]:
     out = np.empty((len(rows), width), np.float32)
     kernel_for(type).decode(rows, out)
     return out
-
-
-def _as_float32(row: Bytes, type: QType) -> NDArray[np.float32]:
-    if type is BF16:
-        return (row.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    return row.view("<f4" if type is F32 else "<f2").astype(np.float32)

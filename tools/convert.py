@@ -18,7 +18,7 @@ from .library.models import ADAPTER, KINDS, read_model, source_kind, target_kind
 from .terminal.options import cluster_options, plan_options, speaker, write_options
 
 if TYPE_CHECKING:
-    from ..formats.ggml.reader import Settings
+    from ..formats.ggml.reader import GGMLSettings
     from ..formats.ir import Bytes, Model, Tensor
 
 _FLOATS = ("F32", "F16", "BF16")
@@ -125,15 +125,15 @@ def _calibrated(src: Path, dst: Path, text: Path | None, options: dict[str, Any]
     path.unlink()
 
 
-def _settings(options: dict[str, Any], source: str) -> Settings:
+def _settings(options: dict[str, Any], source: str) -> GGMLSettings:
     """What GGML files do not store, taken out of the options."""
-    from ..formats.ggml.reader import Settings
+    from ..formats.ggml.reader import GGMLSettings
 
     given = {key: options.pop(key) for key in ("gqa", "eps", "rope_base", "context", "vocab_dir")}
     for key, value in given.items():
         if value is not None and source != "ggml":
             raise PlanError("speaks of GGML files; SRC is none", where=f"--{key.replace('_', '-')}")
-    return Settings(**given)
+    return GGMLSettings(**given)
 
 
 def _adapter(src: Path, dst: Path, base: Path | None, outtype: str, options: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ _TENSOR_MEMORY = 2048  # bytes that a tensor's description and reader take at mo
 
 
 @dataclass(frozen=True)
-class Settings:
+class GGMLSettings:
     """What the file never stored; None to infer or assume it.
 
     Args:
@@ -56,7 +56,7 @@ class Settings:
     vocab_dir: Path | None = None
 
 
-_NONE_GIVEN = Settings()
+_NONE_GIVEN = GGMLSettings()
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Parsed:
 
 
 def read_ggml(
-    path: str | Path, settings: Settings = _NONE_GIVEN, *, warn: Callable[[str], object] = lambda text: None
+    path: str | Path, settings: GGMLSettings = _NONE_GIVEN, *, warn: Callable[[str], object] = lambda text: None
 ) -> Model:
     """A GGML file as a Llama in GGUF's vocabulary; its tensors are read when they are asked for.
 
@@ -222,7 +222,7 @@ def _missing(parsed: _Parsed, name: str) -> FormatError:
 
 
 def _metadata(
-    parsed: _Parsed, gqa: int, width: int, settings: Settings, warn: Callable[[str], object]
+    parsed: _Parsed, gqa: int, width: int, settings: GGMLSettings, warn: Callable[[str], object]
 ) -> dict[str, Value]:
     h = parsed.hparams
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,7 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        width, rows = (self.shape[-1], self.shape[:-1]) if self.shape else (1, ())
-        n = self.qtype.row_bytes(width)
-        for dim in rows:
-            n *= dim
-        return n
+        return prod(self.shape[:-1]) * self.qtype.row_bytes(self.shape[-1] if self.shape else 1)
 
 
 @dataclass(frozen=True)
@@ -196,9 +193,7 @@ def copy_tensors(
     for offset, piece in plan.pieces:
         output.write_at(offset, piece)
     for item, (tensor, offset) in enumerate(zip(tensors, plan.offsets, strict=True), first):
-        step = max(1, _CHUNK // max(1, tensor.row_bytes))
-        for a in range(0, tensor.n_rows, step):
-            b = min(a + step, tensor.n_rows)
+        for a, b in tensor.row_chunks(_CHUNK):
             if (item, a, b) not in work.finished:
                 rows = tensor.rows(a, b)
                 if plan.byteorder == "big":

@@ -164,7 +164,7 @@ class Arch:
             ``Wrapper/type`` is that wrapper around a text model of that ``model_type``.
         config: config keys <-> ``{gguf}.*`` keys, in the order they are written.
         rules: the tensors, in the model's own order.
-        gguf: ``general.architecture`` where that is not ``name``; several of ours may share one of GGUF's.
+        gguf_name: ``general.architecture`` where that is not ``name``; several of ours may share one of GGUF's.
         fixed: config keys that are the same for every model of the architecture; a tuple lists values that mean the
             same, the first is written.
         needs: what llama.cpp takes for granted of other config keys, by the key that a message names.
@@ -179,7 +179,7 @@ class Arch:
     classes: Mapping[str, HFClass]
     config: tuple[ConfigRow, ...]
     rules: tuple[Rule, ...]
-    gguf: str = ""
+    gguf_name: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, Condition] = field(default_factory=dict)
     implied: Mapping[str, Implied] = field(default_factory=dict)
@@ -187,8 +187,10 @@ class Arch:
     ignored: tuple[str, ...] = ()
     beyond: str = ""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "gguf", self.gguf or self.name)
+    @property
+    def gguf(self) -> str:
+        """``general.architecture`` of its files."""
+        return self.gguf_name or self.name
 
     def slots(self, config: Config) -> Iterator[Slot]:
         """Every tensor that a model of this config may have, in the model's order.

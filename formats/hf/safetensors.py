@@ -233,7 +233,7 @@ def _write_files(folder: GrowingFolder, files: Mapping[str, Sequence[Tensor]]) -
         output.write_at(0, heads[name])
         at = len(heads[name])
         for tensor in tensors:
-            for a, b in _pieces(tensor):
+            for a, b in tensor.row_chunks(CHUNK):
                 if (item, a, b) not in folder.finished:
                     output.write_at(at + a * tensor.row_bytes, np.ascontiguousarray(tensor.rows(a, b)))
                     folder.done(item, a, b)
@@ -241,14 +241,7 @@ def _write_files(folder: GrowingFolder, files: Mapping[str, Sequence[Tensor]]) -
             item += 1
 
 
-def _pieces(tensor: Tensor) -> Iterator[tuple[int, int]]:
-    """A tensor's rows, first and end, about 16 MB at a time."""
-    step = max(1, CHUNK // max(1, tensor.row_bytes))
-    for a in range(0, tensor.n_rows, step):
-        yield a, min(a + step, tensor.n_rows)
-
-
 def chunks(tensor: Tensor) -> Iterator[Bytes]:
     """A tensor's rows, about 16 MB at a time."""
-    for a, b in _pieces(tensor):
+    for a, b in tensor.row_chunks(CHUNK):
         yield tensor.rows(a, b)

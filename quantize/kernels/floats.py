@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...formats.floats import bf16_to_f32
 from ...formats.ir import Bytes
 from ...formats.qtypes import BY_NAME
 from .contract import F32_ARRAY, SOURCE_CODE, Kernel, constant
@@ -42,7 +43,7 @@ def first_nonfinite(src: Bytes, code: int) -> int:
 
 def _to_float(words: NDArray[Any], name: str) -> F32_ARRAY:
     if name == "BF16":
-        return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return bf16_to_f32(words)
     return words.view("<f4" if name == "F32" else "<f2").astype(np.float32, copy=False)
 
 

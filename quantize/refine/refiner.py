@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +41,7 @@ class Refiner:
     width: int = WIDTH
     damping: float = DAMPING
     passes: int | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_factored", _Factored(_KEPT))
+    _factored: _Factored = field(default_factory=lambda: _Factored(_KEPT), init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[Refiner], tuple[Moments, int, float, int | None]]:
         return Refiner, (self.moments, self.width, self.damping, self.passes)
@@ -72,8 +70,7 @@ class Refiner:
             FormatError: a moment is not finite. PlanError: they are no second moments at all.
         """
         key = (self.moments.holder(name) or name, matrix)
-        factored: _Factored = object.__getattribute__(self, "_factored")
-        return factored.get(key, lambda: self._make(name, matrix))
+        return self._factored.get(key, lambda: self._make(name, matrix))
 
     def _make(self, name: str, matrix: int) -> list[Block]:
         means = [part for block in self.moments.blocks(name, matrix) for part in _parts(block, self.width)]

@@ -32,6 +32,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from math import prod
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -72,13 +73,6 @@ def shapes_of(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes if config["tie_word_embeddings"] else shapes | {"lm_head.weight": (vocabulary, hidden)}
 
 
-def product(shape: tuple[int, ...]) -> int:
-    n = 1
-    for dim in shape:
-        n *= dim
-    return n
-
-
 def write_checkpoint(folder: Path, config: dict[str, Any], dtype: str = "F16", filled: bool = False) -> int:
     """A Hugging Face folder in sparse shards of zeros, or of normal weights. Gives its number of weights."""
     folder.mkdir()
@@ -87,24 +81,24 @@ def write_checkpoint(folder: Path, config: dict[str, Any], dtype: str = "F16", f
     held = 0
     shapes = shapes_of(config)
     for name, shape in shapes.items():
-        if shards[-1] and held + 2 * product(shape) > SHARD_BYTES:
+        if shards[-1] and held + 2 * prod(shape) > SHARD_BYTES:
             shards.append({})
             held = 0
         shards[-1][name] = shape
-        held += 2 * product(shape)
+        held += 2 * prod(shape)
     index = {}
     for i, shard in enumerate(shards):
         path = folder / f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         header, end = {}, 0
         for name, shape in shard.items():
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end := end + 2 * product(shape)]}
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end := end + 2 * prod(shape)]}
             index[name] = path.name
         raw = json.dumps(header).encode()
         raw += b" " * (-len(raw) % 8)  # as safetensors does
         path.write_bytes(struct.pack("<Q", len(raw)) + raw)
         lengthen(path, 8 + len(raw) + end, filled)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    return sum(map(product, shapes.values()))
+    return sum(map(prod, shapes.values()))
 
 
 def write_gguf(path: Path, folder: Path, filled: bool = False) -> None:

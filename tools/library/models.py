@@ -10,7 +10,7 @@ import click
 from ...formats.errors import FormatError
 
 if TYPE_CHECKING:
-    from ...formats.ggml.reader import Settings
+    from ...formats.ggml.reader import GGMLSettings
     from ...formats.ir import Model
     from ...formats.progress import Progress
 
@@ -45,7 +45,7 @@ def read_model(
     *,
     kind: str | None = None,
     pre: str | None = None,
-    settings: Settings | None = None,
+    settings: GGMLSettings | None = None,
     quiet: bool = False,
 ) -> Model:
     """Read a checkpoint of any kind.
@@ -63,9 +63,9 @@ def read_model(
     if kind == ADAPTER:
         raise FormatError("is a LoRA adapter, no model", path=path, hint="quantmill convert makes a GGUF adapter of it")
     if kind == "ggml":
-        from ...formats.ggml.reader import Settings, read_ggml
+        from ...formats.ggml.reader import GGMLSettings, read_ggml
 
-        return read_ggml(path, settings or Settings(), warn=lambda text: click.echo(f"warning: {text}", err=True))
+        return read_ggml(path, settings or GGMLSettings(), warn=lambda text: click.echo(f"warning: {text}", err=True))
     from ...formats.gguf.reader import read_gguf
 
     return read_gguf(path)

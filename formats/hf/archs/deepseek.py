@@ -116,7 +116,7 @@ DEEPSEEK2 = Arch(
 
 DEEPSEEK3 = Arch(
     name="deepseek3",
-    gguf="deepseek2",
+    gguf_name="deepseek2",
     classes={
         "DeepseekV3ForCausalLM": HFClass(
             "deepseek_v3",

@@ -36,7 +36,6 @@ _FIXED = {"hidden_act": "silu", "use_bias": False}
 
 ERNIE4_5 = Arch(
     name="ernie4_5",
-    gguf="ernie4_5",
     classes={
         "Ernie4_5ForCausalLM": HFClass(
             "ernie4_5",

@@ -91,7 +91,7 @@ LLAMA = Arch(
 
 MIXTRAL = Arch(
     name="mixtral",
-    gguf="llama",
+    gguf_name="llama",
     classes={"MixtralForCausalLM": _MIXTRAL},
     config=(*KEYS, *EXPERT_KEYS, *_LAST_KEYS),
     rules=(

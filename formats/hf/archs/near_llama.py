@@ -80,7 +80,6 @@ SMOLLM3 = Arch(
 
 SEED_OSS = Arch(
     name="seed_oss",
-    gguf="seed_oss",
     classes={
         "SeedOssForCausalLM": HFClass(
             "seed_oss",

@@ -71,7 +71,7 @@ OLMO2 = Arch(
 
 OLMO3 = Arch(
     name="olmo3",
-    gguf="olmo2",
+    gguf_name="olmo2",
     classes={
         "Olmo3ForCausalLM": HFClass(
             "olmo3", _COMMON | {"rms_norm_eps": 1e-5, "sliding_window": 4096, "rope_theta": 500000.0}

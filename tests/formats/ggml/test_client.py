@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from oracles.ggml_v3 import EPS, N_VOCAB, Client, ClientError
 from oracles.llama import Llama
 from oracles.make_ggml_v3_client import is_made, make
-from quantmill.formats.ggml.reader import Settings, read_ggml
+from quantmill.formats.ggml.reader import GGMLSettings, read_ggml
 from quantmill.formats.ggml.writer import layout, untied
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
@@ -72,7 +72,7 @@ def old_logits(path: Path) -> NDArray[np.float32]:
 def test_logits(ggml: Callable[[str], Path], tmp_path: Path, level: str) -> None:
     path = ggml(level)
     got = old_logits(path)
-    model = read_ggml(path, Settings(eps=EPS, context=512))
+    model = read_ggml(path, GGMLSettings(eps=EPS, context=512))
     (tmp_path / "hf").mkdir()
     write_hf(as_float(model), tmp_path / "hf", dtype="F32")
     reference = LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
@@ -95,7 +95,7 @@ def test_smollm2(smollm2_f16: Path, smollm2_hf: Path, tmp_path: Path, level: str
     execute(make_plan(untied(read_gguf(smollm2_f16)), level, PlanOptions(recipe_set="ggml-v3", layout=layout)), path)
     with Client(path, 49152, n_gqa=3, rms_norm_eps=1e-5, rope_freq_base=100000) as client:
         got = client.logits(tokens)
-    settings = Settings(eps=1e-5, rope_base=100000, context=2048, vocab_dir=smollm2_hf)
+    settings = GGMLSettings(eps=1e-5, rope_base=100000, context=2048, vocab_dir=smollm2_hf)
     with TemporaryDirectory(dir=tmp_path) as folder:  # half a gigabyte, which pytest would keep for three sessions
         write_hf(as_float(read_ggml(path, settings)), Path(folder), dtype="F32")
         reference = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from quantmill.formats.errors import FormatError, TokenizerError, UnmatchedTensor
-from quantmill.formats.ggml.reader import Settings, read_ggml
+from quantmill.formats.ggml.reader import GGMLSettings, read_ggml
 from quantmill.formats.ggml.wire import Hparams, n_ff
 
 # 2 heads of 2 that share one of keys and values, one layer; n_ff = 10 is two thirds of 16, rounded up to n_mult = 5.
@@ -90,7 +90,7 @@ def test_by_hand(saved: Callable[..., Path], version: int, type: int) -> None:
 
 def test_what_is_given_is_not_assumed(saved: Callable[..., Path]) -> None:
     lines: list[str] = []
-    settings = Settings(gqa=2, eps=1e-6, rope_base=1e6, context=123)
+    settings = GGMLSettings(gqa=2, eps=1e-6, rope_base=1e6, context=123)
     model = read_ggml(saved(), settings, warn=lines.append)
     assert not lines
     assert model.hparam("context_length") == 123
@@ -114,7 +114,7 @@ def test_another_vocabulary_needs_a_folder(saved: Callable[..., Path], checkpoin
         read_ggml(saved(words=words))
     shapes = SHAPES | {"tok_embeddings": (900, 4), "output": (900, 4)}
     path = saved(words=[*words, *[b"more"] * 640], shapes=shapes, n_vocab=900)
-    model = read_ggml(path, Settings(vocab_dir=checkpoint))
+    model = read_ggml(path, GGMLSettings(vocab_dir=checkpoint))
     assert model.get("tokenizer.ggml.tokens")[3] == "<0x00>"
 
 
@@ -164,7 +164,7 @@ def test_another_architecture(saved: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("gqa", [3, 1, 4])
 def test_impossible_gqa(saved: Callable[..., Path], gqa: int) -> None:
     with pytest.raises(FormatError, match="--gqa"):
-        read_ggml(saved(), Settings(gqa=gqa))
+        read_ggml(saved(), GGMLSettings(gqa=gqa))
 
 
 def test_a_rope_buffer_is_passed_over(saved: Callable[..., Path]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from quantmill.formats.errors import PlanError
-from quantmill.formats.ggml.reader import Settings, read_ggml
+from quantmill.formats.ggml.reader import GGMLSettings, read_ggml
 from quantmill.formats.ggml.vocab import encode_vocabulary
 from quantmill.formats.ggml.writer import client_options, layout, untied, write_ggml
 from quantmill.formats.gguf.keys import typed
@@ -40,7 +40,7 @@ def test_round_trip(f16: Path, tmp_path: Path, level: str) -> None:
     execute(make_plan(read_gguf(f16), level, PlanOptions(recipe_set="ggml-v3")), tmp_path / "0.gguf")
     source = read_gguf(tmp_path / "0.gguf")
     write_ggml(tmp_path / "1.bin", source)
-    first = read_ggml(tmp_path / "1.bin", Settings(context=512))
+    first = read_ggml(tmp_path / "1.bin", GGMLSettings(context=512))
     assert blocks(first) == blocks(source)
     write_gguf(tmp_path / "2.gguf", first)
     second = read_gguf(tmp_path / "2.gguf")
