@@ -16,9 +16,11 @@ from .. import __version__
 from ..formats.errors import PlanError
 from .library.models import ADAPTER, KINDS, read_model, source_kind, target_kind
 from .terminal.options import cluster_options, plan_options, speaker, write_options
+from .terminal.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from ..formats.ggml.reader import GGMLSettings
+    from ..formats.gguf.wire import ByteOrder
     from ..formats.ir import Bytes, Model, Tensor
 
 _FLOATS = ("F32", "F16", "BF16")
@@ -174,22 +176,19 @@ def _rewrite(model: Model, dst: Path, options: dict[str, Any], container: str) -
     if options["dry_run"]:
         click.echo(f"{dst}: {len(model.tensors)} tensors as they are")
         return
-    if container == "ggml":
-        from ..formats.ggml.writer import write_ggml
-
-        if options["big_endian"]:
-            raise PlanError("a GGML file is little-endian", where="--big-endian", hint="leave it out")
-        write_ggml(dst, model, **_how(options))
-        return
+    from ..formats.ggml.writer import write_ggml
     from ..formats.gguf.writer import write_gguf
 
-    write_gguf(
-        dst,
-        model,
-        version=options["version"],
-        byteorder="big" if options["big_endian"] else "little",
-        **_how(options),
-    )
+    force, restart = options["force"], options["restart"]
+    with ProgressDisplay(quiet=options["quiet"]) as progress:
+        if container == "gguf":
+            order: ByteOrder = "big" if options["big_endian"] else "little"
+            version = options["version"]
+            write_gguf(dst, model, version=version, byteorder=order, force=force, restart=restart, progress=progress)
+        elif options["big_endian"]:
+            raise PlanError("a GGML file is little-endian", where="--big-endian", hint="leave it out")
+        else:
+            write_ggml(dst, model, force=force, restart=restart, progress=progress)
 
 
 def _how(options: Mapping[str, Any]) -> dict[str, Any]:

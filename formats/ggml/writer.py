@@ -7,7 +7,7 @@ experts, rope factors) is refused; what a client can be told, ``client_options``
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..gguf.names import parse_name, tensor_name
 from ..gguf.vocab import tokenizer_from_metadata
 from ..gguf.writer import Layout, TensorInfo, align, write_laid_out
 from ..ir import Metadata, Model, Role
+from ..progress import Progress, notes, work
 from . import wire
 from .vocab import encode_vocabulary
 from .wire import ALIGNMENT, MAGIC, TYPES, VERSION, Hparams
@@ -89,13 +90,42 @@ def layout(metadata: Metadata, infos: Iterable[TensorInfo]) -> Layout:
 
 
 def write_ggml(
-    path: str | Path, model: Model, *, progress: Callable[[int], None] | None = None, **options: Any
+    path: str | Path,
+    model: Model,
+    *,
+    force: bool = False,
+    restart: bool = False,
+    progress: Progress | None = None,
 ) -> Layout:
-    """Write a model as it is, its blocks untouched. Arguments as ``write_gguf``; raises as ``layout`` and
-    ``resumable_output`` do."""
+    """Write a Llama to a GGML file (ggjt version 3, mid 2023) as it is, its blocks untouched.
+
+    Args:
+        path: the file to write; it appears when it is whole.
+        model: a Llama with a tokenizer, its tensors F32, F16, Q4_0 to Q8_0 or Q2_K to Q6_K, its vectors F32.
+        force: replace an existing file.
+        restart: discard what an interrupted run left, rather than continue it.
+        progress: called with typed events; see ``formats/progress.py``.
+
+    Returns:
+        the file's layout.
+
+    Raises:
+        PlanError: a GGML file, or its clients, cannot hold the model; see ``layout``.
+        OutputError: the file exists, is one of the model's own, or cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> gemma = model_from_arrays("gemma", {"output_norm.weight": np.ones(64, np.float32)})
+        >>> write_ggml("gemma.bin", gemma)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        quantmill.formats.errors.PlanError: general.architecture: a GGML file holds a Llama, not gemma (...)
+    """
     model = untied(model)
     plan = layout(model.metadata, [TensorInfo(t.name, t.shape, t.qtype) for t in model.tensors])
-    write_laid_out(path, model, plan, progress, **options)
+    with work(progress, Path(path).name, sum(tensor.nbytes for tensor in model)) as done:
+        write_laid_out(path, model, plan, force=force, restart=restart, done=done, say=notes(progress))
     return plan
 
 

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -133,22 +132,33 @@ def plan_split(
     return SplitPlan(model, tuple(shards), first.byteorder, exact=frame is None)
 
 
-def write_split(plan: SplitPlan, *, progress: Callable[[int], object] | None = None, **options: Any) -> None:
-    """Write all shards, or none.
+def write_split(
+    plan: SplitPlan,
+    *,
+    force: bool = False,
+    restart: bool = False,
+    progress: Callable[[int], object] | None = None,
+    say: Callable[[str], object] | None = None,
+) -> None:
+    """Write the shards of a plan: all of them appear together, or none does.
 
     Args:
-        progress: called with the number of bytes just done.
-        options: ``force``, ``restart``, ``say``: see ``resumable_outputs``.
+        force: replace existing files.
+        restart: discard what an interrupted run left, rather than continue it.
+        progress: called with the number of bytes just written.
+        say: called with a line when an interrupted run is continued, or can be.
 
     Raises:
-        OutputError: see ``resumable_output``.
+        OutputError: a shard exists, or cannot be written.
+        FormatError: the source is damaged or was changed.
     """
     files = [(shard.path, shard.layout.size) for shard in plan.shards]
     digest = digest_of((shard.layout for shard in plan.shards), plan.source)
-    with resumable_outputs(files, digest, inputs=plan.source.paths, **options) as work:
+    inputs = plan.source.paths
+    with resumable_outputs(files, digest, force=force, inputs=inputs, restart=restart, say=say) as journal:
         first = 0
-        for output, shard in zip(work.outputs, plan.shards, strict=True):
-            copy_tensors(work, output, shard.layout, shard.tensors, first, progress)
+        for output, shard in zip(journal.outputs, plan.shards, strict=True):
+            copy_tensors(journal, output, shard.layout, shard.tensors, first, progress)
             first += len(shard.tensors)
 
 
@@ -157,18 +167,25 @@ def merge(
     target: str | Path,
     *,
     keep_keys: bool = False,
+    force: bool = False,
+    restart: bool = False,
     progress: Callable[[int], object] | None = None,
-    **options: Any,
+    say: Callable[[str], object] | None = None,
 ) -> Model:
-    """Write the shards that ``source`` is one of as one file: the bytes that were split.
+    """Write a split model to one file, with the bytes of the file that was split.
 
     Args:
-        keep_keys: leave ``split.*`` in it, the count 0, as llama-gguf-split does: its bytes.
-        progress, options: as for ``write_split``.
+        source: any of the shards.
+        target: the file to write.
+        keep_keys: keep the ``split.*`` keys, with a count of 0, which gives the bytes of llama-gguf-split.
+        force, restart, progress, say: as for ``write_split``.
+
+    Returns:
+        the merged model.
 
     Raises:
-        FormatError: shards are missing or do not belong together, or ``source`` is a whole file.
-        OutputError: see ``resumable_output``.
+        FormatError: shards are missing or do not belong together, or ``source`` is not a shard.
+        OutputError: the target exists, or cannot be written.
     """
     headers, model = read_headers(source), read_gguf(source)
     first = headers[0]
@@ -183,7 +200,7 @@ def merge(
             metadata |= {key: first.metadata[key] for key in (SPLIT_NO, SPLIT_TENSORS_COUNT) if key in first.metadata}
             metadata[SPLIT_COUNT] = Value(ValueType.UINT16, 0)
         place = layout(metadata, _infos(model.tensors), version=first.version, byteorder=first.byteorder)
-    write_laid_out(target, model, place, progress, **options)
+    write_laid_out(target, model, place, force=force, restart=restart, done=progress, say=say)
     return model
 
 

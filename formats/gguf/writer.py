@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ... import __version__
 from ..errors import PlanError
 from ..ir import Metadata, Model, Tensor, ValueType
+from ..progress import Progress, notes, work
 from ..qtypes import QType
 from ..storage.output import Output
 from ..storage.resumable import Resumable, resumable_output
@@ -130,18 +130,40 @@ def write_gguf(
     *,
     version: int = 2,
     byteorder: ByteOrder = "little",
-    progress: Callable[[int], object] | None = None,
-    **options: Any,
+    force: bool = False,
+    restart: bool = False,
+    progress: Progress | None = None,
 ) -> Layout:
-    """Write a model as it is, its tensors streamed in row chunks.
+    """Write a model to a GGUF file as it is, a few rows of a tensor at a time.
 
     Args:
-        path: the file to write; it appears when it is whole.
-        progress: called with the number of bytes just done.
-        options: ``force``, ``restart``, ``say``: see ``resumable_outputs``.
+        path: the file to write. It appears when it is whole; until then it grows under another name beside it.
+        model: its tensors keep their types, its metadata its order.
+        version: of GGUF, 2 or 3.
+        byteorder: ``"big"`` needs version 3.
+        force: replace an existing file.
+        restart: discard what an interrupted run left, rather than continue it.
+        progress: called with typed events; see ``formats/progress.py``.
+
+    Returns:
+        the file's layout: its header, the offset of each tensor, its size.
 
     Raises:
-        PlanError: see ``layout``. OutputError: see ``resumable_output``.
+        PlanError: the model cannot be a GGUF file; see ``layout``.
+        OutputError: the file exists, is one of the model's own, or cannot be written.
+        FormatError: the model's source is damaged or was changed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> from quantmill.formats.gguf.reader import read_gguf
+        >>> model = model_from_arrays("llama", {"output_norm.weight": np.ones(64, np.float32)})
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = write_gguf(Path(folder, "tiny.gguf"), model)
+        ...     [tensor.name for tensor in read_gguf(Path(folder, "tiny.gguf"))]
+        ['output_norm.weight']
     """
     plan = layout(
         model.metadata,
@@ -149,7 +171,8 @@ def write_gguf(
         version=version,
         byteorder=byteorder,
     )
-    write_laid_out(path, model, plan, progress, **options)
+    with work(progress, Path(path).name, sum(tensor.nbytes for tensor in model)) as done:
+        write_laid_out(path, model, plan, force=force, restart=restart, done=done, say=notes(progress))
     return plan
 
 
@@ -157,17 +180,26 @@ def write_laid_out(
     path: str | Path,
     model: Model,
     plan: Layout,
-    progress: Callable[[int], object] | None = None,
-    **options: Any,
+    *,
+    force: bool = False,
+    restart: bool = False,
+    done: Callable[[int], object] | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> None:
-    """Write a model as it is where ``plan`` has its tensors, in order. Arguments and errors as ``write_gguf``."""
-    digest = digest_of([plan], model)
-    with resumable_output(path, plan.size, digest, inputs=model.paths, **options) as work:
-        copy_tensors(work, work.output, plan, model.tensors, progress=progress)
+    """Write a model as it is, each tensor where ``plan`` puts it. Errors, and other arguments, as for ``write_gguf``.
+
+    Args:
+        done: called with the number of bytes just written.
+        say: called with a line when an interrupted run is continued, or can be.
+    """
+    digest, inputs = digest_of([plan], model), model.paths
+    with resumable_output(path, plan.size, digest, force=force, inputs=inputs, restart=restart, say=say) as journal:
+        copy_tensors(journal, journal.output, plan, model.tensors, done=done)
 
 
 def digest_of(plans: Iterable[Layout], model: Model) -> str:
-    """Of everything that the bytes of files depend on which hold a model as it is."""
+    """Hash everything that the bytes of files which hold a model as it is depend on; interrupted work of another hash
+    is not continued."""
     digest = hashlib.sha256(f"{__version__}\n{file_stamps(model.paths)}".encode("utf-8", "surrogateescape"))
     for plan in plans:
         digest.update(f"{plan.byteorder} {plan.offsets} {plan.size}\n".encode())
@@ -178,30 +210,33 @@ def digest_of(plans: Iterable[Layout], model: Model) -> str:
 
 
 def copy_tensors(
-    work: Resumable,
+    journal: Resumable,
     output: Output,
     plan: Layout,
     tensors: Iterable[Tensor],
     first: int = 0,
-    progress: Callable[[int], object] | None = None,
+    done: Callable[[int], object] | None = None,
 ) -> None:
-    """Write a file of ``work`` where ``plan`` has everything, but for what an earlier run did of it.
+    """Write one of the files of resumable work, but for the rows that an earlier run wrote.
 
     Args:
-        first: the first tensor's item in the journal.
+        journal: knows which rows are written.
+        plan: where the header and each tensor go.
+        first: the first tensor's number in the journal.
+        done: called with the number of bytes just written, or found to be written.
     """
     for offset, piece in plan.pieces:
         output.write_at(offset, piece)
     for item, (tensor, offset) in enumerate(zip(tensors, plan.offsets, strict=True), first):
         for a, b in tensor.row_chunks(_CHUNK):
-            if (item, a, b) not in work.finished:
+            if (item, a, b) not in journal.finished:
                 rows = tensor.rows(a, b)
                 if plan.byteorder == "big":
                     rows = swap_blocks(tensor.qtype, rows)
                 output.write_at(offset + a * tensor.row_bytes, np.ascontiguousarray(rows))
-                work.done(item, a, b)
-            if progress is not None:
-                progress((b - a) * tensor.row_bytes)
+                journal.done(item, a, b)
+            if done is not None:
+                done((b - a) * tensor.row_bytes)
 
 
 def _encode_info(info: TensorInfo, offset: int, byteorder: ByteOrder) -> bytes:
