@@ -1,4 +1,4 @@
-"""What differs between two models: keys, tensors, types, bytes. Their layout in files is not compared."""
+"""Compare two models: their keys, and the names, shapes, types and bytes of their tensors; file layout does not count."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK = 4 << 20  # bytes compared at a time
 
 @dataclass(frozen=True)
 class KeyChange:
-    """A key whose value differs; None where there is none."""
+    """A metadata key whose value differs; ``a`` or ``b`` is None in the model that lacks the key."""
 
     key: str
     a: Value | None
@@ -29,7 +29,7 @@ class KeyChange:
 
 @dataclass(frozen=True)
 class TensorChange:
-    """A tensor that differs, and in what: it is in one model only, or has another shape, type or other weights."""
+    """A tensor that differs: it is in one model only, or its shape, type or weights are not the same."""
 
     name: str
     change: Literal["removed", "added", "shape", "type", "weights"]
@@ -38,21 +38,33 @@ class TensorChange:
 
 
 def key_changes(a: Metadata, b: Metadata) -> list[KeyChange]:
-    """The keys that differ, in the order of ``a``, then those of ``b`` alone. Types count."""
+    """List the keys whose type or value differs, in the order of ``a``, then those that only ``b`` has.
+
+    The alignment and the keys of shards (``split.*``) do not count.
+
+    Example:
+        >>> from quantmill.formats.gguf.keys import typed
+        >>> old, new = {"general.name": typed("general.name", "a")}, {"general.name": typed("general.name", "b")}
+        >>> [(change.key, change.a.data, change.b.data) for change in key_changes(old, new)]
+        [('general.name', 'a', 'b')]
+    """
     a, b = (without_split(side) for side in (a, b))
     keys = [key for key in dict.fromkeys([*a, *b]) if key != GENERAL_ALIGNMENT]
     return [KeyChange(key, a.get(key), b.get(key)) for key in keys if not same_value(a.get(key), b.get(key))]
 
 
 def same_value(a: Value | None, b: Value | None) -> bool:
-    """Whether two values are written with the same bytes, type and all."""
+    """Whether two values have the same type and bytes in a file."""
     if a is None or b is None:
         return a is b
     return encode_value(a) == encode_value(b)
 
 
 def array_difference(a: Value, b: Value) -> tuple[int, int] | None:
-    """For two arrays of one item type: the first index where they differ, and how many do; else None."""
+    """Compare two arrays of the same item type: the first index where they differ and the number of differences.
+
+    Returns None for equal arrays, and for values that are not arrays of the same item type.
+    """
     if a.type is not ValueType.ARRAY or b.type is not ValueType.ARRAY or a.item is not b.item:
         return None
     shared = min(len(a.data), len(b.data))
@@ -67,11 +79,23 @@ def _item(value: Value, i: int) -> object:
 
 
 def tensor_changes(a: Model, b: Model, *, weights: bool = True, threads: int | None = None) -> Iterator[TensorChange]:
-    """The tensors that differ, in the order of ``a``, then those of ``b`` alone. Leading axes of length 1 do not count.
+    """Find the tensors that differ, in the order of ``a``, then those that only ``b`` has.
+
+    Leading axes of length 1 do not count as a difference of shapes.
 
     Args:
-        weights: also compare the bytes of tensors of one shape and type.
-        threads: None for as many as Python chooses.
+        weights: also compare the bytes of tensors of the same shape and type.
+        threads: that read and compare; None for Python's default.
+
+    Raises:
+        FormatError: a file is damaged or was changed while it was read.
+
+    Example:
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> old = model_from_arrays("llama", {"output_norm.weight": np.ones(8, np.float32)})
+        >>> new = model_from_arrays("llama", {"output_norm.weight": np.zeros(8, np.float32)})
+        >>> [(change.name, change.change) for change in tensor_changes(old, new)]
+        [('output_norm.weight', 'weights')]
     """
     others = {tensor.name: tensor for tensor in b}
     with ThreadPoolExecutor(threads) as pool:
@@ -97,5 +121,5 @@ def _change(a: Tensor, b: Tensor | None, weights: bool) -> Literal["removed", "s
 
 
 def same_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape and type hold the same bytes; stops at the first chunk that differs."""
+    """Whether two tensors of the same shape and type hold the same bytes; stops at the first chunk that differs."""
     return all(np.array_equal(a.rows(*span), b.rows(*span)) for span in a.row_chunks(_CHUNK))

@@ -1,12 +1,12 @@
-"""Hashes of what a model is, whatever file it stands in.
+"""Hash a model's tensors and metadata, independently of the file they are stored in.
 
-Version, byte order, alignment, padding, shards, and the order of tensors and keys change none of them:
+GGUF version, byte order, alignment, padding, shards and the order of tensors and keys do not change the hashes:
 
-- a tensor's: SHA-256 of its bytes, row after row, little-endian, without padding;
+- of a tensor: SHA-256 of its bytes, row after row, little-endian, without padding;
 - ``tensors``: SHA-256 of a line for each tensor, sorted by the bytes of its name:
-  ``NAME NUL TYPE NUL DIMS NUL HASH LF``, dims with commas, rows first, without leading ones;
+  ``NAME NUL TYPE NUL DIMS NUL HASH LF``, the dims separated by commas, rows first, without leading dims of 1;
 - ``metadata``: SHA-256 of the keys with their values, sorted by the bytes of the key, each as GGUF writes it,
-  little-endian; without ``general.alignment`` and ``split.*``, which are the layout's;
+  little-endian; without ``general.alignment`` and ``split.*``, which describe the layout;
 - ``model``: SHA-256 of ``tensors HASH LF metadata HASH LF``.
 """
 
@@ -30,7 +30,14 @@ _CHUNK = 4 << 20  # bytes hashed at a time: a thread holds no more
 
 @dataclass(frozen=True)
 class Digests:
-    """SHA-256 in hexadecimal; ``of`` by tensor, in the file's order."""
+    """A model's SHA-256 hashes in hexadecimal.
+
+    Args:
+        of: the hash of each tensor by name, in the file's order.
+        tensors: the hash of all tensors.
+        metadata: the hash of all keys and values.
+        model: the hash of both.
+    """
 
     of: Mapping[str, str]
     tensors: str
@@ -41,11 +48,20 @@ class Digests:
 def model_digests(
     model: Model, *, threads: int | None = None, progress: Callable[[int], object] | None = None
 ) -> Digests:
-    """Hash a model; tensors are read in chunks, each by one thread.
+    """Hash a model. Tensors are read a few megabytes at a time, several in parallel.
 
     Args:
-        threads: None for as many as Python chooses.
-        progress: called with the bytes just hashed, from any thread.
+        threads: that read and hash; None for Python's default.
+        progress: called with the number of bytes just hashed, from any thread.
+
+    Raises:
+        FormatError: the file is damaged or was changed while it was read.
+
+    Example:
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> model = model_from_arrays("llama", {"output_norm.weight": np.ones(8, np.float32)})
+        >>> model_digests(model).of["output_norm.weight"][:16]
+        '@@'
     """
     with ThreadPoolExecutor(threads) as pool:
         found = dict(zip((t.name for t in model), pool.map(lambda t: tensor_digest(t, progress), model), strict=True))
@@ -55,7 +71,7 @@ def model_digests(
 
 
 def tensor_digest(tensor: Tensor, progress: Callable[[int], object] | None = None) -> str:
-    """SHA-256 of a tensor's bytes."""
+    """Hash a tensor's bytes, row after row, little-endian."""
     digest = hashlib.sha256()
     for a, b in tensor.row_chunks(_CHUNK):
         rows = np.ascontiguousarray(tensor.rows(a, b))
@@ -66,7 +82,7 @@ def tensor_digest(tensor: Tensor, progress: Callable[[int], object] | None = Non
 
 
 def metadata_digest(metadata: Metadata) -> str:
-    """SHA-256 of the keys and values."""
+    """Hash the keys and their typed values, sorted by key."""
     kept = {key: value for key, value in without_split(metadata).items() if key != GENERAL_ALIGNMENT}
     return _sha256(b"".join(encode_string(key) + encode_value(kept[key]) for key in sorted(kept, key=_raw)))
 

@@ -1,4 +1,4 @@
-"""The errors a user can meet: one line each, naming the file, the place and the remedy."""
+"""The errors that users see. Each prints as one line that names the file, the place in it and the remedy."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from pathlib import Path
 
 
 class QuantmillError(Exception):
-    """A mistake in the input or the request, told in one line.
+    """An error in the input or the request. The base class of all errors that quantmill raises on purpose.
 
     Args:
-        problem: what is wrong, in the field's words.
+        problem: what is wrong.
         path: the file (or folder) it was found in, if any.
         where: the place inside it: a key, a tensor's name, a byte offset.
         hint: what to do about it.
 
     The commands print ``str(error)`` on stderr and exit with code 2.
+
+    Example:
+        >>> str(QuantmillError("is not a directory", path="models", hint="give a folder"))
+        'models: is not a directory (give a folder)'
     """
 
     def __init__(
@@ -36,7 +40,7 @@ class QuantmillError(Exception):
         place = ": ".join(str(part) for part in (self.path, self.where) if part is not None)
         line = f"{place}: {self.problem}" if place else self.problem
         line = f"{line} ({self.hint})" if self.hint else line
-        # Names come from files: one with a line's end or a terminal's escape in it must not act on the terminal.
+        # Names come from files: a line break or an escape sequence in one must not reach the terminal.
         return line if line.isprintable() else "".join(map(_visible, line))
 
 
@@ -45,34 +49,34 @@ def _visible(char: str) -> str:
 
 
 class FormatError(QuantmillError):
-    """A file is not what it claims to be: truncated, damaged, or of a kind we do not read."""
+    """A file is truncated, damaged, or of a kind that cannot be read."""
 
 
 class SourceError(FormatError):
-    """A file changed, or its disk failed, while we worked from it: what is done so far stays good."""
+    """A source file changed, or its disk failed, during the work. What was written before stays valid."""
 
 
 class UnknownArchitecture(FormatError):
-    """The checkpoint's model class is in no table of ours."""
+    """The model class or architecture is not supported."""
 
 
 class UnmatchedTensor(FormatError):
-    """A tensor's name fits no rule of its architecture, or a rule found no tensor."""
+    """A tensor matches no rule of its architecture, or a required tensor is missing."""
 
 
 class TokenizerError(FormatError):
-    """The tokenizer cannot be carried over faithfully."""
+    """The tokenizer cannot be converted without a change of its behaviour."""
 
 
 class PlanError(QuantmillError):
-    """A wish that cannot be fulfilled, found before any weight is read."""
+    """A request that cannot be carried out. Found before any weight is read."""
 
 
 class ImportanceMissing(PlanError):
-    """Tensors need importance at this level and have none.
+    """Some tensors need an importance matrix at the requested level, and it has no entry for them.
 
     Args:
-        tensors: their names.
+        tensors: the names of these tensors.
     """
 
     def __init__(
@@ -83,15 +87,15 @@ class ImportanceMissing(PlanError):
 
 
 class WeightError(QuantmillError):
-    """A weight that cannot be encoded (NaN or Inf), named with its index."""
+    """A weight that cannot be encoded, such as a NaN or an infinity. The message gives its index."""
 
 
 class OutputError(QuantmillError):
-    """The output cannot be written: it exists, the disk is full, the folder is read-only."""
+    """The output cannot be written: for example it exists, the disk is full, or the folder is read-only."""
 
 
 def remedy(error: OSError) -> str | None:
-    """What to do about a file that cannot be opened."""
+    """Suggest what to do about a file that cannot be opened; None where there is nothing to suggest."""
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "its permissions, or its folder's, do not allow it: change them"
+        return "check the permissions of the file and its folder"
     return "was it moved or deleted?" if error.errno == errno.ENOENT else None

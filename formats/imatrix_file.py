@@ -29,7 +29,7 @@ _MAX_MATRICES = 1 << 16  # in a stack; models have hundreds of experts
 _MAX_COUNT = 2.0**53  # inputs: far beyond any text, and whole numbers still
 _MAX_ENTRIES = 1 << 16  # in a .dat file, each of which takes about a kilobyte of memory; models have thousands
 _MAX_NAME = 1 << 16  # bytes of a tensor's or a dataset's name; a path is 4096 at most
-_NOT_ONE = "this is no importance matrix"
+_NOT_ONE = "this is not an importance matrix"
 _MAX_PROVENANCE = 127  # bytes of a metadata string in llama_model_kv_override
 
 
@@ -125,13 +125,13 @@ def _read_gguf(path: Path) -> Imatrix:
     model = read_gguf(path)
     missing = [k for k in ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size") if k not in model.metadata]
     if missing:
-        raise FormatError(f"no {missing[0]}: this GGUF file is no importance matrix", path=path)
+        raise FormatError(f"has no {missing[0]}: this GGUF file is not an importance matrix", path=path)
     halves: dict[str, dict[str, NDArray[np.float32]]] = {}
     for tensor in model.tensors:
         for suffix in (_SUMS, _COUNTS):
             if tensor.name.endswith(suffix):
                 if tensor.qtype.name != "F32":
-                    raise FormatError(f"is {tensor.qtype}; F32 is wanted", path=path, where=tensor.name)
+                    raise FormatError(f"is {tensor.qtype}, must be F32", path=path, where=tensor.name)
                 data = tensor.rows(0, tensor.n_rows).reshape(-1).view("<f4").astype(np.float32, copy=False)
                 halves.setdefault(tensor.name.removesuffix(suffix), {})[suffix] = data
     entries = {name: _entry(path, name, pair) for name, pair in sorted(halves.items())}
@@ -145,14 +145,14 @@ def _read_gguf(path: Path) -> Imatrix:
 def _number(model: Model, key: str) -> int:
     value = model.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
-        raise FormatError("is no count", path=model.path, where=key, hint="the file is damaged")
+        raise FormatError("is not a valid count", path=model.path, where=key, hint="the file is damaged")
     return value
 
 
 def _datasets(model: Model) -> tuple[str, ...]:
     names = model.metadata["imatrix.datasets"]
     if names.item is not ValueType.STRING and not (names.type is ValueType.ARRAY and not len(names.data)):
-        problem = "is no array of strings"
+        problem = "is not an array of strings"
         raise FormatError(problem, path=model.path, where="imatrix.datasets", hint="the file is damaged")
     return tuple(names.data)
 
@@ -165,7 +165,9 @@ def _entry(path: Path, name: str, pair: dict[str, NDArray[np.float32]]) -> Entry
     if not counts.size or sums.size % counts.size:
         raise FormatError(f"{sums.size} sums do not divide by {counts.size} counts", path=path, where=name)
     if counts.size > _MAX_MATRICES:
-        raise FormatError(f"{counts.size} counts, one a matrix", path=path, where=name, hint="the file is damaged")
+        raise FormatError(
+            f"{counts.size} counts, one for each matrix", path=path, where=name, hint="the file is damaged"
+        )
     if not (np.abs(counts) < _MAX_COUNT).all():  # NaN is not, either
         raise FormatError("a count is not finite", path=path, where=name + _COUNTS, hint="the file is damaged")
     # lround: half away from zero
@@ -186,10 +188,10 @@ class _Bytes:
     def take(self, n: int, what: str) -> Bytes:
         if n < 0 or n > self.left:
             raise FormatError(
-                f"{what} has {n} bytes, {self.left} are left",
+                f"{what} has {n} bytes, only {self.left} remain",
                 path=self.path,
                 where=f"byte {self.at}",
-                hint="truncated, or no importance matrix",
+                hint="truncated, or not an importance matrix",
             )
         self.at += n
         return self.file.read(self.at - n, n)

@@ -335,7 +335,7 @@ class Model:
         found = np.atleast_1d(np.asarray(self.hparam(suffix, default)))
         if found.size and (found.dtype.kind not in "iu" or found.min() < 0 or found.max() > _MAX_NUMBER):
             place = f"{self.arch}.{suffix}"
-            raise FormatError("is no whole number", path=self.path, where=place, hint="the file is damaged")
+            raise FormatError("is not a whole number", path=self.path, where=place, hint="the file is damaged")
         return found.astype(np.int64)
 
     def number(self, suffix: str, default: int = 0) -> int:
@@ -347,7 +347,7 @@ class Model:
         found = self.numbers(suffix)
         count = int(next(iter(found[found != 0]), 0))
         if count > _MAX_COUNT:
-            problem = f"is {count}, more than any model's"
+            problem = f"is {count}, more than any model has"
             raise FormatError(problem, path=self.path, where=f"{self.arch}.{suffix}", hint="the file is damaged")
         return count
 

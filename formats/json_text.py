@@ -30,7 +30,7 @@ def parse_json(
     error: type[FormatError] = FormatError,
     object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Args:
         raw: the text, in UTF-8.
@@ -43,14 +43,14 @@ def parse_json(
     """
     if _cost(raw) > room:
         problem = f"{len(raw)} bytes of JSON of more pieces than any checkpoint's: {room >> 20} MB cannot hold them"
-        raise error(problem, path=path, where=where, hint="the file is damaged, or made to fill the memory")
+        raise error(problem, path=path, where=where, hint="the file is damaged, or made to exhaust memory")
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=object_pairs_hook)
         if _SURROGATE.search(raw):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except UnicodeEncodeError:
-        problem = "not JSON: half of a surrogate pair, which is no character"
+        problem = "not JSON: half of a surrogate pair, which is not a character"
     except UnicodeDecodeError as wrong:
         problem = f"not UTF-8 at byte {wrong.start}"
     except json.JSONDecodeError as wrong:

@@ -26,7 +26,7 @@ _PREFIX = "quantmill.moments."
 BLOCK_WIDTH, TENSORS, INPUTS = (_PREFIX + key for key in ("block_width", "tensors", "inputs"))
 
 Packed = NDArray[np.float32]
-_REMAKE = "make the file again: imatrix --second-moments"
+_REMAKE = "make the file again: quantmill imatrix --second-moments"
 
 
 def block_bounds(width: int, block_width: int) -> list[tuple[int, int]]:
@@ -152,7 +152,7 @@ class Moments:
             raise PlanError("has no second moments", path=self.path, where=name, hint=_REMAKE)
         n = self.counts[name].size
         if not 0 <= matrix < n:
-            raise PlanError(f"has {n} matrices, no number {matrix}", path=self.path, where=name)
+            raise PlanError(f"has {n} matrices, but no matrix {matrix}", path=self.path, where=name)
         return holder
 
 
@@ -213,7 +213,7 @@ def _inputs(model: Model, fail: _Failure) -> dict[str, str]:
     for key in (TENSORS, INPUTS):
         value = model.metadata[key]
         if value.type is not ValueType.ARRAY or value.item is not ValueType.STRING:
-            raise fail("is no array of strings", key)
+            raise fail("is not an array of strings", key)
         rows.append(value.data)
     names, holders = rows
     if len(names) != len(holders):
@@ -225,8 +225,8 @@ def _inputs(model: Model, fail: _Failure) -> dict[str, str]:
 
 def _checked(tensor: Tensor, n_matrices: int, size: int, fail: _Failure) -> Tensor:
     if tensor.qtype.name != "F32":
-        raise fail(f"is {tensor.qtype}; F32 is wanted", tensor.name)
+        raise fail(f"is {tensor.qtype}, must be F32", tensor.name)
     wanted = (size,) if n_matrices == 1 else (n_matrices, size)
     if tensor.shape != wanted:
-        raise fail(f"has shape {list(tensor.shape)}, {list(wanted)} is wanted", tensor.name)
+        raise fail(f"has shape {list(tensor.shape)}, must have {list(wanted)}", tensor.name)
     return tensor

@@ -109,7 +109,7 @@ def _parse(cursor: Cursor) -> _Parsed:
         found = wire.gguf_name(name)
         if found is None:
             raise UnmatchedTensor(
-                "no Llama has such a tensor", path=cursor.path, where=f"tensor {name!r}", hint="only Llama is read"
+                "a Llama has no such tensor", path=cursor.path, where=f"tensor {name!r}", hint="only Llama is read"
             )
         if found[0] in entries:
             raise FormatError("a second tensor of this name", path=cursor.path, where=f"tensor {name!r}", hint=_AGAIN)
@@ -162,7 +162,7 @@ def _read_entry(cursor: Cursor, version: int) -> tuple[TensorEntry, str]:
         what = f"type {kind or number} is not read from ggjt version {version}"
         raise cursor.fail(what, hint="the file is damaged, or its blocks are of a layout that was dropped")
     if shape[-1] % kind.block_size:
-        raise cursor.fail(f"rows of {shape[-1]} weights are no multiple of {kind}'s block of {kind.block_size}")
+        raise cursor.fail(f"rows of {shape[-1]} weights are not a multiple of {kind}'s block of {kind.block_size}")
     n_rows = math.prod(shape[:-1])
     offset = align(cursor.position, ALIGNMENT)
     size = n_rows * kind.row_bytes(shape[-1])
@@ -176,7 +176,10 @@ def _gqa(parsed: _Parsed, wanted: int | None) -> int:
     h, path = parsed.hparams, parsed.path
     if wanted is not None and (wanted < 1 or h.n_head % wanted):
         raise FormatError(
-            f"{h.n_head} heads cannot be shared by {wanted}", path=path, where="--gqa", hint="leave it out to infer it"
+            f"{h.n_head} heads cannot be divided into groups of {wanted}",
+            path=path,
+            where="--gqa",
+            hint="leave it out to infer it",
         )
     key = parsed.entries.get("blk.0.attn_k.weight")
     if key is None:
@@ -184,12 +187,12 @@ def _gqa(parsed: _Parsed, wanted: int | None) -> int:
     rows = key[0].shape[0]
     heads = rows // h.n_rot
     if rows % h.n_rot or not heads or h.n_head % heads:
-        problem = f"{rows} rows are no whole share of {h.n_head} heads of {h.n_rot}"
+        problem = f"{rows} rows do not divide {h.n_head} heads of {h.n_rot} evenly"
         raise FormatError(problem, path=path, where=key[0].name, hint="the file is damaged")
     found = h.n_head // heads
     if wanted not in (None, found):
         raise FormatError(
-            f"{wanted} query heads a key/value head are wanted; the file's shapes say {found}",
+            f"{wanted} query heads per key/value head are requested; the file's shapes make it {found}",
             path=path,
             where="--gqa",
             hint="leave it out to infer it",

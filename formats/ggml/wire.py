@@ -22,8 +22,8 @@ MAGIC = b"tjgg"  # 0x67676a74 the little-endian way round
 OTHER_MAGICS = {
     b"lmgg": ("a GGML file without version: early Llama's, or another architecture's", "the original checkpoint"),
     b"fmgg": ("a GGML file of early 2023 (ggmf)", "the original checkpoint"),
-    b"algg": ("a LoRA adapter (ggla), no model", "the model it adapts"),
-    b"nsgg": ("a session of llama.cpp (ggsn), no model", "the model"),
+    b"algg": ("a LoRA adapter (ggla), not a model", "the model it adapts"),
+    b"nsgg": ("a session of llama.cpp (ggsn), not a model", "the model"),
     b"ccgg": ("a Falcon's GGML file (ggcc)", "the original checkpoint"),
 }
 MAGICS = frozenset({MAGIC, *OTHER_MAGICS})

@@ -146,7 +146,7 @@ def vocabulary_warning(metadata: Metadata) -> str | None:
     if model is None or model.data != "gpt2":
         return None
     return (
-        "the format has no place for a byte-level BPE's merges: the client can print its tokens but not find them in a "
+        "the format cannot hold a byte-level BPE's merges: the client can print its tokens but not find them in a "
         "text; tokenize elsewhere and give it the ids"
     )
 
@@ -166,7 +166,7 @@ def _facts(metadata: Metadata) -> _Facts:
     n_kv = _number(metadata, "attention.head_count_kv", n_head)
     if n_embd % n_head or n_head % n_kv:
         raise PlanError(
-            f"{n_head} heads, {n_kv} of keys and values, of a width of {n_embd}: none is a whole share of the next",
+            f"{n_head} heads, {n_kv} key/value heads and a width of {n_embd} do not divide evenly",
             where="llama.attention.head_count",
             hint=_HINT,
         )
@@ -175,7 +175,7 @@ def _facts(metadata: Metadata) -> _Facts:
         if width != n_embd // n_head:
             raise PlanError(f"{width}, but GGML's heads are {n_embd} / {n_head} wide", where=f"llama.{key}", hint=_HINT)
     if (scaling := _get(metadata, "rope.scaling.type", "none")) not in ("none", "linear"):
-        raise PlanError(f"GGML's clients know no {scaling} scaling", where="llama.rope.scaling.type", hint=_HINT)
+        raise PlanError(f"GGML's clients do not support {scaling} scaling", where="llama.rope.scaling.type", hint=_HINT)
     n_layer, n_ff = _number(metadata, "block_count"), _number(metadata, "feed_forward_length")
     least = wire.least_n_ff(n_embd, n_layer, n_head // n_kv)
     if n_ff < least:
@@ -190,7 +190,7 @@ def _facts(metadata: Metadata) -> _Facts:
 def _number(metadata: Metadata, suffix: str, default: int | None = None) -> int:
     value = _get(metadata, suffix, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**32:
-        problem = "missing" if value is None else "a GGML header has one positive number for all layers here"
+        problem = "missing" if value is None else "a GGML header holds one positive number for all layers"
         raise PlanError(problem, where=f"llama.{suffix}", hint=_HINT)
     return value
 
@@ -209,12 +209,12 @@ def _names(tensors: tuple[TensorInfo, ...], facts: _Facts, n_vocab: int) -> list
         role, layer = parse_name(info.name)
         name = wire.ggml_name(role, layer)
         if name is None or info.name != tensor_name(role, layer):
-            raise PlanError("a GGML file has no place for this tensor", where=info.name, hint=_HINT)
+            raise PlanError("a GGML file cannot hold this tensor", where=info.name, hint=_HINT)
         if info.qtype.name not in TYPES[VERSION]:
             hint = "choose another level or type: F16, F32, Q4_0 to Q8_0, Q2_K to Q6_K"
             raise PlanError(f"GGML v3 has no type {info.qtype}", where=info.name, hint=hint)
         if len(info.shape) == 1 and info.qtype.name != "F32":
-            raise PlanError(f"GGML's clients want vectors in F32, not {info.qtype}", where=info.name, hint=_HINT)
+            raise PlanError(f"GGML's clients need vectors in F32, not {info.qtype}", where=info.name, hint=_HINT)
         found[info.name] = name
     expected = dict(
         wire.shapes(n_vocab, facts.n_embd, facts.n_layer, facts.n_ff, facts.n_embd // facts.gqa)

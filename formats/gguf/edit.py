@@ -128,14 +128,14 @@ def check_value(header: GGUFHeader, key: str, value: Value) -> None:
                     f"token {token!r} is outside the vocabulary of {vocab}",
                     path=header.path,
                     where=key,
-                    hint=f"0 to {vocab - 1}; --force sets it all the same",
+                    hint=f"0 to {vocab - 1}; --force sets it anyway",
                 )
     if key in _PER_TOKEN and value.type is ValueType.ARRAY and len(value.data) != vocab:
         raise QuantmillError(
             f"{len(value.data)} entries for a vocabulary of {vocab}",
             path=header.path,
             where=key,
-            hint="--force sets it all the same",
+            hint="--force sets it anyway",
         )
 
 

@@ -115,7 +115,7 @@ def parse_header(
     n_tensors, n_keys = cursor.u64(), cursor.u64()
     if n_keys * _MIN_KEY_BYTES + n_tensors * _MIN_INFO_BYTES > cursor.size - cursor.position:
         raise cursor.fail(
-            f"{n_keys} keys and {n_tensors} tensors are promised, more than the file can hold",
+            f"the header announces {n_keys} keys and {n_tensors} tensors, more than the file can hold",
             hint="it is truncated or damaged: download or copy it again",
         )
     metadata, spans = _read_metadata(cursor, n_keys)
@@ -201,7 +201,7 @@ def _read_alignment(cursor: Cursor, metadata: dict[str, Value]) -> int:
         raise cursor.fail(f"must be a uint32, is {value.type.name.lower()}")
     alignment = int(value.data)
     if not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise cursor.fail(f"{alignment} is no power of two up to {_MAX_ALIGNMENT}")
+        raise cursor.fail(f"{alignment} is not a power of two up to {_MAX_ALIGNMENT}")
     return alignment
 
 
@@ -226,7 +226,7 @@ def _read_info(cursor: Cursor, i: int) -> tuple[str, tuple[int, ...], QType, int
         raise cursor.fail(f"no tensor type has the id {number}", hint="the file is damaged, or newer than this program")
     width = shape[-1] if shape else 1
     if width % kind.block_size:
-        raise cursor.fail(f"rows of {width} weights are no multiple of {kind}'s block of {kind.block_size}")
+        raise cursor.fail(f"rows of {width} weights are not a multiple of {kind}'s block of {kind.block_size}")
     nbytes = _nbytes(shape, kind)
     if nbytes > _MAX_BYTES:
         raise cursor.fail(f"a shape of {list(shape)} overflows", hint="the file is damaged")
@@ -251,7 +251,7 @@ def _check_tensors(header: GGUFHeader) -> None:
     last = "the header"
     for entry in sorted((e for e in header.tensors if e.nbytes), key=lambda e: e.offset):
         if entry.offset < end_of_last:
-            raise _tensor_error(header, entry, f"lies over {last}", "the file is damaged")
+            raise _tensor_error(header, entry, f"overlaps {last}", "the file is damaged")
         end_of_last, last = entry.offset + entry.nbytes, entry.name
     missing = end_of_last - header.file_size
     if header.tensors and missing > 0:

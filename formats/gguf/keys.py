@@ -200,7 +200,7 @@ def make_value(type: KeyType, data: Any, where: str) -> Value:
     assert item is not None
     items = list(data) if isinstance(data, (list, tuple, bytes)) else data.tolist() if hasattr(data, "tolist") else None
     if items is None:
-        raise QuantmillError(f"an array of {item.name.lower()} is wanted, not {data!r}", where=where)
+        raise QuantmillError(f"expected an array of {item.name.lower()}, not {data!r}", where=where)
     checked = [_scalar(item, one, f"{where}[{i}]") for i, one in enumerate(items)]
     return Value(kind, tuple(checked) if item is ValueType.STRING else np.array(checked, NUMPY_TYPES[item]), item)
 
@@ -221,7 +221,7 @@ NUMPY_TYPES: dict[ValueType, np.dtype[Any]] = {
 
 
 def _scalar(type: ValueType, data: Any, where: str) -> bool | int | float | str:
-    wrong = QuantmillError(f"{data!r} is no {type.name.lower()}", where=where)
+    wrong = QuantmillError(f"{data!r} is not a valid {type.name.lower()}", where=where)
     if type is ValueType.STRING:
         if not isinstance(data, str):
             raise wrong

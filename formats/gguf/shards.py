@@ -84,7 +84,7 @@ def sibling_paths(header: GGUFHeader) -> tuple[Path, ...]:
         raise FormatError(
             f"this is shard {index + 1} of {count}, and its name does not say so",
             path=path,
-            hint=f"rename it to {wanted}; its siblings are found by their names",
+            hint=f"rename it to {wanted}; shards are found by their names",
         )
     paths = tuple(path.with_name(shard_path(match[1], i, count).name) for i in range(count))
     missing = [sibling.name for sibling in paths if not sibling.is_file()]
@@ -104,7 +104,7 @@ def check_set(headers: Sequence[GGUFHeader]) -> None:
         if split_count(header.metadata) != len(headers) or _index(header) != i:
             raise FormatError(
                 f"is shard {_index(header) + 1} of {split_count(header.metadata)} by its keys; "
-                f"{i + 1} of {len(headers)} is wanted here",
+                f"expected {i + 1} of {len(headers)}",
                 path=header.path,
                 hint=f"it belongs to another set than {headers[0].path.name}",
             )
@@ -116,7 +116,7 @@ def check_set(headers: Sequence[GGUFHeader]) -> None:
         promised = header.metadata.get(SPLIT_TENSORS_COUNT)
         if promised is not None and promised.data != total:
             raise FormatError(
-                f"{promised.data} tensors are promised, the {len(headers)} shards hold {total}",
+                f"must be {total}, the tensors of the {len(headers)} shards; is {promised.data}",
                 path=header.path,
                 where=SPLIT_TENSORS_COUNT,
                 hint=_OTHER_SET,
@@ -135,5 +135,5 @@ _OTHER_SET = "shards of different models, or of one model split twice?"
 def _index(header: GGUFHeader) -> int:
     value: Mapping[str, Value] | Value | None = header.metadata.get(SPLIT_NO)
     if not isinstance(value, Value) or not isinstance(value.data, int):
-        raise FormatError("has a split.count and no split.no", path=header.path, hint="the file is damaged")
+        raise FormatError("has a split.count but no split.no", path=header.path, hint="the file is damaged")
     return int(value.data)

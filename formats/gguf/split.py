@@ -191,7 +191,7 @@ def merge(
     first = headers[0]
     count = first.metadata.get(SPLIT_COUNT)
     if count is None or count.data == 0:
-        raise FormatError("is a whole model, no shard of one", path=source)
+        raise FormatError("is a whole model, not a shard of one", path=source)
     model = replace(model, metadata=without_split(model.metadata))
     place = None if keep_keys else _restored(first, model)
     if place is None:
@@ -237,7 +237,7 @@ def _frame(header: GGUFHeader) -> bytes:
     size = sum(end - start for start, end in spans)
     if size > _MAX_FRAME:
         raise FormatError(
-            f"{size} bytes of it belong to no tensor", path=header.path, hint="write it anew with convert"
+            f"{size} bytes belong to no tensor", path=header.path, hint="rewrite it with quantmill convert"
         )
     with header.path.open("rb") as file:
         return b"".join(os.pread(file.fileno(), end - start, start) for start, end in spans)

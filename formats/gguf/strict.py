@@ -25,7 +25,7 @@ from .vocab import tokenizer_from_metadata
 _MAX_NAME = 63  # GGML_MAX_NAME less its end
 _KEY = re.compile(r"[a-z0-9_]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _PIECE = 4 << 20  # bytes of a gap, or of rows, looked at in one go
-_ANEW = "write it anew: quantmill convert FILE NEW.gguf"
+_REWRITE = "rewrite it: quantmill convert FILE NEW.gguf"
 _SET = "quantmill set-metadata corrects it"
 _GET = "get the file, or the checkpoint, again and convert it"
 
@@ -64,13 +64,13 @@ def _error(path: Path, finding: Finding) -> FormatError:
 def _names(header: GGUFHeader) -> Iterator[Finding]:
     for key in header.metadata:
         if not _KEY.fullmatch(key):
-            yield Finding(f"metadata key {key!r}", "is not words joined by dots", _SET)
+            yield Finding(f"metadata key {key!r}", "is not made of words joined by dots", _SET)
     for entry in header.tensors:
         where = f"tensor {entry.name!r}"
         if not entry.name or len(entry.name.encode("utf-8", "surrogateescape")) > _MAX_NAME:
-            yield Finding(where, f"a name of 1 to {_MAX_NAME} bytes is wanted; llama.cpp refuses the file", _ANEW)
+            yield Finding(where, f"a name must have 1 to {_MAX_NAME} bytes; llama.cpp refuses the file", _REWRITE)
         if not entry.shape or not all(entry.shape):
-            yield Finding(where, f"is empty: its shape is {list(entry.shape)}", _ANEW)
+            yield Finding(where, f"is empty: its shape is {list(entry.shape)}", _REWRITE)
 
 
 def _order(header: GGUFHeader) -> Iterator[Finding]:
@@ -78,18 +78,16 @@ def _order(header: GGUFHeader) -> Iterator[Finding]:
     expected = header.data_start
     for entry in header.tensors:
         if entry.offset != expected:
-            problem = (
-                f"lies at byte {entry.offset}, {expected} is where the one before ends; llama.cpp refuses the file"
-            )
-            yield Finding(f"tensor {entry.name!r}", problem, _ANEW)
+            problem = f"starts at byte {entry.offset}, must start at {expected}; llama.cpp refuses the file"
+            yield Finding(f"tensor {entry.name!r}", problem, _REWRITE)
         expected = -(-(entry.offset + entry.nbytes) // header.alignment) * header.alignment
     end = max((entry.offset + entry.nbytes for entry in header.tensors), default=header.data_start)
     padded = -(-end // header.alignment) * header.alignment
     if header.file_size > padded:
         problem = f"{header.file_size - padded} bytes after the end of the last tensor"
-        yield Finding(f"byte {padded}", problem, _ANEW)
+        yield Finding(f"byte {padded}", problem, _REWRITE)
     elif end < header.file_size < padded or (header.tensors and header.file_size < padded):
-        yield Finding(f"byte {header.file_size}", f"the last tensor's padding ends at byte {padded}", _ANEW)
+        yield Finding(f"byte {header.file_size}", f"the last tensor's padding ends at byte {padded}", _REWRITE)
 
 
 def _padding(header: GGUFHeader) -> Iterator[Finding]:
@@ -103,7 +101,7 @@ def _padding(header: GGUFHeader) -> Iterator[Finding]:
             piece = file.read(a, min(_PIECE, start - a))
             if piece.any():
                 place = a + int(np.flatnonzero(piece)[0])
-                yield Finding(f"byte {place}", f"padding is {int(piece[place - a])}, not 0", _ANEW)
+                yield Finding(f"byte {place}", f"padding is {int(piece[place - a])}, not 0", _REWRITE)
                 break
         at = max(at, end)
 
@@ -113,7 +111,7 @@ def _metadata(header: GGUFHeader) -> Iterator[Finding]:
         where = f"metadata key {key!r}"
         wanted = key_type(key)
         if wanted is not None and not _is_of(value, wanted):
-            yield Finding(where, f"is {type_name(value.type, value.item)}; {type_name(*wanted)} is wanted", _SET)
+            yield Finding(where, f"is {type_name(value.type, value.item)}; must be {type_name(*wanted)}", _SET)
         if isinstance(value.data, float) and not np.isfinite(value.data):
             yield Finding(where, f"is {value.data}", _SET)
         if isinstance(value.data, np.ndarray) and value.data.dtype.kind == "f" and not np.isfinite(value.data).all():
@@ -125,7 +123,7 @@ def _metadata(header: GGUFHeader) -> Iterator[Finding]:
         if (bad := next((i for i, text in enumerate(texts) if not _is_utf8(text)), None)) is not None:
             yield Finding(where, f"entry {bad} is not UTF-8" if value.item else "is not UTF-8", _GET)
     if header.alignment % 8:
-        yield Finding("metadata key 'general.alignment'", f"{header.alignment} is no multiple of 8", _ANEW)
+        yield Finding("metadata key 'general.alignment'", f"{header.alignment} is not a multiple of 8", _REWRITE)
 
 
 def _is_of(value: Value, wanted: KeyType) -> bool:
@@ -158,7 +156,7 @@ def _architecture(model: Model) -> Iterator[Finding]:
         yield Finding(f"metadata key '{model.arch}.block_count'", f"is {layers}; there is a blk.{highest}", _SET)
     level = model.get(GENERAL_FILE_TYPE)
     if level is not None and level not in FILE_TYPES.values():
-        yield Finding(f"metadata key {GENERAL_FILE_TYPE!r}", f"{level} is no level's number", _SET)
+        yield Finding(f"metadata key {GENERAL_FILE_TYPE!r}", f"{level} is not the number of a level", _SET)
     embedding = next((t for t in model if t.name == "token_embd.weight"), None)
     width = model.hparam("embedding_length")
     if embedding is not None and isinstance(width, int) and embedding.width != width:
@@ -197,7 +195,7 @@ def _tokenizer(model: Model) -> Iterator[Finding]:
         yield Finding("metadata key 'tokenizer.ggml.scores'", f"a {tokenizer.model} tokenizer needs scores", _GET)
     for place, merge in enumerate(tokenizer.merges or ()):
         if " " not in merge[1:]:
-            yield Finding("metadata key 'tokenizer.ggml.merges'", f"entry {place}, {merge!r}, is no pair", _GET)
+            yield Finding("metadata key 'tokenizer.ggml.merges'", f"entry {place}, {merge!r}, is not a pair", _GET)
             break
     yield from _token_types(tokenizer.model, tokenizer.types)
     for key, value in model.metadata.items():

@@ -120,7 +120,7 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
     for name, key in (("add_space_prefix", _PREFIX + "add_space_prefix"), *FLAG_KEYS.items()):
         if (value := _data(metadata, key)) is not None:
             if not isinstance(value, int):
-                raise TokenizerError("is no flag", where=key)
+                raise TokenizerError("must be a bool", where=key)
             flags[name] = bool(value)
     name = (_text(metadata, "general.name") or "").lower()
     if model == "llama" and ("phi-3" in name or "phi3" in name):
@@ -174,7 +174,7 @@ def _data(metadata: Metadata, key: str, default: Any = None) -> Any:
 def _text(metadata: Metadata, key: str) -> str | None:
     data = _data(metadata, key)
     if data is not None and not isinstance(data, str):
-        raise TokenizerError("is no string", where=key)
+        raise TokenizerError("must be a string", where=key)
     return data
 
 

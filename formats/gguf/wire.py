@@ -87,7 +87,7 @@ class Cursor:
         missing = self.position + n - self.size
         if missing > 0:
             raise self.fail(
-                f"truncated: {n} bytes are wanted here and {missing} of them are missing",
+                f"truncated: {missing} of the {n} bytes expected here are missing",
                 hint="download or copy the file again",
             )
 
@@ -131,7 +131,7 @@ class Cursor:
         if self._room < 0:
             raise self.fail(
                 "the header has more pieces than the model's size and 64 MB of memory hold",
-                hint="the file is damaged, or made to fill the memory",
+                hint="the file is damaged, or made to exhaust memory",
             )
 
     def string(self, limit: int | None = None) -> str:

@@ -262,10 +262,10 @@ def _check(
     declared = DEFAULT_ALIGNMENT if stored is None else stored.data
     alignment = declared if alignment is None else alignment
     if alignment <= 0 or alignment & (alignment - 1):
-        raise PlanError(f"an alignment of {alignment} is no power of two", where=GENERAL_ALIGNMENT)
+        raise PlanError(f"an alignment of {alignment} is not a power of two", where=GENERAL_ALIGNMENT)
     if alignment != declared:
         raise PlanError(
-            f"an alignment of {alignment} is wanted, but the metadata says {declared}", where=GENERAL_ALIGNMENT
+            f"an alignment of {alignment} is requested, but the metadata says {declared}", where=GENERAL_ALIGNMENT
         )
     seen: set[str] = set()
     for info in tensors:
@@ -278,7 +278,8 @@ def _check(
             raise PlanError(f"{len(info.shape)} axes; ggml has {MAX_DIMS}", where=info.name)
         if info.shape and info.shape[-1] % info.qtype.block_size:
             raise PlanError(
-                f"rows of {info.shape[-1]} weights are no multiple of {info.qtype}'s block of {info.qtype.block_size}",
+                f"rows of {info.shape[-1]} weights are not a multiple of {info.qtype}'s block of "
+                f"{info.qtype.block_size}",
                 where=info.name,
             )
         if not info.shape and info.qtype.block_size > 1:

@@ -145,7 +145,7 @@ def front_matter(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError):
-        raise FormatError("the front matter is not YAML", path=path, hint="mend or remove the README") from None
+        raise FormatError("the front matter is not YAML", path=path, hint="correct or remove the README") from None
     return data if isinstance(data, dict) else {}
 
 

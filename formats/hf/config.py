@@ -139,7 +139,7 @@ def _check_size(config: Config, key: str, path: Path) -> None:
         return
     for size in value if isinstance(value, list) and value else (value,):
         if type(size) is not int or not 0 < size < 1 << 31:
-            raise FormatError(f"{size!r} is no size", path=path, where=key)
+            raise FormatError(f"{size!r} is not a positive integer", path=path, where=key)
 
 
 def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, ...], path: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Dim:
         if isinstance(self.of, str):
             value = config.get(self.of)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise FormatError(f"{value!r} is no size", where=self.of)
+                raise FormatError(f"{value!r} is not a valid size", where=self.of)
             return value
         sign, left, right = self.of
         return _OPERATORS[sign](left(config), right(config))

@@ -120,7 +120,7 @@ def arch_of_config(raw: Mapping[str, Any], path: Path) -> tuple[Arch, str]:
     names = raw.get("architectures")
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     if name is None:
-        raise UnknownArchitecture("no model class named", path=path, where="architectures")
+        raise UnknownArchitecture("names no model class", path=path, where="architectures")
     wrapped = f"{name}/{raw.get('model_type')}"
     if wrapped in BY_CLASS:
         return BY_CLASS[wrapped], wrapped

@@ -83,12 +83,10 @@ def _check(about: Mapping[str, Any], path: Path) -> None:
             f"is {kind!r}; llama.cpp adds LoRA adapters only", path=path, where="peft_type", hint="merge it"
         )
     if about.get("use_dora"):
-        raise FormatError(
-            "DoRA has no place in a GGUF adapter", path=path, where="use_dora", hint="merge it into the base"
-        )
+        raise FormatError("a GGUF adapter cannot hold DoRA", path=path, where="use_dora", hint="merge it into the base")
     if about.get("modules_to_save"):
         raise FormatError(
-            "whole modules have no place in a GGUF adapter", path=path, where="modules_to_save", hint="merge it"
+            "a GGUF adapter cannot hold whole modules", path=path, where="modules_to_save", hint="merge it"
         )
 
 
@@ -96,7 +94,7 @@ def _named_base(about: Mapping[str, Any], path: Path) -> Path:
     named = about.get("base_model_name_or_path")
     if isinstance(named, str) and (Path(named) / "config.json").is_file():
         return Path(named)
-    problem = f"the base model {named!r} is no folder here" if named else "names no base model"
+    problem = f"the base model {named!r} is not a local folder" if named else "names no base model"
     raise FormatError(problem, path=path, hint="--base FOLDER, with the base's config.json in it")
 
 
@@ -131,7 +129,7 @@ def _pairs(stored: Mapping[str, Stored], folder: Path) -> dict[str, _Pair]:
             raise FormatError("one half of a pair is missing", path=folder, where=weight)
         a, b = parts[f"{kind}A"], parts[f"{kind}B"]
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
-            raise FormatError(f"{list(a.shape)} and {list(b.shape)} are no pair", path=folder, where=weight)
+            raise FormatError(f"{list(a.shape)} and {list(b.shape)} are not a pair", path=folder, where=weight)
         found[weight] = _Pair(a, b)
     return found
 
@@ -193,7 +191,7 @@ def _check_shape(pair: _Pair, slot: Slot, source: str, folder: Path) -> None:
         shape = shape[::-1]  # PEFT has an embedding's pair the other way round
     if (pair.b.shape[0], pair.a.shape[1]) != shape:
         have = [pair.b.shape[0], pair.a.shape[1]]
-        raise FormatError(f"a change of {have}, the base makes it {list(shape)}", path=folder, where=source)
+        raise FormatError(f"changes a weight of shape {have}; the base has {list(shape)}", path=folder, where=source)
 
 
 def _halves(slot: Slot, pairs: list[_Pair], folder: Path) -> Iterator[Tensor]:

@@ -136,9 +136,9 @@ def _entry(name: str, item: Any, file: SourceFile, start: int) -> StoredTensor:
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise FormatError(f"unknown dtype {dtype!r}", path=path, where=name)
     if not is_sizes(shape) or len(shape) > MAX_DIMS or prod(max(n, 1) for n in shape) >= 1 << 60:
-        raise FormatError(f"{shape!r} is no shape", path=path, where=name)
+        raise FormatError(f"{shape!r} is not a valid shape", path=path, where=name)
     if not is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise FormatError(f"{offsets!r} are no data offsets", path=path, where=name)
+        raise FormatError(f"{offsets!r} are not valid data offsets", path=path, where=name)
     bits, nbytes = prod(shape) * DTYPE_BITS[dtype], offsets[1] - offsets[0]
     if bits != nbytes * 8:
         problem = f"{dtype} {shape} takes {bits / 8:g} bytes, its data has {nbytes}"

@@ -171,7 +171,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> object:
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, _DType) or type(count) is not int:
-            raise pickle.UnpicklingError("a strange storage")
+            raise pickle.UnpicklingError("an unknown kind of storage")
         info = self._records.get(str(key))
         if info is None or info.file_size < count * _DTYPES[dtype.name][1]:
             raise self._damaged(f"record {key} is missing or too short")

@@ -73,7 +73,7 @@ def _read_index(path: Path) -> dict[str, str]:
         if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
             raise FormatError(f"{shard!r} is outside the folder", path=path, where=name)
         if len(shard.encode()) > _MAX_FILE_NAME:
-            raise FormatError(f"{shard[:40]!r}... is no file's name", path=path, where=name)
+            raise FormatError(f"{shard[:40]!r}... is not a valid file name", path=path, where=name)
     for shard in sorted(set(index.values())):
         if not _is_inside(path.parent / shard):
             problem = f"{shard!r} is a link to {os.path.realpath(path.parent / shard)}, outside the folder"
@@ -113,7 +113,7 @@ def read_bin(path: Path) -> dict[str, Stored]:
     try:
         state = read_torch_file(path) if _is_zip(path) else _load_old(path)
     except pickle.UnpicklingError:
-        raise FormatError("the pickle holds more than tensors, code perhaps", path=path, hint=hint) from None
+        raise FormatError("the pickle holds more than tensors, perhaps code", path=path, hint=hint) from None
     except (RuntimeError, EOFError, ValueError, OSError, LookupError, AttributeError, TypeError) as error:
         problem = f"damaged or truncated: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         raise FormatError(problem, path=path, hint="download it again") from None

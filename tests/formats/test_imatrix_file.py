@@ -145,7 +145,7 @@ def test_a_model_is_no_imatrix(tmp_path: Path) -> None:
 
     path = tmp_path / "model.gguf"
     path.write_bytes(layout({"general.architecture": Value(ValueType.STRING, "llama")}, []).header)
-    with pytest.raises(FormatError, match="is no importance matrix"):
+    with pytest.raises(FormatError, match="is not an importance matrix"):
         read_imatrix(path)
     with pytest.raises(FormatError, match="cannot be read"):
         read_imatrix(tmp_path / "absent")

@@ -70,7 +70,7 @@ def test_a_byte_level_vocabulary_is_warned_of(cli: Cli, folder: Path, tmp_path: 
     done = cli("convert", bpe, tmp_path / "m.bin")
     assert done.code == 0
     assert "warning: " in done.err
-    assert "no place for a byte-level BPE's merges" in done.err
+    assert "cannot hold a byte-level BPE's merges" in done.err
     assert "n_gqa=4" in done.err
 
 
@@ -101,7 +101,7 @@ def test_refusals(cli: Cli, refused: Callable[..., str], folder: Path, tmp_path:
     assert cli("convert", folder, old, "--quiet").code == 0
     out = tmp_path / "m.gguf"
     assert "the file's shapes say 4" in refused("convert", old, out, "--gqa", "2")
-    assert "8 heads cannot be shared by 3" in refused("convert", old, out, "--gqa", "3")
+    assert "8 heads cannot be divided into groups of 3" in refused("convert", old, out, "--gqa", "3")
     assert "SRC is none" in refused("convert", folder, out, "--eps", "1e-6")
     assert "little-endian" in refused("convert", folder, tmp_path / "b.bin", "--big-endian", "--gguf-version", "3")
     assert "no type IQ4_XS" in refused(

@@ -70,7 +70,7 @@ def test_a_missing_key_needs_force_or_a_type(path: Path) -> None:
     [
         (["eos_token_id", "4"], "token 4 is outside the vocabulary of 4"),
         (["a.u8", "256"], "outside uint8"),
-        (["a.bool", "maybe"], "'maybe' is no bool"),
+        (["a.bool", "maybe"], "'maybe' is not a valid bool"),
         (["eos_token_id", "x", "--type", "string"], "llama.cpp wants uint32"),
         (["my.key", "1"], r"--type TYPE adds it"),
         (["my.key", "1", "--force"], "say it with --type"),

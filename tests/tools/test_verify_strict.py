@@ -56,10 +56,10 @@ def texts(*items: str) -> Value:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"llama.block_count": Value(V.STRING, "1")}, "'llama.block_count': is string; uint32 is wanted"),
+        ({"llama.block_count": Value(V.STRING, "1")}, "'llama.block_count': is string; must be uint32"),
         ({"llama.block_count": Value(V.UINT32, 0)}, "'llama.block_count': is 0; there is a blk.0"),
         ({"llama.embedding_length": Value(V.UINT32, 64)}, "rows of 32; llama.embedding_length is 64"),
-        ({"general.file_type": Value(V.UINT32, 999)}, "999 is no level's number"),
+        ({"general.file_type": Value(V.UINT32, 999)}, "999 is not the number of a level"),
         ({"general.architecture": None}, "'general.architecture': is missing"),
         ({"llama.rope.freq_base": Value(V.FLOAT32, float("nan"))}, "'llama.rope.freq_base': is nan"),
         ({"general.name": Value(V.STRING, "\udcff")}, "'general.name': is not UTF-8"),
@@ -68,7 +68,7 @@ def texts(*items: str) -> Value:
         ({"tokenizer.ggml.token_type": ints(1, 1, 9)}, "types of 1 to 9; 1 to 6 are known"),
         ({"tokenizer.ggml.token_type": ints(3, 1, 6)}, "1 tokens are bytes"),
         ({"tokenizer.ggml.tokens": texts("<s>", "a", "a")}, "1 tokens are there twice"),
-        ({"tokenizer.ggml.merges": texts("ab")}, "entry 0, 'ab', is no pair"),
+        ({"tokenizer.ggml.merges": texts("ab")}, "entry 0, 'ab', is not a pair"),
         ({"tokenizer.ggml.scores": None}, "a llama tokenizer needs scores"),
         ({"tokenizer.ggml.bos_token_id": Value(V.UINT32, 7)}, "7 is none of 3 tokens"),
         ({"tokenizer.ggml.scores": Value(V.ARRAY, np.array([0, np.nan, 1], np.float32), V.FLOAT32)}, "entry 1 is nan"),
@@ -125,7 +125,7 @@ def test_a_hole_and_a_long_name(cli: Callable[..., Any], tmp_path: Path) -> None
     path.write_bytes(data)
     done = cli("verify", path, "--strict")
     assert done.code == 2
-    assert "a name of 1 to 63 bytes is wanted" in done.err
+    assert "a name must have 1 to 63 bytes" in done.err
     last = struct.pack("<Q", 3 * 32 * 4 + 2 * 32 * 4)
     assert data.count(last) >= 1
     at = data.rindex(last)

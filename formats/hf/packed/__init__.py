@@ -118,7 +118,7 @@ def _check_fp8(config: Config, path: Path) -> None:
     size = config.get("weight_block_size")
     if size is not None and fp8.block_size(size) is None:
         place = "quantization_config.weight_block_size"
-        raise FormatError(f"{size!r} are no rows and columns of a block", path=path, where=place)
+        raise FormatError(f"{size!r} is not a valid block size, such as [128, 128]", path=path, where=place)
 
 
 def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:

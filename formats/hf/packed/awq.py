@@ -65,7 +65,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     if type(bits) is not int or bits != 4:
         raise refuse("bits", f"{bits!r} bits: AWQ checkpoints of 4 bits are read")
     if type(group) is not int or not (group == -1 or group > 0):
-        raise refuse("group_size", f"{group!r} is no group size", "a positive number, or -1 for whole rows")
+        raise refuse("group_size", f"{group!r} is not a valid group size", "a positive number, or -1 for whole rows")
     if _version(config) not in VERSIONS:
         raise refuse("version", f"{_version(config)!r} is not read", f"{' and '.join(VERSIONS)} are")
 

@@ -86,7 +86,7 @@ def _packed(module: Module, config: Mapping[str, Any]) -> IntegerGrid:
 
 def _plain(module: Module, config: Mapping[str, Any], weight: Matrix) -> IntegerGrid:
     if len(weight.stored.shape) != 2:
-        raise module.error("weight", f"its shape is {list(weight.stored.shape)}: no matrix")
+        raise module.error("weight", f"its shape {list(weight.stored.shape)} is not that of a matrix")
 
     def codes(a: int, b: int) -> NDArray[np.uint8]:
         return weight.rows(a, b).view(np.uint8) ^ np.uint8(128)  # -128..127 -> 0..255

@@ -57,7 +57,7 @@ def tensor(module: Module, block: tuple[int, int] | None) -> Tensor:
     stored = module.matrix(name, (*FLOAT_DTYPES, "F8_E8M0"))
     shape = weight.stored.shape
     if len(shape) < 2:
-        raise module.error("weight", f"its shape is {list(shape)}: no matrix")
+        raise module.error("weight", f"its shape {list(shape)} is not that of a matrix")
     values = float_rows(stored.all(), stored.stored.dtype)
     if not np.isfinite(values).all():
         raise module.error(name, f"a scale is {values[~np.isfinite(values)][0]}", "the checkpoint is damaged")

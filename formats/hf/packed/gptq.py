@@ -106,7 +106,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     if type(bits) is not int or bits not in BITS:
         raise refuse("bits", f"{bits!r} bits are none of {', '.join(map(str, BITS))}")
     if type(group) is not int or not (group == -1 or 0 < group <= MAX_GROUP):
-        raise refuse("group_size", f"{group!r} is no group size", "a positive number, or -1 for whole rows")
+        raise refuse("group_size", f"{group!r} is not a valid group size", "a positive number, or -1 for whole rows")
     if layout not in FORMATS or config.get("is_marlin_format"):
         known = " and ".join(FORMATS)
         raise refuse("checkpoint_format", f"{layout!r} is not read", f"{known} are; convert the original checkpoint")

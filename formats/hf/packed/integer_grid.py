@@ -68,7 +68,7 @@ class IntegerGrid:
                 scales = self.scales(a, b)
                 mins = mins and _are_halves(-self.zeros(a, b) * scales)
                 if not _are_halves(scales):
-                    return None, "scales that are no halves"
+                    return None, "scales that are not halves"
         candidates = ((Q4_0, low >= -8 and high <= 7), (Q4_1, mins), (Q5_0, low >= -16 and high <= 15))
         for type, fits in (*candidates, (Q8_0, low >= -128 and high <= 127)):
             if fits:

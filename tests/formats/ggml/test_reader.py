@@ -142,11 +142,11 @@ def test_every_truncation_is_an_error(saved: Callable[..., Path]) -> None:
         ({"n_vocab": 2**32 - 1}, "truncated"),
         ({"n_head": 3}, "3 heads of 2 do not make 4"),
         ({"n_mult": 7}, r"its shape is \[10, 4\], the header makes it \[14, 4\]"),
-        ({"shapes": SHAPES | {"layers.0.attention.wk": (3, 4)}}, "no whole share"),
+        ({"shapes": SHAPES | {"layers.0.attention.wk": (3, 4)}}, "do not divide"),
         ({"shapes": SHAPES | {"layers.1.ffn_norm": (4,)}}, "beyond the header's 1 layers"),
         ({"version": 1, "type": 2}, "type Q4_0 is not read from ggjt version 1"),
         ({"type": 99}, "type 99"),
-        ({"type": 12}, "no multiple of Q4_K"),
+        ({"type": 12}, "not a multiple of Q4_K"),
     ],
 )
 def test_refusals(saved: Callable[..., Path], changes: dict[str, object], words: str) -> None:

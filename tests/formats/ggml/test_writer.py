@@ -103,7 +103,7 @@ def changed(model: Model, **keys: Any) -> Model:
     ("keys", "words"),
     [
         ({"feed_forward_length": 681}, "less than 682"),
-        ({"attention.head_count_kv": 3}, "whole share"),
+        ({"attention.head_count_kv": 3}, "do not divide evenly"),
         ({"attention.head_count_kv": [2, 1]}, "one positive number"),
         ({"attention.key_length": 64}, "256 / 8 wide"),
         ({"rope.dimension_count": 16}, "256 / 8 wide"),
@@ -130,8 +130,8 @@ def test_70b_needs_more(f16: Path) -> None:
     ("change", "words"),
     [
         (lambda t: replace(t, qtype=BF16), "no type BF16"),
-        (lambda t: replace(t, name="blk.0.attn_q.bias"), "no place"),
-        (lambda t: replace(t, name="rope_freqs.weight", shape=(16,)), "no place"),
+        (lambda t: replace(t, name="blk.0.attn_q.bias"), "cannot hold this tensor"),
+        (lambda t: replace(t, name="rope_freqs.weight", shape=(16,)), "cannot hold this tensor"),
         (lambda t: replace(t, name="blk.0.attn_norm.weight", shape=(256,), qtype=F16), "vectors in F32"),
     ],
 )

@@ -205,9 +205,9 @@ def broken_sets(folder: Path, shards: list[Path], source: Path) -> dict[str, Cal
     other = split(source, folder / "other", max_tensors=5)
     return {
         r"1 of the 4 shards of this model missing: s-00003-of-00004.gguf": shards[2].unlink,
-        r"is shard 2 of 4 by its keys; 3 of 4 is wanted": lambda: shards[2].write_bytes(shards[1].read_bytes()),
+        r"is shard 2 of 4 by its keys; expected 3 of 4": lambda: shards[2].write_bytes(shards[1].read_bytes()),
         r"is shard 2 of 2 by its keys; 3 of 4": lambda: shards[2].write_bytes(other[1].read_bytes()),
-        r"10 tensors are promised, the 4 shards hold 9": lambda: _replace_shard(shards[2], drop=1),
+        r"must be 9, the tensors of the 4 shards; is 10": lambda: _replace_shard(shards[2], drop=1),
         r"blk.0.attn_q.weight: is also in s-00001-of-00004.gguf": lambda: _replace_shard(
             shards[2], rename="blk.0.attn_q.weight"
         ),

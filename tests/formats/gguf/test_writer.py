@@ -144,7 +144,7 @@ def test_leading_ones_as_llama_cpp_drops_them() -> None:
         ([TensorInfo("a", (1,), F32)] * 2, {}, "second tensor"),
         ([TensorInfo("a" * 64, (1,), F32)], {}, "63 bytes"),
         ([TensorInfo("a", (1, 1, 1, 1, 1), F32)], {}, "5 axes"),
-        ([TensorInfo("a", (100,), BY_NAME["Q4_K"])], {}, "no multiple of Q4_K's block of 256"),
+        ([TensorInfo("a", (100,), BY_NAME["Q4_K"])], {}, "not a multiple of Q4_K's block of 256"),
         ([TensorInfo("a", (), BY_NAME["Q8_0"])], {}, "single number"),
         ([], {"version": 1}, "version 1"),
         ([], {"byteorder": "big"}, "needs GGUF version 3"),

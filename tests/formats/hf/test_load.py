@@ -148,7 +148,7 @@ def test_unknown_architecture(folder: Path) -> None:
         "(nearest known: LlamaForCausalLM; a new one is a module in formats/hf/archs and a line in its __init__.py)"
     )
     edit_config(folder, architectures=None)
-    assert message(folder, UnknownArchitecture) == f"{folder}/config.json: architectures: no model class named"
+    assert message(folder, UnknownArchitecture) == f"{folder}/config.json: architectures: names no model class"
 
 
 def test_an_activation_that_llama_cpp_does_not_compute(folder: Path) -> None:
@@ -159,10 +159,10 @@ def test_an_activation_that_llama_cpp_does_not_compute(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"hidden_size": "64"}, "hidden_size: '64' is no size"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers: 0 is no size"),
-        ({"vocab_size": 1 << 40}, f"vocab_size: {1 << 40} is no size"),
-        ({"num_attention_heads": True}, "num_attention_heads: True is no size"),
+        ({"hidden_size": "64"}, "hidden_size: '64' is not a positive integer"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers: 0 is not a positive integer"),
+        ({"vocab_size": 1 << 40}, f"vocab_size: {1 << 40} is not a positive integer"),
+        ({"num_attention_heads": True}, "num_attention_heads: True is not a positive integer"),
         ({"num_key_value_heads": 3}, "num_key_value_heads: 4 heads cannot share 3 key/value heads"),
     ],
 )

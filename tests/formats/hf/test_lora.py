@@ -121,11 +121,14 @@ def _weights(adapter: Path, change: Callable[[dict[str, torch.Tensor]], None]) -
 
 _A = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "dora": (lambda a: _config(a, use_dora=True), r"adapter_config.json: use_dora: DoRA has no place"),
+    "dora": (lambda a: _config(a, use_dora=True), r"adapter_config.json: use_dora: a GGUF adapter cannot hold DoRA"),
     "kind": (lambda a: _config(a, peft_type="IA3"), r"peft_type: is 'IA3'; llama.cpp adds LoRA adapters only"),
-    "modules": (lambda a: _config(a, modules_to_save=["lm_head"]), r"modules_to_save: whole modules have no place"),
+    "modules": (
+        lambda a: _config(a, modules_to_save=["lm_head"]),
+        r"modules_to_save: a GGUF adapter cannot hold whole modules",
+    ),
     "half": (lambda a: _weights(a, lambda w: w.pop(_A)), r"layers.1.self_attn.q_proj.weight: one half of a pair is"),
-    "rank": (lambda a: _weights(a, lambda w: w.update({_A: w[_A][:3]})), r"\[3, 256\] and \[256, 4\] are no pair"),
+    "rank": (lambda a: _weights(a, lambda w: w.update({_A: w[_A][:3]})), r"\[3, 256\] and \[256, 4\] are not a pair"),
     "bias": (
         lambda a: _weights(a, lambda w: w.update({"x.bias": w[_A][0].clone()})),
         r"x.bias: neither lora_A nor lora_B",
@@ -154,10 +157,10 @@ def test_another_base(tmp_path: Path) -> None:
     other = replace(_LLAMA, config=_HEADS | {"hidden_size": 512})
     (tmp_path / "other").mkdir()
     save_proof(other, tmp_path / "other")
-    with pytest.raises(FormatError, match=r"a change of \[256, 256\], the base makes it \[512, 512\]"):
+    with pytest.raises(FormatError, match=r"changes a weight of shape \[256, 256\]; the base has \[512, 512\]"):
         read_lora(adapter, tmp_path / "other")
     _config(adapter, base_model_name_or_path="meta-llama/Llama-9")
-    with pytest.raises(FormatError, match=re.escape("'meta-llama/Llama-9' is no folder here (--base FOLDER")):
+    with pytest.raises(FormatError, match=re.escape("'meta-llama/Llama-9' is not a local folder (--base FOLDER")):
         read_lora(adapter)
     _config(adapter, base_model_name_or_path=str(base))
     assert len(read_lora(adapter).tensors) == 2 * 3

@@ -49,7 +49,7 @@ def test_sizes() -> None:
     assert (3 * EMBD - 1)(CONFIG) == 191
     assert (EMBD // HEADS % 7)(CONFIG) == 2
     assert [KV_HEADS(at_layer(CONFIG, layer, 3)) for layer in range(3)] == [2, 1, 4]
-    with pytest.raises(FormatError, match="missing: None is no size"):
+    with pytest.raises(FormatError, match="missing: None is not a valid size"):
         Dim("missing")(CONFIG)
     assert LayerPattern("a", "b", Dim(2))(CONFIG) == ["a", "b", "a"]
     assert [If(Is("on"), HEADS, EMBD)({**CONFIG, "on": on}) for on in (True, False)] == [4, 64]
@@ -264,7 +264,7 @@ def test_a_file_without_our_keys_comes_back(arch: str, tmp_path: Path) -> None:
             {"num_hidden_layers": 1 << 30},
             "num_hidden_layers: 13958643712 tensors are more than any model has",
         ),
-        ("gemma3", {"intermediate_size": "x"}, "intermediate_size: 'x' is no size"),
+        ("gemma3", {"intermediate_size": "x"}, "intermediate_size: 'x' is not a positive integer"),
     ],
 )
 def test_configs_that_cannot_be(arch: str, changes: dict[str, Any], message: str, gemma3: Path, tmp_path: Path) -> None:

@@ -80,7 +80,10 @@ def told(tmp_path: Path) -> Callable[..., str]:
 CONFIGS: list[tuple[Any, str]] = [
     ({**GPTQ, "bits": 5}, "quantization_config.bits: 5 bits are none of 2, 3, 4, 8"),
     ({**GPTQ, "bits": True}, "quantization_config.bits: True bits are none of 2, 3, 4, 8"),
-    ({**GPTQ, "group_size": 0}, "quantization_config.group_size: 0 is no group size (a positive number, or -1"),
+    (
+        {**GPTQ, "group_size": 0},
+        "quantization_config.group_size: 0 is not a valid group size (a positive number, or -1",
+    ),
     ({**GPTQ, "group_size": 48}, "m.qweight: groups of 48 do not divide its 64 columns"),
     ({**GPTQ, "group_size": 64}, "m.scales: its shape is [2, 32], the config makes it [1, 32]"),
     ({**GPTQ, "bits": 8}, "m.qweight: 8 words a column do not hold 64 codes of 8 bits (is the config"),
@@ -238,7 +241,7 @@ def test_compressed(told: Callable[..., str], config: Any, changes: Parts, expec
             "[3, 1] scales fit neither the tensor, its rows nor blocks",
         ),
         ({}, {"m.weight_scale_inv": torch.full((1, 1), float("nan"))}, "m.weight_scale_inv: a scale is nan"),
-        ({"weight_block_size": [0, 128]}, {}, "weight_block_size: [0, 128] are no rows and columns of a block"),
+        ({"weight_block_size": [0, 128]}, {}, "weight_block_size: [0, 128] is not a valid block size"),
         ({}, {"m.weight": torch.zeros(32, 64)}, "m.weight: its dtype is F32, not F8_E4M3 or F8_E5M2"),
     ],
 )
