@@ -1,4 +1,4 @@
-"""Compare two models: their keys, and the names, shapes, types and bytes of their tensors; file layout does not count."""
+"""Compare two models: their keys, and the names, shapes, types and bytes of their tensors. Layout does not count."""
 
 from __future__ import annotations
 

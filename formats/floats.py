@@ -13,7 +13,7 @@ from .qtypes import BF16, F16, QType
 
 
 def bf16_to_f32(words: NDArray[Any]) -> NDArray[np.float32]:
-    """BF16 numbers, given as uint16 words of any shape, as float32 of the same shape: exact, they are its upper half.
+    """Convert BF16 numbers, given as uint16 words of any shape, to float32 of the same shape, exactly.
 
     Example:
         >>> import numpy as np
@@ -59,7 +59,7 @@ def from_f32(values: NDArray[np.float32], qtype: QType) -> Bytes:
 
 
 def cast(tensor: Tensor, qtype: QType) -> Tensor:
-    """A tensor of a float type in another one, rounded as its rows are read."""
+    """Convert a tensor of a float type to another, lazily: its rows are rounded as they are read."""
     if tensor.qtype is qtype:
         return tensor
 

@@ -1,7 +1,7 @@
-"""The common form between every reader and every writer.
+"""The intermediate representation: what every reader builds and every writer takes.
 
 A ``Model`` is metadata in GGUF's vocabulary (the one namespace all formats here can be mapped to) and an ordered list
-of lazy tensors under their GGUF names. Readers build it, writers consume it, nothing in it changes.
+of lazy tensors under their GGUF names. It never changes: a new model is made with ``dataclasses.replace``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ _MAX_COUNT = 1 << 16  # layers, heads, experts: a hundred times what any model h
 
 
 class Role(Enum):
-    """What a tensor is for; the value is its base name in GGUF (source: ``LLM_TENSOR_NAMES``, llama-arch.cpp).
+    """What a tensor is for. The value is its base name in GGUF (source: ``LLM_TENSOR_NAMES``, llama-arch.cpp).
 
-    Policies speak of roles; ``formats/gguf/names.py`` says which stand in a block and maps roles to names, both ways.
+    Recipes choose types by role, never by parts of names; ``formats/gguf/names.py`` maps roles to names and back.
+
+    Example:
+        >>> from quantmill.formats.gguf.names import parse_name
+        >>> parse_name("blk.3.ffn_down.weight")
+        (<Role.FFN_DOWN: 'ffn_down'>, 3)
     """
 
     # outside the blocks
@@ -71,7 +76,7 @@ class Role(Enum):
     ATTN_REL_B = "attn_rel_b"
     ATTN_OUTPUT = "attn_output"
     ATTN_OUTPUT_NORM = "attn_output_norm"
-    ATTN_O = "attn_o"  # T5's name of it
+    ATTN_O = "attn_o"  # T5's name for it
     ATTN_ROT_EMBD = "attn_rot_embd"
     ATTN_POST_NORM = "post_attention_norm"
     CROSS_ATTN_NORM = "cross_attn_norm"
@@ -131,11 +136,11 @@ class Role(Enum):
     SHORTCONV_CONV = "shortconv.conv"
     SHORTCONV_INPROJ = "shortconv.in_proj"
     SHORTCONV_OUTPROJ = "shortconv.out_proj"
-    OTHER = "other"  # a tensor no table of ours knows; kept as it is, quantized by the default rule
+    OTHER = "other"  # any other tensor; its name is kept, and the recipe's default type applies
 
 
 class ValueType(IntEnum):
-    """The metadata value types of GGUF, with their ids in the file."""
+    """The types of metadata values in GGUF, with their ids in the file."""
 
     UINT8 = 0
     INT8 = 1
@@ -154,11 +159,18 @@ class ValueType(IntEnum):
 
 @dataclass(frozen=True)
 class Value:
-    """One typed metadata value.
+    """A typed metadata value.
 
-    ``data`` is an int, float, bool or str; for arrays a numpy array (numbers, bools), a tuple of str (strings) or a
-    tuple of ``Value`` (nested arrays), with ``item`` the type of its elements. Strings are UTF-8 decoded with
-    ``surrogateescape``, so that bytes which are not UTF-8 survive the trip.
+    Args:
+        type: the value's type in the file.
+        data: an int, float, bool or str; for an array, a numpy array (numbers, bools), a tuple of str (strings) or a
+            tuple of ``Value`` (arrays of arrays). Strings are decoded from UTF-8 with ``surrogateescape``, so that
+            bytes that are not UTF-8 are written back as they were.
+        item: the type of an array's items; None for other values.
+
+    Example:
+        >>> Value(ValueType.UINT32, 4096)
+        Value(type=<ValueType.UINT32: 4>, data=4096, item=None)
     """
 
     type: ValueType
@@ -171,17 +183,27 @@ Metadata = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Tensor:
-    """A lazy tensor.
+    """A tensor whose rows are read when they are asked for.
+
+    ``formats/arrays.py`` makes one from a numpy array.
 
     Args:
-        name: its GGUF name, e.g. ``blk.0.attn_q.weight``.
+        name: its GGUF name, such as ``blk.0.attn_q.weight``.
         role: what it is for; ``OTHER`` when unknown.
-        layer: its block's number, or None outside the blocks.
+        layer: the number of its block, or None outside the blocks.
         shape: numpy order (rows first; the innermost, contiguous axis is last).
         qtype: the type its bytes are in.
-        read: ``read(a, b)`` gives rows a..b of the tensor flattened to (rows, width) as uint8
-            [b-a, row_bytes], little-endian, possibly a read-only view of a mapped file. Thread-safe.
+        read: ``read(a, b)`` returns rows a to b of the tensor, flattened to [n_rows, width], as uint8
+            [b-a, row_bytes], little-endian, possibly read-only. It may be called from several threads.
         source: where it comes from, for messages: a file and the tensor's name there.
+
+    Example:
+        >>> from quantmill.formats.arrays import tensor_from_array
+        >>> tensor = tensor_from_array("blk.0.attn_q.weight", np.ones((4, 32), np.float16))
+        >>> tensor.shape, tensor.n_rows, tensor.row_bytes, tensor.nbytes
+        ((4, 32), 4, 64, 256)
+        >>> tensor.rows(0, 2).view("<f2").shape
+        (2, 32)
     """
 
     name: str
@@ -204,18 +226,25 @@ class Tensor:
 
     @property
     def n_weights(self) -> int:
+        """All weights of the tensor."""
         return self.n_rows * self.width
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of a row in ``qtype``."""
         return self.qtype.row_bytes(self.width)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all rows, without padding."""
         return self.n_rows * self.row_bytes
 
     def rows(self, a: int, b: int) -> Bytes:
-        """Rows ``a`` to ``b`` as uint8 [b-a, row_bytes], in ``qtype``'s little-endian layout."""
+        """Read rows ``a`` to ``b``: uint8 [b-a, row_bytes], in ``qtype``'s little-endian layout.
+
+        Raises:
+            FormatError: the file is damaged or was changed since it was opened.
+        """
         assert 0 <= a <= b <= self.n_rows, (self.name, a, b)
         return self.read(a, b)
 
@@ -227,7 +256,7 @@ class Tensor:
 
 
 class TokenType(IntEnum):
-    """llama.cpp's token types (``llama.h``, LLAMA_TOKEN_TYPE_*)."""
+    """The kinds of tokens in llama.cpp (``llama.h``, LLAMA_TOKEN_TYPE_*)."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -239,21 +268,27 @@ class TokenType(IntEnum):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer in llama.cpp's terms; ``formats/gguf/vocab.py`` maps it to ``tokenizer.*`` keys, both ways.
+    """A tokenizer in llama.cpp's terms. ``formats/gguf/vocab.py`` maps it to ``tokenizer.*`` keys and back.
 
     Args:
         model: ``llama`` (SentencePiece BPE), ``gpt2`` (byte-level BPE), ``t5`` (Unigram), ``bert`` (WordPiece),
             ``gemma4`` (BPE over characters, with merges).
-        pre: the pre-tokenizer's name in llama.cpp (``llama-bpe``, ``smollm``, ``qwen2``, ``default``...), or None.
+        pre: the pre-tokenizer's name in llama.cpp, such as ``llama-bpe``, ``qwen2`` or ``default``; or None.
         tokens: the vocabulary in id order, padded to the embedding's rows.
         types: int32 ``TokenType`` of each token.
         scores: float32 SentencePiece scores, or None.
         merges: ``"left right"`` pairs in rank order, or None; a space inside a part is written U+0120 as in GGUF.
         special: token ids by llama.cpp's short names: bos, eos, unk, sep, pad, eot, eom, mask, fim_pre, ...
-        flags: add_bos_token, add_eos_token, add_space_prefix, remove_extra_whitespaces...: only those that are set
-            (``FLAG_KEYS`` in ``formats/gguf/vocab.py``).
-        chat_templates: name -> Jinja text; the nameless one is ``"default"``.
+        flags: such as add_bos_token and add_space_prefix, those that the model sets, true or false; all of them are
+            listed in ``FLAG_KEYS`` of ``formats/gguf/vocab.py``.
+        chat_templates: name -> Jinja text; the template without a name is ``"default"``.
         precompiled_charsmap: the Unigram normalizer's table, or None.
+
+    Example:
+        >>> types = np.array([TokenType.UNKNOWN, TokenType.NORMAL], np.int32)
+        >>> tokenizer = Tokenizer("llama", "default", ("<unk>", "a"), types, special={"unk": 0})
+        >>> tokenizer.tokens[tokenizer.special["unk"]]
+        '<unk>'
     """
 
     model: str
@@ -270,7 +305,7 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Shard:
-    """One of the files of a model that is split over several; its tensors follow those of the file before."""
+    """One of the files of a split model. Its tensors follow those of the shard before it."""
 
     path: Path
     n_tensors: int
@@ -278,16 +313,23 @@ class Shard:
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint, whatever file it came from.
+    """A model: metadata and lazy tensors, from a GGUF or GGML file, a checkpoint or an adapter.
 
     Args:
-        arch: GGUF's architecture name (``general.architecture``), e.g. ``llama``.
-        metadata: every key of the file-to-be in order, typed; ``general.*``, ``{arch}.*``, ``tokenizer.*``.
-        tensors: in file order, names unique.
-        path: the file or folder it was read from, for messages.
-        shards: the files it was read from, when it is split over several.
+        arch: GGUF's name of the architecture (``general.architecture``), such as ``llama``.
+        metadata: every key of a GGUF file of the model, in order: ``general.*``, ``{arch}.*``, ``tokenizer.*``.
+        tensors: in file order; their names are unique.
+        path: the file or folder it was read from.
+        shards: the files it was read from, if it is split over several.
         from_checkpoint: whether it was read from a Hugging Face checkpoint, not from a GGUF or GGML file. What
             llama.cpp's converter keeps whole (vectors, norms and a few more) then becomes F32 in a quantized file.
+
+    Example:
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> arrays = {"output_norm.weight": np.ones(64, np.float32)}
+        >>> model = model_from_arrays("llama", arrays, {"llama.context_length": 2048})
+        >>> model.hparam("context_length"), [tensor.name for tensor in model]
+        (2048, ['output_norm.weight'])
     """
 
     arch: str
@@ -299,11 +341,11 @@ class Model:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Every file (or the folder) it was read from."""
+        """Every file that the model was read from, or the folder of a checkpoint."""
         return tuple(shard.path for shard in self.shards) or (self.path,)
 
     def hparam(self, suffix: str, default: Any = None) -> Any:
-        """The value of ``{arch}.{suffix}``, e.g. ``hparam("attention.head_count")``, or ``default``."""
+        """The plain value of ``{arch}.{suffix}``, such as ``hparam("attention.head_count")``, or ``default``."""
         value = self.metadata.get(f"{self.arch}.{suffix}")
         return default if value is None else value.data
 
@@ -314,23 +356,25 @@ class Model:
 
     @property
     def n_layers(self) -> int:
+        """Transformer blocks; 0 if the metadata does not say. Raises ``FormatError`` for an invalid number."""
         return self._count("block_count")
 
     @property
     def n_expert(self) -> int:
+        """Experts of a layer; 0 for a dense model. Raises ``FormatError`` for an invalid number."""
         return self._count("expert_count")
 
     @property
     def n_gqa(self) -> int:
-        """Query heads per key/value head (of the first layer that has attention)."""
+        """Query heads per key/value head, in the first layer that has attention."""
         heads, kv = (self._count(f"attention.head_count{s}") for s in ("", "_kv"))
         return heads // kv if kv else 1
 
     def numbers(self, suffix: str, default: Any = 0) -> NDArray[np.int64]:
-        """A hyper-parameter that is a whole number, or one for each layer, as int64 [1] or [layers].
+        """A hyper-parameter that is a whole number, or one for each layer: int64 [1] or [layers].
 
         Raises:
-            FormatError: it is none, negative, or beyond any model's.
+            FormatError: it is not a whole number, negative, or larger than in any model.
         """
         found = np.atleast_1d(np.asarray(self.hparam(suffix, default)))
         if found.size and (found.dtype.kind not in "iu" or found.min() < 0 or found.max() > _MAX_NUMBER):
@@ -339,11 +383,11 @@ class Model:
         return found.astype(np.int64)
 
     def number(self, suffix: str, default: int = 0) -> int:
-        """The first of ``numbers``."""
+        """The first of ``numbers(suffix)``, or ``default``."""
         return int(next(iter(self.numbers(suffix, default)), default))
 
     def _count(self, suffix: str) -> int:
-        """The first of ``numbers`` that is not zero; 0 where there is none. Raises ``FormatError``."""
+        """The first of ``numbers`` that is not 0; 0 if there is none. Raises ``FormatError``."""
         found = self.numbers(suffix)
         count = int(next(iter(found[found != 0]), 0))
         if count > _MAX_COUNT:

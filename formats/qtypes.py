@@ -1,6 +1,6 @@
-"""One row per GGML tensor type: its id, block size and the named fields of its block.
+"""The GGML tensor types: one row for each, with its id, block size and the named fields of its block.
 
-Everything else (bytes per block, bits per weight, row sizes) is derived. Source of ids and layouts:
+Bytes per block, bits per weight and row sizes are derived from them. Source of ids and layouts:
 ``ggml.h`` and ``ggml-common.h`` of llama.cpp (the sources in the llama-cpp-python 0.3.36 sdist).
 """
 
@@ -19,20 +19,35 @@ QK_K = 256  # weights in a super-block
 
 @dataclass(frozen=True)
 class QType:
-    """A tensor type. ``fields`` are (name, numpy dtype, count) in file order, little-endian."""
+    """A tensor type.
+
+    Args:
+        name: as llama.cpp writes it, such as ``Q4_K``.
+        id: its number in GGUF files.
+        block_size: weights in a block.
+        fields: of a block, in file order: (name, little-endian numpy dtype, count).
+
+    Example:
+        >>> q4_k = qtype("Q4_K")
+        >>> q4_k.block_size, q4_k.block_bytes, q4_k.bpw, q4_k.row_bytes(4096)
+        (256, 144, 4.5, 2304)
+        >>> q4_k.block.names
+        ('d', 'dmin', 'scales', 'qs')
+    """
 
     name: str
     id: int
-    block_size: int  # weights in a block
+    block_size: int
     fields: tuple[tuple[str, str, int], ...]
 
     @cached_property
     def block(self) -> np.dtype[np.void]:
-        """The block as a structured dtype: ``blocks["dmin"]``, not ``raw[:, 2:4]``."""
+        """The block as a structured numpy dtype, so that code says ``blocks["dmin"]``, not ``raw[:, 2:4]``."""
         return np.dtype([(n, t) if count == 1 else (n, t, (count,)) for n, t, count in self.fields])
 
     @property
     def block_bytes(self) -> int:
+        """Bytes of a block."""
         return int(self.block.itemsize)
 
     @property
@@ -42,15 +57,16 @@ class QType:
 
     @property
     def is_quantized(self) -> bool:
+        """Whether a block holds several weights."""
         return self.block_size > 1
 
     @property
     def is_float(self) -> bool:
-        """One of the plain float types that kernels read as their source."""
+        """Whether it is one of F32, F16 and BF16, which kernels read as their source."""
         return self.name in ("F32", "F16", "BF16")
 
     def row_bytes(self, width: int) -> int:
-        """Bytes of a row of ``width`` weights; ``width`` must be a multiple of the block size."""
+        """Bytes of a row of ``width`` weights, which must be a multiple of the block size."""
         assert width % self.block_size == 0, (self.name, width)
         return width // self.block_size * self.block_bytes
 
@@ -58,7 +74,7 @@ class QType:
         return self.name
 
     def __reduce__(self) -> tuple[Callable[[str], QType], tuple[str]]:
-        """A pickled type is the one of the table: types are told apart by ``is``."""
+        """Unpickle to the row of the table, since types are compared with ``is``."""
         return qtype, (self.name,)
 
 
@@ -118,7 +134,15 @@ F32, F16, BF16 = BY_NAME["F32"], BY_NAME["F16"], BY_NAME["BF16"]
 
 
 def qtype(name: str) -> QType:
-    """The row of a type by its name, in any case. Raises ``QuantmillError`` naming the nearest."""
+    """Look up a tensor type by its name, in upper or lower case.
+
+    Raises:
+        QuantmillError: there is no such type; the message names the nearest.
+
+    Example:
+        >>> qtype("q8_0").id
+        8
+    """
     row = BY_NAME.get(name.upper())
     if row is None:
         from difflib import get_close_matches
