@@ -46,18 +46,8 @@ def command(
 
     Example: gguf-set-metadata llama3.Q4_K_M.gguf eos_token_id 128009
     """
-<<<<<<< HEAD
     from .library.metadata import remove_metadata, set_metadata
 
-=======
-    from ..formats.gguf.edit import set_metadata
-    from ..formats.gguf.keys import expand_key
-    from ..formats.gguf.reader import read_header
-
-    header = read_header(file)
-    arch = header.metadata.get("general.architecture")
-    name = expand_key(key, str(arch.data) if arch is not None else "", header.metadata)
->>>>>>> ab93f04 (Names without homonyms in formats: Dim, LAYER_INDEX and LAYER_PREFIX, Computed, Constant, LayerPattern, Ungroup; what rules need of packed tensors lies below them)
     if remove:
         if value is not None or value_file is not None or type_ is not None:
             raise click.UsageError("--remove takes a key and no value")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ...formats.gguf.reader import GGUFHeader, TensorEntry
+    from ...formats.gguf.header import GGUFHeader, TensorEntry
     from ...formats.ir import Metadata, Tensor
 
 

@@ -91,12 +91,12 @@ def remove_metadata(path: str | Path, key: str, *, force: bool = False, dry_run:
 
 def _resolve(path: str | Path, key: str) -> tuple[str, Metadata]:
     """The full key, and the file's metadata."""
-    from ...formats.gguf.keys import GENERAL_ARCHITECTURE, full_key
+    from ...formats.gguf.keys import GENERAL_ARCHITECTURE, expand_key
     from ...formats.gguf.reader import read_header
 
     metadata = read_header(path).metadata
     arch = metadata.get(GENERAL_ARCHITECTURE)
-    return full_key(key, str(arch.data) if arch is not None else "", metadata), metadata
+    return expand_key(key, str(arch.data) if arch is not None else "", metadata), metadata
 
 
 def _type_of(path: Path, name: str, metadata: Metadata, given: str | None, force: bool) -> KeyType:
