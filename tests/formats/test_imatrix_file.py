@@ -121,7 +121,7 @@ def test_truncated_anywhere(experts: Imatrix, legacy: bool, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"", "0 are left"),
+        (b"", "only 0 remain"),
         (b"this is a text and no importance matrix", "entries in"),
         (struct.pack("<i", 0), "0 entries"),
         (DAT[:4] + struct.pack("<i", -5) + DAT[8:], "a name has -5 bytes"),

@@ -206,12 +206,12 @@ def broken_sets(folder: Path, shards: list[Path], source: Path) -> dict[str, Cal
     return {
         r"1 of the 4 shards of this model missing: s-00003-of-00004.gguf": shards[2].unlink,
         r"is shard 2 of 4 by its keys; expected 3 of 4": lambda: shards[2].write_bytes(shards[1].read_bytes()),
-        r"is shard 2 of 2 by its keys; 3 of 4": lambda: shards[2].write_bytes(other[1].read_bytes()),
+        r"is shard 2 of 2 by its keys; expected 3 of 4": lambda: shards[2].write_bytes(other[1].read_bytes()),
         r"must be 9, the tensors of the 4 shards; is 10": lambda: _replace_shard(shards[2], drop=1),
         r"blk.0.attn_q.weight: is also in s-00001-of-00004.gguf": lambda: _replace_shard(
             shards[2], rename="blk.0.attn_q.weight"
         ),
-        r"has a split.count and no split.no": lambda: set_metadata(shards[0], {}, ["split.no"]),
+        r"has a split.count but no split.no": lambda: set_metadata(shards[0], {}, ["split.no"]),
         r"its name does not say so \(rename it to x-00001-of-00004.gguf": lambda: shards[0].rename(folder / "x.gguf"),
         r"byte order is not that of the first": lambda: _replace_shard(shards[2], byteorder="big"),
         r"s-00003-of-00004.gguf.*truncated": lambda: shards[2].write_bytes(shards[2].read_bytes()[:-600]),

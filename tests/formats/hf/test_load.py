@@ -312,9 +312,9 @@ def test_a_pickle_with_code_is_refused(folder: Path) -> None:
     path = folder / "pytorch_model.bin"
     hint = "(only plain state dicts are read; ask for, or make, a safetensors copy)"
     torch.save({"model.norm.weight": Bomb()}, path)
-    assert message(folder) == f"{path}: the pickle holds more than tensors, code perhaps {hint}"
+    assert message(folder) == f"{path}: the pickle holds more than tensors, perhaps code {hint}"
     path.write_bytes(pickle.dumps(Bomb()))
-    assert message(folder) == f"{path}: the pickle holds more than tensors, code perhaps {hint}"
+    assert message(folder) == f"{path}: the pickle holds more than tensors, perhaps code {hint}"
     torch.save([1, 2], path)
     assert message(folder) == f"{path}: holds a list, not a state dict {hint}"
 
