@@ -27,7 +27,7 @@ from .config import complete, derive, of_text, read_json, residue
 from .generation import generation_residue
 from .ops import Tensors, Transpose
 from .packed import decode_packed
-from .packed_tensors import PackedTensor, transposed
+from .packed_tensors import UnpackedTensor, transposed
 from .rows import metadata_key
 from .rules import Arch, Slot, named
 from .weights import Stored, read_weights
@@ -197,7 +197,7 @@ def _read_tensors(
             continue
         parts = found.setdefault(slot.sources, {})
         parts[name] = _checked(slot, name, weights, folder)
-        kept.dtypes[name] = weights.stands_for if isinstance(weights, PackedTensor) else parts[name].qtype.name
+        kept.dtypes[name] = weights.stands_for if isinstance(weights, UnpackedTensor) else parts[name].qtype.name
         if len(parts) == len(slot.sources):
             sources = tuple(parts[one] for one in slot.sources)
             made = slot.to_gguf(sources)
@@ -235,7 +235,7 @@ def _is_beyond(arch: Arch, config: Mapping[str, Any], name: str) -> bool:
 
 
 def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:
-    if isinstance(stored, PackedTensor) and any(isinstance(op, Transpose) for op in slot.rule.ops[:1]):
+    if isinstance(stored, UnpackedTensor) and any(isinstance(op, Transpose) for op in slot.rule.ops[:1]):
         stored = transposed(stored)
     if stored.shape != slot.shape:
         problem = f"its shape is {list(stored.shape)}, the config makes it {list(slot.shape)}"

@@ -20,7 +20,7 @@ OFFSET = {Q4_0: 8, Q5_0: 16, Q8_0: 0}  # what a code stands above its value
 
 
 @dataclass(frozen=True)
-class PackedTensor(Tensor):
+class UnpackedTensor(Tensor):
     """A tensor that a checkpoint holds packed.
 
     Args:
@@ -31,7 +31,7 @@ class PackedTensor(Tensor):
 
 
 @dataclass(frozen=True)
-class TransposedTensor(PackedTensor):
+class TransposedTensor(UnpackedTensor):
     """A matrix (or a stack of them) whose packed rows are what unpacked checkpoints hold as columns.
 
     Args:
@@ -68,7 +68,7 @@ def _prepared(op: Op, tensors: Tensors) -> Tensors:
     """
     if _moves_rows(op) and len({tensor.qtype for tensor in tensors}) == 1:
         return tensors
-    if not any(tensor.qtype.is_quantized or isinstance(tensor, PackedTensor) for tensor in tensors):
+    if not any(tensor.qtype.is_quantized or isinstance(tensor, UnpackedTensor) for tensor in tensors):
         return tensors
     return tuple(cast(unpack_blocks(tensor), F32) for tensor in tensors)
 

@@ -17,7 +17,7 @@ import numpy as np
 from ...errors import FormatError
 from ...ir import Tensor
 from ..config import read_json
-from ..packed_tensors import PackedTensor, TransposedTensor
+from ..packed_tensors import TransposedTensor, UnpackedTensor
 from ..weights import Stored
 from . import awq, compressed, fp8, gptq, mxfp4
 from .integer_grid import IntegerGrid
@@ -83,8 +83,8 @@ def decode_packed(
         if module is not None:
             if name == f"{module.name}{method.joint}{next(iter(module.parts))}":
                 tensor, how = _read(module, method, config, path)
-                if not isinstance(tensor, PackedTensor):
-                    tensor = PackedTensor(**vars(tensor))
+                if not isinstance(tensor, UnpackedTensor):
+                    tensor = UnpackedTensor(**vars(tensor))
                 found[tensor.name] = replace(tensor, stands_for=float_dtype(raw))
                 outcome[how] += 1
         elif not _surplus(name, stored, modules, method, required):
