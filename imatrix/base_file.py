@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.errors import FormatError
+from ..formats.storage.durable import replacing
 from .evaluate import Record
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class BaseWriter:
             self.nll.append((-log_p.gather(1, at)).squeeze(1).double().numpy())
 
     def write(self, path: Path, tokens: NDArray[np.int32], n_vocab: int) -> None:
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
+        with replacing(path) as file:
             np.savez_compressed(
                 file,
                 format=np.int64(_FORMAT),
@@ -58,7 +58,6 @@ class BaseWriter:
                 nll=np.concatenate(self.nll),
                 n_vocab=np.int64(n_vocab),
             )
-        partial.replace(path)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats.errors import OutputError
+from ..formats.storage.durable import sha256_of_file, write_durably
+from ..formats.storage.journal import Journal, sound_lines
 from ..formats.storage.output import explained
 from .runner import Runner
 
 Arrays = Mapping[str, NDArray[Any]]
-_PIECE = 16 << 20
 
 
 class LayerState:
@@ -37,7 +35,9 @@ class LayerState:
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
         self.folder, self.path = folder, folder / "journal"
-        self._head = {"key": hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()}
+        digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()
+        self._head = f"quantmill layers 1 {digest}"
+        self._journal = Journal(self.path, self._head)
         self.entries: list[dict[str, Any]] = []  # of the finished blocks, in order
 
     def file(self, layer: int) -> Path:
@@ -46,8 +46,8 @@ class LayerState:
 
     def resume(self, runner: Runner) -> bool:
         """Put the runner behind the last block whose outputs are there, before ``embed``; False: there is none."""
-        lines = _sound_lines(self.path)
-        entries = lines[1:] if lines[:1] == [self._head] else []
+        self.read()
+        entries = self.entries
         while entries and not self._restore(runner, entries[-1]):
             entries.pop()
         if any(_digest(self.file(i)) != entry["arrays"] for i, entry in enumerate(entries)):
@@ -55,13 +55,16 @@ class LayerState:
             runner.activations.restore(None, 0)
         self.entries = entries
         runner.layer = len(entries)
-        self._rewrite()
+        if not entries:
+            for path in self.folder.glob("layer-*"):
+                path.unlink()
+        self._journal.keep(len(entries))
         return bool(entries)
 
     def read(self) -> None:
         """Only the entries, of a walk that another process finished."""
-        lines = _sound_lines(self.path)
-        self.entries = lines[1:] if lines[:1] == [self._head] else []
+        self._journal = Journal(self.path, self._head)
+        self.entries = [json.loads(line) for line in self._journal.lines]
 
     def _restore(self, runner: Runner, entry: dict[str, Any]) -> bool:
         if entry["activations"] is None:
@@ -71,15 +74,6 @@ class LayerState:
             return False
         runner.activations.restore(None if runner.activations.spills else np.fromfile(path, np.uint8), entry["turn"])
         return True
-
-    def _rewrite(self) -> None:
-        if not self.entries:
-            for path in self.folder.glob("layer-*"):
-                path.unlink()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        _write_synced(partial, b"".join(_line(content) for content in (self._head, *self.entries)))
-        partial.replace(self.path)
 
     def add(self, runner: Runner, arrays: Arrays, report: Any, keep_activations: bool = True) -> None:
         """The block before ``runner.layer`` is finished.
@@ -97,9 +91,9 @@ class LayerState:
         assert layer == len(self.entries), (layer, len(self.entries))
         path = self.file(layer)
         data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        partial = path.with_suffix(".partial")
-        _write_synced(partial, data)
-        partial.replace(path)
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        write_durably(path, data)
         entry = {"layer": layer, "arrays": hashlib.sha256(data).hexdigest(), "turn": runner.activations.turn,
                  "activations": None, "file": None, "report": report}  # fmt: skip
         if keep_activations:
@@ -109,13 +103,13 @@ class LayerState:
                 runner.activations.sync()
             else:
                 where = self._spare()
-                _write_synced(where, content)
+                where.unlink(missing_ok=True)  # first, so that the disk never holds three of them
+                write_durably(where, content.data)
             entry["activations"], entry["file"] = _digest(where), where.name
         self.entries.append(entry)
-        with explained(self.path), self.path.open("ab") as file:
-            file.write(_line(entry))
-            file.flush()
-            os.fsync(file.fileno())
+        with explained(self.path):
+            self._journal.add(json.dumps(entry, sort_keys=True))
+        self._journal.close()
 
     def _spare(self) -> Path:
         """Where activations may be written: not over those that the journal counts on, whatever ends this process."""
@@ -128,49 +122,12 @@ class LayerState:
 
 def has_blocks(folder: Path) -> bool:
     """Whether a walk that was cut off left finished blocks in its folder."""
-    return len(_sound_lines(folder / "journal")) > 1
-
-
-def _line(content: Mapping[str, Any]) -> bytes:
-    text = json.dumps(content, sort_keys=True)
-    return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
-
-
-def _sound_lines(path: Path) -> list[dict[str, Any]]:
-    """The content of the lines before the first damage."""
-    found: list[dict[str, Any]] = []
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return found
-    for raw in data.splitlines(keepends=True):
-        text = raw[:-10]
-        if not raw.endswith(b"\n") or raw[-9:-1] != b"%08x" % zlib.crc32(text):
-            break
-        found.append(json.loads(text))
-    return found
-
-
-def _write_synced(path: Path, data: Any) -> None:
-    try:
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-    except OutputError:
-        path.unlink(missing_ok=True)
-        raise
+    return len(sound_lines(folder / "journal")) > 1
 
 
 def _digest(path: Path) -> str | None:
-    """SHA-256 of a file; None without one."""
-    digest = hashlib.sha256()
+    """SHA-256 of a file; None where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+        return sha256_of_file(path)
     except OSError:
         return None
-    return digest.hexdigest()

@@ -6,7 +6,6 @@ gave is final then: it goes to a file of its own in the run's folder, and memory
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -19,7 +18,8 @@ from ..formats.errors import FormatError, PlanError
 from ..formats.gguf.names import parse_name
 from ..formats.ir import Role
 from ..formats.moments_file import Moments, Packed, block_bounds, pack, packed_size
-from ..formats.storage.output import explained, human_bytes, sync_file
+from ..formats.storage.durable import replacing
+from ..formats.storage.output import explained, human_bytes
 from .sums import RecordedWeight, Sums
 
 if TYPE_CHECKING:
@@ -173,22 +173,18 @@ class MomentSums:
             OutputError: the disk is full.
         """
         path = self.folder / f"moments-{part}.bin"
-        partial = path.with_suffix(".partial")
         offset = crc = 0
         with explained(path, self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                for holder, matrices in self._sums.items():
-                    width = self._widths[holder]
-                    self._stored[holder] = _Stored(path.name, offset, len(matrices), width)
-                    for blocks in matrices:
-                        packed = _packed(blocks, width, self.block_width)
-                        file.write(packed.data)
-                        crc = zlib.crc32(packed.data, crc)
-                        offset += packed.nbytes
-                file.flush()
-                sync_file(file.fileno(), path)
-            os.replace(partial, path)
+        with replacing(path) as file:
+            for holder, matrices in self._sums.items():
+                width = self._widths[holder]
+                self._stored[holder] = _Stored(path.name, offset, len(matrices), width)
+                for blocks in matrices:
+                    packed = _packed(blocks, width, self.block_width)
+                    file.write(packed.data)
+                    crc = zlib.crc32(packed.data, crc)
+                    offset += packed.nbytes
         self._crcs[path.name] = crc
         self._sums.clear()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..formats.errors import OutputError
+from ..formats.storage.durable import replacing
 from ..formats.storage.output import explained
 from .collect import Collector
 from .runner import Runner
@@ -66,17 +65,8 @@ def save_state(folder: Path, runner: Runner, collector: Collector, key: Mapping[
         runner.activations.sync()
     else:
         arrays["activations"] = content
-    partial = folder / (_FILE + ".partial")
-    try:
-        with explained(folder):
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(folder / _FILE)
-    except OutputError:
-        partial.unlink(missing_ok=True)  # the state before stays
-        raise
+    with replacing(folder / _FILE) as file:
+        np.savez(file, **arrays)
 
 
 def load_state(

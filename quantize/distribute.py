@@ -19,9 +19,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..formats.errors import OutputError
-from ..formats.storage.journal import Finished
 from ..formats.storage.output import Output, explain, sync_file
 from ..formats.storage.resumable import Resumable
+from ..formats.storage.rows_journal import FinishedRows
 from ..formats.workers import Pool
 from .chunks import Chunk, Task, is_copy
 from .encode import Encoder, Scratch
@@ -139,7 +139,7 @@ class _Remote:
     part: Path
     inode: int
     size: int
-    finished: Finished
+    finished: FinishedRows
 
     @classmethod
     def of(cls, work: Resumable) -> _Remote:
@@ -170,7 +170,7 @@ class _Ranges:
     """A file that grows elsewhere and is written to here; open for as long as the process lives."""
 
     output: Output
-    finished: Finished
+    finished: FinishedRows
     written: bool = False
 
     def done(self, item: int, first: int, end: int) -> None:

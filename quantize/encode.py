@@ -17,8 +17,8 @@ from ..formats.floats import to_f32
 from ..formats.gguf.wire import ByteOrder, swap_blocks
 from ..formats.ir import Bytes
 from ..formats.qtypes import F16, F32, QType
-from ..formats.storage.journal import Finished
 from ..formats.storage.output import Output
+from ..formats.storage.rows_journal import FinishedRows
 from .chunks import Chunk, Task, rows_per_matrix
 from .kernels import kernel_for
 from .kernels.contract import SOURCE_CODE
@@ -35,7 +35,7 @@ _INFINITE_HALF = 0x7C00  # its bits; those of a NaN, without its sign, are more
 class File(Protocol):
     """An output that grows, and what of it is finished."""
 
-    finished: Finished
+    finished: FinishedRows
 
     @property
     def output(self) -> Output: ...

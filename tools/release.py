@@ -137,7 +137,8 @@ def _file(work: Work, level: str, plan: Plan) -> File:
 
 
 def _manifest(work: Work, files: Sequence[File]) -> dict[str, Any]:
-    from .library.releasing.manifest import FORMAT, describe, sha256, source_files, versions
+    from ..formats.storage.durable import sha256_of_file
+    from .library.releasing.manifest import FORMAT, describe, source_files, versions
 
     if "source" not in work.done:
         work.done["source"] = describe(source_files(work.model))
@@ -154,7 +155,7 @@ def _manifest(work: Work, files: Sequence[File]) -> dict[str, Any]:
         text = work.options["text"]
         manifest["imatrix"] = {
             "file": work.imatrix.name,
-            "sha256": sha256(work.imatrix),
+            "sha256": sha256_of_file(work.imatrix),
             "text": _text_facts(text) if work.options["imatrix"] == "auto" else None,
             "context": work.options["n_ctx"],
         }

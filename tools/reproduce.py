@@ -66,7 +66,8 @@ def _wanted(content: Mapping[str, Any], levels: str | None, manifest: Path) -> d
 
 def _check_source(content: Mapping[str, Any], model: Path) -> None:
     """The same files as then; what came to the folder since is no matter."""
-    from .library.releasing.manifest import sha256, source_files
+    from ..formats.storage.durable import sha256_of_file
+    from .library.releasing.manifest import source_files
 
     if not model.exists():
         raise FormatError("no such file or folder", path=model)
@@ -76,19 +77,19 @@ def _check_source(content: Mapping[str, Any], model: Path) -> None:
     for name, about in content["source"]["files"].items():
         if name not in here:
             raise FormatError(f"{name} is missing, which the release was made of", path=model)
-        if here[name].stat().st_size != about["bytes"] or sha256(here[name]) != about["sha256"]:
+        if here[name].stat().st_size != about["bytes"] or sha256_of_file(here[name]) != about["sha256"]:
             raise FormatError("is not what the release was made of", path=here[name], hint="get the same revision")
 
 
 def _imatrix(content: Mapping[str, Any], given: Path | None, manifest: Path) -> Path | None:
-    from .library.releasing.manifest import sha256
+    from ..formats.storage.durable import sha256_of_file
 
     if content["imatrix"] is None:
         return None
     path = given or manifest.parent / content["imatrix"]["file"]
     if not path.is_file():
         raise FormatError("the importance matrix is missing", path=path, hint="--imatrix names it")
-    if sha256(path) != content["imatrix"]["sha256"]:
+    if sha256_of_file(path) != content["imatrix"]["sha256"]:
         raise FormatError("is not the importance matrix of the release", path=path)
     return path
 
@@ -98,10 +99,10 @@ def _make(
     options: Mapping[str, Any],
 ) -> dict[str, str]:  # fmt: skip
     """Each file's checksum, made one at a time, so that the disk needs room for one."""
+    from ..formats.storage.durable import sha256_of_file
     from ..quantize.execute import execute
     from .library.models import read_model
     from .library.planned import plan_from, progress_bar
-    from .library.releasing.manifest import sha256
 
     source = read_model(model)
     used = content["options"]
@@ -115,6 +116,6 @@ def _make(
             path = Path(folder) / name
             with progress_bar(plan.source_bytes, name, options["quiet"]) as progress:
                 execute(plan, path, threads=options["threads"], importance=importance, progress=progress)
-            found[name] = sha256(path)
+            found[name] = sha256_of_file(path)
             path.unlink()
     return found

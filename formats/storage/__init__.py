@@ -1,1 +1,1 @@
-"""Durable files, whatever is in them: reading while others change them, and outputs that appear whole or not at all."""
+"""Durable files, whatever their bytes mean: sources that may change while they are read, outputs that appear whole."""

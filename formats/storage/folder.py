@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError
-from .journal import Finished, Journal
 from .output import Output, check_parent, check_room, explain, explained, sync_folder, temporary_name
 from .resumable import Resumable, Say, beside, busy, going_on, is_still, leaving, lock
+from .rows_journal import FinishedRows, RowsJournal
 
 
 class GrowingFolder:
-    """A folder under its temporary name. Made by ``resumable_folder``.
+    """A folder that is being filled under its temporary name. Made by ``resumable_folder``.
 
     Args:
         target: its final path, as the user named it.
-        path: where it is now; small files are written there plainly.
+        path: where it is until the block ends; small files are written there in the ordinary way.
+        work: the journal of the large files.
     """
 
     def __init__(self, target: Path, path: Path, work: Resumable) -> None:
@@ -27,12 +28,12 @@ class GrowingFolder:
         self._work = work
 
     @property
-    def finished(self) -> Finished:
-        """What an earlier run did of the files that ``create`` makes."""
+    def finished(self) -> FinishedRows:
+        """The rows that an earlier run wrote of the files that ``create`` makes."""
         return self._work.finished
 
     def done(self, item: int, first: int, end: int) -> None:
-        """See ``Resumable.done``. Items are counted through all files."""
+        """Record written rows; see ``Resumable.done``. The items of all files are numbered together."""
         self._work.done(item, first, end)
 
     def check_room(self, size: int) -> None:
@@ -41,10 +42,10 @@ class GrowingFolder:
             check_room(self.path, size, self.target)
 
     def create(self, name: str, size: int) -> Output:
-        """A file of that many bytes, with what an earlier run wrote of it. It is closed with the folder.
+        """Create a file of ``size`` bytes, with what an earlier run wrote of it. It is closed with the folder.
 
         Raises:
-            OutputError: the disk is full; an earlier run's file is not what it was.
+            OutputError: the disk is full, or an earlier run's file was changed.
         """
         path = self.path / name
         with explained(self.target, self.path):
@@ -56,7 +57,7 @@ class GrowingFolder:
                 problem = f"{path.name} of an unfinished run was changed"
                 raise OutputError(problem, path=self.target, hint="--restart begins anew")
             output.reserve(size)
-            sync_folder(self.path)  # before the journal speaks of it
+            sync_folder(self.path)  # before the journal names it
         return output
 
     def close(self) -> None:
@@ -75,32 +76,44 @@ def resumable_folder(
     restart: bool = False,
     say: Say | None = None,
 ) -> Iterator[GrowingFolder]:
-    """A folder that appears at ``path`` whole when the block ends; the block fills the temporary one it is given.
+    """Create a folder that appears at ``path`` whole when the block ends; the block fills a temporary one.
 
     Args:
         path: the target; it may exist if it is empty.
-        digest: of everything its files depend on: work of another digest is not taken up but replaced. None: nothing
-            is taken up or kept.
-        force: whether a folder with files in it may be replaced. Even then it must hold ``marker``, so that a slip
-            of the hand replaces a checkpoint at worst and never a home folder.
+        digest: of everything its files depend on; unfinished work of another digest is discarded. None means that no
+            work is taken up or kept.
+        force: whether a folder with files in it may be replaced. Even then it must hold ``marker``, so that a typing
+            mistake replaces a checkpoint at worst and never a home folder.
         inputs: files or folders being read, which must not lie in the target.
+        marker: a file that every folder of this kind holds.
         restart: discard what an earlier run left.
-        say: told in one line when work is taken up or kept.
+        say: called with one line of text when an earlier run's work is taken up, or this one's is kept.
 
     Raises:
-        OutputError: the target exists, holds an input, or cannot be written.
+        OutputError: the target exists, holds an input, or cannot be written; the disk is full; another process is
+            writing the same target.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     path = Path(parent) / "checkpoint"
+        ...     with resumable_folder(path) as folder:
+        ...         _ = (folder.path / "config.json").write_text("{}")
+        ...         folder.create("model.safetensors", 8).write_at(0, bytes(8))
+        ...     sorted(file.name for file in path.iterdir())
+        ['config.json', 'model.safetensors']
     """
     path, target = Path(path), Path(os.path.realpath(path))
     _check_folder(path, target, force, inputs, marker)
     part, record = beside(target, "part"), beside(target, "journal")
     with _alone(part, path):
-        journal = Journal(record, digest or "")
+        journal = RowsJournal(record, digest or "")
         resumes = bool(journal.finished) and digest is not None and not restart
         if not resumes:
             with explained(path, part, record):
                 record.unlink(missing_ok=True)
                 _empty(part)
-            journal = Journal(record, digest or "")
+            journal = RowsJournal(record, digest or "")
         work = Resumable(path, (), journal, say)
         folder = GrowingFolder(path, part, work)
         try:
@@ -121,13 +134,13 @@ def resumable_folder(
 
 
 def _swap(part: Path, target: Path) -> None:
-    """Give the folder its name; what was there goes once that is done."""
+    """Give the folder its final name, then remove what was there."""
     retired: Path | None = None
     if target.is_dir() and any(target.iterdir()):
         retired = temporary_name(target)
         os.rename(target, retired)
     try:
-        os.rename(part, target)  # over an empty folder, or nothing
+        os.rename(part, target)  # it may replace an empty folder
     except BaseException:
         if retired is not None:
             os.rename(retired, target)
@@ -138,7 +151,7 @@ def _swap(part: Path, target: Path) -> None:
 
 @contextmanager
 def _alone(part: Path, path: Path) -> Iterator[None]:
-    """The folder, made if it is not there, and locked: of two runs with one target, the second is told."""
+    """Make the folder if it does not exist, and lock it; of two runs with one target, the second gets an error."""
     with explained(path, part):
         part.mkdir(exist_ok=True)
     if os.name == "nt":

@@ -1,6 +1,6 @@
-"""Output that survives its process: it grows under a name that is the same in every run, beside a journal.
+"""Outputs that survive their process: they grow under a name that is the same in every run, beside a journal.
 
-A run that is killed leaves both; the next run of the same work takes them up, and ends in the same bytes.
+A run that is killed leaves both. The next run of the same work goes on with them, and ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from ..errors import FormatError, OutputError, SourceError, WeightError
 from .interrupts import when_cut_off
-from .journal import Finished, Journal, Rows
 from .output import Output, check_room, check_target, explain, explained, rename_all, sync_file, sync_folder
+from .rows_journal import FinishedRows, Rows, RowsJournal
 
-SYNC_SECONDS = 2.0  # between entries of the journal: what a crash may cost
+SYNC_SECONDS = 2.0  # between two lines of the journal: the work that a crash may cost
 
 Say = Callable[[str], object]
 
 
 class Resumable:
-    """Open outputs and the journal of what is done in them. Made by ``resumable_output`` and its like."""
+    """Open outputs, and the journal of what is done in them. Made by ``resumable_output`` and its like."""
 
-    def __init__(self, path: Path, outputs: Sequence[Output], journal: Journal, say: Say | None = None) -> None:
+    def __init__(self, path: Path, outputs: Sequence[Output], journal: RowsJournal, say: Say | None = None) -> None:
         self.path = path
         self.outputs = list(outputs)
-        self.finished: Finished = journal.finished
+        self.finished: FinishedRows = journal.finished
         self._journal = journal
         self._say = say
         self._pending: list[Rows] = []
@@ -43,17 +42,19 @@ class Resumable:
 
     @property
     def output(self) -> Output:
-        """The only one."""
+        """The output, where there is only one."""
         (output,) = self.outputs
         return output
 
     @property
     def recorded(self) -> bool:
-        """Whether there is anything that a later run could take up."""
+        """Whether there is anything that a later run could go on with."""
         return bool(self.finished) or self._journal.written
 
     def done(self, item: int, first: int, end: int) -> None:
-        """Rows ``first`` to ``end`` of an item have been written. Thread-safe; they reach the journal soon.
+        """Record that rows ``first`` to ``end`` of an item (``end`` excluded) have been written. Thread-safe.
+
+        They reach the journal within ``SYNC_SECONDS``, after the data has reached the disk.
 
         Raises:
             OutputError: what was written before could not be brought to the disk.
@@ -75,7 +76,7 @@ class Resumable:
         try:
             for output in tuple(self.outputs):
                 _sync_data(output.fileno())
-        except OSError as error:  # told once by the system: it must not get lost in this thread
+        except OSError as error:  # the system reports it only once: it must not get lost in this thread
             self._error = error
             return
         try:
@@ -91,7 +92,11 @@ class Resumable:
             self._say(text)
 
     def finish(self) -> None:
-        """No more rows will come, and all is well: everything on the disk, or ``OutputError``."""
+        """End the work, all of which is written: bring everything to the disk.
+
+        Raises:
+            OutputError: that failed.
+        """
         self._halt()
         if self._error is not None:
             raise explain(self._error, self.path, None) from self._error
@@ -100,7 +105,7 @@ class Resumable:
         self._journal.close()
 
     def keep(self) -> bool:
-        """No more rows will come in this run: whether there is anything that a later one could take up."""
+        """End this run before the work is done; whether there is anything that a later run could go on with."""
         self._halt()
         self._flush()
         self._journal.close()
@@ -116,21 +121,46 @@ def _sync_data(fd: int) -> None:
 
 
 @contextmanager
-def resumable_output(path: str | Path, size: int, digest: str, **options: Any) -> Iterator[Resumable]:
-    """A file that appears at ``path`` whole when the block ends. What was done of it outlives an interruption, a crash
-    or a full disk; only an error that lies in the input discards it.
+def resumable_output(
+    path: str | Path,
+    size: int,
+    digest: str,
+    *,
+    force: bool = False,
+    inputs: Iterable[str | Path] = (),
+    restart: bool = False,
+    say: Say | None = None,
+) -> Iterator[Resumable]:
+    """Create a file that appears at ``path`` whole when the block ends, and that a later run can go on with.
+
+    What was done outlives an interruption, a crash or a full disk; only an error that lies in the input discards it.
 
     Args:
         path: the target; a link is followed, so that the file it points to is replaced.
         size: its size in bytes, reserved at once.
-        digest: of everything its bytes depend on: work of another digest is not taken up but replaced.
-        options: see ``resumable_outputs``.
+        digest: of everything its bytes depend on; unfinished work of another digest is discarded.
+        force: whether an existing file may be replaced. It stays readable (and whole) until the rename.
+        inputs: files being read, which the target may not be.
+        restart: discard what an earlier run left.
+        say: called with one line of text when an earlier run's work is taken up, or this one's is kept.
 
     Raises:
-        OutputError: the target exists, is an input or no plain file, the folder cannot be written, the disk is full,
-            another process is writing it.
+        OutputError: the target exists, is an input or not a regular file; the folder cannot be written; the disk is
+            full; another process is writing the same target.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "numbers.bin"
+        ...     with resumable_output(path, 4, "numbers 1") as work:
+        ...         for row in range(4):
+        ...             if (0, row, row + 1) not in work.finished:
+        ...                 work.output.write_at(row, bytes([row]))
+        ...                 work.done(0, row, row + 1)
+        ...     path.read_bytes()
+        b'\\x00\\x01\\x02\\x03'
     """
-    with resumable_outputs([(path, size)], digest, **options) as work:
+    with resumable_outputs([(path, size)], digest, force=force, inputs=inputs, restart=restart, say=say) as work:
         yield work
 
 
@@ -144,14 +174,12 @@ def resumable_outputs(
     restart: bool = False,
     say: Say | None = None,
 ) -> Iterator[Resumable]:
-    """Several files that appear together when the block ends, with one journal, beside the first.
+    """Create several files that appear together when the block ends, with one journal, beside the first.
+
+    Arguments and errors are those of ``resumable_output``.
 
     Args:
-        files: each one's path and size.
-        force: whether existing files may be replaced. They stay readable (and whole) until the rename.
-        inputs: files being read, which no target may be.
-        restart: discard what an earlier run left.
-        say: told in one line when work is taken up or kept.
+        files: each file's path and size.
     """
     wanted = [(Path(path), Path(os.path.realpath(path)), size) for path, size in files]
     sources = list(inputs)
@@ -169,7 +197,7 @@ def resumable_outputs(
         if restart or [os.fstat(output.fileno()).st_size for output in outputs] != sizes:
             with explained(path, record):
                 record.unlink(missing_ok=True)
-        work = Resumable(path, outputs, Journal(record, digest), say)
+        work = Resumable(path, outputs, RowsJournal(record, digest), say)
         with leaving(work, [*(output.temporary for output in outputs), record], say):
             if work.finished:
                 going_on(path, say)
@@ -193,13 +221,19 @@ def resumable_outputs(
 
 @contextmanager
 def leaving(work: Resumable, traces: Sequence[Path], say: Say | None, worth: bool = True) -> Iterator[None]:
-    """When the block fails: keep what a later run can take up (if that is ``worth`` it) and say so, or remove every
-    trace."""
+    """When the block fails, keep what a later run can go on with and say so, or else remove every trace.
+
+    Args:
+        work: what the block does.
+        traces: its files and folders; the message names the first.
+        say: called with one line of text.
+        worth: whether a later run could go on at all.
+    """
     once = threading.Lock()
 
     def leave(keep: bool) -> None:
         if not once.acquire(blocking=False):
-            return  # said already, by the thread that waits for no one
+            return  # said already, by the thread that ends the process
         if keep:
             _say(say, f"{work.path}: what is done is kept in {traces[0].name}; the same command goes on with it")
         else:
@@ -214,7 +248,7 @@ def leaving(work: Resumable, traces: Sequence[Path], say: Say | None, worth: boo
 
 
 def remove(traces: Iterable[Path]) -> None:
-    """Files and folders of ours, as far as the system lets us."""
+    """Remove files and folders, as far as the system allows."""
     for path in traces:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -224,11 +258,12 @@ def remove(traces: Iterable[Path]) -> None:
 
 
 def going_on(path: Path, say: Say | None) -> None:
+    """Say that an earlier run's work is taken up."""
     _say(say, f"{path}: going on where an earlier run stopped; --restart begins anew")
 
 
 def _lies_in_the_input(error: BaseException) -> bool:
-    """Whether the same work would fail again: nothing of it is worth keeping."""
+    """Whether the same work would fail again, so that nothing of it is worth keeping."""
     return isinstance(error, (FormatError, WeightError)) and not isinstance(error, SourceError)
 
 
@@ -238,14 +273,14 @@ def _say(say: Say | None, text: str) -> None:
 
 
 def beside(target: Path, ending: str) -> Path:
-    """The name of what belongs to an unfinished target: the same in every run."""
+    """The name of a file or folder that belongs to an unfinished target; the same in every run."""
     stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")  # a file system's limit is 255 bytes
     return target.parent / f".{stem}.{ending}"
 
 
 @contextmanager
 def _opened_alone(part: Path, path: Path) -> Iterator[int]:
-    """The growing file, opened and locked: of two runs with one target, the second is told."""
+    """Open and lock the growing file; of two runs with one target, the second gets an ``OutputError``."""
     while True:
         try:
             # 0o666 less the umask: the permissions an ordinary program gives its output.
@@ -263,10 +298,12 @@ def _opened_alone(part: Path, path: Path) -> Iterator[int]:
 
 
 def busy(path: Path) -> OutputError:
+    """The error that another run is writing the same target."""
     return OutputError("is being written by another run", path=path, hint="wait for it, or choose another name")
 
 
 def is_still(path: Path, fd: int) -> bool:
+    """Whether ``path`` is still the file that ``fd`` is open for."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except OSError:
@@ -274,7 +311,7 @@ def is_still(path: Path, fd: int) -> bool:
 
 
 def lock(fd: int) -> bool:
-    """Whether the file is ours alone; yes where the file system has no locks. It ends with the descriptor."""
+    """Lock an open file until it is closed; False where another process has the lock. True where locks do not exist."""
     if sys.platform == "win32":
         return True
     import fcntl

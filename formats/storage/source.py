@@ -1,8 +1,8 @@
-"""Files that are read while others may change them.
+"""Source files, which other programs may change while they are read.
 
-Nothing is mapped: a page of a map whose file was cut short kills the process (SIGBUS), and a mapped page counts as
-resident memory until it is given back. Rows are read at their place from a descriptor that stays open, so a file that
-is renamed, replaced or made unreadable meanwhile is still the one that was opened; one that is changed is an error.
+They are not memory-mapped: reading a page of a map whose file was cut short kills the process (SIGBUS), and mapped
+pages count as resident memory. Bytes are read at their offset from a descriptor that stays open, so a file that is
+renamed, replaced or made unreadable meanwhile is still the one that was opened. A file that is changed is an error.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FormatError, SourceError, remedy
-from ..ir import Bytes
 from .uncached import Uncached
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}  # suffixes of a checkpoint's large files
@@ -24,10 +24,24 @@ _HINT = "bring the file back as it was and run the same command again"
 
 
 class SourceFile:
-    """An open file, closed with the last thing that refers to it. Thread-safe.
+    """An open file that is read at any offset, and closed with the last object that refers to it. Thread-safe.
+
+    It can be pickled: the other process opens the file anew, and checks that it is the same.
+
+    Args:
+        path: the file.
 
     Raises:
         FormatError: it cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "weights.bin"
+        ...     _ = path.write_bytes(bytes(range(100)))
+        ...     file = SourceFile(path)
+        ...     file.size, file.read(10, 3)
+        (100, array([10, 11, 12], dtype=uint8))
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,17 +57,18 @@ class SourceFile:
 
     @property
     def size(self) -> int:
-        """Bytes, when it was opened."""
+        """Its size in bytes when it was opened."""
         return self._about[0]
 
-    def read(self, start: int, n: int, where: str | None = None) -> Bytes:
-        """``n`` bytes at an offset, as uint8 [n].
+    def read(self, start: int, n: int, where: str | None = None) -> NDArray[np.uint8]:
+        """Read ``n`` bytes at the offset ``start``, as uint8 [n].
 
         Args:
-            where: the place inside, for messages.
+            start, n: in bytes.
+            where: what is read, such as a tensor's name, for messages.
 
         Raises:
-            SourceError: the file is not what it was when it was opened, or the disk failed.
+            SourceError: the file was changed since it was opened, or the disk failed.
         """
         try:
             data = self._uncached.read(start, n)
@@ -67,7 +82,7 @@ class SourceFile:
             raise self._error(f"the file {'became shorter' if shorter else 'was changed'} while it was read", where)
         return data
 
-    def _read(self, start: int, n: int, where: str | None) -> Bytes:
+    def _read(self, start: int, n: int, where: str | None) -> NDArray[np.uint8]:
         data = np.empty(n, np.uint8)
         done = 0
         while done < n:  # the system reads 2 GB at most in one go
@@ -78,7 +93,7 @@ class SourceFile:
         return data
 
     def __reduce__(self) -> tuple[Callable[..., SourceFile], tuple[Any, ...]]:
-        """In another process, perhaps on another machine, the file is opened anew; it must be the same."""
+        """Open the file anew in another process, perhaps on another machine; it must be the same there."""
         return _opened_elsewhere, (self.path, os.path.abspath(self.path), self._about)
 
     def _state(self) -> tuple[int, int]:
@@ -90,8 +105,21 @@ class SourceFile:
 
 
 def file_stamps(paths: Iterable[Path]) -> str:
-    """Which files a model is read from, by name, size and time of change: reading them whole would take as long as the
-    work. Of a checkpoint's folder those that hold weights; the rest is in the metadata."""
+    """Describe files by name, size and time of change, one line each, to recognize them without reading them.
+
+    Args:
+        paths: files, or checkpoints' folders, of which only the files with weights count: what is in the others is part
+            of the metadata.
+
+    Example:
+        >>> import os, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "model.gguf"
+        ...     _ = path.write_bytes(bytes(64))
+        ...     os.utime(path, ns=(0, 1000))
+        ...     file_stamps([path])
+        'model.gguf 64 1000\\n'
+    """
     lines = []
     for path in paths:
         files = [path] if path.is_file() else []
@@ -102,10 +130,10 @@ def file_stamps(paths: Iterable[Path]) -> str:
 
 
 def _opened_elsewhere(path: Path, absolute: str, about: tuple[int, int]) -> SourceFile:
-    """A file that another process opened.
+    """Open a file that another process has open.
 
     Raises:
-        FormatError: it is not here. SourceError: it is another one here.
+        FormatError: it cannot be opened here. SourceError: it is another file here.
     """
     import socket
 

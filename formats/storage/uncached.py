@@ -1,9 +1,9 @@
-"""Reads and writes past the page cache, for models that do not fit it.
+"""Reads and writes that bypass the page cache, for models that do not fit into it.
 
-Such a model would be gone from the cache before anybody reads it again, and all else with it. Past it (O_DIRECT) the
-kernel looks for no memory to keep the bytes in, and copies nothing, but nobody reads ahead. What is written goes to the
-disk at once and leaves the cache (RWF_DONTCACHE, since Linux 6.14). What these ways cannot do, for whatever reason, the
-ordinary ones do, or say what is wrong.
+Such a model would be gone from the cache before anything reads it again, and everything else with it. With O_DIRECT the
+kernel reads into the caller's memory, without a copy in the cache, but does not read ahead. With RWF_DONTCACHE (Linux
+6.14) what is written goes to the disk at once and leaves the cache. Where either is not possible, for whatever reason,
+the caller reads and writes in the ordinary way, which reports what is wrong.
 """
 
 from __future__ import annotations
@@ -16,28 +16,27 @@ import weakref
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..ir import Bytes
-
-_BLOCK = 4096  # places, lengths and memory are multiples of it, as any disk wants them
-_ALIGNED = 8  # places that give arrays of any numbers; GGUF's and nearly all of safetensors' are
-_LEAST = 1 << 18  # bytes; smaller reads gain more by what the kernel reads ahead
+_BLOCK = 4096  # offsets, lengths and memory addresses are multiples of it, which suits every disk
+_ALIGNED = 8  # offsets at which arrays of any type are aligned; GGUF's and nearly all of safetensors' are
+_LEAST = 1 << 18  # bytes; smaller reads gain more from the kernel's reading ahead
 _DONTCACHE = 0x80  # source: include/uapi/linux/fs.h
-_UNKNOWN = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # the kernel or the file system knows no such writes
-_open: dict[int, int] = {}  # bytes of each file that is open in this process: those of its models, old and new
+_UNKNOWN = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # the kernel or the file system does not support such writes
+_open: dict[int, int] = {}  # sizes of the files that are open in this process: the models it reads and writes
 
 
 def past_cache() -> bool:
-    """Whether the files that are open do not fit the page cache together."""
+    """Whether the open files together do not fit into the page cache."""
     return sum(list(_open.values())) > _room()
 
 
 class Uncached:
-    """A file's way past the cache. Thread-safe.
+    """Reads and writes of one file that bypass the page cache. Thread-safe.
 
     Args:
         fd: the file, open for as long as this lives.
-        size: in bytes, as far as it is known.
+        size: its size in bytes, as far as it is known.
     """
 
     def __init__(self, fd: int, size: int) -> None:
@@ -50,11 +49,11 @@ class Uncached:
         weakref.finalize(self, _open.pop, id(self))
 
     def resize(self, size: int) -> None:
-        """The file has another size now."""
+        """Record that the file has another size now."""
         _open[id(self)] = size
 
-    def read(self, start: int, n: int) -> Bytes | None:
-        """``n`` bytes at an offset, as uint8 [n]; None where the ordinary way is better, or the only one."""
+    def read(self, start: int, n: int) -> NDArray[np.uint8] | None:
+        """``n`` bytes at an offset, as uint8 [n]; None where the caller should read in the ordinary way."""
         if n < _LEAST or not self._reads or not past_cache():
             return None
         first = start // _BLOCK * _BLOCK
@@ -76,8 +75,10 @@ class Uncached:
         return found.copy() if start % _ALIGNED else found
 
     def write(self, data: memoryview, offset: int) -> int | None:
-        """Write at an offset what the system takes at once and give its bytes' number; None where the ordinary way is
-        better, or the only one.
+        """Write at an offset what the system takes at once.
+
+        Returns:
+            The number of bytes written; None where the caller should write in the ordinary way.
 
         Raises:
             OSError: the disk failed, or is full.
@@ -86,7 +87,7 @@ class Uncached:
             return None
         try:
             return os.pwritev(self._fd, [data], offset, _DONTCACHE)
-        except (OSError, NotImplementedError) as error:  # the latter: Python was built with a C library of before 2017
+        except (OSError, NotImplementedError) as error:  # the latter: Python was built with a C library older than 2017
             if isinstance(error, OSError) and error.errno not in _UNKNOWN:
                 raise
             self._writes = False
@@ -95,7 +96,7 @@ class Uncached:
     def _descriptor(self) -> int:
         with self._lock:
             if self._direct is None:
-                # The same file, whatever has its name by now.
+                # The same file, whatever is under its name by now.
                 fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
                 weakref.finalize(self, os.close, fd)
                 self._direct = fd
@@ -104,7 +105,7 @@ class Uncached:
 
 @cache
 def _room() -> int:
-    """Bytes that the page cache can keep beside everything else; any number, where the system does not tell."""
+    """Bytes that the page cache can hold: three quarters of the memory; no limit where its size is unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
     except (AttributeError, ValueError, OSError):

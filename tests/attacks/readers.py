@@ -14,7 +14,7 @@ from quantmill.formats.hf.tokenizer.read import read_tokenizer
 from quantmill.formats.hf.weights import read_weights
 from quantmill.formats.imatrix_file import read_imatrix
 from quantmill.formats.ir import Model, Tensor
-from quantmill.formats.storage.journal import Journal
+from quantmill.formats.storage.rows_journal import RowsJournal
 
 FLOATS = ("F32", "F16", "BF16")
 
@@ -54,7 +54,7 @@ def safetensors(path: Path) -> None:
 
 
 def journal(path: Path) -> None:
-    done = Journal(path, JOURNAL_DIGEST)
+    done = RowsJournal(path, JOURNAL_DIGEST)
     assert done.finished.count(0) >= 0
     done.close()
 

@@ -10,19 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantmill.formats.storage.journal import Finished, Journal
+from quantmill.formats.storage.journal import Journal
+from quantmill.formats.storage.rows_journal import FinishedRows, RowsJournal
 
 
 def test_what_is_added_is_found(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    journal = Journal(path, "abc")
+    journal = RowsJournal(path, "abc")
     assert not journal.finished
     assert not path.exists()  # nothing done, nothing written
     journal.add([(0, 0, 8), (3, 16, 32)])
     journal.add([(0, 8, 10)])
     journal.add([])
     journal.close()
-    finished = Journal(path, "abc").finished
+    finished = RowsJournal(path, "abc").finished
     assert (0, 0, 10) in finished  # two ranges that touch
     assert (0, 0, 11) not in finished
     assert (3, 20, 32) in finished
@@ -33,20 +34,20 @@ def test_what_is_added_is_found(tmp_path: Path) -> None:
 
 def test_another_work_starts_anew(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    first = Journal(path, "abc")
+    first = RowsJournal(path, "abc")
     first.add([(0, 0, 8)])
     first.close()
-    other = Journal(path, "abd")
+    other = RowsJournal(path, "abd")
     assert not other.finished
     other.add([(1, 0, 2)])
     other.close()
-    assert (1, 0, 2) in Journal(path, "abd").finished
-    assert not Journal(path, "abc").finished
+    assert (1, 0, 2) in RowsJournal(path, "abd").finished
+    assert not RowsJournal(path, "abc").finished
 
 
 def test_a_full_disk_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, real = tmp_path / "j", os.pwrite
-    journal = Journal(path, "abc")
+    journal = RowsJournal(path, "abc")
     journal.add([(0, 0, 8)])
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:5], at))
     with pytest.raises(OSError, match="No space left"):
@@ -54,7 +55,7 @@ def test_a_full_disk_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     journal.add([(2, 0, 8)])  # there is room again
     journal.close()
-    finished = Journal(path, "abc").finished
+    finished = RowsJournal(path, "abc").finished
     assert (0, 0, 8) in finished
     assert (1, 0, 8) not in finished
     assert (2, 0, 8) in finished
@@ -62,7 +63,7 @@ def test_a_full_disk_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_cut_or_damaged_end_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    journal = Journal(path, "abc")
+    journal = RowsJournal(path, "abc")
     for i in range(5):
         journal.add([(i, 0, 100 + i)])
     journal.close()
@@ -80,17 +81,37 @@ def test_a_cut_or_damaged_end_is_forgotten(tmp_path: Path) -> None:
         while sound < len(lines) and damaged.startswith(b"".join(lines[: sound + 1])):
             sound += 1
         path.write_bytes(damaged)
-        again = Journal(path, "abc")
+        again = RowsJournal(path, "abc")
         assert [i for i in range(5) if (i, 0, 100 + i) in again.finished] == list(range(sound - 1))
         again.add([(7, 0, 1)])  # over the damage
         again.close()
-        assert (7, 0, 1) in Journal(path, "abc").finished
+        assert (7, 0, 1) in RowsJournal(path, "abc").finished
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(1, 9))), st.data())
 def test_ranges_against_a_set(parts: list[tuple[int, int, int]], data: st.DataObject) -> None:
-    finished = Finished((item, first, first + n) for item, first, n in parts)
+    finished = FinishedRows((item, first, first + n) for item, first, n in parts)
     rows = {(item, row) for item, first, n in parts for row in range(first, first + n)}
     item, first, n = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(1, 9)))
     assert ((item, first, first + n) in finished) == all((item, row) in rows for row in range(first, first + n))
     assert finished.count(item) == sum(i == item for i, _ in rows)
+
+
+def test_lines_can_be_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal(path, "kind 1")
+    for text in ("a", "\u00e9", "c"):
+        journal.add(text)
+    journal.keep(2)
+    assert Journal(path, "kind 1").lines == ["a", "\u00e9"]
+    journal.add("d")
+    journal.close()
+    assert Journal(path, "kind 1").lines == ["a", "\u00e9", "d"]
+    other = Journal(path, "kind 2")
+    assert (other.lines, other.other) == ([], "kind 1")
+    other.keep(0)
+    assert not path.exists()
+    assert Journal(path, "kind 1").other is None
+    other.add("x")
+    other.close()
+    assert Journal(path, "kind 2").lines == ["x"]

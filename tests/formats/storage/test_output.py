@@ -79,7 +79,7 @@ def test_refusals(tmp_path: Path) -> None:
         (path, {"force": True, "inputs": [link]}, "the output is the input"),
         (tmp_path, {"force": True}, "is a folder"),
         (tmp_path / "none" / "x", {}, "there is no folder"),
-        (Path("/dev/null"), {"force": True}, "no plain file"),
+        (Path("/dev/null"), {"force": True}, "not a regular file"),
     ]
     for target, options, problem in cases:
         with pytest.raises(OutputError, match=problem), atomic_output(target, **options):  # type: ignore[arg-type]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterable
@@ -14,19 +12,11 @@ from typing import Any
 
 from .... import __version__
 from ....formats.errors import FormatError
+from ....formats.storage.durable import sha256_of_file, write_durably
 
 FORMAT = 1
 NAME = "manifest.json"
 _PACKAGES = ("numpy", "numba", "torch", "transformers", "tokenizers", "safetensors")
-
-
-def sha256(path: Path) -> str:
-    """Of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(8 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -49,27 +39,12 @@ def source_files(model: Path) -> list[Path]:
 
 def describe(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """Name -> bytes and checksum."""
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths}
 
 
 def write_json(path: Path, content: Any) -> None:
     """Replaced whole, never half."""
-    partial = unwritten(path)
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False, sort_keys=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def unwritten(path: Path) -> Path:
-    """Where ``write_json`` begins; a kill may leave it."""
-    return path.with_name(f".{path.name}.partial")
+    write_durably(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode())
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ....formats.errors import FormatError, OutputError, WeightError
+from ....formats.storage.durable import partial_name, sha256_of_file
 from ..models import read_model
 from ..planned import plan_from, progress_bar
 from ..ray_pool import pool_of
-from .manifest import NAME, sha256, source_files, unwritten, write_json
+from .manifest import NAME, source_files, write_json
 
 if TYPE_CHECKING:
     from ....formats.ir import Model
@@ -82,7 +83,7 @@ class Work:
             self.say(f"{self.folder}: going on where an earlier run stopped; --restart begins anew")
         elif (self.folder / NAME).is_file():
             raise OutputError("holds a finished release", path=self.folder, hint="--restart makes it anew")
-        elif self.folder.exists() and (not self.folder.is_dir() or {*self.folder.iterdir()} - {unwritten(state)}):
+        elif self.folder.exists() and (not self.folder.is_dir() or {*self.folder.iterdir()} - {partial_name(state)}):
             raise OutputError("exists and is not an empty folder", path=self.folder, hint="choose another")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.key = dict(key)
@@ -203,7 +204,7 @@ class Work:
             bad = [report.name for report in compare(read_gguf(path)) if report.non_finite]
             if bad:
                 raise WeightError("decodes to NaN or Inf", path=path, where=bad[0], hint="this is a fault of ours")
-            files[path.name] = {"level": level, "bytes": path.stat().st_size, "sha256": sha256(path)}
+            files[path.name] = {"level": level, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
             self.save()
             self.say(f"{path.name}: verified")
 
