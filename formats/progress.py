@@ -8,7 +8,7 @@ Example:
     >>> seen = []
     >>> notes(seen.append)("model.gguf: going on where an earlier run stopped")
     >>> seen
-    [Note(text='model.gguf: going on where an earlier run stopped')]
+    [Note(text='model.gguf: going on where an earlier run stopped', important=False)]
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Note:
-    """One line that a person should see: what was assumed, dropped, taken up or kept."""
+    """One line that a person should see: what was assumed, dropped, taken up or kept.
+
+    Args:
+        text: one line, without its end.
+        important: the person must see it even after asking for no progress and no reports, such as data left out.
+    """
 
     text: str
+    important: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Errors are standard errors of the mean over those positions.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,55 @@ _ROWS = 64  # positions at a time: a slice of 128 k logits in float32 is 33 MB
 def first_judged(n_ctx: int) -> int:
     """The first position of a window whose prediction counts."""
     return n_ctx // 2
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts a text.
+
+    Args:
+        perplexity: exp of the mean negative log-likelihood of the text's tokens.
+        perplexity_error: its standard error.
+        tokens: how many predictions were judged.
+    """
+
+    perplexity: float
+    perplexity_error: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class BaseComparison(Evaluation):
+    """How well a model predicts a text, and how far its predictions are from a base model's.
+
+    Each ``_error`` is the standard error of the mean before it. Probabilities and shares are from 0 to 1.
+
+    Args:
+        base_perplexity: the base model's perplexity.
+        log_ppl_ratio: ln(perplexity / base_perplexity).
+        kld_mean, kld_median, kld_p90, kld_p99, kld_p999, kld_max: of KL(base || model) over the positions, in nats.
+        dp_mean: the mean change of the true token's probability.
+        dp_rms: the root of the mean square of that change.
+        top1: the share of positions where both models find the same token most likely.
+    """
+
+    base_perplexity: float
+    base_perplexity_error: float
+    log_ppl_ratio: float
+    log_ppl_ratio_error: float
+    kld_mean: float
+    kld_mean_error: float
+    kld_median: float
+    kld_p90: float
+    kld_p99: float
+    kld_p999: float
+    kld_max: float
+    dp_mean: float
+    dp_mean_error: float
+    dp_rms: float
+    dp_rms_error: float
+    top1: float
+    top1_error: float
 
 
 @dataclass
@@ -57,15 +106,16 @@ class Record:
             self.same_top.append((log_q.argmax(1) == log_p.argmax(1)).double().numpy())
 
     def perplexity(self) -> float:
-        """So far."""
+        """The perplexity over all positions added until now."""
         return float(np.exp(np.concatenate(self.nll).mean()))
 
-    def report(self) -> dict[str, Any]:
-        """Every figure, ready for JSON. See ``summarize``."""
-        joined = {name: np.concatenate(rows) if rows else None for name, rows in vars(self).items()}
-        nll = joined.pop("nll")
-        assert nll is not None, "no chunk was judged"
-        return summarize(nll, **joined)
+    def report(self) -> Evaluation:
+        """Every figure; a ``BaseComparison`` where chunks were added with a base model's logits."""
+        assert self.nll, "no chunk was judged"
+        nll = np.concatenate(self.nll)
+        if not self.nll_base:
+            return evaluation(nll)
+        return comparison(nll, *map(np.concatenate, (self.nll_base, self.kld, self.same_top)))
 
 
 def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
@@ -90,38 +140,52 @@ def mean_and_error(values: Floats) -> tuple[float, float]:
     return float(np.mean(values)), float(np.sqrt(variance / (n - 1))) if n > 10 and variance > 0 else 0.0
 
 
-def summarize(
-    nll: Floats, nll_base: Floats | None = None, kld: Floats | None = None, same_top: Floats | None = None
-) -> dict[str, Any]:
-    """The figures of an evaluation.
+def evaluation(nll: Floats) -> Evaluation:
+    """The figures of a model alone.
 
-    Returns:
-        ``perplexity``, ``perplexity_error``, ``tokens``; with a base also ``base_perplexity`` and its error,
-        ``log_ppl_ratio`` (ln PPL/PPL base), ``kld_mean``, ``kld_median``, ``kld_p90``, ``kld_p99``, ``kld_p999``,
-        ``kld_max`` (nats), ``dp_mean``, ``dp_rms`` (change of the true token's probability, 0 to 1), ``top1``
-        (0 to 1), and the errors of means under their names with ``_error``.
+    Args:
+        nll: float64 [positions], negative log-likelihoods of the true tokens, nats.
+
+    Example:
+        >>> import numpy as np
+        >>> evaluation(np.log([2.0, 8.0, 4.0]))
+        Evaluation(perplexity=4.0, perplexity_error=0.0, tokens=3)
     """
     mean, error = mean_and_error(nll)
     perplexity = float(np.exp(mean))
-    figures: dict[str, Any] = {"perplexity": perplexity, "perplexity_error": perplexity * error, "tokens": len(nll)}
-    if nll_base is None or kld is None or same_top is None:
-        return figures
+    return Evaluation(perplexity, perplexity * error, len(nll))
+
+
+def comparison(nll: Floats, nll_base: Floats, kld: Floats, same_top: Floats) -> BaseComparison:
+    """The figures of a model against its base; all arrays float64 [positions], see ``Record``."""
+    alone, base = evaluation(nll), evaluation(nll_base)
+    mean, error = mean_and_error(nll)
     base_mean, base_error = mean_and_error(nll_base)
     covariance = float(np.mean(nll * nll_base) - nll.mean() * nll_base.mean()) / max(1, len(nll) - 1)
-    figures["base_perplexity"] = float(np.exp(base_mean))
-    figures["base_perplexity_error"] = float(np.exp(base_mean)) * base_error
-    figures["log_ppl_ratio"] = mean - base_mean
-    figures["log_ppl_ratio_error"] = float(np.sqrt(max(0.0, error**2 + base_error**2 - 2 * covariance)))
-    figures["kld_mean"], figures["kld_mean_error"] = mean_and_error(kld)
-    figures["kld_median"] = float(np.median(kld))
-    for name, fraction in (("kld_p90", 0.9), ("kld_p99", 0.99), ("kld_p999", 0.999), ("kld_max", 1.0)):
-        figures[name] = float(np.quantile(kld, fraction))
+    kld_mean, kld_mean_error = mean_and_error(kld)
+    kld_p90, kld_p99, kld_p999, kld_max = (float(np.quantile(kld, share)) for share in (0.9, 0.99, 0.999, 1.0))
     dp = np.exp(-nll) - np.exp(-nll_base)
-    figures["dp_mean"], figures["dp_mean_error"] = mean_and_error(dp)
-    mse, mse_error = mean_and_error(dp**2)
-    figures["dp_rms"] = float(np.sqrt(mse))
-    figures["dp_rms_error"] = 0.5 / figures["dp_rms"] * mse_error if mse > 0 else 0.0
+    dp_mean, dp_mean_error = mean_and_error(dp)
+    square, square_error = mean_and_error(dp**2)
+    dp_rms = float(np.sqrt(square))
     top1 = float(same_top.mean())
-    figures["top1"] = top1
-    figures["top1_error"] = float(np.sqrt(top1 * (1 - top1) / max(1, len(same_top) - 1)))
-    return figures
+    return BaseComparison(
+        **vars(alone),
+        base_perplexity=base.perplexity,
+        base_perplexity_error=base.perplexity_error,
+        log_ppl_ratio=mean - base_mean,
+        log_ppl_ratio_error=float(np.sqrt(max(0.0, error**2 + base_error**2 - 2 * covariance))),
+        kld_mean=kld_mean,
+        kld_mean_error=kld_mean_error,
+        kld_median=float(np.median(kld)),
+        kld_p90=kld_p90,
+        kld_p99=kld_p99,
+        kld_p999=kld_p999,
+        kld_max=kld_max,
+        dp_mean=dp_mean,
+        dp_mean_error=dp_mean_error,
+        dp_rms=dp_rms,
+        dp_rms_error=0.5 / dp_rms * square_error if square > 0 else 0.0,
+        top1=top1,
+        top1_error=float(np.sqrt(top1 * (1 - top1) / max(1, len(same_top) - 1))),
+    )

@@ -104,13 +104,11 @@ def _weights(path: Path, f16: Path) -> tuple[float, float, float]:
 
 def _predictions(path: Path, f16: Path, text: Path) -> tuple[float, float, float]:
     """Perplexity, mean KL divergence from the F16 file and share of equal first choices, on a few chunks."""
-    from tempfile import TemporaryDirectory
+    from .library.evaluation import evaluate
+    from .library.running import RunOptions
 
-    from .evaluate import evaluate
-
-    with TemporaryDirectory(prefix="quantmill-") as folder:
-        figures = evaluate(path, text, f16, {"n_ctx": 512, "chunks": CHUNKS, "quiet": True}, Path(folder))
-    return figures["perplexity"], figures["kld_mean"], figures["top1"]
+    found = evaluate(path, text, base=f16, run=RunOptions(n_ctx=512, chunks=CHUNKS))
+    return found.perplexity, found.kld_mean, found.top1
 
 
 def _run(ctx: click.Context, command: click.Command, *args: object) -> None:

@@ -33,7 +33,7 @@ from oracles.make_gptq_client import python_of_client
 from quantmill.formats.hf.packed.gptq import pack_columns, pack_rows
 from quantmill.formats.hf.packed.save import write_packed
 from quantmill.quantize.gptq.layer import Settings, round_to_nearest
-from quantmill.tools.library.running import open_text, open_weights
+from quantmill.tools.library.running import RunOptions, open_text, open_weights
 
 PEER = """
 import json, sys
@@ -63,7 +63,7 @@ def main() -> None:
         folder = args.out or Path(temporary)
         folder.mkdir(exist_ok=True)
         text = args.text or _topics(folder)
-        corpus = open_text(open_weights(args.model), text, args.ctx, {"chunks": args.chunks + args.test_chunks})
+        corpus = open_text(open_weights(args.model), text, RunOptions(args.ctx, args.chunks + args.test_chunks))
         tokens = folder / "tokens.npy"
         np.save(tokens, corpus.inputs[: args.chunks].astype(np.int64))
         base = ["--bits", 4, "--group-size", args.group_size, "-f", text, "-c", args.ctx, "--chunks", args.chunks]

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from quantmill.imatrix.collect import Collector
 from quantmill.imatrix.runner import DTYPES
 from quantmill.tools.demo import smollm2_gguf
-from quantmill.tools.library.running import open_text, open_weights, start_run
+from quantmill.tools.library.running import RunOptions, open_text, open_weights, start_run
 
 
 def main() -> None:
@@ -36,13 +36,13 @@ def main() -> None:
         text = Path(folder) / "topics.txt"
         text.write_text("\n\n".join(topics.topics.values()))
         weights = open_weights(smollm2_gguf())
-        corpus = open_text(weights, text, args.ctx, {"chunks": args.chunks})
+        corpus = open_text(weights, text, RunOptions(args.ctx, args.chunks))
         tokens = corpus.n_chunks * corpus.n_ctx
         for dtype in args.dtype:
             best = {True: float("inf"), False: float("inf")}
             for _ in range(args.rounds):
                 for collecting in best:
-                    run = start_run(weights, corpus, Path(folder), {"dtype": dtype})
+                    run = start_run(weights, corpus, Path(folder), RunOptions(dtype=dtype))
                     start = perf_counter()
                     run.embed()
                     run.finish(Collector() if collecting else None)

@@ -8,7 +8,7 @@ import torch
 
 from quantmill.formats.errors import FormatError
 from quantmill.imatrix.base_file import BaseWriter, SavedBase, read_base
-from quantmill.imatrix.evaluate import Record, mean_and_error, summarize, token_nll
+from quantmill.imatrix.evaluate import Record, comparison, mean_and_error, token_nll
 
 GENERATOR = torch.Generator().manual_seed(5)
 
@@ -26,16 +26,16 @@ def test_two_tokens_by_hand() -> None:
 
 def test_summary_by_hand() -> None:
     nll = np.log(np.array([2.0, 8.0] * 8))
-    figures = summarize(nll, nll.copy(), np.arange(16.0) / 16, np.array([1.0] * 12 + [0.0] * 4))
+    figures = comparison(nll, nll.copy(), np.arange(16.0) / 16, np.array([1.0] * 12 + [0.0] * 4))
     error = np.log(2) / np.sqrt(15)
-    assert figures["perplexity"] == pytest.approx(4.0)
-    assert figures["perplexity_error"] == pytest.approx(4 * error)
-    assert (figures["log_ppl_ratio"], figures["dp_rms"], figures["dp_rms_error"]) == (0, 0, 0)
-    assert figures["log_ppl_ratio_error"] == pytest.approx(0, abs=1e-7)
-    assert (figures["kld_mean"], figures["kld_median"], figures["kld_max"]) == (0.46875, 0.46875, 0.9375)
-    assert figures["kld_p99"] == pytest.approx((14 + 0.85) / 16)
-    assert figures["top1"] == 0.75
-    assert figures["top1_error"] == pytest.approx(np.sqrt(0.75 * 0.25 / 15))
+    assert figures.perplexity == pytest.approx(4.0)
+    assert figures.perplexity_error == pytest.approx(4 * error)
+    assert (figures.log_ppl_ratio, figures.dp_rms, figures.dp_rms_error) == (0, 0, 0)
+    assert figures.log_ppl_ratio_error == pytest.approx(0, abs=1e-7)
+    assert (figures.kld_mean, figures.kld_median, figures.kld_max) == (0.46875, 0.46875, 0.9375)
+    assert figures.kld_p99 == pytest.approx((14 + 0.85) / 16)
+    assert figures.top1 == 0.75
+    assert figures.top1_error == pytest.approx(np.sqrt(0.75 * 0.25 / 15))
     assert mean_and_error(np.array([1.0, 2.0])) == (1.5, 0.0)
 
 
@@ -44,11 +44,11 @@ def test_a_model_does_not_diverge_from_itself() -> None:
     record = Record()
     record.add_against(logits, logits, targets)
     figures = record.report()
-    assert figures["kld_max"] == pytest.approx(0, abs=1e-6)
-    assert (figures["top1"], figures["dp_rms"]) == (1, 0)
+    assert figures.kld_max == pytest.approx(0, abs=1e-6)
+    assert (figures.top1, figures.dp_rms) == (1, 0)
     alone = Record()
     alone.add(logits, targets)
-    assert alone.report()["perplexity"] == figures["perplexity"]
+    assert alone.report().perplexity == figures.perplexity
     expected = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none")
     np.testing.assert_allclose(token_nll(logits, targets), expected.numpy(), rtol=1e-5)
 
@@ -71,13 +71,13 @@ def test_saved_base(tmp_path: Path) -> None:
         record = Record()
         saved(base, targets, top_k, tmp_path / f"{top_k}.npz").compare(record, 0, model, targets)
         figures = record.report()
-        assert figures["base_perplexity"] == pytest.approx(exact["base_perplexity"], rel=1e-6)
-        assert figures["top1"] == exact["top1"]
+        assert figures.base_perplexity == pytest.approx(exact.base_perplexity, rel=1e-6)
+        assert figures.top1 == exact.top1
         if top_k == 40:
-            assert figures["kld_mean"] == pytest.approx(exact["kld_mean"], rel=1e-5)
+            assert figures.kld_mean == pytest.approx(exact.kld_mean, rel=1e-5)
         else:
             assert np.all(np.concatenate(record.kld) <= np.concatenate(full.kld) + 1e-6)
-            assert figures["kld_mean"] > 0.5 * exact["kld_mean"]
+            assert figures.kld_mean > 0.5 * exact.kld_mean
 
 
 def test_damaged_base(tmp_path: Path) -> None:

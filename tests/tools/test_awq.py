@@ -184,7 +184,7 @@ def walk_without_rounding(
     for name in ("plain", "scaled"):
         weights = running.open_weights(folder / "model")
         corpus = running_corpus(tokens)
-        runs.append(running.start_run(weights, corpus, folder / name, {}))
+        runs.append(running.start_run(weights, corpus, folder / name, running.RunOptions()))
         runs[-1].embed()
     plain, scaled = runs
     method = _method(folder / "model", awq_block.Settings(64))
@@ -328,8 +328,8 @@ def test_smollm2(smollm2_hf: Path, tmp_path: Path) -> None:
         folder = tmp_path / f"{name}.eval"
         folder.mkdir()
         weights = running.open_weights(tmp_path / name)
-        corpus = running.open_text(weights, tmp_path / "test", 256, {"chunks": 16})
-        runner = running.start_run(weights, corpus, folder, {})
+        corpus = running.open_text(weights, tmp_path / "test", running.RunOptions(256, 16))
+        runner = running.start_run(weights, corpus, folder, running.RunOptions())
         runner.embed()
         runner.finish()
         from quantmill.imatrix.evaluate import Record

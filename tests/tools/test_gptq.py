@@ -148,14 +148,14 @@ def test_killed_and_started_again_gives_the_same_bytes(tiny: Path, text: Path, t
 def test_a_state_that_is_damaged_or_anothers_is_not_used(tiny: Path, text: Path, tmp_path: Path) -> None:
     from quantmill.imatrix.layerstate import LayerState
     from quantmill.imatrix.layerwise import walk_block
-    from quantmill.tools.library.running import open_run
+    from quantmill.tools.library.running import RunOptions, open_run
 
     class Nothing:
         def see(self, group: Any, x: Any) -> None: ...
         def replace(self, layer: int, module: Any, stage: Any) -> None: ...
 
     def fresh() -> Any:
-        return open_run(tiny, text, 64, tmp_path / "state", {"chunks": 2})
+        return open_run(tiny, text, tmp_path / "state", RunOptions(64, 2))
 
     state, runner = LayerState(tmp_path / "state", {"a": 1}), fresh()
     assert not state.resume(runner)
@@ -180,7 +180,7 @@ def test_a_state_that_is_damaged_or_anothers_is_not_used(tiny: Path, text: Path,
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         copy = tmp_path / "copy"
         shutil.copytree(tmp_path / "state", copy)
-        assert not LayerState(copy, {"a": 1}).resume(open_run(tiny, text, 64, copy, {"chunks": 2})), name
+        assert not LayerState(copy, {"a": 1}).resume(open_run(tiny, text, copy, RunOptions(64, 2))), name
         shutil.rmtree(copy)
         path.write_bytes(whole)
     assert LayerState(tmp_path / "state", {"a": 1}).resume(fresh())
@@ -190,21 +190,21 @@ def test_state_saved_every_other_block(tmp_path: Path, text: Path) -> None:
     """A save that is cut off leaves the one before it, whichever blocks are saved."""
     from quantmill.imatrix.layerstate import LayerState
     from quantmill.imatrix.layerwise import walk_block
-    from quantmill.tools.library.running import open_run
+    from quantmill.tools.library.running import RunOptions, open_run
 
     class Nothing:
         def see(self, group: Any, x: Any) -> None: ...
         def replace(self, layer: int, module: Any, stage: Any) -> None: ...
 
     deep = save_tiny_llama(tmp_path / "deep", layers=4)
-    state, runner = LayerState(tmp_path / "state", {}), open_run(deep, text, 64, tmp_path / "state", {"chunks": 2})
+    state, runner = LayerState(tmp_path / "state", {}), open_run(deep, text, tmp_path / "state", RunOptions(64, 2))
     assert not state.resume(runner)
     runner.embed()
     for _ in range(4):
         walk_block(runner, Nothing())
         state.add(runner, {"x": np.arange(3)}, [], keep_activations=runner.layer % 2 == 0)
     (tmp_path / "state" / state.entries[-1]["file"]).write_bytes(b"cut off")
-    runner = open_run(deep, text, 64, tmp_path / "state", {"chunks": 2})
+    runner = open_run(deep, text, tmp_path / "state", RunOptions(64, 2))
     assert LayerState(tmp_path / "state", {}).resume(runner)
     assert runner.layer == 2
 

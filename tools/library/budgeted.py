@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor
+from ..terminal.progress import ProgressDisplay
 from ..terminal.units import in_gb
 
 if TYPE_CHECKING:
@@ -72,14 +73,13 @@ def find_budget(source: Path, options: Mapping[str, Any]) -> tuple[BudgetedPlan,
     from ...quantize.plan import make_plan
     from ..plan import read_any
     from .planned import read_plan_options, refiner_of
-    from .running import Ticker
 
     model = read_any(source)
     plan_options = read_plan_options(options)
     limit = of_size(options["target_size"]) if options.get("target_size") is not None else of_bpw(options["target_bpw"])
     make_plan(model, "F16", plan_options)  # raises if an option is wrong, before any weight is read
     quiet = bool(options.get("quiet"))
-    ticker = Ticker(quiet)
+    display = ProgressDisplay(quiet=quiet)
     found = make_budgeted_plan(
         model,
         limit,
@@ -87,9 +87,9 @@ def find_budget(source: Path, options: Mapping[str, Any]) -> tuple[BudgetedPlan,
         refiner=refiner_of(options),
         sensitivity=dict if options["typical_sensitivity"] else lambda: _sensitivity(model, options, quiet),
         threads=options.get("threads") or cpu_count(),
-        progress=ticker,
+        progress=display,
     )
-    ticker.end()
+    display.close()
     return found, plan_options.importance
 
 
@@ -101,15 +101,14 @@ def _sensitivity(model: Model, options: Mapping[str, Any], quiet: bool) -> dict[
     try:
         from ...imatrix.sensitivity import measure_sensitivity
         from ...imatrix.weights import Weights
-        from .running import Ticker, open_text
+        from .running import RunOptions, open_text
 
         weights = Weights(as_float(model))
         n_weights = sum(tensor.n_weights for tensor in model.tensors)
         chunks = min(_CHUNKS[1], max(_CHUNKS[0], _CHUNKS_OF_WEIGHTS // n_weights))
-        corpus = open_text(weights, options["sensitivity_text"], _CTX, {"chunks": chunks})
-        ticker = Ticker(quiet)
-        figures = measure_sensitivity(weights, corpus, progress=ticker)
-        ticker.end()
+        corpus = open_text(weights, options["sensitivity_text"], RunOptions(n_ctx=_CTX, chunks=chunks))
+        with ProgressDisplay(quiet=quiet) as display:
+            figures = measure_sensitivity(weights, corpus, progress=display)
     except _CANNOT_RUN as error:
         if options["sensitivity_text"] is not None and isinstance(error, QuantmillError):
             raise

@@ -128,16 +128,20 @@ def _run(
     from ...formats.hf.packed.save import write_packed
     from ...imatrix.layerstate import LayerState
     from ...imatrix.state import run_key, state_folder
-    from .running import open_text, open_weights, start_run
+    from .running import RunOptions, open_text, open_weights, start_run
 
     start = time.monotonic()
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     weights = open_weights(model)
     n_ctx = options["n_ctx"] or min(_CONTEXT, int(weights.config.get("max_position_embeddings") or _CONTEXT))
-    corpus = open_text(weights, options["text"], n_ctx, options)
+    run = RunOptions(
+        n_ctx=n_ctx, chunks=options["chunks"], first_chunk=options["from_chunk"], batch=options["batch"],
+        parse_special=options["parse_special"],
+    )  # fmt: skip
+    corpus = open_text(weights, options["text"], run)
     work = state_folder(output)
-    runner = start_run(weights, corpus, work, options)
+    runner = start_run(weights, corpus, work, run)
     _check_all(runner, method)
     state = LayerState(work, run_key(runner, model, dict(method.settings)))
     _walk(runner, state, method, options)
@@ -161,7 +165,7 @@ def _run(
 
 def _walk(runner: Runner, state: Any, method: Method, options: Mapping[str, Any]) -> None:
     from ...imatrix.layerwise import walk_block
-    from .running import Ticker
+    from ..terminal.progress import ProgressDisplay
 
     resumed = state.resume(runner)
 
@@ -174,16 +178,16 @@ def _walk(runner: Runner, state: Any, method: Method, options: Mapping[str, Any]
     if resumed:
         say(f"taken up at layer {runner.layer + 1}")
     runner.embed(keep=not resumed)
-    ticker = Ticker(options["quiet"])
-    ticker.start(runner)
+    display = ProgressDisplay(quiet=options["quiet"])
+    display(runner.started())
     every = 1 if runner.activations.spills and options["save_every"] else options["save_every"]
     while runner.layer < runner.n_layers:
         began = time.monotonic()
         visitor = method.visitor(runner)
-        walk_block(runner, visitor, ticker, **method.walk)
+        walk_block(runner, visitor, display, **method.walk)
         save = bool(every) and runner.layer % every == 0
         state.add(runner, visitor.arrays, visitor.report, save)
-        ticker.end()
+        display.close()
         took = time.monotonic() - began
         say(f"layer {runner.layer}/{runner.n_layers}: {method.losses(visitor.report)}; {took:.1f} s")
         for line in visitor.remarks:

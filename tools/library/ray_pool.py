@@ -31,6 +31,19 @@ _STORE = 512 << 20  # bytes of Ray's shared memory on one machine: plans and imp
 Work = Callable[[Any], Any]
 
 
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Where work is carried out, if not on this machine alone.
+
+    Args:
+        address: of a Ray cluster's head, or ``local`` to start one on this machine.
+        workers: of the cluster, use at most so many; None for all.
+    """
+
+    address: str
+    workers: int | None = None
+
+
 class _Hands:
     """The actor: one process of the pool.
 

@@ -1,20 +1,55 @@
-"""What ``imatrix`` and ``evaluate`` share: opening a model and a text for a run, and showing how far it is."""
+"""A text through a model: the options of such a run, and what opens the model and the text for it."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Mapping
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from ...formats.progress import Event, RunStarted, StepDone
+from ...formats.progress import Progress
 from .models import read_model
 
 if TYPE_CHECKING:
     from ...imatrix.corpus import Corpus
     from ...imatrix.runner import Runner
     from ...imatrix.weights import Weights
+
+StrPath = str | os.PathLike[str]
+DEFAULT_N_CTX = 512  # llama.cpp's, for importance and for perplexity
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Which part of a text is run through a model, and how.
+
+    Args:
+        n_ctx: tokens in a chunk. None for the default: 512 for importance and evaluation; 2048 for GPTQ and AWQ, or the
+            model's own context where that is shorter.
+        chunks: at most so many chunks; None, or -1, for all.
+        first_chunk: the chunk to start with, counted from 0.
+        batch: chunks that are computed together; 0 to choose by ``n_ctx``.
+        parse_special: whether ``<|im_start|>`` in the text is the control token, not its letters.
+        dtype: of the arithmetic.
+        device: a torch device, such as ``cpu`` or ``cuda:1``.
+        skip_bad_chunks: leave out a chunk whose activations are NaN or infinite, instead of raising.
+
+    Example:
+        >>> RunOptions(n_ctx=256, chunks=8).dtype
+        'f32'
+    """
+
+    n_ctx: int | None = None
+    chunks: int | None = None
+    first_chunk: int = 0
+    batch: int = 0
+    parse_special: bool = False
+    dtype: Literal["f32", "bf16"] = "f32"
+    device: str = "cpu"
+    skip_bad_chunks: bool = False
+
+
+DEFAULT_RUN = RunOptions()
 
 
 def open_weights(model: Path) -> Weights:
@@ -25,88 +60,46 @@ def open_weights(model: Path) -> Weights:
     return Weights(as_float(read_model(model)))
 
 
-def open_text(weights: Weights, text: Path | None, n_ctx: int, options: Mapping[str, Any]) -> Corpus:
-    """The chunks of a text under a model's tokenizer; without a text, of the one that ships with the package."""
+def open_text(weights: Weights, text: Path | None, options: RunOptions) -> Corpus:
+    """The chunks of a text in the model's tokens; without a text, of the one that ships with the package.
+
+    Raises:
+        QuantmillError: the text cannot be read, or is too short. TokenizerError: it is another model's tokenizer.
+    """
     from ...imatrix.corpus import cut, default_text, read_text
 
     path = text or default_text()
     tokenizer = weights.tokenizer()
-    tokens = tokenizer.encode(read_text(path), options.get("parse_special", False))
     return cut(
-        tokens,
-        n_ctx,
+        tokenizer.encode(read_text(path), options.parse_special),
+        options.n_ctx or DEFAULT_N_CTX,
         tokenizer.bos,
-        chunks=options.get("chunks", -1),
-        from_chunk=options.get("from_chunk", 0),
+        chunks=options.chunks,
+        from_chunk=options.first_chunk,
         name=str(path) if text else path.name,
     )
 
 
-def start_run(weights: Weights, corpus: Corpus, folder: Path, options: Mapping[str, Any]) -> Runner:
-    """A runner whose activations go to ``folder`` if they are too many for memory."""
+def start_run(weights: Weights, corpus: Corpus, folder: Path, options: RunOptions) -> Runner:
+    """A runner at the first block, whose activations go to ``folder`` if they are too many for memory."""
     from ...imatrix.activations import Activations
     from ...imatrix.runner import DTYPES, ComputeOptions, Runner
 
-    dtype = options.get("dtype", "f32")
     shape = (corpus.n_chunks, corpus.n_ctx, weights.embedding.width)
-    how = ComputeOptions(
-        dtype, options.get("device", "cpu"), options.get("batch", 0), options.get("skip_bad_chunks", False)
-    )
-    return Runner(weights, corpus, how, Activations(shape, DTYPES[dtype], folder))
+    how = ComputeOptions(options.dtype, options.device, options.batch, options.skip_bad_chunks)
+    return Runner(weights, corpus, how, Activations(shape, DTYPES[options.dtype], folder))
 
 
-def open_run(model: Path, text: Path | None, n_ctx: int, folder: Path, options: Mapping[str, Any]) -> Runner:
-    """All three."""
+def open_run(model: Path, text: Path | None, folder: Path, options: RunOptions) -> Runner:
+    """``start_run`` for a model and a text that ``open_weights`` and ``open_text`` open."""
     weights = open_weights(model)
-    return start_run(weights, open_text(weights, text, n_ctx, options), folder, options)
+    return start_run(weights, open_text(weights, text, options), folder, options)
 
 
-class Ticker:
-    """One line on stderr, redrawn on a terminal, printed now and then elsewhere: layer, chunks, time left."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet, self.live = quiet, sys.stderr.isatty()
-        self.began, self.first, self.shown = time.monotonic(), 0, 0.0
-        self.layers = self.chunks = 1
-
-    def start(self, runner: Runner) -> None:
-        """The clock starts; ``runner`` may be past some layers already."""
-        self(runner.started())
-
-    def __call__(self, event: Event) -> None:
-        """Show an event of a run: ``RunStarted`` starts the clock."""
-        if isinstance(event, RunStarted):
-            self.began, self.first = time.monotonic(), event.first_layer
-            self.layers, self.chunks = event.n_layers, event.n_chunks
-            if not self.quiet:
-                print(f"{event.text}: {event.n_chunks} chunks of {event.n_ctx} tokens", file=sys.stderr)
-        elif isinstance(event, StepDone):
-            self._step(event)
-
-    def _step(self, event: StepDone) -> None:
-        now, done, total = time.monotonic(), event.done, event.total
-        if self.quiet or (now - self.shown < (0.2 if self.live else 30) and done < total):
-            return
-        if not self.live and now - self.shown < 10:
-            return
-        self.shown = now
-        line = f"{event.stage}, {done}/{total}{self._left(event.layer, done / total, now)}"
-        print(f"\r\033[K{line}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
-
-    def _left(self, layer: int | None, share: float, now: float) -> str:
-        if layer is None:
-            return ""
-        done = layer - self.first + share
-        seconds = (now - self.began) / max(done, 1e-9) * (self.layers - self.first - done)
-        return f", {_clock(seconds)} left"
-
-    def end(self) -> None:
-        """The line is done with."""
-        if self.live and not self.quiet:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def finish_run(runner: Runner, progress: Progress | None) -> Runner:
+    """Embed the text and run it through every block, reporting each batch."""
+    runner.embed()
+    if progress is not None:
+        progress(runner.started())
+    runner.finish(progress=progress)
+    return runner

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ...formats.errors import PlanError
 from .units import Size
+
+if TYPE_CHECKING:
+    from ..library.ray_pool import ClusterOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,6 +107,21 @@ _BUDGET_OPTIONS = (
     ),
     click.option("--typical-sensitivity", is_flag=True, help="Do not run the model: assume usual sensitivities."),
 )  # fmt: skip
+
+
+def cluster_from(address: str | None, workers: int | None) -> ClusterOptions | None:
+    """What ``--cluster`` and ``--workers`` ask for; None without a cluster.
+
+    Raises:
+        PlanError: workers of no cluster.
+    """
+    from ..library.ray_pool import ClusterOptions
+
+    if address is None:
+        if workers is not None:
+            raise PlanError("is for --cluster", where="--workers", hint="--threads is for this machine")
+        return None
+    return ClusterOptions(address, workers)
 
 
 def budget_options(command: F) -> F:

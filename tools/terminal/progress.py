@@ -26,7 +26,7 @@ class ProgressDisplay:
     stderr is not a terminal there is no bar, and a run prints a line every half a minute.
 
     Args:
-        quiet: print nothing.
+        quiet: print nothing but important notes.
 
     Example:
         >>> from quantmill.formats.progress import Note
@@ -54,7 +54,7 @@ class ProgressDisplay:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        if self.quiet:
+        if self.quiet and not (isinstance(event, Note) and event.important):
             return
         with self._lock:
             match event:
@@ -70,6 +70,7 @@ class ProgressDisplay:
                 case RunStarted():
                     self._start_run(event)
                 case WorkEnded():
+                    self._run = None
                     self.close()
 
     def close(self) -> None:

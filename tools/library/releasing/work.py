@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -156,10 +155,11 @@ class Work:
         return ["--chunks", str(first)] if calibrate else ["--from-chunk", str(first)]
 
     def _own_chunks(self) -> int:
-        from ..running import open_text, open_weights
+        from ..running import RunOptions, open_text, open_weights
 
         if "own_chunks" not in self.done:
-            self.done["own_chunks"] = open_text(open_weights(self.model), None, self.options["n_ctx"], {}).n_chunks
+            run = RunOptions(n_ctx=self.options["n_ctx"])
+            self.done["own_chunks"] = open_text(open_weights(self.model), None, run).n_chunks
             self.save()
         return int(self.done["own_chunks"])
 
@@ -210,14 +210,12 @@ class Work:
 
     def evaluate(self, levels: Sequence[str]) -> None:
         """Perplexity of the original, then perplexity and divergence of each file."""
-        from ...evaluate import evaluate
-
         if not self.options["evaluate"]:
             return
         base = self.folder / _BASE
         figures = self.done.setdefault("figures", {})
         text = self.options["evaluation_text"]
-        measure = partial(self._measure, evaluate, text)
+        measure = partial(self._measure, text)
         for level in levels:
             if level in figures:
                 continue
@@ -230,15 +228,19 @@ class Work:
             self.say(f"{level}: perplexity {figures[level]['perplexity']:.4f}, KLD {figures[level]['kld_mean']:.5f}")
 
     def _measure(
-        self, evaluate: Callable[..., dict[str, Any]], text: Path | None, model: Path, base: Path | None, **more: Any
+        self, text: Path | None, model: Path, base: Path | None, save_base: Path | None = None
     ) -> dict[str, Any]:
-        options = {"n_ctx": self.options["n_ctx"], "quiet": self.quiet, **more}
+        from ...terminal.progress import ProgressDisplay
+        from ..evaluation import evaluate
+        from ..running import RunOptions
+
         words = self._text_words(text, calibrate=False)
-        for flag, name in (("--chunks", "chunks"), ("--from-chunk", "from_chunk")):
-            if flag in words:
-                options[name] = int(words[words.index(flag) + 1])
-        with TemporaryDirectory(prefix="quantmill-") as folder:
-            return evaluate(model, text, base, options, Path(folder))
+        given = {flag: int(words[words.index(flag) + 1]) for flag in ("--chunks", "--from-chunk") if flag in words}
+        run = RunOptions(
+            n_ctx=self.options["n_ctx"], chunks=given.get("--chunks"), first_chunk=given.get("--from-chunk", 0)
+        )
+        with ProgressDisplay(quiet=self.quiet) as progress:
+            return asdict(evaluate(model, text, base=base, save_base=save_base, run=run, progress=progress))
 
 
 def identity(model: Path) -> list[tuple[str, int, int]]:

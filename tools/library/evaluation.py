@@ -1,0 +1,159 @@
+"""``evaluate``: a model's perplexity on a text, and how far its predictions are from a base model's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, overload
+
+from ...formats.errors import QuantmillError
+from ...formats.progress import Progress, StepDone, WorkEnded
+from .running import DEFAULT_RUN, RunOptions, StrPath, finish_run, open_text, open_weights, start_run
+
+if TYPE_CHECKING:
+    from ...imatrix.corpus import Corpus
+    from ...imatrix.evaluate import BaseComparison, Evaluation, Record
+    from ...imatrix.runner import Runner
+    from ...imatrix.weights import Weights
+
+
+@overload
+def evaluate(
+    model: StrPath,
+    text: StrPath | None = None,
+    *,
+    base: StrPath,
+    save_base: None = None,
+    run: RunOptions = ...,
+    progress: Progress | None = None,
+) -> BaseComparison: ...
+
+
+@overload
+def evaluate(
+    model: StrPath,
+    text: StrPath | None = None,
+    *,
+    base: StrPath | None = None,
+    save_base: StrPath | None = None,
+    run: RunOptions = ...,
+    progress: Progress | None = None,
+) -> Evaluation: ...
+
+
+def evaluate(
+    model: StrPath,
+    text: StrPath | None = None,
+    *,
+    base: StrPath | None = None,
+    save_base: StrPath | None = None,
+    run: RunOptions = DEFAULT_RUN,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a model's perplexity on a text, and with a base the divergence of its predictions from the base's.
+
+    The definitions are llama.cpp's (tools/perplexity): the second half of each chunk is judged. One block's weights are
+    in memory at a time; activations that do not fit there go to a temporary folder.
+
+    Args:
+        model: a GGUF or GGML file of any type, or a Hugging Face folder.
+        text: a UTF-8 file; None for the text that ships with the package.
+        base: what to compare with: another model, or an ``.npz`` file that ``save_base`` made of one.
+        save_base: write the model's predictions here, to be the ``base`` of later calls.
+        run: which chunks of the text, and how they are computed.
+        progress: told of each batch.
+
+    Returns:
+        the perplexity and its error; with a base a ``BaseComparison``, which also has the divergences.
+
+    Raises:
+        QuantmillError: a file cannot be read or belongs to another model, ``save_base`` exists, the text is too short,
+            or the model gives NaN or Inf.
+
+    Example:
+        >>> from quantmill.tools.library.evaluation import evaluate
+        >>> evaluate("model.Q4_K_M.gguf", base="model-f16.gguf")
+        Traceback (most recent call last):
+        quantmill.formats.errors.FormatError: model.Q4_K_M.gguf: no such file or folder
+    """
+    from ...imatrix.evaluate import Record
+
+    if save_base is not None:
+        if base is not None:
+            raise QuantmillError("cannot be combined with a base", where="save_base", hint="leave one of them out")
+        if (path := Path(save_base)).exists():
+            raise QuantmillError("exists already", path=path, hint="give another name")
+    weights = open_weights(Path(model))
+    text_path = None if text is None else Path(text)
+    corpus = open_text(weights, text_path, run)
+    record = Record()
+    with TemporaryDirectory(prefix="quantmill-") as temporary:
+        folder = Path(temporary)
+        if base is None:
+            runner = finish_run(start_run(weights, corpus, folder, run), progress)
+            _add_alone(runner, record, None if save_base is None else Path(save_base), progress)
+        elif Path(base).suffix == ".npz":
+            _add_against_saved(finish_run(start_run(weights, corpus, folder, run), progress), Path(base), record)
+        else:
+            other = open_weights(Path(base))
+            _check_same_text(corpus, open_text(other, text_path, run), Path(base))
+            _add_against(Path(model), weights, Path(base), other, corpus, folder, run, record, progress)
+    if progress is not None:
+        progress(WorkEnded())
+    return record.report()
+
+
+def _add_alone(runner: Runner, record: Record, save_base: Path | None, progress: Progress | None) -> None:
+    from ...imatrix.base_file import BaseWriter
+
+    writer = BaseWriter()
+    for done, (_, logits, wanted) in enumerate(runner.logits(), 1):
+        record.add(logits, wanted)
+        if save_base is not None:
+            writer.add(logits, wanted)
+        if progress is not None:
+            progress(StepDone(f"perplexity {record.perplexity():.4f}", done, runner.corpus.n_chunks))
+    if save_base is not None:
+        writer.write(save_base, runner.corpus.inputs, runner.weights.head.n_rows)
+
+
+def _add_against(
+    model: Path, weights: Weights, base: Path, base_weights: Weights, corpus: Corpus, folder: Path, run: RunOptions,
+    record: Record, progress: Progress | None,
+) -> None:  # fmt: skip
+    ours, theirs = (
+        finish_run(start_run(side, corpus, folder / name, run), progress)
+        for side, name in ((weights, "model"), (base_weights, "base"))
+    )
+    pairs = zip(ours.logits(), theirs.logits(), strict=True)
+    for done, ((_, logits, wanted), (_, base_logits, _)) in enumerate(pairs, 1):
+        if logits.shape != base_logits.shape:
+            problem = f"{base_logits.shape[1]} tokens in the vocabulary, {logits.shape[1]} in {model}'s"
+            raise QuantmillError(problem, path=base, hint="it is another model")
+        record.add_against(logits, base_logits, wanted)
+        if progress is not None:
+            progress(StepDone("predictions compared", done, corpus.n_chunks))
+
+
+def _check_same_text(ours: Corpus, theirs: Corpus, base: Path) -> None:
+    if ours.inputs.shape != theirs.inputs.shape or (ours.inputs != theirs.inputs).any():
+        raise QuantmillError("it splits the text into other tokens", path=base, hint="the base is another model")
+
+
+def _add_against_saved(runner: Runner, path: Path, record: Record) -> None:
+    from ...imatrix.base_file import read_base
+
+    saved = read_base(path)
+    if saved.n_vocab != runner.weights.head.n_rows:
+        raise QuantmillError(f"has {saved.n_vocab} tokens in its vocabulary", path=path, hint="it is another model's")
+    corpus = runner.corpus
+    n = corpus.n_chunks
+    if saved.tokens.shape[1] != corpus.n_ctx or (saved.tokens[:n] != corpus.inputs[: len(saved.tokens)]).any():
+        problem = "was made from another text, context size or first chunk"
+        raise QuantmillError(problem, path=path, hint="make it again with --save-base")
+    if len(saved.tokens) < n:
+        raise QuantmillError(
+            f"has only {len(saved.tokens)} of {n} chunks", path=path, hint=f"--chunks {len(saved.tokens)}"
+        )
+    for chunk, logits, wanted in runner.logits():
+        saved.compare(record, chunk, logits, wanted)

@@ -1,0 +1,306 @@
+"""``collect_imatrix`` and ``merge_imatrices``: importance matrices, as files that ``quantize --imatrix`` reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+from ...formats.errors import OutputError, PlanError
+from ...formats.progress import Note, Progress
+from ...formats.storage.output import check_writable
+from .ray_pool import ClusterOptions
+from .running import DEFAULT_N_CTX, DEFAULT_RUN, RunOptions, StrPath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ...formats.imatrix_file import Imatrix
+    from ...formats.moments_file import Moments
+    from ...imatrix.evaluate import Evaluation
+    from ...imatrix.stats import TensorStatistics
+    from ...imatrix.sums import Sums
+
+Format = Literal["gguf", "dat"]
+DEFAULT_MOMENTS_SIZE = 4 << 30
+_PRIOR_TOKENS = 256  # experts that saw fewer inputs borrow the rest from their layer
+_NAMED = 12  # experts listed by number
+
+
+@dataclass(frozen=True)
+class CollectedImatrix:
+    """An importance matrix, and what is known of the run that made it.
+
+    Args:
+        imatrix: the matrix; ``imatrix.vectors()`` is what ``make_plan`` and ``encode`` take.
+        path: the file that it was written to, or None.
+        perplexity: of the model on the text; None where it was not asked for.
+        thin_experts: experts that saw fewer than 256 tokens: (expert, tokens) pairs by tensor name.
+        dropped_chunks: chunks left out because of NaN or Inf: where they occurred, by the chunk's index.
+        seconds: the time taken.
+    """
+
+    imatrix: Imatrix
+    path: Path | None = None
+    perplexity: Evaluation | None = None
+    thin_experts: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    dropped_chunks: Mapping[int, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def collect_imatrix(
+    model: StrPath,
+    output: StrPath | None = None,
+    *,
+    text: StrPath | None = None,
+    run: RunOptions = DEFAULT_RUN,
+    merge: Sequence[StrPath] = (),
+    output_format: Format | None = None,
+    process_output: bool = False,
+    perplexity: bool = True,
+    expert_prior: bool = True,
+    second_moments: bool = False,
+    moments_size: int = DEFAULT_MOMENTS_SIZE,
+    level: str | None = None,
+    cluster: ClusterOptions | None = None,
+    save_every: int = 4,
+    restart: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> CollectedImatrix:
+    """Run a text through a model and record the squared inputs of each weight: llama.cpp's importance matrix.
+
+    One block's weights are in memory at a time. With an output, a run that is interrupted leaves its state in a folder
+    beside it, and the same call resumes it.
+
+    Args:
+        model: a GGUF or GGML file of any type, or a Hugging Face folder.
+        output: the file to write, ``.dat`` for llama.cpp's older format, otherwise GGUF; None writes no file.
+        text: a UTF-8 file; None for the text that ships with the package.
+        run: which chunks of the text, and how they are computed.
+        merge: importance matrices of the same model to add to this run's.
+        output_format: ``gguf`` or ``dat``, whatever the output's suffix.
+        process_output: record the output matrix too (the embedding, where they are tied).
+        perplexity: compute the text's perplexity.
+        expert_prior: let experts that saw fewer than 256 tokens borrow the rest from their layer's mean. Matrices that
+            are to be merged later should be collected without.
+        second_moments: record how inputs vary together, for refinement (``quantize --refine``); needs an output.
+        moments_size: bytes that second moments may take; narrower blocks of columns are recorded to fit.
+        level: report which tensors need importance at this level, before the run.
+        cluster: share the chunks among the machines of a Ray cluster; the result is the same.
+        save_every: layers between two savings of the state; 0 for never.
+        restart: discard the state of an unfinished run.
+        force: replace the output if it exists.
+        progress: told of each batch, and of what a person should know.
+
+    Raises:
+        OutputError: the output exists or cannot be written. PlanError: options that exclude each other.
+        QuantmillError: a file cannot be read or belongs to another model, or the model gives NaN or Inf.
+
+    Example:
+        >>> from quantmill.tools.library.importance import collect_imatrix
+        >>> collect_imatrix("model-f16.gguf", "model.imatrix.gguf", text="calibration.txt")
+        Traceback (most recent call last):
+        quantmill.formats.errors.FormatError: model-f16.gguf: no such file or folder
+    """
+    from ...imatrix.state import remove_state
+    from ...imatrix.sums import merged
+    from .collecting import CollectOptions, collect
+
+    start = time.monotonic()
+    path = None if output is None else Path(output)
+    _check_output(path, force)
+    legacy = _is_legacy(path, output_format)
+    if second_moments:
+        _check_second_moments(path, legacy, cluster)
+    files = _read(merge)
+    _check_moments(files, legacy, second_moments, progress)
+    run = replace(run, n_ctx=run.n_ctx or DEFAULT_N_CTX)
+    sums, datasets, n_ctx = _add(files, run.n_ctx)
+    options = CollectOptions(
+        run=run, process_output=process_output, perplexity=perplexity, level=level, cluster=cluster, restart=restart,
+        moments_size=moments_size if second_moments else None, save_every=0 if path is None else save_every,
+    )  # fmt: skip
+    with _state(path) as state:
+        found = collect(Path(model), None if text is None else Path(text), state, files, sums, options, progress)
+        moments = [] if legacy else [file.moments for file in files if file.moments is not None]
+        if found.collector.moments is not None:
+            moments.append(found.collector.moments.moments(found.collector.sums))
+        sums, datasets = merged([sums, found.collector.sums]), [*datasets, found.text]
+        made = _finish(path, sums, moments, datasets, n_ctx, legacy, expert_prior, force, progress)
+        if path is not None:
+            remove_state(state)
+    return replace(made, perplexity=found.perplexity, dropped_chunks=found.dropped, seconds=time.monotonic() - start)
+
+
+def merge_imatrices(
+    in_files: Sequence[StrPath],
+    output: StrPath | None = None,
+    *,
+    n_ctx: int | None = None,
+    output_format: Format | None = None,
+    expert_prior: bool = True,
+    second_moments: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> CollectedImatrix:
+    """Add importance matrices of one model, as if their texts had been one text.
+
+    Args:
+        in_files: files of either format.
+        output: the file to write; None writes no file.
+        n_ctx: tokens in a chunk, which ``.dat`` files do not store; None takes a GGUF file's, or 512.
+        output_format, expert_prior, force, progress: see ``collect_imatrix``.
+        second_moments: require that every file has them. Without, they are kept where the first file has them.
+
+    Raises:
+        FormatError: a file is damaged. QuantmillError: the files belong to different models. PlanError: only some have
+            second moments. OutputError: the output exists or cannot be written.
+
+    Example:
+        >>> from quantmill.tools.library.importance import merge_imatrices
+        >>> merge_imatrices(["first.imatrix.gguf", "second.imatrix.gguf"], "both.imatrix.gguf")
+        Traceback (most recent call last):
+        FileNotFoundError: [Errno 2] No such file or directory: 'first.imatrix.gguf'
+    """
+    start = time.monotonic()
+    path = None if output is None else Path(output)
+    _check_output(path, force)
+    legacy = _is_legacy(path, output_format)
+    files = _read(in_files)
+    if not files:
+        raise PlanError("there is nothing to merge", where="in_files", hint="name one file at least")
+    if second_moments:
+        _check_second_moments(path, legacy, None)
+    _check_moments(files, legacy, second_moments or files[0].moments is not None, progress)
+    sums, datasets, size = _add(files, n_ctx)
+    moments = [] if legacy else [file.moments for file in files if file.moments is not None]
+    made = _finish(path, sums, moments, datasets, size, legacy, expert_prior, force, progress)
+    return replace(made, seconds=time.monotonic() - start)
+
+
+def imatrix_statistics(path: StrPath, n_ctx: int | None = None) -> list[TensorStatistics]:
+    """llama.cpp's statistics of an importance matrix, one row for each tensor; ``imatrix.stats.by_layer`` sums them up.
+
+    Args:
+        path: a file of either format.
+        n_ctx: tokens in a chunk, for a ``.dat`` file, which does not store it; None for 512.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
+    from ...imatrix.matrix import read_parts
+    from ...imatrix.stats import statistics
+
+    sums, _, _ = read_parts([Path(path)], n_ctx)
+    return statistics(sums)
+
+
+def _check_output(path: Path | None, force: bool) -> None:
+    if path is None:
+        return
+    if path.exists() and not force:
+        raise OutputError("exists already", path=path, hint="--force replaces it")
+    check_writable(path)
+
+
+def _is_legacy(path: Path | None, output_format: Format | None) -> bool:
+    return (output_format or ("" if path is None else path.suffix.removeprefix("."))) == "dat"
+
+
+def _read(paths: Sequence[StrPath]) -> list[Imatrix]:
+    from ...formats.imatrix_file import read_imatrix
+
+    return [read_imatrix(Path(path)) for path in paths]
+
+
+def _add(files: Sequence[Imatrix], n_ctx: int | None) -> tuple[dict[str, Sums], list[str], int]:
+    from ...imatrix.matrix import add_files
+
+    return add_files(files, n_ctx) if files else ({}, [], n_ctx or DEFAULT_N_CTX)
+
+
+@contextmanager
+def _state(output: Path | None) -> Iterator[Path]:
+    """The folder of a run's state: beside the output, or for none a temporary one."""
+    from ...imatrix.state import state_folder
+
+    if output is not None:
+        yield state_folder(output)
+        return
+    with TemporaryDirectory(prefix="quantmill-") as folder:
+        yield Path(folder)
+
+
+def _check_second_moments(output: Path | None, legacy: bool, cluster: ClusterOptions | None) -> None:
+    where = "--second-moments"
+    if output is None:
+        raise PlanError("need an output file", where=where, hint="name one")
+    if legacy:
+        raise PlanError("a .dat file has no room for them", where=where, hint="name a .gguf file with -o")
+    if cluster is not None:
+        raise PlanError("are gathered on one machine", where=where, hint="leave it, or --cluster, out")
+
+
+def _check_moments(files: Sequence[Imatrix], legacy: bool, wanted: bool, progress: Progress | None) -> None:
+    """Raise ``PlanError`` where the files' second moments cannot be merged, or are missing."""
+    from ...imatrix.merge_moments import check_all_have, check_block_width
+
+    if legacy:
+        if any(file.moments is not None for file in files):
+            _note(progress, "a .dat file has no room for second moments: they are left out")
+        return
+    check_all_have(files, wanted)
+    if files and files[0].moments is not None:
+        check_block_width(files, files[0].moments.block_width)
+
+
+def _finish(
+    path: Path | None, sums: dict[str, Sums], moments: Sequence[Moments], datasets: Sequence[str], n_ctx: int,
+    legacy: bool, expert_prior: bool, force: bool, progress: Progress | None,
+) -> CollectedImatrix:  # fmt: skip
+    """Sums to an importance matrix, written if there is a path for it."""
+    from ...formats.imatrix_file import read_imatrix, write_imatrix
+    from ...imatrix.matrix import to_imatrix
+    from ...imatrix.sums import thin_experts
+
+    thin = thin_experts(sums, _PRIOR_TOKENS)
+    prior = _PRIOR_TOKENS if expert_prior else 0
+    for line in _thin_lines(thin, expert_prior):
+        _note(progress, line)
+    imatrix = to_imatrix(sums, datasets, n_ctx, legacy=legacy, expert_prior=prior)
+    if moments:
+        imatrix = _with_moments(imatrix, moments, sums, prior)
+    if path is not None:
+        write_imatrix(path, imatrix, force=force)
+        if moments:
+            imatrix = read_imatrix(path)  # the blocks were in the run's state, which goes
+    return CollectedImatrix(imatrix, path, thin_experts=thin)
+
+
+def _with_moments(imatrix: Imatrix, parts: Sequence[Moments], sums: Mapping[str, Sums], prior: int) -> Imatrix:
+    from ...imatrix.merge_moments import merged_moments, moments_with_prior
+
+    moments = parts[0] if len(parts) == 1 else merged_moments(parts, sums)
+    return replace(imatrix, moments=moments_with_prior(moments, prior) if prior else moments)
+
+
+def _thin_lines(thin: Mapping[str, Sequence[tuple[int, int]]], prior: bool) -> Iterator[str]:
+    """Which experts saw few tokens, and what is done about them."""
+    if not thin:
+        return
+    what = f"the layer's mean stands in for what is missing of {_PRIOR_TOKENS}" if prior else "used as they are"
+    yield f"experts with fewer than {_PRIOR_TOKENS} tokens ({what}):"
+    for name, experts in thin.items():
+        listed = ", ".join(f"{expert}: {count}" for expert, count in experts[:_NAMED])
+        more = f" and {len(experts) - _NAMED} more" if len(experts) > _NAMED else ""
+        yield f"  {name}: {listed}{more}"
+
+
+def _note(progress: Progress | None, text: str) -> None:
+    if progress is not None:
+        progress(Note(text))
