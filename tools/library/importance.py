@@ -162,10 +162,17 @@ def merge_imatrices(
             second moments. OutputError: the output exists or cannot be written.
 
     Example:
-        >>> from quantmill.tools.library.importance import merge_imatrices
-        >>> merge_imatrices(["first.imatrix.gguf", "second.imatrix.gguf"], "both.imatrix.gguf")
-        Traceback (most recent call last):
-        FileNotFoundError: [Errno 2] No such file or directory: 'first.imatrix.gguf'
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> from quantmill.formats.imatrix_file import Entry, Imatrix, write_imatrix
+        >>> folder = Path(mkdtemp())
+        >>> for name in ("a.gguf", "b.gguf"):
+        ...     entry = Entry(np.ones(32, np.float32), np.array([512]))
+        ...     write_imatrix(folder / name, Imatrix({"blk.0.attn_q.weight": entry}, ("text",), 1, 512))
+        >>> made = merge_imatrices([folder / "a.gguf", folder / "b.gguf"], folder / "both.gguf")
+        >>> made.imatrix.entries["blk.0.attn_q.weight"].counts, made.imatrix.chunk_count
+        (array([1024]), 2)
     """
     start = time.monotonic()
     path = None if output is None else Path(output)
