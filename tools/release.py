@@ -16,8 +16,8 @@ from .terminal.options import RECIPE_SETS, RecipeSetOption, cluster_options
 
 if TYPE_CHECKING:
     from ..quantize.plan import Plan
+    from .library.releasing.card import File
     from .library.releasing.work import Work
-    from .reports.card import File
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,12 +69,19 @@ def command(model: Path, folder: Path, **options: Any) -> None:
     if options["imatrix"] == "none" and options["text"] is not None:
         raise PlanError("a text is of no use without importance", where="--file", hint="leave it out")
     options["plan"] = {"recipe_set": options["recipe_set"]}
-    levels = chosen_levels(options["levels"], options["imatrix"] != "none")
+    levels = chosen_levels(_split(options["levels"]), importance=options["imatrix"] != "none")
     work = Work(model, folder, options)
     with explained(folder), when_cut_off(work.cut_off):
         _release(work, levels)
     if not options["quiet"]:
         click.echo(f"{folder}: {len(levels)} files, {NAMES}")
+
+
+def _split(levels: str | None) -> list[str] | None:
+    """The levels that are named; None for all."""
+    if levels is None or levels.lower() == "all":
+        return None
+    return [level.strip() for level in levels.split(",") if level.strip()]
 
 
 def _release(work: Work, levels: Sequence[str]) -> None:
@@ -106,14 +113,14 @@ def _plain(value: Any) -> Any:
 
 def _publish(work: Work, plans: Mapping[str, Plan]) -> None:
     """Everything but the models; the manifest last, since it says that the release is whole."""
+    from .library.releasing.card import model_card
     from .library.releasing.manifest import NAME, write_json
-    from .reports.card import model_card
-    from .reports.plot import plot_sizes
+    from .library.releasing.plot import plot_sizes
 
     files = sorted((_file(work, level, plan) for level, plan in plans.items()), key=lambda file: file.n_bytes)
     manifest = _manifest(work, files)
     plot = None
-    if any(file.figures for file in files):
+    if any(file.kld_mean is not None for file in files):
         plot = "size-kld.png"
         plot_sizes(files, work.stem, work.folder / plot)
     facts = _facts(work, files, manifest, plot)
@@ -126,14 +133,15 @@ def _publish(work: Work, plans: Mapping[str, Plan]) -> None:
 
 
 def _file(work: Work, level: str, plan: Plan) -> File:
-    from .reports.card import File
+    from .library.releasing.card import File
 
     weights: dict[str, int] = {}
     for step in plan.steps:
         weights[step.type.name] = weights.get(step.type.name, 0) + step.tensor.n_weights
     types = tuple(sorted((name for name in weights if name != "F32"), key=lambda name: -weights[name]))
     figures = work.done.get("figures", {}).get(level, {})
-    return File(work.file(level).name, level, plan.size, plan.bpw, types, figures)
+    perplexity, kld_mean = figures.get("perplexity"), figures.get("kld_mean")
+    return File(work.file(level).name, level, plan.size, plan.bpw, types, perplexity, kld_mean)
 
 
 def _manifest(work: Work, files: Sequence[File]) -> dict[str, Any]:
@@ -176,8 +184,8 @@ def _text_facts(text: Path | None) -> dict[str, str]:
 def _facts(work: Work, files: Sequence[File], manifest: Mapping[str, Any], plot: str | None) -> Any:
     from ..formats.gguf.vocab import tokenizer_from_metadata
     from ..formats.hf.card import front_matter
+    from .library.releasing.card import Facts
     from .library.releasing.prompt import prompt_template
-    from .reports.card import Facts
 
     card = front_matter(work.model / "README.md") if work.model.is_dir() else {}
     tokenizer = tokenizer_from_metadata(work.source.metadata)

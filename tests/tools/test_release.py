@@ -16,9 +16,9 @@ from oracles.kills import run, survive
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.storage.output import human_bytes
+from quantmill.tools.library.releasing.card import Facts, File, front_matter, model_card
 from quantmill.tools.library.releasing.levels import PLAIN, USES, WITH_IMPORTANCE, method
 from quantmill.tools.library.releasing.prompt import prompt_template
-from quantmill.tools.reports.card import Facts, File, front_matter, model_card
 
 LEVELS = "Q2_K,IQ2_XXS,Q4_K_M,IQ4_XS,Q8_0"
 CARD = """---

@@ -1,4 +1,4 @@
-"""Size against divergence, one point a file, as a picture for the card."""
+"""The model card's picture: the size of each file against its KL divergence."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from .card import File
 
 
 def plot_sizes(files: Sequence[File], title: str, path: Path) -> None:
-    """Write a PNG of the files that were measured. Deterministic: no dates in it."""
+    """Write a PNG with a point for each file that was measured. It has no dates in it, so that its bytes repeat.
+
+    Args:
+        files: the release's files.
+        title: above the picture, such as the model's name.
+        path: the PNG to write.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     unit, scale = ("GB", 1e9) if max(file.n_bytes for file in files) >= 1e9 else ("MB", 1e6)
-    points = [(file.n_bytes / scale, file.figures["kld_mean"], file.level) for file in files if file.figures]
+    points = [(file.n_bytes / scale, file.kld_mean, file.level) for file in files if file.kld_mean is not None]
     figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=120, layout="constrained")
     for family, marker, color in (("IQ", "o", "#b5541c"), ("Q", "s", "#1c5fb5"), ("", "^", "#555555")):
         mine = [point for point in points if _family(point[2]) == family]

@@ -1,0 +1,236 @@
+"""The model card of a release: the README.md of its repository, as a pure function from facts to Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ....formats.storage.output import human_bytes
+from .levels import USES, method
+
+RAM_OVERHEAD = 2.5e9  # bytes that published cards of this kind add to a file's size
+_TAKEN_OVER = ("license", "license_name", "license_link", "language")  # from the checkpoint's own front matter
+
+
+@dataclass(frozen=True)
+class File:
+    """A row of the card's table.
+
+    Args:
+        name: the file's name.
+        level: the level it was quantized to.
+        n_bytes: its size.
+        bpw: bits per weight, over all tensors.
+        types: the types in it, the most frequent first.
+        perplexity: on the evaluation's text; None if it was not measured.
+        kld_mean: the mean KL divergence from the original's predictions, in nats; None if it was not measured.
+    """
+
+    name: str
+    level: str
+    n_bytes: int
+    bpw: float
+    types: tuple[str, ...]
+    perplexity: float | None = None
+    kld_mean: float | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card is made of.
+
+    Args:
+        name: the model's name, the title.
+        base_model: the original's repository if it is known, else the checkpoint's folder.
+        card: the front matter of the checkpoint's own card, whose license, languages and tags are taken over.
+        files: the release's files, from small to large.
+        provenance: labels and values of how they were made, in order.
+        prompt: the text of a conversation as the model expects it, or None.
+        plot: the picture's file name, or None.
+        context: the context length that the model was trained for, or None.
+        quantized_by: who made the release, or None.
+    """
+
+    name: str
+    base_model: str
+    card: Mapping[str, object]
+    files: Sequence[File]
+    provenance: Sequence[tuple[str, str]]
+    prompt: str | None = None
+    plot: str | None = None
+    context: int | None = None
+    quantized_by: str | None = None
+
+
+def model_card(facts: Facts) -> str:
+    """Write the text of README.md.
+
+    Example:
+        >>> file = File("Tiny.Q8_0.gguf", "Q8_0", 1_100_000_000, 8.5, ("Q8_0",))
+        >>> text = model_card(Facts("Tiny", "somebody/Tiny", {"license": "mit"}, [file], []))
+        >>> [line for line in text.splitlines() if line.startswith("| [")]  # doctest: +NORMALIZE_WHITESPACE
+        ["| [Tiny.Q8_0.gguf](./Tiny.Q8_0.gguf) | Q8_0 | 8.50 | 1.1 GB | 3.6 GB |
+        almost the original's quality; larger than most uses need |"]
+    """
+    parts = [
+        front_matter(facts),
+        f"# {facts.name} in GGUF\n",
+        f"Quantized files of {_code(facts.base_model)} for llama.cpp and the programs built on it.\n",
+        _how_made(facts),
+        _prompt(facts),
+        _table(facts),
+        _plot(facts),
+        _methods(facts),
+        _running(facts),
+        "`SHA256SUMS` lists each file's checksum: `sha256sum -c SHA256SUMS`. `manifest.json` records what is needed to "
+        "make the same bytes again: `quantmill reproduce manifest.json --model FOLDER`.\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def front_matter(facts: Facts) -> str:
+    """Write the YAML that model hubs read, with its ``---`` lines.
+
+    Example:
+        >>> print(front_matter(Facts("Tiny", "somebody/Tiny", {"license": "mit", "tags": ["chat"]}, [], [])))
+        ---
+        base_model: somebody/Tiny
+        license: mit
+        tags:
+        - chat
+        - gguf
+        - quantized
+        pipeline_tag: text-generation
+        library_name: gguf
+        ---
+        <BLANKLINE>
+    """
+    import yaml  # type: ignore[import-untyped, unused-ignore]
+
+    card = facts.card
+    known: dict[str, object] = {"base_model": facts.base_model}
+    known |= {key: card[key] for key in _TAKEN_OVER if key in card}
+    tags = card.get("tags")
+    tags = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list | tuple) else []
+    known["tags"] = list(dict.fromkeys([*tags, "gguf", "quantized"]))
+    known["pipeline_tag"] = card.get("pipeline_tag", "text-generation")
+    if facts.quantized_by:
+        known["quantized_by"] = facts.quantized_by
+    known["library_name"] = "gguf"
+    plain = {key: _plain(value) for key, value in known.items()}
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000)
+    return f"---\n{text}---\n"
+
+
+def _plain(value: object) -> object:
+    """A flag, a text, or a list of them; dates and numbers of a stranger's card become texts."""
+    if isinstance(value, list | tuple):
+        return [item if isinstance(item, bool) else str(item) for item in value]
+    return value if isinstance(value, bool) else str(value)
+
+
+def _how_made(facts: Facts) -> str:
+    lines = ["## How these files were made\n"]
+    lines += [f"- {label}: {value}" for label, value in facts.provenance]
+    return "\n".join(lines) + "\n"
+
+
+def _prompt(facts: Facts) -> str:
+    if facts.prompt is None:
+        return ""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", facts.prompt)), default=0))
+    return f"## Prompt template\n\n{fence}\n{facts.prompt.rstrip()}\n{fence}\n"
+
+
+def _table(facts: Facts) -> str:
+    measured = any(file.perplexity is not None for file in facts.files)
+    heads = ["Name", "Method", "Bits", "Size", "Max RAM", *(["Perplexity", "KLD"] if measured else []), "Use case"]
+    rows = [heads, ["---", "---", *["---:"] * (len(heads) - 3), "---"]]
+    for file in facts.files:
+        figures = [_figure(file.perplexity, ".3f"), _figure(file.kld_mean, ".5f")] if measured else []
+        rows.append(
+            [
+                f"[{file.name}](./{file.name})",
+                file.level,
+                f"{file.bpw:.2f}",
+                human_bytes(file.n_bytes),
+                human_bytes(int(file.n_bytes + RAM_OVERHEAD)),
+                *figures,
+                USES.get(file.level, ""),
+            ]
+        )
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    note = "Bits are per weight, over all tensors. Max RAM is without layers on a GPU and for short contexts."
+    if measured:
+        note += (
+            " KLD is the mean Kullback-Leibler divergence from the original's predictions; 0 means no difference."
+        )  # fmt: skip
+    return f"## Provided files\n\n{table}\n\n{note}\n"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+def _plot(facts: Facts) -> str:
+    return f"![Size against KL divergence]({facts.plot})\n" if facts.plot else ""
+
+
+def _methods(facts: Facts) -> str:
+    types = dict.fromkeys(type for file in facts.files for type in file.types)
+    lines = [
+        "## Quantization methods\n",
+        "A level mixes types: tensors that matter more get more bits. These files use the following types:\n",
+    ]
+    return "\n".join(lines + [f"- {method(type)}" for type in types]) + "\n"
+
+
+def _running(facts: Facts) -> str:
+    levels = [file.level for file in facts.files]
+    pick = facts.files[levels.index("Q4_K_M") if "Q4_K_M" in levels else len(levels) // 2].name
+    context = min(facts.context or 4096, 4096)
+    chat = facts.prompt is not None
+    python = (
+        'print(llm.create_chat_completion([{"role": "user", "content": "Hello"}])["choices"][0]["message"]["content"])'
+        if chat
+        else 'print(llm("Once upon a time", max_tokens=64)["choices"][0]["text"])'
+    )
+    return f"""## How to run
+
+llama.cpp:
+
+```shell
+llama-cli -m {pick} -c {context} {"-cnv" if chat else '-p "Once upon a time"'}
+llama-server -m {pick} -c {context} --port 8080
+```
+
+llama-cpp-python:
+
+```python
+from llama_cpp import Llama
+
+llm = Llama("{pick}", n_ctx={context})
+{python}
+```
+
+ollama:
+
+```shell
+echo "FROM ./{pick}" > Modelfile
+ollama create {re.sub("[^a-z0-9._-]+", "-", facts.name.lower()).strip("-")} -f Modelfile
+```
+
+transformers (decodes the weights to full precision):
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(".", gguf_file="{pick}")
+tokenizer = AutoTokenizer.from_pretrained(".", gguf_file="{pick}")
+```
+"""
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if "`" not in text else text
