@@ -1,1 +1,1 @@
-"""The commands: one module each, thin. ``main.COMMANDS`` is the list."""
+"""The commands, one thin module each, and what they share. ``main.COMMANDS`` lists them."""

@@ -1,7 +1,7 @@
-"""The umbrella ``quantmill``, the commands that also stand alone, and how an error reaches the user.
+"""The program ``quantmill``, its commands that are also installed as programs, and how errors reach the user.
 
-A command's module is imported when the command is asked for, so ``quantmill --help`` costs no torch, numba or
-transformers. Each module offers one ``click.Command`` named ``command``.
+A command's module is imported only when the command is run, so ``quantmill --help`` does not load torch, numba or
+transformers. Each module defines one ``click.Command`` named ``command``.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from .. import __version__
 from ..formats.errors import QuantmillError, remedy
 from .terminal.signals import EXIT_INTERRUPTED, Signals, listening
 
-# name -> (module, one line for `quantmill --help`)
+# Name -> the module, and the line that `quantmill --help` shows.
 COMMANDS = {
-    "convert": ("convert", "Hugging Face checkpoint to GGUF, or back."),
+    "convert": ("convert", "Convert a Hugging Face checkpoint to GGUF or GGML, or back."),
     "quantize": ("quantize", "Quantize a GGUF file."),
-    "plan": ("plan", "What a model will weigh at every level, before anything is written."),
-    "imatrix": ("imatrix", "Importance matrix of a model, from a text."),
+    "plan": ("plan", "Show the size of a model at every level, before anything is written."),
+    "imatrix": ("imatrix", "Make the importance matrix of a model from a text."),
     "gptq": ("gptq", "Quantize a Hugging Face checkpoint by GPTQ."),
     "awq": ("awq", "Quantize a Hugging Face checkpoint by AWQ."),
-    "evaluate": ("evaluate", "Perplexity, and KL divergence from a base model."),
+    "evaluate": ("evaluate", "Measure perplexity, and KL divergence from a base model."),
     "gguf-set-metadata": ("set_metadata", "Change, add or remove a metadata key of a GGUF file."),
     "inspect": ("inspect", "Show a file's metadata, tensors, types and bits per weight."),
-    "verify": ("verify", "Check a file's structure, or its weights against another's."),
-    "diff": ("diff", "What differs between two models: metadata, types, weights."),
-    "hash": ("hash", "SHA-256 of each tensor and of the model, whatever the file's layout."),
+    "verify": ("verify", "Check a file's structure, or compare its weights with another's."),
+    "diff": ("diff", "Show what differs between two models: metadata, types, weights."),
+    "hash": ("hash", "Print the SHA-256 of each tensor and of the model, whatever the file's layout."),
     "split": ("split", "Split a GGUF file into shards, as llama.cpp reads them."),
     "merge": ("merge", "Merge shards into the file that was split."),
-    "archs": ("archs", "The architectures that can be converted, and what is proven of each."),
-    "release": ("release", "A published set: every level, a model card, checksums, a manifest."),
+    "archs": ("archs", "List the architectures that can be converted, and what is proven of each."),
+    "release": ("release", "Make a release: every level, a model card, checksums, a manifest."),
     "reproduce": ("reproduce", "Make the files of a release again and compare their checksums."),
-    "demo": ("demo", "The main job on SmolLM2-135M, from start to end."),
+    "demo": ("demo", "Convert, quantize and measure SmolLM2-135M, from start to end."),
 }
 
 EXIT_ERROR = 2
 
 
 def load_command(name: str) -> click.Command:
-    """The command of that name, with ``--debug`` added."""
+    """Import a command by its name, and add the option ``--debug`` to it."""
     command: click.Command = import_module(f".{COMMANDS[name][0]}", __package__).command
     if not any(param.name == "debug" for param in command.params):
         command.params.append(
@@ -53,8 +53,8 @@ def load_command(name: str) -> click.Command:
     return command
 
 
-class _Umbrella(click.Group):
-    """A group that knows its commands by name and imports one only to run it."""
+class _LazyGroup(click.Group):
+    """A group that lists its commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -69,14 +69,14 @@ class _Umbrella(click.Group):
 
 _COMPLETION = """\b
 Completion in bash: eval "$(_QUANTMILL_COMPLETE=bash_source quantmill)"
-zsh and fish have zsh_source and fish_source; `quantize`, `convert` and `imatrix` their own
-_QUANTIZE_COMPLETE, _CONVERT_COMPLETE and _IMATRIX_COMPLETE."""
+For zsh and fish, use zsh_source and fish_source. The programs `quantize`, `convert` and
+`imatrix` use _QUANTIZE_COMPLETE, _CONVERT_COMPLETE and _IMATRIX_COMPLETE."""
 
 
-@click.command(cls=_Umbrella, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION)
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION)
 @click.version_option(__version__, prog_name="quantmill")
 def quantmill() -> None:
-    """Turn Hugging Face checkpoints into the quantized files people run.
+    """Convert and quantize language models: Hugging Face checkpoints, GGUF, GPTQ and AWQ.
 
     Example: quantmill convert Meta-Llama-3-8B-Instruct llama3.Q4_K_M.gguf --outtype Q4_K_M
     """
@@ -84,7 +84,7 @@ def quantmill() -> None:
 
 def main(command: click.Command, prog: str) -> NoReturn:
     """Run a command and exit: 0, 1 when a check failed, 2 on an error (one line on stderr), 130 when interrupted."""
-    gc.set_threshold(100_000)  # numba and torch make hundreds of thousands of objects as they are imported, no garbage
+    gc.set_threshold(100_000)  # importing numba and torch makes hundreds of thousands of objects, none of them garbage
     with listening(prog) as signals:
         _run(command, prog, signals)
 
@@ -100,11 +100,11 @@ def _run(command: click.Command, prog: str, signals: Signals) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the interpreter complains at exit
         sys.exit(EXIT_ERROR)
     except Exception as error:
         if signals.heard:
-            _interrupted(prog)  # it fell into an import, or a callback of another library's
+            _interrupted(prog)  # the signal came during an import, or in a callback of another library
         if not isinstance(error, (QuantmillError, OSError)):
             raise
         if "--debug" in sys.argv:
@@ -112,7 +112,7 @@ def _run(command: click.Command, prog: str, signals: Signals) -> NoReturn:
         click.echo(f"{prog}: {_one_line(error)}", err=True)
         sys.exit(EXIT_ERROR)
     finally:
-        gc.freeze()  # the interpreter's last collections would walk all of numba: a quarter of a second
+        gc.freeze()  # the interpreter's last collections would visit every object of numba: a quarter of a second
 
 
 def _interrupted(prog: str) -> NoReturn:
@@ -129,25 +129,25 @@ def _one_line(error: QuantmillError | OSError) -> str:
 
 
 def run() -> NoReturn:
-    """The console script ``quantmill``."""
+    """Run the program ``quantmill``."""
     main(quantmill, "quantmill")
 
 
 def run_convert() -> NoReturn:
-    """The console script ``convert``."""
+    """Run the program ``convert``."""
     main(load_command("convert"), "convert")
 
 
 def run_quantize() -> NoReturn:
-    """The console script ``quantize``."""
+    """Run the program ``quantize``."""
     main(load_command("quantize"), "quantize")
 
 
 def run_imatrix() -> NoReturn:
-    """The console script ``imatrix``."""
+    """Run the program ``imatrix``."""
     main(load_command("imatrix"), "imatrix")
 
 
 def run_gguf_set_metadata() -> NoReturn:
-    """The console script ``gguf-set-metadata``."""
+    """Run the program ``gguf-set-metadata``."""
     main(load_command("gguf-set-metadata"), "gguf-set-metadata")

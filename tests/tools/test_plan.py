@@ -139,7 +139,7 @@ def test_refused(refused: Callable[..., str], gguf: Path, args: list[str], messa
     assert re.search(message, refused("plan", gguf, *args))
 
 
-@pytest.mark.parametrize(("size", "message"), [("4GX", "unknown unit"), ("much", "no size")])
+@pytest.mark.parametrize(("size", "message"), [("4GX", "unknown unit"), ("much", "not a valid size")])
 def test_bad_sizes(cli: Cli, gguf: Path, size: str, message: str) -> None:
     done = cli("plan", gguf, "--fits", size)
     assert done.code == 2

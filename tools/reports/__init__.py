@@ -1,1 +1,1 @@
-"""What people look at: the HTML report, the model card, the plot."""
+"""The HTML report of a GGUF file."""

@@ -1,4 +1,4 @@
-"""What the page of ``quantmill inspect --html`` tells: figures gathered from a model, before any HTML."""
+"""Gather the figures of a model that the page of ``quantmill inspect --html`` shows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ...formats.ir import Model
     from ...quantize.compare import TensorReport
 
-_MAX_FACT = 120  # characters
+_MAX_FACT = 120  # characters of a fact at the top of the page
 PARTS = ("attention", "feed forward", "other")
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A layer's bytes, by part, and its bits per weight."""
+    """The bytes of a layer, by part, and its number of weights."""
 
     layer: int
     nbytes: Mapping[str, int]
@@ -39,7 +39,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Cell:
-    """One square of a heat map. ``about`` says in words what it stands for."""
+    """One square of a heat map; ``about`` is its description, which a pointer or a screen reader shows."""
 
     value: float
     about: str
@@ -47,7 +47,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Layer x role, and the tensors outside the layers by name."""
+    """A value for each layer and role, and for the tensors outside the layers by name."""
 
     roles: tuple[str, ...]
     layers: tuple[int, ...]
@@ -61,14 +61,16 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page."""
+    """Everything that the page shows."""
 
     title: str
     facts: tuple[tuple[str, str], ...]
     types: tuple[TypeTotals, ...]
     layers: tuple[LayerRow, ...]
     outside_bytes: int
-    metadata: tuple[tuple[str, str, str, str | None], ...]  # key, type, value on a line, the whole of a long text
+    metadata: tuple[
+        tuple[str, str, str, str | None], ...
+    ]  # key, type, value on one line, the whole value of a long text
     tensors: tuple[Tensor, ...]
     errors: Mapping[str, TensorReport] = field(default_factory=dict)
     error_map: HeatMap | None = None
@@ -137,17 +139,17 @@ def _facts(model: Model, headers: tuple[GGUFHeader, ...]) -> list[tuple[str, str
         ("License", model.get("general.license")),
         ("Format", f"GGUF v{first.version}, {first.byteorder}-endian, aligned to {first.alignment}"),
     ]
-    told = [(label, _as_text(value)) for label, value in facts if value is not None]
-    return [(label, _cut(value)) for label, value in told if value]
+    texts = [(label, _as_text(value)) for label, value in facts if value is not None]
+    return [(label, _cut(text)) for label, text in texts if text]
 
 
 def _cut(value: str) -> str:
-    """What stands at the top of the page; the metadata has the whole."""
+    """Shorten a fact for the top of the page; the table of metadata shows it in full."""
     return value if len(value) <= _MAX_FACT else f"{value[:_MAX_FACT]} ..."
 
 
 def _as_text(value: object) -> str:
-    """A fact as text; an array of one number a layer by its extremes."""
+    """Format a fact; an array with a number for each layer is shown by its minimum and maximum."""
     if isinstance(value, np.ndarray):
         return f"{value.min()} to {value.max()}, by layer" if value.size else ""
     return str(value)
@@ -161,7 +163,7 @@ def _count(n: int) -> str:
 
 
 def part_of(role: Role) -> str:
-    """Which of ``PARTS`` a tensor in a layer belongs to."""
+    """Give the part of a layer, of ``PARTS``, that a tensor with this role belongs to."""
     name = role.value
     if name.startswith(("attn", "cross_attn", "vis_attn", "indexer", "post_attention")):
         return "attention"
@@ -204,7 +206,7 @@ def _error_map(model: Model, errors: Mapping[str, TensorReport]) -> HeatMap:
 
 
 def _importance_map(model: Model, imatrix: Imatrix) -> HeatMap:
-    """The mean over the columns of what quantization weighs errors by: the mean square of each input."""
+    """The importance of each matrix: the mean square of its inputs, by which quantization weighs errors, averaged."""
     found = {}
     for name, vector in imatrix.vectors().items():
         if vector.size:
@@ -214,7 +216,7 @@ def _importance_map(model: Model, imatrix: Imatrix) -> HeatMap:
 
 
 def _heat_map(model: Model, found: Mapping[str, Cell]) -> HeatMap:
-    """Cells by layer and role, roles in the order of the model; of several tensors in one place the largest counts."""
+    """Arrange cells by layer and role. Where several tensors share a place, the largest value is shown."""
     cells: dict[tuple[int, str], Cell] = {}
     outside: dict[str, Cell] = {}
     for tensor in model:
@@ -232,7 +234,7 @@ def _heat_map(model: Model, found: Mapping[str, Cell]) -> HeatMap:
     return HeatMap(tuple(roles), tuple(sorted({layer for layer, _ in cells})), cells, outside)
 
 
-# As the text passes through them.
+# The order of the columns: that in which a text passes through the matrices.
 _ORDER = {role.value: i for i, role in enumerate((
     Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V, Role.ATTN_QKV, Role.ATTN_OUTPUT,
     Role.FFN_GATE_INP, Role.FFN_GATE, Role.FFN_UP, Role.FFN_DOWN,

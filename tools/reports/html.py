@@ -1,4 +1,4 @@
-"""HTML from Python: text is escaped unless it is HTML already, so that no name in a file can become markup."""
+"""Write HTML. Text is escaped unless it is of the class ``Html``, so that no name in a file can become markup."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 
 
 class Html(str):
-    """Text that is HTML; everything else is escaped when it becomes part of it."""
+    """Text that is HTML already, and is not escaped again."""
 
     __slots__ = ()
 
@@ -18,12 +18,16 @@ Child = str | int | Iterable["Child"] | None
 
 
 def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -> Html:
-    """``tag("td", "a<b", class_="x")`` is ``<td class="x">a&lt;b</td>``.
+    """Write an element.
 
     Args:
         children: HTML, text, numbers, or iterables of these; None is nothing.
-        attributes: ``class_`` and ``for_`` lose their underscore, others have theirs as ``-``; None and False leave the
+        attributes: a trailing underscore is dropped (``class_``), others become ``-``; None and False leave the
             attribute out, True gives it no value.
+
+    Example:
+        >>> tag("td", "a<b", class_="x")
+        '<td class="x">a&lt;b</td>'
     """
     written = "".join(_attribute(key, value) for key, value in attributes.items())
     if name in VOID:
@@ -32,18 +36,18 @@ def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -
 
 
 def join(children: Iterable[Child]) -> Html:
-    """The children one after the other."""
+    """Join children to HTML."""
     return Html("".join(_child(child) for child in children))
 
 
 def text(raw: str) -> Html:
-    """Text as HTML. What has no place in a page (control characters, halves of surrogate pairs) is spelt out."""
+    """Escape text. Characters that a page cannot hold (control characters, halves of surrogate pairs) are spelt out."""
     plain = raw.encode("utf-8", "backslashreplace").decode("utf-8")
     return Html(escape("".join(c if c.isprintable() or c in "\n\t" else _spelt(c) for c in plain), quote=True))
 
 
 def _spelt(character: str) -> str:
-    """``\\x00``, ``\\u202e``: also of marks that would turn the direction of what follows. Spaces stay."""
+    """Spell out a character as ``\\x00`` or ``\\u202e``; so also marks of the writing direction. Spaces stay."""
     return character if character.isspace() and ord(character) >= 0x80 else ascii(character)[1:-1]
 
 

@@ -1,4 +1,4 @@
-"""The report as one page of HTML: pure functions from figures to markup. It needs no script and loads nothing."""
+"""Render a report as one page of HTML, which has no script and loads nothing: pure functions from figures to markup."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..library.description import TypeTotals
 from .figures import PARTS, Cell, HeatMap, LayerRow, Report
 from .html import Child, Html, join, tag, text
 
-_COLOURS = 8  # .f0 to .f7 in the sheet
+_COLOURS = 8  # .f0 to .f7 in report.css
 _PART_COLOURS = dict(zip(PARTS, ("f0", "f1", "f7"), strict=True))
-_MAX_TEXT = 20_000  # characters of a chat template or licence shown; a page is no archive
-# Even if markup got into the page, a browser would run and fetch nothing.
+_MAX_TEXT = 20_000  # characters of a chat template or a license; the file has the rest
+# A second barrier: a browser would run and fetch nothing even if markup from a file got into the page.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def page(report: Report) -> str:
-    """The whole page, from its doctype."""
+    """Render the whole page, from its doctype."""
     sections = [
         ("facts", "The model", _facts(report.facts)),
         ("types", "Tensors by type", _types(report.types)),
@@ -125,8 +125,8 @@ def _column(i: int, row: LayerRow, top: int, used: Sequence[str]) -> Html:
             tag("rect", x=f"{10 * i + 1}", y=f"{y:.3f}", width=8, height=f"{height:.3f}", class_=_PART_COLOURS[part])
         )
     parts = ", ".join(f"{part} {human_bytes(row.nbytes[part])}" for part in used)
-    told = f"layer {row.layer}: {human_bytes(row.total)}, {_bpw(row)} bpw ({parts})"
-    return tag("g", tag("title", told), rects)
+    title = f"layer {row.layer}: {human_bytes(row.total)}, {_bpw(row)} bpw ({parts})"
+    return tag("g", tag("title", title), rects)
 
 
 def _bpw(row: LayerRow) -> str:
@@ -136,19 +136,21 @@ def _bpw(row: LayerRow) -> str:
 def _errors(report: Report) -> Html | None:
     if report.error_map is None:
         return None
-    told = f"Root mean square error of each matrix against {report.against}, in percent of its root mean square there."
-    return _heat(report.error_map, "error", told, lambda v: _short(v * 100))
+    caption = (
+        f"Root mean square error of each matrix against {report.against}, in percent of the root mean square there."
+    )
+    return _heat(report.error_map, "error", caption, lambda v: _short(v * 100))
 
 
 def _importance(report: Report) -> Html | None:
     if report.importance_map is None:
         return None
-    told = f"The mean square of what enters each matrix, from {report.imatrix}: errors there weigh by it."
-    return _heat(report.importance_map, "importance", told, _short)
+    caption = f"The mean square of each matrix's inputs, from {report.imatrix}; errors are weighted by it."
+    return _heat(report.importance_map, "importance", caption, _short)
 
 
-def _heat(heat: HeatMap, kind: str, told: str, show: Callable[[float], str]) -> Html:
-    """A table whose cells are coloured by the logarithm of their values, the smallest bare, the largest full."""
+def _heat(heat: HeatMap, kind: str, caption: str, show: Callable[[float], str]) -> Html:
+    """Render a heat map as a table, its cells coloured by the logarithm of their values."""
     positive = [value for value in heat.values if 0 < value < math.inf]
     if not heat.values:
         return tag("p", "No tensor to show: the names have nothing in common.")
@@ -167,7 +169,7 @@ def _heat(heat: HeatMap, kind: str, told: str, show: Callable[[float], str]) -> 
     scale = tag(
         "div", tag("span", show(low)), tag("i", aria_hidden="true"), tag("span", show(high)), class_=f"scale {kind}"
     )
-    parts: list[Child] = [tag("p", told), scale]
+    parts: list[Child] = [tag("p", caption), scale]
     if rows:
         table = tag("table", tag("thead", head), tag("tbody", rows), class_=f"heat {kind}")
         parts.append(_scroll(table, f"{kind} by layer and role"))
@@ -179,7 +181,7 @@ def _heat(heat: HeatMap, kind: str, told: str, show: Callable[[float], str]) -> 
 
 
 def _level(value: float, low: float, high: float) -> float:
-    """0 to 1, by the logarithm; what is not finite stands out."""
+    """Map a value to 0 to 1 by its logarithm, and to 1 if it is not finite."""
     if not math.isfinite(value):
         return 1.0
     if value <= 0 or low <= 0:
@@ -188,7 +190,7 @@ def _level(value: float, low: float, high: float) -> float:
 
 
 def _short(value: float) -> str:
-    """Two figures in at most five characters: ``.053``, ``2.7``, ``140``, ``3e-5``."""
+    """Format a value with two significant digits in at most five characters: ``.053``, ``140``, ``3e-5``."""
     if not math.isfinite(value):
         return str(value)
     if value == 0:
@@ -213,13 +215,13 @@ def _metadata(rows: Iterable[tuple[str, str, str, str | None]]) -> Html:
 
 
 def _breakable(key: str) -> Html:
-    """A key that a narrow screen may break after a dot or an underscore."""
+    """Allow a narrow screen to break a key after a dot or an underscore."""
     return join([text(part), tag("wbr")] for part in re.split(r"(?<=[._])", key))
 
 
 def _long(shown: str, whole: str) -> Html:
     cut = whole[:_MAX_TEXT]
-    more = f"\n... {len(whole) - _MAX_TEXT} characters more" if len(whole) > _MAX_TEXT else ""
+    more = f"\n... {len(whole) - _MAX_TEXT} more characters" if len(whole) > _MAX_TEXT else ""
     return tag("details", tag("summary", tag("bdi", shown)), tag("pre", cut + more, tabindex=0))
 
 
@@ -246,7 +248,7 @@ def _tensors(report: Report) -> Html:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Child]], label: str) -> Html:
-    """A table whose first column heads its rows and whose other columns stand to the right."""
+    """Render a table whose first column heads its rows and whose other columns are aligned to the right."""
     top = tag("tr", [tag("th", name, scope="col", class_="n" if i else None) for i, name in enumerate(head)])
     body = [
         tag("tr", tag("th", row[0], scope="row"), [tag("td", cell, class_="n") for cell in row[1:]]) for row in rows
@@ -255,5 +257,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Child]], label: str) -> 
 
 
 def _scroll(table: Html, label: str) -> Html:
-    """Too wide for the screen, a table scrolls in its own frame, which the keyboard can reach."""
+    """Put a table in a frame of its own, in which it scrolls where the screen is narrow, with the keyboard too."""
     return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)

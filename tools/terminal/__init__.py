@@ -1,1 +1,1 @@
-"""What the commands share: options, progress, tables, signals."""
+"""What the commands share on the terminal: options, progress, tables, units, signals."""

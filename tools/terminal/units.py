@@ -1,4 +1,4 @@
-"""Sizes as people write and read them."""
+"""Sizes in bytes as people write and read them: ``4.5GiB``, ``5.06 GB``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic in some versions of click only
-    """``4.5GiB``, ``500 MB``, or bytes."""
+    """A click parameter type for sizes: ``4.5GiB``, ``500 MB``, or a number of bytes.
+
+    Example:
+        >>> Size().convert("1.5KiB", None, None)
+        1536
+    """
 
     name = "size"
 
@@ -24,15 +29,22 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in some versio
             return value
         match = _SIZE.fullmatch(str(value))
         if match is None:
-            self.fail(f"{value!r} is no size such as 4.5GiB", param, ctx)
+            self.fail(f"{value!r} is not a valid size, such as 4.5GiB", param, ctx)
         unit = _UNITS.get(match[2].upper())
         if unit is None:
             self.fail(
-                f"{value!r}: unknown unit {match[2]!r}; GB is 10^9 bytes, GiB is 2^30, likewise M and k", param, ctx
+                f"{value!r} has the unknown unit {match[2]!r}; GB is 10^9 bytes, GiB is 2^30, likewise M and k",
+                param,
+                ctx,
             )
         return int(float(match[1]) * unit)
 
 
 def in_gb(n: int) -> str:
-    """``5.06 GB``, with the two decimals of published tables; what is smaller in MB."""
+    """Format a size as published tables do: in GB with two decimals, below 1 GB in MB with one.
+
+    Example:
+        >>> in_gb(5_060_000_000), in_gb(500_000)
+        ('5.06 GB', '0.5 MB')
+    """
     return f"{n / 1e9:.2f} GB" if n >= 10**9 else f"{n / 1e6:.1f} MB"

@@ -1,1 +1,1 @@
-"""What ``release`` and ``reproduce`` are made of: the levels and their words, the card, the plot, the manifest."""
+"""Releases: the levels, the model card, the plot, the manifest, and making a release again."""

@@ -1,20 +1,27 @@
-"""How a conversation looks to a model: its chat template, filled with placeholders."""
+"""Show how a model expects a conversation: its chat template, filled with placeholders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 _SYSTEM = {"role": "system", "content": "{system_message}"}
 _USER = {"role": "user", "content": "{prompt}"}
 
 
 def prompt_template(template: str | None, tokens: Mapping[str, str]) -> str | None:
-    """The text of one exchange up to where the model answers; None when there is no template or it fails.
+    """Render one exchange of a conversation, up to where the model answers.
 
     Args:
-        template: Jinja, from a stranger: it runs in a sandbox without access to anything.
-        tokens: ``bos_token`` and ``eos_token``.
+        template: the chat template, in Jinja. It is not trusted: it runs in a sandbox without access to anything.
+        tokens: the texts of ``bos_token`` and ``eos_token``.
+
+    Returns:
+        The text with ``{system_message}`` and ``{prompt}`` in their places; None when there is no template, or when it
+        fails.
+
+    Example:
+        >>> prompt_template("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}", {})
+        '<|system|>{system_message}<|user|>{prompt}'
     """
     if not template:
         return None
@@ -30,11 +37,11 @@ def prompt_template(template: str | None, tokens: Mapping[str, str]) -> str | No
 
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: ""
-    for messages in ([_SYSTEM, _USER], [_USER]):  # many templates refuse a system message
-        context: dict[str, Any] = {"messages": messages, "add_generation_prompt": True, **tokens}
+    for messages in ([_SYSTEM, _USER], [_USER]):  # some templates refuse a system message
+        context: dict[str, object] = {"messages": messages, "add_generation_prompt": True, **tokens}
         try:
             text = environment.from_string(template).render(**context)
-        except Exception:  # whatever a template does wrong
+        except Exception:  # a template can fail in any way
             continue
         if "{prompt}" in text:
             return text
