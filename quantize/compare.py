@@ -1,4 +1,4 @@
-"""How far the weights of one model are from another's, tensor by tensor, in row chunks."""
+"""Measure how far the weights of one model are from another's, tensor by tensor, in chunks of rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..formats.floats import bf16_to_f32
+from ..formats.floats import to_f32
 from ..formats.ir import Model, Tensor
 from .decode import as_float
 
@@ -36,7 +36,33 @@ class TensorReport:
 
 
 def compare(model: Model, base: Model | None = None) -> Iterator[TensorReport]:
-    """Decode every tensor of ``model``, and measure it against ``base``'s tensor of that name and shape, if any."""
+    """Decode every tensor of a model and measure how far its weights are from those of another.
+
+    Args:
+        model: the model to measure, quantized or not.
+        base: what to compare it with, such as its original; None only to count weights that are NaN or Inf. Tensors
+            are matched by name; those of another shape are not compared.
+
+    Yields:
+        A report for each tensor of ``model``, in order; the tensor is read when its report is asked for.
+
+    Raises:
+        QuantmillError: a tensor is in a type that cannot be decoded.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from quantmill.formats.ir import Model, Role, Tensor
+        >>> from quantmill.formats.qtypes import F32
+        >>> from quantmill.quantize.compare import compare
+        >>> def one(value):
+        ...     rows = np.full((2, 8), value, np.float32).view(np.uint8)
+        ...     tensor = Tensor("output.weight", Role.OUTPUT, None, (2, 8), F32, lambda a, b: rows[a:b])
+        ...     return Model("llama", {}, (tensor,), Path("tiny"))
+        >>> [report] = compare(one(1.5), one(1.0))
+        >>> report.name, report.type, report.rmse, report.max_error
+        ('output.weight', 'F32', 0.5, 0.5)
+    """
     others = {tensor.name: tensor for tensor in as_float(base)} if base else {}
     for stored, tensor in zip(model, as_float(model), strict=True):
         other = others.get(tensor.name)
@@ -73,6 +99,6 @@ def _measure(type_name: str, tensor: Tensor, other: Tensor | None) -> TensorRepo
 
 def _float64(tensor: Tensor, a: int, b: int) -> np.ndarray:
     raw = tensor.rows(a, b)
-    if tensor.qtype.name == "BF16":
-        return bf16_to_f32(raw.view("<u2")).astype(np.float64)
-    return raw.view(tensor.qtype.fields[0][1]).astype(np.float64)
+    if tensor.qtype.is_float:
+        return to_f32(raw, tensor.qtype).astype(np.float64)
+    return raw.view(tensor.qtype.fields[0][1]).astype(np.float64)  # integers and F64

@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from ..formats.errors import OutputError
 from ..formats.storage.output import Output, explain, sync_file
@@ -24,12 +23,9 @@ from ..formats.storage.resumable import Resumable
 from ..formats.storage.rows_journal import FinishedRows
 from ..formats.workers import Pool
 from .chunks import Chunk, Task, is_copy
-from .encode import Encoder, Scratch
-from .execute import on_threads
+from .encode import ChunkEncoder, Scratch
 from .kernels import kernel_for
-
-if TYPE_CHECKING:
-    from .execute import Progress
+from .threads import on_threads
 
 SECONDS = 2.0  # of work in a piece: long beside a message, short beside the whole
 _MOST_CHUNKS = 2000  # in a piece, so that it stays a short message
@@ -41,15 +37,20 @@ Kind = tuple[str, ...]
 
 
 def on_pool(
-    encoder: Encoder, works: Sequence[Resumable], chunks: Iterator[Chunk], pool: Pool, progress: Progress | None
+    encoder: ChunkEncoder,
+    works: Sequence[Resumable],
+    chunks: Iterator[Chunk],
+    pool: Pool,
+    done: Callable[[Chunk], object],
 ) -> None:
-    """Every chunk, by the pool's workers.
+    """Process every chunk with the pool's workers.
 
     Args:
-        encoder: what is done to a chunk; its files are ``works``.
+        encoder: encodes a chunk; its files are ``works``.
         works: the growing files.
-        chunks: in order.
-        progress: told the bytes of the source that are done.
+        chunks: in the order of the queue.
+        pool: the workers.
+        done: called here with each chunk that is on the disk.
 
     Raises:
         QuantmillError: the first of the queue, as on one machine; or a worker does not see our files.
@@ -59,16 +60,14 @@ def on_pool(
     start = partial(_Worker, replace(encoder, files=()), [_Remote.of(work) for work in works], pool.threads)
     pieces = _Pieces(encoder.tasks, chunks, pool)
 
-    def done(piece: Piece, seconds: Sequence[float]) -> None:
+    def record(piece: Piece, seconds: Sequence[float]) -> None:
         pieces.learn(piece, seconds)
         for chunk in piece:
-            task = encoder.tasks[chunk.task]
-            for part in task.parts:
+            for part in encoder.tasks[chunk.task].parts:
                 works[part.job].done(part.item, chunk.a, chunk.b)
-            if progress is not None:
-                progress((chunk.b - chunk.a) * task.tensor.row_bytes)
+            done(chunk)
 
-    pool.run(start, pieces, done)
+    pool.run(start, pieces, record)
 
 
 class _Pieces:
@@ -195,7 +194,7 @@ class _Worker:
         threads: to use.
     """
 
-    def __init__(self, encoder: Encoder, files: Sequence[_Remote], threads: int) -> None:
+    def __init__(self, encoder: ChunkEncoder, files: Sequence[_Remote], threads: int) -> None:
         self._files = [file.open() for file in files]
         self._encoder = replace(encoder, files=self._files)
         self._threads = threads

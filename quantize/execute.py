@@ -1,40 +1,80 @@
-"""Carrying out plans: chunks of rows from all tensors in one queue, encoded on a few threads, each written in place.
+"""Carry out plans: read, encode and write every tensor in chunks of rows, on threads or on a pool of workers.
 
 Kernels, reads and writes release the GIL, and every chunk's place in the file is known, so threads share nothing but
-the queue. Chunks are small, so memory does not grow with the model. Rows are encoded one by one, whatever chunk
-they come in: the bytes depend on neither the threads nor the chunk size, nor on the machines (``cluster.py``).
+the queue. Chunks are small, so memory does not grow with the model. Rows are encoded one by one, whatever chunk they
+come in, so the bytes depend on neither the threads, nor the chunk size, nor the machines.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..formats.progress import Event, Progress, RowsDone, WorkEnded, WorkStarted, notes
 from ..formats.storage.resumable import resumable_output
-from ..formats.storage.uncached import past_cache
 from ..formats.workers import Pool
-from .chunks import Chunk, Job, Task, chunks_of, is_copy, tasks_of
-from .encode import Encoder, Scratch
+from .chunks import Chunk, Job, chunks_of, tasks_of
+from .distribute import on_pool
+from .encode import ChunkEncoder
 from .fingerprint import fingerprint
-from .kernels import keep
 from .plan import Importance, Plan
+from .threads import cpu_count, on_threads
 
 if TYPE_CHECKING:
     from .refine.refiner import Refiner
 
-__all__ = ["Job", "cpu_count", "execute", "execute_all", "on_threads"]
-
-_SPARE = 8  # threads, at most, that read and write while others compute: each holds a chunk
-Progress = Callable[[int], object]
+__all__ = ["Job", "execute", "execute_all"]
 
 
-def execute(plan: Plan, path: str | Path, **options: Any) -> None:
-    """Write one planned file. Options and errors are those of ``execute_all``."""
-    execute_all([Job(plan, Path(path))], **options)
+def execute(
+    plan: Plan,
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    importance: Importance | None = None,
+    refiner: Refiner | None = None,
+    progress: Progress | None = None,
+    force: bool = False,
+    inputs: Sequence[str | Path] = (),
+    chunk_weights: int | None = None,
+    restart: bool = False,
+    pool: Pool | None = None,
+) -> None:
+    """Write the file that a plan describes. It appears at ``path`` when it is complete, or not at all.
+
+    Args:
+        plan: from ``make_plan``.
+        path: the file to write.
+        threads, importance, refiner, progress, force, inputs, chunk_weights, restart, pool: see ``execute_all``.
+
+    Raises:
+        WeightError, OutputError: see ``execute_all``.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from quantmill.formats.gguf.reader import read_gguf
+        >>> from quantmill.formats.ir import Model, Role, Tensor, Value, ValueType
+        >>> from quantmill.formats.qtypes import F16
+        >>> from quantmill.quantize.execute import execute
+        >>> from quantmill.quantize.plan import make_plan
+        >>> weights = np.ones((4, 256), np.float16).view(np.uint8)
+        >>> tensor = Tensor("blk.0.attn_q.weight", Role.ATTN_Q, 0, (4, 256), F16, lambda a, b: weights[a:b])
+        >>> metadata = {"general.architecture": Value(ValueType.STRING, "llama")}
+        >>> model = Model("llama", metadata, (tensor,), Path("tiny"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     execute(make_plan(model, "Q4_K_S"), Path(folder) / "tiny.gguf")
+        ...     [tensor.qtype.name for tensor in read_gguf(Path(folder) / "tiny.gguf")]
+        ['Q4_K']
+    """
+    execute_all(
+        [Job(plan, Path(path))], threads=threads, importance=importance, refiner=refiner, progress=progress,
+        force=force, inputs=inputs, chunk_weights=chunk_weights, restart=restart, pool=pool,
+    )  # fmt: skip
 
 
 def execute_all(
@@ -48,127 +88,69 @@ def execute_all(
     inputs: Sequence[str | Path] = (),
     chunk_weights: int | None = None,
     restart: bool = False,
-    say: Callable[[str], object] | None = None,
     pool: Pool | None = None,
 ) -> None:
-    """Write planned files; each appears when all are whole, or not at all. Every row of a source is read once, for all
-    of them. What an interruption leaves unfinished is kept beside them, and the next run of the same plan goes on.
+    """Write the files of several plans, which appear when all are complete, or not at all.
+
+    Every row of a source is read once, for all of them. What an interruption leaves unfinished is kept beside them, and
+    the next run of the same plans goes on from there.
 
     Args:
-        jobs: from ``make_plan``; plans of one model share its reading.
-        threads: None for one a CPU this process may use.
-        importance: the vectors the plans were made with.
-        refiner: for steps that are to be refined.
-        progress: called, by one thread at a time, with the bytes of the source just done.
-        force: existing files may be replaced.
-        inputs: files being read besides the model, which no output must be.
-        chunk_weights: weights encoded at a time, at least a row; None for the usual number.
+        jobs: plans from ``make_plan``, each with the file to write; plans of one model share its reading.
+        threads: how many may compute at a time; None for one for each CPU that this process may use.
+        importance: the vectors that the plans were made with, float32 [width] or, for stacked matrices,
+            [matrices * width], by the tensor's name.
+        refiner: refines the steps that are planned to be refined.
+        progress: called with ``WorkStarted``, ``RowsDone`` for each chunk of rows, ``WorkEnded``, and a ``Note`` when
+            work is taken up or kept; from one thread at a time.
+        force: replace existing files.
+        inputs: files that are read besides the model, so that no output may replace them.
+        chunk_weights: weights to encode at a time, at least a row; None for the usual number.
         restart: discard what an earlier run left.
-        say: told in one line when work is taken up or kept.
-        pool: workers that do it, instead of threads of this process.
+        pool: workers that do the work, instead of threads of this process.
 
     Raises:
         WeightError: a weight is NaN or Inf (the first of the queue, whatever the threads), or too large for its type.
-        OutputError: see ``resumable_output``.
+        OutputError: a file exists and ``force`` is False, or cannot be written; see ``resumable_output``.
     """
     vectors = importance or {}
     tasks = tasks_of(jobs)
+    report = _one_at_a_time(progress)
     with ExitStack() as stack:
         works = []
         for plan, path in ((job.plan, job.path) for job in jobs):
             work = resumable_output(
                 path, plan.size, fingerprint(plan, vectors, refiner), force=force, inputs=[*plan.source.paths, *inputs],
-                restart=restart, say=say,
+                restart=restart, say=notes(report) if progress is not None else None,
             )  # fmt: skip
             works.append(stack.enter_context(work))
             for offset, piece in plan.layout.pieces:
                 works[-1].output.write_at(offset, piece)
         orders = [job.plan.layout.byteorder for job in jobs]
-        encoder = Encoder(tasks, works, orders, vectors, jobs[0].plan.source.path, refiner)
+        encoder = ChunkEncoder(tasks, works, orders, vectors, jobs[0].plan.source.path, refiner)
         chunks = chunks_of(tasks, chunk_weights)
-        if pool is None:
-            done = _Count(tasks, progress)
-            on_threads(encoder.do, chunks, threads or cpu_count(), done)
-        else:
-            from .distribute import on_pool
 
-            on_pool(encoder, works, chunks, pool, progress)
-    keep({part.step.type for task in tasks for part in task.parts if not is_copy(part.step)})
+        def done(chunk: Chunk) -> None:
+            report(RowsDone((chunk.b - chunk.a) * tasks[chunk.task].tensor.row_bytes))
 
-
-def cpu_count() -> int:
-    """The CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Count:
-    """Tells the progress of chunks in bytes of the source, one thread at a time."""
-
-    def __init__(self, tasks: Sequence[Task], progress: Progress | None) -> None:
-        self._tasks, self._progress = tasks, progress
-        self._lock = threading.Lock()
-
-    def __call__(self, chunk: Chunk) -> None:
-        if self._progress is not None:
-            with self._lock:
-                self._progress((chunk.b - chunk.a) * self._tasks[chunk.task].tensor.row_bytes)
-
-
-def on_threads(
-    do: Callable[[Chunk, Scratch], None],
-    chunks: Iterator[Chunk],
-    threads: int,
-    done: Callable[[Chunk], object],
-) -> None:
-    """The queue, its threads, and what ends them: the last chunk, an error, or Ctrl-C.
-
-    Chunks are handed out in order and those begun are finished, so the error that is raised, the first in the queue,
-    is the same with any number of threads. Where reads wait for the disk, there are more threads than may compute at a
-    time: the others read what comes next, or write, and no processor waits.
-
-    Args:
-        threads: how many may compute at a time.
-    """
-    lock = threading.Lock()
-    turn = threading.Semaphore(threads)
-    if past_cache():
-        threads += min(threads, _SPARE)
-    errors: dict[int, BaseException] = {}
-    stopped = threading.Event()
-
-    def work(ended: threading.Event) -> None:
+        name = jobs[0].path.name if len(jobs) == 1 else f"{len(jobs)} files"
+        report(WorkStarted(name, sum(task.tensor.nbytes for task in tasks)))
         try:
-            take()
+            if pool is None:
+                on_threads(encoder.do, chunks, threads or cpu_count(), done)
+            else:
+                on_pool(encoder, works, chunks, pool, done)
         finally:
-            ended.set()
+            report(WorkEnded())
 
-    def take() -> None:
-        scratch = Scratch(turn)
-        while not stopped.is_set():
+
+def _one_at_a_time(progress: Progress | None) -> Callable[[Event], None]:
+    """Call ``progress``, if there is one, from one thread at a time."""
+    lock = threading.Lock()
+
+    def report(event: Event) -> None:
+        if progress is not None:
             with lock:
-                chunk = next(chunks, None)
-            if chunk is None:
-                return
-            try:
-                do(chunk, scratch)
-                done(chunk)
-            except BaseException as error:
-                errors[chunk.number] = error
-                stopped.set()
+                progress(event)
 
-    # Events, for Python 3.11 takes a thread whose join was interrupted for one that has ended.
-    pool: list[threading.Event] = []
-    try:
-        for i in range(threads):
-            ended = threading.Event()
-            threading.Thread(target=work, args=(ended,), name=f"quantize-{i}").start()
-            pool.append(ended)
-        for ended in pool:
-            while not ended.wait(0.1):
-                pass  # in slices, so that Ctrl-C is heard on every platform
-    finally:
-        stopped.set()
-        for ended in pool:
-            ended.wait()
-    if errors:
-        raise errors[min(errors)]
+    return report

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..formats.qtypes import BY_NAME, F16, QType
 from ..formats.storage.interrupts import when_cut_off
-from .kernels import keep, kernel_for
+from .kernels import kernel_for
 from .kernels.cachedir import cache_dir, numba_version, sources_digest
 
 _COMPILE = "from quantmill.quantize.warm import compile_type; compile_type({!r})"
@@ -53,7 +53,6 @@ def compile_type(name: str) -> None:
     width, n_rows = 2 * max(256, kind.block_size), 2
     out = np.empty((n_rows, kind.row_bytes(width)), np.uint8)
     kernel_for(kind).encode(np.zeros((n_rows, 2 * width), np.uint8), F16, np.ones(width, np.float32), out)
-    keep([kind])
     if _can_keep():
         _note(name).touch()
 

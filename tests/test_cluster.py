@@ -22,6 +22,7 @@ from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.formats.errors import OutputError, PlanError, QuantmillError, WeightError
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.ir import Bytes, Model, Tensor
+from quantmill.formats.progress import Event, Note, RowsDone
 from quantmill.quantize.chunks import Job, chunks_of, tasks_of
 from quantmill.quantize.distribute import SECONDS, _Pieces, _Remote
 from quantmill.quantize.execute import execute
@@ -117,17 +118,22 @@ def made(model: Model, path: Path, **options: Any) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def rows_done(events: list[Event]) -> int:
+    """In bytes of the source."""
+    return sum(event.nbytes for event in events if isinstance(event, RowsDone))
+
+
 def test_one_of_three_is_killed(checkpoint: Path, tmp_path: Path, pool: RayPool) -> None:
     assert pool.n_workers == 3
     model = read_hf(checkpoint)
     one = made(model, tmp_path / "one.gguf")
-    seen: list[int] = []
+    seen: list[Event] = []
     said: list[str] = []
     deadly_model = read_by(model, "blk.1.ffn_up.weight", deadly(tmp_path / "dead"))
     assert made(deadly_model, tmp_path / "three.gguf", pool=replace(pool, say=said.append), progress=seen.append) == one
     assert said == ["a worker is lost; its work goes to another"]
     assert deaths(tmp_path / "dead") == 1
-    assert sum(seen) == sum(tensor.nbytes for tensor in model)
+    assert rows_done(seen) == sum(tensor.nbytes for tensor in model)
     assert {path.name for path in tmp_path.iterdir()} == {"one.gguf", "three.gguf", "dead.0"}
 
 
@@ -157,19 +163,20 @@ def test_interrupted(checkpoint: Path, tmp_path: Path, pool: RayPool, then: str)
     model = read_hf(checkpoint)
     one = made(model, tmp_path / "one.gguf")
     (tmp_path / "new").mkdir()
-    done: list[int] = []
+    done: list[Event] = []
 
-    def stop(n: int) -> None:
-        done.append(n)
-        if sum(done) > 800_000:
+    def stop(event: Event) -> None:
+        done.append(event)
+        if isinstance(event, RowsDone) and rows_done(done) > 800_000:
             raise KeyboardInterrupt
 
     path = tmp_path / "new" / "o.gguf"
     with pytest.raises(KeyboardInterrupt):
         made(model, path, pool=pool, progress=stop)
     assert sorted(file.name for file in path.parent.iterdir()) == [".o.gguf.journal", ".o.gguf.part"]
-    said: list[str] = []
-    assert made(model, path, say=said.append, **({"pool": pool} if then == "cluster" else {})) == one
+    events: list[Event] = []
+    assert made(model, path, progress=events.append, **({"pool": pool} if then == "cluster" else {})) == one
+    said = [event.text for event in events if isinstance(event, Note)]
     assert [line.split(": ")[1][:8] for line in said] == ["going on"]
     assert [file.name for file in path.parent.iterdir()] == ["o.gguf"]
 

@@ -45,7 +45,7 @@ exec(sys.argv.pop(1))
 from quantmill.tools.main import run
 run()
 """
-ENCODER = "from quantmill.quantize.encode import Encoder; hold(Encoder, 'do', 12)"
+ENCODER = "from quantmill.quantize.encode import ChunkEncoder; hold(ChunkEncoder, 'do', 12)"
 LAYER = "import torch; hold(torch.nn.Linear, 'forward', 17)"  # of 21
 SEARCH = "import torch; hold(torch.nn.Linear, 'forward', 150)"  # of 231; in the second block
 GPTQ = "import quantmill.quantize.gptq.layer as gptq; hold(gptq, 'quantize', 10)"

@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from oracles.tiny import save_tiny_llama
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.imatrix_file import read_imatrix
+from quantmill.formats.progress import Event, Note, RowsDone
 from quantmill.quantize.execute import Job, execute, execute_all
 from quantmill.quantize.plan import PlanOptions, make_plan
 from quantmill.tools.main import load_command
@@ -111,16 +112,17 @@ def resumed(source: Source, level: str, out: Path) -> None:
     for threads, weights, limit in ((1, 3000, 300_000), (3, 10_000, 900_000)):
         done = 0
 
-        def stop(n: int, limit: int = limit) -> None:
+        def stop(event: Event, limit: int = limit) -> None:
             nonlocal done
-            done += n
+            done += event.nbytes if isinstance(event, RowsDone) else 0
             if done > limit:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             execute(plan, out, importance=vectors, chunk_weights=weights, threads=threads, progress=stop)
-    said: list[str] = []
-    execute(plan, out, importance=vectors, say=said.append)
+    events: list[Event] = []
+    execute(plan, out, importance=vectors, progress=events.append)
+    said = [event.text for event in events if isinstance(event, Note)]
     assert "going on where an earlier run stopped" in said[0]
 
 

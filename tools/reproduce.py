@@ -102,7 +102,7 @@ def _make(
     from ..formats.storage.durable import sha256_of_file
     from ..quantize.execute import execute
     from .library.models import read_model
-    from .library.planned import plan_from, progress_bar
+    from .library.planned import plan_from, progress_bar, shown
 
     source = read_model(model)
     used = content["options"]
@@ -115,7 +115,7 @@ def _make(
             plan, importance = plan_from(source, about["level"], wishes)
             path = Path(folder) / name
             with progress_bar(plan.source_bytes, name, options["quiet"]) as progress:
-                execute(plan, path, threads=options["threads"], importance=importance, progress=progress)
+                execute(plan, path, threads=options["threads"], importance=importance, progress=shown(progress, None))
             found[name] = sha256_of_file(path)
             path.unlink()
     return found

@@ -1,15 +1,12 @@
-"""The kernels: encode and decode of every GGML type. Importing this package does not import numba."""
+"""The kernels, which encode and decode every GGML type. Importing this package does not import numba."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 
 from ...formats.errors import QuantmillError
 from ...formats.qtypes import QType
-from . import images
 from .contract import Kernel
 
 # Each module has KERNELS: dict[str, Kernel], by the type's name.
@@ -48,10 +45,23 @@ ENCODABLE = frozenset(_MODULES)
 
 
 def kernel_for(qtype: QType) -> Kernel:
-    """The kernel of a type; on first use loads its image, or imports numba and the type's module.
+    """Return the kernel of a type. The first use imports numba, but for the float types.
+
+    Args:
+        qtype: the type.
 
     Raises:
-        QuantmillError: a type without a kernel (the integers, F64, Q8_1, Q8_K).
+        QuantmillError: the type has no kernel (the integers, F64, Q8_1, Q8_K).
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill.formats.qtypes import BY_NAME, F32
+        >>> from quantmill.quantize.kernels import kernel_for
+        >>> kernel = kernel_for(BY_NAME["Q8_0"])
+        >>> rows, out = np.ones((1, 32), np.float32), np.empty((1, 34), np.uint8)
+        >>> kernel.encode(rows.view(np.uint8), F32, None, out)
+        >>> out.view(kernel.qtype.block)["qs"][0, 0, :3]
+        array([127, 127, 127], dtype=int8)
     """
     module = _MODULES.get(qtype.name)
     if module is None:
@@ -61,20 +71,5 @@ def kernel_for(qtype: QType) -> Kernel:
 
 @cache
 def _kernel(name: str) -> Kernel:
-    place = f"{__name__}.{_MODULES[name]}"
-    if _MODULES[name] != "floats" and place not in sys.modules:
-        kernel = images.load(name, lambda blocks, out: _compiled(name).decode_rows(blocks, out))
-        if kernel is not None:
-            return kernel
-    return _compiled(name)
-
-
-def _compiled(name: str) -> Kernel:
     kernel: Kernel = import_module(f".{_MODULES[name]}", __name__).KERNELS[name]
     return kernel
-
-
-def keep(qtypes: Iterable[QType]) -> None:
-    """Let later runs start quickly: to be called when kernels of these types have encoded something."""
-    for qtype in qtypes:
-        images.save(kernel_for(qtype))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...formats.floats import bf16_to_f32
+from ...formats.floats import from_f32, to_f32
 from ...formats.ir import Bytes
 from ...formats.qtypes import BY_NAME
 from .contract import F32_ARRAY, SOURCE_CODE, Kernel, constant
@@ -41,29 +41,6 @@ def first_nonfinite(src: Bytes, code: int) -> int:
     return int(np.argmax((words & words.dtype.type(exponent)) == exponent))
 
 
-def _to_float(words: NDArray[Any], name: str) -> F32_ARRAY:
-    if name == "BF16":
-        return bf16_to_f32(words)
-    return words.view("<f4" if name == "F32" else "<f2").astype(np.float32, copy=False)
-
-
-def _from_float(x: F32_ARRAY, name: str) -> NDArray[Any]:
-    if name == "F32":
-        return x.view(np.uint32)
-    if name == "F16":
-        with np.errstate(over="ignore"):  # to inf, as ggml_fp32_to_fp16 does
-            return x.astype(np.float16).view(np.uint16)
-    bits = x.view(np.uint32)  # ggml_compute_fp32_to_bf16: to nearest even, NaN made quiet
-    rounded = bits >> np.uint32(16)
-    rounded &= np.uint32(1)
-    rounded += np.uint32(0x7FFF)
-    rounded += bits
-    rounded >>= np.uint32(16)
-    if np.isnan(x).any():
-        rounded = np.where(np.isnan(x), (bits >> np.uint32(16)) | np.uint32(64), rounded)
-    return rounded.astype(np.uint16)
-
-
 def _convert(words: NDArray[Any], source: str, target: NDArray[Any], name: str) -> None:
     """Flat words of one float type into those of another."""
     done = 0
@@ -75,7 +52,8 @@ def _convert(words: NDArray[Any], source: str, target: NDArray[Any], name: str) 
         done = words.size // VEC * VEC
     for start in range(done, words.size, _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        target[chunk] = _from_float(_to_float(words[chunk], source), name)
+        values = to_f32(words[chunk].view(np.uint8), BY_NAME[source])
+        target[chunk] = from_f32(values, BY_NAME[name]).view(target.dtype)
 
 
 def _encoder(name: str) -> Callable[..., None]:

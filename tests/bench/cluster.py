@@ -32,6 +32,7 @@ from typing import Any
 from quantize import tensor_shapes, write_imatrix, write_model
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.imatrix_file import read_imatrix
+from quantmill.formats.progress import Event, RowsDone
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import Plan, PlanOptions, make_plan
 from quantmill.quantize.warm import warm
@@ -125,10 +126,11 @@ def run(plan: Plan, vectors: Any, out: Path, n: int) -> dict[str, float]:
     done = 0
     begin = perf_counter()
 
-    def progress(n_bytes: int) -> None:
+    def progress(event: Event) -> None:
         nonlocal done
-        done += n_bytes
-        times.append((perf_counter() - begin, done))
+        if isinstance(event, RowsDone):
+            done += event.nbytes
+            times.append((perf_counter() - begin, done))
 
     with connected("local", n) as found:
         pool = Watched(found.n_workers, found.threads)

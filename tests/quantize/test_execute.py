@@ -18,16 +18,18 @@ from quantmill.formats.errors import FormatError, OutputError, WeightError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import layout
 from quantmill.formats.ir import Model, Tensor
+from quantmill.formats.progress import Event, RowsDone, WorkEnded, WorkStarted
 from quantmill.formats.qtypes import BY_NAME, F16, F32
-from quantmill.quantize import execute as module
+from quantmill.quantize import threads as module
 from quantmill.quantize.chunks import Chunk
 from quantmill.quantize.decode import as_float
 from quantmill.quantize.encode import Scratch
-from quantmill.quantize.execute import execute, on_threads
+from quantmill.quantize.execute import execute
 from quantmill.quantize.kernels import kernel_for
 from quantmill.quantize.kernels.contract import SOURCE_CODE
 from quantmill.quantize.kernels.floats import first_nonfinite
 from quantmill.quantize.plan import PlanOptions, make_plan
+from quantmill.quantize.threads import on_threads
 
 
 def importance_of(model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -104,9 +106,11 @@ def test_big_endian(tiny: Model, tmp_path: Path) -> None:
 
 
 def test_progress_counts_the_source(tiny: Model, tmp_path: Path) -> None:
-    done: list[int] = []
-    file_of(tiny, "Q4_K_S", tmp_path / "o.gguf", progress=done.append)
-    assert sum(done) == sum(t.nbytes for t in tiny)
+    events: list[Event] = []
+    file_of(tiny, "Q4_K_S", tmp_path / "o.gguf", progress=events.append)
+    total = sum(t.nbytes for t in tiny)
+    assert (events[0], events[-1]) == (WorkStarted("o.gguf", total), WorkEnded())
+    assert sum(event.nbytes for event in events if isinstance(event, RowsDone)) == total
 
 
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "is nan"), (-np.inf, "is -inf")])

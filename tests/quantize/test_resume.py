@@ -13,6 +13,7 @@ import pytest
 
 from quantmill.formats.errors import OutputError, WeightError
 from quantmill.formats.ir import Bytes, Model, Tensor
+from quantmill.formats.progress import Event, Note, RowsDone
 from quantmill.quantize.execute import Job, execute, execute_all
 from quantmill.quantize.plan import make_plan
 
@@ -22,9 +23,11 @@ class Interrupt:
 
     def __init__(self, chunks: int) -> None:
         self.left = chunks
+        self.said: list[str] = []
 
-    def __call__(self, done: int) -> None:
-        self.left -= 1
+    def __call__(self, event: Event) -> None:
+        self.said += [event.text] if isinstance(event, Note) else []
+        self.left -= isinstance(event, RowsDone)
         if self.left < 0:
             raise KeyboardInterrupt
 
@@ -42,10 +45,13 @@ def watched(model: Model, seen: list[tuple[str, int]]) -> Model:
     return replace(model, tensors=tuple(watch(tensor) for tensor in model))
 
 
-def interrupted(model: Model, level: str, path: Path, chunks: int = 6, **options: Any) -> None:
+def interrupted(model: Model, level: str, path: Path, chunks: int = 6, **options: Any) -> list[str]:
+    """What the run said."""
     options = {"threads": 1, "chunk_weights": 4096} | options
+    stop = Interrupt(chunks)
     with pytest.raises(KeyboardInterrupt):
-        execute(make_plan(model, level), path, progress=Interrupt(chunks), **options)
+        execute(make_plan(model, level), path, progress=stop, **options)
+    return stop.said
 
 
 def whole(model: Model, level: str, path: Path) -> bytes:
@@ -56,15 +62,17 @@ def whole(model: Model, level: str, path: Path) -> bytes:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_no_row_is_read_twice(tiny: Model, tmp_path: Path, threads: int) -> None:
     expected = whole(tiny, "Q4_K_M", tmp_path / "expected")
-    folder, seen, said = tmp_path / "new", [], []
+    folder, seen = tmp_path / "new", []
     folder.mkdir()
     path, source = folder / "o.gguf", watched(tiny, seen)
     before = threading.active_count()
-    interrupted(source, "Q4_K_M", path, threads=threads, say=said.append)
+    said = interrupted(source, "Q4_K_M", path, threads=threads)
     assert threading.active_count() == before
     assert sorted(file.name for file in folder.iterdir()) == [".o.gguf.journal", ".o.gguf.part"]
     first = list(seen)
-    execute(make_plan(source, "Q4_K_M"), path, threads=threads, chunk_weights=4096, say=said.append)
+    events: list[Event] = []
+    execute(make_plan(source, "Q4_K_M"), path, threads=threads, chunk_weights=4096, progress=events.append)
+    said += [event.text for event in events if isinstance(event, Note)]
     assert path.read_bytes() == expected
     assert [file.name for file in folder.iterdir()] == ["o.gguf"]
     every = {(t.name, row) for t in tiny for row in range(t.n_rows)}

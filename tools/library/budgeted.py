@@ -69,8 +69,8 @@ def plan_target(source: Path, options: Mapping[str, Any]) -> None:
 def find_budget(source: Path, options: Mapping[str, Any]) -> tuple[BudgetedPlan, Importance | None]:
     """The best plan within the budget, and the importance it uses."""
     from ...quantize.budget.plans import make_budgeted_plan, of_bpw, of_size
-    from ...quantize.execute import cpu_count
     from ...quantize.plan import make_plan
+    from ...quantize.threads import cpu_count
     from ..plan import read_any
     from .planned import read_plan_options, refiner_of
 

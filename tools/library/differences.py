@@ -126,6 +126,6 @@ def measure_errors(
 
 
 def _threads(threads: int | None) -> int:
-    from ...quantize.execute import cpu_count
+    from ...quantize.threads import cpu_count
 
     return threads or cpu_count()

@@ -34,7 +34,7 @@ def digest(model: str | Path | Model, *, threads: int | None = None, progress: P
         '374708fff7719dd5'
     """
     from ...formats.digest import model_digests
-    from ...quantize.execute import cpu_count
+    from ...quantize.threads import cpu_count
 
     source = as_model(model, progress=progress)
     with work(progress, source.path.name, sum(tensor.nbytes for tensor in source)) as done:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...formats.errors import PlanError
+from ...formats.progress import Event, Note, Progress, RowsDone
 from ...formats.storage.output import human_bytes
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def carry_out(
     Args:
         keep_split: write shards as the source's; ``path`` without ``.gguf`` is what their names begin with.
     """
-    from ...quantize.execute import Job, cpu_count, execute_all
+    from ...quantize.execute import Job, execute_all
+    from ...quantize.threads import cpu_count
     from ...quantize.warm import warm
     from .ray_pool import pool_of
 
@@ -151,8 +153,9 @@ def carry_out(
         jobs = [Job(part, shard) for shard, part in split_as_source(plan, prefix, _layout("gguf", options))]
     with pool_of(options) as pool, progress_bar(plan.source_bytes, path.name, quiet) as progress:
         execute_all(
-            jobs, threads=options.get("threads"), importance=importance, refiner=refiner_of(options), progress=progress,
-            force=options.get("force", False), inputs=inputs, restart=options.get("restart", False), say=say, pool=pool,
+            jobs, threads=options.get("threads"), importance=importance, refiner=refiner_of(options),
+            progress=shown(progress, say), force=options.get("force", False), inputs=inputs,
+            restart=options.get("restart", False), pool=pool,
         )  # fmt: skip
     seconds = time.monotonic() - start
     if options.get("as_json"):
@@ -174,6 +177,18 @@ def progress_bar(total: int, what: str, quiet: bool) -> Iterator[Callable[[int],
 
     with tqdm(total=total, unit="B", unit_scale=True, desc=what, file=sys.stderr) as bar:
         yield bar.update
+
+
+def shown(update: Callable[[int], object] | None, say: Callable[[str], object] | None) -> Progress:
+    """Events as a bar and lines."""
+
+    def show(event: Event) -> None:
+        if isinstance(event, RowsDone) and update is not None:
+            update(event.nbytes)
+        elif isinstance(event, Note) and say is not None:
+            say(event.text)
+
+    return show
 
 
 def print_plan(plan: Plan, as_json: bool) -> None:

@@ -353,7 +353,7 @@ def start_ray(address: str, n_cpus: int | None = None) -> None:
     """
     import ray
 
-    from ...quantize.execute import cpu_count
+    from ...quantize.threads import cpu_count
 
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:

@@ -16,7 +16,7 @@ import click
 from ....formats.errors import FormatError, OutputError, WeightError
 from ....formats.storage.durable import partial_name, sha256_of_file
 from ..models import read_model
-from ..planned import plan_from, progress_bar
+from ..planned import plan_from, progress_bar, shown
 from ..ray_pool import pool_of
 from .manifest import NAME, source_files, write_json
 
@@ -176,7 +176,8 @@ class Work:
 
     def quantize(self, plans: Mapping[str, Plan], importance: Importance | None) -> None:
         """Every file that is not there yet, from one reading of the weights."""
-        from ....quantize.execute import Job, cpu_count, execute_all
+        from ....quantize.execute import Job, execute_all
+        from ....quantize.threads import cpu_count
         from ....quantize.warm import warm
 
         jobs = [Job(plan, self.file(level)) for level, plan in plans.items() if not self.file(level).exists()]
@@ -188,8 +189,9 @@ class Work:
         name = f"{len(jobs)} files"
         with pool_of(self.options) as pool, progress_bar(jobs[0].plan.source_bytes, name, self.quiet) as progress:
             execute_all(
-                jobs, threads=threads, importance=importance, progress=progress, inputs=inputs, say=self.say, pool=pool
-            )
+                jobs, threads=threads, importance=importance, progress=shown(progress, self.say), inputs=inputs,
+                pool=pool,
+            )  # fmt: skip
 
     def verify(self, levels: Sequence[str]) -> None:
         """Read every file back: its structure, and that each weight decodes to a finite number."""
