@@ -25,7 +25,7 @@ from quantmill.quantize.decode import decode
 from quantmill.quantize.encode import encode
 from quantmill.quantize.execute import execute
 from quantmill.quantize.kernels import ENCODABLE, kernel_for
-from quantmill.quantize.plan import make_plan
+from quantmill.quantize.plan import PlanOptions, make_plan
 
 
 @pytest.mark.parametrize("name", sorted(ENCODABLE))
@@ -73,7 +73,7 @@ def test_the_same_bytes_as_in_a_file(
     importance = rng.random(512).astype(np.float32)
     name = "blk.0.attn_q.weight"
     for vectors in (None, {name: importance}):
-        plan = make_plan(model([tensor(name, weights)]), "Q4_K_S", importance=vectors)
+        plan = make_plan(model([tensor(name, weights)]), "Q4_K_S", PlanOptions(importance=vectors))
         execute(plan, tmp_path / "o.gguf", importance=vectors, force=True)
         (written,) = read_gguf(tmp_path / "o.gguf")
         blocks = encode(weights, "Q4_K", importance if vectors else None)
