@@ -157,6 +157,10 @@ class ValueType(IntEnum):
     FLOAT64 = 12
 
 
+# What a metadata value is in Python; see ``Value``.
+ValueData = int | float | bool | str | NDArray[np.generic] | tuple[str, ...] | tuple["Value", ...]
+
+
 @dataclass(frozen=True)
 class Value:
     """A typed metadata value.
@@ -344,12 +348,12 @@ class Model:
         """Every file that the model was read from, or the folder of a checkpoint."""
         return tuple(shard.path for shard in self.shards) or (self.path,)
 
-    def hparam(self, suffix: str, default: Any = None) -> Any:
+    def hparam(self, suffix: str, default: ValueData | None = None) -> ValueData | None:
         """The plain value of ``{arch}.{suffix}``, such as ``hparam("attention.head_count")``, or ``default``."""
         value = self.metadata.get(f"{self.arch}.{suffix}")
         return default if value is None else value.data
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: ValueData | None = None) -> ValueData | None:
         """The plain value of a full metadata key, or ``default``."""
         value = self.metadata.get(key)
         return default if value is None else value.data
@@ -370,7 +374,7 @@ class Model:
         heads, kv = (self._count(f"attention.head_count{s}") for s in ("", "_kv"))
         return heads // kv if kv else 1
 
-    def numbers(self, suffix: str, default: Any = 0) -> NDArray[np.int64]:
+    def numbers(self, suffix: str, default: int = 0) -> NDArray[np.int64]:
         """A hyper-parameter that is a whole number, or one for each layer: int64 [1] or [layers].
 
         Raises:

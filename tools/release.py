@@ -203,7 +203,7 @@ def _facts(work: Work, files: Sequence[File], manifest: Mapping[str, Any], plot:
         provenance=_provenance(work, manifest),
         prompt=prompt_template(template, tokens),
         plot=plot,
-        context=work.source.hparam("context_length"),
+        context=work.source.number("context_length") or None,
         quantized_by=work.options["quantized_by"],
     )
 

@@ -89,7 +89,7 @@ def arch_of_model(model: Model) -> tuple[Arch, str]:
         raise UnknownArchitecture(f"unknown architecture {model.arch!r}", path=model.path, hint=hint)
     name = model.get("quantmill.hf.class")
     for arch in archs:
-        if name in arch.classes:
+        if isinstance(name, str) and name in arch.classes:
             return arch, name
     unknown = [_unknown(arch, model) for arch in archs]
     arch = archs[unknown.index(min(unknown))]
@@ -205,7 +205,7 @@ def _computed_names(arch: Arch, config: Mapping[str, Any]) -> set[str]:
 def _common_dtype(model: Model) -> QType:
     """The checkpoint's dtype: the recorded one, or that of most weights in matrices."""
     recorded = model.get("quantmill.hf.dtype")
-    if recorded in TORCH_NAMES:
+    if isinstance(recorded, str) and recorded in TORCH_NAMES:
         return BY_NAME[recorded]
     weights: Counter[str] = Counter()
     for tensor in model.tensors:
@@ -216,7 +216,8 @@ def _common_dtype(model: Model) -> QType:
 
 def _own_dtypes(model: Model) -> dict[str, QType]:
     """The recorded exceptions, by the checkpoint's names."""
-    lines = model.get("quantmill.hf.dtypes", ())
+    recorded = model.get("quantmill.hf.dtypes")
+    lines = recorded if isinstance(recorded, tuple) else ()
     pairs = (line.split(" ", 1) for line in lines if isinstance(line, str))
     return {pair[1]: BY_NAME[pair[0]] for pair in pairs if len(pair) == 2 and pair[0] in TORCH_NAMES}
 

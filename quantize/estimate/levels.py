@@ -116,8 +116,8 @@ def without_bulk(model: Model) -> tuple[Model, int]:
         the model, and the bytes that this saves in a header: a multiple of the alignment, so that everything after
         the header moves by as much.
     """
-    alignment = int(model.get(GENERAL_ALIGNMENT, DEFAULT_ALIGNMENT))
-    if alignment <= 0 or alignment & (alignment - 1):
+    alignment = model.get(GENERAL_ALIGNMENT, DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
         return model, 0  # the layout refuses it
     metadata: dict[str, Value] = {}
     saved = 0
