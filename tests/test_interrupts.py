@@ -48,7 +48,7 @@ run()
 ENCODER = "from quantmill.quantize.encode import ChunkEncoder; hold(ChunkEncoder, 'do', 12)"
 LAYER = "import torch; hold(torch.nn.Linear, 'forward', 17)"  # of 21
 SEARCH = "import torch; hold(torch.nn.Linear, 'forward', 150)"  # of 231; in the second block
-GPTQ = "import quantmill.quantize.gptq.layer as gptq; hold(gptq, 'quantize', 10)"
+GPTQ = "import quantmill.quantize.gptq.layer as gptq; hold(gptq, 'quantize_linear', 10)"
 COPY = "from quantmill.formats.storage.resumable import Resumable; hold(Resumable, 'done', 10)"
 TEXT_OPTIONS = ["-f", "t.txt", "-c", "64", "--chunks", "3", "--save-every", "1"]
 

@@ -1,17 +1,14 @@
-"""``quantmill awq``: a checkpoint's linear layers by AWQ, 4 bit, in the folder that transformers loads."""
+"""``quantmill awq``: quantize a checkpoint by AWQ, to 4 bits."""
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from .library.calibrated import Method, calibration_options, mean_errors, quantize_checkpoint
-
-if TYPE_CHECKING:
-    from ..quantize.awq.grid import Settings
+from .terminal.calibration import calibration_options, print_result
+from .terminal.progress import ProgressDisplay
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,49 +16,34 @@ if TYPE_CHECKING:
 @click.argument("output", metavar="OUT_DIR", type=click.Path(path_type=Path))
 @click.option(
     "--group-size", type=int, default=128, show_default=True,
-    help="Weights that share a scale: 32, 64, 128, or -1 for a row.",
+    help="How many weights share a scale: 32, 64, 128, or -1 for all of a row.",
 )  # fmt: skip
 @click.option("--no-scales", is_flag=True, help="Do not search scales for the inputs.")
 @click.option("--no-clip", is_flag=True, help="Do not search smaller ranges. With --no-scales: round to nearest.")
 @calibration_options
-def command(model: Path, output: Path, group_size: int, no_scales: bool, no_clip: bool, **options: Any) -> None:
-    """Quantize the linear layers of MODEL_DIR by AWQ: 4 bits, and inputs spread by what a text makes of them.
+def command(
+    model: Path, output: Path, group_size: int, no_scales: bool, no_clip: bool, text: Path | None, n_ctx: int | None,
+    chunks: int, from_chunk: int, batch: int, parse_special: bool, max_shard_size: float, save_every: int,
+    threads: int | None, force: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Quantize the linear layers of MODEL_DIR by AWQ: 4 bits, inputs scaled by what a text makes of them.
 
-    One decoder layer is in memory at a time. A run that was interrupted goes on where it was when it is started again.
+    One decoder layer is in memory at a time. A run that was interrupted is resumed by the same command.
 
     \b
     Example: quantmill awq Llama-2-13b Llama-2-13b-AWQ -f calibration.txt
              quantmill awq Qwen2.5-0.5B Qwen2.5-0.5B-AWQ --group-size 64 --chunks 64 -c 512
     """
-    from ..quantize.awq.grid import Settings
+    from ..quantize.awq.settings import AWQSettings
+    from .library.awq import awq
+    from .library.blockwise import CheckpointOptions
+    from .library.running import RunOptions
 
-    settings = Settings(group_size, not no_scales, not no_clip)
-    settings.check()
-    quantize_checkpoint(model, output, lambda: _method(model, settings), options)
-
-
-def _method(model: Path, settings: Settings) -> Method:
-    from ..formats.hf.weights import read_weights
-    from ..formats.ir import Tensor
-    from .library.awq_block import Quantizer, check_linear
-
-    stored = read_weights(model)
-
-    @cache
-    def dtype_of(name: str) -> str:
-        found = stored[name]
-        return found.qtype.name if isinstance(found, Tensor) else found.dtype
-
-    return Method(
-        settings={"bits": 4, **vars(settings)},
-        check=lambda module, linear: check_linear(module, linear, settings),
-        visitor=lambda runner: Quantizer(runner, settings, dtype_of),
-        quantization_config={
-            "quant_method": "awq", "bits": 4, "group_size": settings.group_size, "zero_point": True,
-            "version": "gemm", "modules_to_not_convert": None,
-        },
-        beside="quant_config.json",
-        losses=mean_errors,
-        # one stage: scales are settled for the whole block before any of it is rounded
-        walk={"sequential": False, "stage_bytes": 1 << 62},
-    )  # fmt: skip
+    settings = AWQSettings(group_size, not no_scales, not no_clip)
+    run = RunOptions(n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special)
+    with ProgressDisplay(quiet=quiet) as progress:
+        made = awq(
+            model, output, settings=settings, text=text, run=run,
+            checkpoint=CheckpointOptions(max_shard_size * 1e9, save_every, threads, force), progress=progress,
+        )  # fmt: skip
+    print_result(model, made, {"bits": 4, **asdict(settings)}, as_json, quiet)

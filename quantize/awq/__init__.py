@@ -1,1 +1,1 @@
-"""AWQ: inputs scaled by how much they matter, ranges clipped, weights in 4 bits."""
+"""AWQ: weights in 4 bits, after inputs were scaled by their magnitude and the groups' ranges clipped."""

@@ -1,4 +1,4 @@
-"""Where AWQ's scales go: what makes the inputs of which linears, and can take their inverse into its own weights."""
+"""Where AWQ's scales go: which norm or linear layer makes the inputs of which others, and so can absorb the inverse."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from ...formats.ir import Role
 
 ROUTERS = (Role.FFN_GATE_INP, Role.FFN_GATE_INP_SHEXP)
-UNCLIPPED = (Role.ATTN_Q, Role.ATTN_K, Role.ATTN_QKV)  # a clipped q or k changes which tokens attend to which
+UNCLIPPED = (Role.ATTN_Q, Role.ATTN_K, Role.ATTN_QKV)  # clipping q or k changes which tokens attend to which
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One place for scales.
+    """A pair of layers between which inputs can be scaled without changing what the block computes.
 
     Args:
-        source: a norm (its weight takes them), or a linear (its rows do); of experts, each one's own.
-        into: the linears whose inputs it makes, with all that read the same: a router must see them undone.
-        heads: several of the linear's inputs may be one output of the source: attention heads that share a value head.
+        source: a norm (its weight absorbs the inverse), or a linear layer (its rows do); of experts, each one's own.
+        into: the linear layers whose inputs the source makes, and routers that read the same inputs.
+        heads: several of the inputs may be one output of the source: attention heads that share a value head.
     """
 
     source: Role
@@ -25,7 +25,7 @@ class Fold:
     heads: bool = False
 
 
-# In the order of the block. Whether one holds in an architecture (no norm or gate between) is tried on a text's chunk.
+# In the order of the block. Whether one holds in an architecture (no norm or gate between) is tested on a chunk.
 FOLDS = (
     Fold(Role.ATTN_NORM, (Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V)),
     Fold(Role.ATTN_V, (Role.ATTN_OUTPUT,), heads=True),

@@ -1,4 +1,4 @@
-"""AWQ's two searches: how far to spread a linear's inputs before its weights are rounded, and where to clip them.
+"""AWQ's two searches: the scales of a linear layer's inputs, and the ranges to clip its weights to.
 
 Source: Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration" (arXiv:2306.00978),
 section 3.2; the clipping is that of their llm-awq. Both minimise the squared error of outputs over a sample of inputs.
@@ -15,16 +15,17 @@ from .grid import TOP, ranges, rounded, steps
 
 EXPONENTS = tuple(i / 20 for i in range(20))
 RATIOS = tuple(1 - i / 20 for i in range(10))  # of a group's range that are tried: 1, 0.95, ... 0.55
-_MOST = 1e4  # a scale beyond it (or below its inverse) would say more about the sample than about the model
+_MOST = 1e4  # a scale above it (or below its inverse) would depend on the sample more than on the model
 _CLIP_ROWS = 256  # outputs clipped at a time: their errors are several times the weights' memory
 
 
 @dataclass
 class Sample:
-    """Inputs of a group of linears: all of them in a mean, some of them kept.
+    """A sample of the inputs of a group of linear layers, and the magnitudes of all of them.
 
     Args:
-        keep: rows kept at most.
+        keep: how many rows are kept at most.
+        count: how many inputs were added.
     """
 
     keep: int
@@ -35,7 +36,7 @@ class Sample:
     _stride: int = 1
 
     def add(self, x: torch.Tensor) -> None:
-        """A batch of inputs [tokens, in]. Every ``_stride``-th of the whole text is kept."""
+        """Add a batch of inputs [tokens, in]. Every ``_stride``-th of the whole text is kept."""
         magnitudes = x.float().abs().sum(0).double().cpu()
         self._magnitudes = magnitudes if self._magnitudes is None else self._magnitudes + magnitudes
         rows = x[-self.count % self._stride :: self._stride].float().cpu()
@@ -56,49 +57,50 @@ class Sample:
 
     @property
     def magnitude(self) -> torch.Tensor:
-        """float64 [in], the sum of each input's magnitudes."""
+        """float64 [in]: the sum of each input's magnitudes over all tokens."""
         assert self._magnitudes is not None, "nothing was added"
         return self._magnitudes
 
     def scale(self, scales: torch.Tensor) -> None:
-        """The inputs are divided by ``scales`` [in] from now on."""
+        """Divide the inputs by ``scales`` [in]."""
         self._kept = [self.rows / scales]
         self._magnitudes = self.magnitude / scales.double()
 
 
-class Product:
-    """Squared outputs of a sample's inputs, for any weights.
+class SquaredOutputs:
+    """Computes the squared outputs that any weight gives for a sample's inputs.
 
     Args:
-        sample: whose rows stand for all of its inputs.
+        sample: its rows represent all inputs that were added.
     """
 
     def __init__(self, sample: Sample) -> None:
         rows = sample.rows
-        self.weight = sample.count / max(1, len(rows))  # inputs that a row stands for
+        self.weight = sample.count / max(1, len(rows))  # inputs that a row represents
         self.sample = sample
         self.gram = rows.T @ rows if rows.shape[1] <= len(rows) else None
 
-    def squares(self, weight: torch.Tensor) -> float:
+    def sum(self, weight: torch.Tensor) -> float:
         """The sum of ``(weight @ x)**2`` over all inputs x and outputs."""
         if self.gram is not None:
             return self.weight * float(((weight @ self.gram) * weight).sum())
         return self.weight * float((self.sample.rows @ weight.T).square_().sum())
 
     def scale(self, scales: torch.Tensor) -> None:
-        """To be called when the sample was scaled."""
+        """Follow a sample that was divided by ``scales`` [in]."""
         if self.gram is not None:
             self.gram.div_(scales).div_(scales[:, None])
 
 
 @dataclass(frozen=True)
-class Found:
-    """The outcome of ``search_scales``.
+class FoundScales:
+    """The result of ``search_scales``.
 
     Args:
         scales: float32 [in]: the weights' columns are multiplied by them, the inputs divided.
-        exponent: that of the paper's formula.
-        error: with it, the squared error of the outputs; with exponent 0 it was ``plain``.
+        exponent: the exponent of the paper's formula; 0 for no scales.
+        error: the squared error of the outputs with these scales.
+        plain: the squared error without scales.
     """
 
     scales: torch.Tensor
@@ -109,35 +111,35 @@ class Found:
 
 def search_scales(
     magnitude: torch.Tensor,
-    layers: Sequence[tuple[torch.Tensor, Product]],
+    layers: Sequence[tuple[torch.Tensor, SquaredOutputs]],
     group_size: int,
     settle: Callable[[torch.Tensor], torch.Tensor] = lambda scales: scales,
-) -> Found:
-    """The exponent a for which the scales magnitude**a leave the least error once the weights are rounded.
+) -> FoundScales:
+    """Find the exponent a for which the scales magnitude**a leave the least error once the weights are rounded.
 
     Args:
         magnitude: float [in], mean magnitude of each input.
-        layers: each linear that reads these inputs, its weight float32 [out, in] and its inputs' ``Product``.
-        group_size: of the rounding.
-        settle: what becomes of scales when they are stored.
+        layers: each linear layer that reads these inputs: its weight, float32 [out, in], and its ``SquaredOutputs``.
+        group_size: inputs that share a scale when weights are rounded.
+        settle: gives the scales that result when some are stored.
 
     Returns:
         the best of ``EXPONENTS``; exponent 0, no scales at all, where nothing is better.
     """
-    best: Found | None = None
+    best: FoundScales | None = None
     for exponent in EXPONENTS:
-        scales = settle(spread(magnitude, exponent))
+        scales = settle(scales_of(magnitude, exponent))
         error = 0.0
-        for weight, product in layers:
-            error += product.squares((rounded(weight * scales, group_size) / scales).sub_(weight))
+        for weight, squared in layers:
+            error += squared.sum((rounded(weight * scales, group_size) / scales).sub_(weight))
         if best is None or error < best.error:
-            best = Found(scales, exponent, error, error if best is None else best.plain)
+            best = FoundScales(scales, exponent, error, error if best is None else best.plain)
     assert best is not None
     return best
 
 
-def spread(magnitude: torch.Tensor, exponent: float) -> torch.Tensor:
-    """magnitude**exponent, divided by the root of its greatest times its least; 1 for inputs that are always zero."""
+def scales_of(magnitude: torch.Tensor, exponent: float) -> torch.Tensor:
+    """magnitude**exponent, over the root of its greatest times its least; 1 for inputs that are always zero."""
     alive = magnitude > 0
     if exponent == 0 or not bool(alive.any()):
         return torch.ones(len(magnitude))
@@ -146,16 +148,16 @@ def spread(magnitude: torch.Tensor, exponent: float) -> torch.Tensor:
     return torch.where(alive, scales, torch.ones_like(scales)).clamp(1 / _MOST, _MOST).float()
 
 
-def clip(weight: torch.Tensor, sample: Sample, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each group of each output, the part of its range that leaves its share of the output the least error.
+def search_clipping(weight: torch.Tensor, sample: Sample, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find for each group of each output the part of its range that leaves the least error in the output.
 
     Args:
         weight: float32 [out, in].
         sample: its inputs.
-        group_size: of the rounding.
+        group_size: inputs that share a scale when weights are rounded.
 
     Returns:
-        the limits, least and greatest, for ``awq_grid.quantize``: two float32 [out, G].
+        the limits, least and greatest, for ``quantize_to_grid``: two float32 [out, G].
     """
     low, high = ranges(weight, group_size)
     rows = sample.rows.reshape(len(sample.rows), low.shape[1], -1).transpose(0, 1)  # [G, tokens, group]

@@ -1,1 +1,1 @@
-"""GPTQ: weights rounded one input at a time, each error made good by the inputs that follow."""
+"""GPTQ: weights are rounded one input at a time, and the inputs that follow compensate for each error."""

@@ -1,4 +1,4 @@
-"""The compiled half of GPTQ: a block of columns quantized one after the other, each one's error fed into the rest.
+"""The compiled part of GPTQ: columns quantized one after the other, the error of each compensated by the rest.
 
 Outputs are independent of each other, so a tile of ``TILE`` of them is the lanes: weights are kept transposed,
 [in, out], and the innermost loop runs over outputs.
@@ -18,7 +18,7 @@ STEP = np.float32(2.0**-24)
 
 @jit
 def quantize_block(weights, factor, groups, bits, symmetric, search, params, codes, first, last):  # type: ignore[no-untyped-def]
-    """Outputs ``first`` to ``last`` of a block of inputs.
+    """Quantize outputs ``first`` to ``last`` of a block of inputs.
 
     Args:
         weights: float32 [B, out]; becomes the errors [B, out], each divided by the factor's diagonal.
@@ -27,7 +27,7 @@ def quantize_block(weights, factor, groups, bits, symmetric, search, params, cod
             found first, from this input and those that follow with the same row.
         bits: of a code.
         symmetric: the zero point stays in the middle.
-        search: how many steps of ``SHRINK`` to try for a smaller scale; 0 takes the extremes.
+        search: how many steps of ``SHRINK`` to try for a smaller scale; 0 takes the extreme weights' scale.
         params: float32 [2, G, out], scales (of half precision) and zero points.
         codes: uint8 [B, out], written.
 
@@ -88,9 +88,13 @@ def quantize_block(weights, factor, groups, bits, symmetric, search, params, cod
 
 @jit
 def find_params(weights, cost, bits, symmetric, search, params):  # type: ignore[no-untyped-def]
-    """Scales and zero points of one group whose inputs are all known: float32 [n, out] into float32 [2, out].
+    """Find the scales and zero points of one group, all of whose inputs are known.
 
-    ``cost`` float32 [n]: what a squared error of each input costs.
+    Args:
+        weights: float32 [n, out].
+        cost: float32 [n], what a squared error of each input costs.
+        bits, symmetric, search: see ``quantize_block``.
+        params: float32 [2, out], written: scales and zero points.
     """
     size = weights.shape[0]
     W = np.empty((size, TILE), np.float32)
@@ -110,7 +114,7 @@ def find_params(weights, cost, bits, symmetric, search, params):  # type: ignore
 
 @jit
 def _find_params(W, cost, start, end, top, symmetric, search, scale, zero):  # type: ignore[no-untyped-def]
-    """The group's scale and zero for each lane; of those tried the one whose weighted squared error is least."""
+    """Find each lane's scale and zero for a group: of those tried, the one whose weighted squared error is least."""
     low, high = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
     best = np.full(TILE, np.float32(np.inf))
     s, z, loss = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
@@ -152,7 +156,7 @@ def _find_params(W, cost, start, end, top, symmetric, search, scale, zero):  # t
 
 @jit_part
 def _to_half(s):  # type: ignore[no-untyped-def]
-    """Each value rounded to the nearest half, ties to even."""
+    """Round each value to the nearest half, ties to even."""
     bits = s.view(np.uint32)
     for lane in range(TILE):
         below = np.rint(s[lane] / STEP) * STEP

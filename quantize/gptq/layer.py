@@ -1,4 +1,4 @@
-"""GPTQ: a linear layer's weights rounded one input after the other, each error made good by those not yet rounded.
+"""GPTQ of one linear layer: weights are rounded one input after the other, and those not yet rounded compensate.
 
 Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
 (arXiv:2210.17323), algorithm 1; the order that keeps groups whole is "group aware reordering" (arXiv:2505.14638).
@@ -13,62 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...formats.errors import PlanError, QuantmillError
+from ...formats.errors import QuantmillError
+from .settings import GPTQSettings
 
 if TYPE_CHECKING:
     import torch
 
-BITS = (2, 3, 4, 8)
-_BLOCK = 128  # inputs between two updates of all that follow
+_BLOCK = 128  # inputs between two updates of all the weights that follow
 _SEARCH = 40  # steps of a hundredth by which a scale may be smaller than the largest weight asks for
-_DAMPING_STEPS = 6  # each ten times the last, from what was asked for to a matrix that is nearly its diagonal
+_DAMPING_STEPS = 6  # each ten times the last, from the setting to a matrix that is nearly its diagonal
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is asked for.
-
-    Args:
-        bits: of a code: 2, 3, 4 or 8.
-        group_size: inputs that share a scale; -1 for all of them.
-        desc_act: groups are made of inputs of like activation, the largest first, so that ``g_idx`` is in no order.
-        static_groups: scales come from the weights as they were; the order is desc_act's, the groups are not.
-        sym: the zero point is the middle code.
-        damp: part of the mean of the Hessian's diagonal added to it.
-        search: whether smaller scales are tried.
-    """
-
-    bits: int = 4
-    group_size: int = 128
-    desc_act: bool = False
-    static_groups: bool = False
-    sym: bool = True
-    damp: float = 0.01
-    search: bool = True
-
-    def check(self) -> None:
-        """Raises PlanError if no weight can be written so."""
-        if self.bits not in BITS:
-            raise PlanError(f"{self.bits} bits cannot be stored", hint=f"one of {', '.join(map(str, BITS))}")
-        if self.group_size != -1 and self.group_size < 1:
-            raise PlanError(f"a group of {self.group_size}", hint="128, 64, 32, or -1 for one group")
-        if not 0 <= self.damp < 1:
-            raise PlanError(f"damping of {self.damp:g}", hint="between 0 and 1")
-
-    def check_shape(self, name: str, n_out: int, n_in: int) -> None:
-        """Raises PlanError if a weight [n_out, n_in] cannot be written so."""
-        for count, what in ((n_in, "inputs"), (n_out, "outputs")):
-            if count * self.bits % 32:
-                raise PlanError(f"{count} {what} of {self.bits} bits do not fill words of 32 bits", where=name)
-
-    def groups(self, n_in: int) -> int:
-        """How many groups; the last is smaller where the size does not divide the width."""
-        return 1 if self.group_size == -1 else -(-n_in // self.group_size)
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """A weight [out=N, in=K] as codes: W[n, k] = (codes[k, n] - zeros[g, n]) * scales[g, n] with g = g_idx[k].
+class GPTQWeight:
+    """A weight [out=N, in=K] in codes: W[n, k] = (codes[k, n] - zeros[g, n]) * scales[g, n] with g = g_idx[k].
 
     Args:
         codes: uint8 [K, N].
@@ -88,8 +46,8 @@ class Quantized:
     relative: float = 0.0
     damp: float = 0.0
 
-    def weight(self) -> NDArray[np.float32]:
-        """float32 [N, K]: what the clients compute with, products rounded to half precision (exact before that)."""
+    def decode(self) -> NDArray[np.float32]:
+        """float32 [N, K]: the weight that clients compute with, whose products are rounded to half precision."""
         out = np.empty(self.codes.shape, np.float16)
         zeros, scales = self.zeros.astype(np.float32), self.scales.astype(np.float32)
         for start in range(0, len(out), _BLOCK):
@@ -100,7 +58,11 @@ class Quantized:
 
 
 class Hessian:
-    """Sums of the outer products of a linear layer's inputs: float32 [width, width]."""
+    """The sum of the outer products of a linear layer's inputs, the Hessian of its squared error.
+
+    Args:
+        width: how many inputs the layer has; the sum is float32 [width, width].
+    """
 
     def __init__(self, width: int) -> None:
         import torch
@@ -109,7 +71,7 @@ class Hessian:
         self.tokens = 0
 
     def add(self, x: torch.Tensor) -> None:
-        """x [tokens, width], any float type."""
+        """Add inputs [tokens, width] of any float type."""
         x = x.detach().to("cpu").float()
         self.sum.addmm_(x.T, x)
         self.tokens += len(x)
@@ -117,7 +79,7 @@ class Hessian:
 
 @dataclass(frozen=True)
 class Factor:
-    """A Hessian ready for use, for all linears that share their input.
+    """A Hessian inverted and factorized, for all linear layers that share their input.
 
     Args:
         upper: float32 [K, K], upper triangular U with U.T @ U the inverse of the damped Hessian, in ``order``.
@@ -134,8 +96,8 @@ class Factor:
     dead: int
 
 
-def factorize(hessian: Hessian, settings: Settings, name: str = "") -> Factor:
-    """Order, damp and invert.
+def factorize(hessian: Hessian, settings: GPTQSettings, name: str = "") -> Factor:
+    """Order the inputs of a Hessian, damp it, invert it and factorize the inverse.
 
     A matrix that cannot be inverted (inputs that depend on each other) gets ten times the damping until it can be.
 
@@ -172,7 +134,7 @@ def factorize(hessian: Hessian, settings: Settings, name: str = "") -> Factor:
 
 
 def _reordered(matrix: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """float64, rows and columns in that order; a piece at a time, for it may be gigabytes."""
+    """float64 [K, K] with rows and columns in that order; made piece by piece, because it may be gigabytes."""
     import torch
 
     out = torch.empty(matrix.shape, dtype=torch.float64)
@@ -181,8 +143,8 @@ def _reordered(matrix: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _order(diagonal: torch.Tensor, settings: Settings) -> torch.Tensor:
-    """Inputs with large activations first: what is rounded early can be made good by the most others."""
+def _order(diagonal: torch.Tensor, settings: GPTQSettings) -> torch.Tensor:
+    """The order of quantization: inputs with large activations first, because the most others can compensate then."""
     import torch
 
     if settings.desc_act or settings.static_groups or settings.group_size == -1:
@@ -196,15 +158,17 @@ def _order(diagonal: torch.Tensor, settings: Settings) -> torch.Tensor:
     return torch.cat([order, rest])
 
 
-def quantize(weight: torch.Tensor, factor: Factor, settings: Settings, threads: int = 1, name: str = "") -> Quantized:
-    """A weight by GPTQ.
+def quantize_linear(
+    weight: torch.Tensor, factor: Factor, settings: GPTQSettings, threads: int = 1, name: str = ""
+) -> GPTQWeight:
+    """Quantize a linear layer's weight by GPTQ.
 
     Args:
-        weight: float [N, K], left as it is.
-        factor: of its inputs.
-        settings: what is asked for.
-        threads: to use.
-        name: for messages.
+        weight: float [N, K]; it is not changed.
+        factor: the factor of its inputs' Hessian.
+        settings: the same as for the factor.
+        threads: how many to use; the result does not depend on it.
+        name: the layer's name, for messages.
 
     Raises:
         QuantmillError: a weight is not finite.
@@ -258,7 +222,7 @@ def quantize(weight: torch.Tensor, factor: Factor, settings: Settings, threads: 
     scales = _half(params[0], name)
     per = max(1, factor.hessian.tokens) * n_out
     own = _outputs_square(weight, factor.hessian)
-    return Quantized(
+    return GPTQWeight(
         unordered, params[1].astype(np.uint8), scales, g_idx, total / per, total / own if own else 0.0, factor.damp
     )
 
@@ -276,13 +240,19 @@ def _tiles(n_out: int, threads: int) -> list[tuple[int, int]]:
     return [(a, min(a + share, n_out)) for a in range(0, n_out, share)]
 
 
-def round_to_nearest(weight: torch.Tensor, settings: Settings, name: str = "") -> Quantized:
-    """The same form without a text: each weight to its nearest code, for experts that saw no tokens.
+def round_to_nearest(weight: torch.Tensor, settings: GPTQSettings, name: str = "") -> GPTQWeight:
+    """Round each weight to its nearest code, without a text: for experts that saw no tokens.
 
     Args:
         weight: float [N, K].
-        settings: desc_act has no meaning here.
-        name: for messages.
+        settings: ``desc_act`` and ``static_groups`` have no effect here.
+        name: the layer's name, for messages.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.tensor([[0.7, -0.7, 0.1, 0.0]])
+        >>> round_to_nearest(weight, GPTQSettings(group_size=-1, search=False)).codes.tolist()
+        [[15], [0], [9], [8]]
 
     Raises:
         QuantmillError: a weight is not finite, or too large.
@@ -304,11 +274,11 @@ def round_to_nearest(weight: torch.Tensor, settings: Settings, name: str = "") -
         scale, zero = params[:, group]
         codes[part] = np.clip(np.rint(w[part] / scale) + zero, 0, (1 << settings.bits) - 1)
     g_idx = (np.arange(n_in) // size).astype(np.int32)
-    return Quantized(codes, params[1].astype(np.uint8), _half(params[0], name), g_idx)
+    return GPTQWeight(codes, params[1].astype(np.uint8), _half(params[0], name), g_idx)
 
 
 def _half(scales: NDArray[np.float32], name: str) -> NDArray[np.float16]:
-    """They were rounded to half precision already, if it has them."""
+    """The scales in half precision, to which they were rounded already. Raises ``QuantmillError`` if one has none."""
     with np.errstate(over="ignore"):
         half = scales.astype(np.float16)
     if not np.isfinite(half).all():

@@ -32,7 +32,8 @@ from oracles.gptq import decoded
 from oracles.make_gptq_client import python_of_client
 from quantmill.formats.hf.packed.gptq import pack_columns, pack_rows
 from quantmill.formats.hf.packed.save import write_packed
-from quantmill.quantize.gptq.layer import Settings, round_to_nearest
+from quantmill.quantize.gptq.layer import round_to_nearest
+from quantmill.quantize.gptq.settings import GPTQSettings
 from quantmill.tools.library.running import RunOptions, open_text, open_weights
 
 PEER = """
@@ -114,7 +115,7 @@ def _timed(command: list[object], out: Path) -> tuple[float, float] | None:
 def nearest(model: Path, out: Path, group_size: int) -> None:
     """The checkpoint with every linear of its blocks rounded to nearest, with the same search for scales."""
     out.mkdir(exist_ok=True)
-    how, arrays = Settings(group_size=group_size), {}
+    how, arrays = GPTQSettings(group_size=group_size), {}
     for file in model.glob("*.safetensors"):
         for name, weight in load_file(file).items():
             if name.endswith("_proj.weight"):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from quantmill.formats.errors import PlanError, QuantmillError
 from quantmill.formats.hf.packed.gptq import pack_columns, pack_rows, unpack_columns, unpack_rows
-from quantmill.quantize.gptq.layer import Hessian, Quantized, Settings, factorize, quantize, round_to_nearest
+from quantmill.quantize.gptq.layer import GPTQWeight, Hessian, factorize, quantize_linear, round_to_nearest
+from quantmill.quantize.gptq.settings import GPTQSettings
 
 torch.set_num_threads(1)
 
@@ -32,13 +33,13 @@ def hessian_of(x: torch.Tensor) -> Hessian:
     return hessian
 
 
-def run(weight: torch.Tensor, x: torch.Tensor, threads: int = 1, **options: Any) -> Quantized:
-    how = Settings(**{"group_size": 32, **options})
-    return quantize(weight, factorize(hessian_of(x), how), how, threads)
+def run(weight: torch.Tensor, x: torch.Tensor, threads: int = 1, **options: Any) -> GPTQWeight:
+    how = GPTQSettings(**{"group_size": 32, **options})
+    return quantize_linear(weight, factorize(hessian_of(x), how), how, threads)
 
 
-def output_error(result: Quantized, weight: torch.Tensor, x: torch.Tensor) -> float:
-    return float(((x @ torch.from_numpy(result.weight()).T - x @ weight.T) ** 2).sum() / ((x @ weight.T) ** 2).sum())
+def output_error(result: GPTQWeight, weight: torch.Tensor, x: torch.Tensor) -> float:
+    return float(((x @ torch.from_numpy(result.decode()).T - x @ weight.T) ** 2).sum() / ((x @ weight.T) ** 2).sum())
 
 
 def test_by_hand() -> None:
@@ -47,13 +48,13 @@ def test_by_hand() -> None:
     hessian = Hessian(2)
     hessian.sum[:] = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
     hessian.tokens = 4
-    how = Settings(group_size=-1, damp=0.0, search=False)
+    how = GPTQSettings(group_size=-1, damp=0.0, search=False)
     weight = torch.tensor([[0.9375, 0.29]])  # 2 * 0.9375 / 15 is a scale of 1/8
-    result = quantize(weight, factorize(hessian, how), how)
+    result = quantize_linear(weight, factorize(hessian, how), how)
     assert result.scales.tolist() == [[0.125]]
     assert result.zeros.tolist() == [[8]]
     assert result.codes.tolist() == [[15], [11]]
-    assert result.weight().tolist() == [[0.875, 0.375]]
+    assert result.decode().tolist() == [[0.875, 0.375]]
     d = np.array([0.0625, 0.29 - 0.375])
     assert result.loss * 4 == pytest.approx(2 * d[0] ** 2 + 2 * d[0] * d[1] + 2 * d[1] ** 2, rel=1e-5)
     assert round_to_nearest(weight, how).codes.tolist() == [[15], [10]]
@@ -75,8 +76,8 @@ def textbook(weight: NDArray[np.float64], hessian: NDArray[np.float64], scale: N
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_codes_are_the_textbooks(bits: int) -> None:
     x, weight = inputs(192), torch.randn(70, 192, generator=torch.Generator().manual_seed(1)) * 0.05
-    how = Settings(bits=bits, group_size=-1, damp=0.05)
-    result = quantize(weight, factorize(hessian_of(x), how), how)
+    how = GPTQSettings(bits=bits, group_size=-1, damp=0.05)
+    result = quantize_linear(weight, factorize(hessian_of(x), how), how)
     hessian = (x.double().T @ x.double()).numpy()
     order = np.argsort(-np.diag(hessian), kind="stable").tolist()
     hessian += 0.05 * np.diag(hessian).mean() * np.eye(192)
@@ -98,7 +99,7 @@ def test_codes_are_the_textbooks(bits: int) -> None:
 def test_far_better_than_nearest(options: dict[str, Any]) -> None:
     x, weight = inputs(256), torch.randn(96, 256, generator=torch.Generator().manual_seed(2)) * 0.05
     result = run(weight, x, **options)
-    nearest = round_to_nearest(weight, Settings(**{"group_size": 32, **options}))
+    nearest = round_to_nearest(weight, GPTQSettings(**{"group_size": 32, **options}))
     error = output_error(result, weight, x)
     assert error < 0.6 * output_error(nearest, weight, x)
     # what it says of itself: the same with the damping's share, and halves rounded
@@ -126,7 +127,7 @@ def test_a_short_last_group(options: dict[str, Any]) -> None:
     result = run(weight, x, group_size=64, **options)
     assert result.scales.shape == (3, 32)
     assert np.bincount(result.g_idx).tolist() == [64, 64, 16]
-    nearest = round_to_nearest(weight, Settings(group_size=64))
+    nearest = round_to_nearest(weight, GPTQSettings(group_size=64))
     assert output_error(result, weight, x) < output_error(nearest, weight, x)
 
 
@@ -141,41 +142,47 @@ def test_dead_inputs_are_rounded_to_nearest() -> None:
     """Inputs that were always zero: their weights survive for other texts, and move nothing."""
     x, weight = inputs(128), torch.randn(48, 128)
     x[:, 40:56] = 0
-    how = Settings(group_size=32)
+    how = GPTQSettings(group_size=32)
     factor = factorize(hessian_of(x), how)
     assert factor.dead == 16
-    result = quantize(weight, factor, how)
-    assert np.isfinite(result.weight()).all()
+    result = quantize_linear(weight, factor, how)
+    assert np.isfinite(result.decode()).all()
     group = result.scales[result.g_idx[40:56]].astype(np.float32)
     nearest = np.clip(np.rint(weight.numpy().T[40:56] / group) + 8, 0, 15)
     assert np.array_equal(result.codes[40:56], nearest)
     nothing = Hessian(128)
     nothing.tokens = 10
-    assert np.isfinite(quantize(weight, factorize(nothing, how), how).weight()).all()
+    assert np.isfinite(quantize_linear(weight, factorize(nothing, how), how).decode()).all()
 
 
 def test_singular_hessian_gets_more_damping() -> None:
     """Fewer tokens than inputs, and no damping asked for."""
     x, weight = inputs(128, tokens=20), torch.randn(48, 128)
-    how = Settings(group_size=32, damp=0.0)
+    how = GPTQSettings(group_size=32, damp=0.0)
     factor = factorize(hessian_of(x), how)
     assert 0 < factor.damp <= 0.1
-    error = output_error(quantize(weight, factor, how), weight, x)
+    error = output_error(quantize_linear(weight, factor, how), weight, x)
     assert error < 0.5 * output_error(round_to_nearest(weight, how), weight, x)
 
 
 def test_bad_numbers_are_told() -> None:
     x, weight = inputs(64), torch.randn(32, 64)
     weight[3, 4] = torch.nan
-    for call in (lambda: run(weight, x), lambda: round_to_nearest(weight, Settings(group_size=32))):
+    for call in (lambda: run(weight, x), lambda: round_to_nearest(weight, GPTQSettings(group_size=32))):
         with pytest.raises(QuantmillError, match="NaN or Inf among its weights"):
             call()
     x[5, 6] = torch.inf
     with pytest.raises(QuantmillError, match=r"a\.b: NaN or Inf among its inputs"):
-        factorize(hessian_of(x), Settings(group_size=32), "a.b")
+        factorize(hessian_of(x), GPTQSettings(group_size=32), "a.b")
     weight = torch.full((32, 64), 1e7)
     with pytest.raises(QuantmillError, match=r"a\.b: a weight is too large for scales in half precision"):
-        quantize(weight, factorize(hessian_of(inputs(64)), Settings(group_size=32)), Settings(group_size=32), 1, "a.b")
+        quantize_linear(
+            weight,
+            factorize(hessian_of(inputs(64)), GPTQSettings(group_size=32)),
+            GPTQSettings(group_size=32),
+            1,
+            "a.b",
+        )
 
 
 @pytest.mark.parametrize(
@@ -188,14 +195,14 @@ def test_bad_numbers_are_told() -> None:
 )
 def test_impossible_settings(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(PlanError) as caught:
-        Settings(**options).check()
+        GPTQSettings(**options).check()
     assert str(caught.value) == problem
 
 
 def test_impossible_shape() -> None:
-    Settings(bits=3).check_shape("a.b", 32, 64)
+    GPTQSettings(bits=3).check_shape("a.b", 32, 64)
     with pytest.raises(PlanError, match=r"a\.b: 20 outputs of 4 bits do not fill words of 32 bits"):
-        Settings(bits=4).check_shape("a.b", 20, 64)
+        GPTQSettings(bits=4).check_shape("a.b", 20, 64)
 
 
 @settings(max_examples=40, deadline=None)
@@ -213,6 +220,6 @@ def test_what_is_stored_is_what_was_meant(
     zeros = unpack_columns(pack_columns(result.zeros - 1, bits), bits) + 1
     scales = result.scales.astype(np.float32)[result.g_idx]
     back = (codes.astype(np.float32) - zeros.astype(np.float32)[result.g_idx]) * scales
-    np.testing.assert_array_equal(back.T.astype(np.float16), result.weight())
+    np.testing.assert_array_equal(back.T.astype(np.float16), result.decode())
     if bits == 8 and group == 32 and scale > 1e-6:
-        np.testing.assert_allclose(result.weight(), weight.numpy(), atol=float(weight.abs().max()) / 25)
+        np.testing.assert_allclose(result.decode(), weight.numpy(), atol=float(weight.abs().max()) / 25)

@@ -20,10 +20,13 @@ from oracles.proofs import Proof, all_proofs, save_proof
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.formats.hf.packed.awq import pack, unpack
 from quantmill.imatrix import layerwise
-from quantmill.quantize.awq.grid import Packed, quantize
-from quantmill.tools.awq import _method, command
+from quantmill.quantize.awq.block import AWQBlock
+from quantmill.quantize.awq.grid import AWQWeight, quantize_to_grid
+from quantmill.quantize.awq.settings import AWQSettings
+from quantmill.tools.awq import command
 from quantmill.tools.convert import command as convert
-from quantmill.tools.library import awq_block, running
+from quantmill.tools.library import running
+from quantmill.tools.library.awq import _method
 
 COMMON = ("-c", 64, "--chunks", 12, "--group-size", 32, "--threads", 1)
 needs_client = pytest.mark.skipif(not is_made(), reason="no client: python tests/oracles/make_gptq_client.py")
@@ -133,7 +136,7 @@ def test_without_searches_it_is_rounding_to_nearest(tiny: Path, text: Path, made
         if not name.endswith("proj.weight"):
             assert torch.equal(new[name], weight)
             continue
-        packed = quantize(weight, 32)
+        packed = quantize_to_grid(weight, 32)
         assert np.array_equal(unpack(new[f"{stem}.qweight"].numpy()), packed.codes.numpy().T)
         assert np.array_equal(new[f"{stem}.qzeros"].numpy(), pack(packed.zeros.numpy().T.copy()))
         assert torch.equal(new[f"{stem}.scales"].float(), packed.scales.T)
@@ -187,21 +190,21 @@ def walk_without_rounding(
         runs.append(running.start_run(weights, corpus, folder / name, running.RunOptions()))
         runs[-1].embed()
     plain, scaled = runs
-    method = _method(folder / "model", awq_block.Settings(64))
+    method = _method(folder / "model", AWQSettings(64))
 
-    def keep(self: awq_block.Quantizer, linear: layerwise.Linear, sample: object) -> Packed:
+    def keep(self: AWQBlock, linear: layerwise.Linear, sample: object) -> AWQWeight:
         weight = linear.weight.clone()
-        return type("Kept", (), {"weight": lambda self: weight})()  # type: ignore[return-value]
+        return type("Kept", (), {"decode": lambda self: weight})()  # type: ignore[return-value]
 
-    monkeypatch.setattr(awq_block.Quantizer, "_pack", keep)
+    monkeypatch.setattr(AWQBlock, "_pack", keep)
     found = []
     while plain.layer < plain.n_layers:
-        visitor = method.visitor(scaled)
-        layerwise.walk_block(scaled, visitor, **method.walk)
+        quantizer = method.quantizer(scaled)
+        layerwise.walk_block(scaled, quantizer, sequential=method.sequential, stage_bytes=method.stage_bytes)
         plain.advance()
         before, after = plain.activations.get([0, 1, 2, 3]), scaled.activations.get([0, 1, 2, 3])
-        exponents = {row["role"]: row["exponent"] for row in visitor.report if row["exponent"]}
-        found.append((exponents, visitor.remarks, float((after - before).norm() / before.norm())))
+        exponents = {row.role: row.exponent for row in quantizer.reports if row.exponent}
+        found.append((exponents, quantizer.remarks, float((after - before).norm() / before.norm())))
         scaled.activations.put([0, 1, 2, 3], before)
         scaled.activations.flip()
     return iter(found)

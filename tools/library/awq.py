@@ -1,0 +1,146 @@
+"""``awq``: a checkpoint's linear layers quantized by AWQ to 4 bits, in the folder that transformers loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...formats.progress import Progress
+from ...quantize.awq.settings import AWQSettings
+from .blockwise import (
+    DEFAULT_CHECKPOINT,
+    BlockMethod,
+    CheckpointOptions,
+    QuantizedCheckpoint,
+    quantize_checkpoint,
+)
+from .running import DEFAULT_RUN, RunOptions, StrPath
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...imatrix.runner import Runner
+    from ...quantize.awq.block import AWQReport, BlockContext
+    from ...quantize.awq.block_folds import FloatTensors
+
+_DEFAULT = AWQSettings()
+_ONE_STAGE = 1 << 62  # scales are settled for the whole block before any of it is rounded
+
+
+def awq(
+    model: StrPath,
+    output: StrPath,
+    *,
+    settings: AWQSettings = _DEFAULT,
+    text: StrPath | None = None,
+    run: RunOptions = DEFAULT_RUN,
+    checkpoint: CheckpointOptions = DEFAULT_CHECKPOINT,
+    progress: Progress | None = None,
+) -> QuantizedCheckpoint[AWQReport]:
+    """Quantize the linear layers of a checkpoint by AWQ, by what a text makes of their inputs.
+
+    One decoder block is in memory at a time. A run that is interrupted leaves its state in a folder beside the output,
+    and the same call resumes it. Source: arXiv:2306.00978.
+
+    Args:
+        model: a Hugging Face folder with float weights.
+        output: the folder to make.
+        settings: groups, and which searches are made.
+        text: a UTF-8 file; None for the text that ships with the package.
+        run: which chunks of the text; ``dtype``, ``device`` and ``skip_bad_chunks`` keep their defaults.
+        checkpoint: the output's shards, how often the state is saved, threads.
+        progress: told of each batch, each block's errors, and of what a person should know.
+
+    Returns:
+        the output's size, and the error of each linear layer.
+
+    Raises:
+        PlanError: the settings are invalid, or a layer cannot be written with them. FormatError: the checkpoint is
+            quantized already. OutputError: the output exists or cannot be written. QuantmillError: the text is too
+            short, or weights or activations are NaN or infinite.
+
+    Example:
+        >>> awq("Llama-2-13b", "Llama-2-13b-AWQ", settings=AWQSettings(group_size=48))
+        Traceback (most recent call last):
+        quantmill.formats.errors.PlanError: AWQ has no groups of 48 (one of 32, 64, 128, -1)
+    """
+    settings.check()
+    return quantize_checkpoint(model, output, lambda: _method(Path(model), settings), text, run, checkpoint, progress)
+
+
+def _method(model: Path, settings: AWQSettings) -> BlockMethod[AWQReport]:
+    from ...quantize.awq.block import AWQBlock, AWQReport, check_linear
+
+    stored_dtype = _stored_dtype(model)
+    return BlockMethod(
+        settings={"bits": 4, **asdict(settings)},
+        check=lambda module, linear: check_linear(module, linear, settings),
+        quantizer=lambda runner: AWQBlock(_context(runner, stored_dtype), settings),
+        report=AWQReport,
+        quantization_config={
+            "quant_method": "awq", "bits": 4, "group_size": settings.group_size, "zero_point": True,
+            "version": "gemm", "modules_to_not_convert": None,
+        },
+        config_file="quant_config.json",
+        sequential=False,
+        stage_bytes=_ONE_STAGE,
+    )  # fmt: skip
+
+
+def _stored_dtype(model: Path) -> Callable[[str], str]:
+    """A function that gives a tensor's type in the checkpoint by its name, such as ``BF16``."""
+    from ...formats.hf.weights import read_weights
+    from ...formats.ir import Tensor
+
+    stored = read_weights(model)
+
+    @cache
+    def stored_dtype(name: str) -> str:
+        found = stored[name]
+        return found.qtype.name if isinstance(found, Tensor) else found.dtype
+
+    return stored_dtype
+
+
+def _context(runner: Runner, stored_dtype: Callable[[str], str]) -> BlockContext:
+    """The runner's next block, as AWQ sees it."""
+    from math import prod
+
+    from ...quantize.awq.block import BlockContext
+
+    weights, layer = runner.weights, runner.layer
+    matrices = [tensor for tensor in weights.model.tensors if tensor.layer == layer and len(tensor.shape) > 1]
+
+    def output(module: torch.nn.Module) -> torch.Tensor:
+        hidden = runner.activations.get(runner.batches[0][:1])
+        return runner.skeleton.run_block(module, hidden, runner.inputs_for(1))
+
+    return BlockContext(
+        input_width=sum(tensor.width * prod(tensor.shape[:-2]) for tensor in matrices),
+        head_dim=int(weights.config.get("head_dim") or 0),
+        output=output,
+        floats=lambda module: _float_tensors(runner, layer, module),
+        stored_dtype=stored_dtype,
+    )
+
+
+def _float_tensors(runner: Runner, layer: int, module: torch.nn.Module) -> FloatTensors:
+    """A block's tensors that are stored alone and in one piece, by role and part."""
+    from ...formats.hf.values import Add
+    from ...quantize.awq.block_folds import FloatTensor
+
+    weights = runner.weights
+    prefix = f"{weights.layers_at}.{layer}."
+    parameters = dict(module.named_parameters())
+    by_tensors = {recorded.names: name for name, recorded in weights.recorded_weights(layer, module).items()}
+    found = {}
+    for slot in weights.arch.slots(weights.config):
+        if slot.layer == layer and len(slot.sources) == 1 and len(slot.rule.roles) == 1:
+            name = slot.sources[0]
+            own = by_tensors.get(slot.targets, name.removeprefix(prefix))
+            offset = sum(op.number for op in slot.rule.ops if isinstance(op, Add))
+            found[slot.rule.roles[0], slot.part] = FloatTensor(name, parameters.get(own), offset)
+    return found

@@ -1,0 +1,260 @@
+"""A checkpoint quantized block by block, while a text runs through it: what ``gptq`` and ``awq`` share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from ...formats.errors import PlanError
+from ...formats.progress import Note, Progress, WorkEnded
+from ...quantize.linears import Linear, LinearGroup, LinearReport
+from .running import RunOptions, StrPath, open_text, open_weights, start_run
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from ...formats.storage.folder import GrowingFolder
+    from ...imatrix.layerstate import LayerState
+    from ...imatrix.runner import Runner
+
+Report = TypeVar("Report", bound=LinearReport)
+Report_co = TypeVar("Report_co", bound=LinearReport, covariant=True)
+
+_CONTEXT = 2048  # tokens in a chunk, as other programs for GPTQ and AWQ use
+_STAGE_BYTES = 2 << 30  # of float32 [width, width] per group of a stage
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How a quantized checkpoint is made and written.
+
+    Args:
+        max_shard_bytes: the most that one of its files may take.
+        save_every: blocks between two savings of the activations, from where an interrupted run is resumed; 0 for
+            never.
+        threads: how many to use; None for torch's own choice.
+        force: replace the output if it holds a checkpoint.
+    """
+
+    max_shard_bytes: float = 5e9
+    save_every: int = 4
+    threads: int | None = None
+    force: bool = False
+
+
+DEFAULT_CHECKPOINT = CheckpointOptions()
+
+
+@dataclass(frozen=True)
+class QuantizedCheckpoint(Generic[Report]):
+    """A checkpoint that was quantized, and how well.
+
+    Args:
+        output: its folder.
+        text: the name of the text.
+        n_chunks: chunks of the text.
+        n_ctx: tokens in each.
+        nbytes: of all its files.
+        seconds: the time taken; of the last run, where an interrupted one was resumed.
+        linears: a report of each linear layer, in the model's order.
+    """
+
+    output: Path
+    text: str
+    n_chunks: int
+    n_ctx: int
+    nbytes: int
+    seconds: float
+    linears: tuple[Report, ...]
+
+
+class BlockQuantizer(Protocol[Report_co]):
+    """Quantizes one block: a ``layerwise.Visitor``, with what it made."""
+
+    @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """Tensors for the checkpoint, by their names there."""
+
+    @property
+    def reports(self) -> Sequence[Report_co]:
+        """One for each linear layer."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What a person should know, in lines."""
+
+    def see(self, group: LinearGroup, x: torch.Tensor) -> None: ...
+
+    def replace(self, layer: int, module: torch.nn.Module, stage: Sequence[LinearGroup]) -> None: ...
+
+
+@dataclass(frozen=True)
+class BlockMethod(Generic[Report]):
+    """A way to quantize a checkpoint block by block.
+
+    Args:
+        settings: everything that decides the result, for the state of an interrupted run.
+        check: raises if a linear layer of a block, a module, cannot be written.
+        quantizer: gives the quantizer of the runner's next block.
+        report: the type of its reports.
+        quantization_config: for config.json.
+        config_file: the second file that holds it.
+        sequential: see ``walk_block``.
+        stage_bytes: likewise.
+        remark: gives what a person should know once every layer was checked, or None.
+    """
+
+    settings: Mapping[str, str | int | float | bool]
+    check: Callable[[torch.nn.Module, Linear], None]
+    quantizer: Callable[[Runner], BlockQuantizer[Report]]
+    report: type[Report]
+    quantization_config: Mapping[str, Any]
+    config_file: str
+    sequential: bool = True
+    stage_bytes: int = _STAGE_BYTES
+    remark: Callable[[], str | None] = lambda: None
+
+
+def quantize_checkpoint(
+    model: StrPath,
+    output: StrPath,
+    method: Callable[[], BlockMethod[Report]],
+    text: StrPath | None,
+    run: RunOptions,
+    options: CheckpointOptions,
+    progress: Progress | None,
+) -> QuantizedCheckpoint[Report]:
+    """Read a checkpoint, quantize it block by block, and write it.
+
+    Args:
+        model: the checkpoint's folder.
+        output: the folder to make.
+        method: called once the checkpoint proved to be one that can be quantized.
+        text, run, progress: see ``gptq``.
+
+    Raises:
+        See ``gptq``.
+    """
+    from ...formats.hf.packed.save import check_unquantized
+    from ...formats.storage.folder import resumable_folder
+    from ...formats.storage.interrupts import when_cut_off
+    from ...imatrix.layerstate import has_blocks
+    from ...imatrix.state import remove_state, state_folder
+
+    start = time.monotonic()
+    if (run.dtype, run.device, run.skip_bad_chunks) != ("f32", "cpu", False):
+        raise PlanError("GPTQ and AWQ compute every chunk in float32 on the CPU", hint="leave the other options out")
+    source, target = Path(model), Path(output)
+    check_unquantized(source)
+    state = state_folder(target)
+
+    def cut_off() -> None:
+        if has_blocks(state):
+            _say(progress, f"what is done is kept in {state.name}; the same command goes on with it")
+
+    with resumable_folder(target, force=options.force, inputs=[source]) as folder, when_cut_off(cut_off):
+        made = _quantize(source, folder, method(), None if text is None else Path(text), run, options, progress)
+    remove_state(state)
+    if progress is not None:
+        progress(WorkEnded())
+    return replace(made, seconds=time.monotonic() - start)
+
+
+def _quantize(
+    model: Path, folder: GrowingFolder, method: BlockMethod[Report], text: Path | None, run: RunOptions,
+    options: CheckpointOptions, progress: Progress | None,
+) -> QuantizedCheckpoint[Report]:  # fmt: skip
+    import torch
+
+    from ...formats.hf.packed.save import write_packed
+    from ...imatrix.layerstate import LayerState
+    from ...imatrix.state import run_key, state_folder
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    weights = open_weights(model)
+    n_ctx = run.n_ctx or min(_CONTEXT, int(weights.config.get("max_position_embeddings") or _CONTEXT))
+    corpus = open_text(weights, text, replace(run, n_ctx=n_ctx))
+    work = state_folder(folder.target)
+    runner = start_run(weights, corpus, work, run)
+    _check_all(runner, method)
+    state = LayerState(work, run_key(runner, model, method.settings))
+    _walk(runner, state, method, options.save_every, progress)
+    files = [state.file(layer) for layer in range(runner.n_layers)]
+    write_packed(
+        model, folder, files, method.quantization_config, beside=method.config_file,
+        max_shard_bytes=options.max_shard_bytes,
+    )  # fmt: skip
+    return QuantizedCheckpoint(
+        output=folder.target,
+        text=corpus.name,
+        n_chunks=corpus.n_chunks,
+        n_ctx=corpus.n_ctx,
+        nbytes=sum(path.stat().st_size for path in folder.path.iterdir()),
+        seconds=0.0,
+        linears=tuple(method.report(**row) for entry in state.entries for row in entry["report"]),
+    )
+
+
+def _walk(
+    runner: Runner, state: LayerState, method: BlockMethod[Report], save_every: int, progress: Progress | None
+) -> None:
+    """Every block that an earlier run has not finished."""
+    from ...imatrix.layerwise import walk_block
+
+    resumed = state.resume(runner)
+    if remark := method.remark():
+        _say(progress, remark)
+    if resumed:
+        _say(progress, f"taken up at layer {runner.layer + 1}")
+    runner.embed(keep=not resumed)
+    if progress is not None:
+        progress(runner.started())
+    every = 1 if runner.activations.spills and save_every else save_every
+    while runner.layer < runner.n_layers:
+        began = time.monotonic()
+        quantizer = method.quantizer(runner)
+        walk_block(runner, quantizer, progress, sequential=method.sequential, stage_bytes=method.stage_bytes)
+        save = bool(every) and runner.layer % every == 0
+        state.add(runner, quantizer.arrays, [asdict(report) for report in quantizer.reports], save)
+        took = time.monotonic() - began
+        _say(progress, f"layer {runner.layer}/{runner.n_layers}: {_mean_errors(quantizer.reports)}; {took:.1f} s")
+        for line in quantizer.remarks:
+            _say(progress, f"  {line}")
+
+
+def _check_all(runner: Runner, method: BlockMethod[Report]) -> None:
+    """Check before any weight is read that every linear layer can be written."""
+    from ...formats.hf.weights import read_weights
+    from ...imatrix.layerwise import block_linears
+
+    path = runner.weights.model.path
+    names = read_weights(path)
+    found = 0
+    for layer, module in enumerate(runner.skeleton.layers):
+        for experts in block_linears(runner.weights, layer, module).values():
+            for linear in (one for expert in experts for one in expert):
+                method.check(module, linear)
+                if f"{linear.name}.weight" not in names:
+                    raise PlanError("the checkpoint has it under another name", path=path, where=linear.name)
+                found += 1
+    if not found:
+        raise PlanError("no linear layers found", path=path)
+
+
+def _mean_errors(reports: Sequence[LinearReport]) -> str:
+    """Each role's relative error: the mean over its experts that saw tokens."""
+    by_role: dict[str, list[float]] = {}
+    for report in reports:
+        if report.tokens:
+            by_role.setdefault(report.role.removesuffix("_exps"), []).append(report.relative)
+    return "error " + ", ".join(f"{role} {sum(all_) / len(all_):.2%}" for role, all_ in by_role.items())
+
+
+def _say(progress: Progress | None, text: str) -> None:
+    if progress is not None:
+        progress(Note(text))

@@ -1,0 +1,120 @@
+"""``gptq``: a checkpoint's linear layers quantized by GPTQ, in the folder that transformers loads."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...formats.progress import Progress
+from ...quantize.gptq.settings import GPTQSettings
+from .blockwise import (
+    DEFAULT_CHECKPOINT,
+    BlockMethod,
+    CheckpointOptions,
+    QuantizedCheckpoint,
+    quantize_checkpoint,
+)
+from .running import DEFAULT_RUN, RunOptions, StrPath
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...quantize.gptq.block import GPTQReport
+    from ...quantize.linears import Linear
+
+CheckpointFormat = Literal["gptq", "gptq_v2"]
+_DEFAULT = GPTQSettings()
+
+
+def gptq(
+    model: StrPath,
+    output: StrPath,
+    *,
+    settings: GPTQSettings = _DEFAULT,
+    checkpoint_format: CheckpointFormat = "gptq",
+    text: StrPath | None = None,
+    run: RunOptions = DEFAULT_RUN,
+    checkpoint: CheckpointOptions = DEFAULT_CHECKPOINT,
+    progress: Progress | None = None,
+) -> QuantizedCheckpoint[GPTQReport]:
+    """Quantize the linear layers of a checkpoint by GPTQ, by what a text makes of their inputs.
+
+    One decoder block is in memory at a time. A run that is interrupted leaves its state in a folder beside the output,
+    and the same call resumes it. Source: arXiv:2210.17323.
+
+    Args:
+        model: a Hugging Face folder with float weights.
+        output: the folder to make.
+        settings: bits, groups and the order of quantization.
+        checkpoint_format: how zero points are stored: less one (``gptq``), or as they are (``gptq_v2``).
+        text: a UTF-8 file; None for the text that ships with the package.
+        run: which chunks of the text; ``dtype``, ``device`` and ``skip_bad_chunks`` keep their defaults.
+        checkpoint: the output's shards, how often the state is saved, threads.
+        progress: told of each batch, each block's errors, and of what a person should know.
+
+    Returns:
+        the output's size, and the error of each linear layer.
+
+    Raises:
+        PlanError: the settings are invalid, or a layer cannot be written with them. FormatError: the checkpoint is
+            quantized already. OutputError: the output exists or cannot be written. QuantmillError: the text is too
+            short, or weights or activations are NaN or infinite.
+
+    Example:
+        >>> gptq("Llama-2-13b", "Llama-2-13b-GPTQ", settings=GPTQSettings(bits=5))
+        Traceback (most recent call last):
+        quantmill.formats.errors.PlanError: 5 bits cannot be stored (one of 2, 3, 4, 8)
+    """
+    settings.check()
+    return quantize_checkpoint(
+        model, output, lambda: _method(settings, checkpoint_format), text, run, checkpoint, progress
+    )
+
+
+def _method(settings: GPTQSettings, checkpoint_format: CheckpointFormat) -> BlockMethod[GPTQReport]:
+    import torch
+
+    from ...quantize.gptq.block import GPTQBlock, GPTQReport
+
+    ragged: set[int] = set()  # widths that the group size does not divide
+
+    def check(module: torch.nn.Module, linear: Linear) -> None:
+        settings.check_shape(linear.name, *linear.weight.shape)
+        width = linear.weight.shape[1]
+        if settings.group_size > 0 and width % settings.group_size:
+            ragged.add(width)
+
+    def remark() -> str | None:
+        if not ragged:
+            return None
+        widths = ", ".join(map(str, sorted(ragged)))
+        return f"the last group of {widths} inputs is smaller than {settings.group_size}; not all programs run that"
+
+    return BlockMethod(
+        settings={**asdict(settings), "checkpoint_format": checkpoint_format},
+        check=check,
+        quantizer=lambda runner: GPTQBlock(settings, checkpoint_format == "gptq", torch.get_num_threads()),
+        report=GPTQReport,
+        quantization_config=_config(settings, checkpoint_format),
+        config_file="quantize_config.json",
+        remark=remark,
+    )
+
+
+def _config(settings: GPTQSettings, checkpoint_format: str) -> dict[str, Any]:
+    from ... import __version__
+
+    return {
+        "quant_method": "gptq",
+        "bits": settings.bits,
+        "group_size": settings.group_size,
+        "desc_act": settings.desc_act,
+        "static_groups": settings.static_groups,
+        "sym": settings.sym,
+        "damp_percent": settings.damp,
+        "true_sequential": True,
+        "lm_head": False,
+        "checkpoint_format": checkpoint_format,
+        "pack_dtype": "int32",
+        "meta": {"quantizer": [f"quantmill:{__version__}"]},
+    }
