@@ -63,9 +63,19 @@ def awq(
             short, or weights or activations are NaN or infinite.
 
     Example:
-        >>> awq("Llama-2-13b", "Llama-2-13b-AWQ", settings=AWQSettings(group_size=48))
-        Traceback (most recent call last):
-        quantmill.formats.errors.PlanError: AWQ has no groups of 48 (one of 32, 64, 128, -1)
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import AWQSettings, RunOptions, awq, write_hf
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     model, text = Path(folder, "model"), Path(folder, "text.txt")
+        ...     model.mkdir()
+        ...     write_hf(tiny_llama(), model)
+        ...     _ = text.write_text("so it goes on and on, and so it went. " * 4)
+        ...     settings, run = AWQSettings(group_size=64), RunOptions(n_ctx=16)
+        ...     made = awq(model, Path(folder, "out"), settings=settings, text=text, run=run)
+        >>> made.linears[0].name, made.linears[0].tokens, made.linears[0].relative < 0.01
+        ('model.layers.0.self_attn.q_proj', 144, True)
     """
     settings.check()
     return quantize_checkpoint(model, output, lambda: _method(Path(model), settings), text, run, checkpoint, progress)

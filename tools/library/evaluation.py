@@ -71,10 +71,17 @@ def evaluate(
             or the model gives NaN or Inf.
 
     Example:
-        >>> from quantmill.tools.library.evaluation import evaluate
-        >>> evaluate("model.Q4_K_M.gguf", base="model-f16.gguf")
-        Traceback (most recent call last):
-        quantmill.formats.errors.FormatError: model.Q4_K_M.gguf: no such file or folder
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import RunOptions, evaluate, write_gguf
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     model, text = Path(folder, "model.gguf"), Path(folder, "text.txt")
+        ...     _ = write_gguf(model, tiny_llama())
+        ...     _ = text.write_text("so it goes on and on, and so it went. " * 4)
+        ...     found = evaluate(model, text, base=model, run=RunOptions(n_ctx=16))
+        >>> found.tokens, found.kld_mean, found.top1  # a model against itself
+        (63, 0.0, 1.0)
     """
     from ...imatrix.evaluate import Record
 

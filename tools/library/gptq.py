@@ -61,9 +61,19 @@ def gptq(
             short, or weights or activations are NaN or infinite.
 
     Example:
-        >>> gptq("Llama-2-13b", "Llama-2-13b-GPTQ", settings=GPTQSettings(bits=5))
-        Traceback (most recent call last):
-        quantmill.formats.errors.PlanError: 5 bits cannot be stored (one of 2, 3, 4, 8)
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import GPTQSettings, RunOptions, gptq, write_hf
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     model, text = Path(folder, "model"), Path(folder, "text.txt")
+        ...     model.mkdir()
+        ...     write_hf(tiny_llama(), model)
+        ...     _ = text.write_text("so it goes on and on, and so it went. " * 4)
+        ...     settings, run = GPTQSettings(bits=8), RunOptions(n_ctx=16)
+        ...     made = gptq(model, Path(folder, "out"), settings=settings, text=text, run=run)
+        >>> made.linears[0].name, made.linears[0].tokens, made.linears[0].relative < 0.01
+        ('model.layers.0.self_attn.q_proj', 144, True)
     """
     settings.check()
     return quantize_checkpoint(

@@ -102,10 +102,17 @@ def collect_imatrix(
         QuantmillError: a file cannot be read or belongs to another model, or the model gives NaN or Inf.
 
     Example:
-        >>> from quantmill.tools.library.importance import collect_imatrix
-        >>> collect_imatrix("model-f16.gguf", "model.imatrix.gguf", text="calibration.txt")
-        Traceback (most recent call last):
-        quantmill.formats.errors.FormatError: model-f16.gguf: no such file or folder
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import RunOptions, collect_imatrix, write_gguf
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     model, text = Path(folder, "model.gguf"), Path(folder, "text.txt")
+        ...     _ = write_gguf(model, tiny_llama())
+        ...     _ = text.write_text("so it goes on and on, and so it went. " * 4)
+        ...     made = collect_imatrix(model, Path(folder, "imatrix.gguf"), text=text, run=RunOptions(n_ctx=16))
+        >>> made.imatrix.chunk_count, made.imatrix.entries["blk.0.attn_q.weight"].counts
+        (9, array([144]))
     """
     from ...imatrix.state import remove_state
     from ...imatrix.sums import merged
@@ -162,17 +169,19 @@ def merge_imatrices(
             second moments. OutputError: the output exists or cannot be written.
 
     Example:
-        >>> import numpy as np
         >>> from pathlib import Path
-        >>> from tempfile import mkdtemp
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from quantmill import merge_imatrices
         >>> from quantmill.formats.imatrix_file import Entry, Imatrix, write_imatrix
-        >>> folder = Path(mkdtemp())
-        >>> for name in ("a.gguf", "b.gguf"):
-        ...     entry = Entry(np.ones(32, np.float32), np.array([512]))
-        ...     write_imatrix(folder / name, Imatrix({"blk.0.attn_q.weight": entry}, ("text",), 1, 512))
-        >>> made = merge_imatrices([folder / "a.gguf", folder / "b.gguf"], folder / "both.gguf")
-        >>> made.imatrix.entries["blk.0.attn_q.weight"].counts, made.imatrix.chunk_count
-        (array([1024]), 2)
+        >>> part = Imatrix({"blk.0.attn_q.weight": Entry(np.ones(32, np.float32), np.array([512]))}, ("text",), 1, 512)
+        >>> with TemporaryDirectory() as folder:
+        ...     parts = [Path(folder, "a.gguf"), Path(folder, "b.gguf")]
+        ...     for path in parts:
+        ...         write_imatrix(path, part)
+        ...     made = merge_imatrices(parts, Path(folder, "both.gguf"))
+        >>> made.imatrix.chunk_count, made.imatrix.entries["blk.0.attn_q.weight"].counts
+        (2, array([1024]))
     """
     start = time.monotonic()
     path = None if output is None else Path(output)
