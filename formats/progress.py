@@ -104,6 +104,17 @@ def notes(progress: Progress | None) -> Callable[[str], object] | None:
     return None if progress is None else lambda text: progress(Note(text))
 
 
+def emit(progress: Progress | None, event: Event) -> None:
+    """Hand an event to the listener, if there is one."""
+    if progress is not None:
+        progress(event)
+
+
+def note(progress: Progress | None, text: str, *, important: bool = False) -> None:
+    """Hand a ``Note`` to the listener, if there is one."""
+    emit(progress, Note(text, important))
+
+
 @contextmanager
 def work(progress: Progress | None, name: str, total: int) -> Iterator[Callable[[int], object] | None]:
     """Announce work over bytes, and its end however it ends.

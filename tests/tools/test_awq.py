@@ -262,7 +262,7 @@ def test_an_interrupted_run_goes_on(tiny: Path, text: Path, made: Any, tmp_path:
         assert run(*options).exit_code != 0
         assert not (tmp_path / "out").exists()
         done = run(*options)
-    assert "taken up at layer 3" in done.output
+    assert "going on at layer 3" in done.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     for path in made[0].iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()

@@ -139,7 +139,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tiny: Path, text: Path, t
     journal = state / "journal"
     journal.write_bytes(journal.read_bytes() + b'{"layer": 2, "arr')  # a line cut short counts for nothing
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "taken up at layer 3" in done.stderr
+    assert "going on at layer 3" in done.stderr
     for path in whole.iterdir():
         assert path.read_bytes() == (killed / path.name).read_bytes(), path.name
     assert not state.exists()

@@ -104,7 +104,7 @@ def test_resumed_after_kill_is_the_same_bytes(tiny: Path, text: Path, tmp_path: 
     assert state.is_dir()
     shutil.copytree(state, saved := tmp_path / "saved")
     done = run(*common, "-o", killed)
-    assert "taken up at layer 4" in done.output
+    assert "going on at layer 4" in done.output
     assert killed.read_bytes() == whole.read_bytes()
     assert not state.exists()
     for words, said in (
@@ -115,7 +115,7 @@ def test_resumed_after_kill_is_the_same_bytes(tiny: Path, text: Path, tmp_path: 
         shutil.copytree(saved, state)
         done = run(*common, "-o", killed, *words)
         assert done.exit_code == 0
-        assert "taken up" not in done.output
+        assert "going on" not in done.output
         assert said is None or said in done.output
     killed.unlink()
     shutil.copytree(saved, state)

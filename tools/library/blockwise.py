@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ...formats.errors import PlanError
-from ...formats.progress import Note, Progress, WorkEnded
+from ...formats.progress import Progress, WorkEnded, emit, note
 from ...quantize.linears import Linear, LinearGroup, LinearReport
 from .running import RunOptions, StrPath, open_text, open_weights, start_run
 
@@ -154,13 +154,12 @@ def quantize_checkpoint(
 
     def cut_off() -> None:
         if has_blocks(state):
-            _say(progress, f"what is done is kept in {state.name}; the same command goes on with it")
+            note(progress, f"what is done is kept in {state.name}; the same command goes on with it")
 
     with resumable_folder(target, force=options.force, inputs=[source]) as folder, when_cut_off(cut_off):
         made = _quantize(source, folder, method(), None if text is None else Path(text), run, options, progress)
     remove_state(state)
-    if progress is not None:
-        progress(WorkEnded())
+    emit(progress, WorkEnded())
     return replace(made, seconds=time.monotonic() - start)
 
 
@@ -208,12 +207,11 @@ def _walk(
 
     resumed = state.resume(runner)
     if remark := method.remark():
-        _say(progress, remark)
+        note(progress, remark)
     if resumed:
-        _say(progress, f"taken up at layer {runner.layer + 1}")
+        note(progress, f"going on at layer {runner.layer + 1}, where an earlier run stopped")
     runner.embed(keep=not resumed)
-    if progress is not None:
-        progress(runner.started())
+    emit(progress, runner.started())
     every = 1 if runner.activations.spills and save_every else save_every
     while runner.layer < runner.n_layers:
         began = time.monotonic()
@@ -222,9 +220,9 @@ def _walk(
         save = bool(every) and runner.layer % every == 0
         state.add(runner, quantizer.arrays, [asdict(report) for report in quantizer.reports], save)
         took = time.monotonic() - began
-        _say(progress, f"layer {runner.layer}/{runner.n_layers}: {_mean_errors(quantizer.reports)}; {took:.1f} s")
+        note(progress, f"layer {runner.layer}/{runner.n_layers}: {_mean_errors(quantizer.reports)}; {took:.1f} s")
         for line in quantizer.remarks:
-            _say(progress, f"  {line}")
+            note(progress, f"  {line}")
 
 
 def _check_all(runner: Runner, method: BlockMethod[Report]) -> None:
@@ -253,8 +251,3 @@ def _mean_errors(reports: Sequence[LinearReport]) -> str:
         if report.tokens:
             by_role.setdefault(report.role.removesuffix("_exps"), []).append(report.relative)
     return "error " + ", ".join(f"{role} {sum(all_) / len(all_):.2%}" for role, all_ in by_role.items())
-
-
-def _say(progress: Progress | None, text: str) -> None:
-    if progress is not None:
-        progress(Note(text))

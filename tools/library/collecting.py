@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...formats.errors import OutputError, PlanError, QuantmillError
-from ...formats.progress import Note, Progress, StepDone, WorkEnded, notes
+from ...formats.progress import Progress, StepDone, WorkEnded, emit, note, notes
 from ...formats.storage.interrupts import when_cut_off
 from ...formats.storage.output import human_bytes
 from .ray_pool import ClusterOptions
@@ -94,17 +94,16 @@ def collect(
 
     def cut_off() -> None:
         if options.save_every and state.exists():
-            _say(progress, f"what is done is kept in {state.name}; the same command goes on with it")
+            note(progress, f"what is done is kept in {state.name}; the same command goes on with it")
 
     with when_cut_off(cut_off):
         if options.cluster is not None:
             record, dropped = _on_cluster(runner, collector, state, key, options, options.cluster, progress)
         else:
             record, dropped = _on_this_machine(runner, collector, state, key, options, progress)
-    if progress is not None:
-        progress(WorkEnded())
+    emit(progress, WorkEnded())
     for where in dropped.values():
-        _say(progress, f"left out: {where}", important=True)
+        note(progress, f"left out: {where}", important=True)
     if len(dropped) == runner.corpus.n_chunks:
         raise QuantmillError("every chunk gave NaN or Inf", path=model, hint="the model is damaged")
     return Collected(collector, runner.corpus.name, record.report() if record.nll else None, dropped)
@@ -120,10 +119,9 @@ def _on_this_machine(
     say = notes(progress) or (lambda text: None)
     resumed = not options.restart and load_state(state, runner, collector, key, say)
     if resumed:
-        say(f"taken up at layer {runner.layer + 1}, where an earlier run stopped; --restart begins anew")
+        say(f"going on at layer {runner.layer + 1}, where an earlier run stopped; --restart begins anew")
     runner.embed(keep=not resumed)
-    if progress is not None:
-        progress(runner.started())
+    emit(progress, runner.started())
     every = 1 if runner.activations.spills and options.save_every else options.save_every
     while runner.layer < runner.n_layers:
         runner.advance(collector, progress)
@@ -150,8 +148,7 @@ def _predict(runner: Runner, collector: Collector, options: CollectOptions, prog
         if options.perplexity:
             record.add(logits, wanted)
             stage = f"perplexity {record.perplexity():.4f}"
-        if progress is not None:
-            progress(StepDone(stage, done, chunks))
+        emit(progress, StepDone(stage, done, chunks))
     return record
 
 
@@ -170,8 +167,7 @@ def _on_cluster(
     if options.restart:
         shutil.rmtree(state, ignore_errors=True)
     wanted = ShareOptions(options.process_output, options.perplexity, options.save_every, torch.get_num_threads())
-    if progress is not None:
-        progress(runner.started())
+    emit(progress, runner.started())
     say = notes(progress) or (lambda text: None)
     with connected(cluster.address, cluster.workers, one_per_machine=True, say=say) as pool:
         found = run_on_pool(runner, state, key, wanted, pool, progress)
@@ -194,7 +190,7 @@ def _plan_moments(
     nbytes = sum(each.nbytes(block_width) for each in inputs)
     whole = all(each.width <= block_width for each in inputs)
     how = "whole" if whole else f"in diagonal blocks of {block_width} columns"
-    _say(progress, f"second moments: {human_bytes(nbytes)}, {len(inputs)} distinct inputs, {how}")
+    note(progress, f"second moments: {human_bytes(nbytes)}, {len(inputs)} distinct inputs, {how}")
     free = shutil.disk_usage(state.parent).free
     if free < 2 * nbytes:  # by layer while the model runs, then in the output
         problem = f"not enough room: second moments need {human_bytes(2 * nbytes)}, the disk has {human_bytes(free)}"
@@ -221,14 +217,9 @@ def _report_needs(runner: Runner, level: str, progress: Progress | None) -> None
         for name in weight.names
     }
     counts = f"{recipe.level}: {len(need)} tensors need importance, {len(use) - len(need)} more profit from it"
-    _say(progress, counts, important=True)
+    note(progress, counts, important=True)
     lacking = [step for step in need if step.tensor.name not in recorded]
     if lacking:
         names = ", ".join(f"{step.tensor.name} ({step.type})" for step in lacking[:_NAMED])
         more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
-        _say(progress, f"  not collected unless --process-output asks for it: {names}{more}", important=True)
-
-
-def _say(progress: Progress | None, text: str, important: bool = False) -> None:
-    if progress is not None:
-        progress(Note(text, important))
+        note(progress, f"  not collected unless --process-output asks for it: {names}{more}", important=True)

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, overload
 
 from ...formats.errors import QuantmillError
-from ...formats.progress import Progress, StepDone, WorkEnded
+from ...formats.progress import Progress, StepDone, WorkEnded, emit
 from .running import DEFAULT_RUN, RunOptions, StrPath, finish_run, open_text, open_weights, start_run
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def evaluate(
             other = open_weights(Path(base))
             _check_same_text(corpus, open_text(other, text_path, run), Path(base))
             _add_against(Path(model), weights, Path(base), other, corpus, folder, run, record, progress)
-    if progress is not None:
-        progress(WorkEnded())
+    emit(progress, WorkEnded())
     return record.report()
 
 
@@ -118,8 +117,7 @@ def _add_alone(runner: Runner, record: Record, save_base: Path | None, progress:
         record.add(logits, wanted)
         if save_base is not None:
             writer.add(logits, wanted)
-        if progress is not None:
-            progress(StepDone(f"perplexity {record.perplexity():.4f}", done, runner.corpus.n_chunks))
+        emit(progress, StepDone(f"perplexity {record.perplexity():.4f}", done, runner.corpus.n_chunks))
     if save_base is not None:
         writer.write(save_base, runner.corpus.inputs, runner.weights.head.n_rows)
 
@@ -138,8 +136,7 @@ def _add_against(
             problem = f"{base_logits.shape[1]} tokens in the vocabulary, {logits.shape[1]} in {model}'s"
             raise QuantmillError(problem, path=base, hint="it is another model")
         record.add_against(logits, base_logits, wanted)
-        if progress is not None:
-            progress(StepDone("predictions compared", done, corpus.n_chunks))
+        emit(progress, StepDone("predictions compared", done, corpus.n_chunks))
 
 
 def _check_same_text(ours: Corpus, theirs: Corpus, base: Path) -> None:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from ...formats.errors import OutputError, PlanError
-from ...formats.progress import Note, Progress
+from ...formats.progress import Progress, note
 from ...formats.storage.output import check_writable
 from .ray_pool import ClusterOptions
 from .running import DEFAULT_N_CTX, DEFAULT_RUN, RunOptions, StrPath
@@ -268,7 +268,7 @@ def _check_moments(files: Sequence[Imatrix], legacy: bool, wanted: bool, progres
 
     if legacy:
         if any(file.moments is not None for file in files):
-            _note(progress, "a .dat file has no room for second moments: they are left out")
+            note(progress, "a .dat file has no room for second moments: they are left out")
         return
     check_all_have(files, wanted)
     if files and files[0].moments is not None:
@@ -287,7 +287,7 @@ def _finish(
     thin = thin_experts(sums, _PRIOR_TOKENS)
     prior = _PRIOR_TOKENS if expert_prior else 0
     for line in _thin_lines(thin, expert_prior):
-        _note(progress, line)
+        note(progress, line)
     imatrix = to_imatrix(sums, datasets, n_ctx, legacy=legacy, expert_prior=prior)
     if moments:
         imatrix = _with_moments(imatrix, moments, sums, prior)
@@ -315,8 +315,3 @@ def _thin_lines(thin: Mapping[str, Sequence[tuple[int, int]]], prior: bool) -> I
         listed = ", ".join(f"{expert}: {count}" for expert, count in experts[:_NAMED])
         more = f" and {len(experts) - _NAMED} more" if len(experts) > _NAMED else ""
         yield f"  {name}: {listed}{more}"
-
-
-def _note(progress: Progress | None, text: str) -> None:
-    if progress is not None:
-        progress(Note(text))

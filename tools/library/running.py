@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ...formats.progress import Progress
+from ...formats.progress import Progress, emit
 from .models import read_model
 
 if TYPE_CHECKING:
@@ -99,7 +99,6 @@ def open_run(model: Path, text: Path | None, folder: Path, options: RunOptions) 
 def finish_run(runner: Runner, progress: Progress | None) -> Runner:
     """Embed the text and run it through every block, reporting each batch."""
     runner.embed()
-    if progress is not None:
-        progress(runner.started())
+    emit(progress, runner.started())
     runner.finish(progress=progress)
     return runner
