@@ -1,4 +1,4 @@
-"""The activations between blocks: in memory, or in two files that take turns when they would fill it."""
+"""Activations between two blocks of a model: in memory or, when they are too large for it, in two files in turn."""
 
 from __future__ import annotations
 
@@ -7,33 +7,51 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..formats.storage.output import explained
 
-SPILL = 1 << 30  # bytes of activations kept in memory at most
+SPILL = 1 << 30  # bytes; more activations than this go to files
 
 
 class Activations:
-    """[chunks, n_ctx, width] in the runner's dtype. What ``put`` writes, ``get`` reads after the next ``flip``.
+    """Activations [chunks, n_ctx, width]. What ``put`` writes, ``get`` reads after the next ``flip``.
 
     Args:
         shape: (chunks, n_ctx, width).
-        dtype: of the activations.
-        folder: where the files go, if they must.
-        limit: more bytes than this go to files.
+        dtype: the activations' type.
+        folder: for the files, if there are any.
+        limit: how many bytes are kept in memory; more than this go to files.
+
+    Attributes:
+        spills: whether the activations go to files.
+        turn: how often the two files have changed places.
+
+    Example:
+        >>> activations = Activations((2, 1, 3), torch.float32, Path("unused"))
+        >>> activations.put([0, 1], torch.arange(6.0).reshape(2, 1, 3))
+        >>> activations.flip()
+        >>> activations.get([1])
+        tensor([[[3., 4., 5.]]])
     """
 
     def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, folder: Path, limit: int = SPILL) -> None:
         self.shape, self.dtype, self.folder = shape, dtype, folder
         self.chunk_bytes = shape[1] * shape[2] * dtype.itemsize
         self.spills = shape[0] * self.chunk_bytes > limit
-        self.turn = 0  # how often the files have changed places
+        self.turn = 0
         self._memory = None if self.spills else torch.empty(shape, dtype=dtype)
 
     def file(self, turn: int) -> Path:
+        """The file that is read at a turn."""
         return self.folder / f"activations-{turn % 2}.bin"
 
     def put(self, chunks: list[int], values: torch.Tensor) -> None:
+        """Write the activations [len(chunks), n_ctx, width] of some chunks.
+
+        Raises:
+            OutputError: the disk is full.
+        """
         if self._memory is not None:
             self._memory[chunks] = values.to("cpu", self.dtype)
             return
@@ -48,6 +66,7 @@ class Activations:
                 file.write(row.tobytes())
 
     def get(self, chunks: list[int]) -> torch.Tensor:
+        """Read the activations [len(chunks), n_ctx, width] of some chunks."""
         if self._memory is not None:
             return self._memory[chunks]
         raw = np.empty((len(chunks), self.chunk_bytes), np.uint8)
@@ -59,20 +78,21 @@ class Activations:
         return torch.from_numpy(raw).view(self.dtype).reshape(len(chunks), *self.shape[1:])
 
     def flip(self) -> None:
-        """What was written becomes what is read."""
+        """Make what was written what is read from now on."""
         self.turn += 1
 
     def sync(self) -> None:
-        """What is in files reaches the disk."""
+        """Bring what is in a file to the disk."""
         if self.spills and self.file(self.turn).exists():
             with self.file(self.turn).open("rb") as file:
                 os.fsync(file.fileno())
 
-    def content(self) -> np.ndarray | None:  # type: ignore[type-arg]
-        """uint8 [bytes] of what is in memory, for a checkpoint; None where it is in files already."""
+    def content(self) -> NDArray[np.uint8] | None:
+        """All activations as uint8 [bytes], to be saved; None where they are in files already."""
         return None if self._memory is None else self._memory.view(torch.uint8).numpy().reshape(-1)
 
-    def restore(self, content: np.ndarray | None, turn: int) -> None:  # type: ignore[type-arg]
+    def restore(self, content: NDArray[np.uint8] | None, turn: int) -> None:
+        """Go back to a ``content()`` and the ``turn`` it was saved at."""
         self.turn = turn
         if content is not None:
             assert self._memory is not None

@@ -1,8 +1,9 @@
-"""A base model's predictions in a small file: each position's most likely tokens, and how much is left for the rest.
+"""A file of a base model's predictions: each position's most likely tokens, and the total probability of the others.
 
-A ``.npz`` archive: ``format`` (1), ``tokens`` int32 [chunks, n_ctx], ``ids`` int32 and ``log_p`` float32 [positions, k]
-in falling order, ``nll`` float64 [positions], ``n_vocab``. The divergence computed from it treats all other tokens as
-one, so it is a lower bound (by the log-sum inequality), and close: the rest is what the model deems unlikely.
+It is a ``.npz`` archive of ``format`` (1), ``tokens`` int32 [chunks, n_ctx], ``ids`` int32 and ``log_p`` float32
+[positions, k] in falling order, ``nll`` float64 [positions], and ``n_vocab``. The divergence computed from it treats
+all other tokens as one, which makes it a lower bound (by the log-sum inequality), and a close one, because the others
+are those that the model finds unlikely.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ _FORMAT = 1
 
 @dataclass
 class BaseWriter:
-    """Gathers chunks, then writes them."""
+    """Gathers the base model's predictions of a text's chunks, then writes them to a file.
+
+    Args:
+        top_k: how many of the most likely tokens are kept for each position.
+    """
 
     top_k: int = TOP_K
     ids: list[NDArray[np.int32]] = field(default_factory=list)
@@ -36,7 +41,12 @@ class BaseWriter:
     nll: list[NDArray[np.float64]] = field(default_factory=list)
 
     def add(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        """A chunk: float32 [positions, vocab] and int64 [positions]."""
+        """Add a chunk.
+
+        Args:
+            logits: float32 [positions, vocab].
+            targets: int64 [positions], the tokens that follow.
+        """
         import torch
 
         for start in range(0, len(targets), 64):
@@ -48,6 +58,16 @@ class BaseWriter:
             self.nll.append((-log_p.gather(1, at)).squeeze(1).double().numpy())
 
     def write(self, path: Path, tokens: NDArray[np.int32], n_vocab: int) -> None:
+        """Write the file.
+
+        Args:
+            path: the file, replaced if it exists.
+            tokens: int32 [chunks, n_ctx], the text.
+            n_vocab: tokens in the vocabulary.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
         with replacing(path) as file:
             np.savez_compressed(
                 file,
@@ -62,7 +82,7 @@ class BaseWriter:
 
 @dataclass(frozen=True)
 class SavedBase:
-    """A file's content; see the module's text."""
+    """The content of such a file; the module's docstring describes each array."""
 
     tokens: NDArray[np.int32]
     ids: NDArray[np.int32]
@@ -71,7 +91,14 @@ class SavedBase:
     n_vocab: int
 
     def compare(self, record: Record, chunk: int, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        """Add a chunk (counted from the file's first) of the judged model to the record."""
+        """Compare the judged model's predictions of a chunk, and add the figures to the record.
+
+        Args:
+            record: of the judged model.
+            chunk: the chunk's number, counted from the file's first.
+            logits: the judged model's, float32 [positions, vocab].
+            targets: int64 [positions], the tokens that follow.
+        """
         import torch
 
         n = len(targets)
@@ -91,15 +118,15 @@ class SavedBase:
 
 
 def read_base(path: Path) -> SavedBase:
-    """Read a file that ``--save-base`` wrote.
+    """Read a file that ``BaseWriter`` wrote.
 
     Raises:
-        FormatError: it is damaged, or another kind of file.
+        FormatError: the file cannot be read, is damaged, or is of another kind.
     """
     try:
         with np.load(path, allow_pickle=False) as data:
             if int(data["format"]) != _FORMAT:
-                raise FormatError(f"format {int(data['format'])} is not known", path=path, hint="write it again")
+                raise FormatError(f"format {int(data['format'])} is unknown", path=path, hint="write it again")
             found = SavedBase(data["tokens"], data["ids"], data["log_p"], data["nll"], int(data["n_vocab"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise FormatError(
@@ -109,5 +136,5 @@ def read_base(path: Path) -> SavedBase:
         len(found.tokens) * (found.tokens.shape[-1] - 1 - found.tokens.shape[-1] // 2) if found.tokens.ndim == 2 else -1
     )
     if not judged == len(found.ids) == len(found.log_p) == len(found.nll):
-        raise FormatError("its parts disagree in length", path=path, hint="write it again")
+        raise FormatError("its arrays differ in length", path=path, hint="write it again")
     return found

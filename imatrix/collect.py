@@ -1,8 +1,8 @@
-"""Sums of squared inputs per column of every matrix: llama.cpp's importance, gathered while a model runs.
+"""Collect importance while a model runs: for every matrix, the sums of its squared inputs by column.
 
-Definition (tools/imatrix/imatrix.cpp of llama.cpp): for a matrix with inputs x_t, ``sums[j] = sum_t x_t[j]**2`` and
-``count`` = the number of inputs; for stacked experts both per expert, over the inputs routed to it. float64 throughout;
-llama.cpp adds in float32.
+The definition is llama.cpp's (tools/imatrix/imatrix.cpp): for a matrix with inputs x_t, ``sums[j] = sum_t x_t[j]**2``
+and ``count`` is the number of inputs; for stacked experts both are kept by expert, over the inputs routed to it. Sums
+are float64; llama.cpp's are float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class NonFinite(Exception):
-    """An input with NaN or Inf; ``name`` is the tensor it was to be multiplied with."""
+    """An activation is NaN or Inf; ``name`` is the tensor it was to be multiplied with."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -33,7 +33,16 @@ class Collector:
     """Sums by GGUF tensor name. A batch counts when it is committed, so a batch that failed leaves no trace.
 
     Args:
-        moments: second moments are gathered too, here.
+        sums: what is collected already.
+        moments: collects second moments too, if given.
+
+    Example:
+        >>> import torch
+        >>> collector = Collector()
+        >>> collector.see(RecordedWeight(("blk.0.attn_q.weight",)), 0, torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
+        >>> collector.commit()
+        >>> collector.sums["blk.0.attn_q.weight"]
+        Sums(values=array([[10.,  4.]]), counts=array([2]))
     """
 
     sums: dict[str, Sums] = field(default_factory=dict)
@@ -41,14 +50,14 @@ class Collector:
     _batch: dict[str, Sums] = field(default_factory=dict)
     _last: tuple[Any, NDArray[np.float64]] | None = None
 
-    def see(self, target: RecordedWeight, expert: int, x: torch.Tensor) -> None:
-        """BlockInputs on their way into a weight.
+    def see(self, weight: RecordedWeight, expert: int, x: torch.Tensor) -> None:
+        """Add inputs of a weight to the batch.
 
         Args:
-            target: the weight.
-            expert: which of its matrices.
-            x: [..., width], any float type. q, k and v are given the same tensor one after the other, and so are gate
-                and up: it is squared once.
+            weight: what they are multiplied with.
+            expert: which of its matrices; 0 for a plain matrix.
+            x: [..., width], any float type. A tensor that was given in the call before is not squared again: q, k and
+                v have the same input, and so have gate and up.
 
         Raises:
             NonFinite: a value is NaN or Inf.
@@ -57,18 +66,19 @@ class Collector:
             self._last = (x, sums_of_squares(x))
         values = self._last[1]
         if not np.isfinite(values).all():
-            raise NonFinite(target.names[0])
+            raise NonFinite(weight.names[0])
         rows = x.numel() // x.shape[-1]
-        for name in target.names:
+        for name in weight.names:
             entry = self._batch.get(name)
             if entry is None:
-                entry = self._batch[name] = Sums.zeros(target.n_matrices, x.shape[-1])
+                entry = self._batch[name] = Sums.zeros(weight.n_matrices, x.shape[-1])
             entry.values[expert] += values
             entry.counts[expert] += rows
         if self.moments is not None:
-            self.moments.see(target, expert, x)
+            self.moments.see(weight, expert, x)
 
     def commit(self) -> None:
+        """Add the batch to the sums."""
         if self.moments is not None:
             self.moments.commit()
         for name, entry in self._batch.items():
@@ -79,16 +89,17 @@ class Collector:
         self.discard()
 
     def discard(self) -> None:
+        """Forget the batch."""
         self._batch, self._last = {}, None
         if self.moments is not None:
             self.moments.discard()
 
 
-_ROWS = 512  # squares stay in the cache, float32 sums of so many keep six digits, the rest is added in float64
+_ROWS = 512  # so few squares stay in the cache, and their float32 sums keep six digits; the sums are added in float64
 
 
 def sums_of_squares(x: torch.Tensor) -> NDArray[np.float64]:
-    """float64 [width]: the sum over all rows of each column's squares."""
+    """The sum of each column's squares over all rows of x [..., width], as float64 [width]."""
     import torch
 
     flat = x.detach().reshape(-1, x.shape[-1])

@@ -1,4 +1,4 @@
-"""Text to chunks of tokens, cut as llama.cpp's imatrix and perplexity tools cut it."""
+"""Cut a text into chunks of tokens, as llama.cpp's imatrix and perplexity tools do."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ Tokens = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as windows of tokens.
+    """A text as chunks of tokens.
 
     Args:
-        tokens: int32 [chunks, n_ctx]: the text's own tokens, what is to be predicted.
-        inputs: the same with each window's first token replaced by BOS, where the model wants one: what goes in.
-        first_chunk: the number of the first window in the text.
-        name: the text's name, as written into files.
+        tokens: int32 [chunks, n_ctx], the text's own tokens: what the model is to predict.
+        inputs: int32 [chunks, n_ctx], what the model is given: the same, but each chunk's first token is BOS where the
+            model expects one.
+        first_chunk: the number of the first chunk in the text.
+        name: the text's name, as it is written into files.
     """
 
     tokens: Tokens
@@ -33,21 +34,23 @@ class Corpus:
 
     @property
     def n_chunks(self) -> int:
+        """How many chunks there are."""
         return len(self.tokens)
 
     @property
     def n_ctx(self) -> int:
+        """Tokens in each chunk."""
         return int(self.tokens.shape[1])
 
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """A ``tokenizers.Tokenizer`` and what llama.cpp adds around it.
+    """A ``tokenizers.Tokenizer``, and the BOS token that llama.cpp adds to its output.
 
     Args:
         encoder: the ``tokenizers.Tokenizer`` of the checkpoint.
-        bos: the BOS token's id if the model wants one before a text, else None.
-        vocab_size: rows of the model's embedding; a token beyond them means the tokenizer is another model's.
+        bos: the BOS token's id if the model expects one before a text, else None.
+        vocab_size: rows of the model's embedding; a token beyond them means that the tokenizer is another model's.
     """
 
     encoder: Any
@@ -55,16 +58,17 @@ class TextTokenizer:
     vocab_size: int
 
     def encode(self, text: str, parse_special: bool = False) -> Tokens:
-        """The text's tokens, BOS first if wanted.
+        """Tokenize a text: int32 [n_tokens], with BOS first if the model expects it.
 
         Args:
-            text: any.
-            parse_special: whether ``<|im_start|>`` in the text means the control token or its letters.
+            text: the text.
+            parse_special: whether a control token's name in the text, such as ``<|im_start|>``, means that token. If
+                not, it is tokenized letter by letter like any other text.
 
         Raises:
             TokenizerError: a token is beyond the model's vocabulary.
         """
-        # tokenizers' name for llama.cpp's parse_special, the other way round
+        # what tokenizers calls so is the opposite of llama.cpp's parse_special
         self.encoder.encode_special_tokens = not parse_special
         ids = np.asarray(self.encoder.encode(text, add_special_tokens=False).ids, np.int32)
         if self.bos is not None:
@@ -78,10 +82,10 @@ class TextTokenizer:
 
 
 def read_text(path: Path) -> str:
-    """A text file, without its last newline (as llama.cpp's ``-f`` reads it).
+    """Read a text file, without its last newline, as llama.cpp's ``-f`` does.
 
     Raises:
-        QuantmillError: it cannot be read, is empty or not UTF-8.
+        QuantmillError: the file cannot be read, is empty, or is not UTF-8.
     """
     try:
         text = path.read_bytes().decode("utf-8")
@@ -96,11 +100,12 @@ def read_text(path: Path) -> str:
 
 
 def default_text() -> Path:
-    """The calibration text that ships with the package.
+    """The path of the calibration text that is part of this package.
 
-    Prose, dialogue, tables and code in ten languages, written for this purpose and free like the package, between short
-    passages without copyright: the Universal Declaration of Human Rights (article 1, in 17 languages), Genesis 1 (King
-    James), Melville, Austen, Lincoln, Shakespeare, Cervantes, Dante, Proust, Tolstoy, Soseki, Laozi, Confucius, Virgil.
+    It holds prose, dialogue, tables and code in ten languages, written for this purpose and free like the package, and
+    short passages without copyright: the Universal Declaration of Human Rights (article 1, in 17 languages), Genesis 1
+    (King James), Melville, Austen, Lincoln, Shakespeare, Cervantes, Dante, Proust, Tolstoy, Soseki, Laozi, Confucius
+    and Virgil.
     """
     return Path(__file__).parent / "calibration.txt"
 
@@ -114,18 +119,25 @@ def cut(
     from_chunk: int = 0,
     name: str = "",
 ) -> Corpus:
-    """Whole windows of ``n_ctx`` tokens; what is left over at the end is not used.
+    """Cut a text into chunks of exactly ``n_ctx`` tokens; the tokens left over at the end are not used.
 
     Args:
-        tokens: the text.
-        n_ctx: tokens in a window.
-        bos: replaces each window's first token, as llama.cpp does when the model adds BOS.
-        chunks: at most so many; None (or -1) for all.
-        from_chunk: the first window to take.
+        tokens: the text's tokens.
+        n_ctx: tokens in a chunk, at least 2.
+        bos: replaces each chunk's first token, as llama.cpp does when the model adds BOS.
+        chunks: how many chunks to take at most; None or -1 for all.
+        from_chunk: the first chunk to take.
         name: the text's name.
 
     Raises:
-        QuantmillError: fewer tokens than one window, or than ``from_chunk`` windows and one more.
+        QuantmillError: the text has no chunk with the number ``from_chunk``, or ``chunks`` is 0.
+
+    Example:
+        >>> corpus = cut(range(10, 19), n_ctx=4, bos=1)
+        >>> corpus.tokens.tolist()
+        [[10, 11, 12, 13], [14, 15, 16, 17]]
+        >>> corpus.inputs.tolist()
+        [[1, 11, 12, 13], [1, 15, 16, 17]]
     """
     assert n_ctx > 1, n_ctx
     data = np.asarray(tokens, np.int32)
@@ -134,11 +146,11 @@ def cut(
         problem = f"the text has {len(data)} tokens, a chunk needs {n_ctx}"
         raise QuantmillError(problem, path=name or None, hint=f"give more text, or -c {_power_of_two(len(data))}")
     if from_chunk >= available:
-        problem = f"the text has {available} chunks of {n_ctx} tokens; none is left from chunk {from_chunk}"
+        problem = f"the text has {available} chunks of {n_ctx} tokens, so there is no chunk {from_chunk}"
         raise QuantmillError(problem, path=name or None)
     end = available if chunks is None or chunks < 0 else min(available, from_chunk + chunks)
     if end <= from_chunk:
-        raise QuantmillError("no chunk was asked for", path=name or None, hint="--chunks must be 1 at least")
+        raise QuantmillError("no chunk is left to use", path=name or None, hint="--chunks must be at least 1")
     windows = data[from_chunk * n_ctx : end * n_ctx].reshape(-1, n_ctx).copy()
     inputs = windows.copy()
     if bos is not None:

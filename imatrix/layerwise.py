@@ -1,8 +1,9 @@
-"""A model block by block, its linear layers replaced on the way, so that later ones see what the earlier became.
+"""Walk through a model block by block and replace its linear layers on the way, as GPTQ and AWQ do.
 
-A block's linears stand in stages, found by watching one batch: q, k and v read the same input and are one group; the
-output projection's input depends on them, so it comes a stage later; and so on to the feed forward's down projection.
-Each stage is one pass of all chunks up to the stage's inputs, then the visitor may change its weights in place.
+Later layers see what the earlier ones became. The linears of a block are divided into stages, found by recording one
+batch: q, k and v read the same input and are one group; the output projection's input depends on them, so it comes a
+stage later; and so on to the feed forward's down projection. For each stage all chunks run up to its inputs, then the
+visitor may change its weights in place.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from .runner import Runner, layer_step
 from .sums import RecordedWeight
 from .weights import Weights
 
-# Linears that nobody quantizes: routers decide which expert runs, the state-space projections are not attention's.
-_LEFT_ALONE = (Role.FFN_GATE_INP, Role.FFN_GATE_INP_SHEXP)
-_STAGE_BYTES = 2 << 30  # of float32 [width, width] per group, for blocks of hundreds of experts
+# Routers are never quantized: they decide which expert runs.
+_NEVER_QUANTIZED = (Role.FFN_GATE_INP, Role.FFN_GATE_INP_SHEXP)
+_STAGE_BYTES = 2 << 30  # of one float32 [width, width] for each group; blocks of hundreds of experts have more
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +38,9 @@ class Linear:
     Args:
         name: the module's name in the checkpoint, e.g. ``model.layers.0.self_attn.q_proj``.
         role: what it is for.
-        weight: [out, in], float, the block's own memory: what is written here is what the block computes with.
+        weight: [out, in], float, the block's own memory: the block computes with what is written here.
         bias: [out], likewise, or None.
-        expert: its number, in a stack of experts.
+        expert: the expert's number in a stack of experts, else None.
     """
 
     name: str
@@ -51,16 +52,18 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Linears with the same input."""
+    """Linears that read the same input."""
 
     linears: tuple[Linear, ...]
 
     @property
     def width(self) -> int:
+        """Columns of the weights."""
         return int(self.linears[0].weight.shape[1])
 
     @property
     def name(self) -> str:
+        """The first linear's name."""
         return self.linears[0].name
 
 
@@ -68,15 +71,22 @@ Stage = tuple[Group, ...]
 
 
 class Visitor(Protocol):
-    """Who looks at a model's linears and may replace them."""
+    """What ``walk_block`` calls with a model's linears, and what may replace them."""
 
     def see(self, group: Group, x: torch.Tensor) -> None:
-        """One batch's input [tokens, width] of a group; the tensor is not to be kept. An expert without tokens gets
-        no call."""
+        """Look at one batch's input x [tokens, width] of a group.
+
+        The tensor may not be kept. There is no call for an expert without tokens.
+        """
 
     def replace(self, layer: int, module: torch.nn.Module, stage: Stage) -> None:
-        """All inputs of the stage were seen: ``linear.weight`` may be changed in place. ``module`` is the block, in
-        transformers' form, all its weights in memory."""
+        """Change ``linear.weight`` of a stage's linears in place, if at all, after all their inputs were seen.
+
+        Args:
+            layer: the block's number.
+            module: the block as a module of transformers, all its weights in memory.
+            stage: its groups.
+        """
 
 
 @torch.inference_mode()
@@ -88,13 +98,13 @@ def walk_block(
     sequential: bool = True,
     stage_bytes: int = _STAGE_BYTES,
 ) -> None:
-    """All chunks through the runner's next block, whose linears the visitor may replace; the runner is then past it.
+    """Run all chunks through the runner's next block, whose linears the visitor may replace.
 
     Args:
-        runner: after ``embed``.
-        visitor: is shown the block stage by stage.
+        runner: after ``embed``. It is past the block when this returns.
+        visitor: is called for each stage of the block.
         progress: called with a ``StepDone`` for each batch; the total is of all passes.
-        sequential: False shows all groups as one stage, their inputs those of the block as it was.
+        sequential: False makes all groups one stage, with the inputs that they have in the unchanged block.
         stage_bytes: a stage is split so that one float32 [width, width] for each of its groups takes no more than this.
 
     Raises:
@@ -113,27 +123,27 @@ def walk_block(
         layer = runner.layer
         for stage in stages:
             for batch in runner.batches:
-                stage.listen(runner, module, batch, visitor.see)
+                stage.run(runner, module, batch, visitor.see)
                 batch_done()
             visitor.replace(layer, module, stage.groups)
-        runner.through(module, progress=batch_done)
+        runner.advance_with(module, progress=batch_done)
     _return_memory()
 
 
 def _return_memory() -> None:
-    """What a block took and freed goes back to the system: glibc keeps it in pieces, which grow by the block."""
-    gc.collect()  # the command lets cycles wait, some of which hold arrays
+    """Give freed memory back to the system. glibc would keep it in fragments that grow with every block."""
+    gc.collect()  # the commands switch automatic collection off, and some reference cycles hold arrays
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
 
 
-class _Enough(Exception):
-    """The stage has its inputs; the rest of the block need not run."""
+class _StageComplete(Exception):
+    """All inputs of the stage were recorded; the rest of the block need not run."""
 
 
 class _Stage:
-    """Groups, and how their inputs are heard: by the first of a group's parameters to be used."""
+    """Groups, and how their inputs are recorded: where the first of a group's parameters is used."""
 
     def __init__(self, groups: dict[tuple[str, int], Group], targets: dict[str, RecordedWeight], stop: bool) -> None:
         self.groups: Stage = tuple(groups.values())
@@ -141,48 +151,48 @@ class _Stage:
         self.targets = {name: targets[name] for name, _ in groups}
         self.stop = stop
 
-    def listen(
+    def run(
         self, runner: Runner, module: torch.nn.Module, batch: list[int], see: Callable[[Group, torch.Tensor], None]
     ) -> None:
-        heard = 0
+        n_recorded = 0
 
         def on_input(target: RecordedWeight, expert: int, x: torch.Tensor) -> None:
-            nonlocal heard
+            nonlocal n_recorded
             group = self.by_key.get((target.names, expert))
             if group is not None:
                 see(group, x.reshape(-1, x.shape[-1]))
-                heard += 1
-                if self.stop and heard == len(self.groups):
-                    raise _Enough
+                n_recorded += 1
+                if self.stop and n_recorded == len(self.groups):
+                    raise _StageComplete
 
         hidden, inputs = runner.activations.get(batch), runner.inputs_for(len(batch))
         try:
             with record_inputs(module, self.targets, on_input):
                 runner.skeleton.run_block(module, hidden, inputs)
-        except _Enough:
+        except _StageComplete:
             pass
 
 
 def _stages(runner: Runner, module: torch.nn.Module, sequential: bool, limit: int) -> list[_Stage]:
-    """The block's stages, from watching its first batch."""
+    """Divide the block into stages, by recording its first batch."""
     weights, layer = runner.weights, runner.layer
     linears = block_linears(weights, layer, module)
     targets = {name: target for name, target in weights.recorded_weights(layer, module).items() if name in linears}
     calls = _calls(runner, module, targets)
     times = Counter((name, expert) for name, expert, _ in calls)
-    heard: dict[str, list[str]] = {}  # the parameter that is heard for a group -> all of the group
+    members: dict[str, list[str]] = {}  # the parameter whose input is recorded for a group -> all of the group
     order: dict[tuple[int, int], str] = {}
     for name, _, x in calls:
-        if any(name in names for names in heard.values()):
+        if any(name in names for names in members.values()):
             continue
-        # experts are given slices of their own, which say nothing about each other
+        # each expert has its own slice as input; they are never in one group
         key = (x.data_ptr(), x.numel()) if targets[name].n_matrices == 1 else (id(name), -1)
-        heard.setdefault(order.setdefault(key, name), []).append(name)
-    for name in targets:  # experts that the batch did not reach, or something this text never uses
-        if not any(name in names for names in heard.values()):
-            heard[name] = [name]
+        members.setdefault(order.setdefault(key, name), []).append(name)
+    for name in targets:  # experts to which nothing in the batch was routed, or a weight that this text never uses
+        if not any(name in names for names in members.values()):
+            members[name] = [name]
     stages: list[dict[tuple[str, int], Group]] = []
-    for leader, names in heard.items():
+    for leader, names in members.items():
         groups = {
             (leader, expert): Group(tuple(one for name in names for one in linears[name][expert]))
             for expert in range(targets[leader].n_matrices)
@@ -213,7 +223,7 @@ def _split(stage: dict[tuple[str, int], Group], limit: int) -> list[dict[tuple[s
 def _calls(
     runner: Runner, module: torch.nn.Module, targets: dict[str, RecordedWeight]
 ) -> Sequence[tuple[str, int, torch.Tensor]]:
-    """(parameter, expert, input) of each product, in order. The inputs stay alive, so no two share an address."""
+    """(parameter, expert, input) of each product, in order. The inputs stay alive, so that no two share an address."""
     calls: list[tuple[str, int, torch.Tensor]] = []
     by_names = {target.names: name for name, target in targets.items()}
     batch = runner.batches[0][:1]
@@ -227,7 +237,7 @@ def _calls(
 
 
 def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict[str, list[tuple[Linear, ...]]]:
-    """A block's linears by transformers' parameter: for each expert (one, where there are none) those in it.
+    """Find a block's linears: by parameter of transformers, for each expert (or once, without experts), a tuple.
 
     Raises:
         UnmatchedTensor: the checkpoint has no names of its own for the experts.
@@ -239,7 +249,7 @@ def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict
     for name, target in weights.recorded_weights(layer, module).items():
         rules = [rule_of[tensor] for tensor in target.names]
         parameter = parameters[name]
-        if any(rule.roles[0] in _LEFT_ALONE or rule.roles[0].value.startswith("ssm") for rule in rules):
+        if any(rule.roles[0] in _NEVER_QUANTIZED or rule.roles[0].value.startswith("ssm") for rule in rules):
             continue
         if target.n_matrices == 1:
             (source,) = rules[0].sources(layer, "weight", weights.config)

@@ -1,8 +1,9 @@
-"""Collected sums <-> importance matrix files, with llama.cpp's arithmetic for both kinds."""
+"""Convert collected sums to importance matrix files and back, with llama.cpp's arithmetic for both kinds of file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,27 @@ import numpy as np
 from ..formats.errors import FormatError, QuantmillError
 from ..formats.imatrix_file import Entry, Imatrix, read_imatrix
 from ..formats.ir import Model
-from .sums import Sums, merged, with_expert_prior
+from .sums import Sums, merged_sums, with_expert_prior
 
 
 def to_imatrix(
     sums: Mapping[str, Sums], datasets: Sequence[str], chunk_size: int, *, legacy: bool = False, expert_prior: int = 0
 ) -> Imatrix:
-    """The file's content.
+    """Convert sums to a file's content.
 
     Args:
         sums: by tensor name.
         datasets: the texts' names, oldest first.
         chunk_size: tokens in a chunk.
-        legacy: the ``.dat`` kind: means times chunks, in float32, unseen experts 1, tensors without data left out.
-        expert_prior: see ``with_expert_prior``; 0 for none.
+        legacy: make the content of a ``.dat`` file: means times chunks in float32, 1 for unseen experts, and nothing
+            for tensors without data.
+        expert_prior: fill up experts that saw fewer tokens than this, see ``with_expert_prior``; 0 for not at all.
+
+    Example:
+        >>> sums = {"blk.0.attn_q.weight": Sums(np.array([[8.0, 2.0]]), np.array([64]))}
+        >>> imatrix = to_imatrix(sums, ["text.txt"], chunk_size=32)
+        >>> imatrix.chunk_count, imatrix.entries["blk.0.attn_q.weight"].sums
+        (2, array([8., 2.], dtype=float32))
     """
     entries = {}
     for name, entry in sums.items():
@@ -42,7 +50,7 @@ def to_imatrix(
 
 
 def from_imatrix(imatrix: Imatrix, chunk_size: int) -> dict[str, Sums]:
-    """The sums that a file holds; those of a ``.dat`` file, which counts chunks, times ``chunk_size``."""
+    """Convert a file's content to sums. A ``.dat`` file counts chunks: its numbers are multiplied by ``chunk_size``."""
     scale = chunk_size if imatrix.legacy else 1
     return {
         name: Sums(
@@ -54,20 +62,24 @@ def from_imatrix(imatrix: Imatrix, chunk_size: int) -> dict[str, Sums]:
 
 
 def read_parts(paths: Sequence[Path], chunk_size: int | None) -> tuple[dict[str, Sums], list[str], int]:
-    """Several files as one: their sums, their texts' names, and the chunk size.
+    """Read and add several importance matrix files.
 
     Args:
         paths: files of either kind.
-        chunk_size: None to take the first one that a file tells, or 512.
+        chunk_size: tokens in a chunk; None to take it from the first file that says, else 512.
+
+    Returns:
+        The sums by tensor name, the texts' names, and the chunk size.
 
     Raises:
-        FormatError: a file is damaged. QuantmillError: they belong to different models.
+        FormatError: a file is damaged.
+        QuantmillError: the files belong to different models.
     """
     return add_files([read_imatrix(path) for path in paths], chunk_size)
 
 
 def add_files(files: Sequence[Imatrix], chunk_size: int | None) -> tuple[dict[str, Sums], list[str], int]:
-    """``read_parts`` of files that are read already."""
+    """Add the contents of several files; see ``read_parts``."""
     size = chunk_size or next((file.chunk_size for file in files if file.chunk_size), 512)
     total: dict[str, Sums] = {}
     for file in files:
@@ -78,19 +90,19 @@ def add_files(files: Sequence[Imatrix], chunk_size: int | None) -> tuple[dict[st
             if name in total and total[name].values.size != entry.values.size:
                 problem = f"has {entry.values.size} columns here, {total[name].values.size} in the files before"
                 raise QuantmillError(problem, path=file.path, where=name, hint="the files belong to different models")
-        total = merged([total, part])
+        total = merged_sums([total, part])
     return total, [name for file in files for name in file.datasets], size
 
 
 def check_belongs(sums: Mapping[str, Sums], model: Model, path: Path) -> None:
-    """Raise ``QuantmillError`` unless the sums fit the model's tensors."""
+    """Raise ``QuantmillError`` unless the sums, read from ``path``, fit the model's tensors."""
     tensors = {tensor.name: tensor for tensor in model.tensors}
     known = [name for name in sums if name in tensors]
     if not known:
         raise QuantmillError("holds no tensor of this model", path=path, hint="it belongs to another model")
     for name in known:
         tensor = tensors[name]
-        expected = tensor.width * int(np.prod(tensor.shape[:-2]))
+        expected = tensor.width * prod(tensor.shape[:-2])
         if sums[name].values.size != expected:
             problem = f"has {sums[name].values.size} columns, the model's tensor {expected}"
             raise QuantmillError(problem, path=path, where=name, hint="it belongs to another model")

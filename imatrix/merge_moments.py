@@ -1,4 +1,4 @@
-"""Second moments of several runs as one, and of experts that saw few tokens."""
+"""Merge the second moments of several runs, and fill up those of experts that saw few tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .sums import Sums
 
 
 def check_all_have(files: Iterable[Imatrix], wanted: bool) -> None:
-    """Raise ``PlanError`` unless every file has second moments, or where they are not wanted none has."""
+    """Raise ``PlanError`` unless every file has second moments or, if they are not wanted, none has."""
     for file in files:
         if wanted and file.moments is None:
             hint = "make it again with --second-moments, or leave it out"
@@ -26,7 +26,7 @@ def check_all_have(files: Iterable[Imatrix], wanted: bool) -> None:
 
 
 def check_block_width(files: Iterable[Imatrix], block_width: int) -> None:
-    """Raise ``PlanError`` unless the files' second moments are in blocks of so many columns."""
+    """Raise ``PlanError`` unless all second moments in the files are in blocks of ``block_width`` columns."""
     for file in files:
         if file.moments is not None and file.moments.block_width != block_width:
             problem = f"second moments in blocks of {file.moments.block_width} columns cannot be added to {block_width}"
@@ -34,11 +34,11 @@ def check_block_width(files: Iterable[Imatrix], block_width: int) -> None:
 
 
 def merged_moments(parts: Sequence[Moments], sums: Mapping[str, Sums]) -> Moments:
-    """The sums of several runs, as if they were one.
+    """Add the second moments of several runs, as if they were one run.
 
     Args:
-        parts: of one block width.
-        sums: merged likewise, for the counts.
+        parts: one for each run, all of the same block width.
+        sums: of all runs together, for the counts.
 
     Raises:
         QuantmillError: they belong to different models.
@@ -55,7 +55,11 @@ def merged_moments(parts: Sequence[Moments], sums: Mapping[str, Sums]) -> Moment
                 raise QuantmillError(problem, path=part.path, where=name, hint="the files belong to different models")
     for name in inputs:
         if not np.array_equal(sum(part.counts[name] for part in parts if name in part.inputs), sums[name].counts):
-            raise QuantmillError("has second moments in some of the files only", where=name, hint="make them alike")
+            raise QuantmillError(
+                "has second moments in some of the files only",
+                where=name,
+                hint="make all of them with --second-moments",
+            )
 
     def load(holder: str, matrix: int) -> Packed:
         total: Any = sum(part.packed(holder, matrix).astype(np.float64) for part in parts if part.holder(holder))
@@ -66,19 +70,19 @@ def merged_moments(parts: Sequence[Moments], sums: Mapping[str, Sums]) -> Moment
 
 
 def _holder(holders: tuple[str | None, ...], names: list[str]) -> str:
-    """Under whose name the files' ``holders`` are merged, for the tensors that all of them hold alike."""
+    """The name under which the files' ``holders`` are merged, for tensors that have the same input in all of them."""
     first = next(holder for holder in holders if holder is not None)
     return first if first in names else names[0]
 
 
 def moments_with_prior(moments: Moments, min_tokens: int) -> Moments:
-    """``with_expert_prior`` for second moments: the diagonal stays what the sums of squares become."""
+    """Fill up second moments as ``with_expert_prior`` does sums: their diagonals stay equal to the sums of squares."""
     totals = {holder: int(moments.counts[holder].sum()) for holder in moments.holders}
 
     def blends(name: str) -> bool:
         return moments.counts[name].size > 1 and totals[moments.inputs[name]] > 0
 
-    last: dict[str, NDArray[np.float64]] = {}  # the layer's mean, of the holder that was asked for last
+    last: dict[str, NDArray[np.float64]] = {}  # the layer's mean, of the input that was used last
 
     def load(holder: str, matrix: int) -> Packed:
         own = moments.packed(holder, matrix)

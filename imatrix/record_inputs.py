@@ -1,4 +1,4 @@
-"""Record what is multiplied with a module's weights, stacks of experts included, without changing the module.
+"""Record the inputs of a module's weights, stacks of experts included, without changing the module.
 
 transformers 5 keeps a layer's experts in one 3-D parameter and multiplies slices of it, where no module hook reaches.
 Every such product is a call of ``torch.nn.functional.linear``, and PyTorch lets a mode see those calls.

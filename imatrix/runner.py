@@ -1,4 +1,4 @@
-"""Text through a model larger than memory: one block's weights at a time, and every chunk through it."""
+"""Run a text through a model that may be larger than memory: one block at a time, with every chunk of the text."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .weights import Weights
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 _TOKENS = 2048  # in a batch: enough for the matrix products, small enough for the cache and for memory
-_LOGITS = 64 << 20  # values of logits held at a time
+_LOGITS = 64 << 20  # logits that are held at a time
 
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """How to run.
+    """How a model is run.
 
     Args:
-        dtype: ``f32`` or ``bf16``.
-        device: a torch device.
-        batch: chunks at a time; 0 to choose.
-        skip_bad: go on without a chunk whose activations are not finite, instead of stopping.
+        dtype: the arithmetic's type, ``f32`` or ``bf16``.
+        device: a torch device, such as ``cpu`` or ``cuda:1``.
+        batch: how many chunks run at a time; 0 to choose.
+        skip_bad: leave out a chunk whose activations are not finite, instead of stopping.
     """
 
     dtype: str = "f32"
@@ -42,37 +42,51 @@ class ComputeOptions:
 
 
 class Runner:
-    """A model and a text: ``embed``, then ``advance`` for each block (or ``finish``), then ``logits``.
+    """One run of a text through a model: ``embed``, then ``advance`` for each block (or ``finish``), then ``logits``.
 
     Args:
         weights: the model.
         corpus: the text.
-        options: how.
-        activations: where the activations are kept between blocks.
+        options: how it is run.
+        activations: keeps the activations between two blocks.
+
+    Attributes:
+        layer: the next block's number.
+        dropped: the chunks that were left out, and where each went wrong.
+        batches: the chunks' numbers, batch by batch.
+
+    Raises:
+        QuantmillError: the device does not exist.
+        UnknownArchitecture: transformers cannot build the model.
     """
 
     def __init__(self, weights: Weights, corpus: Corpus, options: ComputeOptions, activations: Activations) -> None:
         _check_device(options.device)
         self.weights, self.corpus, self.options, self.activations = weights, corpus, options, activations
         self.skeleton = Skeleton(weights, DTYPES[options.dtype], options.device)
-        self.dropped: dict[int, str] = {}  # chunk -> where it went wrong
+        self.dropped: dict[int, str] = {}
         self.layer = 0
         size = options.batch or max(1, _TOKENS // corpus.n_ctx)
         self.batches = [list(range(a, min(a + size, corpus.n_chunks))) for a in range(0, corpus.n_chunks, size)]
-        self._inputs: dict[int, list[BlockInputs]] = {}  # by chunks in the batch
+        self._inputs: dict[int, list[BlockInputs]] = {}  # by the number of chunks in a batch
 
     @property
     def n_layers(self) -> int:
+        """How many blocks the model has."""
         return len(self.skeleton.layers)
 
     def started(self) -> RunStarted:
-        """The event that announces the run: it goes on from the layer that is next."""
+        """The event that announces the run, from the block that is next."""
         corpus = self.corpus
         return RunStarted(corpus.name, corpus.n_chunks, corpus.n_ctx, self.n_layers, self.layer)
 
     @torch.inference_mode()
     def embed(self, keep: bool = True) -> None:
-        """Tokens to what enters the first block. Without ``keep``, for a resumed run, only the masks."""
+        """Compute what enters the first block.
+
+        Args:
+            keep: False where activations were restored: only the blocks' other inputs, such as masks, are computed.
+        """
         ids = [torch.from_numpy(self.corpus.inputs[batch]).long() for batch in self.batches]
         for batch, (hidden, inputs) in zip(self.batches, self.skeleton.embed(ids), strict=True):
             self._inputs.setdefault(len(batch), inputs)
@@ -83,19 +97,23 @@ class Runner:
 
     @torch.inference_mode()
     def advance(self, collector: Collector | None = None, progress: Progress | None = None) -> None:
-        """Every chunk through the next block.
+        """Run every chunk through the next block.
+
+        Args:
+            collector: collects the inputs of the block's weights.
+            progress: called with a ``StepDone`` after each batch.
 
         Raises:
-            QuantmillError: an activation is not finite, and chunks are not to be skipped.
+            QuantmillError: an activation is not finite, and such chunks may not be left out.
         """
         with self.skeleton.block(self.layer) as module:
-            self.through(module, collector, progress)
+            self.advance_with(module, collector, progress)
 
     @torch.inference_mode()
-    def through(
+    def advance_with(
         self, module: torch.nn.Module, collector: Collector | None = None, progress: Progress | None = None
     ) -> None:
-        """``advance`` for who holds the next block already, ``skeleton.block(layer)``, and may have changed it."""
+        """Run every chunk through ``module``: the next block, ``skeleton.block(layer)``, possibly changed."""
         targets = self.weights.recorded_weights(self.layer, module)
         for number, batch in enumerate(self.batches):
             self._run(module, targets, batch, collector)
@@ -115,7 +133,7 @@ class Runner:
         except NonFinite as error:
             if collector is not None:
                 collector.discard()
-            if len(alive) > 1:  # which of them? One by one, then
+            if len(alive) > 1:  # to find out which chunk it is, run them one by one
                 for chunk in alive:
                     self._run(module, targets, [chunk], collector)
                 return
@@ -143,7 +161,7 @@ class Runner:
         return out
 
     def inputs_for(self, n: int) -> BlockInputs:
-        """What the next block is given, besides the hidden states, with a batch of ``n`` chunks."""
+        """The next block's other inputs for a batch of ``n`` chunks: masks, positions and the like."""
         if n not in self._inputs:
             ids = [torch.from_numpy(self.corpus.inputs[:n]).long()]
             for _, inputs in self.skeleton.embed(ids):
@@ -160,15 +178,20 @@ class Runner:
         self.dropped[chunk] = f"{problem}: {where}"
 
     def finish(self, collector: Collector | None = None, progress: Progress | None = None) -> None:
-        """Every block that is left."""
+        """Run all blocks that are left; see ``advance``."""
         while self.layer < self.n_layers:
             self.advance(collector, progress)
 
-    @torch.inference_mode()  # around each step of the generator, not around whoever takes what it yields
+    @torch.inference_mode()  # it holds during each step of the generator, not for the code that takes what it yields
     def logits(self, collector: Collector | None = None) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """(chunk, float logits [judged positions, vocab], int64 tokens to be predicted) for every chunk left.
+        """Compute the predictions of every chunk that was not left out, after the last block.
 
-        With a collector the output matrix's inputs are counted too, under the name of the matrix it is.
+        Args:
+            collector: collects the inputs of the output matrix too, under its tensor's name.
+
+        Yields:
+            The chunk's number, its logits as float32 [judged positions, vocab], and the tokens that they are to predict
+            as int64 [judged positions].
         """
         n_ctx = self.corpus.n_ctx
         keep = n_ctx - first_judged(n_ctx)
@@ -185,9 +208,9 @@ class Runner:
                 if collector is not None:
                     collector.commit()
                 for chunk, rows in zip(part, logits, strict=True):
-                    yield chunk, rows[:-1].float(), self._wanted(chunk)
+                    yield chunk, rows[:-1].float(), self._following(chunk)
 
-    def _wanted(self, chunk: int) -> torch.Tensor:
+    def _following(self, chunk: int) -> torch.Tensor:
         tokens = self.corpus.tokens[chunk, first_judged(self.corpus.n_ctx) + 1 :]
         return torch.from_numpy(tokens.astype(np.int64))
 

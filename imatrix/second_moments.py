@@ -1,7 +1,8 @@
-"""Second moments of what enters a model's weights, sum_t x_t x_t^T, gathered while it runs.
+"""Collect second moments of a model's inputs, sum_t x_t x_t^T, while it runs.
 
-Float32 sums by distinct input, in diagonal blocks. A block of the model runs once through all of the text, so what it
-gave is final then: it goes to a file of its own in the run's folder, and memory holds one block's at a time.
+Sums are float32 in diagonal blocks, and one for each distinct input: q, k and v have the same. The sums of a layer are
+final when all of the text has run through it; then they go to a file in the run's folder, so that memory holds those of
+one layer at a time.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
     from .skeleton import Skeleton
 
-STEP = 256  # blocks are a multiple of a super-block's columns
-# Nobody quantizes these, or not by columns: a router chooses the experts, a convolution has no inputs in this sense.
+STEP = 256  # a block's columns are a multiple of a super-block's
+# These are not quantized, or not by columns: routers choose the experts, convolutions have no inputs in this sense.
 _LEFT_OUT = {Role.FFN_GATE_INP, Role.FFN_GATE_INP_SHEXP, Role.SSM_CONV1D, Role.SHORTCONV_CONV}
 _SAME_INPUT = (
     {Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V},
@@ -36,23 +37,29 @@ _SAME_INPUT = (
     {Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS},
     {Role.FFN_GATE_SHEXP, Role.FFN_UP_SHEXP},
 )
-_PANEL = 256  # rows of a product: above the diagonal nothing is wanted
+_PANEL = 256  # rows of a product: nothing above the diagonal is computed beyond them
 
 
 def measured(name: str) -> bool:
-    """Whether second moments are kept for a tensor. Some norms have an axis for the heads; they are no matrices."""
+    """Whether second moments are collected for a tensor. Norms with an axis for the heads are not matrices."""
     role = parse_name(name)[0]
     return role not in _LEFT_OUT and "norm" not in role.value
 
 
 @dataclass(frozen=True)
 class Input:
-    """One distinct input: of so many matrices (experts), each so wide."""
+    """A distinct input of the model.
+
+    Args:
+        n_matrices: how many matrices (experts) it has; 1 for a plain matrix.
+        width: columns of each.
+    """
 
     n_matrices: int
     width: int
 
     def nbytes(self, block_width: int) -> int:
+        """Bytes of its second moments in blocks of so many columns."""
         return 4 * self.n_matrices * packed_size(self.width, block_width)
 
 
@@ -76,20 +83,25 @@ def distinct_inputs(skeleton: Skeleton, output: bool = False) -> list[Input]:
 
 
 def _same_input(name: str) -> str:
-    """Equal for the tensors of a layer that share an input."""
+    """A key that is equal for the tensors of a layer with the same input."""
     role = parse_name(name)[0]
     group = next((group for group in _SAME_INPUT if role in group), None)
     return name if group is None else "+".join(sorted(each.value for each in group))
 
 
 def choose_block_width(inputs: Sequence[Input], limit: int) -> int:
-    """The widest blocks that fit: the widest input's columns (all whole), or a multiple of 256.
+    """Choose the widest blocks that fit: the widest input's columns, so that all are whole, or a multiple of 256.
 
     Args:
-        limit: bytes for all of them.
+        inputs: of the model.
+        limit: bytes for the second moments of all inputs.
 
     Raises:
-        PlanError: blocks of 256 columns do not fit either.
+        PlanError: even blocks of 256 columns do not fit.
+
+    Example:
+        >>> choose_block_width([Input(1, 512)], 4 << 20), choose_block_width([Input(1, 512)], 300_000)
+        (512, 256)
     """
 
     def total(block_width: int) -> int:
@@ -98,19 +110,19 @@ def choose_block_width(inputs: Sequence[Input], limit: int) -> int:
     widest = max((each.width for each in inputs), default=STEP)
     if total(widest) <= limit:
         return widest
-    low, high = 0, -(-widest // STEP)  # in steps: low fits (or is nothing), high does not
+    low, high = 0, -(-widest // STEP)  # in steps: low fits (or is 0), high does not
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if total(middle * STEP) <= limit else (low, middle)
     if not low:
-        problem = f"the model's second moments need {human_bytes(total(STEP))} at least, in blocks of {STEP} columns"
+        problem = f"the model's second moments need at least {human_bytes(total(STEP))}, in blocks of {STEP} columns"
         raise PlanError(problem, where="--moments-size", hint=f"--moments-size {total(STEP)}")
     return low * STEP
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where a finished input's sums are: a file of the folder, and the byte in it."""
+    """Where the sums of a finished input are: the file in the folder, and the offset in bytes."""
 
     file: str
     offset: int
@@ -123,7 +135,7 @@ class MomentSums:
 
     Args:
         block_width: columns in a block.
-        folder: for what is finished.
+        folder: for the files of finished layers.
     """
 
     def __init__(self, block_width: int, folder: Path) -> None:
@@ -137,9 +149,9 @@ class MomentSums:
         self._stored: dict[str, _Stored] = {}
         self._crcs: dict[str, int] = {}  # of the files
 
-    def see(self, target: RecordedWeight, expert: int, x: torch.Tensor) -> None:
-        """As ``Collector.see``. Who is given the same tensor one after the other has the same input."""
-        names = [name for name in target.names if measured(name)]
+    def see(self, weight: RecordedWeight, expert: int, x: torch.Tensor) -> None:
+        """Add inputs to the batch, as ``Collector.see`` does. Weights that are given the same tensor share an input."""
+        names = [name for name in weight.names if measured(name)]
         if not names:
             return
         if self._last is None or self._last[0] is not x:
@@ -147,12 +159,13 @@ class MomentSums:
         holder = self._last[1]
         if holder in names:
             # The caller may write into x before the batch is known to be sound.
-            self._batch.append((holder, target.n_matrices, expert, x.detach().reshape(-1, x.shape[-1]).clone()))
+            self._batch.append((holder, weight.n_matrices, expert, x.detach().reshape(-1, x.shape[-1]).clone()))
         for name in names:
             known = self._heard.setdefault(name, self.inputs.get(name, holder))
             assert known == holder, (name, known, holder)
 
     def commit(self) -> None:
+        """Add the batch to the sums."""
         for holder, n_matrices, expert, x in self._batch:
             width = self._widths.setdefault(holder, x.shape[1])
             matrices = self._sums.setdefault(holder, [[] for _ in range(n_matrices)])
@@ -164,10 +177,11 @@ class MomentSums:
         self.discard()
 
     def discard(self) -> None:
+        """Forget the batch."""
         self._batch, self._heard, self._last = [], {}, None
 
     def finish(self, part: str) -> None:
-        """What is summed up so far is final: it goes to the file ``moments-PART.bin``, durably.
+        """Write the sums since the last call, which are final, to the file ``moments-PART.bin``, durably.
 
         Raises:
             OutputError: the disk is full.
@@ -189,15 +203,16 @@ class MomentSums:
         self._sums.clear()
 
     def index(self) -> dict[str, Any]:
-        """What is finished, as JSON, for the run's state."""
+        """What is finished, ready for JSON, to be saved with the run."""
         stored = {holder: astuple(place) for holder, place in self._stored.items()}
         return {"inputs": self.inputs, "stored": stored, "crcs": self._crcs}
 
     def restore(self, index: Mapping[str, Any]) -> None:
-        """Take up what ``index`` told.
+        """Go back to what ``index`` described.
 
         Raises:
-            ValueError: a file is not what it was. OSError: or cannot be read.
+            ValueError: a file was changed.
+            OSError: a file cannot be read.
         """
         for name, crc in index["crcs"].items():
             if _crc(self.folder / name) != crc:
@@ -206,10 +221,10 @@ class MomentSums:
         self._stored = {holder: _Stored(*place) for holder, place in index["stored"].items()}
 
     def moments(self, sums: Mapping[str, Sums]) -> Moments:
-        """All that is finished, read from the files as it is asked for.
+        """All second moments that are finished; they are read from the files when they are used.
 
         Args:
-            sums: for the counts.
+            sums: of the same run, for the counts.
         """
         widths = {holder: place.width for holder, place in self._stored.items()}
         counts = {name: sums[name].counts for name in self.inputs}
@@ -235,10 +250,12 @@ def _float32() -> torch.dtype:
 
 
 def add_products(blocks: Sequence[torch.Tensor], x: torch.Tensor, block_width: int) -> None:
-    """``x.T @ x`` onto float32 [b, b] blocks of its diagonal, on and below the blocks' own diagonals.
+    """Add ``x.T @ x`` to blocks of its diagonal, on and below the blocks' own diagonals.
 
     Args:
+        blocks: float32 [block_width, block_width] each; the last may be smaller.
         x: float32 [tokens, width].
+        block_width: columns of a block.
     """
     for block, (first, _) in zip(blocks, block_bounds(x.shape[1], block_width), strict=True):
         columns = x[:, first : first + len(block)]

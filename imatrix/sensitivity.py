@@ -1,10 +1,11 @@
-"""How much a model's predictions move when a matrix's weights do: one pass forward and one back over a text.
+"""Measure how much a model's predictions change with errors in each matrix, by a forward and a backward pass.
 
-To second order, KL(model || model with errors e) = 1/2 sum G_rj e_rj^2 a token for independent errors, with G_rj the
-mean square of the gradient, by weight rj, of a text's log-likelihood, its tokens drawn from the model's own predictions
-(the diagonal of the Fisher information; positions of one text add up in the gradient before it is squared, because one
-weight's error is the same at all of them, and attention gathers it). Its mean over a matrix turns importance-weighted
-error into nats. Rows with large weights count more, for their errors are larger too.
+To second order, KL(model || model with errors e) = 1/2 sum_rj G_rj e_rj^2 for each token, if the errors are
+independent. G_rj is the mean square of the gradient, with respect to weight rj, of the log-likelihood of a text whose
+tokens are drawn from the model's own predictions: the diagonal of the Fisher information. The positions of one text add
+up in the gradient before it is squared, because one weight's error is the same at all of them, and attention gathers
+it. The mean of G over a matrix turns importance-weighted error into nats. Rows with large weights count more in it,
+since their errors are larger too.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from ..formats.progress import Progress, StepDone
 from .corpus import Corpus
 from .skeleton import BlockInputs, Skeleton
 from .sums import RecordedWeight
-from .weights import Weights, floats
+from .weights import Weights, read_floats
 
-_SEED = 0x51  # of the tokens drawn; the same text gives the same figures
-_SAMPLED_ROWS = 512  # of the embedding, for the size of its weights
+_SEED = 0x51  # for drawing tokens; the same text gives the same figures
+_SAMPLED_ROWS = 512  # of a large embedding, to estimate the size of its weights
 
 
 @dataclass
 class MeasuredSensitivity:
-    """Of one tensor.
+    """How sensitive a model's predictions are to errors e of one tensor.
 
     Args:
-        scales: float64 [n_matrices]: nats a token for each unit of sum_rj columns_j e_rj^2, columns with a mean of 1.
-        columns: float64 [width], where the importance of the columns was measured here; None where an importance
-            matrix knows it.
+        scales: float64 [n_matrices], the nats per token for each unit of sum_rj c_j e_rj^2, where the importance c_j of
+            the columns has a mean of 1.
+        columns: float64 [width], c_j where it was measured here; None where an importance matrix has it.
     """
 
     scales: NDArray[np.float64]
@@ -42,13 +43,14 @@ class MeasuredSensitivity:
 def measure_sensitivity(
     weights: Weights, corpus: Corpus, device: str = "cpu", progress: Progress | None = None
 ) -> dict[str, MeasuredSensitivity]:
-    """The figures of every matrix a block multiplies with, of the embedding and of the output matrix, by GGUF name.
+    """Measure the sensitivity of every matrix in the blocks, of the embedding and of the output matrix, by GGUF name.
 
-    Holds one block's weights at a time, and the activations between all of them: chunks * n_ctx * width floats a block.
+    One block's weights are in memory at a time, and the activations between all blocks: chunks * n_ctx * width float32
+    numbers for each block.
 
     Args:
         weights: the model.
-        corpus: a text; a few thousand tokens do.
+        corpus: a text; a few thousand tokens are enough.
         device: a torch device.
         progress: called with a ``StepDone`` for every block forward, and every chunk of a block back.
     """
@@ -79,32 +81,32 @@ def measure_sensitivity(
 def _add(
     figures: dict[str, MeasuredSensitivity],
     weights: Weights,
-    target: RecordedWeight,
+    weight: RecordedWeight,
     parameter: torch.Tensor,
     n_tokens: int,
 ) -> None:
-    """A text's share of a parameter's figures; its gradient is dropped."""
+    """Add one chunk's share to the figures of a parameter, and drop its gradient."""
     gradient, parameter.grad = parameter.grad, None
     if gradient is None:  # no token was routed there
         return
-    tensors = [weights.tensors[name] for name in target.names]
+    tensors = [weights.tensors[name] for name in weight.names]
     values = parameter.detach()
-    if values.shape[-1] != tensors[0].width:  # stored the other way round
+    if values.shape[-1] != tensors[0].width:  # stored transposed
         values, gradient = values.mT, gradient.mT
     sizes = [tensor.shape[-2] for tensor in tensors]
-    stacked = (target.n_matrices, -1, values.shape[-1])
+    stacked = (weight.n_matrices, -1, values.shape[-1])
     parts = zip(*(torch.split(x.reshape(stacked), sizes, 1) for x in (values, gradient)), strict=True)
     for tensor, (w, g) in zip(tensors, parts, strict=True):
         power = w.pow(2).mean(2).double()
         mean = (g.pow(2).mean(2).double() * power).sum(1) / power.sum(1).clamp_min(1e-30)
-        found = figures.setdefault(tensor.name, MeasuredSensitivity(np.zeros(target.n_matrices)))
+        found = figures.setdefault(tensor.name, MeasuredSensitivity(np.zeros(weight.n_matrices)))
         found.scales += 0.5 * mean.cpu().numpy() / n_tokens
 
 
 def _forward(
     skeleton: Skeleton, corpus: Corpus, progress: Progress | None
 ) -> tuple[list[list[torch.Tensor]], list[BlockInputs]]:
-    """What enters each block (and leaves the last), [1, n_ctx, width] a chunk; and the blocks' other inputs."""
+    """What enters each block and leaves the last, [1, n_ctx, width] for each chunk, and the blocks' other inputs."""
     entering: list[list[torch.Tensor]] = [[]]
     inputs: list[BlockInputs] = []
     with torch.no_grad():
@@ -123,7 +125,7 @@ def _forward(
 def _backward_head(
     skeleton: Skeleton, leaving: list[torch.Tensor], name: str, figures: dict[str, MeasuredSensitivity]
 ) -> list[torch.Tensor]:
-    """The gradient by what leaves the last block, a chunk; and the output matrix's figures."""
+    """The gradient with respect to what leaves the last block, for each chunk; sets the output matrix's figures."""
     seen: list[torch.Tensor] = []
     generator = torch.Generator().manual_seed(_SEED)
     gradients, spread = [], 0.0
@@ -150,7 +152,7 @@ def _backward_head(
 def _back(
     skeleton: Skeleton, module: torch.nn.Module, hidden: torch.Tensor, inputs: BlockInputs, gradient: torch.Tensor
 ) -> torch.Tensor:
-    """The gradient by a block's input, from that by its output; its parameters get theirs."""
+    """The gradient with respect to a block's input, from that with respect to its output; sets its parameters' too."""
     start = hidden.detach().requires_grad_(True)
     with torch.enable_grad():
         skeleton.run_block(module, start, inputs).backward(gradient)  # type: ignore[no-untyped-call]
@@ -161,24 +163,24 @@ def _back(
 def _add_embedding(
     weights: Weights, corpus: Corpus, gradients: list[torch.Tensor], figures: dict[str, MeasuredSensitivity]
 ) -> None:
-    """A row of the embedding is wrong wherever its token stands. Rows err as their weights are large."""
+    """Set the embedding's figures. A row's error acts at each place of its token, and grows with its weights."""
     tensor = weights.embedding
-    every = floats(tensor, 0, tensor.n_rows) if tensor.n_rows <= _SAMPLED_ROWS else _sampled(weights)
+    every = read_floats(tensor, 0, tensor.n_rows) if tensor.n_rows <= _SAMPLED_ROWS else _sampled(weights)
     mean_power = float(np.square(every, dtype=np.float64).mean())
     together, alone = np.zeros(tensor.width), np.zeros(tensor.width)
     for tokens, gradient in zip(corpus.inputs, gradients, strict=True):
         used, where = np.unique(tokens, return_inverse=True)
         by_position = gradient[0].double().cpu().numpy()
-        power = np.array([np.square(floats(tensor, int(i), int(i) + 1), dtype=np.float64).mean() for i in used])
+        power = np.array([np.square(read_floats(tensor, int(i), int(i) + 1), dtype=np.float64).mean() for i in used])
         rows = np.zeros((len(used), tensor.width))
         np.add.at(rows, where.reshape(-1), by_position)
         together += power / mean_power @ np.square(rows)
         alone += (power / mean_power)[where.reshape(-1)] @ np.square(by_position)
-    # A token's places may cancel out in one text and add up in the next (spaces of a table): the worse is assumed.
+    # The places of a token may cancel out in one text and add up in the next (spaces of a table): assume the worse.
     by_column = together if together.sum() > alone.sum() else alone
     by_column *= 0.5 / tensor.n_rows / corpus.tokens.size
     found = figures.get(tensor.name)
-    if found is not None:  # tied: both uses
+    if found is not None:  # the matrices are tied: add both uses
         assert found.columns is not None
         by_column = by_column + found.scales[0] * found.columns
     mean = float(by_column.mean())
@@ -188,4 +190,4 @@ def _add_embedding(
 def _sampled(weights: Weights) -> NDArray[np.float32]:
     tensor = weights.embedding
     rows = np.linspace(0, tensor.n_rows - 1, _SAMPLED_ROWS).astype(int)
-    return np.concatenate([floats(tensor, int(i), int(i) + 1) for i in rows])
+    return np.concatenate([read_floats(tensor, int(i), int(i) + 1) for i in rows])

@@ -1,10 +1,12 @@
-"""A text's chunks on many machines: each split of them goes through the model on its own, and the sums meet at the end.
+"""Share a text's chunks among many machines: each range of chunks runs through the model on its own.
 
-The result is one machine's, bit for bit. A split is whole batches, so each product is one that a single machine would
-compute; and as float64 sums are rounded, what a batch adds is kept apart, to be added in the text's order.
+The result is the same as on one machine, bit for bit. A range consists of whole batches, so each product is one that a
+single machine would compute; and since float64 sums are rounded, what each batch adds is kept apart, and added in the
+text's order at the end.
 
-A split's state, what its batches add in each block and the activations between blocks, lies in a folder of its own on
-storage that all share: another worker takes up the split of one that is lost, and the next run those of this one.
+The state of a range (what its batches add in each block, and the activations between blocks) is kept in a folder of its
+own on storage that all machines share. When a worker is lost, another goes on with its range, and when a run is
+interrupted, the next run goes on with all of them.
 """
 
 from __future__ import annotations
@@ -34,31 +36,32 @@ from .runner import DTYPES, ComputeOptions, Runner, layer_step
 from .sums import Sums
 from .weights import Weights
 
-Commit = dict[str, Sums]  # what one batch adds
-_SPLIT = re.compile(r"chunks-(\d{7})-(\d{7})\Z", re.ASCII)
+BatchSums = dict[str, Sums]  # what one batch adds, by tensor name
+_RANGE = re.compile(r"chunks-(\d{7})-(\d{7})\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
 class ChunkRange:
-    """Chunks ``first`` to ``end``, ``end`` excluded."""
+    """The chunks from ``first`` to ``end``, ``end`` excluded."""
 
     first: int
     end: int
 
     @property
     def name(self) -> str:
+        """The name of its folder."""
         return f"chunks-{self.first:07d}-{self.end:07d}"
 
 
 @dataclass(frozen=True)
 class ShareOptions:
-    """What a run is to find.
+    """What a shared run computes.
 
     Args:
-        output: also the inputs of the output matrix.
-        perplexity: of the text.
-        save_every: blocks between two savings of the activations; 0 for never.
-        threads: of torch. With another number a product may be rounded otherwise.
+        output: collect the inputs of the output matrix too.
+        perplexity: judge the model's predictions of the text.
+        save_every: how many blocks lie between two savings of the activations; 0 to save none.
+        threads: how many torch uses on each machine. Products may be rounded differently with another number.
     """
 
     output: bool
@@ -69,34 +72,34 @@ class ShareOptions:
 
 @dataclass
 class ShareResult:
-    """A run's, or a split's.
+    """What a shared run, or the run of one range, computed.
 
     Args:
         sums: by tensor name.
-        record: each chunk's predictions.
-        dropped: chunk -> where it went wrong.
-        commits: what the output matrix's batches add, of a split.
+        record: how well each chunk was predicted.
+        dropped: the chunks that were left out, and where each went wrong.
+        commits: what each batch adds to the sums of the output matrix; only of a range.
     """
 
     sums: dict[str, Sums] = field(default_factory=dict)
     record: Record = field(default_factory=Record)
     dropped: dict[int, str] = field(default_factory=dict)
-    commits: list[Commit] = field(default_factory=list)
+    commits: list[BatchSums] = field(default_factory=list)
 
 
-class _Recorder(Collector):
-    """Keeps what each batch adds."""
+class _BatchCollector(Collector):
+    """Keeps what each batch adds apart."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.commits: list[Commit] = []
+        self.commits: list[BatchSums] = []
 
     def commit(self) -> None:
         super().commit()
         self.commits.append(self.sums)
         self.sums = {}
 
-    def taken(self) -> list[Commit]:
+    def take(self) -> list[BatchSums]:
         commits, self.commits = self.commits, []
         return commits
 
@@ -109,21 +112,23 @@ def run_on_pool(
     pool: Pool,
     progress: Progress | None = None,
 ) -> ShareResult:
-    """All of a text through all of a model, by the pool's workers.
+    """Run a text through a model by the workers of a pool.
 
     Args:
-        runner: of the whole text; it is asked what is to be run, and does not run.
-        folder: for the splits' states, on storage that all workers share.
-        key: see ``LayerState``.
+        runner: describes the run of the whole text; it does not run itself.
+        folder: for the state of each range, on storage that all workers share.
+        key: everything that the result depends on, see ``LayerState``.
+        wanted: what is computed.
+        pool: the workers.
         progress: called now and then with a ``StepDone`` of the layer that the slowest is in.
 
     Raises:
-        QuantmillError: an activation is not finite, and chunks are not to be skipped.
+        QuantmillError: an activation is not finite, and such chunks may not be left out.
     """
-    splits = _splits(folder, runner, pool.n_workers)
+    ranges = _ranges(folder, runner, pool.n_workers)
     start = partial(_Worker, runner.weights.model, runner.corpus, runner.options, folder.absolute(), dict(key), wanted)
     found: dict[ChunkRange, ShareResult] = {}
-    states = [LayerState(folder / split.name, _key(key, split)) for split in splits]
+    states = [LayerState(folder / chunks.name, _key(key, chunks)) for chunks in ranges]
 
     def tick() -> None:
         done = [min(_count(state.path), runner.n_layers) for state in states]
@@ -131,34 +136,39 @@ def run_on_pool(
         if progress is not None:
             progress(layer_step(layer, runner.n_layers, sum(done) - layer * len(done), len(done)))
 
-    pool.run(start, splits, found.__setitem__, tick)
-    return _merged(splits, [found[split] for split in splits], states, runner.n_layers)
+    pool.run(start, ranges, found.__setitem__, tick)
+    return _merged(ranges, [found[chunks] for chunks in ranges], states, runner.n_layers)
 
 
-def _splits(folder: Path, runner: Runner, n: int) -> list[ChunkRange]:
-    """Those that an earlier run made, whatever its workers, or about equal ones: a batch is never divided."""
-    names = (_SPLIT.match(path.name) for path in folder.glob("chunks-*"))
-    old = sorted((ChunkRange(int(match[1]), int(match[2])) for match in names if match), key=lambda split: split.first)
+def _ranges(folder: Path, runner: Runner, n: int) -> list[ChunkRange]:
+    """The ranges that an earlier run made, with however many workers, or else new ones of about the same size.
+
+    A batch is never divided.
+    """
+    names = (_RANGE.match(path.name) for path in folder.glob("chunks-*"))
+    old = sorted(
+        (ChunkRange(int(match[1]), int(match[2])) for match in names if match), key=lambda chunks: chunks.first
+    )
     edges = [batch[0] for batch in runner.batches] + [runner.corpus.n_chunks]
-    bounds = [0, *(split.end for split in old)]
-    if [split.first for split in old] == bounds[:-1] and bounds[-1] == edges[-1] and set(bounds) <= set(edges):
+    bounds = [0, *(chunks.end for chunks in old)]
+    if [chunks.first for chunks in old] == bounds[:-1] and bounds[-1] == edges[-1] and set(bounds) <= set(edges):
         return old
-    for split in old:
-        shutil.rmtree(folder / split.name, ignore_errors=True)
+    for chunks in old:
+        shutil.rmtree(folder / chunks.name, ignore_errors=True)
     n = min(n, len(runner.batches))
     cuts = [edges[i * len(runner.batches) // n] for i in range(n + 1)]
     made = [ChunkRange(a, b) for a, b in pairwise(cuts)]
-    for split in made:
-        (folder / split.name).mkdir(parents=True)
+    for chunks in made:
+        (folder / chunks.name).mkdir(parents=True)
     return made
 
 
-def _key(key: Mapping[str, Any], split: ChunkRange) -> dict[str, Any]:
-    return {**key, "chunks": [split.first, split.end]}
+def _key(key: Mapping[str, Any], chunks: ChunkRange) -> dict[str, Any]:
+    return {**key, "chunks": [chunks.first, chunks.end]}
 
 
 def _count(journal: Path) -> int:
-    """Finished blocks, of a journal that grows elsewhere."""
+    """How many blocks are finished, by a journal that another process writes."""
     try:
         return max(0, journal.read_bytes().count(b"\n") - 1)
     except OSError:
@@ -166,7 +176,7 @@ def _count(journal: Path) -> int:
 
 
 class _Worker:
-    """Runs splits, in a worker. Arguments as ``run_on_pool``."""
+    """Runs ranges of chunks, in a worker. Its arguments are those of ``run_on_pool``."""
 
     def __init__(
         self,
@@ -183,44 +193,44 @@ class _Worker:
         self._weights, self._corpus, self._options = Weights(model), corpus, options
         self._folder, self._key, self._wanted = folder, key, wanted
 
-    def __call__(self, split: ChunkRange) -> ShareResult:
-        folder = self._folder / split.name
-        state = LayerState(folder, _key(self._key, split))
-        runner = self._runner(split, folder)
+    def __call__(self, chunks: ChunkRange) -> ShareResult:
+        folder = self._folder / chunks.name
+        state = LayerState(folder, _key(self._key, chunks))
+        runner = self._runner(chunks, folder)
         resumed = state.resume(runner)
         if resumed:
             runner.dropped = {int(chunk): where for chunk, where in state.entries[-1]["report"]["dropped"].items()}
         runner.embed(keep=not resumed)
-        recorder = _Recorder()
-        # An odd number: the file that is being written is then never the last one that is whole.
+        collector = _BatchCollector()
+        # An odd number: the file that is being written is then never the one that was saved last.
         every = 1 if runner.activations.spills and self._wanted.save_every else self._wanted.save_every
         every = every | 1 if every else 0
         while runner.layer < runner.n_layers:
-            runner.advance(recorder)
-            arrays, names = _to_arrays(recorder.taken())
+            runner.advance(collector)
+            arrays, names = _to_arrays(collector.take())
             save = bool(every) and (runner.layer == runner.n_layers or runner.layer % every == 0)
             state.add(runner, arrays, {"names": names, "dropped": runner.dropped}, save)
-        return self._predict(runner, recorder, split)
+        return self._predict(runner, collector, chunks)
 
-    def _runner(self, split: ChunkRange, folder: Path) -> Runner:
-        part = slice(split.first, split.end)
+    def _runner(self, chunks: ChunkRange, folder: Path) -> Runner:
+        part = slice(chunks.first, chunks.end)
         whole = self._corpus
-        corpus = Corpus(whole.tokens[part], whole.inputs[part], whole.first_chunk + split.first, whole.name)
+        corpus = Corpus(whole.tokens[part], whole.inputs[part], whole.first_chunk + chunks.first, whole.name)
         shape = (corpus.n_chunks, corpus.n_ctx, self._weights.embedding.width)
         return Runner(self._weights, corpus, self._options, Activations(shape, DTYPES[self._options.dtype], folder))
 
-    def _predict(self, runner: Runner, recorder: _Recorder, split: ChunkRange) -> ShareResult:
-        found = ShareResult(dropped={split.first + chunk: where for chunk, where in runner.dropped.items()})
+    def _predict(self, runner: Runner, collector: _BatchCollector, chunks: ChunkRange) -> ShareResult:
+        found = ShareResult(dropped={chunks.first + chunk: where for chunk, where in runner.dropped.items()})
         if self._wanted.output or self._wanted.perplexity:
-            for _, logits, tokens in runner.logits(recorder if self._wanted.output else None):
+            for _, logits, tokens in runner.logits(collector if self._wanted.output else None):
                 if self._wanted.perplexity:
                     found.record.nll.append(token_nll(logits, tokens))
-        found.commits = recorder.taken()
+        found.commits = collector.take()
         return found
 
 
-def _to_arrays(commits: Sequence[Commit]) -> tuple[dict[str, NDArray[Any]], list[list[str]]]:
-    """Commits as named arrays, and their tensors' names in order."""
+def _to_arrays(commits: Sequence[BatchSums]) -> tuple[dict[str, NDArray[Any]], list[list[str]]]:
+    """Convert what batches add to named arrays, and the tensors' names of each batch in order."""
     arrays = {
         f"{i}/{name}/{part.name}": np.asarray(getattr(sums, part.name))
         for i, commit in enumerate(commits)
@@ -231,8 +241,8 @@ def _to_arrays(commits: Sequence[Commit]) -> tuple[dict[str, NDArray[Any]], list
     return arrays, [list(commit) for commit in commits]
 
 
-def _from_arrays(path: Path, names: Sequence[Sequence[str]]) -> Iterator[Commit]:
-    """What ``_to_arrays`` made, a tensor of a batch in memory at a time."""
+def _from_arrays(path: Path, names: Sequence[Sequence[str]]) -> Iterator[BatchSums]:
+    """Read back what ``_to_arrays`` made, one tensor of one batch at a time."""
     from safetensors import safe_open
 
     with safe_open(path, "np") as file:
@@ -244,9 +254,9 @@ def _from_arrays(path: Path, names: Sequence[Sequence[str]]) -> Iterator[Commit]
 
 
 def _merged(
-    splits: Sequence[ChunkRange], found: Sequence[ShareResult], states: Sequence[LayerState], n_layers: int
+    ranges: Sequence[ChunkRange], found: Sequence[ShareResult], states: Sequence[LayerState], n_layers: int
 ) -> ShareResult:
-    """Block by block, in the text's order, as one machine adds."""
+    """Add what all batches added, block by block in the text's order, as one machine does."""
     total = ShareResult()
     for state in states:
         state.read()
@@ -262,9 +272,9 @@ def _merged(
     return total
 
 
-def _add(sums: dict[str, Sums], commit: Commit) -> None:
+def _add(sums: dict[str, Sums], commit: BatchSums) -> None:
     for name, entry in commit.items():
         if name in sums:
             sums[name].add(entry)
         else:
-            sums[name] = deepcopy(entry)  # it may lie in memory that is shared, and not to be written to
+            sums[name] = deepcopy(entry)  # it may be in shared memory, which must not be written to

@@ -1,4 +1,4 @@
-"""A transformers model without weights, to be filled part by part; its own modules do all the arithmetic."""
+"""A model of transformers without weights, which is filled part by part; transformers' modules do the arithmetic."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from ..formats.ir import Tensor
-from .weights import Weights, floats, unsupported
+from .weights import Weights, read_floats, unsupported
 
-_KEPT_HEAD = 256 << 20  # bytes; a larger output matrix is read anew, in slices, whenever it is used
+_KEPT_HEAD = 256 << 20  # bytes; a larger output matrix is read again, in slices, whenever it is used
 _HEAD_ROWS = 16384
 
 
 class Skeleton:
-    """The modules of a model. Only what is being run has weights.
+    """The modules of a model. Only those that are running have weights.
 
     Args:
         weights: where they come from.
@@ -26,7 +26,11 @@ class Skeleton:
         device: where it runs.
 
     Raises:
-        UnknownArchitecture: transformers lacks the architecture, or refuses the config.
+        UnknownArchitecture: transformers does not have the architecture, or refuses the config.
+
+    Attributes:
+        model: transformers' model.
+        layers: its blocks.
     """
 
     def __init__(self, weights: Weights, dtype: torch.dtype, device: str) -> None:
@@ -36,14 +40,14 @@ class Skeleton:
         config = dict(weights.class_config)
         try:
             built = AutoConfig.for_model(config.pop("model_type"), **config)
-            # eager experts are plain linear products, which imatrix/record_inputs.py can hear
+            # eager experts are plain linear products, which imatrix/record_inputs.py can record
             built._experts_implementation = "eager"
-            with _weightless():
+            with _parameters_on_meta():
                 self.model = AutoModelForCausalLM.from_config(built, attn_implementation="sdpa", dtype=dtype)
         except (KeyError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
             raise unsupported(error, weights.model.path) from error
         self.model.eval()
-        parent, _, self._list_name = weights.layers_at.rpartition(".")
+        parent, _, self._list_name = weights.layers_path.rpartition(".")
         self.base = self.model.get_submodule(parent)
         self.layers = list(getattr(self.base, self._list_name))
         for name, buffer in list(self.model.named_buffers()):
@@ -51,27 +55,27 @@ class Skeleton:
             setattr(self.model.get_submodule(owner), leaf, buffer.to(device))
 
     def embed(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, list[BlockInputs]]]:
-        """For each int64 [chunks, n_ctx]: what enters the first block, and each block's other inputs."""
+        """Compute, for each batch int64 [chunks, n_ctx], what enters the first block, and each block's other inputs."""
         embedding = self.model.get_input_embeddings()
         used, positions = np.unique(torch.cat([b.reshape(-1) for b in batches]).numpy(), return_inverse=True)
         embedding.weight = self._parameter(_rows(self.weights.embedding, used))
-        embedding.padding_idx = None  # it stands for another row now, and matters in training only
+        embedding.padding_idx = None  # its number is another row's now, and it matters in training only
         self._fill(self.model, self.weights.outer(self.model))
-        taps = [_Tap(layer) for layer in self.layers]
+        recorders = [_RecordInput(layer) for layer in self.layers]
         start = 0
         try:
             for batch in batches:
                 ids = torch.from_numpy(positions.reshape(-1)[start : start + batch.numel()]).reshape(batch.shape)
                 start += batch.numel()
-                with self._instead_of_layers(taps):
+                with self._instead_of_layers(recorders):
                     self.base(input_ids=ids.to(self.device), use_cache=False)
-                yield taps[0].hidden, [tap.inputs for tap in taps]
+                yield recorders[0].hidden, [each.inputs for each in recorders]
         finally:
-            embedding.weight = nn.Parameter(embedding.weight.to("meta"), requires_grad=False)  # buffers stay
+            embedding.weight = nn.Parameter(embedding.weight.to("meta"), requires_grad=False)  # but keep the buffers
 
     @contextmanager
     def block(self, layer: int) -> Iterator[nn.Module]:
-        """A block with its weights, which it loses again."""
+        """A block with its weights, which are dropped when the context ends."""
         module = self.layers[layer]
         self._fill(module, self.weights.block(layer, module))
         try:
@@ -80,7 +84,13 @@ class Skeleton:
             module.to("meta")
 
     def run_block(self, module: nn.Module, hidden: torch.Tensor, inputs: BlockInputs) -> torch.Tensor:
-        """[chunks, n_ctx, width] through a block."""
+        """Run hidden states [chunks, n_ctx, width] through a block.
+
+        Args:
+            module: from ``block``.
+            hidden: what enters it.
+            inputs: its other inputs, from ``embed``.
+        """
         out = module(hidden.to(self.device), *inputs.args, **inputs.kwargs)
         result: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return result
@@ -90,8 +100,8 @@ class Skeleton:
         """What comes after the blocks: the last norm and the output matrix.
 
         Args:
-            keep: logits are wanted for so many last positions.
-            see: is given the output matrix's input, all positions.
+            keep: compute logits only for this many positions at the end of each chunk.
+            see: called with the output matrix's input at all positions.
         """
         own = self.model.get_output_embeddings()
         bias = getattr(own, "bias", None)
@@ -121,30 +131,30 @@ class Skeleton:
 
 
 class Head:
-    """See ``Skeleton.head``."""
+    """The last norm and the output matrix as one function; see ``Skeleton.head``."""
 
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits [chunks, keep, vocab] of what left the last block, [chunks, n_ctx, width]."""
+        """Compute logits [chunks, keep, vocab] from what left the last block, [chunks, n_ctx, width]."""
         skeleton = self.skeleton
         hidden = hidden.to(skeleton.device)
-        feeds = [_Feed(layer, hidden) for layer in skeleton.layers]
-        with skeleton._instead_of_layers(feeds):
+        stand_ins = [_ReplaceInput(layer, hidden) for layer in skeleton.layers]
+        with skeleton._instead_of_layers(stand_ins):
             logits: torch.Tensor = skeleton.model(inputs_embeds=hidden, use_cache=False).logits
         return logits
 
 
 class BlockInputs:
-    """What a block is given besides the hidden states: masks, positions, rotations."""
+    """What a block is given besides the hidden states: masks, positions, rotary tables."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.args, self.kwargs = args, kwargs
 
 
-class _Stand(nn.Module):
-    """Stands in a block's place; whatever else is asked of it, the block answers."""
+class _LayerStandIn(nn.Module):
+    """Takes a block's place in the model; all attributes other than ``forward`` are the block's."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -157,13 +167,17 @@ class _Stand(nn.Module):
             return getattr(self.__dict__["layer"], name)
 
 
-class _Tap(_Stand):
+class _RecordInput(_LayerStandIn):
+    """Keeps what the block would be given."""
+
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.__dict__["hidden"], self.__dict__["inputs"] = hidden_states, BlockInputs(args, kwargs)
         return hidden_states
 
 
-class _Feed(_Stand):
+class _ReplaceInput(_LayerStandIn):
+    """Returns fixed hidden states, whatever it is given."""
+
     def __init__(self, layer: nn.Module, hidden: torch.Tensor) -> None:
         super().__init__(layer)
         self.__dict__["hidden"] = hidden
@@ -174,7 +188,7 @@ class _Feed(_Stand):
 
 
 class _HeadProduct(nn.Module):
-    """The output matrix: kept if it is small, else read in slices of rows."""
+    """The product with the output matrix, which is kept if it is small, and else read in slices of rows."""
 
     def __init__(
         self, tensor: Tensor, dtype: torch.dtype, device: str, keep: int, see: Callable[[torch.Tensor], None] | None
@@ -182,7 +196,7 @@ class _HeadProduct(nn.Module):
         super().__init__()
         self.tensor, self.dtype, self.device, self.keep, self.see = tensor, dtype, device, keep, see
         small = tensor.n_weights * dtype.itemsize <= _KEPT_HEAD
-        self.kept = torch.from_numpy(floats(tensor)).to(device, dtype) if small else None
+        self.kept = torch.from_numpy(read_floats(tensor)).to(device, dtype) if small else None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.see is not None:
@@ -193,27 +207,27 @@ class _HeadProduct(nn.Module):
         out = hidden.new_empty(*hidden.shape[:-1], self.tensor.n_rows)
         for a in range(0, self.tensor.n_rows, _HEAD_ROWS):
             b = min(a + _HEAD_ROWS, self.tensor.n_rows)
-            rows = torch.from_numpy(floats(self.tensor, a, b).reshape(b - a, -1)).to(self.device, self.dtype)
+            rows = torch.from_numpy(read_floats(self.tensor, a, b).reshape(b - a, -1)).to(self.device, self.dtype)
             out[..., a:b] = nn.functional.linear(hidden, rows)
         return out
 
 
 def _rows(tensor: Tensor, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """float32 [len(numbers), width]; numbers in rising order."""
+    """Read the rows with the given numbers, which rise: float32 [len(numbers), width]."""
     out = np.empty((len(numbers), tensor.width), np.float32)
     at = 0
     for start in range(0, tensor.n_rows, _HEAD_ROWS):
         stop = min(start + _HEAD_ROWS, tensor.n_rows)
         end = int(np.searchsorted(numbers, stop))
         if end > at:
-            out[at:end] = floats(tensor, start, stop).reshape(stop - start, -1)[numbers[at:end] - start]
+            out[at:end] = read_floats(tensor, start, stop).reshape(stop - start, -1)[numbers[at:end] - start]
         at = end
     return out
 
 
 @contextmanager
-def _weightless() -> Iterator[None]:
-    """Modules made inside have their parameters on the meta device, their buffers (rotary tables) as usual."""
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules made inside have their parameters on the meta device, but their buffers (rotary tables) in memory."""
     register = nn.Module.register_parameter
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

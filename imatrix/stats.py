@@ -1,4 +1,4 @@
-"""What ``--show-statistics`` prints of an importance matrix, by llama.cpp's definitions (tools/imatrix/imatrix.cpp)."""
+"""Statistics of an importance matrix, by llama.cpp's definitions (tools/imatrix/imatrix.cpp)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _ACTIVE = 1e-5  # a mean square above it makes a column active
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """Of the mean squared inputs a_j of one tensor's columns (all its experts' that saw any).
+    """Statistics of the mean squared inputs a_j of one tensor's columns, of all its experts that saw any input.
 
     Args:
-        layer: the block's number, or None.
+        layer: the block's number, or None outside the blocks.
         tensor: the base name, such as ``attn_q``.
-        total, smallest, largest, mean, deviation: of a_j.
-        active: share of columns with a_j > 1e-5.
-        n: columns.
-        entropy: of a_j / total, in bits.
-        high: share of columns more than one deviation above the mean ("ZD score").
-        similarity: cosine of the sums with the same tensor's in the block before; 0 without one.
+        total, smallest, largest, mean, deviation: of the a_j.
+        active: the share of columns with a_j > 1e-5.
+        n: how many columns there are.
+        entropy: of the distribution a_j / total, in bits.
+        high: the share of columns more than one deviation above the mean (llama.cpp's "ZD score").
+        similarity: the cosine of the sums and those of the same tensor in the previous block; 0 in the first.
     """
 
     layer: int | None
@@ -44,7 +44,13 @@ class TensorStatistics:
 
 
 def statistics(sums: Mapping[str, Sums]) -> list[TensorStatistics]:
-    """One row for each tensor with data, by tensor and falling total."""
+    """Compute the statistics of each tensor with data, ordered by base name and falling total.
+
+    Example:
+        >>> [row] = statistics({"blk.0.attn_q.weight": Sums(np.array([[8.0, 2.0]]), np.array([2]))})
+        >>> row.tensor, row.total, row.mean
+        ('attn_q', 5.0, 2.5)
+    """
     rows = [_row(name, entry, sums) for name, entry in sums.items() if entry.counts.any()]
     return sorted(rows, key=lambda row: (row.tensor, -row.total))
 
@@ -88,7 +94,7 @@ def _similarity(name: str, entry: Sums, sums: Mapping[str, Sums], match: re.Matc
 
 
 def by_layer(rows: list[TensorStatistics]) -> dict[int, tuple[float, float, float]]:
-    """Each block's total, high share and similarity, averaged over its tensors by their columns."""
+    """Average each block's total, share of high columns and similarity over its tensors, weighted by their columns."""
     found: dict[int, tuple[float, float, float]] = {}
     for layer in sorted({row.layer for row in rows if row.layer is not None}):
         mine = [row for row in rows if row.layer == layer]

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 @dataclass
 class Sums:
-    """One matrix, or a stack of them.
+    """The sums of squared inputs of a matrix, or of a stack of experts' matrices.
 
     Args:
         values: float64 [n_matrices, width], sums of squares.
-        counts: int64 [n_matrices], inputs seen.
+        counts: int64 [n_matrices], how many inputs were added.
     """
 
     values: NDArray[np.float64]
@@ -23,19 +23,21 @@ class Sums:
 
     @classmethod
     def zeros(cls, n_matrices: int, width: int) -> Sums:
+        """Sums to which nothing was added."""
         return cls(np.zeros((n_matrices, width)), np.zeros(n_matrices, np.int64))
 
     def add(self, other: Sums) -> None:
+        """Add the sums of other inputs of the same matrices."""
         self.values += other.values
         self.counts += other.counts
 
 
 @dataclass(frozen=True)
 class RecordedWeight:
-    """Where a weight's inputs are counted.
+    """A weight of a running model whose inputs are recorded.
 
     Args:
-        names: its tensors in GGUF (two where a module fuses two of them).
+        names: the GGUF tensors it consists of (two where a module fuses two of them).
         n_matrices: experts in the stack; 1 for a plain matrix.
     """
 
@@ -44,7 +46,7 @@ class RecordedWeight:
 
 
 def thin_experts(sums: dict[str, Sums], min_tokens: int) -> dict[str, list[tuple[int, int]]]:
-    """Experts that saw fewer inputs than ``min_tokens``: tensor name -> (expert, count) pairs."""
+    """Find the experts that saw fewer inputs than ``min_tokens``: tensor name -> (expert, count) pairs."""
     found = {}
     for name, entry in sums.items():
         if len(entry.counts) > 1:
@@ -55,8 +57,17 @@ def thin_experts(sums: dict[str, Sums], min_tokens: int) -> dict[str, list[tuple
 
 
 def with_expert_prior(entry: Sums, min_tokens: int) -> Sums:
-    """Experts that saw c < ``min_tokens`` inputs get the missing ones from the layer: their mean becomes
-    (own sum + (min_tokens - c) * the layer's mean) / min_tokens. Counts stay, but an unseen expert's becomes 1."""
+    """Fill up the sums of experts that saw fewer than ``min_tokens`` inputs with the mean of their layer.
+
+    The mean of an expert that saw c < ``min_tokens`` inputs becomes (own sum + (min_tokens - c) * the layer's mean) /
+    min_tokens. Counts stay, except that an unseen expert's becomes 1.
+
+    Example:
+        >>> entry = Sums(np.array([[8.0, 16.0], [0.0, 0.0]]), np.array([4, 0]))
+        >>> with_expert_prior(entry, 2)
+        Sums(values=array([[ 8., 16.],
+               [ 2.,  4.]]), counts=array([4, 1]))
+    """
     total = int(entry.counts.sum())
     if len(entry.counts) < 2 or not total:
         return entry
@@ -67,8 +78,8 @@ def with_expert_prior(entry: Sums, min_tokens: int) -> Sums:
     return Sums(np.where(missing > 0, blended, entry.values), counts)
 
 
-def merged(parts: Sequence[dict[str, Sums]]) -> dict[str, Sums]:
-    """The sums of several runs, as if they were one."""
+def merged_sums(parts: Sequence[dict[str, Sums]]) -> dict[str, Sums]:
+    """Add the sums of several runs, by tensor name, as if they were one run."""
     result: dict[str, Sums] = {}
     for part in parts:
         for name, entry in part.items():

@@ -1,4 +1,4 @@
-"""A Model as the weights of its transformers modules, read one parameter at a time."""
+"""The weights of a model under transformers' parameter names, read one parameter at a time."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _PIECE = 16 << 20  # bytes of rows converted at a time
 
 
 class Weights:
-    """The weights of a Model under transformers' parameter names.
+    """The weights of a model under transformers' parameter names.
 
     Args:
-        model: its tensors must be of float types (``as_float`` of a quantized one).
+        model: its tensors must be of float types; ``as_float`` makes a quantized model such.
 
     Raises:
-        UnknownArchitecture: no table of ours maps it to transformers.
+        UnknownArchitecture: the architecture cannot be mapped to transformers.
     """
 
     def __init__(self, model: Model) -> None:
@@ -57,21 +57,22 @@ class Weights:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config under our names, every default in its place."""
+        """The config under the names of ``formats/hf``, with all defaults filled in."""
         return self._configs[0]
 
     @cached_property
     def class_config(self) -> dict[str, Any]:
-        """config.json's content, as the class names things, model_type included."""
+        """The content of config.json, under the model class's own names, with ``model_type``."""
         return self._configs[1]
 
     @property
     def n_layers(self) -> int:
+        """How many blocks the model has."""
         return int(self.config["num_hidden_layers"])
 
     @cached_property
-    def layers_at(self) -> str:
-        """Where the blocks stand in the transformers model, e.g. ``model.layers``."""
+    def layers_path(self) -> str:
+        """The name of the list of blocks in transformers' model, such as ``model.layers``."""
         for rule in self.arch.rules:
             if rule.per_layer:
                 return rule.modules[0].partition(".{layer}")[0]
@@ -79,30 +80,32 @@ class Weights:
 
     @cached_property
     def tied(self) -> bool:
+        """Whether the embedding is the output matrix too."""
         return "output.weight" not in self.tensors
 
     @property
     def embedding(self) -> Tensor:
+        """The token embedding."""
         return self._tensor("token_embd.weight")
 
     @property
     def head(self) -> Tensor:
-        """The output matrix; the embedding where they are tied."""
+        """The output matrix, which is the embedding where they are tied."""
         return self._tensor("token_embd.weight" if self.tied else "output.weight")
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self.tensors:
-            raise UnmatchedTensor("no such tensor in the model", path=self.model.path, where=name)
+            raise UnmatchedTensor("the model has no such tensor", path=self.model.path, where=name)
         return self.tensors[name]
 
     def block(self, layer: int, module: torch.nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """(parameter name, weights) for each of a block's parameters, names relative to the block.
+        """Read a block's parameters, as pairs of a name relative to the block and float32 weights in its shape.
 
         Raises:
-            UnmatchedTensor: the block wants a weight that the model has not, or in another shape.
+            UnmatchedTensor: the model lacks a weight of the block, or has it in another shape.
         """
         wanted = {name: tuple(p.shape) for name, p in module.named_parameters()}
-        prefix = f"{self.layers_at}.{layer}."
+        prefix = f"{self.layers_path}.{layer}."
         for slot in self._slots:
             if slot.layer == layer and not set(slot.rule.roles) & _STACKED:
                 for name, tensor in self._of_slot(slot):
@@ -111,7 +114,7 @@ class Weights:
                         yield short, self._checked(tensor, wanted.pop(short))
         for name in [n for n in wanted if n.rpartition(".")[2] in _EXPERT_STACKS]:
             roles = _EXPERT_STACKS[name.rpartition(".")[2]]
-            parts = [floats(self._tensor(tensor_name(role, layer))) for role in roles]
+            parts = [read_floats(self._tensor(tensor_name(role, layer))) for role in roles]
             wanted.pop(name)
             yield name, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         if wanted:
@@ -120,7 +123,7 @@ class Weights:
             )
 
     def outer(self, module: torch.nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """The same for what stands outside the blocks, without embedding and output matrix; full names."""
+        """Read the parameters outside the blocks, other than embedding and output matrix, under their full names."""
         wanted = {name: tuple(p.shape) for name, p in module.named_parameters()}
         for slot in self._slots:
             if slot.layer is None and slot.rule.role not in (Role.TOKEN_EMBD, Role.OUTPUT):
@@ -139,14 +142,14 @@ class Weights:
 
     def _checked(self, tensor: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
         if tensor.shape != shape:
-            problem = f"has shape {list(tensor.shape)}, its module wants {list(shape)}"
+            problem = f"has shape {list(tensor.shape)}, but its module has {list(shape)}"
             raise UnmatchedTensor(problem, path=self.model.path, where=tensor.name)
-        return floats(tensor)
+        return read_floats(tensor)
 
     def recorded_weights(self, layer: int, module: torch.nn.Module) -> dict[str, RecordedWeight]:
-        """What to collect in a block: every matrix it multiplies with, by parameter name."""
+        """Every matrix that a block multiplies with, by parameter name."""
         found = {}
-        prefix = f"{self.layers_at}.{layer}."
+        prefix = f"{self.layers_path}.{layer}."
         by_name = {
             _renamed(slot.sources[0].removeprefix(prefix)): slot.targets
             for slot in self._slots
@@ -161,10 +164,10 @@ class Weights:
         return found
 
     def tokenizer(self) -> TextTokenizer:
-        """The model's tokenizer, through the files that transformers would load.
+        """The model's tokenizer, made from the files that transformers would load.
 
         Raises:
-            TokenizerError: there is none, or of a kind we cannot write.
+            TokenizerError: the model has none, or one of a kind that cannot be written.
         """
         from tokenizers import Tokenizer as Encoder
 
@@ -183,16 +186,28 @@ class Weights:
 
 
 def _renamed(name: str) -> str:
-    """A checkpoint's name under transformers 5's module names (its conversion_mapping.py, for Mixtral and kin)."""
+    """A checkpoint's name under transformers 5's module names (its conversion_mapping.py, for Mixtral and the like)."""
     head, _, rest = name.partition("block_sparse_moe.")
     return f"{head}mlp.{rest}" if rest else name
 
 
-def floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-    """Rows of a float tensor as float32, in its shape (or [rows, width] where only some are asked for).
+def read_floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+    """Read a tensor of a float type as float32.
+
+    Args:
+        tensor: of type F32, F16 or BF16.
+        start, stop: the rows to read; all by default.
+
+    Returns:
+        float32 in the tensor's shape, or [stop - start, width] where only some rows are read.
 
     Raises:
         QuantmillError: the tensor is not of a float type.
+
+    Example:
+        >>> from quantmill.formats.arrays import tensor_from_array
+        >>> read_floats(tensor_from_array("x", np.ones((2, 3), np.float16)), 1)
+        array([[1., 1., 1.]], dtype=float32)
     """
     if not tensor.qtype.is_float:
         raise QuantmillError(f"is of type {tensor.qtype}, not a float", where=tensor.source or tensor.name)
@@ -206,6 +221,6 @@ def floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDArray[n
 
 
 def unsupported(error: Exception, path: Path) -> UnknownArchitecture:
-    """transformers' own refusal, in a line."""
+    """transformers' own error, in one line."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UnknownArchitecture(f"transformers cannot build this model: {first[:200]}", path=path)

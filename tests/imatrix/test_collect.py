@@ -14,7 +14,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, Qwen2MoeConfig, Qwen
 
 from quantmill.imatrix.collect import Collector, NonFinite, sums_of_squares
 from quantmill.imatrix.record_inputs import record_inputs
-from quantmill.imatrix.sums import RecordedWeight, Sums, merged, thin_experts, with_expert_prior
+from quantmill.imatrix.sums import RecordedWeight, Sums, merged_sums, thin_experts, with_expert_prior
 
 X = torch.tensor([[1.0, 2.0, -3.0], [0.5, 0.0, 1.0]])
 
@@ -56,7 +56,7 @@ def test_squares_of_many_rows(dtype: torch.dtype) -> None:
 def test_merged_parts_are_the_whole(counts: list[int], parts: int) -> None:
     rng = np.random.default_rng(len(counts) * 7 + parts)
     pieces = [{"w": Sums(rng.integers(0, 99, (len(counts), 4)).astype(float), np.array(counts))} for _ in range(parts)]
-    whole = merged(pieces)["w"]
+    whole = merged_sums(pieces)["w"]
     assert np.array_equal(whole.values, sum(piece["w"].values for piece in pieces))
     assert whole.counts.tolist() == [parts * count for count in counts]
 

@@ -21,7 +21,7 @@ from quantmill.imatrix.collect import Collector
 from quantmill.imatrix.corpus import Corpus, cut
 from quantmill.imatrix.evaluate import Record
 from quantmill.imatrix.runner import ComputeOptions, Runner
-from quantmill.imatrix.share_chunks import ChunkRange, ShareOptions, ShareResult, _splits, run_on_pool
+from quantmill.imatrix.share_chunks import ChunkRange, ShareOptions, ShareResult, _ranges, run_on_pool
 from quantmill.imatrix.weights import Weights
 
 N_CTX, BATCH = 32, 3
@@ -131,9 +131,9 @@ def test_what_is_finished_is_kept(
     check(found, *alone)
 
 
-def test_splits_that_do_not_fit_are_made_anew(weights: Weights, corpus: Corpus, tmp_path: Path) -> None:
+def test_ranges_that_do_not_fit_are_made_anew(weights: Weights, corpus: Corpus, tmp_path: Path) -> None:
     runner = runner_of(weights, corpus, tmp_path)
     for name in ("chunks-0000000-0000010", "chunks-0000010-0000035"):  # batches of 3 do not end at 10
         (tmp_path / name).mkdir()
-    assert _splits(tmp_path, runner, 2) == [ChunkRange(0, 18), ChunkRange(18, 35)]
+    assert _ranges(tmp_path, runner, 2) == [ChunkRange(0, 18), ChunkRange(18, 35)]
     assert {path.name for path in tmp_path.iterdir()} == {"chunks-0000000-0000018", "chunks-0000018-0000035"}

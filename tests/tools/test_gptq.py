@@ -118,12 +118,12 @@ def test_killed_and_started_again_gives_the_same_bytes(tiny: Path, text: Path, t
     code = (
         "import sys, time; from quantmill.imatrix import layerwise, activations as hidden\n"
         f"if {spill}: hidden.Activations.__init__.__defaults__ = (0,)\n"
-        "step, n = layerwise._Stage.listen, 0\n"
+        "step, n = layerwise._Stage.run, 0\n"
         "def slow(self, runner, *args):\n"
         "    if runner.layer == 2 and self.groups[0].name.endswith('down_proj') and sys.argv[-1] == '--stop':\n"
         "        print('waiting', flush=True); time.sleep(600)\n"
         "    step(self, runner, *args)\n"
-        "layerwise._Stage.listen = slow\n"
+        "layerwise._Stage.run = slow\n"
         "from quantmill.tools.gptq import command; command([a for a in sys.argv[1:] if a != '--stop'])\n"
     )
     words = [sys.executable, "-c", code, *[str(arg) for arg in (tiny, killed, *options)]]
