@@ -143,7 +143,7 @@ def _float_tensors(runner: Runner, layer: int, module: torch.nn.Module) -> Float
     from ...quantize.awq.block_folds import FloatTensor
 
     weights = runner.weights
-    prefix = f"{weights.layers_at}.{layer}."
+    prefix = f"{weights.layers_path}.{layer}."
     parameters = dict(module.named_parameters())
     by_tensors = {recorded.names: name for name, recorded in weights.recorded_weights(layer, module).items()}
     found = {}

@@ -115,7 +115,7 @@ def collect_imatrix(
         (9, array([144]))
     """
     from ...imatrix.state import remove_state
-    from ...imatrix.sums import merged
+    from ...imatrix.sums import merged_sums
     from .collecting import CollectOptions, collect
 
     start = time.monotonic()
@@ -137,7 +137,7 @@ def collect_imatrix(
         moments = [] if legacy else [file.moments for file in files if file.moments is not None]
         if found.collector.moments is not None:
             moments.append(found.collector.moments.moments(found.collector.sums))
-        sums, datasets = merged([sums, found.collector.sums]), [*datasets, found.text]
+        sums, datasets = merged_sums([sums, found.collector.sums]), [*datasets, found.text]
         made = _finish(path, sums, moments, datasets, n_ctx, legacy, expert_prior, force, progress)
         if path is not None:
             remove_state(state)
