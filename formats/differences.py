@@ -43,6 +43,7 @@ def key_changes(a: Metadata, b: Metadata) -> list[KeyChange]:
     The alignment and the keys of shards (``split.*``) do not count.
 
     Example:
+        >>> from quantmill.formats.differences import key_changes
         >>> from quantmill.formats.gguf.keys import typed
         >>> old, new = {"general.name": typed("general.name", "a")}, {"general.name": typed("general.name", "b")}
         >>> [(change.key, change.a.data, change.b.data) for change in key_changes(old, new)]
@@ -91,7 +92,9 @@ def tensor_changes(a: Model, b: Model, *, weights: bool = True, threads: int | N
         FormatError: a file is damaged or was changed while it was read.
 
     Example:
+        >>> import numpy as np
         >>> from quantmill.formats.arrays import model_from_arrays
+        >>> from quantmill.formats.differences import tensor_changes
         >>> old = model_from_arrays("llama", {"output_norm.weight": np.ones(8, np.float32)})
         >>> new = model_from_arrays("llama", {"output_norm.weight": np.zeros(8, np.float32)})
         >>> [(change.name, change.change) for change in tensor_changes(old, new)]

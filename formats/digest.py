@@ -58,7 +58,9 @@ def model_digests(
         FormatError: the file is damaged or was changed while it was read.
 
     Example:
+        >>> import numpy as np
         >>> from quantmill.formats.arrays import model_from_arrays
+        >>> from quantmill.formats.digest import model_digests
         >>> model = model_from_arrays("llama", {"output_norm.weight": np.ones(8, np.float32)})
         >>> model_digests(model).of["output_norm.weight"][:16]
         '4f05df05f8da9356'

@@ -18,6 +18,7 @@ class QuantmillError(Exception):
     The commands print ``str(error)`` on stderr and exit with code 2.
 
     Example:
+        >>> from quantmill import QuantmillError
         >>> str(QuantmillError("is not a directory", path="models", hint="give a folder"))
         'models: is not a directory (give a folder)'
     """

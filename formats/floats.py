@@ -17,6 +17,7 @@ def bf16_to_f32(words: NDArray[Any]) -> NDArray[np.float32]:
 
     Example:
         >>> import numpy as np
+        >>> from quantmill.formats.floats import bf16_to_f32
         >>> bf16_to_f32(np.array([0x3F80, 0xC000], np.uint16)).tolist()
         [1.0, -2.0]
     """
@@ -28,6 +29,7 @@ def to_f32(rows: Bytes, qtype: QType) -> NDArray[np.float32]:
 
     Example:
         >>> import numpy as np
+        >>> from quantmill.formats.floats import to_f32
         >>> from quantmill.formats.qtypes import F16
         >>> to_f32(np.array([[0, 0x3C]], np.uint8), F16)  # 0x3C00 is a half's 1
         array([[1.]], dtype=float32)
@@ -45,6 +47,7 @@ def from_f32(values: NDArray[np.float32], qtype: QType) -> Bytes:
 
     Example:
         >>> import numpy as np
+        >>> from quantmill.formats.floats import from_f32
         >>> from quantmill.formats.qtypes import BF16
         >>> from_f32(np.array([[1.0, -2.0]], np.float32), BF16).tolist()
         [[128, 63, 0, 192]]

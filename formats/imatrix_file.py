@@ -1,6 +1,6 @@
-"""Importance matrix files: llama.cpp's GGUF kind and the older ``.dat``, read and written.
+"""Read and write importance matrix files: llama.cpp's GGUF kind and the older ``.dat``.
 
-A file holds, for each matrix of a model, the sums of its squared inputs over some text, and how many inputs there were.
+A file holds, for each matrix of a model, the sums of its squared inputs over some text and the number of inputs.
 Source: common/imatrix-loader.cpp, tools/imatrix/imatrix.cpp and tools/quantize/quantize.cpp of llama.cpp.
 """
 
@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,11 @@ _MAX_PROVENANCE = 127  # bytes of a metadata string in llama_model_kv_override
 
 @dataclass(frozen=True)
 class Entry:
-    """One matrix (or a stack of experts).
+    """What a file holds for one tensor: a matrix, or a stack of experts.
 
     Args:
-        sums: float32 [n_matrices * width]. Of squared inputs; in ``.dat`` files their means times ``counts``.
-        counts: int64 [n_matrices]: inputs seen. In ``.dat`` files one number, of chunks.
+        sums: float32 [n_matrices * width], of squared inputs; in ``.dat`` files, their means times ``counts``.
+        counts: int64 [n_matrices], the inputs seen; in ``.dat`` files one number, the chunks seen.
     """
 
     sums: NDArray[np.float32]
@@ -54,9 +54,10 @@ class Imatrix:
         entries: by tensor name.
         datasets: the names of the texts.
         chunk_count: chunks of text seen.
-        chunk_size: tokens in a chunk; 0 in ``.dat`` files, which do not say.
-        legacy: read from, or to be written as, a ``.dat`` file.
-        moments: second moments, of a GGUF file that has them.
+        chunk_size: tokens in a chunk; 0 in ``.dat`` files, which do not store it.
+        legacy: whether it was read from, or will be written as, a ``.dat`` file.
+        path: the file it was read from.
+        moments: second moments, if the file has them.
     """
 
     entries: Mapping[str, Entry]
@@ -68,9 +69,9 @@ class Imatrix:
     moments: Moments | None = field(default=None, compare=False)
 
     def vectors(self) -> dict[str, NDArray[np.float32]]:
-        """The importance of each column, float32 [n_matrices * width] by tensor: what the encoders take.
+        """Compute the importance of each column: float32 [n_matrices * width] for each tensor.
 
-        The same float operations as llama-quantize's. Experts that saw no input weigh all columns alike.
+        The float operations are those of llama-quantize. All columns of an expert that saw no input get 1.
         """
         return {name: self._vector(entry) for name, entry in self.entries.items()}
 
@@ -84,11 +85,11 @@ class Imatrix:
             return np.where(counts > 0, sums / counts, np.float32(1)).astype(np.float32).reshape(-1)
 
     def provenance(self, path: str | Path, n_entries: int | None = None) -> dict[str, Value]:
-        """The ``quantize.imatrix.*`` metadata that llama-quantize leaves in a file made with this one.
+        """The ``quantize.imatrix.*`` metadata that llama-quantize writes to a file made with this matrix.
 
         Args:
-            path: the file's name as the user gave it.
-            n_entries: how many entries were used, if not all.
+            path: the file's name, as the user gave it.
+            n_entries: the number of entries used, if not all.
         """
         n = len(self.entries) if n_entries is None else n_entries
         keys = {"quantize.imatrix.file": Value(ValueType.STRING, _cut(str(path)))}
@@ -105,10 +106,23 @@ def _cut(text: str) -> str:
 
 
 def read_imatrix(path: str | Path) -> Imatrix:
-    """Read either kind; a file that begins with GGUF's magic is of the newer one.
+    """Read an importance matrix file of either kind: GGUF, or the older ``.dat``.
 
     Raises:
-        FormatError: truncated, damaged, or no importance matrix.
+        FormatError: the file is truncated, damaged, or not an importance matrix.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from quantmill import read_imatrix
+        >>> from quantmill.formats.imatrix_file import Entry, Imatrix, write_imatrix
+        >>> entry = Entry(sums=np.array([8, 2], np.float32), counts=np.array([4]))
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "imatrix.gguf")
+        ...     write_imatrix(path, Imatrix({"blk.0.ffn_up.weight": entry}, datasets=("wiki.txt",)))
+        ...     read_imatrix(path).vectors()["blk.0.ffn_up.weight"].tolist()
+        [2.0, 0.5]
     """
     path = Path(path)
     try:
@@ -176,7 +190,7 @@ def _entry(path: Path, name: str, pair: dict[str, NDArray[np.float32]]) -> Entry
 
 
 class _Bytes:
-    """The ``.dat`` file's bytes; every length is checked against what is left before it is used."""
+    """A ``.dat`` file's bytes; every length is checked against the bytes that remain before it is used."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.file, self.at = path, SourceFile(path), 0
@@ -230,7 +244,16 @@ def _read_dat(path: Path) -> Imatrix:
 
 
 def write_imatrix(path: str | Path, imatrix: Imatrix, *, force: bool = False) -> None:
-    """Write the kind that ``imatrix.legacy`` says, with the bytes of llama.cpp's collector."""
+    """Write an importance matrix file, with the bytes that llama.cpp's collector writes.
+
+    Args:
+        path: the file to write; it appears when it is whole.
+        imatrix: written as ``.dat`` if ``imatrix.legacy``, else as GGUF.
+        force: replace an existing file.
+
+    Raises:
+        OutputError: the file exists, or cannot be written.
+    """
     from .storage.output import atomic_output
 
     if imatrix.legacy:
@@ -263,15 +286,15 @@ def _moment_infos(moments: Moments) -> list[TensorInfo]:
 
 
 def _write_moments(output: Output, offsets: Sequence[int], moments: Moments) -> None:
-    """A matrix at a time: all of them may be more than memory holds."""
+    """Write second moments one matrix at a time, since all of them may be more than memory holds."""
     for offset, holder in zip(offsets, moments.holders, strict=True):
         n_matrices, size = moments.shape(holder)
         for matrix in range(n_matrices):
             output.write_at(offset + 4 * size * matrix, moments.packed(holder, matrix).astype("<f4", copy=False))
 
 
-def gguf_form(imatrix: Imatrix) -> tuple[Metadata, list[tuple[Any, NDArray[np.float32]]]]:
-    """Metadata, and (TensorInfo, values) in order, of the GGUF kind."""
+def gguf_form(imatrix: Imatrix) -> tuple[Metadata, list[tuple[TensorInfo, NDArray[np.float32]]]]:
+    """The metadata of a GGUF importance matrix, and its tensors (description, values) in order."""
     from .gguf.writer import TensorInfo, ggml_shape
     from .qtypes import F32
 

@@ -173,6 +173,7 @@ class Value:
         item: the type of an array's items; None for other values.
 
     Example:
+        >>> from quantmill.formats.ir import Value, ValueType
         >>> Value(ValueType.UINT32, 4096)
         Value(type=<ValueType.UINT32: 4>, data=4096, item=None)
     """
@@ -202,6 +203,7 @@ class Tensor:
         source: where it comes from, for messages: a file and the tensor's name there.
 
     Example:
+        >>> import numpy as np
         >>> from quantmill.formats.arrays import tensor_from_array
         >>> tensor = tensor_from_array("blk.0.attn_q.weight", np.ones((4, 32), np.float16))
         >>> tensor.shape, tensor.n_rows, tensor.row_bytes, tensor.nbytes
@@ -289,6 +291,8 @@ class Tokenizer:
         precompiled_charsmap: the Unigram normalizer's table, or None.
 
     Example:
+        >>> import numpy as np
+        >>> from quantmill.formats.ir import Tokenizer, TokenType
         >>> types = np.array([TokenType.UNKNOWN, TokenType.NORMAL], np.int32)
         >>> tokenizer = Tokenizer("llama", "default", ("<unk>", "a"), types, special={"unk": 0})
         >>> tokenizer.tokens[tokenizer.special["unk"]]
@@ -329,6 +333,7 @@ class Model:
             llama.cpp's converter keeps whole (vectors, norms and a few more) then becomes F32 in a quantized file.
 
     Example:
+        >>> import numpy as np
         >>> from quantmill.formats.arrays import model_from_arrays
         >>> arrays = {"output_norm.weight": np.ones(64, np.float32)}
         >>> model = model_from_arrays("llama", arrays, {"llama.context_length": 2048})

@@ -28,6 +28,7 @@ class QType:
         fields: of a block, in file order: (name, little-endian numpy dtype, count).
 
     Example:
+        >>> from quantmill.formats.qtypes import qtype
         >>> q4_k = qtype("Q4_K")
         >>> q4_k.block_size, q4_k.block_bytes, q4_k.bpw, q4_k.row_bytes(4096)
         (256, 144, 4.5, 2304)
@@ -140,6 +141,7 @@ def qtype(name: str) -> QType:
         QuantmillError: there is no such type; the message names the nearest.
 
     Example:
+        >>> from quantmill.formats.qtypes import qtype
         >>> qtype("q8_0").id
         8
     """

@@ -1,7 +1,7 @@
 """Reading GGML files of mid 2023: ggjt version 1 in F16 and F32, version 3 in all its types.
 
-The header lacks what a GGUF needs: the norm's epsilon, the rotary base and the context length. They are given, or
-assumed aloud. Blocks pass through untouched.
+The header lacks the norm's epsilon, the rotary base and the context length, which a GGUF file needs: they are given by
+the caller, or assumed with a message. Blocks are not changed.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _TENSOR_MEMORY = 2048  # bytes that a tensor's description and reader take at mo
 
 @dataclass(frozen=True)
 class GGMLSettings:
-    """What the file never stored; None to infer or assume it.
+    """What a GGML file does not store. A value of None is inferred or assumed, and what is assumed is reported.
 
     Args:
-        gqa: query heads per key/value head; the file's shapes must agree.
-        eps: epsilon of the norms.
+        gqa: query heads per key/value head; it must agree with the shapes in the file.
+        eps: the epsilon of the norms.
         rope_base: base of the rotary frequencies.
         context: trained context length in tokens.
         vocab_dir: a Hugging Face folder whose tokenizer replaces the file's vocabulary.
@@ -61,7 +61,7 @@ _NONE_GIVEN = GGMLSettings()
 
 @dataclass(frozen=True)
 class _Parsed:
-    """A file's header and where its tensors are; entries have GGUF's names."""
+    """A file's header and its tensors' entries, by GGUF name."""
 
     path: Path
     hparams: Hparams
@@ -72,15 +72,30 @@ class _Parsed:
 def read_ggml(
     path: str | Path, settings: GGMLSettings = _NONE_GIVEN, *, warn: Callable[[str], object] = lambda text: None
 ) -> Model:
-    """A GGML file as a Llama in GGUF's vocabulary; its tensors are read when they are asked for.
+    """Read a GGML file (ggjt, mid 2023): a Llama. Its tensors are read when they are asked for.
 
     Args:
-        settings: what the file does not say.
-        warn: called with a line for each thing that had to be assumed.
+        path: a ggjt file of version 1 (F16, F32) or 3 (every type of its time).
+        settings: what the file does not store.
+        warn: called with a line for each value that had to be assumed.
+
+    Returns:
+        the model with GGUF's names and metadata, its tensors in the file's own types.
 
     Raises:
-        FormatError: a damaged file, one of another kind or version, settings that contradict it.
-        TokenizerError: a vocabulary that is no SentencePiece, and no ``vocab_dir``.
+        FormatError: the file is damaged or of another kind or version, or the settings contradict it.
+        TokenizerError: the vocabulary is not SentencePiece's, and ``settings.vocab_dir`` is not given.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import read_ggml, write_ggml
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = write_ggml(Path(folder, "tiny.bin"), tiny_llama())
+        ...     model = read_ggml(Path(folder, "tiny.bin"))
+        >>> model.arch, model.n_layers
+        ('llama', 1)
     """
     path = Path(path)
     file = SourceFile(path)
@@ -146,7 +161,7 @@ def _check_hparams(cursor: Cursor, h: Hparams) -> None:
 
 
 def _read_entry(cursor: Cursor, version: int) -> tuple[TensorEntry, str]:
-    """A tensor's description and its name in the file; the cursor moves behind its data."""
+    """Read a tensor's description and its name in the file, and move the cursor behind its data."""
     cursor.what = "a tensor's description"
     cursor.charge(_TENSOR_MEMORY)
     n_dims, length, number = cursor.u32(), cursor.u32(), cursor.u32()
@@ -172,7 +187,7 @@ def _read_entry(cursor: Cursor, version: int) -> tuple[TensorEntry, str]:
 
 
 def _gqa(parsed: _Parsed, wanted: int | None) -> int:
-    """Query heads per key/value head, from the key projection's rows."""
+    """Find the query heads per key/value head from the rows of the key projection."""
     h, path = parsed.hparams, parsed.path
     if wanted is not None and (wanted < 1 or h.n_head % wanted):
         raise FormatError(
@@ -201,7 +216,7 @@ def _gqa(parsed: _Parsed, wanted: int | None) -> int:
 
 
 def _check_shapes(parsed: _Parsed, gqa: int) -> int:
-    """Every tensor there, of the shape the header makes it. Returns n_ff."""
+    """Check that every tensor is there and has the shape that the header gives it. Returns n_ff."""
     h = parsed.hparams
     width = wire.n_ff(h, gqa)
     expected = 0
@@ -230,7 +245,7 @@ def _metadata(
     h = parsed.hparams
 
     def assume(option: str, value: float, why: str) -> float:
-        warn(f"{parsed.path}: the file does not store it; assumed {option} {value:g} ({why})")
+        warn(f"{parsed.path}: assumed {option} {value:g}, which the file does not store ({why})")
         return value
 
     eps, base, context = settings.eps, settings.rope_base, settings.context

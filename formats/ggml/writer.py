@@ -114,13 +114,14 @@ def write_ggml(
         OutputError: the file exists, is one of the model's own, or cannot be written.
 
     Example:
-        >>> import numpy as np
-        >>> from quantmill.formats.arrays import model_from_arrays
-        >>> gemma = model_from_arrays("gemma", {"output_norm.weight": np.ones(64, np.float32)})
-        >>> write_ggml("gemma.bin", gemma)  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        ...
-        quantmill.formats.errors.PlanError: general.architecture: a GGML file holds a Llama, not gemma (...)
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import read_ggml, write_ggml
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = write_ggml(Path(folder, "tiny.bin"), tiny_llama())
+        ...     len(read_ggml(Path(folder, "tiny.bin")).tensors)
+        12
     """
     model = untied(model)
     plan = layout(model.metadata, [TensorInfo(t.name, t.shape, t.qtype) for t in model.tensors])

@@ -1,8 +1,8 @@
-"""Editing the metadata of a GGUF file without touching its tensors.
+"""Edit the metadata of a GGUF file without changing its tensors.
 
-A crash at any point leaves the old or the new file, whole. GGUF puts its data right behind the header (the padding is
-at most one alignment, and readers compute where it ends), so there is no spare room to build a second header in.
-Two ways remain, and each edit takes the first it can:
+A crash at any point leaves either the old or the new file, whole. GGUF puts its data right behind the header (the
+padding is at most one alignment, and readers compute where it ends), so there is no room to build a second header in.
+Two ways remain, and each edit takes the first that is possible:
 
 - In place, when the new header ends at the same padded place *and* everything that changes lies in one 512-byte sector:
   one write of at most a sector is what disks promise to do wholly or not at all. This is the usual token id, number,
@@ -36,13 +36,13 @@ SECTOR = 512  # bytes a disk writes atomically: the least any block device promi
 _COPY_CHUNK = 64 << 20
 _CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
 
-# Arrays with one entry a token.
+# Arrays with one entry for each token.
 _PER_TOKEN = ("tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 
 
 @dataclass(frozen=True)
 class Change:
-    """One key's old and new value; None where there is none."""
+    """A key's old and new value: ``old`` is None for a new key, ``new`` for one that is removed."""
 
     key: str
     old: Value | None
@@ -68,17 +68,36 @@ def set_metadata(
     force: bool = False,
     dry_run: bool = False,
 ) -> Edit:
-    """Change, add or remove metadata keys of a GGUF file. Version, byte order, alignment and all else stay.
+    """Change, add or remove metadata keys of a GGUF file. Everything else in the file stays as it is.
 
     Args:
-        changes: full keys and their new values; new keys go to the end.
+        path: a GGUF file, or one shard of a split model.
+        changes: full keys and their new values; new keys are added at the end.
         removals: full keys to remove.
         force: skip the checks of ``check_value``.
-        dry_run: plan and check only.
+        dry_run: plan and check the edit, but do not write.
+
+    Returns:
+        the edit: what changes, and whether it is (or could be) written in place.
 
     Raises:
-        QuantmillError: a key to remove is missing, or a value cannot be right.
-        FormatError: the file is damaged. OutputError: it cannot be written.
+        QuantmillError: a key to remove does not exist, or a value is one that no loader could use.
+        FormatError: the file is damaged.
+        OutputError: the file cannot be written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import read_gguf, write_gguf
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> from quantmill.formats.gguf.edit import set_metadata
+        >>> from quantmill.formats.gguf.keys import typed
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "tiny.gguf")
+        ...     _ = write_gguf(path, tiny_llama())
+        ...     edit = set_metadata(path, {"llama.context_length": typed("llama.context_length", 1024)})
+        ...     edit.in_place, read_gguf(path).hparam("context_length")
+        (True, 1024)
     """
     edit = plan_edit(read_header(path), changes, removals, force=force)
     if edit.changed and not dry_run:
@@ -89,7 +108,7 @@ def set_metadata(
 def plan_edit(
     header: GGUFHeader, changes: Mapping[str, Value], removals: Iterable[str] = (), *, force: bool = False
 ) -> Edit:
-    """What ``set_metadata`` would do; nothing is written."""
+    """Plan what ``set_metadata`` does; nothing is written. Arguments and errors as there."""
     gone = list(dict.fromkeys(removals))
     for key in gone:
         if key not in header.metadata:
@@ -109,7 +128,7 @@ def plan_edit(
 
 
 def apply_edit(edit: Edit) -> None:
-    """Write a planned edit; see the module for why it is safe."""
+    """Write a planned edit. The module's docstring says why a crash cannot damage the file."""
     if edit.in_place:
         _write_sector(edit)
     else:
@@ -117,7 +136,11 @@ def apply_edit(edit: Edit) -> None:
 
 
 def check_value(header: GGUFHeader, key: str, value: Value) -> None:
-    """Refuse what no loader could use: token ids outside the vocabulary, per-token arrays of another length."""
+    """Check that loaders could use a value.
+
+    Raises:
+        QuantmillError: a token id outside the vocabulary, or an array of one entry per token with another length.
+    """
     vocab = vocabulary_size(header.metadata)
     if vocab is None:
         return
@@ -140,7 +163,7 @@ def check_value(header: GGUFHeader, key: str, value: Value) -> None:
 
 
 def vocabulary_size(metadata: Metadata) -> int | None:
-    """The number of tokens, or None in a file without a vocabulary."""
+    """The number of tokens; None in a file without a vocabulary."""
     tokens = metadata.get("tokenizer.ggml.tokens")
     if tokens is not None and tokens.type is ValueType.ARRAY:
         return len(tokens.data)
@@ -151,10 +174,16 @@ def vocabulary_size(metadata: Metadata) -> int | None:
 
 
 def parse_value(text: str, type: KeyType, where: str) -> Value:
-    """What a user typed, as a value of a type: strings as they are, arrays as JSON, numbers in any base.
+    """Parse a value that a user typed: a string as it is, an array as JSON, a number in any base.
 
     Raises:
-        QuantmillError: the text is no such value.
+        QuantmillError: the text is not a value of this type.
+
+    Example:
+        >>> from quantmill.formats.gguf.edit import parse_value
+        >>> from quantmill.formats.gguf.keys import parse_type
+        >>> parse_value("0x10", parse_type("uint32"), "llama.block_count").data
+        16
     """
     kind, _ = type
     if kind is ValueType.STRING:
@@ -163,7 +192,7 @@ def parse_value(text: str, type: KeyType, where: str) -> Value:
 
 
 def show_value(value: Value | None, metadata: Metadata, key: str, limit: int = 72) -> str:
-    """A value on one line for people, with the token's text beside its id; ``-`` for none."""
+    """Show a value on one line for people, a token's id with its text; ``-`` for None."""
     if value is None:
         return "-"
     if value.type is ValueType.ARRAY:
@@ -194,7 +223,7 @@ def _shorten(text: str, limit: int) -> str:
 
 
 def _parse(text: str, type: ValueType) -> Any:
-    """A number or a flag; the text itself when it is neither, for ``make_value`` to refuse."""
+    """Parse a number or a bool. Any other text is returned as it is, for ``make_value`` to refuse."""
     word = text.strip().lower()
     if type is ValueType.BOOL:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(word, text)
@@ -221,7 +250,7 @@ def _parse_json_array(text: str, where: str) -> Any:
 
 
 def _check_fixed(header: GGUFHeader, key: str, value: Value | None) -> None:
-    """Refuse the keys that the rest of the file was laid out by."""
+    """Refuse to change keys that the rest of the file depends on."""
     if not key:
         raise QuantmillError("a key cannot be empty", path=header.path)
     if key == GENERAL_ALIGNMENT and value != header.metadata.get(key):
@@ -233,7 +262,7 @@ def _check_fixed(header: GGUFHeader, key: str, value: Value | None) -> None:
 
 
 def _new_header(header: GGUFHeader, old: bytes, changes: Mapping[str, Value], gone: set[str]) -> bytes:
-    """The new header, padded: entries that do not change are copied byte for byte."""
+    """Build the new header, padded. Entries that do not change are copied byte for byte."""
     order = header.byteorder
     entries = []
     for key, (start, end) in header.spans.items():
@@ -258,7 +287,7 @@ def _fits_one_sector(old: bytes, new: bytes) -> bool:
 
 
 def _changed_span(old: bytes, new: bytes) -> tuple[int, int] | None:
-    """The first and one past the last byte that differ, of headers of one length."""
+    """The span [start, end) of bytes that differ; None for equal headers, and for headers of different lengths."""
     if len(old) != len(new):
         return None
     differ = np.flatnonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
@@ -297,7 +326,7 @@ def _write_new_file(edit: Edit) -> None:
 
 
 def _copy(source: int, start: int, output: Output, at: int, length: int) -> None:
-    """Copy ``length`` bytes inside the kernel if it can, through memory if not."""
+    """Copy ``length`` bytes inside the kernel where it can, else through memory."""
     in_kernel = hasattr(os, "copy_file_range")
     while length > 0:
         step = min(length, _COPY_CHUNK)

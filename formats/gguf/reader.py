@@ -14,31 +14,48 @@ from .wire import swap_blocks
 
 
 def read_header(path: str | Path) -> GGUFHeader:
-    """The header of a GGUF file, checked: every tensor lies whole in the file, aligned, over no other.
+    """Read and check the header of a GGUF file: every tensor lies whole in the file, aligned, and none overlap.
 
     Raises:
-        FormatError: naming the file, the place and what to do.
+        FormatError: the file is damaged, or not GGUF of version 2 or 3.
     """
     return _parse(Path(path), SourceFile(Path(path)))
 
 
 def read_headers(path: str | Path) -> tuple[GGUFHeader, ...]:
-    """The headers of a whole file (one), or of every shard of the set that ``path`` is one of, checked to be a set.
+    """Read the headers of all files of a model: one for a whole file, one for each shard of a split model.
+
+    Args:
+        path: a whole file, or any shard, whose siblings are found by their names.
 
     Raises:
-        FormatError: as ``read_header``; also for shards that are missing or do not belong together.
+        FormatError: a file is damaged, or shards are missing or do not belong together.
     """
     return tuple(header for _, header in _open_all(Path(path)))
 
 
 def read_gguf(path: str | Path) -> Model:
-    """A GGUF file as a model; its tensors are read when they are asked for.
+    """Read a GGUF file of version 2 or 3, in either byte order. Its tensors are read when they are asked for.
 
     Args:
-        path: a whole file, or any shard of a split model, whose siblings are read too.
+        path: a whole file, or any shard of a split model, whose siblings are found by their names.
+
+    Returns:
+        the model; ``Model.arch`` is empty in a file that names no architecture, such as an importance matrix.
 
     Raises:
-        FormatError: as ``read_headers``.
+        FormatError: a file is damaged, or shards are missing or do not belong together.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import read_gguf, write_gguf
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = write_gguf(Path(folder, "tiny.gguf"), tiny_llama())
+        ...     model = read_gguf(Path(folder, "tiny.gguf"))
+        ...     model.tensors[0].name, model.tensors[0].rows(0, 2).shape
+        ('token_embd.weight', (2, 512))
     """
     path = Path(path)
     parts = _open_all(path)
@@ -83,11 +100,11 @@ def _tensor(file: SourceFile, header: GGUFHeader, entry: TensorEntry) -> Tensor:
 
 
 def parse_frame(path: Path, frame: bytes, tensor_bytes: int) -> GGUFHeader:
-    """The header of a file of which only the bytes outside its tensors are at hand; checked as any other.
+    """Parse and check the header of a file of which only the bytes outside its tensors are known.
 
     Args:
-        frame: everything but the tensors, in file order.
-        tensor_bytes: how many bytes the tensors have.
+        frame: all bytes of the file but the tensors', in file order.
+        tensor_bytes: bytes of all tensors.
     """
     return parse_header(path, frame, model_size=set_size(path), file_size=len(frame) + tensor_bytes)
 

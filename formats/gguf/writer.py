@@ -157,8 +157,8 @@ def write_gguf(
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> import numpy as np
+        >>> from quantmill import read_gguf, write_gguf
         >>> from quantmill.formats.arrays import model_from_arrays
-        >>> from quantmill.formats.gguf.reader import read_gguf
         >>> model = model_from_arrays("llama", {"output_norm.weight": np.ones(64, np.float32)})
         >>> with TemporaryDirectory() as folder:
         ...     _ = write_gguf(Path(folder, "tiny.gguf"), model)
