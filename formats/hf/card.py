@@ -1,4 +1,4 @@
-"""``general.*``: what a checkpoint's folder tells about the model, as llama.cpp's converter gathers it.
+"""The ``general.*`` keys: facts about the model from a checkpoint's folder, as llama.cpp's converter collects them.
 
 Sources in order: the README's front matter, ``_name_or_path``, the folder's name; then generation_config's sampling.
 Follows gguf-py's metadata.py.
@@ -31,7 +31,6 @@ _CARD = {
     "source.uuid": ("uuid", "model_uuid"),
     "source.repo_url": ("repo_url", "model_repo_url"),
 }
-_NAMED = ("name", "organization", "basename", "finetune", "version", "size_label")  # what a model's id can tell
 _SOURCES = (  # front matter keys that name other repositories
     ("base_model", ("base_model", "base_models", "base_model_sources")),
     ("dataset", ("datasets", "dataset", "dataset_sources")),
@@ -109,7 +108,7 @@ def _sources(kind: str, value: Any, n_weights: int) -> Iterator[tuple[str, Any]]
 
 
 def _source(text: str, n_weights: int) -> dict[str, str]:
-    """A base model or dataset named by its Hugging Face id or an address."""
+    """Describe a base model or dataset given by its Hugging Face id or its URL."""
     fields = {}
     if re.match(r"(https?|ssh)://", text):
         fields["repo_url"] = text
@@ -126,7 +125,7 @@ def _source(text: str, n_weights: int) -> dict[str, str]:
 
 
 def front_matter(path: Path) -> dict[str, Any]:
-    """The YAML between the first two ``---`` lines of a model card, or {}.
+    """Read the YAML between the first two ``---`` lines of a model card; {} if there is none.
 
     Raises:
         FormatError: it is not YAML.
@@ -134,11 +133,11 @@ def front_matter(path: Path) -> dict[str, Any]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return {}  # a model card is decoration: none, or one that is not text, takes nothing from the model
+        return {}  # the model is complete without a model card
     if not lines or lines[0] != "---":
         return {}
     body = lines[1 : lines.index("---", 1)] if "---" in lines[1:] else lines[1:]
-    # "no" is Norwegian here, not False; and tabs occur in published cards. gguf-py mends both so.
+    # "no" means Norwegian here, not False; and published cards contain tabs. gguf-py replaces both in this way.
     text = ("\n".join(body) + "\n").replace("- no\n", '- "no"\n').replace("\t", "  ")
     import yaml  # type: ignore[import-untyped, unused-ignore]
 
@@ -150,7 +149,7 @@ def front_matter(path: Path) -> dict[str, Any]:
 
 
 def size_label(n_weights: int) -> str:
-    """``135M``, ``1.1B``: at least two digits."""
+    """The number of weights for people, with at least two digits: ``135M``, ``1.1B``."""
     units = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (0, 1e-3, "K"))
     unit, suffix = next((unit, suffix) for limit, unit, suffix in units if n_weights > limit or limit == 0)
     scaled = n_weights * unit
@@ -167,7 +166,7 @@ _SIZE = re.compile(r"(([A]|\d+[x])?\d+([._]\d+)?[KMBT][\d]?|small|mini|medium|la
 
 
 def name_parts(model_id: str, n_weights: int = 0) -> dict[str, str]:
-    """What a model's id tells: ``org/Base-7B-Instruct-v0.2`` -> name, organization, basename, size_label, ..."""
+    """Split a model's id, such as ``org/Base-7B-Instruct-v0.2``, into name, organization, basename, size_label, ..."""
     if " " in model_id:
         return {"name": _title(model_id)}  # a sentence, not an id
     organization, _, full = model_id.rpartition("/")
@@ -180,7 +179,7 @@ def name_parts(model_id: str, n_weights: int = 0) -> dict[str, str]:
         words[i], kind = _annotate(word, i == 0, n_weights)
         kinds.append({kind} if kind else set())
     sizes = [i for i, kind in enumerate(kinds) if "size_label" in kind]
-    if any(c.isdecimal() for i in sizes for c in words[i]):  # "small" is no size beside "7B"
+    if any(c.isdecimal() for i in sizes for c in words[i]):  # beside "7B", "small" is not a size
         for i in sizes:
             if words[i].isalpha():
                 kinds[i].clear()
@@ -191,13 +190,13 @@ def name_parts(model_id: str, n_weights: int = 0) -> dict[str, str]:
 
     label = "-".join(dict.fromkeys(w for w, k in zip(words, kinds, strict=True) if "size_label" in k))
     parts = {"finetune": joined("finetune"), "version": joined("version", "basename"), "size_label": label}
-    if any(parts.values()):  # else it is too ambiguous to call the first word a base name
+    if any(parts.values()):  # else the first word need not be a base name
         parts["basename"] = joined("basename")
     return found | {key: value for key, value in parts.items() if value}
 
 
 def _annotate(word: str, first: bool, n_weights: int) -> tuple[str, str]:
-    """A word of a model's id in its normal form, and what it is, if that is plain."""
+    """A word of a model's id in its normal form, and its kind; an empty kind if the word alone does not tell."""
     if re.fullmatch(r"(v|iter)?\d+([.]\d+)*", word, re.IGNORECASE):
         return word, "version"
     if re.fullmatch(r"i?q\d(_\w)*|b?fp?(16|32)", word, re.IGNORECASE):
@@ -224,7 +223,7 @@ def _size_word(word: str, n_weights: int) -> tuple[str, str]:
 
 
 def _find_basename(words: list[str], kinds: list[set[str]]) -> None:
-    """The words up to the first that is something else; trailing versions are not part of it."""
+    """Mark the base name: the first words up to one of another kind, without trailing versions."""
     at_start = True
     for word, kind in zip(words, kinds, strict=True):
         if at_start and ((not kind and word[0].isalpha()) or "version" in kind):

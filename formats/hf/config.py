@@ -1,4 +1,4 @@
-"""config.json as the rules want it, and what no key of GGUF can hold."""
+"""Complete a config.json for the rules, restore it from GGUF metadata, and find what no standard key can hold."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .rows import Rope, metadata_key
 if TYPE_CHECKING:
     from .rules import Arch, HFClass
 
-# Said elsewhere (class and dtype have keys of their own), or true only of the folder it was found in.
+# Stored elsewhere (class and dtype have keys of their own), or true only of the folder it was found in.
 _NOT_KEPT = {
     "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "auto_map",
     "quantization_config", "compression_config",
 }  # fmt: skip
 _TOKEN_IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-# What a config around ``text_config`` says for the text model too.
+# Keys of the outer config that apply to the text model in ``text_config``, too.
 _OUTER = ("tie_word_embeddings", "dtype", "torch_dtype", "quantization_config", *_TOKEN_IDS)
-# Defaults of every config class, which no table repeats.
+# Defaults of every config class.
 _COMMON = {
     "attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True, "pad_token_id": None, "head_dim": None,
     "tie_word_embeddings": False,
@@ -41,7 +41,11 @@ _IMPLIED: dict[str, Implied] = {"num_key_value_heads": HEADS, "head_dim": EMBD /
 
 
 def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
-    """A JSON object, or {} when there is no such file and none is required."""
+    """Read a JSON object; {} if there is no such file and it is not required.
+
+    Raises:
+        FormatError: the file is required and missing, cannot be read, or is not a JSON object.
+    """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -57,7 +61,7 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
 
 
 def of_text(raw: Config) -> dict[str, Any]:
-    """The config of the text model, taken out of ``text_config`` if it is nested; class and origin are the whole's."""
+    """The text model's config, out of ``text_config`` if it is nested there; class and origin are the outer ones."""
     inner = raw.get("text_config")
     if not isinstance(inner, Mapping):
         return dict(raw)
@@ -67,10 +71,10 @@ def of_text(raw: Config) -> dict[str, Any]:
 
 
 def complete(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any]:
-    """A config under our names with every default in its place and rope in transformers 5's form, checked.
+    """Complete and check a config: quantmill's names, every default filled in, rope in the form of transformers 5.
 
     Raises:
-        FormatError: a size is no positive number, heads do not divide, or the architecture is always otherwise.
+        FormatError: a size is not a positive number, heads do not divide, or a value is not supported by llama.cpp.
     """
     config = with_defaults({cls.names.get(key, key): value for key, value in _flat(raw, cls).items()}, arch, cls)
     for key in _SIZES:
@@ -98,7 +102,7 @@ def complete(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any
 
 
 def _flat(config: Config, cls: HFClass) -> dict[str, Any]:
-    """The config with the entries of the class's parts beside the others, under dotted names."""
+    """Move the entries of the class's nested parts to the top, under dotted names."""
     out = dict(config)
     for part in cls.parts:
         inner = out.pop(part, None)
@@ -107,7 +111,7 @@ def _flat(config: Config, cls: HFClass) -> dict[str, Any]:
 
 
 def _nested(config: Config, cls: HFClass) -> dict[str, Any]:
-    """``_flat`` undone."""
+    """Undo ``_flat``."""
     out: dict[str, Any] = {}
     for key, value in config.items():
         part, _, inner = key.partition(".")
@@ -119,7 +123,7 @@ def _nested(config: Config, cls: HFClass) -> dict[str, Any]:
 
 
 def with_defaults(config: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
-    """The config with the class's defaults and the sizes that others imply."""
+    """Add the class's defaults and the sizes that other keys imply."""
     out = {**_COMMON, **cls.defaults, **config}
     for key, size in implied(arch, out).items():
         if out.get(key) is None:
@@ -128,7 +132,7 @@ def with_defaults(config: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
 
 
 def implied(arch: Arch, config: Config) -> dict[str, Implied]:
-    """What is inferred when a config leaves it out."""
+    """The keys that are inferred where a config leaves them out, and how."""
     has_heads = isinstance(config.get("num_attention_heads"), int) and config["num_attention_heads"] > 0
     return {**(_IMPLIED if has_heads else {}), **arch.implied}
 
@@ -143,7 +147,7 @@ def _check_size(config: Config, key: str, path: Path) -> None:
 
 
 def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, ...], path: Path) -> dict[str, Any]:
-    """The config that the standard keys and the tensors of a GGUF tell, in ``complete``'s form."""
+    """Restore a config, in the form of ``complete``, from the standard keys and the tensors of a GGUF file."""
 
     def get(suffix: str, *, each: bool = False) -> Any:
         key = metadata_key(arch.gguf, suffix)
@@ -167,10 +171,10 @@ def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, 
                 config[rule.bias] = found or bool(config.get(rule.bias))
         if rule.unless:
             config[rule.unless] = (rule.roles[0], "weight") not in roles
-    config = {**dict(_told({role for role, _ in roles}, arch, cls)), **config}
+    config = {**dict(_optional_flags({role for role, _ in roles}, arch, cls)), **config}
     if "rope_parameters" in config:
         config["rope_parameters"] |= rope.longrope_from_factors(tensors, get("rope.scaling.original_context_length"))
-        if "partial_rotary_factor" in cls.defaults:  # where nothing said is not all of it
+        if "partial_rotary_factor" in cls.defaults:  # whose default is not 1
             config["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
     for hf, name in _TOKEN_IDS.items():
         if (value := metadata.get(f"tokenizer.ggml.{name}_token_id")) is not None:
@@ -178,8 +182,8 @@ def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, 
     return config
 
 
-def _told(found: Container[Role], arch: Arch, cls: HFClass) -> Iterator[tuple[str, bool]]:
-    """The flags of optional tensors, told by their being there; of such as play a role of their own."""
+def _optional_flags(found: Container[Role], arch: Arch, cls: HFClass) -> Iterator[tuple[str, bool]]:
+    """The flags of optional tensors that have a role of their own: true if such a tensor is there."""
     for rule in arch.rules:
         flag = rule.when.key if isinstance(rule.when, Is) and rule.when.value is None else None
         others = {role for other in arch.rules if other.when != rule.when for role in other.roles}
@@ -188,8 +192,12 @@ def _told(found: Container[Role], arch: Arch, cls: HFClass) -> Iterator[tuple[st
 
 
 def plain(value: Any, path: Path, where: str, *, each: bool = False) -> Any:
-    """A hyper-parameter as config.json writes it: the shortest decimal that gives this float32, one number for many
-    equal ones (a list, if ``each``)."""
+    """A hyper-parameter as config.json writes it: a float as the shortest decimal of this float32, equal numbers of all
+    layers as one (as a list, if ``each``).
+
+    Raises:
+        FormatError: the numbers differ from layer to layer, and not ``each``.
+    """
     if isinstance(value, np.ndarray):
         if each:
             return [plain(item, path, where) for item in value.tolist()]
@@ -201,7 +209,7 @@ def plain(value: Any, path: Path, where: str, *, each: bool = False) -> Any:
 
 
 def residue(original: Config, derived: Config, cls: HFClass) -> dict[str, Any]:
-    """What ``derived`` does not tell of a completed config, defaults left out: ``quantmill.hf.config``."""
+    """What a completed config has that neither ``derived`` nor the defaults give: the key ``quantmill.hf.config``."""
     defaults = {**_COMMON, **cls.defaults}
     rest = {}
     for key, value in original.items():
@@ -215,7 +223,7 @@ _MISSING = object()
 
 
 def for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
-    """A config of ours as the class writes it: its own names, no size that it infers itself."""
+    """A completed config as the class writes it: under its own names, without sizes that it infers itself."""
     theirs = {ours: name for name, ours in cls.names.items()}
     sizes = implied(arch, config).items()
     inferred = {key for key, size in sizes if config.get(key) == size(config)} - set(cls.defaults) - set(recorded)

@@ -1,7 +1,7 @@
-"""Numbers and conditions made of config keys: what shapes, ops and rules are written with.
+"""Numbers and conditions in terms of config keys: what shapes, ops and rules are written with.
 
-A config here is always a completed one (``config.complete``) seen from a layer (``at_layer``): a key that has one value
-a layer reads as that layer's value.
+A config here is a completed one (``config.complete``), seen from one layer (``at_layer``): a key with a value for each
+layer reads as that layer's value.
 """
 
 from __future__ import annotations
@@ -17,22 +17,29 @@ from ..errors import FormatError
 
 Config = Mapping[str, Any]
 
-Implied = Callable[[Config], Any]  # what is told by other keys: a Dim, If, Words or LayerOverrides
+Implied = Callable[[Config], Any]  # a value implied by other keys: a Dim, If, LayerPattern...
 
 _OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "//": floordiv, "%": mod}
 
 
 @dataclass(frozen=True)
 class Dim:
-    """A config key, a number, or two sizes joined by ``+ - * // %``; ``(HEADS + 2 * KV_HEADS) * HEAD_DIM`` is one."""
+    """A dimension: a config key's number, a fixed number, or two dimensions joined by ``+ - * // %``.
+
+    Example:
+        >>> from quantmill.formats.hf.dimensions import HEAD_DIM, HEADS, KV_HEADS
+        >>> rows = (HEADS + 2 * KV_HEADS) * HEAD_DIM
+        >>> rows({"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64})
+        768
+    """
 
     of: str | int | tuple[str, Dim, Dim]
 
     def __call__(self, config: Config) -> int:
-        """Its value.
+        """Compute its value for a config.
 
         Raises:
-            FormatError: the config has no such number.
+            FormatError: a key is missing, or is not a whole number of 0 or more.
         """
         if isinstance(self.of, int):
             return self.of
@@ -75,7 +82,13 @@ class Dim:
 
 @dataclass(frozen=True)
 class LayerPattern:
-    """A word for each layer: every so many layers another one than the usual, last of them or ``first``."""
+    """A word for each layer: one layer in ``every`` has the other word, the last of them, or the ``first``.
+
+    Example:
+        >>> from quantmill.formats.hf.dimensions import Dim, LayerPattern
+        >>> LayerPattern("sliding", "full", Dim(3))({"num_hidden_layers": 4})
+        ['sliding', 'sliding', 'full', 'sliding']
+    """
 
     usual: str
     other: str
@@ -90,11 +103,11 @@ class LayerPattern:
 
 @dataclass(frozen=True)
 class LayerOverrides:
-    """``per_layer_config``: what layers of one kind have instead.
+    """``per_layer_config``: config keys that have another value in layers of one kind.
 
     Args:
-        kind: their word in ``layer_types``.
-        keys: config keys -> those that hold the value of these layers.
+        kind: the word of these layers in ``layer_types``.
+        keys: config keys, and the keys that hold their value in these layers.
     """
 
     kind: str
@@ -107,7 +120,7 @@ class LayerOverrides:
 
 @dataclass(frozen=True)
 class OrDefault:
-    """A config key's number, or this one where there is no such key."""
+    """A config key's number, or a default if the key is missing."""
 
     key: str
     number: int
@@ -118,7 +131,7 @@ class OrDefault:
 
 @dataclass(frozen=True)
 class Condition(ABC):
-    """Something that is true of a config, or of a layer. ``~a`` is its contrary; ``a & b`` both, ``a | b`` either."""
+    """Something that is true or false of a config, or of a layer; ``~a``, ``a & b`` and ``a | b`` work as expected."""
 
     @abstractmethod
     def __call__(self, config: Config) -> bool: ...
@@ -135,7 +148,7 @@ class Condition(ABC):
 
 @dataclass(frozen=True)
 class Is(Condition):
-    """The key has this value; without one, any that Python takes for true."""
+    """A key has this value; without a value, one that Python takes for true."""
 
     key: str
     value: Any = None
@@ -147,7 +160,7 @@ class Is(Condition):
 
 @dataclass(frozen=True)
 class If:
-    """One of two sizes."""
+    """One of two dimensions, by a condition."""
 
     condition: Condition
     then: Dim
@@ -159,7 +172,7 @@ class If:
 
 @dataclass(frozen=True)
 class Less(Condition):
-    """``LAYER_INDEX < Dim("first_k_dense_replace")`` makes one."""
+    """One dimension is less than another: ``LAYER_INDEX < Dim("first_k_dense_replace")``."""
 
     left: Dim
     right: Dim
@@ -170,7 +183,7 @@ class Less(Condition):
 
 @dataclass(frozen=True)
 class Equal(Condition):
-    """Two sizes are equal."""
+    """Two dimensions are equal."""
 
     left: Dim
     right: Dim | If
@@ -181,7 +194,7 @@ class Equal(Condition):
 
 @dataclass(frozen=True)
 class LayerIn(Condition):
-    """The layer's number stands in the list that the key holds."""
+    """The layer's number is in the list that a key holds."""
 
     key: str
 
@@ -214,7 +227,7 @@ class Always(Condition):
 
 
 class Maybe(Always):
-    """Nothing tells beforehand; what is found counts."""
+    """No key tells: the checkpoint may or may not have it."""
 
 
 ALWAYS = Always()
@@ -238,8 +251,11 @@ _LAYER, _WHOLE = "layer", "whole config"
 
 
 def at_layer(config: Config, layer: int | None, n_layers: int) -> Config:
-    """The config as a layer sees it: lists with one entry a layer are that entry, ``per_layer_config``'s exceptions are
-    in their place; ``layer`` is its number."""
+    """The config as seen from a layer.
+
+    A list with an entry for each layer reads as the layer's entry, ``per_layer_config`` overrides its keys, and the key
+    ``layer`` is the layer's number. With a layer of None the config is returned as it is.
+    """
     if layer is None:
         return config
     return _AtLayer(config, layer, n_layers)

@@ -1,4 +1,4 @@
-"""generation_config.json <-> the keys of GGUF: token ids and sampling, and what no key holds."""
+"""Convert generation_config.json to GGUF metadata and back: token ids, sampling, and what no standard key holds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .card import SAMPLING
 from .config import plain
 
 KEY = "quantmill.hf.generation_config"
-# Left out of what is kept: notes of the saving transformers, and values that are its defaults.
+# Not kept: what transformers notes when it saves, and values that are its defaults.
 _NOT_KEPT = {"transformers_version", "_from_model_config"}
 _DEFAULTS = {"use_cache": True, "output_attentions": False, "output_hidden_states": False, "do_sample": False}
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
 def derive_generation(metadata: Metadata) -> dict[str, Any]:
-    """The generation_config that the standard keys tell: every token that ends a turn, and the sampling."""
+    """Restore a generation_config from the standard keys: the tokens that end a turn, and the sampling."""
     found: dict[str, Any] = {}
     for key, name in (("bos_token_id", "bos_token_id"), ("pad_token_id", "padding_token_id")):
         if (value := metadata.get(f"tokenizer.ggml.{name}")) is not None:
@@ -37,7 +37,7 @@ def derive_generation(metadata: Metadata) -> dict[str, Any]:
 
 
 def generation_residue(original: Mapping[str, Any], metadata: Metadata) -> dict[str, Value]:
-    """The private key that turns ``derive_generation`` into ``original`` (null: absent there), or nothing."""
+    """The private key that corrects ``derive_generation`` to ``original``, if needed; null means an absent key."""
     if not original:
         return {}
     kept = {key: value for key, value in original.items() if key not in _NOT_KEPT}
@@ -48,7 +48,7 @@ def generation_residue(original: Mapping[str, Any], metadata: Metadata) -> dict[
 
 
 def restore_generation(metadata: Metadata) -> dict[str, Any]:
-    """generation_config.json's content for the way back."""
+    """The content of generation_config.json, restored from the metadata."""
     value = metadata.get(KEY)
     rest = read_private(value)
     merged = {**derive_generation(metadata), **rest}
@@ -56,7 +56,7 @@ def restore_generation(metadata: Metadata) -> dict[str, Any]:
 
 
 def read_private(value: Value | None) -> dict[str, Any]:
-    """The JSON object of a private key; {} when it is absent or was edited into something else."""
+    """The JSON object of a private key; {} if the key is missing or its value was changed to something else."""
     try:
         data = json.loads(value.data) if value is not None else {}
     except (ValueError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint folder -> Model."""
+"""Read a Hugging Face checkpoint folder into a Model."""
 
 from __future__ import annotations
 
@@ -38,20 +38,34 @@ MAX_NAMED = 10  # names in a message
 
 
 def read_hf(folder: Path, *, pre: str | None = None, say: Say | None = None) -> Model:
-    """Read a checkpoint; weights stay on disk until their rows are asked for.
+    """Read a Hugging Face checkpoint. Its weights stay on disk until their rows are asked for.
 
     Args:
-        folder: with config.json, the weights, and a tokenizer (without one the model gets ``no_vocab``, which
-            llama.cpp loads).
-        pre: llama.cpp's name of the pre-tokenizer, instead of the one found.
-        say: told in a line what a quantized checkpoint's weights become.
+        folder: with config.json, the weights (safetensors or ``pytorch_model.bin``, one file or shards) and the
+            tokenizer's files. Without a tokenizer the model gets the vocabulary ``no_vocab``, which llama.cpp loads.
+        pre: llama.cpp's name of the pre-tokenizer, such as ``qwen2``, instead of the one that is found.
+        say: called with a line about what the weights of a quantized checkpoint (GPTQ, AWQ, FP8...) become.
 
     Returns:
-        the model with GGUF's names, metadata and order; tensors in the checkpoint's types. What no standard key can
-        hold stands under ``quantmill.hf.*``, so that ``write_hf`` gives back the same checkpoint.
+        the model with GGUF's names, metadata and order, its tensors in the checkpoint's types. What no standard key can
+        hold is stored under ``quantmill.hf.*``, so that ``write_hf`` gives back the same checkpoint.
 
     Raises:
-        FormatError: and its children UnknownArchitecture, UnmatchedTensor, TokenizerError.
+        UnknownArchitecture: the model class is not supported.
+        UnmatchedTensor: a tensor is missing, or belongs to no rule of the architecture.
+        TokenizerError: the tokenizer cannot be converted faithfully.
+        FormatError: a file is damaged, or contradicts another.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import read_hf, write_hf
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     write_hf(tiny_llama(), Path(folder, "tiny"))
+        ...     model = read_hf(Path(folder, "tiny"))
+        ...     model.arch, model.from_checkpoint, model.tensors[0].qtype.name
+        ('llama', True, 'F16')
     """
     folder = Path(folder)
     return assemble(folder / "config.json", lambda arch, config: read_weights(folder), pre, say=say)
@@ -65,10 +79,12 @@ def assemble(
     readable: bool = True,
     say: Say | None = None,
 ) -> Model:
-    """The model of a config.json and the weights found for it. Arguments and errors otherwise as ``read_hf``.
+    """Build the model of a config.json and the weights found for it. Other arguments and errors as for ``read_hf``.
 
     Args:
-        readable: False if the weights have shapes only.
+        path: the config.json.
+        find_weights: returns the checkpoint's tensors by name, given the architecture and the completed config.
+        readable: False if the weights have only shapes.
     """
     from .tokenizer.read import read_tokenizer
 
@@ -103,7 +119,7 @@ def assemble(
 
 @contextmanager
 def _located(path: Path) -> Iterator[None]:
-    """Errors from inside say which config.json they speak of."""
+    """Add the config.json's path to errors that name none."""
     try:
         yield
     except FormatError as error:
@@ -126,7 +142,7 @@ def arch_of_config(raw: Mapping[str, Any], path: Path) -> tuple[Arch, str]:
         return BY_CLASS[wrapped], wrapped
     if name not in BY_CLASS:
         near = get_close_matches(name, BY_CLASS, n=1, cutoff=0)
-        hint = f"nearest known: {near[0]}; a new one is a module in formats/hf/archs and a line in its __init__.py"
+        hint = f"nearest known: {near[0]}; see docs/adding-an-architecture.md"
         raise UnknownArchitecture(f"unknown model class {name!r}", path=path, where="architectures", hint=hint)
     return BY_CLASS[name], name
 
@@ -139,11 +155,11 @@ def _vocabulary(tokenizer: Tokenizer | None) -> dict[str, Value]:
 
 @dataclass
 class _Kept:
-    """What the way back needs to know of the checkpoint's tensors, by its own names.
+    """What ``write_hf`` needs to know of the checkpoint's tensors, by their names in the checkpoint.
 
     Args:
         dtypes: their types.
-        originals: values that an op's inverse would not give back, float32.
+        originals: float32 values that the inverse of an op does not restore exactly.
     """
 
     dtypes: dict[str, str] = field(default_factory=dict)
@@ -159,7 +175,7 @@ def _private(
     kept: _Kept,
     path: Path,
 ) -> dict[str, Value]:
-    """The ``quantmill.hf.*`` keys: what the way back needs and no standard key says."""
+    """The ``quantmill.hf.*`` keys: what ``write_hf`` needs and no standard key holds."""
     common = Counter(kept.dtypes.values()).most_common(1)[0][0]
     others = [f"{dtype} {tensor}" for tensor, dtype in kept.dtypes.items() if dtype != common]
     cls = arch.classes[name]
@@ -218,7 +234,7 @@ def _read_tensors(
 def _renamed(
     arch: Arch, config: Mapping[str, Any], stored: Mapping[str, Stored], known: Container[str]
 ) -> Iterator[tuple[str, Stored]]:
-    """The tensors under the names that the rules use, those that carry no weights left out."""
+    """The tensors under the names that the rules use, without those that carry no weights."""
     for name, weights in stored.items():
         if name not in known:
             if any(fnmatchcase(name, pattern) for pattern in arch.ignored) or _is_beyond(arch, config, name):
@@ -229,7 +245,7 @@ def _renamed(
 
 
 def _is_beyond(arch: Arch, config: Mapping[str, Any], name: str) -> bool:
-    """Whether it is of a layer after the last: those predict further tokens, and transformers has no place for them."""
+    """Whether a tensor is of a layer after the last, which predicts further tokens and which transformers ignores."""
     number = name.removeprefix(arch.beyond).partition(".")[0] if arch.beyond and name.startswith(arch.beyond) else ""
     return number.isdecimal() and int(number[:9]) >= int(config["num_hidden_layers"])
 
@@ -244,7 +260,7 @@ def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:
 
 
 def _lost(slot: Slot, sources: Tensors, made: Tensors) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The sources that the way back would not give bit for bit."""
+    """The sources that the inverse ops do not restore bit for bit."""
     for name, source, back in zip(slot.sources, sources, slot.to_hf(made), strict=True):
         values = to_f32(source.rows(0, source.n_rows), source.qtype)
         restored = to_f32(from_f32(to_f32(back.rows(0, back.n_rows), back.qtype), source.qtype), source.qtype)

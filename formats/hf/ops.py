@@ -1,7 +1,7 @@
-"""What happens to tensors between a checkpoint and GGUF: small, frozen, lazy, each with its inverse.
+"""Operations on tensors between a checkpoint and GGUF: small, frozen and lazy, each with its inverse.
 
-An op maps a tuple of lazy tensors to another. The ops here only move rows or values: they work on raw bytes, whatever
-the type. A vector counts as a matrix of one column, so that biases go the way of their weights. Ops that compute are in
+An op maps a tuple of lazy tensors to another. The ops here only move rows or values: they work on raw bytes of any
+type. A vector counts as a matrix of one column, so that a bias is treated like its weight. Ops that compute are in
 ``values.py``.
 """
 
@@ -27,7 +27,8 @@ Shape = tuple[Dim | int, ...]
 class Op(Protocol):
     """One step. ``apply`` must not read a weight.
 
-    ``inverse`` undoes it; exactly, unless ``exact`` is False: then what it cannot give back is recorded (load.py).
+    ``inverse`` undoes it, exactly unless ``exact`` is False: then ``load.py`` records the values that it cannot
+    restore.
     """
 
     @property
@@ -40,7 +41,7 @@ class Op(Protocol):
 
 
 class RowOp:
-    """The base of ops that move rows: they see vectors as columns."""
+    """The base of ops that move rows. They treat a vector as a column."""
 
     exact = True
 
@@ -54,7 +55,7 @@ class RowOp:
 
 
 def _as_column(tensor: Tensor) -> Tensor:
-    """[n] as [n, 1]."""
+    """See a vector [n] as a column [n, 1]."""
 
     def read(a: int, b: int) -> Bytes:
         whole = np.ascontiguousarray(tensor.rows(0, 1))
@@ -64,7 +65,7 @@ def _as_column(tensor: Tensor) -> Tensor:
 
 
 def _as_vector(tensor: Tensor) -> Tensor:
-    """[n, 1] as [n]."""
+    """See a column [n, 1] as a vector [n]."""
     vector = replace(tensor, shape=tensor.shape[:1])
 
     def read(a: int, b: int) -> Bytes:
@@ -74,7 +75,7 @@ def _as_vector(tensor: Tensor) -> Tensor:
 
 
 def moved_rows(tensor: Tensor, shape: tuple[int, ...], source_of: Callable[[Rows], Rows]) -> Tensor:
-    """A tensor of that shape whose row i is the row ``source_of(i)`` of another of the same width."""
+    """Make a tensor of a shape whose row i is the row ``source_of(i)`` of another tensor of the same width."""
 
     def read(a: int, b: int) -> Bytes:
         if a == b:
@@ -89,15 +90,15 @@ def moved_rows(tensor: Tensor, shape: tuple[int, ...], source_of: Callable[[Rows
 
 @dataclass(frozen=True)
 class Regroup(RowOp):
-    """An axis taken as a product of several, and these in another order.
+    """Split an axis into parts and reorder them, like numpy's reshape, transpose and reshape back.
 
-    ``Regroup((HEADS, 3, HEAD_DIM), (1, 0, 2))`` turns the rows of a fused qkv from q k v of each head to all q, all k,
-    all v.
+    ``Regroup((HEADS, 3, HEAD_DIM), (1, 0, 2))`` reorders the rows of a fused qkv from q, k, v of each head to all q,
+    all k, all v.
 
     Args:
-        parts: their sizes, as they are before; one may be -1, what remains.
-        order: which of the parts comes first, second...
-        axis: which axis; not the last one of a matrix.
+        parts: the sizes of the parts before; one may be -1, for what remains.
+        order: the parts' new order.
+        axis: any but the last one of a matrix.
     """
 
     parts: Shape
@@ -129,14 +130,14 @@ class Regroup(RowOp):
 
 @dataclass(frozen=True)
 class Ungroup(RowOp):
-    """Rows that come in equal groups, each made of unequal parts: all of the first part, then all of the second...
+    """Take apart rows that come in equal groups of unequal parts: the first part of all groups, then the second...
 
     ``Ungroup(KV_HEADS, (HEADS // KV_HEADS * HEAD_DIM, HEAD_DIM, HEAD_DIM))`` turns a qkv that is fused one key/value
     head after the other into q, k, v, ready for ``Split``.
 
     Args:
-        groups: how many.
-        parts: rows of each part within a group.
+        groups: the number of groups.
+        parts: rows of each part in a group.
         undo: go the other way.
     """
 
@@ -166,7 +167,7 @@ class Ungroup(RowOp):
 
 
 def _sizes(shape: Shape, config: Config, total: int) -> tuple[int, ...]:
-    """Numbers for a shape; -1 stands for what remains of ``total``."""
+    """The numbers of a shape; -1 stands for what remains of ``total``."""
     known = [size(config) if isinstance(size, Dim) else size for size in shape]
     return tuple(total // max(1, -prod(known)) if size == -1 else size for size in known)
 
@@ -197,7 +198,7 @@ class PermuteRope(RowOp):
 
 @dataclass(frozen=True)
 class Split(RowOp):
-    """One tensor into several along an axis (not the last one of a matrix)."""
+    """Split a tensor into several along an axis, which is not the last one of a matrix."""
 
     sizes: Shape
     axis: int = 0
@@ -228,7 +229,7 @@ class Split(RowOp):
 
 @dataclass(frozen=True)
 class Concat(RowOp):
-    """Several tensors into one along an axis (not the last one of a matrix)."""
+    """Join several tensors to one along an axis, which is not the last one of a matrix."""
 
     sizes: Shape
     axis: int = 0
@@ -260,7 +261,7 @@ class Concat(RowOp):
 
 @dataclass(frozen=True)
 class Stack:
-    """Equal tensors, one an expert, into one with a new first axis."""
+    """Stack tensors of the same shape, one for each expert, along a new first axis."""
 
     exact = True
 
@@ -283,7 +284,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Unstack:
-    """The experts of a stacked tensor, each by itself."""
+    """Split a stacked tensor into its experts."""
 
     exact = True
 
@@ -303,7 +304,7 @@ def _slice(tensor: Tensor, start: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Transpose:
-    """The last two axes swapped: weights stored [in, out], as GPT-2's Conv1D has them. Vectors stay."""
+    """Swap the last two axes, of weights stored [in, out] as in GPT-2's Conv1D. Vectors stay as they are."""
 
     exact = True
 
@@ -333,7 +334,7 @@ def _transposed(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Reshape:
-    """The same values in another shape.
+    """Give a tensor another shape.
 
     Args:
         before, after: the whole shapes; the inverse needs both.
@@ -364,7 +365,7 @@ class Reshape:
 
 @dataclass(frozen=True)
 class On:
-    """An op on some of the tensors only: ``On((0,), Transpose())``. It must make one of one; the others pass."""
+    """Apply an op to some of the tensors, one at a time: ``On((0,), Transpose())``. The others stay as they are."""
 
     which: tuple[int, ...]
     op: Op

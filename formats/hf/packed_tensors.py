@@ -1,4 +1,4 @@
-"""Tensors that a checkpoint holds packed, and what the rules' ops need of them: floats, or the blocks as they are."""
+"""Tensors unpacked from a quantized checkpoint, and how the rules' ops take them: as floats, or as GGML blocks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .dimensions import Config
 from .ops import On, Op, RowOp, Stack, Tensors, Transpose, Unstack
 
 Q4_0, Q4_1, Q5_0, Q8_0, MXFP4 = (BY_NAME[name] for name in ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "MXFP4"))
-BLOCK = 32  # weights in a block of all of these
-OFFSET = {Q4_0: 8, Q5_0: 16, Q8_0: 0}  # what a code stands above its value
+BLOCK = 32  # weights in a block of each of these types
+OFFSET = {Q4_0: 8, Q5_0: 16, Q8_0: 0}  # what is subtracted from a code
 
 
 @dataclass(frozen=True)
 class UnpackedTensor(Tensor):
-    """A tensor that a checkpoint holds packed.
+    """A tensor that a checkpoint holds in packed parts.
 
     Args:
-        stands_for: the float type the unpacked checkpoint would have: ``F16``, ``BF16`` or ``F32``.
+        stands_for: the float type that the checkpoint would have without quantization: ``F16``, ``BF16`` or ``F32``.
     """
 
     stands_for: str = "F16"
@@ -32,19 +32,19 @@ class UnpackedTensor(Tensor):
 
 @dataclass(frozen=True)
 class TransposedTensor(UnpackedTensor):
-    """A matrix (or a stack of them) whose packed rows are what unpacked checkpoints hold as columns.
+    """A matrix, or a stack of them, whose packed rows are columns in an unpacked checkpoint.
 
     Args:
-        as_packed: the tensor as it is packed, its last two axes the other way round.
+        as_packed: the tensor as it is packed, with its last two axes swapped.
     """
 
     as_packed: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def transposed(as_packed: Tensor) -> TransposedTensor:
-    """The tensor as checkpoints hold it whose layers are [in, out] unpacked: a packed one is always [out, in].
+    """See a packed tensor [out, in] as unpacked checkpoints hold it whose layers are [in, out].
 
-    Read so it decodes to F32; ``Transpose`` gives ``as_packed`` back.
+    It decodes to F32 when its rows are read; the op ``Transpose`` gives back ``as_packed``, in its blocks.
     """
     if isinstance(as_packed, TransposedTensor):
         return as_packed
@@ -53,7 +53,7 @@ def transposed(as_packed: Tensor) -> TransposedTensor:
 
 
 def apply_op(op: Op, tensors: Tensors, config: Config) -> Tensors:
-    """``op.apply`` for tensors that may be of packed parts."""
+    """Apply an op to tensors that may have been unpacked from parts."""
     if isinstance(op, Transpose):
         packed = [tensor.as_packed for tensor in tensors if isinstance(tensor, TransposedTensor) and tensor.as_packed]
         if len(packed) == len(tensors):
@@ -62,7 +62,7 @@ def apply_op(op: Op, tensors: Tensors, config: Config) -> Tensors:
 
 
 def _prepared(op: Op, tensors: Tensors) -> Tensors:
-    """The tensors as the op can take them: floats where it works on single weights or makes one tensor of unlike ones.
+    """The tensors as the op can take them: as floats if it works on single weights or joins tensors of unlike types.
 
     Ops that move rows take blocks as they are.
     """
@@ -78,7 +78,7 @@ def _moves_rows(op: Op) -> bool:
 
 
 def unpack_blocks(tensor: Tensor) -> Tensor:
-    """The tensor decoded to F32 as its rows are read, if it is of a type that this package makes; else as it is."""
+    """Decode a tensor to F32, lazily, if it is of one of the block types above; any other is returned as it is."""
     if tensor.qtype not in (*OFFSET, Q4_1, MXFP4):
         return tensor
 
@@ -90,7 +90,7 @@ def unpack_blocks(tensor: Tensor) -> Tensor:
 
 
 def _decode(type: QType, blocks: NDArray[Any]) -> NDArray[np.float32]:
-    """float32 [..., 32]"""
+    """Decode blocks to float32 [..., 32]."""
     if type is MXFP4:
         return _fp4(blocks["qs"]) * np.ldexp(np.float32(1), blocks["e"].astype(np.int32) - 127)[..., None]
     scales = blocks["d"].astype(np.float32)[..., None]

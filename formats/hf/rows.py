@@ -1,4 +1,4 @@
-"""The rows of an architecture's config table: one fact of config.json and its ``{arch}.*`` keys each, read both ways.
+"""The rows of an architecture's config table: each maps a fact of config.json to ``{arch}.*`` keys and back.
 
 Keys, their order and their defaults follow conversion/base.py (``TextModel.set_gguf_parameters``) of llama.cpp and the
 modules beside it, which read the config through transformers' config classes.
@@ -15,16 +15,16 @@ from .dimensions import ALWAYS, Condition, Config, Dim, at_layer
 
 
 class Getter(Protocol):
-    """A hyper-parameter by the part of its key after the architecture, or None.
+    """Get a hyper-parameter by the part of its key after the architecture, or None.
 
-    ``each`` gives a list with one value a layer as it is; else one that differs from layer to layer is refused.
+    With ``each``, an array with a value for each layer is returned as a list; else values that differ are an error.
     """
 
     def __call__(self, suffix: str, *, each: bool = False) -> Any: ...
 
 
 def metadata_key(arch: str, suffix: str) -> str:
-    """A row's key in a file: of the architecture, but for those of the tokenizer."""
+    """The full metadata key of a row: below the architecture, but for the tokenizer's keys."""
     return suffix if suffix.startswith("tokenizer.") else f"{arch}.{suffix}"
 
 
@@ -36,12 +36,14 @@ class ConfigRow(Protocol):
 
 @dataclass(frozen=True)
 class Key:
-    """A config key that is one hyper-parameter. Of several rows with one ``hf`` key the first found is read back.
+    """A config key that is one hyper-parameter. Of several rows with the same ``hf`` key, the first found is read back.
 
     Args:
-        optional: it may be null, or its hyper-parameter missing.
-        when: written only then.
-        null: what is written for null; nothing, if None.
+        hf: the config key.
+        gguf: the hyper-parameter's key, after the architecture.
+        optional: the config key may be null, and the hyper-parameter missing.
+        when: the condition under which it is written.
+        null: what is written for null; None to write nothing.
     """
 
     hf: str
@@ -54,7 +56,7 @@ class Key:
         value = config.get(self.hf)
         value = self.null if value is None else value
         if isinstance(value, list) and value and all(one == value[0] for one in value):
-            value = value[0]  # one for all layers
+            value = value[0]  # the same in all layers
         if value is not None and self.when(config):
             yield self.gguf, value
 
@@ -65,7 +67,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Constant:
-    """A hyper-parameter that is the same for every model of the architecture."""
+    """A hyper-parameter that is the same for every model of the architecture; it is not read back."""
 
     gguf: str
     value: Any
@@ -81,7 +83,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Computed:
-    """A hyper-parameter made of config keys. On the way back the keys have rows of their own."""
+    """A hyper-parameter computed from config keys. It is not read back: the keys have rows of their own."""
 
     gguf: str
     size: Dim
@@ -97,7 +99,7 @@ class Computed:
 
 @dataclass(frozen=True)
 class GreaterThan:
-    """A config key that is true where a hyper-parameter is more than so much: read back only."""
+    """A config key that is true if a hyper-parameter is greater than a number. It is only read back."""
 
     hf: str
     gguf: str
@@ -133,7 +135,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class PerLayer:
-    """A config key with one value a layer, as an array; a single value stays one."""
+    """A config key with a value for each layer, written as an array; a single value stays single."""
 
     hf: str
     gguf: str
@@ -149,12 +151,13 @@ class PerLayer:
 
 @dataclass(frozen=True)
 class LayerFlags:
-    """``layer_types`` and the like: which of two words each layer has, as an array of bools.
+    """A config key such as ``layer_types``, with one of two words for each layer, written as an array of bools.
 
     Args:
         true: the word that is True in GGUF.
-        false: the other.
-        every: an old key, which counts: of so many layers the last has the other word. GGUF takes that too.
+        false: the word that is False.
+        every: the key of old configs, a number n: each n-th layer has the other word. It is written as that number.
+        when: the condition under which it is written.
     """
 
     hf: str
@@ -179,12 +182,13 @@ class LayerFlags:
 
 @dataclass(frozen=True)
 class Alternating:
-    """A config key that full-attention layers have another value of (``per_layer_config``).
+    """A config key with another value in full-attention layers (``per_layer_config``).
 
     Args:
-        gguf: where the value of those layers goes.
-        swa: where that of the others goes; empty if one array holds both.
-        full: the old config key of the value that full-attention layers have.
+        hf: the config key.
+        gguf: the hyper-parameter of the full-attention layers.
+        swa: the hyper-parameter of the other layers; empty if ``gguf`` is an array of both.
+        full: the config key that holds the value of full-attention layers.
     """
 
     hf: str
@@ -215,10 +219,10 @@ class Alternating:
 
 @dataclass(frozen=True)
 class AttentionLayers:
-    """``layer_types`` of hybrids: llama.cpp tells layers without attention by their having no key/value heads.
+    """``layer_types`` of hybrid models: in llama.cpp, a layer without key/value heads is one without attention.
 
     Args:
-        other: the word for these layers.
+        other: the word for layers without attention.
     """
 
     other: str
@@ -241,7 +245,7 @@ _ATTENTION = ("full_attention", "attention")  # the second in configs of transfo
 
 @dataclass(frozen=True)
 class ReadBack:
-    """A config key that files hold by their shapes alone: read back as this value."""
+    """A config key that is read back as this value, since the shapes in a file already include its effect."""
 
     hf: str
     value: Any
@@ -258,12 +262,12 @@ class Rope:
     """``rope_parameters`` and the ``rope.*`` keys.
 
     Args:
-        dimension: whether ``rope.dimension_count`` is written: the part of each head that turns.
-        sliding: the old config key of the base that layers with a sliding window have; with it, ``rope_parameters``
-            holds one set for each of the two kinds of layer.
-        extra: more of its entries, and their keys.
-        scaled: as ``extra``, with a factor: GGUF has the entry times it.
-        partial: the part of a head that turns when the config does not say; all of it, if None.
+        dimension: whether to write ``rope.dimension_count``, the number of rotated dimensions of a head.
+        sliding: the old config key for the base of layers with a sliding window; with it, ``rope_parameters`` holds one
+            set for each of the two kinds of layer.
+        extra: further entries of ``rope_parameters``, and their hyper-parameters.
+        scaled: like ``extra``, each with a factor by which the entry is multiplied in GGUF.
+        partial: the rotated part of a head if the config does not say; None for all of it.
     """
 
     dimension: bool = False

@@ -1,4 +1,4 @@
-"""How an architecture is written down: config keys <-> hyper-parameters, tensor names <-> roles. Read both ways."""
+"""How an architecture is described: config keys <-> hyper-parameters, tensor names <-> roles, for both directions."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ MAX_TENSORS = 2_000_000
 
 @dataclass(frozen=True)
 class Rule:
-    """Modules of the checkpoint and the role their weights (and biases) play.
+    """Modules of the checkpoint, and the roles of their weights and biases in GGUF.
 
     Args:
-        hf: the module's name, or several that are made into one; with ``{layer}`` for a block's number and ``{expert}``
-            where each expert has a tensor of its own (then the ops begin with ``Stack``).
+        hf: the module's name, or several that become one; ``{layer}`` stands for a block's number, and ``{expert}`` for
+            an expert's, if each expert has a tensor of its own (then the ops begin with ``Stack``).
         role: its role in GGUF, or several if the ops split it.
-        shape: of each weight in the checkpoint (one expert's, if ``{expert}``); a bias has its first size, that of a
-            weight which is transposed its last.
+        shape: of each weight in the checkpoint (of one expert's, with ``{expert}``). A bias has its first dimension, or
+            its last if the weight is transposed.
         ops: what happens on the way to GGUF; on the way back their inverses run from last to first.
-        bias: when the module has a bias: a condition (``ALWAYS``, ``MAYBE``...), or the config key that says so; None
-            if it never has.
-        when: the layers and configs that have the module.
+        bias: when the module has a bias: a condition, or the config key that says so; None if it never has one.
+        when: the configs and layers that have the module.
         unless: the config key that makes the weight optional (tied embeddings).
-        optional: no key tells whether it is there.
-        tensor: ``hf`` names the tensor itself: no ``.weight`` follows.
-        part: the last part of its GGUF name, where that is not ``weight``.
+        optional: whether the module may be missing, without a key that tells.
+        tensor: whether ``hf`` names the tensor itself, without ``.weight`` behind it.
+        part: the last part of its GGUF name, if that is not ``weight``.
         stack: ``enc.`` or ``dec.`` before the block's name in GGUF, for models that have both.
-        layers: how many blocks there are.
-        each: how many ``{expert}`` stands for, where that is not the experts.
+        layers: the config key with the number of blocks.
+        each: the number of tensors that ``{expert}`` stands for, if not the number of experts.
     """
 
     hf: str | tuple[str, ...]
@@ -73,22 +72,22 @@ class Rule:
 
     @property
     def exact(self) -> bool:
-        """Whether the way back gives the same bits whatever they were."""
+        """Whether the inverse ops always restore the same bits."""
         return all(op.exact for op in self.ops)
 
     def sources(self, layer: int | None, part: str, config: Config) -> tuple[str, ...]:
-        """The checkpoint's names: one a module, or one an expert."""
+        """The checkpoint's names: one for each module, or for each expert."""
         experts = range(self.each(config)) if "{expert}" in self.modules[0] else (None,)
         leaf = "" if self.tensor else f".{part}"
         return tuple(name.format(layer=layer, expert=expert) + leaf for name in self.modules for expert in experts)
 
     def targets(self, layer: int | None, part: str) -> tuple[str, ...]:
-        """GGUF's names: one a role."""
+        """GGUF's names: one for each role."""
         part = self.part if part == "weight" else part
         return tuple(tensor_name(role, layer, part, self.stack) for role in self.roles)
 
     def size(self, part: str, config: Config) -> tuple[int, ...]:
-        """The shape of that part in the checkpoint."""
+        """The shape of a part (weight or bias) in the checkpoint."""
         turned = any(isinstance(op, Transpose) for op in self.ops[:1])
         shape = self.shape if part == "weight" else self.shape[-1:] if turned else self.shape[:1]
         return tuple(dim(config) for dim in shape)
@@ -96,7 +95,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Slot:
-    """A rule at one layer: which tensors become which.
+    """A rule at one layer: which tensors of the checkpoint become which in GGUF.
 
     Args:
         part: ``weight`` or ``bias``.
@@ -120,15 +119,17 @@ class Slot:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of each source."""
+        """The shape of each source in the checkpoint."""
         return self.rule.size(self.part, self.config)
 
     def to_gguf(self, tensors: Tensors) -> Tensors:
+        """Apply the rule's ops to the sources."""
         for op in self.rule.ops:
             tensors = apply_op(op, tensors, self.config)
         return tensors
 
     def to_hf(self, tensors: Tensors) -> Tensors:
+        """Apply the inverse ops, from last to first, to the targets."""
         for op in reversed(self.rule.ops):
             tensors = op.inverse.apply(tensors, self.config)
         return tensors
@@ -139,12 +140,12 @@ class HFClass:
     """What differs between the model classes that share an architecture.
 
     Args:
-        model_type: ``config.json``'s, by which transformers picks the config class.
-        defaults: what transformers assumes for keys a config.json leaves out, as far as it matters here; under our
-            names. A size that we only infer (``head_dim``) is written back to classes that list it here.
-        names: its names of config keys -> ours (``n_embd`` -> ``hidden_size``).
-        text_of: the class whose checkpoints these are once vision and sound are left out; it is the one written back.
-        parts: keys that hold dicts of the text model's own; a key ``k`` in ``ffn_config`` counts as ``ffn_config.k``.
+        model_type: of config.json; transformers chooses the config class by it.
+        defaults: the values that transformers assumes for missing keys, as far as they matter here, under quantmill's
+            names. A size that is only inferred (``head_dim``) is written back to classes that list it here.
+        names: the class's names of config keys, and quantmill's for them (``n_embd``: ``hidden_size``).
+        text_of: for a class with vision or sound, the class of its text model, which is written back instead.
+        parts: keys that hold nested dicts of the text model; a key ``k`` in ``ffn_config`` is called ``ffn_config.k``.
     """
 
     model_type: str
@@ -156,23 +157,23 @@ class HFClass:
 
 @dataclass(frozen=True)
 class Arch:
-    """An architecture, as pure data.
+    """An architecture, as data.
 
     Args:
-        name: ours, unique.
-        classes: the model classes of config.json's ``architectures``; the first is written for files that name none.
-            ``Wrapper/type`` is that wrapper around a text model of that ``model_type``.
+        name: quantmill's name for it, unique.
+        classes: by their name in config.json's ``architectures``; the first is written for files that name none.
+            ``Wrapper/type`` stands for the class ``Wrapper`` around a text model with the ``model_type`` ``type``.
         config: config keys <-> ``{gguf}.*`` keys, in the order they are written.
         rules: the tensors, in the model's own order.
-        gguf_name: ``general.architecture`` where that is not ``name``; several of ours may share one of GGUF's.
-        fixed: config keys that are the same for every model of the architecture; a tuple lists values that mean the
-            same, the first is written.
-        needs: what llama.cpp takes for granted of other config keys, by the key that a message names.
-        implied: what a config may leave out (or set to null), and what it is then.
-        roots: beginnings of tensor names -> the ones the rules use, for checkpoints of other wrappers.
-        ignored: patterns (``*``) of tensor names that carry no weights of the text model.
-        beyond: what the names of layers begin with, where checkpoints have more of them than the model: layers that
-            predict further tokens are left out, as transformers does.
+        gguf_name: ``general.architecture``, if that is not ``name``; several architectures may share one of GGUF's.
+        fixed: config keys that have the same value in every model of the architecture; a tuple lists values of the same
+            meaning, of which the first is written.
+        needs: conditions that llama.cpp takes for granted, by the config key that a message names.
+        implied: config keys that may be missing or null, and their value then.
+        roots: beginnings of tensor names, and those that the rules use instead, for checkpoints of other wrappers.
+        ignored: patterns (``*``) of tensor names that are not weights of the text model.
+        beyond: what the names of layers begin with, if checkpoints have layers beyond the model's, which predict
+            further tokens; they are left out, as transformers does.
     """
 
     name: str
@@ -196,7 +197,7 @@ class Arch:
         """Every tensor that a model of this config may have, in the model's order.
 
         Raises:
-            FormatError: the config makes a size no number, or more tensors than any checkpoint has.
+            FormatError: a size of the config is not a number, or there would be more tensors than any checkpoint has.
         """
         for layers, run in groupby(self.rules, lambda rule: rule.layers if rule.per_layer else None):
             rules = tuple(run)
@@ -222,8 +223,8 @@ def _slots(rule: Rule, layer: int | None, config: Config) -> Iterator[Slot]:
 
 
 def named(slot: Slot, tensors: Tensors) -> Iterator[Tensor]:
-    """What ``slot.to_gguf`` gave, under GGUF's names."""
+    """Give the results of ``slot.to_gguf`` their GGUF names, roles and layer."""
     for tensor, name, role in zip(tensors, slot.targets, slot.rule.roles, strict=True):
-        # Ops move rows: an index in a message is then one of our tensor, and says so.
+        # Ops move rows: an index in a message then belongs to the GGUF tensor, so the source names it.
         source = f"{tensor.source}, as {name}" if slot.rule.ops else tensor.source
         yield replace(tensor, name=name, role=role, layer=slot.layer, source=source)

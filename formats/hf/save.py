@@ -1,4 +1,4 @@
-"""Model -> a Hugging Face checkpoint folder: every rule of the architecture, read backwards."""
+"""Write a Model as a Hugging Face checkpoint folder: the rules of its architecture applied backwards."""
 
 from __future__ import annotations
 
@@ -33,19 +33,32 @@ TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def write_hf(model: Model, folder: Path | GrowingFolder, *, dtype: str = "auto", max_shard_bytes: float = 5e9) -> None:
-    """Write config.json, generation_config.json, safetensors and the tokenizer's files.
+    """Write a Hugging Face checkpoint: config.json, generation_config.json, safetensors and the tokenizer's files.
 
     Args:
-        model: its tensors F32, F16 or BF16 (decode quantized ones first), from any GGUF of a known architecture.
-        folder: made if it is not there; ``resumable_folder`` gives one that appears whole or not at all.
-        dtype: ``F32``, ``F16``, ``BF16``: every tensor is rounded to it. ``auto``: each tensor in the checkpoint's
-            dtype where that loses nothing, else in its own. The checkpoint's is the one recorded when it was
-            converted, or that of most weights (llama.cpp keeps vectors in F32 whatever the checkpoint had).
-        max_shard_bytes: data bytes of one safetensors file.
+        model: of a supported architecture, its tensors F32, F16 or BF16; ``as_float`` decodes quantized ones.
+        folder: the checkpoint's folder, made if it does not exist. ``resumable_folder`` makes one that appears whole or
+            not at all.
+        dtype: ``F32``, ``F16`` or ``BF16`` to round every tensor to it; ``auto`` for the checkpoint's dtype where that
+            loses nothing, and else the tensor's own. The checkpoint's dtype is the one recorded when it was converted,
+            or that of most weights (llama.cpp keeps vectors in F32 whatever the checkpoint had).
+        max_shard_bytes: bytes of data in one safetensors file, at most.
 
     Raises:
-        UnknownArchitecture, UnmatchedTensor, FormatError: the model cannot be said in this form; before any writing.
-        WeightError: a weight is too large for the dtype asked for.
+        UnknownArchitecture: the architecture is not supported. Like the next two, found before anything is written.
+        UnmatchedTensor: a tensor is missing, or belongs to no rule of the architecture.
+        FormatError: a tensor is quantized, or the model cannot be expressed as a checkpoint.
+        WeightError: a weight is too large for the requested dtype.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import read_hf, write_hf
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     write_hf(tiny_llama(), Path(folder, "tiny"), dtype="BF16")
+        ...     {tensor.qtype.name for tensor in read_hf(Path(folder, "tiny"))}
+        {'BF16'}
     """
     arch, name = arch_of_model(model)
     complete, config = restore_config(arch, name, model)
@@ -85,7 +98,7 @@ def arch_of_model(model: Model) -> tuple[Arch, str]:
     archs = [arch for arch in ARCHS if arch.gguf == model.arch]
     if not archs:
         known = ", ".join(sorted({arch.gguf for arch in ARCHS}))
-        hint = f"known: {known}; a new one is a module in formats/hf/archs and a line in its __init__.py"
+        hint = f"known: {known}; see docs/adding-an-architecture.md"
         raise UnknownArchitecture(f"unknown architecture {model.arch!r}", path=model.path, hint=hint)
     name = model.get("quantmill.hf.class")
     for arch in archs:
@@ -97,7 +110,7 @@ def arch_of_model(model: Model) -> tuple[Arch, str]:
 
 
 def _unknown(arch: Arch, model: Model) -> tuple[int, int]:
-    """How many of the model's roles, and of its hyper-parameters, the architecture has no word for."""
+    """Count the model's roles and its hyper-parameters that the architecture does not know."""
     roles = {tensor.role for tensor in model.tensors} - set(rope.FACTOR_ROLES)
     keys = {key.removeprefix(f"{arch.gguf}.") for key in model.metadata if key.startswith(f"{arch.gguf}.")}
     known = {getattr(row, "gguf", None) for row in arch.config}
@@ -105,10 +118,10 @@ def _unknown(arch: Arch, model: Model) -> tuple[int, int]:
 
 
 def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The config: what keys and tensors tell, then what was recorded beside them.
+    """Restore the config from the metadata and tensors, and from what was recorded when it was converted.
 
     Returns:
-        under our names and complete, as rules and ops want it; and as the class writes it.
+        the completed config under quantmill's names, as rules and ops need it; and config.json as the class writes it.
     """
     cls = arch.classes[name]
     derived = derive(arch, cls, model.metadata, model.tensors, model.path)
@@ -166,7 +179,7 @@ def _restore_tensors(arch: Arch, model: Model, config: Mapping[str, Any]) -> lis
 
 
 def _restore(slot: Slot, made: Tensors, model: Model) -> Iterator[Tensor]:
-    """A slot's tensors of the checkpoint."""
+    """Restore the checkpoint's tensors of a slot."""
     recorded = _recorded(slot, made, model)
     for name, tensor in zip(slot.sources, slot.to_hf(made), strict=True):
         if tensor.shape != slot.shape:
@@ -176,7 +189,7 @@ def _restore(slot: Slot, made: Tensors, model: Model) -> Iterator[Tensor]:
 
 
 def _recorded(slot: Slot, made: Tensors, model: Model) -> dict[str, Tensor]:
-    """The originals that were recorded beside the tensors computed from them, unless these have been changed since."""
+    """The originals that were recorded with the tensors computed from them, unless these have been changed since."""
     found = {}
     for name in slot.sources if not slot.rule.exact else ():
         values = model.get(ORIGINAL + name)
@@ -198,7 +211,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _computed_names(arch: Arch, config: Mapping[str, Any]) -> set[str]:
-    """Tensors whose values were computed: their own type is the checkpoint's, however many bits the result has."""
+    """Names of tensors with computed values, which are rounded to the checkpoint's type even if that loses bits."""
     return {name for slot in arch.slots(config) if not slot.rule.exact for name in slot.sources}
 
 
@@ -215,7 +228,7 @@ def _common_dtype(model: Model) -> QType:
 
 
 def _own_dtypes(model: Model) -> dict[str, QType]:
-    """The recorded exceptions, by the checkpoint's names."""
+    """The recorded types that differ from the common one, by the checkpoint's names."""
     recorded = model.get("quantmill.hf.dtypes")
     lines = recorded if isinstance(recorded, tuple) else ()
     pairs = (line.split(" ", 1) for line in lines if isinstance(line, str))
@@ -229,7 +242,7 @@ def _float_type(name: str, path: Path) -> QType:
 
 
 def _cast_exactly(tensor: Tensor, qtype: QType) -> Tensor:
-    """The tensor in ``qtype`` if every weight survives it bit for bit, else as it is."""
+    """The tensor in ``qtype`` if that changes no weight, else as it is."""
     if tensor.qtype is qtype:
         return tensor
     for rows in chunks(tensor):
@@ -240,7 +253,7 @@ def _cast_exactly(tensor: Tensor, qtype: QType) -> Tensor:
 
 
 def _cast(tensor: Tensor, qtype: QType) -> Tensor:
-    """The tensor rounded to ``qtype`` as its rows are read."""
+    """The tensor rounded to ``qtype`` as its rows are read. A weight that becomes infinite is an error."""
     if tensor.qtype is qtype:
         return tensor
 

@@ -1,6 +1,7 @@
-"""Ops that compute. Their results are F32; the way back is rounded to the checkpoint's type.
+"""Operations that compute. Their results are F32; the way back is rounded to the checkpoint's type.
 
-Floats forget: 1 + w drops the low bits of a small w. Where the way back misses a bit, load.py records the original.
+Rounding loses bits: 1 + w drops the low bits of a small w. If the way back does not restore a value exactly,
+``load.py`` records the original.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Floats = NDArray[np.float32]
 
 
 class ValueOp(ABC):
-    """The base of ops on single values."""
+    """The base of ops that compute each value from one value."""
 
     exact = False
 
@@ -43,7 +44,7 @@ class ValueOp(ABC):
 
 @dataclass(frozen=True)
 class Add(ValueOp):
-    """A number added: Gemma's norms multiply with 1 + weight."""
+    """Add a number: Gemma's norms multiply by 1 + weight."""
 
     number: float
 
@@ -57,10 +58,11 @@ class Add(ValueOp):
 
 @dataclass(frozen=True)
 class Multiply(ValueOp):
-    """By a number, or by a config key's.
+    """Multiply by a number, or by that of a config key.
 
     Args:
-        undo: divide.
+        by: the number.
+        undo: divide instead.
     """
 
     by: float | Dim
@@ -77,7 +79,7 @@ class Multiply(ValueOp):
 
 @dataclass(frozen=True)
 class NegExp(ValueOp):
-    """-exp(x): the decay rates that Mamba stores as logarithms."""
+    """Compute -exp(x): Mamba stores its decay rates as logarithms."""
 
     @property
     def inverse(self) -> LogNeg:
@@ -91,7 +93,7 @@ class NegExp(ValueOp):
 
 @dataclass(frozen=True)
 class LogNeg(ValueOp):
-    """log(-x)."""
+    """Compute log(-x), the inverse of ``NegExp``."""
 
     @property
     def inverse(self) -> NegExp:

@@ -1,7 +1,7 @@
-"""Quantized checkpoints: GPTQ, AWQ, FP8, compressed-tensors and MXFP4, their layers as lazy tensors.
+"""Read quantized checkpoints: GPTQ, AWQ, FP8, compressed-tensors and MXFP4. Their layers become lazy tensors.
 
-A layer on an integer grid that GGML's blocks can say exactly becomes such a tensor (Q4_0, Q4_1, Q5_0, Q8_0, MXFP4);
-any other decodes to F32 as its rows are read.
+A layer on an integer grid that GGML's blocks hold exactly becomes a tensor of such blocks (Q4_0, Q4_1, Q5_0, Q8_0,
+MXFP4); any other decodes to F32 as its rows are read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PACKED_ENDINGS = (".qweight", ".weight_packed", ".weight_scale_inv", "_blocks")
 
 
 def float_dtype(raw: Config) -> str:
-    """The float dtype the checkpoint stands for (``F16``, ``BF16``, ``F32``), as config.json has it."""
+    """The float dtype that config.json gives the checkpoint: ``F16``, ``BF16`` or ``F32``."""
     name = str(raw.get("dtype") or raw.get("torch_dtype")).removeprefix("torch.")
     return {"float32": "F32", "bfloat16": "BF16"}.get(name, "F16")
 
@@ -45,23 +45,24 @@ def decode_packed(
     required: Collection[str] = (),
     say: Say | None = None,
 ) -> dict[str, Stored]:
-    """The checkpoint's tensors with every packed layer's parts replaced by its weight; a plain checkpoint as it is.
+    """Replace the parts of every packed layer by its weight. A checkpoint that is not quantized stays as it is.
 
     Args:
-        weights: what ``read_weights`` found.
+        weights: the checkpoint's tensors, from ``read_weights``.
         raw: config.json.
         folder: the checkpoint's.
-        required: names the architecture must have. AutoGPTQ gave every layer a bias: those not in here are left out
-            if they are all zero.
-        say: told in a line what was found, and what became of it; None to keep still.
+        required: names of tensors that the architecture needs. AutoGPTQ gave every layer a bias: biases that are not
+            required are left out if they are all zero.
+        say: called with a line about what was found and what it becomes.
 
     Returns:
-        tensors in the order of the first of their parts. Reads group indices and zeros; weights stay on disk.
+        the tensors, in the order of the first of their parts. Group indices and zeros are read, weights stay on disk.
 
     Raises:
-        FormatError: no or another quantization, a config that contradicts itself or the tensors, a part missing.
+        FormatError: the quantization is unknown or not described, the config contradicts itself or the tensors, or a
+            part is missing.
     """
-    say = say or _keep_still
+    say = say or _ignore
     config = find_config(raw, folder, say)
     path = folder / "config.json"
     if config is None:
@@ -95,14 +96,14 @@ def decode_packed(
 
 @dataclass(frozen=True)
 class Method:
-    """A way of packing.
+    """A quantization method, and how its layers are stored.
 
     Args:
-        keys: parts one of which every packed layer has.
-        parts: all the parts that belong to the layer's weight.
-        check: raises for configs that are not read.
-        read: the layer as a grid, or as a tensor.
-        extras: parts that are no part of the weight and are left out.
+        keys: names of parts; every packed layer has at least one of them.
+        parts: names of all parts of a layer's weight.
+        check: raises ``FormatError`` for a config that is not supported.
+        read: reads a layer as an integer grid, or as a tensor.
+        extras: names of parts that do not belong to the weight and are ignored.
         joint: what stands between the module's name and the part's.
     """
 
@@ -125,7 +126,7 @@ def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
     return fp8.tensor(module, fp8.block_size(config.get("weight_block_size")))
 
 
-def _keep_still(text: str) -> None:
+def _ignore(text: str) -> None:
     pass
 
 
@@ -175,10 +176,10 @@ def _unknown(config: Config, path: Path) -> FormatError:
 
 
 def find_config(raw: Config, folder: Path, say: Say) -> dict[str, Any] | None:
-    """The quantization's config, from config.json or the file beside it; None for a plain checkpoint.
+    """Find the quantization's config, in config.json or the file beside it; None if there is no quantization.
 
     Raises:
-        FormatError: no JSON object, or the two places disagree.
+        FormatError: it is not a JSON object, or the two places disagree.
     """
     inside = next((raw[key] for key in _KEYS if raw.get(key)), None)
     if inside is not None and not isinstance(inside, Mapping):
@@ -202,7 +203,7 @@ def find_config(raw: Config, folder: Path, say: Say) -> dict[str, Any] | None:
 
 
 def _modules(weights: Mapping[str, Stored], method: Method, panels: Panels) -> dict[str, Module]:
-    """The packed layers by name. Parts are in the order of the checkpoint."""
+    """The packed layers by name, their parts in the order of the checkpoint."""
     names = {
         stem
         for name in weights
@@ -229,7 +230,7 @@ def _read(module: Module, method: Method, config: Config, path: Path) -> tuple[T
 def _surplus(
     name: str, stored: Stored, modules: Mapping[str, Module], method: Method, required: Collection[str]
 ) -> bool:
-    """Whether a tensor is none of the model's: scales of activations, or a bias of zeros that no architecture wants."""
+    """Whether a tensor is left out: scales of activations, or a bias of zeros that the architecture does not need."""
     stem, _, part = name.rpartition(".")
     if part in method.extras:
         return True
@@ -244,5 +245,5 @@ def _summary(config: Config, outcome: Counter[str]) -> str:
     if "bits" in config:
         what += f", {config['bits']} bits"
     if "group_size" in config:
-        what += f", groups of {config['group_size']}" if config["group_size"] != -1 else ", a group a row"
+        what += f", groups of {config['group_size']}" if config["group_size"] != -1 else ", one group per row"
     return f"{what}: " + (", ".join(f"{n} weights read {how}" for how, n in outcome.items()) or "no packed weights")

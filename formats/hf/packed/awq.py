@@ -1,4 +1,4 @@
-"""AWQ: its bit layouts, and its layers as grids.
+"""AWQ: its bit layouts, and its layers as integer grids.
 
 gemm: eight 4-bit codes of neighbouring output columns in an int32, shuffled: nibble i of word w holds column
 8w + [0, 2, 4, 6, 1, 3, 5, 7][i]. gemv: rows of the weight, codes in their order. Zeros are stored as they are.
@@ -24,10 +24,10 @@ ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the column, of eight, that nibble i holds
 
 
 def pack(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """uint8 [rows, N] -> int32 [rows, N / 8], for ``qweight`` (rows K) and ``qzeros`` (rows K / group) alike.
+    """Pack 4-bit codes, uint8 [rows, N], to int32 [rows, N / 8], for ``qweight`` and ``qzeros``.
 
     Raises:
-        QuantmillError: N is no multiple of 8, a code is above 15.
+        QuantmillError: N is not a multiple of 8, or a code is above 15.
     """
     rows, width = codes.shape
     if width % 8:
@@ -42,7 +42,7 @@ def pack(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def unpack(words: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """The inverse of ``pack``: int32 [rows, N / 8] -> uint8 [rows, N]."""
+    """Undo ``pack``: int32 [rows, N / 8] to uint8 [rows, N]."""
     rows, width = words.shape
     unsigned = np.ascontiguousarray(words).view(np.uint32)
     codes = np.empty((rows, width, 8), np.uint8)
@@ -56,7 +56,7 @@ VERSIONS = ("gemm", "gemv")
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Raises ``FormatError`` for what is not read."""
+    """Raise ``FormatError`` for a config that is not supported."""
 
     def refuse(key: str, problem: str, hint: str | None = None) -> FormatError:
         return FormatError(problem, path=path, where=f"quantization_config.{key}", hint=hint)
@@ -75,7 +75,11 @@ def _version(config: Mapping[str, Any]) -> str:
 
 
 def grid(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid:
-    """A layer as a grid. Raises ``FormatError``: a part is missing, shapes that disagree."""
+    """Read a layer as an integer grid.
+
+    Raises:
+        FormatError: a part is missing, or shapes disagree.
+    """
     return (_gemm if _version(config) == "gemm" else _gemv)(module, int(config["group_size"]))
 
 
@@ -109,7 +113,7 @@ def _gemm(module: Module, group_size: int) -> IntegerGrid:
 
 
 def _columns(words: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Columns of words, transposed: int32 [words, K] -> the columns of codes, uint8 [8 * words, K]."""
+    """Unpack transposed columns of words, int32 [words, K], to columns of codes, uint8 [8 * words, K]."""
     n_words, rows = words.shape
     unsigned = words.view(np.uint32)
     codes = np.empty((n_words, 8, rows), np.uint8)

@@ -1,4 +1,4 @@
-"""Codes of a few bits as one contiguous little-endian stream along a row, which is how most layouts lay them."""
+"""Unpack codes of a few bits that are stored as one contiguous little-endian stream per row, as in most layouts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ...ir import Bytes
 
 
 def unpack_bits(raw: Bytes, bits: int, count: int) -> NDArray[np.uint8]:
-    """The first ``count`` codes of each row's stream.
+    """Unpack the first ``count`` codes of each row.
 
     Args:
         raw: uint8 [rows, n]; n * 8 >= count * bits.
         bits: 1 to 8.
-        count: codes wanted of a row.
+        count: codes to unpack from each row.
 
     Returns:
         uint8 [rows, count].

@@ -25,7 +25,7 @@ SCALES = ("weight_scale_inv", "weight_scale")
 
 @cache
 def table(dtype: str) -> NDArray[np.float32]:
-    """The value of each of the 256 codes. e4m3 is the "fn" kind: no infinities, NaN at 0x7F and 0xFF."""
+    """The value of each of the 256 codes: float32 [256]. e4m3 is the "fn" kind: no infinities, NaN at 0x7F and 0xFF."""
     codes = np.arange(256, dtype=np.uint8)
     if dtype == "F8_E5M2":
         return (codes.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
@@ -36,21 +36,22 @@ def table(dtype: str) -> NDArray[np.float32]:
 
 
 def block_size(value: Any) -> tuple[int, int] | None:
-    """Rows and columns of a block as a config names them; None for anything else."""
+    """Rows and columns of a block from a config's value; None if the value is not valid."""
     if isinstance(value, list) and len(value) == 2 and all(type(n) is int and 0 < n < 1 << 31 for n in value):
         return value[0], value[1]
     return None
 
 
 def tensor(module: Module, block: tuple[int, int] | None) -> Tensor:
-    """A layer's weight, decoded to F32 as its rows are read: code times scale, rounded once.
+    """Read a layer's weight, decoded to F32 as its rows are read: code times scale, rounded once.
 
     Args:
         module: with ``weight`` and one of ``SCALES``.
-        block: rows and columns of a block, where the config names them.
+        block: rows and columns of a block, if the config gives them.
 
     Raises:
-        FormatError: a part is missing, a scale's shape fits no scheme; when rows are read, a NaN among the scales.
+        FormatError: a part is missing, a scale is not finite, or the scales' shape fits no scheme; when rows are read:
+            a weight is NaN.
     """
     weight = module.matrix("weight", DTYPES)
     name = next((name for name in SCALES if module.has(name)), SCALES[1])
@@ -80,7 +81,7 @@ def tensor(module: Module, block: tuple[int, int] | None) -> Tensor:
 def _scale_rows(
     module: Module, name: str, values: NDArray[np.float32], shape: tuple[int, ...], block: tuple[int, int] | None
 ) -> Callable[[int, int], NDArray[np.float32]]:
-    """``scales(a, b)``: what rows a to b are multiplied by, float32 [b-a, 1 or width]."""
+    """Return ``scales(a, b)``, the factors of rows a to b: float32 [b-a, 1 or width]."""
     n_out, width = prod(shape[:-1]), shape[-1]
     stored = module.matrix(name, (*FLOAT_DTYPES, "F8_E8M0")).stored.shape
     if values.size == 1:

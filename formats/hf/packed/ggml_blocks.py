@@ -1,7 +1,7 @@
-"""Integer grids as GGML blocks, and blocks as floats again; gpt-oss' MXFP4 as GGML's.
+"""Encode integer grids as GGML blocks, and gpt-oss' MXFP4 as GGML's.
 
-A block of Q4_0, Q5_0 or Q8_0 is (code - 8, 16 or 0) * d, one of Q4_1 is code * d + m: where a group's scale is a half
-and its codes and zero fit, the block says the same weights, bit for bit.
+A block of Q4_0, Q5_0 or Q8_0 is (code - 8, 16 or 0) * d, one of Q4_1 is code * d + m. If a group's scale is a half and
+its codes and zero are in range, the block holds the same weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..packed_tensors import BLOCK, MXFP4, OFFSET, Q4_1, Q8_0
 
 
 def encode_steps(type: QType, steps: NDArray[np.int16], scales: NDArray[np.float32]) -> Bytes:
-    """Blocks of Q4_0, Q5_0 or Q8_0.
+    """Encode blocks of Q4_0, Q5_0 or Q8_0.
 
     Args:
         steps: int16 [rows, K], code minus zero, in the type's range.
@@ -37,7 +37,7 @@ def encode_steps(type: QType, steps: NDArray[np.int16], scales: NDArray[np.float
 
 
 def encode_q4_1(codes: NDArray[np.uint8], scales: NDArray[np.float32], mins: NDArray[np.float32]) -> Bytes:
-    """Blocks of Q4_1: codes [rows, K] below 16; scales and mins float32 [rows, K / 32], each a half."""
+    """Encode blocks of Q4_1, from codes [rows, K] below 16 and scales and mins float32 [rows, K / 32], each a half."""
     blocks = np.empty((len(codes), codes.shape[1] // BLOCK), Q4_1.block)
     blocks["d"], blocks["m"] = scales, mins
     _put_codes(blocks, codes.reshape(*blocks.shape, BLOCK))
@@ -53,7 +53,7 @@ def _put_codes(blocks: NDArray[Any], codes: NDArray[np.uint8]) -> None:
 
 
 def mxfp4_to_ggml(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Bytes:
-    """gpt-oss' MXFP4 as GGML's blocks: the same exponents and codes, the nibbles in another order.
+    """Convert gpt-oss' MXFP4 to GGML's blocks: the same exponents and codes, with the nibbles in another order.
 
     Args:
         blocks: uint8 [..., G, 16]; byte i holds value 2i in its low nibble and 2i + 1 in its high one.

@@ -1,4 +1,4 @@
-"""Integer grids, W = (code - zero) * scale by groups of columns: what GPTQ, AWQ and compressed-tensors all store."""
+"""Integer grids: W = (code - zero) * scale by groups of columns, as GPTQ, AWQ and compressed-tensors store weights."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class IntegerGrid:
     """A weight [out, in] on an integer grid.
 
     Args:
-        name: of the weight in the checkpoint, e.g. ``model.layers.0.mlp.up_proj.weight``.
-        source: file and tensor, for messages.
+        name: of the weight in the checkpoint, such as ``model.layers.0.mlp.up_proj.weight``.
+        source: the file and tensor, for messages.
         shape: (out, in).
-        bits: of a code.
+        bits: bits of a code.
         groups: int32 [in], the group of each column.
-        n_groups: how many.
-        codes: ``codes(a, b)`` gives uint8 [b-a, in].
-        zeros: ``zeros(a, b)`` gives int16 [b-a, n_groups].
-        scales: ``scales(a, b)`` gives float32 [b-a, n_groups].
-        half_scales: the file holds the scales as halves.
+        n_groups: the number of groups.
+        codes: ``codes(a, b)`` returns uint8 [b-a, in].
+        zeros: ``zeros(a, b)`` returns int16 [b-a, n_groups].
+        scales: ``scales(a, b)`` returns float32 [b-a, n_groups].
+        half_scales: whether the file stores the scales as halves.
     """
 
     name: str
@@ -47,15 +47,17 @@ class IntegerGrid:
     half_scales: bool
 
     def tensor(self) -> tuple[Tensor, str]:
-        """The weight as exact GGML blocks where there are such, else decoded to F32 as it is read; and why not."""
+        """The weight in a GGML type that holds it exactly, else decoded to F32 as it is read; and the reason if
+        decoded.
+        """
         type, reason = self.exact_type()
         read = self._floats if type is None else self._q4_1 if type is Q4_1 else self._steps_as(type)
         return Tensor(self.name, Role.OTHER, None, self.shape, type or F32, read, self.source), reason
 
     def exact_type(self) -> tuple[QType | None, str]:
-        """The smallest type whose blocks say exactly these weights; else None and the reason.
+        """The smallest type whose blocks hold exactly these weights, else None and the reason.
 
-        Reads zeros, and scales where they decide.
+        Reads the zeros, and the scales if they matter.
         """
         if self.block_groups is None:
             natural = (np.diff(self.groups) >= 0).all()
@@ -76,7 +78,7 @@ class IntegerGrid:
         return None, f"zeros that no block of {self.bits} bits holds"
 
     def _span(self) -> tuple[int, int]:
-        """The least and the greatest of code minus zero that the zeros allow."""
+        """The least and the greatest value of code minus zero that the zeros allow."""
         zeros = [(int(part.min()), int(part.max())) for part in (self.zeros(a, b) for a, b in self._chunks())]
         return -max(high for _, high in zeros), (1 << self.bits) - 1 - min(low for low, _ in zeros)
 
@@ -87,7 +89,7 @@ class IntegerGrid:
 
     @cached_property
     def block_groups(self) -> NDArray[np.int32] | None:
-        """The group of each block of 32 columns, or None where a block would span groups."""
+        """The group of each block of 32 columns; None if a block would span several groups."""
         if self.shape[1] % BLOCK:
             return None
         blocks = self.groups.reshape(-1, BLOCK)

@@ -1,4 +1,4 @@
-"""gpt-oss' MXFP4 experts, ``X_blocks`` and ``X_scales``, as GGML's MXFP4: exact, only nibbles change places."""
+"""gpt-oss' MXFP4 experts (``X_blocks`` and ``X_scales``) as GGML's MXFP4: exact, only nibbles are reordered."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .stored import Module
 
 
 def tensor(module: Module) -> TransposedTensor:
-    """The weight under the module's own name, [experts, in, out] as unpacked checkpoints hold it.
+    """Read experts under the module's own name, [experts, in, out] as unpacked checkpoints hold them.
 
-    Transposed, as the architecture's rule does it, it is [experts, out, in] in MXFP4: no weight is decoded.
+    The architecture's rule transposes them to [experts, out, in], which stays in MXFP4: no weight is decoded.
 
     Args:
         module: with ``blocks`` uint8 [experts, out, in / 32, 16] and ``scales`` uint8 [experts, out, in / 32].
 
     Raises:
-        FormatError: a part is missing, shapes that disagree.
+        FormatError: a part is missing, or shapes disagree.
     """
     blocks = module.matrix("blocks", ("U8",))
     shape = blocks.stored.shape

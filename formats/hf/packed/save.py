@@ -1,4 +1,4 @@
-"""A checkpoint again, some of its linears replaced by packed arrays: the folder that transformers loads."""
+"""Write a checkpoint with some of its linear layers replaced by packed arrays: a folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _OUR_OWN = ("config.json", "quantize_config.json", "quant_config.json")
 
 
 def check_unquantized(folder: Path) -> dict[str, Any]:
-    """config.json's content.
+    """Read config.json.
 
     Raises:
-        FormatError: the checkpoint is quantized already.
+        FormatError: the checkpoint is already quantized, or has no config.json.
     """
     config = read_json(folder / "config.json", required=True)
     method = config.get("quantization_config")
     if method is not None or (folder / "quantize_config.json").is_file() or (folder / "quant_config.json").is_file():
         kind = method.get("quant_method") if isinstance(method, dict) else None
-        problem = f"is quantized already{f', by {kind}' if kind else ''}"
+        problem = f"is already quantized{f', by {kind}' if kind else ''}"
         raise FormatError(problem, path=folder, hint="give the original checkpoint")
     return dict(config)
 
@@ -45,17 +45,20 @@ def write_packed(
     beside: str = "quantize_config.json",
     max_shard_bytes: float = 5e9,
 ) -> None:
-    """Write the checkpoint ``source`` with its quantized linears to ``folder``, which must exist.
+    """Write the checkpoint ``source`` with its quantized linear layers to ``folder``, which must exist.
 
     Args:
-        source: the original; its tensors that are not replaced are copied in their own types, and its tokenizer's and
-            generation files.
-        folder: where to.
-        arrays: safetensors files of what replaces it: all that stands before the last dot of their tensors' names
-            names a linear of the original, whose weight (and bias, if there is one among them) is left out.
-        quantization_config: goes into config.json, and into the file ``beside`` it.
-        beside: that file's name; some loaders read only it.
-        max_shard_bytes: data bytes of one safetensors file.
+        source: the original. Tensors that are not replaced are copied in their own types, as are the files of the
+            tokenizer and of generation.
+        folder: the folder to write to.
+        arrays: safetensors files of the packed arrays. The part of a name before its last dot is the name of a linear
+            layer of the original, whose weight (and bias, if the arrays have one) is left out.
+        quantization_config: written to config.json, and to the file ``beside`` it.
+        beside: the name of that file; some loaders read only it.
+        max_shard_bytes: bytes of data in one safetensors file, at most.
+
+    Raises:
+        FormatError: the original is already quantized, or damaged.
     """
     config = {**check_unquantized(source), "quantization_config": dict(quantization_config)}
     packed: dict[str, list[Tensor]] = {}
@@ -82,7 +85,7 @@ def write_packed(
 
 
 def _any_type(stored: StoredTensor) -> Tensor:
-    """As ``StoredTensor.tensor``, for packed integers too."""
+    """As ``StoredTensor.tensor``, but also for packed integers."""
     qtype = BY_NAME[stored.dtype]
 
     def rows(a: int, b: int) -> Bytes:

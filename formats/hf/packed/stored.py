@@ -21,8 +21,8 @@ from ...floats import bf16_to_f32
 from ..safetensors import DTYPE_BITS, StoredTensor
 from ..weights import Stored
 
-PANEL_BYTES = 4 << 20  # of a panel: pieces of a row long enough to read well, panels few enough to keep
-CACHE_BYTES = 48 << 20  # of all panels kept: a few for each of the tensors that several threads are in
+PANEL_BYTES = 4 << 20  # of a panel: long enough pieces of a row to read fast, and few enough panels to cache
+CACHE_BYTES = 48 << 20  # of all cached panels: a few for each of the tensors that several threads work on
 
 # How a dtype's bytes are seen; those without a numpy type of their own as integers of their size.
 _NUMPY = {
@@ -32,7 +32,7 @@ _NUMPY = {
 
 
 class Panels:
-    """The panels last read of a checkpoint, up to ``CACHE_BYTES``. Thread-safe."""
+    """A cache of the panels that were read last, up to ``CACHE_BYTES``. Thread-safe."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._kept: OrderedDict[tuple[str, int], NDArray[Any]] = OrderedDict()
@@ -41,7 +41,7 @@ class Panels:
         self._lock = threading.Lock()
 
     def get(self, matrix: Matrix, number: int) -> NDArray[Any]:
-        """The panel, [columns of it, rows of the matrix]. Read under the lock: twice the reading would be no faster."""
+        """Get a panel, [its columns, rows of the matrix]. It is read under the lock, so that no two threads read it."""
         key = (matrix.stored.name, number)
         with self._lock:
             if key in self._kept:
@@ -57,7 +57,7 @@ class Panels:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A stored tensor with at most two axes seen as [rows, width]; a vector is one row."""
+    """A stored tensor seen as a matrix [rows, width]; a vector is one row."""
 
     stored: StoredTensor
     panels: Panels = field(repr=False)
@@ -72,14 +72,14 @@ class Matrix:
         return f"{self.stored.path}: {self.stored.name}"
 
     def rows(self, a: int, b: int) -> NDArray[Any]:
-        """Rows a to b, in the file's dtype (16- and 8-bit floats that numpy lacks as integers)."""
+        """Read rows a to b in the file's dtype; 16- and 8-bit floats that numpy lacks are returned as integers."""
         return self.stored.rows(a, b).view(_NUMPY[self.stored.dtype])
 
     def all(self) -> NDArray[Any]:
         return self.rows(0, self.shape[0])
 
     def columns(self, a: int, b: int) -> NDArray[Any]:
-        """Columns a to b, transposed: [b-a, rows]."""
+        """Read columns a to b, transposed: [b-a, rows]."""
         step = self._panel_columns
         parts = []
         for number in range(a // step, -(-b // step)):
@@ -117,9 +117,9 @@ class Module:
     """The stored tensors of one linear layer, by the part of their names after the module's.
 
     Args:
-        name: the module's name, e.g. ``model.layers.0.mlp.up_proj``.
-        parts: e.g. ``qweight`` -> what is stored under it.
-        panels: where what is read of them is kept.
+        name: the module's name, such as ``model.layers.0.mlp.up_proj``.
+        parts: the stored tensors by their part, such as ``qweight``.
+        panels: the cache for what is read of them.
         joint: what stands between the module's name and a part's.
     """
 
@@ -132,7 +132,11 @@ class Module:
         return part in self.parts
 
     def matrix(self, part: str, dtypes: tuple[str, ...]) -> Matrix:
-        """A part that must be there, in one of these dtypes. Raises ``FormatError``."""
+        """Get a part that must exist, in one of these dtypes.
+
+        Raises:
+            FormatError: it is missing, of another dtype, or not in a safetensors file.
+        """
         found = self.parts.get(part)
         if found is None:
             there = next(iter(self.parts.values()))
@@ -149,7 +153,7 @@ class Module:
         return Matrix(found, self.panels)
 
     def sized(self, part: str, dtypes: tuple[str, ...], shape: tuple[int, ...], why: str) -> Matrix:
-        """A part that must also have this shape; ``why`` says what makes it so."""
+        """Get a part that must also have this shape; ``why`` names what the shape follows from."""
         matrix = self.matrix(part, dtypes)
         if matrix.stored.shape != shape:
             raise self.error(part, f"its shape is {list(matrix.stored.shape)}, {why} makes it {list(shape)}")
@@ -162,7 +166,7 @@ class Module:
 
 
 def float_rows(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Stored F16, BF16, F32 or F8_E8M0 values as float32."""
+    """Convert stored F16, BF16, F32 or F8_E8M0 values to float32."""
     if dtype == "BF16":
         return bf16_to_f32(raw)
     if dtype == "F8_E8M0":  # a power of two by its exponent; 255 is NaN

@@ -145,7 +145,7 @@ def test_unknown_architecture(folder: Path) -> None:
     edit_config(folder, architectures=["LlamaForCasualLM"])
     assert message(folder, UnknownArchitecture) == (
         f"{folder}/config.json: architectures: unknown model class 'LlamaForCasualLM' "
-        "(nearest known: LlamaForCausalLM; a new one is a module in formats/hf/archs and a line in its __init__.py)"
+        "(nearest known: LlamaForCausalLM; see docs/adding-an-architecture.md)"
     )
     edit_config(folder, architectures=None)
     assert message(folder, UnknownArchitecture) == f"{folder}/config.json: architectures: names no model class"

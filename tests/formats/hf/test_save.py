@@ -82,7 +82,7 @@ def test_refusals_come_before_any_writing(checkpoint: Make, tmp_path: Path) -> N
     where = model.path
     unknown = message(replace(model, arch="gptx"), out, UnknownArchitecture)
     assert unknown.startswith(f"{where}: unknown architecture 'gptx' (known: ")
-    assert unknown.endswith("; a new one is a module in formats/hf/archs and a line in its __init__.py)")
+    assert unknown.endswith("; see docs/adding-an-architecture.md)")
     assert " llama, " in unknown
     assert message(without(model, "llama.block_count"), out) == (
         f"{where}: llama.block_count: is missing (set it with gguf-set-metadata)"
