@@ -1,7 +1,7 @@
-"""JSON from strangers: what it will take in memory is bounded before it is parsed.
+"""Parse JSON of untrusted files: its memory is bounded before it is parsed.
 
-Three bytes of JSON (``[],``) become a list of 56 bytes and its place in another, so a header of 100 MB could ask for
-gigabytes. Counting brackets, commas and quotes costs next to nothing and bounds what Python will make of them.
+Three bytes of JSON (``[],``) become a list of 56 bytes and an item of another, so a header of 100 MB could take
+gigabytes. Counting brackets, commas and quotes is cheap and bounds the objects that Python makes of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .errors import FormatError
 
 ROOM = 64 << 20  # bytes of memory beyond the file's own size that a reader may take
 
-# What CPython 3.10 to 3.14 takes at most for each, with its place in what holds it (sys.getsizeof, tracemalloc).
+# Bytes that CPython 3.10 to 3.14 takes at most for each, its item in a container included (sys.getsizeof, tracemalloc).
 _COSTS = ((b"{", 240), (b"[", 96), (b",", 72), (b'"', 40))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -34,15 +34,23 @@ def parse_json(
 
     Args:
         raw: the text, in UTF-8.
-        room: bytes that it may take in memory.
-        where: its place in the file, for messages.
-        error: the kind of error raised.
+        path: the file, for messages.
+        room: bytes of memory that the parsed text may take.
+        where: the text's place in the file, for messages.
+        error: the class of the error raised.
+        object_pairs_hook: as for ``json.loads``.
 
     Raises:
-        FormatError: no JSON, not UTF-8, nested deeper than Python can follow, or of more pieces than ``room`` holds.
+        FormatError: the text is not JSON or not UTF-8, nested too deep, or would take more memory than ``room``.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from quantmill.formats.json_text import parse_json
+        >>> parse_json(b'{"a": [1]}', Path("config.json"), room=1000)
+        {'a': [1]}
     """
     if _cost(raw) > room:
-        problem = f"{len(raw)} bytes of JSON of more pieces than any checkpoint's: {room >> 20} MB cannot hold them"
+        problem = f"{len(raw)} bytes of JSON would take more than {room >> 20} MB of memory"
         raise error(problem, path=path, where=where, hint="the file is damaged, or made to exhaust memory")
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=object_pairs_hook)
@@ -63,8 +71,8 @@ def parse_json(
 
 
 def _cost(raw: bytes) -> int:
-    """Bytes that the parsed value, and the text while it is parsed, take at most."""
-    width = 1 if raw.isascii() else 4  # one wide character makes a whole str wide
+    """The most bytes that the parsed value takes, and the text while it is parsed."""
+    width = 1 if raw.isascii() else 4  # one wide character makes all characters of a str wide
     escaped = 4 if b"\\u" in raw else width
     again = 6 * len(raw) if _SURROGATE.search(raw) else 0
     return again + (1 + width + escaped) * len(raw) + sum(cost * raw.count(sign) for sign, cost in _COSTS)

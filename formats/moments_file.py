@@ -1,10 +1,10 @@
-"""Second moments in an importance matrix file: for each matrix S = sum_t x_t x_t^T over its inputs x_t.
+"""Second moments in an importance matrix file: S = sum_t x_t x_t^T over the inputs x_t of each matrix.
 
-S is kept as diagonal blocks of ``block_width`` columns, the last one perhaps narrower; float32, of each block the lower
-triangle, row by row. Matrices with the same inputs (q, k and v; gate and up) share one tensor, ``<holder>.moments``,
-named after one of them; stacked experts lie one after the other in it. Metadata says who shares with whom:
-``quantmill.moments.tensors`` and ``.inputs`` are parallel, every tensor that has moments and its holder. llama.cpp's
-loader takes the tensors that it knows by their suffix and passes over these.
+S is stored as diagonal blocks of ``block_width`` columns (the last one may be narrower) in float32: the lower triangle
+of each block, row by row. Matrices with the same inputs (q, k and v; gate and up) share one tensor,
+``<holder>.moments``, named after one of them; stacked experts follow each other in it. The metadata says which tensors
+share: ``quantmill.moments.tensors`` and ``.inputs`` are parallel, every tensor that has moments, and its holder.
+llama.cpp's loader reads the tensors whose suffix it knows, and ignores these.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def block_bounds(width: int, block_width: int) -> list[tuple[int, int]]:
 
 
 def packed_size(width: int, block_width: int) -> int:
-    """Numbers in a matrix's packed blocks."""
+    """The count of numbers in a matrix's packed blocks."""
     full, rest = divmod(width, block_width)
     return full * (block_width * (block_width + 1) // 2) + rest * (rest + 1) // 2
 
 
 def pack(block: NDArray[Any], out: Packed) -> None:
-    """The lower triangle of a symmetric [b, b], row by row, into float32 [b*(b+1)/2]."""
+    """Write the lower triangle of a symmetric matrix [b, b], row by row, to float32 [b * (b + 1) / 2]."""
     for i in range(len(block)):
         start = i * (i + 1) // 2
         out[start : start + i + 1] = block[i, : i + 1]
 
 
 def unpack(packed: Packed, width: int) -> NDArray[np.float64]:
-    """The symmetric float64 [width, width] again."""
+    """Undo ``pack``: the symmetric matrix, float64 [width, width]."""
     block = np.empty((width, width))
     for i in range(width):
         start = i * (i + 1) // 2
@@ -59,14 +59,14 @@ def unpack(packed: Packed, width: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments, loaded a matrix at a time. Thread-safe.
+    """Second moments of a file, loaded one matrix at a time. Thread-safe.
 
     Args:
         block_width: columns in a block.
-        inputs: tensor -> its holder, a tensor with the same inputs.
-        widths: columns, by holder.
+        inputs: each tensor's holder, a tensor with the same inputs.
+        widths: columns of each holder.
         counts: inputs seen by each matrix of a tensor, int64 [n_matrices].
-        load: ``load(holder, matrix)`` gives the sums packed, float32 [packed_size(width, block_width)].
+        load: ``load(holder, matrix)`` returns the packed sums, float32 [packed_size(width, block_width)].
         path: the file, for messages.
     """
 
@@ -79,18 +79,18 @@ class Moments:
 
     @property
     def holders(self) -> list[str]:
-        """Every distinct input, sorted."""
+        """The holders, sorted: one for each distinct input."""
         return sorted(set(self.inputs.values()))
 
     def holder(self, name: str) -> str | None:
-        """Under whose name a tensor's moments are kept; None where it has none."""
+        """The tensor under whose name a tensor's moments are stored; None if it has no moments."""
         return self.inputs.get(name)
 
     def width(self, name: str) -> int:
         """Columns of a tensor.
 
         Raises:
-            PlanError: it has no second moments; so do the others.
+            PlanError: it has no second moments. The methods below raise it, too.
         """
         return self.widths[self._holder(name)]
 
@@ -104,10 +104,10 @@ class Moments:
         return int(self.counts[name][matrix])
 
     def packed(self, name: str, matrix: int = 0) -> Packed:
-        """A matrix's sums, packed, blocks in the order of columns.
+        """Load the packed sums of a matrix, its blocks in the order of their columns.
 
         Raises:
-            FormatError: one of them is not finite.
+            FormatError: a sum is not finite.
         """
         packed = self.load(self._holder(name, matrix), matrix)
         if not np.isfinite(packed).all():
@@ -116,7 +116,7 @@ class Moments:
         return packed
 
     def blocks(self, name: str, matrix: int = 0) -> list[NDArray[np.float64]]:
-        """The means of x x^T, symmetric [b, b] by block of columns; zeros for an expert that saw no input."""
+        """Load the means of x x^T: a symmetric [b, b] for each block of columns; zeros for an expert without input."""
         packed = self.packed(name, matrix)
         count = max(1, self.count(name, matrix))
         found = []
@@ -128,7 +128,7 @@ class Moments:
         return found
 
     def metadata(self) -> Metadata:
-        """What the file says of them."""
+        """The metadata keys of second moments."""
         names = sorted(self.inputs)
         holders = tuple(self.inputs[name] for name in names)
         return {
@@ -138,12 +138,12 @@ class Moments:
         }
 
     def shape(self, holder: str) -> tuple[int, int]:
-        """[n_matrices, numbers in each], of a holder's tensor in the file."""
+        """The shape of a holder's tensor in the file: (matrices, numbers in each)."""
         return self.n_matrices(holder), packed_size(self.widths[holder], self.block_width)
 
     @property
     def nbytes(self) -> int:
-        """Of all tensors in the file."""
+        """Bytes of all these tensors in the file."""
         return sum(4 * math.prod(self.shape(holder)) for holder in self.holders)
 
     def _holder(self, name: str, matrix: int = 0) -> str:
@@ -157,14 +157,14 @@ class Moments:
 
 
 def read_moments(model: Model, sizes: Mapping[str, tuple[int, NDArray[np.int64]]]) -> Moments | None:
-    """The second moments of an importance matrix file; None where it has none.
+    """Read the second moments of an importance matrix file; None if it has none.
 
     Args:
         model: the file.
-        sizes: of its entries, by tensor: columns, and inputs seen by each matrix.
+        sizes: for each tensor of its entries, the columns and the inputs seen by each matrix.
 
     Raises:
-        FormatError: keys or tensors are missing, or do not fit each other.
+        FormatError: keys or tensors are missing, or contradict each other.
     """
     given = [key for key in (BLOCK_WIDTH, TENSORS, INPUTS) if key in model.metadata]
     if not given:
@@ -172,7 +172,7 @@ def read_moments(model: Model, sizes: Mapping[str, tuple[int, NDArray[np.int64]]
     fail = _Failure(model.path)
     missing = {BLOCK_WIDTH, TENSORS, INPUTS} - set(given)
     if missing:
-        raise fail(f"missing, though {given[0]} is there", min(missing))
+        raise fail(f"missing, though the file has {given[0]}", min(missing))
     block_width = model.metadata[BLOCK_WIDTH]
     if block_width.type is not ValueType.UINT32 or not block_width.data:
         raise fail(f"must be a uint32 above 0, is {block_width.data!r:.40}", BLOCK_WIDTH)
@@ -184,7 +184,7 @@ def read_moments(model: Model, sizes: Mapping[str, tuple[int, NDArray[np.int64]]
         if without is not None:
             raise fail(f"has second moments, but no sums for {without!r}", name)
         if inputs.get(holder) != holder or holder + SUFFIX not in stored:
-            raise fail(f"its second moments are said to be those of {holder!r}, which has none", name)
+            raise fail(f"shares the second moments of {holder!r}, which has none", name)
         width, counts = sizes[holder]
         if sizes[name][0] != width or sizes[name][1].size != counts.size:
             raise fail(f"shares the second moments of {holder!r}, but has other columns", name)
@@ -208,7 +208,7 @@ class _Failure:
 
 
 def _inputs(model: Model, fail: _Failure) -> dict[str, str]:
-    """Tensor -> holder."""
+    """Read each tensor's holder."""
     rows = []
     for key in (TENSORS, INPUTS):
         value = model.metadata[key]

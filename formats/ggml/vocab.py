@@ -1,6 +1,6 @@
-"""The vocabulary of a GGML file <-> ``Tokenizer``.
+"""Convert the vocabulary of a GGML file to a ``Tokenizer``, and back.
 
-A token is its raw bytes and a score, nothing more: spaces are spaces, not ``▁``. In a Llama's file, id 0 is ``" ⁇ "``
+A token is stored as its raw bytes and a score: spaces are spaces, not ``▁``. In a Llama's file, id 0 is ``" ⁇ "``
 (how SentencePiece writes the unknown token), 1 and 2 are empty (begin and end), 3 to 258 the single bytes.
 """
 
@@ -16,7 +16,7 @@ from ..gguf.wire import Cursor
 from ..ir import Tokenizer, TokenType, ValueType
 
 UNKNOWN = " ⁇ ".encode()
-ADDED_SCORE = -1000.0  # convert.py gave it to the tokens added beside tokenizer.model, and gives it still
+ADDED_SCORE = -1000.0  # what llama.cpp's converter gives to the tokens added beside tokenizer.model
 
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _FIRST_BYTE = 3  # where SentencePiece puts the 256 byte tokens of a Llama
@@ -29,7 +29,11 @@ Vocabulary = tuple[tuple[bytes, ...], tuple[float, ...]]  # each token's bytes a
 
 
 def read_vocabulary(cursor: Cursor, count: int) -> Vocabulary:
-    """``count`` tokens. Raises ``FormatError`` where the file ends within them."""
+    """Read ``count`` tokens.
+
+    Raises:
+        FormatError: the file is truncated or damaged.
+    """
     cursor.what = "the vocabulary"
     cursor.need(count * _MIN_TOKEN_BYTES)
     texts, scores = [], []
@@ -37,7 +41,7 @@ def read_vocabulary(cursor: Cursor, count: int) -> Vocabulary:
         cursor.what = f"token {i}"
         length = cursor.u32()
         if length > _MAX_TOKEN:
-            raise cursor.fail(f"a token of {length} bytes; {_MAX_TOKEN} is the most", hint="the file is damaged")
+            raise cursor.fail(f"a token of {length} bytes, more than {_MAX_TOKEN}", hint="the file is damaged")
         cursor.charge(_TOKEN_MEMORY + 6 * length)  # its bytes, and the text they become
         texts.append(cursor.take(length))
         scores.append(float(cursor.number(ValueType.FLOAT32)))
@@ -45,7 +49,7 @@ def read_vocabulary(cursor: Cursor, count: int) -> Vocabulary:
 
 
 def decode_vocabulary(vocabulary: Vocabulary) -> Tokenizer | None:
-    """The SentencePiece tokenizer, or None when the vocabulary is of another kind: the file has no merges to run it."""
+    """Decode a SentencePiece vocabulary. None if it is of another kind, which needs merges that the file lacks."""
     texts, scores = vocabulary
     n_fixed = _FIRST_BYTE + 256
     single = tuple(bytes([value]) for value in range(256))
@@ -75,13 +79,13 @@ def decode_vocabulary(vocabulary: Vocabulary) -> Tokenizer | None:
 
 
 def encode_vocabulary(tok: Tokenizer, n_vocab: int) -> bytes:
-    """The vocabulary's bytes in the file.
+    """Encode a vocabulary.
 
     Raises:
-        PlanError: a kind of tokenizer whose tokens have no bytes, or fewer or more tokens than rows of the embedding.
+        PlanError: the format cannot hold this kind of tokenizer, or there are not as many tokens as embedding rows.
     """
     if tok.model not in ("llama", "gpt2"):
-        raise PlanError(f"a {tok.model} tokenizer has no place in a GGML file", where="tokenizer.ggml.model")
+        raise PlanError(f"a GGML file cannot hold a {tok.model} tokenizer", where="tokenizer.ggml.model")
     if len(tok.tokens) != n_vocab:
         problem = f"{len(tok.tokens)} tokens for {n_vocab} rows of token_embd.weight"
         raise PlanError(problem, where="tokenizer.ggml.tokens")
@@ -113,7 +117,7 @@ def _token_bytes(tok: Tokenizer, text: str, kind: TokenType, score: float) -> by
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others from U+0100 on."""
+    """The bytes of GPT-2's characters: printable Latin-1 stands for itself, the others begin at U+0100."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [value for value in range(256) if value not in plain]
     return {chr(value): value for value in plain} | {chr(0x100 + i): value for i, value in enumerate(others)}

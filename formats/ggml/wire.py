@@ -1,4 +1,4 @@
-"""What a GGML file of mid 2023 (``ggjt``) is made of: magic, header, names, the types each version holds.
+"""The parts of a GGML file of mid 2023 (``ggjt``): magic, header, names, and the types of each version.
 
 Llama only, little-endian. Magic and version, seven numbers, the vocabulary, then the tensors to the end of the file,
 each a description followed by its data, aligned to 32 bytes of the file. Source: llama.cpp as of llama-cpp-python
@@ -17,8 +17,8 @@ import numpy as np
 from ..gguf.names import tensor_name
 from ..ir import Role
 
-MAGIC = b"tjgg"  # 0x67676a74 the little-endian way round
-# What else stood at the start of files then (llama.cpp and its forks), and what to give instead.
+MAGIC = b"tjgg"  # 0x67676a74, little-endian
+# Other magics of that time (llama.cpp and its forks): what the file is, and what to give instead.
 OTHER_MAGICS = {
     b"lmgg": ("a GGML file without version: early Llama's, or another architecture's", "the original checkpoint"),
     b"fmgg": ("a GGML file of early 2023 (ggmf)", "the original checkpoint"),
@@ -30,7 +30,7 @@ MAGICS = frozenset({MAGIC, *OTHER_MAGICS})
 ALIGNMENT = 32
 VERSION = 3
 
-# The types whose blocks are today's, per version of the file. Those of versions 1 and 2 changed later.
+# The types whose blocks are those of today, by version of the file; other blocks of versions 1 and 2 changed later.
 TYPES = {
     1: frozenset({"F32", "F16"}),
     3: frozenset(
@@ -38,7 +38,7 @@ TYPES = {
     ),
 }  # fmt: skip
 
-# The old client's own values for what the file cannot say (``llama_context_default_params``).
+# The old client's defaults for what the file does not store (``llama_context_default_params``).
 DEFAULT_EPS = 5e-6
 DEFAULT_ROPE_BASE = 10000.0
 
@@ -60,7 +60,7 @@ _NAME = re.compile(r"layers\.(\d{1,10})\.(.+)\.weight|(.+)\.weight", re.ASCII)
 
 @dataclass(frozen=True)
 class Hparams:
-    """The header's numbers, in file order, each a u32."""
+    """The numbers of the header in file order, each a uint32."""
 
     n_vocab: int
     n_embd: int
@@ -71,11 +71,12 @@ class Hparams:
     ftype: int  # numbered as ``general.file_type``
 
     def encode(self) -> bytes:
+        """The bytes of the header's numbers."""
         return struct.pack("<7I", *astuple(self))
 
 
 def least_n_ff(n_embd: int, n_layer: int, gqa: int) -> int:
-    """The width of the feed-forward layers before it is rounded up: two thirds of 4 n_embd.
+    """The width of the feed-forward layers before rounding up: two thirds of 4 n_embd.
 
     The client takes 80 layers with 8 query heads a key/value head for Llama 2 70B and multiplies by 1.3, in float32.
     """
@@ -84,12 +85,12 @@ def least_n_ff(n_embd: int, n_layer: int, gqa: int) -> int:
 
 
 def n_ff(hparams: Hparams, gqa: int) -> int:
-    """The width of the feed-forward layers, which the header tells in its own way."""
+    """The width of the feed-forward layers, which the header stores as the multiple that it is rounded up to."""
     return -(-least_n_ff(hparams.n_embd, hparams.n_layer, gqa) // hparams.n_mult) * hparams.n_mult
 
 
 def gguf_name(name: str) -> tuple[str, Role, int | None] | None:
-    """The GGUF name, role and layer of a tensor by its name here; None for one that no Llama has."""
+    """The GGUF name, role and layer of a tensor, by its name in GGML; None for one that a Llama does not have."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -99,7 +100,7 @@ def gguf_name(name: str) -> tuple[str, Role, int | None] | None:
 
 
 def ggml_name(role: Role, layer: int | None) -> str | None:
-    """The way back; None where the format has no such tensor."""
+    """The name of a tensor in GGML, by its role and layer; None if the format has no such tensor."""
     base = _BASE_OF.get(role)
     if base is None:
         return None
@@ -107,7 +108,7 @@ def ggml_name(role: Role, layer: int | None) -> str | None:
 
 
 def shapes(n_vocab: int, n_embd: int, n_layer: int, n_ff: int, n_kv: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor a file must hold, by its GGUF name, with its shape in numpy order.
+    """Every tensor that a file must hold: its GGUF name and its shape in numpy order.
 
     Args:
         n_kv: rows of the key and value projections.

@@ -1,7 +1,7 @@
-"""Writing GGML files of mid 2023: ggjt version 3, a Llama's tensors in any of its types.
+"""Write GGML files of mid 2023: ggjt version 3, a Llama in any of its types.
 
-The format says less than a Model does. What it cannot say and a client cannot be told (a head's own width, biases,
-experts, rope factors) is refused; what a client can be told, ``client_options`` lists.
+The format holds less than a Model. What neither the file nor a client's options can express (a head's own width,
+biases, experts, rope factors) is refused; ``client_options`` lists what a client must be given.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EMBEDDING, _OUTPUT = tensor_name(Role.TOKEN_EMBD), tensor_name(Role.OUTPUT)
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the metadata says of the model, as far as the format or its client cares."""
+    """The numbers of the metadata that the format, or its clients, need."""
 
     n_embd: int
     n_head: int
@@ -48,7 +48,7 @@ class _Facts:
 
 
 def untied(model: Model) -> Model:
-    """The model with an output matrix of its own, as every GGML file has: if it had none, a copy of the embeddings."""
+    """Add the output matrix that every GGML file has: a copy of the embeddings, if the model has none of its own."""
     names = {tensor.name: tensor for tensor in model.tensors}
     if _OUTPUT in names or _EMBEDDING not in names:
         return model
@@ -57,14 +57,14 @@ def untied(model: Model) -> Model:
 
 
 def layout(metadata: Metadata, infos: Iterable[TensorInfo]) -> Layout:
-    """The file's descriptions and every tensor's place. Pure.
+    """Compute the bytes of the header and descriptions, and the offset of every tensor.
 
     Args:
         metadata: of a Llama, with its tokenizer.
         infos: tensors in file order, the output matrix among them (see ``untied``).
 
     Raises:
-        PlanError: what a GGML file or its clients cannot hold.
+        PlanError: a GGML file, or its clients, cannot hold the model.
     """
     tensors = tuple(infos)
     facts = _facts(metadata)
@@ -73,7 +73,7 @@ def layout(metadata: Metadata, infos: Iterable[TensorInfo]) -> Layout:
     tokenizer = tokenizer_from_metadata(metadata)
     if tokenizer is None:
         raise PlanError("a GGML file needs a vocabulary, and the model has none", where="tokenizer.ggml.model")
-    # n_ff is a multiple of itself, so as n_mult it says itself, provided that it is no smaller than the client's least.
+    # As n_mult, n_ff gives itself, since it is a multiple of itself and no smaller than the client's least.
     hparams = Hparams(n_vocab, facts.n_embd, facts.n_ff, facts.n_head, facts.n_layer, facts.n_rot, facts.ftype)
     start = MAGIC + struct.pack("<I", VERSION) + hparams.encode() + encode_vocabulary(tokenizer, n_vocab)
     end = 0
@@ -131,7 +131,7 @@ def write_ggml(
 
 
 def client_options(metadata: Metadata) -> str:
-    """What a client must be told because the file does not say it, in llama-cpp-python 0.1.78's words."""
+    """The options that a client needs because the file does not store them, as in llama-cpp-python 0.1.78."""
     facts = _facts(metadata)
     options: dict[str, Any] = {"n_gqa": facts.gqa} if facts.gqa > 1 else {}
     options["rms_norm_eps"] = _get(metadata, "attention.layer_norm_rms_epsilon", wire.DEFAULT_EPS)
@@ -142,7 +142,7 @@ def client_options(metadata: Metadata) -> str:
 
 
 def vocabulary_warning(metadata: Metadata) -> str | None:
-    """What a client cannot do with the vocabulary, if anything."""
+    """Say what a client cannot do with the vocabulary; None if it can do everything."""
     model = metadata.get("tokenizer.ggml.model")
     if model is None or model.data != "gpt2":
         return None
@@ -197,14 +197,14 @@ def _number(metadata: Metadata, suffix: str, default: int | None = None) -> int:
 
 
 def _file_type(metadata: Metadata) -> int:
-    """The level's number, the same in both formats. Clients only print that of version 3."""
+    """The number of the level, which is the same in both formats. Clients only print it for version 3."""
     value = metadata.get(GENERAL_FILE_TYPE)
     number = FILE_TYPES["F16"] if value is None else int(value.data)
     return number if number <= FILE_TYPES["Q6_K"] else FILE_TYPES["F16"]
 
 
 def _names(tensors: tuple[TensorInfo, ...], facts: _Facts, n_vocab: int) -> list[str]:
-    """Each tensor's name in the file, once all are known to be what a client expects."""
+    """Each tensor's name in the file, after a check that all tensors are as a client expects them."""
     found = {}
     for info in tensors:
         role, layer = parse_name(info.name)

@@ -1,4 +1,4 @@
-"""The header of a GGUF file, versions 2 and 3, either byte order: parsed with nothing believed unchecked."""
+"""Parse the header of a GGUF file, version 2 or 3, in either byte order. Nothing in it is used unchecked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..storage.source import SourceFile
 from .keys import GENERAL_ALIGNMENT
 from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, Cursor
 
-# Types that files of 2023 and 2024 hold and llama.cpp dropped (ggml.h); what to do instead.
+# Types of files of 2023 and 2024 that llama.cpp has removed (ggml.h).
 _REMOVED_TYPES = {
     4: "Q4_2",
     5: "Q4_3",
@@ -29,13 +29,13 @@ _MAX_DIMS = 4  # GGML_MAX_DIMS
 _MAX_BYTES = 2**63 - 1  # ggml, NumPy and files count in an int64
 _MAX_ALIGNMENT = 1 << 20  # a power of two far above any in use (32, 64, 4096); larger ones are damage
 
-# The least an entry can take, so that a count is checked before a loop: a key of one byte, its type and a one-byte
-# value; a tensor of one-byte name, no axes, type and offset.
+# The least bytes of an entry, to check a count before a loop: a key of one byte, its type and a one-byte value; a
+# tensor with a name of one byte and no axes, its type and its offset.
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES = 8 + 4 + 4 + 8
 
-# What each takes in memory besides its texts and arrays, in bytes, at most (tracemalloc): a key, its Value and span; a
-# tensor, its description and its reader.
+# The most bytes of memory that each takes besides its texts and arrays (tracemalloc): a key with its Value and span; a
+# tensor with its description and reader.
 _KEY_MEMORY = 768
 _TENSOR_MEMORY = 2048
 
@@ -161,7 +161,7 @@ def _check_magic(cursor: Cursor) -> None:
 def _read_version(cursor: Cursor) -> int:
     cursor.what = "the version"
     version = cursor.u32()
-    if version and not version & 0xFFFF:  # a small number the wrong way round
+    if version and not version & 0xFFFF:  # a small number with its bytes swapped
         cursor.byteorder = "big"
         version = int.from_bytes(version.to_bytes(4, "little"), "big")
     if version == 1:
@@ -206,7 +206,7 @@ def _read_alignment(cursor: Cursor, metadata: dict[str, Value]) -> int:
 
 
 def _read_info(cursor: Cursor, i: int) -> tuple[str, tuple[int, ...], QType, int, int]:
-    """A tensor's name, shape, type, offset in the data section and size in bytes."""
+    """Read a tensor's name, shape, type, offset in the data section and size in bytes."""
     cursor.what = f"tensor {i + 1}"
     cursor.charge(_TENSOR_MEMORY)
     name = cursor.name()
@@ -234,12 +234,12 @@ def _read_info(cursor: Cursor, i: int) -> tuple[str, tuple[int, ...], QType, int
 
 
 def _nbytes(shape: tuple[int, ...], kind: QType) -> int:
-    """Bytes of a tensor; of an empty one, those it would have if its axes of no length had one: NumPy counts alike."""
+    """Bytes of a tensor. Axes of length 0 count as 1 here, as in NumPy's check of array sizes."""
     return prod(max(dim, 1) for dim in shape) * kind.block_bytes // kind.block_size
 
 
 def _check_tensors(header: GGUFHeader) -> None:
-    """Each tensor in the file, aligned, under its own name, on its own bytes."""
+    """Check that each tensor is in the file, aligned, has its own name, and overlaps no other."""
     names: set[str] = set()
     for entry in header.tensors:
         if entry.name in names:

@@ -1,4 +1,4 @@
-"""The well-known metadata keys, their types, and the short forms people type.
+"""The well-known metadata keys, their types, and the short forms that people type.
 
 Names and types are those of gguf-py's ``Keys`` and ``GGUFWriter`` (gguf 0.19), which the converters use; ids of
 ``general.file_type`` are ``llama_ftype`` in llama.h.
@@ -21,7 +21,7 @@ GENERAL_FILE_TYPE = "general.file_type"
 GENERAL_QUANTIZATION_VERSION = "general.quantization_version"
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION, ggml.h
 
-# Level -> general.file_type. 4-6 and 33-35 named formats that are gone.
+# Level -> general.file_type. 4-6 and 33-35 were formats that have been removed.
 FILE_TYPES = {
     "F32": 0,
     "F16": 1,
@@ -62,7 +62,7 @@ FILE_TYPES = {
 }
 LEVEL_OF_FILE_TYPE = {number: level for level, number in FILE_TYPES.items()}
 
-# Key -> type. "[]" after a type is an array of it; a scalar row may also be given one value a layer.
+# The keys of each type. "[]" marks arrays; a key of another type may also be an array with a value for each layer.
 _KEYS = {
     "general.": {
         "STRING": "type architecture name author version organization finetune basename description quantized_by "
@@ -134,7 +134,16 @@ KeyType = tuple[ValueType, ValueType | None]  # the type, and for arrays the typ
 
 
 def parse_type(text: str) -> KeyType:
-    """``"uint32"`` or ``"uint32[]"``, in any case, as a type; GGUF's short names (u32, f32, str) work too."""
+    """Parse a type such as ``uint32`` or ``uint32[]``, in upper or lower case; short names (u32, f32, str) work, too.
+
+    Raises:
+        QuantmillError: there is no such type.
+
+    Example:
+        >>> from quantmill.formats.gguf.keys import parse_type
+        >>> parse_type("u32[]")
+        (<ValueType.ARRAY: 9>, <ValueType.UINT32: 4>)
+    """
     name = text.upper().removesuffix("[]")
     name = _SHORT_TYPES.get(name, name)
     if name not in ValueType.__members__ or name == "ARRAY":
@@ -158,12 +167,12 @@ KEY_TYPES: dict[str, KeyType] = {
 
 
 def type_name(type: ValueType, item: ValueType | None = None) -> str:
-    """How messages write a type: ``uint32``, ``string[]``."""
+    """The name of a type in messages: ``uint32``, ``string[]``."""
     return f"{item.name.lower()}[]" if type is ValueType.ARRAY and item is not None else type.name.lower()
 
 
 def key_type(key: str) -> KeyType | None:
-    """The type of a well-known key: a full one (``llama.context_length``) or the part after the architecture."""
+    """The type of a well-known key, given in full (``llama.context_length``) or without the architecture; else None."""
     for known in (key, ARCH + key, ARCH + key.partition(".")[2]):
         if known in KEY_TYPES:
             return KEY_TYPES[known]
@@ -175,15 +184,20 @@ def key_type(key: str) -> KeyType | None:
 
 
 def typed(key: str, data: Any) -> Value:
-    """A metadata value with the type its key has in llama.cpp's converters.
+    """Make a metadata value of the type that llama.cpp's converters give its key.
 
     Args:
-        key: a full key or the part after ``{arch}.``.
-        data: a bool, number, str, bytes, or a sequence of them. A sequence given for a scalar key (``head_count`` with
-            one value a layer) takes the type gguf-py infers: INT32, FLOAT32, BOOL or STRING. So does an unknown key.
+        key: a full key, or the part after ``{arch}.``.
+        data: a bool, number, str, bytes, or a sequence of them. For an unknown key, and for a sequence given for a key
+            of one value (``head_count`` with a value for each layer), the type is inferred as gguf-py infers it.
 
     Raises:
-        QuantmillError: the value does not fit the type, or nothing can be inferred.
+        QuantmillError: the value does not fit the type, or no type can be inferred.
+
+    Example:
+        >>> from quantmill.formats.gguf.keys import typed
+        >>> typed("llama.context_length", 4096)
+        Value(type=<ValueType.UINT32: 4>, data=4096, item=None)
     """
     row = key_type(key)
     sequence = isinstance(data, (list, tuple, np.ndarray, bytes))
@@ -193,7 +207,7 @@ def typed(key: str, data: Any) -> Value:
 
 
 def make_value(type: KeyType, data: Any, where: str) -> Value:
-    """Data as a checked ``Value`` of a type; ``where`` names it in errors."""
+    """Check data and make it a ``Value`` of a type; ``where`` names it in errors."""
     kind, item = type
     if kind is not ValueType.ARRAY:
         return Value(kind, _scalar(kind, data, where))
@@ -246,7 +260,7 @@ def _scalar(type: ValueType, data: Any, where: str) -> bool | int | float | str:
 
 
 def _infer(key: str, data: Any) -> ValueType:
-    """As gguf-py's ``GGUFValueType.get_type``."""
+    """Infer a type as gguf-py's ``GGUFValueType.get_type`` does."""
     first = data
     if isinstance(data, bytes):
         return ValueType.UINT8
@@ -265,7 +279,7 @@ def _infer(key: str, data: Any) -> ValueType:
     raise QuantmillError(f"no metadata type fits {first!r}", where=key)
 
 
-# HF's words for what GGUF spells otherwise (its "seperator" included).
+# Hugging Face's names for keys that GGUF names otherwise ("seperator" is how GGUF spells it).
 _ALIASES = {
     "unk_token_id": "tokenizer.ggml.unknown_token_id",
     "sep_token_id": "tokenizer.ggml.seperator_token_id",
@@ -280,9 +294,17 @@ _NAMESPACES = ("general.", "tokenizer.ggml.", "tokenizer.", ARCH, ARCH + "attent
 
 
 def expand_key(short: str, arch: str, present: Container[str] = ()) -> str:
-    """The full key for a short form: ``eos_token_id`` -> ``tokenizer.ggml.eos_token_id``.
+    """Expand a short form to the full key: ``eos_token_id`` to ``tokenizer.ggml.eos_token_id``.
 
-    A key that is ``present`` in the file wins, then a well-known one; anything else is taken as it is.
+    Args:
+        short: a full key, or a short form.
+        arch: the file's architecture.
+        present: the file's keys. One of them is preferred, then a well-known key; anything else is returned as it is.
+
+    Example:
+        >>> from quantmill.formats.gguf.keys import expand_key
+        >>> expand_key("context_length", "llama")
+        'llama.context_length'
     """
     candidates = [short, *(ns + short for ns in _NAMESPACES)]
     if short in _ALIASES:
@@ -298,7 +320,7 @@ def expand_key(short: str, arch: str, present: Container[str] = ()) -> str:
 
 
 def nearest_keys(key: str, present: Sequence[str]) -> list[str]:
-    """Up to three keys of the file that look like ``key``, by the whole and by the last word."""
+    """Up to three keys of the file that are similar to ``key``, as a whole or in their last word."""
     tails = {name.rpartition(".")[2]: name for name in present}
     near = get_close_matches(key, present, n=3, cutoff=0.6)
     near += [tails[tail] for tail in get_close_matches(key.rpartition(".")[2], tails, n=3, cutoff=0.7)]

@@ -1,4 +1,4 @@
-"""Tensor names of GGUF <-> roles: one table, both ways.
+"""Map the tensor names of GGUF to roles and back, with one table.
 
 A name is ``[enc.|dec.]blk.LAYER.BASE.PART`` inside the blocks and ``BASE.PART`` outside; the base name is the role's
 value. Source: ``LLM_TENSOR_NAMES`` in llama.cpp's llama-arch.cpp.
@@ -38,32 +38,45 @@ _BLOCK_ROLES: dict[str, Role] = {
 }
 _OUTER_ROLES: dict[str, Role] = {role.value: role for role in GLOBAL_ROLES}
 
-# Ten digits are more layers than any file can hold, and keep int() from work on a hostile name.
+# Ten digits are more layers than any file can hold, and bound the work of int() on a hostile name.
 _BLOCK_NAME = re.compile(r"(?:enc\.|dec\.)?blk\.(\d{1,10})\.(.+)", re.DOTALL | re.ASCII)
 _STACK_PREFIX = re.compile(r"(?:enc\.|dec\.)")
 _PART = re.compile(r"\.(?:weight|bias|scale|input_scale)\Z")
-_EXPERT = re.compile(r"\.\d+\Z", re.ASCII)  # Mixtral files of late 2023 hold one tensor an expert: ffn_gate.3.weight
+_EXPERT = re.compile(
+    r"\.\d+\Z", re.ASCII
+)  # Mixtral files of late 2023 hold a tensor for each expert: ffn_gate.3.weight
 
 
 def tensor_name(role: Role, layer: int | None = None, part: str = "weight", stack: str = "") -> str:
-    """The GGUF name of a tensor, e.g. ``tensor_name(Role.ATTN_Q, 3) == "blk.3.attn_q.weight"``.
+    """The GGUF name of a tensor.
 
     Args:
         role: any but ``OTHER``.
-        layer: the block's number; None exactly when the role stands outside the blocks.
-        part: ``weight``, ``bias``..., or ``""`` for the few names that have no part (``blk.0.ssm_a``).
+        layer: the block's number, or None for a role outside the blocks.
+        part: ``weight``, ``bias``..., or ``""`` for the few names without a part (``blk.0.ssm_a``).
         stack: ``enc.`` or ``dec.`` in models that have both.
+
+    Example:
+        >>> from quantmill.formats.gguf.names import tensor_name
+        >>> from quantmill.formats.ir import Role
+        >>> tensor_name(Role.ATTN_Q, 3)
+        'blk.3.attn_q.weight'
     """
-    assert role is not Role.OTHER, "a tensor without a role has no name of ours"
+    assert role is not Role.OTHER, "OTHER has no name"
     assert (layer is None) == (role in GLOBAL_ROLES), (role, layer)
     base = stack + (role.value if layer is None else f"blk.{layer}.{role.value}")
     return f"{base}.{part}" if part else base
 
 
 def parse_name(name: str) -> tuple[Role, int | None]:
-    """The role and layer of a GGUF tensor name; ``OTHER`` for an unknown one, with the layer of its ``blk.N.``.
+    """The role and layer of a GGUF tensor name; ``OTHER`` for an unknown name, with the layer of its ``blk.N.``.
 
-    Many to one: T5's encoder and decoder blocks and the experts of early Mixtral files share the plain roles.
+    Several names have the same role: T5's encoder and decoder blocks, and the experts of early Mixtral files.
+
+    Example:
+        >>> from quantmill.formats.gguf.names import parse_name
+        >>> parse_name("blk.3.attn_q.weight")
+        (<Role.ATTN_Q: 'attn_q'>, 3)
     """
     match = _BLOCK_NAME.fullmatch(name)
     if match is None:

@@ -1,4 +1,4 @@
-"""Models in several GGUF files: their names, and finding and checking the files that belong together.
+"""Split models: the names of their files, and how the files that belong together are found and checked.
 
 Source: ``llama_split_path`` and ``llama_split_prefix`` (llama.cpp), the loading of splits in llama-model-loader.cpp,
 and tools/gguf-split.
@@ -24,18 +24,24 @@ _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL | re.ASCII)
 
 
 def shard_path(prefix: str | Path, index: int, count: int) -> Path:
-    """``shard_path("m", 0, 3)`` is ``m-00001-of-00003.gguf``."""
+    """The name of a shard, as llama.cpp wants it.
+
+    Example:
+        >>> from quantmill.formats.gguf.shards import shard_path
+        >>> shard_path("model", 0, 3).name
+        'model-00001-of-00003.gguf'
+    """
     return Path(f"{prefix}-{index + 1:05d}-of-{count:05d}.gguf")
 
 
 def shard_prefix(path: Path) -> str:
-    """The name without what tells a shard from its siblings, or without ``.gguf``."""
+    """The file name without the shard's number and count, or without ``.gguf`` if it has none."""
     match = _NAME.fullmatch(path.name)
     return match[1] if match else path.name.removesuffix(".gguf")
 
 
 def set_size(path: Path) -> int:
-    """The bytes of the files there are of the set that a file's name puts it in; 0 for a name of no set."""
+    """The bytes of all existing files of the set that a file belongs to by its name; 0 if the name is not a shard's."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         return 0
@@ -44,21 +50,21 @@ def set_size(path: Path) -> int:
 
 
 def split_count(metadata: Metadata) -> int:
-    """How many files the model is in; 1 for a whole one."""
+    """The number of files of the model; 1 if it is not split."""
     value = metadata.get(SPLIT_COUNT)
     return max(1, value.data) if value is not None and isinstance(value.data, int) else 1
 
 
 def without_split(metadata: Metadata) -> dict[str, Value]:
-    """The model's own keys, in order: those that speak of shards are left out."""
+    """The keys of the model, in order, without those of shards."""
     return {key: value for key, value in metadata.items() if not key.startswith("split.") and key != FRAME}
 
 
 def with_split(metadata: Metadata, index: int, count: int, n_tensors: int, *, count_last: bool) -> dict[str, Value]:
-    """A shard's keys: its own, then what tells its place.
+    """The keys of a shard: its own, then those of its place in the set.
 
     Args:
-        count_last: the order of tools/gguf-split, which sets the count when it is known; llama-quantize knows it.
+        count_last: the order of tools/gguf-split, which sets the count last; llama-quantize sets it in second place.
     """
     keys = {
         SPLIT_NO: Value(ValueType.UINT16, index),
@@ -71,10 +77,10 @@ def with_split(metadata: Metadata, index: int, count: int, n_tensors: int, *, co
 
 
 def sibling_paths(header: GGUFHeader) -> tuple[Path, ...]:
-    """The files of the set that ``header``'s file is one of, in order.
+    """Find the files of the set that a file belongs to, in order.
 
     Raises:
-        FormatError: its name and its keys disagree, or a file is missing.
+        FormatError: the file's name and its keys disagree, or a file is missing.
     """
     path, count = header.path, split_count(header.metadata)
     index = _index(header)
@@ -99,7 +105,11 @@ def sibling_paths(header: GGUFHeader) -> tuple[Path, ...]:
 
 
 def check_set(headers: Sequence[GGUFHeader]) -> None:
-    """Raise ``FormatError`` unless the files, in order, are one model's."""
+    """Check that files, in this order, are the shards of one model.
+
+    Raises:
+        FormatError: they are not.
+    """
     for i, header in enumerate(headers):
         if split_count(header.metadata) != len(headers) or _index(header) != i:
             raise FormatError(

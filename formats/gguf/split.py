@@ -1,12 +1,12 @@
-"""Splitting a GGUF file into shards and merging them again.
+"""Split a GGUF file into shards, and merge them again.
 
 The shards are those of tools/gguf-split of llama.cpp: the same tensors in each, all of the model's keys in the first,
-and three keys that tell each one's place; of a version 3 file they are the same bytes. We keep a version 2 file's
+and three keys of its place in each; for a version 3 file, the bytes are the same, too. A version 2 file keeps its
 version, so that merging gives it back.
 
-Shards do not say how their source was padded, or that it had keys of its own about shards. Where that is not what
-merging would write anyway, the first shard keeps all of the source's bytes outside its tensors under ``FRAME``,
-compressed; no other program minds.
+Shards do not store how their source was padded, or that it had keys of its own about shards. If merging would not write
+the source's bytes, the first shard keeps all bytes outside the tensors, compressed, under the key ``FRAME``, which
+other programs ignore.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from .shards import (
 from .wire import DEFAULT_ALIGNMENT, ByteOrder, encode_value
 from .writer import Layout, TensorInfo, align, copy_tensors, digest_of, layout, write_laid_out
 
-# A header holds a vocabulary of tens of MB; what is beyond this is no header but a file inside a file. It also bounds
-# what a hostile shard can make us unpack.
+# A header holds a vocabulary of tens of MB; more than this is not a header but a file inside a file. It also bounds
+# what a hostile shard can make us decompress.
 _MAX_FRAME = 256 << 20
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard of the set-to-be."""
+    """One shard that ``write_split`` will write."""
 
     path: Path
     tensors: tuple[Tensor, ...]
@@ -54,7 +54,14 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """What ``split`` would write. ``exact``: merging needs no ``FRAME`` to give the source's bytes."""
+    """What ``write_split`` will write.
+
+    Args:
+        source: the model to split.
+        shards: in order.
+        byteorder: of the source and the shards.
+        exact: whether merging gives the source's bytes without ``FRAME``.
+    """
 
     source: Model
     shards: tuple[ShardPlan, ...]
@@ -70,15 +77,16 @@ def group_tensors(
     empty_first: bool = False,
     path: Path | None = None,
 ) -> tuple[tuple[Tensor, ...], ...]:
-    """The tensors of each shard, in order. Source: ``split_strategy`` of tools/gguf-split.
+    """Divide tensors among shards, in order. Source: ``split_strategy`` of tools/gguf-split.
 
     Args:
-        max_tensors, max_bytes: one of them. Bytes count tensors, padded to 32, and not the header; a tensor larger
-            than that has a shard to itself (llama-gguf-split gives up when it is the first).
-        empty_first: the first shard holds keys only.
+        max_tensors, max_bytes: the limit of a shard; exactly one is given. Bytes count tensors, padded to 32, without
+            the header. A larger tensor gets a shard of its own (llama-gguf-split fails if it is the first).
+        empty_first: whether the first shard holds only keys.
+        path: the source, for messages.
 
     Raises:
-        PlanError: too many shards.
+        PlanError: there would be too many shards.
     """
     assert (max_tensors is None) != (max_bytes is None)
     groups: list[list[Tensor]] = [[], []] if empty_first else [[]]
@@ -105,15 +113,17 @@ def plan_split(
     empty_first: bool = False,
     version: int | None = None,
 ) -> SplitPlan:
-    """The shards of a file (or, anew, of a set of shards). No tensor is read.
+    """Plan the shards of a file, or new shards of a split model. No tensor is read.
 
     Args:
-        prefix: the shards are ``prefix-00001-of-0000N.gguf``.
+        source: a GGUF file, or any shard of a split model.
+        prefix: the shards are named ``prefix-00001-of-0000N.gguf``.
         max_tensors, max_bytes, empty_first: see ``group_tensors``.
-        version: of the shards' GGUF; None for the source's.
+        version: the GGUF version of the shards; None for that of the source.
 
     Raises:
-        FormatError: see ``read_gguf``. PlanError: see ``group_tensors`` and ``layout``.
+        FormatError: the source is damaged.
+        PlanError: there would be too many shards, or one cannot be a GGUF file; see ``layout``.
     """
     model, headers = read_gguf(source), read_headers(source)
     groups = group_tensors(
@@ -209,7 +219,7 @@ def _infos(tensors: Iterable[Tensor]) -> list[TensorInfo]:
 
 
 def _frame_to_keep(headers: Sequence[GGUFHeader], metadata: Metadata, model: Model) -> Value | None:
-    """What the first shard must remember of its source, if anything."""
+    """The bytes of the source that the first shard must keep, if any."""
     if len(headers) > 1:
         return headers[0].metadata.get(FRAME)
     if _is_regular(headers[0], metadata, model):
@@ -219,7 +229,7 @@ def _frame_to_keep(headers: Sequence[GGUFHeader], metadata: Metadata, model: Mod
 
 
 def _is_regular(header: GGUFHeader, metadata: Metadata, model: Model) -> bool:
-    """Whether merging would write the very bytes of this file."""
+    """Whether merging would write exactly the bytes of this file."""
     try:
         place = layout(metadata, _infos(model.tensors), version=header.version, byteorder=header.byteorder)
     except PlanError:
@@ -257,7 +267,7 @@ def _gaps(header: GGUFHeader) -> list[tuple[int, int]]:
 
 
 def _restored(first: GGUFHeader, model: Model) -> Layout | None:
-    """The layout of the file that was split, if the first shard keeps it and nothing was changed since."""
+    """The layout of the file that was split, if the first shard keeps it and nothing has been changed since."""
     kept = first.metadata.get(FRAME)
     if kept is None or kept.item is not ValueType.UINT8:
         return None

@@ -1,7 +1,7 @@
-"""What a sound GGUF file is beyond what a reader needs: the reference check behind ``quantmill verify --strict``.
+"""Check a GGUF file more strictly than a reader needs to: the check behind ``quantmill verify --strict``.
 
-The reader refuses what it cannot read and forgives the rest, as llama.cpp does; each thing forgiven is told here, in a
-line with its place and its remedy. Source: docs/gguf.md of ggml, and gguf.cpp and llama-vocab.cpp of llama.cpp.
+The reader refuses what it cannot read and tolerates the rest, as llama.cpp does. Here everything that it tolerates is
+an error, with its place and its remedy. Source: docs/gguf.md of ggml, and gguf.cpp and llama-vocab.cpp of llama.cpp.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .keys import FILE_TYPES, GENERAL_ARCHITECTURE, GENERAL_FILE_TYPE, KeyType, 
 from .reader import read_gguf, read_headers
 from .vocab import tokenizer_from_metadata
 
-_MAX_NAME = 63  # GGML_MAX_NAME less its end
+_MAX_NAME = 63  # GGML_MAX_NAME without the final zero
 _KEY = re.compile(r"[a-z0-9_]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
-_PIECE = 4 << 20  # bytes of a gap, or of rows, looked at in one go
+_PIECE = 4 << 20  # bytes of a gap, or of rows, checked at a time
 _REWRITE = "rewrite it: quantmill convert FILE NEW.gguf"
 _SET = "quantmill set-metadata corrects it"
 _GET = "get the file, or the checkpoint, again and convert it"
@@ -32,7 +32,7 @@ _GET = "get the file, or the checkpoint, again and convert it"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong. ``str()`` is its line, without the file's name."""
+    """One error. ``str()`` gives its line, without the file's name."""
 
     where: str
     problem: str
@@ -43,10 +43,13 @@ class Finding:
 
 
 def check_gguf(path: Path) -> Iterator[FormatError]:
-    """Everything that is wrong with a file (or with the shards of its set), each as an error that names its file.
+    """Find everything that is wrong with a file, or with all shards of a split model.
+
+    Yields:
+        errors that name the file, the place and the remedy.
 
     Raises:
-        FormatError: it cannot be read at all.
+        FormatError: the file cannot be read at all.
     """
     headers = read_headers(path)
     for header in headers:
@@ -74,7 +77,7 @@ def _names(header: GGUFHeader) -> Iterator[Finding]:
 
 
 def _order(header: GGUFHeader) -> Iterator[Finding]:
-    """Tensors lie in the order of their descriptions, each right behind the padding of the one before."""
+    """Tensors must follow each other in the order of their descriptions, with only padding between them."""
     expected = header.data_start
     for entry in header.tensors:
         if entry.offset != expected:
@@ -91,7 +94,7 @@ def _order(header: GGUFHeader) -> Iterator[Finding]:
 
 
 def _padding(header: GGUFHeader) -> Iterator[Finding]:
-    """Whatever lies between the header, the tensors and the end of the last one's padding is zero."""
+    """All bytes between the header, the tensors and the end of the last padding must be zero."""
     file = SourceFile(header.path)
     at = header.infos[1]
     ends = [(entry.offset, entry.offset + entry.nbytes) for entry in sorted(header.tensors, key=lambda e: e.offset)]
@@ -127,7 +130,9 @@ def _metadata(header: GGUFHeader) -> Iterator[Finding]:
 
 
 def _is_of(value: Value, wanted: KeyType) -> bool:
-    """Hyper-parameters may have an entry a layer, whole numbers either sign; an empty array may be of anything."""
+    """Whether a value has a type. A hyper-parameter may be an array, and a whole number signed; an empty array always
+    fits.
+    """
     if value.type is ValueType.ARRAY and not len(value.data):
         return wanted[0] is ValueType.ARRAY
     found = {value.item or value.type, wanted[1] or wanted[0]}
@@ -172,7 +177,7 @@ def _counted(count: Callable[[], int]) -> int | Finding:
 
 
 def _tokenizer(model: Model) -> Iterator[Finding]:
-    """Arrays as long as the vocabulary, the vocabulary as long as the embedding, ids inside, texts distinct."""
+    """Arrays must be as long as the vocabulary, the vocabulary as long as the embedding, ids valid, texts distinct."""
     try:
         tokenizer = tokenizer_from_metadata(model.metadata)
     except FormatError as error:
@@ -186,7 +191,7 @@ def _tokenizer(model: Model) -> Iterator[Finding]:
     if rows != n:
         yield Finding(where, f"{n} tokens, the embedding has {rows} rows; llama.cpp refuses the file", _GET)
     if len(set(tokenizer.tokens)) != n:
-        yield Finding(where, f"{n - len(set(tokenizer.tokens))} tokens are there twice", _GET)
+        yield Finding(where, f"{n - len(set(tokenizer.tokens))} tokens occur twice", _GET)
     if not n:
         yield Finding(where, "an empty vocabulary", _GET)
     if tokenizer.model in ("gpt2", "gemma4") and not tokenizer.merges:
@@ -200,7 +205,7 @@ def _tokenizer(model: Model) -> Iterator[Finding]:
     yield from _token_types(tokenizer.model, tokenizer.types)
     for key, value in model.metadata.items():
         if is_token_id(key) and not (_is_int(value.data) and 0 <= value.data < n):
-            yield Finding(f"metadata key {key!r}", f"{value.data!r} is none of {n} tokens", _SET)
+            yield Finding(f"metadata key {key!r}", f"{value.data!r} is not one of {n} tokens", _SET)
 
 
 def _is_int(data: Any) -> bool:
@@ -215,7 +220,7 @@ def _token_types(kind: str, types: np.ndarray[Any, np.dtype[np.int32]]) -> Itera
 
 
 def _scales(model: Model) -> Iterator[Finding]:
-    """The floats in every block: the scales and minima of quantized types, the weights of plain ones."""
+    """All floats must be finite: the scales and minima of quantized types, the weights of float types."""
     for tensor in model:
         fields = [name for name, dtype, _ in tensor.qtype.fields if np.dtype(dtype).kind == "f"]
         if tensor.n_weights and (fields or tensor.qtype.name == "BF16"):
@@ -223,9 +228,8 @@ def _scales(model: Model) -> Iterator[Finding]:
 
 
 def _not_finite(tensor: Tensor, fields: list[str]) -> Iterator[Finding]:
-    step = max(1, _PIECE // tensor.row_bytes)
-    for a in range(0, tensor.n_rows, step):
-        rows = tensor.rows(a, min(a + step, tensor.n_rows))
+    for a, b in tensor.row_chunks(_PIECE):
+        rows = tensor.rows(a, b)
         if tensor.qtype.name == "BF16":
             finite = {"weight": (rows.reshape(-1).view("<u2") & 0x7F80) != 0x7F80}
         else:

@@ -1,4 +1,4 @@
-"""Tokenizer <-> the ``tokenizer.*`` keys of GGUF.
+"""Convert a Tokenizer to the ``tokenizer.*`` keys of GGUF, and back.
 
 Keys, types and their order are what llama.cpp's converter writes (conversion/base.py and llama.py,
 gguf-py/gguf/vocab.py ``SpecialVocab.add_to_gguf``); what llama.cpp makes of them is in src/llama-vocab.cpp.
@@ -36,14 +36,14 @@ SPECIAL_KEYS = {
     "fim_rep": "fim_rep_token_id",
     "fim_sep": "fim_sep_token_id",
 }
-# What older files wrote: llama.cpp still reads 2023's names of the fim tokens; BERT's first token is now its bos.
+# Keys of older files: llama.cpp still reads those of 2023 for the fim tokens; BERT's first token is now its bos.
 _OLD_SPECIAL_KEYS = {
     "bos": "cls_token_id",
     "fim_pre": "prefix_token_id",
     "fim_suf": "suffix_token_id",
     "fim_mid": "middle_token_id",
 }
-# What llama.cpp takes where a file of these models says nothing (llama-vocab.cpp, load).
+# What llama.cpp assumes if a file of these models has no such key (llama-vocab.cpp, load).
 _DEFAULT_SPECIAL = {
     "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
     "t5": {"eos": 1, "unk": 2, "pad": 0},
@@ -52,21 +52,21 @@ FLAG_KEYS = {
     **{key: _PREFIX + key for key in ("add_bos_token", "add_eos_token", "add_sep_token", "remove_extra_whitespaces")},
     "normalizer_lowercase": _PREFIX + "normalizer.lowercase",
     "normalizer_strip_accents": _PREFIX + "normalizer.strip_accents",
-    # Ours, for the way back: whether the spaces before <mask> or after special tokens (Phi-3) are taken, llama.cpp
-    # decides by the names of architecture, pre-tokenizer and model; BERT's other two choices it does not have.
+    # For the way back: llama.cpp decides by the names of architecture, pre-tokenizer and model whether spaces before
+    # <mask> or after special tokens (Phi-3) are removed; BERT's other two choices it does not have.
     **{key: f"quantmill.tokenizer.{key}" for key in ("mask_lstrip", "special_rstrip")},
     **{key: f"quantmill.tokenizer.{key}" for key in ("handle_chinese_chars", "clean_text")},
-    # Ours, for the way back; llama.cpp always behaves as if it were true: SentencePiece's ▁ goes before every stretch
-    # of text. Hugging Face's legacy=false puts it before the first only, not after special tokens.
+    # For the way back; llama.cpp always behaves as if it were true: SentencePiece's ▁ is put before every piece of
+    # text. With legacy=false, Hugging Face puts it only before the first, not after special tokens.
     "legacy": "quantmill.tokenizer.legacy",
 }
 
 
-_TYPES = {int(kind) for kind in TokenType}  # without a gap
+_TYPES = {int(kind) for kind in TokenType}  # a contiguous range
 
 
 def tokenizer_to_metadata(tok: Tokenizer) -> dict[str, Value]:
-    """The ``tokenizer.*`` keys of ``tok``, in the order the converter writes them."""
+    """The ``tokenizer.*`` keys of a tokenizer, in the order in which llama.cpp's converter writes them."""
     out: dict[str, Value] = {}
     if "add_space_prefix" in tok.flags:  # LlamaModel.set_vocab writes it before everything else
         out[_PREFIX + "add_space_prefix"] = _bool(tok.flags["add_space_prefix"])
@@ -93,7 +93,7 @@ def tokenizer_to_metadata(tok: Tokenizer) -> dict[str, Value]:
 
 
 def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
-    """The tokenizer in a GGUF's metadata, or None where it has none.
+    """The tokenizer in a GGUF file's metadata; None if it has none.
 
     Raises:
         TokenizerError: the arrays are missing, of the wrong type, or of different lengths.
@@ -103,7 +103,7 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
         return None
     tokens = _strings(metadata, "tokens")
     if tokens is None:
-        raise TokenizerError("there is a tokenizer but no vocabulary", where=_PREFIX + "tokens")
+        raise TokenizerError("is missing, though there is a tokenizer", where=_PREFIX + "tokens")
     types = _numbers(metadata, "token_type", np.int32, len(tokens))
     if types is not None and types.size and not (types.min() in _TYPES and types.max() in _TYPES):
         raise TokenizerError(f"types of {types.min()} to {types.max()}; 1 to 6 are known", where=_PREFIX + "token_type")
@@ -111,7 +111,7 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
     special = {}
     for name, key in SPECIAL_KEYS.items():
         value = _data(metadata, _PREFIX + key, _data(metadata, _PREFIX + _OLD_SPECIAL_KEYS.get(name, key)))
-        if isinstance(value, int) and 0 <= value < len(tokens):  # llama.cpp, too, ignores an id outside
+        if isinstance(value, int) and 0 <= value < len(tokens):  # llama.cpp ignores other ids, too
             special[name] = int(value)
     for name, number in _DEFAULT_SPECIAL.get(model, {}).items():
         if number < len(tokens):
@@ -162,7 +162,7 @@ def _templates_from_metadata(metadata: Metadata) -> dict[str, str]:
 
 
 def _template_name(name: str) -> str:
-    """Only ASCII letters and digits, as gguf-py's ``add_chat_template`` makes it."""
+    """A name of ASCII letters and digits, as gguf-py's ``add_chat_template`` makes it."""
     return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
 
 
@@ -202,7 +202,7 @@ def _numbers(metadata: Metadata, name: str, dtype: Any, length: int | None) -> A
 
 
 def _fits(array: NDArray[Any], dtype: Any) -> bool:
-    """Whether the numbers can be had in this type; integers may become floats, not the other way round."""
+    """Whether numbers can be converted to a type: integers to floats, but not floats to integers."""
     if np.dtype(dtype).kind == "f":
         return array.dtype.kind in "fiu"
     bounds = np.iinfo(dtype)

@@ -1,6 +1,6 @@
-"""GGUF's primitives: numbers, strings, arrays and typed values, versions 2 and 3, either byte order.
+"""Read and write GGUF's primitives: numbers, strings, arrays and typed values, in either byte order.
 
-Nothing here trusts a length: each is checked against the bytes that remain before anything is allocated.
+Every length is checked against the bytes that remain before anything is allocated.
 Source: gguf.md of ggml, and gguf.cpp (the reader's limits).
 """
 
@@ -39,24 +39,24 @@ _FORMATS = {
     ValueType.FLOAT64: "d",
 }
 
-# Files in the wild nest no arrays and llama.cpp refuses them; the limit only keeps a hostile file from our stack.
+# Published files have no nested arrays and llama.cpp refuses them; the limit protects the stack from a hostile file.
 _MAX_NESTING = 4
 _PIECE = 1 << 16  # bytes of a file that are read at a time
-_BATCH = 1 << 13  # strings between two looks at the memory they take; a piece holds no more
+_BATCH = 1 << 13  # strings between two checks of the memory they take
 _MAX_NAME = (1 << 16) - 1  # bytes of a key (gguf.md); llama.cpp's tensor names have 63
-# What things take in memory, in bytes, at most (tracemalloc, CPython 3.10 to 3.14 on 64 bits).
-_OURS = 2 << 20  # pieces, messages and whatever else does not grow with the file
+# Bytes of memory that objects take at most (tracemalloc, CPython 3.10 to 3.14 on 64 bits).
+_OURS = 2 << 20  # pieces, messages and other objects that do not grow with the file
 _ARRAY_MEMORY = 512  # an array of an array: its Value, the ndarray, its place
 _PLACE = 16  # a string's place in a list, and then in a tuple
 _MIN_ITEM_BYTES = {ValueType.STRING: 8, ValueType.ARRAY: 12}  # an empty string; an empty array
 
-# Fields stored as bytes that llama.cpp copies to and from a native uint32, so that on a big-endian machine they stand
-# the other way round (dequantize_row_q5_0 in ggml-quants.c).
+# Fields of bytes that llama.cpp copies to and from a native uint32, so that their order is reversed on a big-endian
+# machine (dequantize_row_q5_0 in ggml-quants.c).
 _NATIVE_WORDS = {("Q5_0", "qh"), ("Q5_1", "qh")}
 
 
 class Cursor:
-    """A place in a file's bytes that moves as values are read; every error names the file and the byte."""
+    """A position in a file's bytes that moves as values are read. Every error names the file and the byte."""
 
     def __init__(
         self,
@@ -67,8 +67,13 @@ class Cursor:
         *,
         model_size: int = 0,
     ) -> None:
-        """``data``: all there is, or a file, of which a piece at a time is read. ``model_size``: the bytes of all files
-        that the model is in, if it is in several: they share what memory may be taken."""
+        """Begin at ``position``.
+
+        Args:
+            data: all bytes, or a file, of which a piece at a time is read.
+            path: the file, for messages.
+            model_size: bytes of all files of a split model, which share the limit of memory.
+        """
         self._file = data if isinstance(data, SourceFile) else None
         self._piece = b"" if isinstance(data, SourceFile) else data
         self._start = 0  # of the piece, in the file
@@ -80,6 +85,7 @@ class Cursor:
         self._room = max(self.size, model_size) + ROOM - _OURS  # bytes of memory that what is read may still take
 
     def fail(self, problem: str, hint: str | None = None) -> FormatError:
+        """An error at this position, to be raised."""
         return FormatError(problem, path=self.path, where=f"{self.what}, byte {self.position}", hint=hint)
 
     def need(self, n: int) -> None:
@@ -92,7 +98,7 @@ class Cursor:
             )
 
     def peek(self, n: int) -> bytes:
-        """The next ``n`` bytes, or as many as there are."""
+        """The next ``n`` bytes, or as many as there are; the position stays."""
         n = min(n, self.size - self.position)
         start = self.position - self._start
         if not 0 <= start <= start + n <= len(self._piece):
@@ -102,23 +108,27 @@ class Cursor:
         return self._piece[start : start + n]
 
     def take(self, n: int) -> bytes:
+        """Read ``n`` bytes."""
         self.need(n)
         taken = self.peek(n)
         self.position += n
         return taken
 
     def number(self, type: ValueType) -> Any:
+        """Read a number of a type."""
         fmt = _PREFIX[self.byteorder] + _FORMATS[type]
         return struct.unpack(fmt, self.take(struct.calcsize(fmt)))[0]
 
     def u32(self) -> int:
+        """Read a uint32."""
         return int(self.number(ValueType.UINT32))
 
     def u64(self) -> int:
+        """Read a uint64."""
         return int(self.number(ValueType.UINT64))
 
     def take_array(self, n: int) -> Bytes:
-        """As ``take``, uint8 [n]; long ones are not copied."""
+        """Read ``n`` bytes as uint8 [n]; many bytes are read without a copy."""
         self.need(n)
         if self._file is None or n <= _PIECE:
             return np.frombuffer(self.take(n), np.uint8)
@@ -126,7 +136,7 @@ class Cursor:
         return self._file.read(self.position - n, n)
 
     def charge(self, n: int) -> None:
-        """Count ``n`` bytes of memory towards what the file may make us take: its size and 64 MB more."""
+        """Count ``n`` bytes of memory. Their sum is limited to the size of the model's files and 64 MB more."""
         self._room -= n
         if self._room < 0:
             raise self.fail(
@@ -135,7 +145,7 @@ class Cursor:
             )
 
     def string(self, limit: int | None = None) -> str:
-        """A string of at most ``limit`` bytes."""
+        """Read a string of at most ``limit`` bytes."""
         length = self.u64()
         if limit is not None and length > limit:
             raise self.fail(f"a name of {length} bytes; {limit} is the most", hint="the file is damaged")
@@ -149,10 +159,11 @@ class Cursor:
         return text
 
     def name(self) -> str:
-        """A string as short as a key or a tensor's name."""
+        """Read a key or a tensor's name."""
         return self.string(_MAX_NAME)
 
     def value_type(self) -> ValueType:
+        """Read the type of a metadata value."""
         number = self.u32()
         try:
             return ValueType(number)
@@ -160,7 +171,7 @@ class Cursor:
             raise self.fail(f"no metadata value type has the id {number}", hint="the file is damaged") from None
 
     def value(self, type: ValueType | None = None, depth: int = 0) -> Value:
-        """A typed value, its type read first unless it is given."""
+        """Read a metadata value; its type is read first, unless it is given."""
         if type is None:
             type = self.value_type()
         if type is ValueType.STRING:
@@ -201,7 +212,7 @@ class Cursor:
         return tuple(found)
 
     def _strings_at_hand(self, most: int) -> list[str]:
-        """The strings that lie whole in the piece; a vocabulary has hundreds of thousands, so this touches locals."""
+        """Read the strings that are whole in the current piece. It is fast, for vocabularies of 100,000s of tokens."""
         unpack = struct.Struct(_PREFIX[self.byteorder] + "Q").unpack_from
         piece, at = self._piece, self.position - self._start
         last = len(piece) - 8
@@ -217,16 +228,18 @@ class Cursor:
 
 
 def encode_string(text: str, byteorder: ByteOrder = "little") -> bytes:
+    """Encode a string: its length as uint64, then UTF-8."""
     raw = text.encode("utf-8", "surrogateescape")
     return struct.pack(_PREFIX[byteorder] + "Q", len(raw)) + raw
 
 
 def encode_number(type: ValueType, data: Any, byteorder: ByteOrder = "little") -> bytes:
+    """Encode a number or bool of a type."""
     return struct.pack(_PREFIX[byteorder] + _FORMATS[type], data)
 
 
 def encode_value(value: Value, byteorder: ByteOrder = "little", with_type: bool = True) -> bytes:
-    """The bytes of a value, its type id first unless ``with_type`` is False."""
+    """Encode a metadata value; its type's id comes first, unless ``with_type`` is False."""
     head = encode_number(ValueType.UINT32, value.type, byteorder) if with_type else b""
     if value.type is ValueType.STRING:
         return head + encode_string(value.data, byteorder)
@@ -246,14 +259,14 @@ def encode_value(value: Value, byteorder: ByteOrder = "little", with_type: bool 
 
 
 def swap_blocks(qtype: QType, raw: Bytes) -> Bytes:
-    """Rows in the other byte order: every multi-byte field of every block turned round.
+    """Swap the byte order of rows: every field of several bytes, in every block, is reversed.
 
     Args:
         qtype: the rows' type.
         raw: uint8 [n, row_bytes].
 
     Returns:
-        uint8 [n, row_bytes], a copy. Applying it twice gives ``raw`` again.
+        uint8 [n, row_bytes], a copy. Swapping it again gives ``raw``.
     """
     out = np.array(raw, np.uint8, order="C")
     blocks = out.reshape(-1, qtype.block_bytes)

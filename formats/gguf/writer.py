@@ -1,4 +1,4 @@
-"""Writing GGUF: the layout is computed whole and first, so that tensors can then be written in any order.
+"""Write GGUF files. The whole layout is computed first, so that tensors can then be written in any order.
 
 The header's bytes are those that gguf-py writes for the same keys and tensors: keys in order, tensor offsets packed in
 order, header and each tensor (the last too) padded with zeros to the alignment. llama.cpp's writer differs in one
@@ -30,12 +30,12 @@ VERSIONS = (2, 3)
 MAX_NAME = 63  # bytes; GGML_MAX_NAME is 64 with the closing zero, and llama.cpp refuses longer names
 MAX_DIMS = 4  # GGML_MAX_DIMS
 
-_CHUNK = 16 << 20  # bytes copied at a time: large enough for the disk, small beside 600 MB
+_CHUNK = 16 << 20  # bytes copied at a time: large enough for the disk, and little memory
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of the file-to-be. ``shape`` in numpy order."""
+    """A tensor of a file that will be written; ``shape`` in numpy order."""
 
     name: str
     shape: tuple[int, ...]
@@ -43,12 +43,13 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the data, without padding."""
         return prod(self.shape[:-1]) * self.qtype.row_bytes(self.shape[-1] if self.shape else 1)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything goes.
+    """The layout of a file that will be written.
 
     Args:
         header: the bytes from the start of the file to the first tensor, padding included.
@@ -68,12 +69,18 @@ class Layout:
 
     @property
     def pieces(self) -> tuple[tuple[int, bytes], ...]:
-        """(file offset, bytes) of all that is no tensor."""
+        """All that is not a tensor, as (file offset, bytes)."""
         return ((0, self.header), *self.between)
 
 
 def ggml_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """``shape`` without its leading axes of length 1, as llama.cpp stores it; at least one axis stays."""
+    """Drop leading axes of length 1, as llama.cpp does; at least one axis stays.
+
+    Example:
+        >>> from quantmill.formats.gguf.writer import ggml_shape
+        >>> ggml_shape((1, 1, 4, 32))
+        (4, 32)
+    """
     kept = tuple(shape)
     while len(kept) > 1 and kept[0] == 1:
         kept = kept[1:]
@@ -88,18 +95,18 @@ def layout(
     byteorder: ByteOrder = "little",
     alignment: int | None = None,
 ) -> Layout:
-    """The header's bytes and every tensor's place. Pure.
+    """Compute the bytes of a GGUF header, and the offset of every tensor.
 
     Args:
         metadata: keys in file order.
         infos: tensors in file order.
-        version: 2 or 3; they differ in the number only (3 declares that big-endian files exist).
+        version: 2 or 3, which differ only in the number (3 declares that big-endian files exist).
         byteorder: ``big`` needs version 3.
-        alignment: None takes ``general.alignment`` of the metadata, or 32.
+        alignment: in bytes; None for ``general.alignment`` of the metadata, or 32.
 
     Raises:
-        PlanError: what no reader could load: names too long or double, widths no multiple of the block, more than four
-            axes, an alignment that is no power of two or contradicts the metadata.
+        PlanError: no reader could load the file: a name is too long or occurs twice, a width is not a multiple of the
+            block, there are more than four axes, or the alignment is not a power of two or contradicts the metadata.
     """
     tensors = tuple(infos)
     alignment = _check(metadata, tensors, version, byteorder, alignment)
@@ -120,7 +127,7 @@ def layout(
 
 
 def align(n: int, alignment: int) -> int:
-    """``n`` rounded up to a multiple of ``alignment``."""
+    """Round ``n`` up to a multiple of ``alignment``."""
     return -(-n // alignment) * alignment
 
 
@@ -198,8 +205,7 @@ def write_laid_out(
 
 
 def digest_of(plans: Iterable[Layout], model: Model) -> str:
-    """Hash everything that the bytes of files which hold a model as it is depend on; interrupted work of another hash
-    is not continued."""
+    """Hash everything that the bytes of the files depend on: interrupted work with another hash is not continued."""
     digest = hashlib.sha256(f"{__version__}\n{file_stamps(model.paths)}".encode("utf-8", "surrogateescape"))
     for plan in plans:
         digest.update(f"{plan.byteorder} {plan.offsets} {plan.size}\n".encode())

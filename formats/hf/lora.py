@@ -1,7 +1,7 @@
-"""A LoRA folder of PEFT -> Model: an adapter that llama.cpp adds to a GGUF of its base.
+"""Read a LoRA adapter of PEFT into a Model, which llama.cpp adds to a GGUF file of its base.
 
-A pair A [r, in], B [out, r] stands for the change B·A of a weight. What the architecture's rules do to the rows of the
-weight is done to those of B. Source of keys and names: convert_lora_to_gguf.py and llama-adapter.cpp of llama.cpp.
+A pair A [r, in], B [out, r] stands for the change B·A of a weight. The architecture's rules move the rows of B as they
+move those of the weight. Source of keys and names: convert_lora_to_gguf.py and llama-adapter.cpp of llama.cpp.
 """
 
 from __future__ import annotations
@@ -44,24 +44,25 @@ class _Pair:
 
 
 def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter of PEFT."""
     return (folder / CONFIG).is_file()
 
 
 def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32) -> Model:
-    """Read an adapter.
+    """Read a LoRA adapter of PEFT.
 
     Args:
         folder: with adapter_config.json and adapter_model.safetensors (or .bin).
-        base: the base model's folder, of which config.json alone is read; None takes the one that the adapter names,
-            if that is a folder here.
-        qtype: F32, F16 or BF16.
+        base: the base model's folder, of which only config.json is read; None for the folder that the adapter names.
+        qtype: the type of the tensors: F32, F16 or BF16.
 
     Returns:
-        a model of ``general.type`` adapter: F32, F16 or BF16 tensors ``....weight.lora_a`` and ``....weight.lora_b``.
+        a model with ``general.type`` adapter and tensors such as ``blk.0.attn_q.weight.lora_a`` and ``...lora_b``.
 
     Raises:
-        FormatError: no LoRA, of another base, or with parts that llama.cpp has no place for (DoRA, biases, whole
-            weights, factors of layers that it joins).
+        FormatError: the adapter is not a LoRA, belongs to another base, or has parts that llama.cpp cannot apply, such
+            as DoRA or biases.
+        UnmatchedTensor: a tensor is neither lora_A nor lora_B, or the base has no such weight.
     """
     folder = Path(folder)
     path = folder / CONFIG
@@ -107,7 +108,7 @@ def _read(folder: Path) -> dict[str, Stored]:
 
 
 def _pairs(stored: Mapping[str, Stored], folder: Path) -> dict[str, _Pair]:
-    """By the checkpoint's name of the weight. Of an embedding, A is [r, vocab] and B [width, r]."""
+    """Find the pairs by the checkpoint's name of the weight. Of an embedding, A is [r, vocab] and B [width, r]."""
     halves: dict[str, dict[str, Tensor]] = {}
     strange = []
     for name, one in stored.items():
@@ -135,7 +136,7 @@ def _pairs(stored: Mapping[str, Stored], folder: Path) -> dict[str, _Pair]:
 
 
 def _factors(about: Mapping[str, Any], pairs: Mapping[str, _Pair]) -> dict[str, float]:
-    """What B has to be multiplied with: llama.cpp scales every pair by alpha / rank, with one alpha."""
+    """The factors to multiply B by, since llama.cpp scales every pair by alpha / rank with the same alpha."""
     alpha, found = float(about["lora_alpha"]), {}
     for weight, pair in pairs.items():
         rank = pair.a.shape[0]
@@ -146,7 +147,7 @@ def _factors(about: Mapping[str, Any], pairs: Mapping[str, _Pair]) -> dict[str, 
 
 
 def _by_pattern(patterns: Any, weight: str, default: float) -> float:
-    """PEFT's rule: the first pattern that the module's name ends with."""
+    """The value of the first pattern that the module's name ends with, as in PEFT."""
     module = weight.removesuffix(".weight")
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
@@ -178,7 +179,7 @@ def _place(
 
 
 def _found(name: str, arch: Arch, pairs: Mapping[str, _Pair]) -> str | None:
-    """The pair of a weight, under any of the names that checkpoints have for it."""
+    """Find the pair of a weight, under any of the names that checkpoints have for the weight."""
     others = [root + name.removeprefix(ours) for root, ours in arch.roots.items() if name.startswith(ours)]
     return next((other for other in (name, *others) if other in pairs), None)
 
@@ -195,7 +196,7 @@ def _check_shape(pair: _Pair, slot: Slot, source: str, folder: Path) -> None:
 
 
 def _halves(slot: Slot, pairs: list[_Pair], folder: Path) -> Iterator[Tensor]:
-    """GGUF's tensors of a slot: B as the rules have it, A for each."""
+    """The GGUF tensors of a slot: B transformed by the rules, and A with each of them."""
     ops = list(slot.rule.ops)
     if ops and isinstance(ops[0], Transpose):
         ops = ops[1:]  # PEFT writes pairs of a Conv1D as those of a linear layer

@@ -1,4 +1,4 @@
-"""Rotary embeddings: transformers' ``rope_parameters`` <-> GGUF's ``rope.*`` keys and ``rope_freqs.weight``.
+"""Convert rotary embeddings: transformers' ``rope_parameters`` <-> GGUF's ``rope.*`` keys and factor tensors.
 
 What llama.cpp's converter does with each kind (conversion/base.py, conversion/llama.py): ``linear`` and ``yarn``
 become keys, ``llama3`` a tensor of factors, ``longrope`` two, ``dynamic`` nothing (it acts only beyond the trained
@@ -35,14 +35,14 @@ _YARN = {  # config key -> rope.scaling key
 
 
 def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None) -> dict[str, Any]:
-    """The rope of a config.json of any age as transformers 5 writes it: one dict with ``rope_type`` and ``rope_theta``.
+    """Write the rope of any config.json in the form of transformers 5: a dict with ``rope_type`` and ``rope_theta``.
 
     Args:
-        sliding: the old key of the base of layers with a sliding window; then the dict holds two such, named
+        sliding: the old key for the base of layers with a sliding window; then the result holds two such dicts, named
             ``full_attention`` and ``sliding_attention``.
 
     Raises:
-        FormatError: a kind we do not know, or one whose numbers are missing.
+        FormatError: the rope type is unknown, or a number is missing.
     """
     rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     if sliding is None:
@@ -91,7 +91,7 @@ def _check_longrope(rope: dict[str, Any], config: Mapping[str, Any], path: Path)
 
 
 def longrope_attention_factor(rope: Mapping[str, Any], context: int) -> float:
-    """What the sines and cosines are multiplied with (``_compute_longrope_parameters`` of transformers)."""
+    """The factor of the sines and cosines (``_compute_longrope_parameters`` of transformers)."""
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
     old_context = rope["original_max_position_embeddings"]
@@ -100,17 +100,17 @@ def longrope_attention_factor(rope: Mapping[str, Any], context: int) -> float:
 
 
 def dimensions(rope: Mapping[str, Any], head_dim: int) -> int:
-    """How many of a head's dimensions turn."""
+    """The number of rotated dimensions of a head."""
     return int(head_dim * rope.get("partial_rotary_factor", 1.0))
 
 
 def alpha_theta(rope: Mapping[str, Any], head_dim: int) -> float:
-    """Hunyuan's base: its ``dynamic`` scaling is a factor that does not depend on the length."""
+    """The base of Hunyuan, whose ``dynamic`` scaling is a factor that does not depend on the length."""
     return float(rope["rope_theta"] * rope["alpha"] ** (head_dim / (head_dim - 2)))
 
 
 def to_gguf(rope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The keys after ``{arch}.``."""
+    """The ``rope.*`` keys, without the architecture before them."""
     kind = rope["rope_type"]
     if kind in ("linear", "yarn"):
         yield "rope.scaling.type", kind
@@ -125,7 +125,7 @@ def to_gguf(rope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def to_hf(get: Callable[[str], Any]) -> dict[str, Any]:
-    """``rope_parameters`` as far as the keys tell; ``llama3`` is told by the tensor alone."""
+    """Restore ``rope_parameters`` from the keys. ``llama3`` can be told only from its tensor."""
     theta = get("rope.freq_base")
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": DEFAULT_THETA if theta is None else theta}
     kind, factor = get("rope.scaling.type"), get("rope.scaling.factor")
@@ -141,7 +141,9 @@ def to_hf(get: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def factor_tensors(config: Mapping[str, Any]) -> Iterator[Tensor]:
-    """The tensors that GGUF holds and a checkpoint does not, first in the file as llama.cpp's converter has them."""
+    """The factor tensors that GGUF holds and a checkpoint does not. llama.cpp's converter puts them first in the
+    file.
+    """
     rope = config.get("rope_parameters") or {}
     rope = rope.get("full_attention", rope)
     if rope.get("rope_type") == "llama3":
@@ -156,7 +158,7 @@ def factor_tensors(config: Mapping[str, Any]) -> Iterator[Tensor]:
 
 
 def proportional_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.float32]:
-    """One for the pairs that turn, the first ones; a number that stops all others."""
+    """1 for the pairs that are rotated, which come first; for all others a number so large that they stand still."""
     turning = dimensions(rope, head_dim) // 2
     return np.where(np.arange(head_dim // 2) < turning, 1, 1e30).astype(np.float32)
 
@@ -175,7 +177,7 @@ def _vector(role: Role, values: NDArray[np.float32]) -> Tensor:
 
 
 def longrope_from_factors(tensors: Iterable[Tensor], old_context: int | None) -> dict[str, Any]:
-    """What the two tensors of factors tell of ``rope_parameters``; nothing without them."""
+    """Restore ``rope_parameters`` from the two tensors of longrope; an empty dict without them."""
     values = {t.role: t.rows(0, 1).view("<f4").reshape(-1) for t in tensors if t.role in _LONGROPE and t.qtype is F32}
     if len(values) < len(_LONGROPE):
         return {}
@@ -186,7 +188,7 @@ def longrope_from_factors(tensors: Iterable[Tensor], old_context: int | None) ->
 
 
 def llama3_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.float32]:
-    """Llama 3's frequency factors, float32 [head_dim / 2], in the converter's arithmetic (float32, step by step)."""
+    """Llama 3's frequency factors: float32 [head_dim / 2], computed like the converter in float32 steps."""
     f32 = np.float32  # torch divides a number by a tensor as reciprocal times number: two roundings
     exponents = np.arange(0, head_dim, 2, dtype=f32) / f32(head_dim)
     # float64, then rounded: torch's float32 pow is exact to the last bit here, NumPy's is not always.
@@ -202,7 +204,8 @@ def llama3_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.float32
 
 
 def llama3_from_factors(factors: NDArray[np.float32], theta: float) -> dict[str, Any] | None:
-    """The ``rope_parameters`` that give these factors, or None: files of llama.cpp do not hold them.
+    """Find the ``rope_parameters`` that give these factors, which files of llama.cpp do not hold; None if there are
+    none.
 
     Every published Llama 3 model has low 1, high 4 and an 8192-token original context; their factor is 8 or 32. The
     factor is the largest entry; the rest is tried.

@@ -1,4 +1,4 @@
-"""safetensors files: a reader that trusts no length, and a writer that streams.
+"""Read and write safetensors files: the reader checks every length, the writer streams.
 
 Layout: u64 header length, a JSON header ``{name: {dtype, shape, data_offsets}}``, then the data, little-endian, without
 holes. Source: the format's README and ``tensor.rs`` of safetensors 0.8, whose checks these are.
@@ -36,7 +36,7 @@ CHUNK = 16 << 20  # bytes read and written at a time
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """An entry of a header, checked against the file: ``nbytes`` at ``offset`` from the file's start."""
+    """A tensor of a safetensors file, checked against the file: ``nbytes`` bytes at ``offset`` from its start."""
 
     path: Path
     name: str
@@ -47,10 +47,10 @@ class StoredTensor:
     file: SourceFile | None = field(default=None, repr=False, compare=False)
 
     def tensor(self) -> Tensor:
-        """The lazy tensor under its name in the file, role ``OTHER``.
+        """The lazy tensor under its name in the file, with the role ``OTHER``.
 
         Raises:
-            FormatError: its dtype is none of F32, F16, BF16.
+            FormatError: its dtype is not F32, F16 or BF16.
         """
         if self.dtype not in ("F32", "F16", "BF16"):
             raise FormatError(
@@ -63,17 +63,17 @@ class StoredTensor:
         return Tensor(self.name, Role.OTHER, None, self.shape, qtype, self.rows, f"{self.path}: {self.name}")
 
     def rows(self, a: int, b: int) -> Bytes:
-        """Rows a to b as uint8 [b-a, row bytes]."""
+        """Read rows a to b: uint8 [b-a, row_bytes]."""
         row_bytes = (self.shape[-1] if self.shape else 1) * DTYPE_BITS[self.dtype] // 8
         file = self.file or SourceFile(self.path)
         return file.read(self.offset + a * row_bytes, (b - a) * row_bytes, self.name).reshape(b - a, row_bytes)
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file by name, sorted by name as the safetensors library lists them. Reads the header only.
+    """Read the header of a file: its tensors by name, sorted by name as the safetensors library lists them.
 
     Raises:
-        FormatError: no such file, or anything in the header that is not as the format wants it.
+        FormatError: there is no such file, or its header is not valid.
     """
     file = SourceFile(path)
     size = file.size
@@ -152,12 +152,15 @@ def write_safetensors(
     """Write ``model.safetensors``, or shards with their index, a chunk of rows at a time.
 
     Args:
-        folder: must exist. Into one that grows, what an earlier run wrote is not written again.
-        tensors: of float types (or packed, in I32) under the names they shall have; each is read once, in file order.
-        max_shard_bytes: data bytes of a shard; a tensor that is larger gets a shard of its own.
+        folder: must exist. In a resumable folder, what an earlier run wrote is not written again.
+        tensors: of float types (or packed, in I32), under their names in the file; each is read once, in file order.
+        max_shard_bytes: bytes of data in a shard; a larger tensor gets a shard of its own.
 
     Returns:
-        the paths written, the index last. An OSError passes through: ``resumable_folder`` explains it.
+        the paths written, the index last.
+
+    Raises:
+        OSError: a file cannot be written; ``resumable_folder`` turns it into an ``OutputError``.
     """
     shards = [_ordered(shard) for shard in _shards(tensors, max_shard_bytes)]
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
@@ -197,12 +200,12 @@ def _shards(tensors: Iterable[Tensor], limit: float) -> list[list[Tensor]]:
 
 
 def _ordered(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Wide dtypes first, then by name: safetensors' own order, which keeps every tensor aligned."""
+    """Sort by dtype, wide ones first, then by name: the order of safetensors, which keeps every tensor aligned."""
     return sorted(tensors, key=lambda t: (-t.qtype.block_bytes, t.name))
 
 
 def _head(tensors: Sequence[Tensor]) -> bytes:
-    """The header's bytes, its length first."""
+    """The bytes of the header, including its length."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     end = 0
     for tensor in tensors:
@@ -223,7 +226,7 @@ def _write_file(path: Path, tensors: Sequence[Tensor]) -> None:
 
 
 def _write_files(folder: GrowingFolder, files: Mapping[str, Sequence[Tensor]]) -> None:
-    """The same bytes, but for what an earlier run wrote of them."""
+    """Write the same bytes as ``_write_file``, but for those that an earlier run wrote."""
     heads = {name: _head(tensors) for name, tensors in files.items()}
     sizes = {name: len(heads[name]) + sum(t.nbytes for t in tensors) for name, tensors in files.items()}
     folder.check_room(sum(sizes.values()))
@@ -242,6 +245,6 @@ def _write_files(folder: GrowingFolder, files: Mapping[str, Sequence[Tensor]]) -
 
 
 def chunks(tensor: Tensor) -> Iterator[Bytes]:
-    """A tensor's rows, about 16 MB at a time."""
+    """Read a tensor's rows, about 16 MB at a time."""
     for a, b in tensor.row_chunks(CHUNK):
         yield tensor.rows(a, b)

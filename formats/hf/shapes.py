@@ -1,4 +1,4 @@
-"""A checkpoint's Model without its weights: from config.json alone, and the tokenizer if its files lie beside it."""
+"""Describe a checkpoint without its weights, from its config.json, and its tokenizer's files if there are any."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _DTYPES = {"float16": F16, "bfloat16": BF16, "float32": F32}
 
 
 def read_shapes(path: Path, *, pre: str | None = None) -> Model:
-    """The Model that ``read_hf`` would give once the weights are there, every shape by the architecture's rules.
+    """Build the Model that ``read_hf`` would return, without its weights: shapes follow from the architecture's rules.
 
-    Its tensors are of the config's own dtype (F16 where it names none) and cannot be read.
+    Its tensors have the config's dtype (F16 if it has none) and cannot be read.
 
     Args:
         path: a config.json.
-        pre: llama.cpp's name of the pre-tokenizer, instead of the one found.
+        pre: llama.cpp's name of the pre-tokenizer, instead of the one that is found.
 
     Raises:
-        FormatError: as ``read_hf``.
+        FormatError: the config is not valid; UnknownArchitecture, TokenizerError: as for ``read_hf``.
     """
 
     def imagined(arch: Arch, config: Mapping[str, Any]) -> dict[str, Stored]:
@@ -43,13 +43,13 @@ def read_shapes(path: Path, *, pre: str | None = None) -> Model:
     return assemble(Path(path), imagined, pre, readable=False)
 
 
-# What a token takes in a file on the average: the text of Llama's 32,000, and a merge of Qwen2's 152,000.
+# What a token takes in a file on average: a text of Llama's 32,000, and a merge of Qwen2's 152,000.
 _TOKEN_TEXT, _MERGE = "x" * 7, "x" * 12
 _LARGE_SPM = 65536  # larger vocabularies are byte-level BPE, with merges
 
 
 def with_vocabulary(model: Model) -> Model:
-    """The model with a stand-in of the usual size for the vocabulary it lacks, so that planned sizes come close."""
+    """Add a stand-in of typical size for a missing vocabulary, so that planned sizes are close to the real ones."""
     embedding = next((t for t in model.tensors if t.name == "token_embd.weight"), None)
     n = embedding.shape[0] if embedding is not None else 0
     merges = (_MERGE,) * n if n > _LARGE_SPM else None
@@ -61,6 +61,7 @@ def with_vocabulary(model: Model) -> Model:
 
 
 def lacks_vocabulary(model: Model) -> bool:
+    """Whether the model was read without a tokenizer."""
     return bool(model.get("tokenizer.ggml.model") == "no_vocab")
 
 

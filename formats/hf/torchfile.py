@@ -1,7 +1,8 @@
-"""State dicts as ``torch.save`` writes them since torch 1.6: a zip of a pickle and a stored record for each storage.
+"""Read state dicts as ``torch.save`` writes them since torch 1.6: a zip of a pickle and a record for each storage.
 
-Read without torch, for two reasons: ``torch.load`` maps the file, and a map kills us when the file is cut short; and
-an unpickler that knows six names can be told nothing else. Source: ``_save`` and ``_load`` in torch/serialization.py.
+This is done without torch for two reasons: ``torch.load`` maps the file, and a mapped file that is cut short kills the
+process; and an unpickler that knows six names cannot be made to do anything else. Source: ``_save`` and ``_load`` in
+torch/serialization.py.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class _DType:
 
 @dataclass(frozen=True)
 class _Storage:
-    """Bytes of a record, at ``offset`` from the file's start."""
+    """A record of the zip: ``nbytes`` bytes at ``offset`` from the start of the file."""
 
     dtype: str
     offset: int
@@ -59,8 +60,14 @@ class _Storage:
 
 @dataclass(frozen=True)
 class TorchTensor:
-    """A tensor of the file. ``dtype`` as safetensors has it; ``offset`` in bytes from the file's start; ``strides`` in
-    elements."""
+    """A tensor of the file.
+
+    Args:
+        dtype: by its name in safetensors.
+        itemsize: bytes of an element.
+        strides: in elements.
+        offset: of the first element, in bytes from the start of the file.
+    """
 
     file: SourceFile
     dtype: str
@@ -70,7 +77,7 @@ class TorchTensor:
     offset: int
 
     def rows(self, a: int, b: int) -> Bytes:
-        """Rows a to b of the tensor flattened to (rows, width), as uint8 [b-a, row bytes]."""
+        """Read rows a to b of the tensor, flattened to [rows, width]: uint8 [b-a, row_bytes]."""
         width = (self.shape[-1] if self.shape else 1) * self.itemsize
         if self.strides == _packed(self.shape):
             return self.file.read(self.offset + a * width, (b - a) * width).reshape(b - a, width)
@@ -83,18 +90,18 @@ class TorchTensor:
 
 
 def read_torch_file(path: Path) -> Any:
-    """What the file's pickle holds, tensors as ``TorchTensor``.
+    """Read the content of a file's pickle, with tensors as ``TorchTensor``.
 
     Raises:
-        FormatError: damaged, or not of this kind.
-        pickle.UnpicklingError: the pickle asks for anything that no state dict needs.
+        FormatError: the file is damaged, or not of this kind.
+        pickle.UnpicklingError: the pickle asks for something that no state dict needs.
     """
     file = SourceFile(path)
     try:
         with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:
             pickled = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
             if len(pickled) != 1:
-                raise FormatError("is a zip archive, no PyTorch checkpoint", path=path)
+                raise FormatError("is a zip archive, not a PyTorch checkpoint", path=path)
             stem = pickled[0].filename.removesuffix("data.pkl")
             if any(max(info.compress_size, info.file_size) > file.size for info in archive.infolist()):
                 raise FormatError("a record is larger than the file", path=path, hint="download it again")
@@ -113,20 +120,25 @@ def read_torch_file(path: Path) -> Any:
 
 
 def _check_pickle(code: bytes, room: int) -> None:
-    """Raise ``UnpicklingError`` for a pickle that would take more than ``room`` bytes of memory: one opcode of five
-    bytes can ask for a memo of 2^32 places."""
+    """Refuse a pickle that would take more than ``room`` bytes of memory.
+
+    One opcode of five bytes can ask for a memo of 2^32 entries.
+
+    Raises:
+        pickle.UnpicklingError: it would take more.
+    """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(code), start=1):
         if count * _OPCODE_MEMORY > room:
-            raise pickle.UnpicklingError("more things than any state dict has")
+            raise pickle.UnpicklingError("more items than any state dict has")
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(code):
             raise pickle.UnpicklingError("a memo larger than the pickle")
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows a state dict's six kinds of things, none of which runs anything.
+    """An unpickler that knows the six kinds of objects of a state dict, none of which runs code.
 
-    Storages and tensors are handed to the pickle as bare objects and kept here: a pickle can change the attributes of
-    what it was given, after they were checked.
+    The pickle gets bare objects for storages and tensors, which are kept here: a pickle can change the attributes of
+    the objects that it was given, after they were checked.
     """
 
     def __init__(self, data: bytes, file: SourceFile, records: dict[str, zipfile.ZipInfo]) -> None:
@@ -150,7 +162,7 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name}")
 
     def content(self) -> Any:
-        """What the pickle holds; if it is a dict, with its tensors."""
+        """The content of the pickle; if it is a dict, with its tensors."""
         content = self.load()
         if not isinstance(content, dict):
             return content
@@ -178,7 +190,7 @@ class _Unpickler(pickle.Unpickler):
         return self._kept(_Storage(dtype.name, self._data_of(info), info.file_size))
 
     def _data_of(self, info: zipfile.ZipInfo) -> int:
-        """Where an entry's bytes begin: its own header may be longer than the directory's."""
+        """The offset of an entry's data: its local header may be longer than that in the directory."""
         head = self._file.read(info.header_offset, min(_LOCAL_HEADER, self._file.size - info.header_offset)).tobytes()
         if len(head) < _LOCAL_HEADER or head[:4] != MAGIC:
             raise self._damaged(f"{info.filename} is not where the directory has it")
@@ -212,12 +224,12 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _packed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a tensor whose elements lie one after the other."""
+    """The strides of a contiguous tensor, in elements."""
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """From the first element to behind the last, in elements."""
+    """The elements from the first to the last in the file, both included."""
     if not all(shape):
         return 0
     return 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))

@@ -1,4 +1,4 @@
-"""A checkpoint folder's tensors, lazily: safetensors or ``pytorch_model*.bin``, in one file or shards.
+"""Read a checkpoint folder's tensors, lazily: safetensors or ``pytorch_model*.bin``, one file or shards.
 
 The order is llama.cpp's: shards by name, tensors by name within a safetensors shard, as pickled within a .bin.
 """
@@ -26,10 +26,10 @@ _MAX_FILE_NAME = 255  # bytes; the limit of file systems
 
 
 def read_weights(folder: Path) -> dict[str, Stored]:
-    """Every tensor of the checkpoint by its name; no weight is read.
+    """Find every tensor of a checkpoint by name. No weight is read.
 
     Raises:
-        FormatError: no weights, a shard missing or damaged, a tensor missing or in two shards.
+        FormatError: there are no weights, a shard is missing or damaged, or a tensor is missing or in two shards.
     """
     kind, index, shards = _find_shards(folder)
     reader = read_safetensors if kind == "safetensors" else read_bin
@@ -49,8 +49,8 @@ def read_weights(folder: Path) -> dict[str, Stored]:
 
 
 def _find_shards(folder: Path) -> tuple[str, dict[str, str], list[str]]:
-    """safetensors or bin, the index (empty if none), and the shards' names in order."""
-    # The third is how AutoGPTQ named its files in 2023: gptq_model-4bit-128g.safetensors.
+    """Find the kind of the files (safetensors or bin), the index (empty if there is none), and the shards in order."""
+    # AutoGPTQ named its files like the third in 2023: gptq_model-4bit-128g.safetensors.
     for kind, stem in (("safetensors", "model"), ("bin", "pytorch_model"), ("safetensors", "gptq_model")):
         index_path = folder / f"{stem}.{kind}.index.json"
         if index_path.is_file():
@@ -67,9 +67,9 @@ def _find_shards(folder: Path) -> tuple[str, dict[str, str], list[str]]:
 def _read_index(path: Path) -> dict[str, str]:
     index = read_json(path).get("weight_map")
     if not isinstance(index, dict) or not index or not all(isinstance(shard, str) for shard in index.values()):
-        raise FormatError("no map from tensors to files", path=path, where="weight_map")
+        raise FormatError("is not a map from tensors to files", path=path, where="weight_map")
     for name, shard in index.items():
-        # An index comes from strangers: it must not make us open files elsewhere.
+        # An index from the internet must not make us open files elsewhere.
         if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
             raise FormatError(f"{shard!r} is outside the folder", path=path, where=name)
         if len(shard.encode()) > _MAX_FILE_NAME:
@@ -82,8 +82,10 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _is_inside(path: Path) -> bool:
-    """Whether a file lies in its folder, once links are followed; or in the Hugging Face cache that its folder is of:
-    ``models--x/snapshots/1234/model.safetensors`` is a link to ``models--x/blobs/abcd``."""
+    """Whether a file, once links are followed, is in its folder or in the Hugging Face cache of its folder.
+
+    There ``models--x/snapshots/1234/model.safetensors`` is a link to ``models--x/blobs/abcd``.
+    """
     folder, real = path.parent.resolve(), Path(os.path.realpath(path))
     return real.is_relative_to(folder) or (
         folder.parent.name == "snapshots" and real.parent == folder.parents[1] / "blobs"
@@ -91,7 +93,7 @@ def _is_inside(path: Path) -> bool:
 
 
 def _counted(names: list[str]) -> list[str]:
-    """All names of the series that ``model-00001-of-00003`` belongs to; nothing for names without a count."""
+    """All names of a series such as ``model-00001-of-00003``; an empty list for names without a count."""
     for name in names:
         if match := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})(\..*)", name, re.ASCII):
             return [f"{match[1]}-{i + 1:05d}-of-{match[2]}{match[3]}" for i in range(int(match[2]))]
@@ -108,7 +110,11 @@ def _all_there(folder: Path, shards: list[str], origin: str) -> list[str]:
 
 
 def read_bin(path: Path) -> dict[str, Stored]:
-    """The tensors of a torch state dict; pickles that hold more than tensors are refused."""
+    """Read the tensors of a torch state dict.
+
+    Raises:
+        FormatError: the file is damaged, or its pickle holds more than tensors.
+    """
     hint = "only plain state dicts are read; ask for, or make, a safetensors copy"
     try:
         state = read_torch_file(path) if _is_zip(path) else _load_old(path)
@@ -128,14 +134,14 @@ def _is_zip(path: Path) -> bool:
 
 
 def _load_old(path: Path) -> Any:
-    """A file of torch before 1.6: one pickle after the other, read into memory."""
+    """Load a file of torch before 1.6, several pickles in a row, into memory."""
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _stored(path: Path, name: str, tensor: Any) -> Stored:
-    """What is no float is named by its dtype, so that it is refused only when a rule wants it (buffers are int64)."""
+    """A tensor of another type than float keeps its dtype's name, and is an error only if a rule asks for it."""
     source = f"{path}: {name}"
     if isinstance(tensor, TorchTensor):
         if tensor.dtype not in ("F32", "F16", "BF16"):

@@ -67,10 +67,10 @@ def texts(*items: str) -> Value:
         ({"tokenizer.ggml.token_type": ints(1, 1)}, "2 entries for 3 tokens"),
         ({"tokenizer.ggml.token_type": ints(1, 1, 9)}, "types of 1 to 9; 1 to 6 are known"),
         ({"tokenizer.ggml.token_type": ints(3, 1, 6)}, "1 tokens are bytes"),
-        ({"tokenizer.ggml.tokens": texts("<s>", "a", "a")}, "1 tokens are there twice"),
+        ({"tokenizer.ggml.tokens": texts("<s>", "a", "a")}, "1 tokens occur twice"),
         ({"tokenizer.ggml.merges": texts("ab")}, "entry 0, 'ab', is not a pair"),
         ({"tokenizer.ggml.scores": None}, "a llama tokenizer needs scores"),
-        ({"tokenizer.ggml.bos_token_id": Value(V.UINT32, 7)}, "7 is none of 3 tokens"),
+        ({"tokenizer.ggml.bos_token_id": Value(V.UINT32, 7)}, "7 is not one of 3 tokens"),
         ({"tokenizer.ggml.scores": Value(V.ARRAY, np.array([0, np.nan, 1], np.float32), V.FLOAT32)}, "entry 1 is nan"),
     ],
 )

@@ -1,4 +1,4 @@
-"""compressed-tensors: integers packed or plain, FP8; by tensor, channel (row), group or block.
+"""compressed-tensors: integers, packed or not, and FP8; with scales by tensor, channel (row), group or block.
 
 Source: compressors/{pack_quantized,naive_quantized} and quantization/lifecycle/forward.py of compressed-tensors 0.20.
 """
@@ -29,7 +29,7 @@ FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "float-quantize
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Raises ``FormatError`` for the formats that are not read."""
+    """Raise ``FormatError`` for a config that is not supported."""
     place = "quantization_config"
     sparsity = config.get("sparsity_config")
     named = [config.get("format"), *(group.get("format") for group in _groups(config))]
@@ -53,7 +53,11 @@ def _weights(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def layer(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid | Tensor:
-    """A layer as a grid, or decoded as its rows are read if its weights are FP8. Raises ``FormatError``."""
+    """Read a layer as an integer grid, or one of FP8 weights as a tensor that is decoded as its rows are read.
+
+    Raises:
+        FormatError: a part is missing, or shapes disagree.
+    """
     if module.has("weight_packed"):
         return _packed(module, config)
     weight = module.matrix("weight", ("I8", *fp8.DTYPES))
@@ -103,7 +107,7 @@ def _grid(
     codes: Any,
     packed_zeros: bool,
 ) -> IntegerGrid:
-    """What the packed and the plain share: scales [1], [N, 1] or [N, G], zeros likewise, signed or packed down N."""
+    """What packed and plain layers share: scales [1], [N, 1] or [N, G], and zeros alike, signed or packed along N."""
     scales = module.matrix("weight_scale", FLOAT_DTYPES)
     n_out, width = shape
     size = scales.stored.shape
@@ -126,7 +130,7 @@ def _grid(
 
 
 def _columns(module: Module, width: int, n_groups: int) -> NDArray[np.int32]:
-    """The group of each column: by ``weight_g_idx`` if the scheme reorders by activation, else in turn."""
+    """The group of each column: from ``weight_g_idx`` if the scheme reorders columns, else in order."""
     if n_groups < 1 or width % n_groups:
         raise module.error("weight_scale", f"{n_groups} groups do not divide {width} columns")
     if module.has("weight_g_idx"):
@@ -139,7 +143,7 @@ def _columns(module: Module, width: int, n_groups: int) -> NDArray[np.int32]:
 
 
 def _zeros(module: Module, shape: tuple[int, int], bits: int, packed: bool) -> Any:
-    """Zeros as the unsigned codes have them: the signed ones plus 2**(bits - 1)."""
+    """Zeros for unsigned codes: the signed zeros plus 2**(bits - 1)."""
     n_out, n_groups = shape
     middle = 1 << (bits - 1)
     if not module.has("weight_zero_point"):
@@ -158,7 +162,7 @@ def _zeros(module: Module, shape: tuple[int, int], bits: int, packed: bool) -> A
 
 
 def _unpack_down(words: Matrix, a: int, b: int, bits: int) -> NDArray[np.int16]:
-    """Rows a to b of codes packed down the first axis: int16 [b-a, columns of words]."""
+    """Unpack rows a to b of codes that are packed along the first axis: int16 [b-a, columns of words]."""
     first = a // 32 * 32  # 32 codes fill `bits` words
     columns = np.ascontiguousarray(words.rows(first * bits // 32, -(-b * bits // 32)).T)
     return np.ascontiguousarray(unpack_bits(columns.view(np.uint8), bits, b - first)[:, a - first :].T).astype(np.int16)

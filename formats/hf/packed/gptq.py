@@ -1,4 +1,4 @@
-"""GPTQ: its bit layout, and its layers as grids.
+"""GPTQ: its bit layout, and its layers as integer grids.
 
 Codes are one contiguous little-endian bit stream over int32 words, down K (``qweight``) or along N (``qzeros``);
 3-bit codes straddle words. Source: ``pack`` of AutoGPTQ's and GPTQModel's ``QuantLinear`` (nn_modules/qlinear).
@@ -23,12 +23,12 @@ BITS = (2, 3, 4, 8)
 
 
 def per_unit(bits: int) -> int:
-    """Codes in the shortest run that fills whole words: 16, 32, 8, 4 for 2, 3, 4, 8 bits."""
+    """The number of codes in the shortest run that fills whole words: 16, 32, 8, 4 for 2, 3, 4, 8 bits."""
     return 32 // gcd(32, bits)
 
 
 def pack_rows(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
-    """Pack down the first axis, as ``qweight`` is.
+    """Pack codes along the first axis, as in ``qweight``.
 
     Args:
         codes: uint8 [K, N], each below 2**bits; K a multiple of ``per_unit(bits)``.
@@ -56,7 +56,7 @@ def pack_rows(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
 
 
 def unpack_rows(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
-    """The inverse of ``pack_rows``: int32 [K * bits / 32, N] -> uint8 [K, N]."""
+    """Undo ``pack_rows``: int32 [K * bits / 32, N] to uint8 [K, N]."""
     n_words, width = words.shape
     unit = _unit(bits, n_words * 32 // bits)
     runs = np.ascontiguousarray(words).view(np.uint32).reshape(-1, unit * bits // 32, width)
@@ -72,12 +72,12 @@ def unpack_rows(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
 
 
 def pack_columns(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
-    """Pack along the last axis, as ``qzeros`` is: uint8 [G, N] -> int32 [G, N * bits / 32]."""
+    """Pack codes along the last axis, as in ``qzeros``: uint8 [G, N] to int32 [G, N * bits / 32]."""
     return np.ascontiguousarray(pack_rows(codes.T, bits).T)
 
 
 def unpack_columns(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
-    """The inverse of ``pack_columns``: int32 [G, N * bits / 32] -> uint8 [G, N]."""
+    """Undo ``pack_columns``: int32 [G, N * bits / 32] to uint8 [G, N]."""
     _unit(bits, words.shape[1] * 32 // bits)
     return unpack_bits(np.ascontiguousarray(words).view(np.uint8), bits, words.shape[1] * 32 // bits)
 
@@ -97,7 +97,7 @@ MAX_GROUP = 1 << 24  # far above any layer's width
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Raises ``FormatError`` for what is not read: other bits, layouts of other programs."""
+    """Raise ``FormatError`` for a config that is not supported: other bits, or layouts of other programs."""
 
     def refuse(key: str, problem: str, hint: str | None = None) -> FormatError:
         return FormatError(problem, path=path, where=f"quantization_config.{key}", hint=hint)
@@ -119,10 +119,11 @@ def _layout(config: Mapping[str, Any]) -> str:
 
 
 def grid(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid:
-    """A layer as a grid. Its bits are those its shapes tell: GPTQModel's ``dynamic`` lets layers differ.
+    """Read a layer as an integer grid. Its bits follow from its shapes, since GPTQModel's ``dynamic`` lets layers
+    differ.
 
     Raises:
-        FormatError: a part is missing (g_idx too), shapes that disagree, a group that is not there.
+        FormatError: a part is missing (g_idx, too), shapes disagree, or a group index is out of range.
     """
     if not module.has("g_idx"):
         hint = "old files without it are ambiguous: ask for a newer version of the checkpoint"

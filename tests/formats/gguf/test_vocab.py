@@ -92,7 +92,7 @@ def test_types_default_to_normal() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("tokens", None, "tokenizer.ggml.tokens: there is a tokenizer but no vocabulary"),
+        ("tokens", None, "tokenizer.ggml.tokens: is missing, though there is a tokenizer"),
         (
             "tokens",
             Value(ValueType.ARRAY, np.arange(4), ValueType.INT32),

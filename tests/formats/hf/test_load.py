@@ -299,7 +299,7 @@ def test_index_that_is_wrong(folder: Path) -> None:
         "(download the checkpoint again)"
     )
     index.write_text(json.dumps({"weight_map": []}))
-    assert message(folder) == f"{index}: weight_map: no map from tensors to files"
+    assert message(folder) == f"{index}: weight_map: is not a map from tensors to files"
 
 
 class Bomb:
