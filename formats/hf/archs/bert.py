@@ -1,4 +1,4 @@
-"""Encoders that give an embedding a token: BERT, Nomic BERT, ModernBERT.
+"""Encoders that return an embedding for each token: BERT, Nomic BERT, ModernBERT.
 
 Sources: BertConfig, NomicBertConfig and ModernBertConfig of transformers 5.23; conversion/bert.py of llama.cpp. BERT's
 pooler is what llama.cpp calls the classifier's first layer.
@@ -96,7 +96,7 @@ NOMIC_BERT = Arch(
 )  # fmt: skip
 
 _MODERN = "layers.{layer}."
-_EVERY = "global_attn_every_n_layers"  # the old key
+_EVERY = "global_attn_every_n_layers"  # a key of old configs
 
 MODERN_BERT = Arch(
     name="modern-bert",

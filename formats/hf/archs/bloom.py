@@ -26,12 +26,12 @@ BLOOM = Arch(
             },
             names={
                 "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
-                "n_embed": "hidden_size", "hidden_size": "hidden_size",  # of the two the last is written
+                "n_embed": "hidden_size", "hidden_size": "hidden_size",  # the last one is written
             },
         )
     },
     config=(
-        # Positions are slopes: there is no context but the one it was trained with, which configs seldom tell.
+        # ALiBi has no maximum position; configs seldom give the context of training.
         Computed("context_length", Dim("seq_length"), when=Is("seq_length")),
         Computed("context_length", EMBD, when=~Is("seq_length")),
         Key("hidden_size", "embedding_length"),

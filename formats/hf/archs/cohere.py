@@ -33,7 +33,7 @@ COMMAND_R = Arch(
     classes={
         "CohereForCausalLM": HFClass("cohere", _COMMON | {"use_qk_norm": False, "rope_theta": 500000.0}),
     },
-    # max_position_embeddings is what it began with
+    # max_position_embeddings is the context at the beginning of training
     config=(*_KEYS, Computed("context_length", Dim("model_max_length"), when=Is("model_max_length"))),
     rules=(
         EMBEDDING,
@@ -45,7 +45,7 @@ COMMAND_R = Arch(
         FINAL_NORM,
     ),
     fixed=_FIXED,
-    # It is by their number of layers that llama.cpp knows the models which norm q and k.
+    # llama.cpp recognizes the models with norms of q and k by their number of layers.
     needs={"use_qk_norm": _NORMED & _DEEP | ~_NORMED & ~_DEEP},
     ignored=("lm_head.weight",),
 )

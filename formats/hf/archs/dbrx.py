@@ -17,7 +17,7 @@ _ATTN = _LAYER + "norm_attn_norm."
 
 
 def _experts(hf: str, role: Role, *ops: Op) -> Rule:
-    """All experts' rows in one matrix."""
+    """A matrix with the rows of all experts."""
     each = Reshape((EXPERTS * FF, EMBD), (EXPERTS, FF, EMBD))
     return Rule(_LAYER + "ffn.experts.mlp." + hf, role, (EXPERTS * FF, EMBD), (each, *ops), tensor=True)
 
@@ -47,7 +47,7 @@ DBRX = Arch(
     },
     config=(
         *SIZE_KEYS,
-        # transformers 5.23 turns by rope_parameters instead, which published checkpoints do not have.
+        # transformers 5.23 reads rope_parameters instead, which published checkpoints do not have.
         Key("attn_config.rope_theta", "rope.freq_base"),
         Key("attn_config.clip_qkv", "attention.clamp_kqv", optional=True, null=0.0),
         *EXPERT_KEYS,

@@ -109,7 +109,7 @@ DEEPSEEK2 = Arch(
     },
     config=(*_CONFIG, Constant("expert_gating_func", 1)),
     rules=_rules(),
-    # llama.cpp scores a group by its two best experts, which is V3's way; V2 takes the best one.
+    # llama.cpp scores a group by its two best experts, as V3 does; V2 takes only the best.
     fixed={"hidden_act": "silu", "attention_bias": False, "topk_method": "greedy", "norm_topk_prob": False},
     beyond="model.layers.",
 )

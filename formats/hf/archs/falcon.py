@@ -13,7 +13,7 @@ from ..rules import Arch, HFClass, Rule
 from .shared import HEAD
 
 _LAYER = "transformer.h.{layer}."
-_NEW = Is("new_decoder_architecture")  # 40B's: key/value heads, each with its own query heads
+_NEW = Is("new_decoder_architecture")  # of 40B and larger: grouped key/value heads
 _TWO_NORMS = _NEW & ~Is("num_ln_in_parallel_attn", 1)
 _KV_HEADS = Dim("num_kv_heads")
 _QUERIES = HEADS // _KV_HEADS
@@ -21,7 +21,7 @@ _KV = _KV_HEADS * HEAD_DIM
 
 
 def _part(each: Dim | int) -> Reshape:
-    """That many heads of each group as plain rows."""
+    """The given number of heads of each group as the rows of a matrix."""
     return Reshape((_KV_HEADS, each, HEAD_DIM, EMBD), (_KV_HEADS * each * HEAD_DIM, EMBD))
 
 

@@ -29,18 +29,21 @@ _COMMON = {
     "max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "head_dim": 256, "attention_bias": False,
     "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True,
 }  # fmt: skip
-_GELU = ("gelu_pytorch_tanh", "gelu")  # llama.cpp computes the tanh form; the first checkpoints say gelu and mean it
+_GELU = (
+    "gelu_pytorch_tanh",
+    "gelu",
+)  # llama.cpp computes the tanh form, which is what the first checkpoints mean by gelu
 _FIXED = {"tie_word_embeddings": True, "attention_bias": False, "use_bidirectional_attention": (None, False)}
 _SCALAR = Dim("query_pre_attn_scalar")
 
 
 def _scalar(layers_of_27b: int) -> If:
-    """llama.cpp scales by the head's size, but for 27B, which it knows by its layers, by the width a head."""
+    """llama.cpp scales by the head's size; for 27B, recognized by its layers, by the width per head."""
     return If(Equal(LAYERS, Dim(layers_of_27b)), EMBD // HEADS, HEAD_DIM)
 
 
 def _norm(hf: str, role: Role) -> Rule:
-    """Checkpoints hold how much a norm's weight is more than one."""
+    """A norm whose weight the checkpoint stores minus one."""
     return Rule(hf, role, (EMBD,), (Add(1.0),))
 
 

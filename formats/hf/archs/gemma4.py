@@ -1,4 +1,4 @@
-"""Gemma 4, text: dense, with experts, and with inputs of each layer's own.
+"""Gemma 4, text: dense, with experts, and with an input of its own for each layer.
 
 Sources: Gemma4TextConfig of transformers 5.23; conversion/gemma.py of llama.cpp.
 """

@@ -1,4 +1,4 @@
-"""Granite 3 and 3.x, dense and with experts; Granite 4, where Mamba 2 and attention take turns.
+"""Granite 3 and 3.x, dense and with experts; Granite 4, which alternates Mamba 2 and attention.
 
 Sources: GraniteConfig, GraniteMoeConfig, GraniteMoeSharedConfig and GraniteMoeHybridConfig of transformers 5.23;
 conversion/granite.py of llama.cpp. llama.cpp turns neighbouring pairs, as in Llama.
@@ -61,7 +61,7 @@ _ROUTED = Is("num_local_experts")
 
 
 def _experts(when: Condition = ALWAYS) -> tuple[Rule, ...]:
-    """The router, and experts that each layer has in one tensor."""
+    """The router, and experts stacked in one tensor for each layer."""
     return (
         Rule(_MOE + "router.layer", Role.FFN_GATE_INP, (EXPERTS, EMBD), when=when),
         Rule(
@@ -166,6 +166,6 @@ GRANITE_HYBRID = Arch(
         FINAL_NORM,
         HEAD,
     ),
-    # llama.cpp normalizes group by group, transformers all at once
+    # llama.cpp normalizes each group, transformers all groups together
     fixed=_FIXED | {"mamba_expand": 2, "mamba_n_groups": 1, "mamba_proj_bias": False, "time_step_limit": NO_LIMIT},
 )

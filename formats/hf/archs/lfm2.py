@@ -1,4 +1,4 @@
-"""LFM2: short convolutions and attention in turns; dense, and with experts.
+"""LFM2, which alternates short convolutions and attention; dense, and with experts.
 
 Sources: Lfm2Config and Lfm2MoeConfig of transformers 5.23; conversion/lfm2.py of llama.cpp.
 """
@@ -50,7 +50,7 @@ def _mlp(width: Dim, when: Condition = ALWAYS) -> tuple[Rule, ...]:
     )
 
 
-# Two thirds of what the config says, up to the next multiple.
+# Two thirds of the config's value, rounded up to a multiple.
 _ADJUSTED, _TWO_THIRDS = Is("block_auto_adjust_ff_dim"), (2 * FF // 3 + _MULTIPLE - 1) // _MULTIPLE * _MULTIPLE
 
 LFM2 = Arch(
@@ -72,8 +72,8 @@ LFM2 = Arch(
     ),
     rules=(*_MIXERS, *_mlp(_TWO_THIRDS, _ADJUSTED), *_mlp(FF, ~_ADJUSTED), *_ENDS),
     fixed={"conv_bias": False, "block_ffn_dim_multiplier": (1.0, 1)},
-    needs={"tie_embedding": ~Is("tie_embedding", False)},  # an old key
-    implied={"intermediate_size": OrDefault("block_ff_dim", 12288)},  # likewise; transformers' default
+    needs={"tie_embedding": ~Is("tie_embedding", False)},  # a key of old configs
+    implied={"intermediate_size": OrDefault("block_ff_dim", 12288)},  # an old key, and transformers' default
 )
 
 _DENSE = Dim("num_dense_layers") > LAYER_INDEX

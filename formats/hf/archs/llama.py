@@ -43,7 +43,7 @@ _LLAMA = HFClass(
     | {"intermediate_size": 11008, "max_position_embeddings": 2048, "num_key_value_heads": None, "pretraining_tp": 1}
     | {"attention_bias": False, "mlp_bias": False},
 )
-# Code that came with checkpoints; transformers 5 reads them as Llama.
+# A class of code that comes with checkpoints; transformers 5 reads them as Llama.
 _INTERNLM3 = HFClass(
     "internlm3",
     _COMMON
@@ -115,7 +115,7 @@ _MINISTRAL3 = HFClass(
     | {"head_dim": 128, "pad_token_id": 11, "sliding_window": None},
 )
 _YARN_KEYS = {
-    "mscale": "rope.scaling.yarn_log_multiplier",  # equal to the next in every model of the family
+    "mscale": "rope.scaling.yarn_log_multiplier",  # equal to the next entry in every model of the family
     "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
     "llama_4_scaling_beta": "attention.temperature_scale",
 }
@@ -187,7 +187,7 @@ LLAMA4 = Arch(
         FINAL_NORM,
         HEAD,
     ),
-    # llama.cpp has these numbers in its code
+    # constants in llama.cpp
     fixed={"hidden_act": "silu", "attention_bias": False, "attention_chunk_size": 8192, "no_rope_layer_interval": 4}
     | {"attn_temperature_tuning": (True, 4), "floor_scale": 8192, "attn_scale": 0.1},
     roots=TEXT_ROOTS,

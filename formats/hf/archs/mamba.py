@@ -1,4 +1,4 @@
-"""Mamba and Mamba 2: state-space models without attention. ``mamba2`` are the rules that hybrids use too.
+"""Mamba and Mamba 2: state-space models without attention. Hybrids use the rules of ``mamba2``, too.
 
 Sources: MambaConfig and Mamba2Config of transformers 5.23; conversion/mamba.py of llama.cpp.
 """
@@ -14,11 +14,11 @@ from ..values import NegExp
 
 _AT = "backbone.layers.{layer}."
 _ONE = Dim(1)
-NO_LIMIT = ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")])  # as JSON of transformers 5 has it, and of old
+NO_LIMIT = ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")])  # in JSON of transformers 5, and of older ones
 
 
 def conv1d(at: str, channels: Dim, kernel: Dim, when: Condition = ALWAYS, bias: Condition = ALWAYS) -> tuple[Rule, ...]:
-    """A convolution of each channel by itself."""
+    """A depthwise convolution."""
     shape = (channels, _ONE, kernel)
     flat = (Reshape(shape, (channels, kernel)),)
     return (
@@ -67,7 +67,7 @@ _COMMON = {
 _FIXED = {"expand": 2, "use_bias": False, "use_conv_bias": True, "hidden_act": "silu"}
 _STATE, _KERNEL, _RANK = Dim("state_size"), Dim("conv_kernel"), Dim("time_step_rank")
 _FIRST_KEYS = (
-    Constant("context_length", 1 << 20),  # as good as any
+    Constant("context_length", 1 << 20),  # there is no maximum
     Key("hidden_size", "embedding_length"),
     Constant("feed_forward_length", 0),
     Constant("attention.head_count", 0),

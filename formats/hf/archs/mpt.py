@@ -56,7 +56,7 @@ MPT = Arch(
         Rule("transformer.norm_f", Role.OUTPUT_NORM, (EMBD,)),
         HEAD,
     ),
-    # What transformers' MPT computes whatever these keys say, too.
+    # transformers' MPT ignores these keys, too, and computes this.
     fixed={
         "expansion_ratio": 4, "no_bias": True, "logit_scale": None, "attn_config.alibi": True,
         "attn_config.alibi_bias_max": 8, "attn_config.attn_type": "multihead_attention", "attn_config.qk_ln": False,

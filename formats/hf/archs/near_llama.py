@@ -71,7 +71,7 @@ SMOLLM3 = Arch(
     },
     config=(*KEYS, *_ENDS),
     rules=(EMBEDDING, ATTN_NORM, *attention(permute=True), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
-    # llama.cpp leaves rope out of every fourth layer, whatever the model says.
+    # llama.cpp leaves out rope in every fourth layer, whatever the config says.
     fixed={
         "hidden_act": "silu", "mlp_bias": False, "attention_bias": False, "use_sliding_window": False,
         "no_rope_layer_interval": 4,

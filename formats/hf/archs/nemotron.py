@@ -14,7 +14,7 @@ from .shared import EMBEDDING, HEAD, HEAD_DIM_KEYS, LAYER_PREFIX, SIZE_KEYS, att
 
 
 def _norm(hf: str, role: Role) -> tuple[Rule, Rule]:
-    """Checkpoints hold how much a norm's weight is more than one; its bias is as it is."""
+    """A norm whose weight the checkpoint stores minus one, and its bias."""
     return (
         Rule(hf, role, (EMBD,), (Add(1.0),)),
         Rule(hf + ".bias", role, (EMBD,), tensor=True, part="bias"),

@@ -31,7 +31,7 @@ _COMMON = {
     "attention_bias": False, "pad_token_id": 1, "bos_token_id": None, "eos_token_id": 50279,
 }  # fmt: skip
 _FIXED = {"hidden_act": "silu", "attention_bias": False}
-# Over all heads at once.
+# Norms over all heads together.
 _QK_NORM = (
     Rule(LAYER_PREFIX + "self_attn.q_norm", Role.ATTN_Q_NORM, (Q,)),
     Rule(LAYER_PREFIX + "self_attn.k_norm", Role.ATTN_K_NORM, (KV,)),
@@ -79,7 +79,7 @@ OLMO3 = Arch(
     },
     config=(
         *SIZE_KEYS,
-        Rope(sliding="rope_theta"),  # one base for both kinds of layer: llama.cpp uses one, too
+        Rope(sliding="rope_theta"),  # the same base in both kinds of layer, as in llama.cpp
         EPS_KEY,
         Key("sliding_window", "attention.sliding_window"),
         LayerFlags("layer_types", "attention.sliding_window_pattern"),

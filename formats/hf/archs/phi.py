@@ -61,7 +61,7 @@ PHI3 = Arch(
         Key("original_max_position_embeddings", "rope.scaling.original_context_length"),
         EPS_KEY,
         Rope(dimension=True),
-        # llama.cpp does not use it: beyond so many tokens its attention sees more.
+        # llama.cpp does not use the window: its attention sees all earlier tokens.
         Key("sliding_window", "attention.sliding_window", optional=True, null=0),
     ),
     rules=(

@@ -41,7 +41,7 @@ _EXPERTS = {
 }  # fmt: skip
 _NAMES = {"num_experts": "num_local_experts"}
 _FIXED = {"hidden_act": "silu", "use_sliding_window": (False, None)}
-# llama.cpp has experts in every layer.
+# In llama.cpp every layer has experts.
 _ALL_SPARSE = {"decoder_sparse_step": 1, "mlp_only_layers": ([], None)}
 
 QWEN2 = Arch(
@@ -112,7 +112,7 @@ QWEN3_MOE = Arch(
 _K_HEADS, _V_HEADS = Dim("linear_num_key_heads"), Dim("linear_num_value_heads")
 _K_DIM, _V_DIM = Dim("linear_key_head_dim"), Dim("linear_value_head_dim")
 _KEYS, _VALUES = _K_HEADS * _K_DIM, _V_HEADS * _V_DIM
-_GROUP = _V_HEADS // _K_HEADS * _V_DIM  # values of a key head
+_GROUP = _V_HEADS // _K_HEADS * _V_DIM  # values for each key head
 _LINEAR, _KERNEL = Is("layer_types", "linear_attention"), Dim("linear_conv_kernel_dim")
 _DELTA = LAYER_PREFIX + "linear_attn."
 _ADD_ONE = (Add(1.0),)

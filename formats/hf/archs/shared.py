@@ -1,4 +1,4 @@
-"""Rows and rules that many architectures share, as the checkpoints of the Llama layout name things."""
+"""Rows and rules that many architectures share, with the names of checkpoints in the Llama layout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..ops import Op, PermuteRope, Stack
 from ..rows import Key, Rope
 from ..rules import Rule
 
-# The order is conversion/base.py's: what comes before rope, and after.
+# In the order of conversion/base.py: these rows come before rope.
 SIZE_KEYS = (
     Key("num_hidden_layers", "block_count"),
     Key("max_position_embeddings", "context_length"),
@@ -22,7 +22,7 @@ KEYS = (*SIZE_KEYS, Rope(), EPS_KEY)
 EXPERT_KEYS = (Key("num_local_experts", "expert_count"), Key("num_experts_per_tok", "expert_used_count"))
 HEAD_DIM_KEYS = (Key("head_dim", "attention.key_length"), Key("head_dim", "attention.value_length"))
 
-# Checkpoints that hold a vision tower beside the text model, in the two layouts they have had.
+# The two layouts of checkpoints that hold a vision tower beside the text model.
 TEXT_ROOTS = {
     "model.language_model.": "model.",
     "language_model.model.": "model.",
@@ -52,12 +52,14 @@ def attention(
     at: str = LAYER_PREFIX + "self_attn.",
     out: str = "o_proj",
 ) -> tuple[Rule, ...]:
-    """q, k, v and o.
+    """The rules of q, k, v and o.
 
     Args:
-        permute: llama.cpp turns neighbouring pairs in this architecture (``LLAMA_ROPE_TYPE_NORM``).
-        bias: of q, k and v.
-        out_bias: of o.
+        permute: for architectures in which llama.cpp rotates neighbouring pairs (``LLAMA_ROPE_TYPE_NORM``).
+        bias: when q, k and v have a bias.
+        out_bias: when o has a bias.
+        at: the beginning of the modules' names.
+        out: the name of o.
     """
     q_ops: tuple[Op, ...] = (PermuteRope(HEADS),) if permute else ()
     k_ops: tuple[Op, ...] = (PermuteRope(KV_HEADS),) if permute else ()
@@ -75,7 +77,7 @@ def qk_norm(
     at: str = LAYER_PREFIX + "self_attn.",
     names: tuple[str, str] = ("q_norm", "k_norm"),
 ) -> tuple[Rule, ...]:
-    """Norms of q and k, a head at a time."""
+    """Norms of q and k over each head."""
     q, k = (at + name for name in names)
     return (
         Rule(q, Role.ATTN_Q_NORM, (HEAD_DIM,), ops, when=when),
@@ -86,7 +88,7 @@ def qk_norm(
 def gated_mlp(
     *, bias: str | Condition | None = None, when: Condition = ALWAYS, at: str = LAYER_PREFIX + "mlp.", width: Dim = FF
 ) -> tuple[Rule, ...]:
-    """gate, up and down."""
+    """The rules of gate, up and down."""
     return (
         Rule(at + "gate_proj", Role.FFN_GATE, (width, EMBD), bias=bias, when=when),
         Rule(at + "up_proj", Role.FFN_UP, (width, EMBD), bias=bias, when=when),
@@ -102,10 +104,10 @@ def experts(
     width: Dim = EXPERT_FF,
     when: Condition = ALWAYS,
 ) -> tuple[Rule, ...]:
-    """The router, and experts with a tensor of each their own.
+    """The router, and experts with a tensor for each.
 
     Args:
-        names: of gate, up and down.
+        names: the names of gate, up and down.
     """
     each, ops = at + "experts.{expert}.", (Stack(),)
     gate, up, down = (each + name for name in names)

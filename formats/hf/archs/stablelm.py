@@ -16,7 +16,7 @@ from .shared import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, HEAD, LAYER_PREF
 
 
 def _norms(hf: str, role: Role, heads: Dim) -> Rule:
-    """A norm of each head its own."""
+    """Norms with a tensor for each head."""
     at, own = LAYER_PREFIX + f"self_attn.{hf}.norms.{{expert}}", Is("qk_layernorm")
     return Rule(at, role, (HEAD_DIM,), (Stack(),), when=own, each=heads)
 

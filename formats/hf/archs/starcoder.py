@@ -69,7 +69,7 @@ STARCODER2 = Arch(
             },
         )
     },
-    # llama.cpp knows no window here: beyond sliding_window tokens its attention sees more.
+    # llama.cpp has no window here: its attention sees all earlier tokens.
     config=(*SIZE_KEYS, Rope(), Key("norm_epsilon", "attention.layer_norm_epsilon")),
     rules=(
         EMBEDDING,

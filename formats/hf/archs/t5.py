@@ -1,4 +1,4 @@
-"""T5 1.1 and its like (Flan-T5): an encoder and a decoder.
+"""T5 1.1 and Flan-T5: an encoder and a decoder.
 
 Sources: T5Config of transformers 5.23; conversion/t5.py of llama.cpp, which leaves out the scaling of the
 decoder's output that the first T5 has.
@@ -28,7 +28,7 @@ _FIRST = Equal(LAYER_INDEX, Dim(0))
 
 
 def _stack(name: str, layers: str, cross: bool) -> tuple[Rule, ...]:
-    """The blocks of one half."""
+    """The blocks of the encoder or the decoder."""
     at, stack = name + ".block.{layer}.layer.", name[:3] + "."
 
     def rule(hf: str, role: Role, shape: tuple[Dim, ...], only_first: bool = False) -> Rule:
@@ -98,7 +98,7 @@ T5 = Arch(
     fixed={
         "feed_forward_proj": "gated-gelu", "relative_attention_max_distance": 128, "is_encoder_decoder": True,
     },
-    # An untied config of old is how transformers knows that the decoder's output is not scaled.
+    # In old configs, transformers takes untied embeddings as the sign that the decoder's output is not scaled.
     needs={"scale_decoder_outputs": Is("scale_decoder_outputs", False) | Is("tie_word_embeddings", False)},
     implied={"num_decoder_layers": LAYERS},
     ignored=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
