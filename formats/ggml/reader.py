@@ -220,7 +220,7 @@ def _check_shapes(parsed: _Parsed, gqa: int) -> int:
     h = parsed.hparams
     width = wire.n_ff(h, gqa)
     expected = 0
-    for name, shape in wire.shapes(h.n_vocab, h.n_embd, h.n_layer, width, h.n_embd // gqa):
+    for name, shape in wire.tensor_shapes(h.n_vocab, h.n_embd, h.n_layer, width, h.n_embd // gqa):
         if name not in parsed.entries:  # also what ends the loop when a damaged header promises millions of layers
             raise _missing(parsed, name)
         entry = parsed.entries[name][0]

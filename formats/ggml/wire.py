@@ -107,7 +107,9 @@ def ggml_name(role: Role, layer: int | None) -> str | None:
     return f"{base}.weight" if layer is None else f"layers.{layer}.{base}.weight"
 
 
-def shapes(n_vocab: int, n_embd: int, n_layer: int, n_ff: int, n_kv: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def tensor_shapes(
+    n_vocab: int, n_embd: int, n_layer: int, n_ff: int, n_kv: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every tensor that a file must hold: its GGUF name and its shape in numpy order.
 
     Args:

@@ -218,7 +218,7 @@ def _names(tensors: tuple[TensorInfo, ...], facts: _Facts, n_vocab: int) -> list
             raise PlanError(f"GGML's clients need vectors in F32, not {info.qtype}", where=info.name, hint=_HINT)
         found[info.name] = name
     expected = dict(
-        wire.shapes(n_vocab, facts.n_embd, facts.n_layer, facts.n_ff, facts.n_embd // facts.gqa)
+        wire.tensor_shapes(n_vocab, facts.n_embd, facts.n_layer, facts.n_ff, facts.n_embd // facts.gqa)
     )  # fmt: skip
     if missing := expected.keys() - found.keys():
         raise PlanError(f"{len(missing)} tensors are missing", where=min(missing), hint="the model is incomplete")

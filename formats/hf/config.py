@@ -60,7 +60,7 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     return data
 
 
-def of_text(raw: Config) -> dict[str, Any]:
+def text_config(raw: Config) -> dict[str, Any]:
     """The text model's config, out of ``text_config`` if it is nested there; class and origin are the outer ones."""
     inner = raw.get("text_config")
     if not isinstance(inner, Mapping):
@@ -70,7 +70,7 @@ def of_text(raw: Config) -> dict[str, Any]:
     return {**outer, **inner, **whole}
 
 
-def complete(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any]:
+def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any]:
     """Complete and check a config: quantmill's names, every default filled in, rope in the form of transformers 5.
 
     Raises:
@@ -146,13 +146,15 @@ def _check_size(config: Config, key: str, path: Path) -> None:
             raise FormatError(f"{size!r} is not a positive integer", path=path, where=key)
 
 
-def derive(arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, ...], path: Path) -> dict[str, Any]:
-    """Restore a config, in the form of ``complete``, from the standard keys and the tensors of a GGUF file."""
+def derive_config(
+    arch: Arch, cls: HFClass, metadata: Metadata, tensors: tuple[Tensor, ...], path: Path
+) -> dict[str, Any]:
+    """Restore a config, in the form of ``complete_config``, from the standard keys and the tensors of a GGUF file."""
 
     def get(suffix: str, *, each: bool = False) -> Any:
         key = metadata_key(arch.gguf, suffix)
         value = metadata.get(key)
-        return None if value is None else plain(value.data, path, key, each=each)
+        return None if value is None else plain_number(value.data, path, key, each=each)
 
     config = {key: value[0] if isinstance(value, tuple) else value for key, value in arch.fixed.items()}
     for row in arch.config:
@@ -191,7 +193,7 @@ def _optional_flags(found: Container[Role], arch: Arch, cls: HFClass) -> Iterato
             yield flag, rule.roles[0] in found
 
 
-def plain(value: Any, path: Path, where: str, *, each: bool = False) -> Any:
+def plain_number(value: Any, path: Path, where: str, *, each: bool = False) -> Any:
     """A hyper-parameter as config.json writes it: a float as the shortest decimal of this float32, equal numbers of all
     layers as one (as a list, if ``each``).
 
@@ -200,7 +202,7 @@ def plain(value: Any, path: Path, where: str, *, each: bool = False) -> Any:
     """
     if isinstance(value, np.ndarray):
         if each:
-            return [plain(item, path, where) for item in value.tolist()]
+            return [plain_number(item, path, where) for item in value.tolist()]
         if value.size == 0 or (value != value[0]).any():
             problem = f"differs from layer to layer, which this model class cannot say: {value.tolist()}"
             raise FormatError(problem, path=path, where=where)
@@ -208,7 +210,7 @@ def plain(value: Any, path: Path, where: str, *, each: bool = False) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def residue(original: Config, derived: Config, cls: HFClass) -> dict[str, Any]:
+def config_residue(original: Config, derived: Config, cls: HFClass) -> dict[str, Any]:
     """What a completed config has that neither ``derived`` nor the defaults give: the key ``quantmill.hf.config``."""
     defaults = {**_COMMON, **cls.defaults}
     rest = {}
@@ -222,7 +224,7 @@ def residue(original: Config, derived: Config, cls: HFClass) -> dict[str, Any]:
 _MISSING = object()
 
 
-def for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
+def config_for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
     """A completed config as the class writes it: under its own names, without sizes that it infers itself."""
     theirs = {ours: name for name, ours in cls.names.items()}
     sizes = implied(arch, config).items()

@@ -10,7 +10,7 @@ from typing import Any
 from ..gguf.keys import typed
 from ..ir import Metadata, Value
 from .card import SAMPLING
-from .config import plain
+from .config import plain_number
 
 KEY = "quantmill.hf.generation_config"
 # Not kept: what transformers notes when it saves, and values that are its defaults.
@@ -31,7 +31,7 @@ def derive_generation(metadata: Metadata) -> dict[str, Any]:
         found["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     for name, hf in SAMPLING.items():
         if (value := metadata.get(f"general.sampling.{name}")) is not None:
-            found[hf] = plain(value.data, Path(), f"general.sampling.{name}")
+            found[hf] = plain_number(value.data, Path(), f"general.sampling.{name}")
             found["do_sample"] = True
     return found
 

@@ -23,13 +23,13 @@ from ..ir import Model, Tensor, Tokenizer, Value
 from . import rope
 from .archs import BY_CLASS
 from .card import general
-from .config import complete, derive, of_text, read_json, residue
+from .config import complete_config, config_residue, derive_config, read_json, text_config
 from .generation import generation_residue
 from .ops import Tensors, Transpose
 from .packed import decode_packed
 from .packed_tensors import UnpackedTensor, transposed
 from .rows import metadata_key
-from .rules import Arch, Slot, named
+from .rules import Arch, Slot, with_gguf_names
 from .weights import Stored, read_weights
 
 Say = Callable[[str], None]
@@ -89,12 +89,12 @@ def assemble(
     from .tokenizer.read import read_tokenizer
 
     folder = path.parent
-    raw = of_text(read_json(path, required=True))
+    raw = text_config(read_json(path, required=True))
     arch, name = arch_of_config(raw, path)
     cls = arch.classes[name]
     with _located(path):
-        config = complete(raw, arch, cls, path)
-        required = {name for name, _ in shapes(arch, config)}
+        config = complete_config(raw, arch, cls, path)
+        required = {name for name, _ in required_shapes(arch, config)}
         stored = decode_packed(find_weights(arch, config), raw, folder, required=required, say=say)
         tensors, kept = _read_tensors(arch, config, stored, folder, readable)
     tokenizer = read_tokenizer(folder, vocab_size=config["vocab_size"], model_ids=raw, pre=pre)
@@ -179,7 +179,7 @@ def _private(
     common = Counter(kept.dtypes.values()).most_common(1)[0][0]
     others = [f"{dtype} {tensor}" for tensor, dtype in kept.dtypes.items() if dtype != common]
     cls = arch.classes[name]
-    rest = residue(config, derive(arch, cls, metadata, tensors, path), cls)
+    rest = config_residue(config, derive_config(arch, cls, metadata, tensors, path), cls)
     facts: dict[str, Any] = {"quantmill.hf.class": name, "quantmill.hf.dtype": common}
     if others:
         facts["quantmill.hf.dtypes"] = others
@@ -189,7 +189,7 @@ def _private(
     return {key: typed(key, value) for key, value in facts.items()}
 
 
-def shapes(arch: Arch, config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def required_shapes(arch: Arch, config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The name and shape of every tensor that a checkpoint of this config must have, by the architecture's rules."""
     for slot in arch.slots(config):
         if slot.required:
@@ -217,7 +217,7 @@ def _read_tensors(
         if len(parts) == len(slot.sources):
             sources = tuple(parts[one] for one in slot.sources)
             made = slot.to_gguf(sources)
-            tensors += named(slot, made)
+            tensors += with_gguf_names(slot, made)
             if readable and not slot.rule.exact:
                 kept.originals |= _lost(slot, sources, made)
     if unmatched:

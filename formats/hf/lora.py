@@ -19,7 +19,7 @@ from ..gguf.keys import typed
 from ..ir import Bytes, Model, Role, Tensor, Value
 from ..qtypes import F32, QType
 from .card import name_parts
-from .config import complete, of_text, read_json
+from .config import complete_config, read_json, text_config
 from .load import MAX_NAMED, arch_of_config
 from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
 from .rules import Arch, Slot
@@ -69,9 +69,9 @@ def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32) -> Mod
     about = read_json(path, required=True)
     _check(about, path)
     base = base or _named_base(about, path)
-    raw = of_text(read_json(base / "config.json", required=True))
+    raw = text_config(read_json(base / "config.json", required=True))
     arch, name = arch_of_config(raw, base / "config.json")
-    config = complete(raw, arch, arch.classes[name], base / "config.json")
+    config = complete_config(raw, arch, arch.classes[name], base / "config.json")
     pairs = _pairs(_read(folder), folder)
     tensors = tuple(cast(tensor, qtype) for tensor in _place(arch, config, pairs, _factors(about, pairs), folder))
     return Model(arch.gguf, _metadata(folder, arch, about), tensors, folder)

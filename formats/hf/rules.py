@@ -222,7 +222,7 @@ def _slots(rule: Rule, layer: int | None, config: Config) -> Iterator[Slot]:
         yield Slot(rule, layer, "bias", config, not (rule.optional or isinstance(rule.bias, Maybe)))
 
 
-def named(slot: Slot, tensors: Tensors) -> Iterator[Tensor]:
+def with_gguf_names(slot: Slot, tensors: Tensors) -> Iterator[Tensor]:
     """Give the results of ``slot.to_gguf`` their GGUF names, roles and layer."""
     for tensor, name, role in zip(tensors, slot.targets, slot.rule.roles, strict=True):
         # Ops move rows: an index in a message then belongs to the GGUF tensor, so the source names it.

@@ -21,7 +21,7 @@ from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
 from . import rope
 from .archs import ARCHS
-from .config import derive, for_class, with_defaults
+from .config import config_for_class, derive_config, with_defaults
 from .generation import read_private, restore_generation
 from .load import MAX_NAMED, ORIGINAL
 from .ops import Tensors
@@ -124,7 +124,7 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
         the completed config under quantmill's names, as rules and ops need it; and config.json as the class writes it.
     """
     cls = arch.classes[name]
-    derived = derive(arch, cls, model.metadata, model.tensors, model.path)
+    derived = derive_config(arch, cls, model.metadata, model.tensors, model.path)
     recorded = read_private(model.metadata.get("quantmill.hf.config"))
     config = {**derived, **recorded}
     for row in arch.config:
@@ -139,7 +139,7 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
         turning = np.count_nonzero(factors.rows(0, 1).view("<f4") == 1)
         if full["rope_type"] == "default":
             full |= {"rope_type": "proportional", "partial_rotary_factor": turning / factors.width}
-    written = for_class(config, recorded, arch, cls)
+    written = config_for_class(config, recorded, arch, cls)
     return with_defaults(config, arch, cls), {"architectures": [name], "model_type": cls.model_type, **written}
 
 

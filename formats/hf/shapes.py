@@ -13,7 +13,7 @@ from ..errors import FormatError
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Bytes, Model, Role, Tensor, Tokenizer, TokenType
 from ..qtypes import BF16, F16, F32
-from .load import assemble, shapes
+from .load import assemble, required_shapes
 from .rules import Arch
 from .weights import Stored
 
@@ -37,7 +37,7 @@ def read_shapes(path: Path, *, pre: str | None = None) -> Model:
         qtype = _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."), F16)
         return {
             name: Tensor(name, Role.OTHER, None, shape, qtype, _no_weights, f"{path}: {name}")
-            for name, shape in shapes(arch, config)
+            for name, shape in required_shapes(arch, config)
         }
 
     return assemble(Path(path), imagined, pre, readable=False)

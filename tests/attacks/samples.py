@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from quantmill.formats.ggml.wire import Hparams, n_ff, shapes
+from quantmill.formats.ggml.wire import Hparams, n_ff, tensor_shapes
 from quantmill.formats.gguf.wire import ByteOrder, encode_string, encode_value
 from quantmill.formats.ir import Value, ValueType
 from quantmill.formats.moments_file import packed_size
@@ -134,7 +134,7 @@ def ggml_bytes(*, version: int = 3, kind: str = "F32", n_layer: int = 1, seed: i
     for i, word in enumerate(words):
         out += struct.pack("<I", len(word)) + word + struct.pack("<f", -float(i))
     random = np.random.default_rng(seed)
-    for name, shape in shapes(hparams.n_vocab, 32, n_layer, n_ff(hparams, 1), 32):
+    for name, shape in tensor_shapes(hparams.n_vocab, 32, n_layer, n_ff(hparams, 1), 32):
         type = BY_NAME[kind if len(shape) > 1 else "F32"]
         raw = _ggml_name(name).encode()
         out += struct.pack("<III", len(shape), len(raw), type.id) + struct.pack(f"<{len(shape)}I", *shape[::-1]) + raw

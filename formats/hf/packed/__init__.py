@@ -123,7 +123,7 @@ def _check_fp8(config: Config, path: Path) -> None:
 
 
 def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
-    return fp8.tensor(module, fp8.block_size(config.get("weight_block_size")))
+    return fp8.read_layer(module, fp8.block_size(config.get("weight_block_size")))
 
 
 def _ignore(text: str) -> None:
@@ -135,7 +135,7 @@ def _nothing_to_check(config: Config, path: Path) -> None:
 
 
 def _read_mxfp4(module: Module, config: Config, path: Path) -> Tensor:
-    return mxfp4.tensor(module)
+    return mxfp4.read_layer(module)
 
 
 _FP8 = Method(
@@ -146,15 +146,15 @@ _FP8 = Method(
     ("activation_scale", "input_scale", "input_scale_ub", "k_scale", "v_scale"),
 )
 METHODS: dict[str, Method] = {
-    "gptq": Method(("qweight",), gptq.PARTS, gptq.check_config, gptq.grid),
-    "awq": Method(("qweight",), awq.PARTS, awq.check_config, awq.grid),
+    "gptq": Method(("qweight",), gptq.PARTS, gptq.check_config, gptq.read_layer),
+    "awq": Method(("qweight",), awq.PARTS, awq.check_config, awq.read_layer),
     "fp8": _FP8,
     "fbgemm_fp8": _FP8,
     "compressed-tensors": Method(
         ("weight_packed", "weight_scale"),
         compressed.PARTS,
         compressed.check_config,
-        compressed.layer,
+        compressed.read_layer,
         compressed.EXTRAS,
     ),
     "mxfp4": Method(

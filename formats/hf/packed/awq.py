@@ -74,7 +74,7 @@ def _version(config: Mapping[str, Any]) -> str:
     return str(config.get("version") or config.get("format") or "gemm").lower()
 
 
-def grid(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid:
+def read_layer(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid:
     """Read a layer as an integer grid.
 
     Raises:

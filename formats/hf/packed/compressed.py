@@ -52,7 +52,7 @@ def _weights(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     return (group["weights"] for group in _groups(config) if isinstance(group.get("weights"), Mapping))
 
 
-def layer(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid | Tensor:
+def read_layer(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid | Tensor:
     """Read a layer as an integer grid, or one of FP8 weights as a tensor that is decoded as its rows are read.
 
     Raises:
@@ -63,7 +63,7 @@ def layer(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid 
     weight = module.matrix("weight", ("I8", *fp8.DTYPES))
     if weight.stored.dtype != "I8":
         blocks = [block for w in _weights(config) if (block := fp8.block_size(w.get("block_structure")))]
-        return fp8.tensor(module, blocks[0] if blocks else None)
+        return fp8.read_layer(module, blocks[0] if blocks else None)
     return _plain(module, config, weight)
 
 

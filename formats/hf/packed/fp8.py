@@ -42,7 +42,7 @@ def block_size(value: Any) -> tuple[int, int] | None:
     return None
 
 
-def tensor(module: Module, block: tuple[int, int] | None) -> Tensor:
+def read_layer(module: Module, block: tuple[int, int] | None) -> Tensor:
     """Read a layer's weight, decoded to F32 as its rows are read: code times scale, rounded once.
 
     Args:

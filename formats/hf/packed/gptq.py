@@ -118,7 +118,7 @@ def _layout(config: Mapping[str, Any]) -> str:
     return str(config.get("checkpoint_format") or config.get("format") or "gptq")
 
 
-def grid(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid:
+def read_layer(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid:
     """Read a layer as an integer grid. Its bits follow from its shapes, since GPTQModel's ``dynamic`` lets layers
     differ.
 

@@ -8,7 +8,7 @@ from .ggml_blocks import mxfp4_to_ggml
 from .stored import Module
 
 
-def tensor(module: Module) -> TransposedTensor:
+def read_layer(module: Module) -> TransposedTensor:
     """Read experts under the module's own name, [experts, in, out] as unpacked checkpoints hold them.
 
     The architecture's rule transposes them to [experts, out, in], which stays in MXFP4: no weight is decoded.
