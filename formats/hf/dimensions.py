@@ -1,6 +1,6 @@
 """Numbers and conditions in terms of config keys: what shapes, ops and rules are written with.
 
-A config here is complete (``config.complete_config``) and seen from one layer (``at_layer``): a key with a value for each
+A config here is complete (``config.complete_config``) and seen from a layer (``at_layer``): a key with a value for each
 layer reads as that layer's value.
 """
 

@@ -206,7 +206,7 @@ KEY = "quantmill.moments."
         ({"tensors": strings(Q, Q, EXPERTS)}, "named twice"),
         ({"inputs": strings(Q, Q, "blk.9.x")}, "but no sums for 'blk.9.x'"),
         ({"tensors": strings(K, Q, "blk.9.x")}, "but no sums for 'blk.9.x'"),
-        ({"inputs": strings(K, K, EXPERTS)}, f"those of '{K}', which has none"),
+        ({"inputs": strings(K, K, EXPERTS)}, f"moments of '{K}', which has none"),
         ({"inputs": strings(EXPERTS, Q, EXPERTS)}, "has other columns"),
         ({"inputs": strings(Q, K, EXPERTS)}, "which has none"),
     ],
