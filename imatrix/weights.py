@@ -172,7 +172,7 @@ class Weights:
         from tokenizers import Tokenizer as Encoder
 
         from ..formats.gguf.vocab import tokenizer_from_metadata
-        from ..formats.hf.tokenizer.save import write_tokenizer
+        from ..formats.hf.tokenizer.write import write_tokenizer
 
         tokenizer = tokenizer_from_metadata(self.model.metadata)
         if tokenizer is None:

@@ -83,7 +83,7 @@ def write_hf(model: Model, folder: Path | GrowingFolder, *, dtype: str = "auto",
     if generation := restore_generation(model.metadata):
         _write_json(path / "generation_config.json", generation)
     if tokenizer is not None:
-        from .tokenizer.save import write_tokenizer
+        from .tokenizer.write import write_tokenizer
 
         write_tokenizer(tokenizer, path)
     write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)

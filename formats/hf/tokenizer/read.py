@@ -1,33 +1,48 @@
-"""A Hugging Face folder's tokenizer -> ``Tokenizer``, in llama.cpp's terms."""
+"""The tokenizer of a Hugging Face folder as a ``Tokenizer``, in llama.cpp's terms.
+
+``read_folder`` reads the files once into a typed description, ``READERS`` says which reader fits it, and what every
+kind has (ids of special tokens, flags, chat templates) is added to what the reader finds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ...errors import TokenizerError
-from ...ir import Tokenizer, TokenType
-from .bpe import is_byte_level, read_bpe
-from .files import TokenizerFiles, read_files
-from .pretokenizers import BY_NAME, NAMES
-from .raw_bpe import is_raw_bpe, read_raw_bpe
-from .special import flags, special_ids
-from .spm import is_sentencepiece, is_unigram_proto, load_proto, read_json_pieces, read_proto
-from .unigram import is_unigram, read_unigram, read_unigram_proto
-from .vocabulary import Vocabulary
-from .wordpiece import is_wordpiece, read_wordpiece
+from ...ir import Tokenizer
+from .common.vocabulary import Vocabulary
+from .files.folder import TokenizerFolder, read_folder
+from .files.tokenizer_json import Model, UnigramModel, WordPieceModel
+from .flags import find_flags
+from .kinds import byte_level_bpe, gemma4_bpe, sentencepiece_bpe, unigram, wordpiece
+from .recorded import restore_pre, restore_types
+from .special_ids import find_special_ids
+from .splitting.pre_tokenizers import NAMES
 
-_TYPES = {int(kind) for kind in TokenType}
+
+@dataclass(frozen=True)
+class Reader:
+    """A way to read a vocabulary out of a folder.
+
+    Args:
+        files: what it reads.
+        reason: why it is chosen before those that follow.
+        fits: whether the folder has these files.
+        read: takes the folder and the pre-tokenizer's name, or None to find it; raises ``TokenizerError``.
+    """
+
+    files: str
+    reason: str
+    fits: Callable[[TokenizerFolder], bool]
+    read: Callable[[TokenizerFolder, str | None], Vocabulary]
 
 
 def read_tokenizer(
-    folder: Path, *, vocab_size: int, model_ids: Mapping[str, Any], pre: str | None = None
+    folder: Path, *, vocab_size: int, model_ids: Mapping[str, object], pre: str | None = None
 ) -> Tokenizer | None:
-    """The tokenizer in ``folder``, or None where there is none.
+    """Read the tokenizer in ``folder``; None where there is none.
 
     Args:
         folder: with tokenizer.json, a SentencePiece model, vocab.json and merges.txt, or vocab.txt, and the files
@@ -35,94 +50,132 @@ def read_tokenizer(
         vocab_size: rows of the embedding; a shorter vocabulary is padded with unused ``[PADn]``.
         model_ids: config.json, or its ``*_token_id`` entries: a number, a list, or None.
         pre: llama.cpp's pre-tokenizer name, instead of the one found by behaviour. For WordPiece and Unigram, where
-            names mean nothing, any name lets pass what llama.cpp would do otherwise.
+            names mean nothing, any name accepts a tokenizer that llama.cpp does not follow exactly.
 
     Raises:
-        TokenizerError: damaged files, a vocabulary longer than the embedding, or one llama.cpp cannot run.
+        TokenizerError: damaged files, a vocabulary longer than the embedding, or one that llama.cpp cannot run.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "vocab.txt").write_text("[PAD]\\n[UNK]\\n[CLS]\\n[SEP]\\n[MASK]\\nun\\n##able\\n")
+        >>> tokenizer = read_tokenizer(folder, vocab_size=8, model_ids={})
+        >>> tokenizer.model, tokenizer.tokens[5:], tokenizer.special["mask"]
+        ('bert', ('▁un', 'able', '[PAD7]'), 4)
     """
-    files = read_files(folder)
     if pre is not None and pre not in NAMES:
         raise TokenizerError(f"no pre-tokenizer called {pre!r}", where="--pre", hint=f"one of {', '.join(NAMES)}")
-    vocabulary = _read_vocabulary(files, pre)
-    if vocabulary is None:
-        return None
-    tokens, types, scores = vocabulary.arrays(vocab_size, folder)
-    _restore_types(types, files)
+    found = read_folder(folder)
+    reader = next((row for row in READERS if row.fits(found)), None)
+    return None if reader is None else _complete(found, reader.read(found, pre), vocab_size, model_ids)
+
+
+def _complete(
+    folder: TokenizerFolder, vocabulary: Vocabulary, vocab_size: int, model_ids: Mapping[str, object]
+) -> Tokenizer:
+    """The tokenizer of this vocabulary, with what is found in the same way for every kind."""
+    tokens, types, scores = vocabulary.arrays(vocab_size, folder.path)
     ids = {text: number for number, (text, _) in vocabulary.tokens.items()}
-    ids.update({added.text: number for number, added in files.added.items()})
-    special = special_ids(files, ids, model_ids, vocabulary.special)
-    # Said aloud, because llama.cpp has defaults of its own for each pre-tokenizer: a bare tokenizer.model is Llama's,
-    # whose class adds bos; anything else adds what it says.
-    defaults = {"add_bos_token": vocabulary.model == "llama" and files.tokenizer is None, "add_eos_token": False}
-    found = {**defaults, **vocabulary.flags, **flags(files, special, ids)}
-    if vocabulary.model == "t5":  # what is done to text outweighs what tokenizer_config.json says of it
-        found["add_space_prefix"] = vocabulary.flags["add_space_prefix"]
-    if (mask := files.added.get(special.get("mask", -1))) is not None and mask.lstrip:
-        found["mask_lstrip"] = True
-    if any(added.rstrip for added in files.added.values()):
-        found["special_rstrip"] = True
+    ids.update({added.text: number for number, added in folder.added_tokens.items()})
+    special = find_special_ids(folder, ids, model_ids, vocabulary.special)
     return Tokenizer(
         model=vocabulary.model,
-        pre=_recorded_pre(files, vocabulary.pre),
+        pre=restore_pre(vocabulary.pre, folder.config.recorded),
         tokens=tokens,
-        types=types,
+        types=restore_types(types, folder.config.recorded),
         scores=scores,
         merges=vocabulary.merges,
         special=special,
-        flags=found,
-        chat_templates=files.chat_templates,
+        flags=find_flags(folder, vocabulary, special, ids),
+        chat_templates=folder.chat_templates,
         precompiled_charsmap=vocabulary.charsmap,
     )
 
 
-def _read_vocabulary(files: TokenizerFiles, pre: str | None) -> Vocabulary | None:
-    """tokenizer.json's kind decides, being what transformers runs; tokenizer.model holds the scores it lacks."""
-    document = files.tokenizer
-    if document is None:
-        return _read_without_json(files, pre)
-    if "model" not in document:
-        raise TokenizerError("no 'model' in it", path=files.folder / "tokenizer.json", hint="download it again")
-    if is_byte_level(document):
-        return read_bpe(files, pre)
-    if is_wordpiece(document):
-        return read_wordpiece(files, checked=pre is None)
-    proto = load_proto(files)
-    if is_unigram(document):
-        return read_unigram(files, proto, checked=pre is None)
-    if proto is not None and not is_unigram_proto(proto):
-        return read_proto(files, proto)
-    if is_sentencepiece(document):
-        return read_raw_bpe(files) if is_raw_bpe(files) else read_json_pieces(files)
+def _has_model(model: type[Model]) -> Callable[[TokenizerFolder], bool]:
+    return lambda folder: folder.tokenizer_json is not None and isinstance(folder.tokenizer_json.model, model)
+
+
+def _refuse_document(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
+    document = folder.tokenizer_json
+    assert document is not None
     raise TokenizerError(
-        f"a {document['model'].get('type')} tokenizer that is neither byte-level BPE nor made from SentencePiece",
-        path=files.folder / "tokenizer.json",
+        f"a {document.model_type} tokenizer that is neither byte-level BPE nor made from SentencePiece",
+        path=document.path,
         where="model.type",
     )
 
 
-def _read_without_json(files: TokenizerFiles, pre: str | None) -> Vocabulary | None:
-    if (proto := load_proto(files)) is not None:
-        return read_unigram_proto(files, proto) if is_unigram_proto(proto) else read_proto(files, proto)
-    if (files.folder / "vocab.json").is_file() and (files.folder / "merges.txt").is_file():
-        return read_bpe(files, pre)
-    if (files.folder / "vocab.txt").is_file():
-        return read_wordpiece(files, checked=pre is None)
-    if files.sentencepiece is not None:
-        raise TokenizerError("not a SentencePiece model", path=files.sentencepiece, hint="download it again")
-    return None
+def _refuse_model_file(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
+    raise TokenizerError("not a SentencePiece model", path=folder.sentencepiece_path, hint="download it again")
 
 
-def _restore_types(types: NDArray[np.int32], files: TokenizerFiles) -> None:
-    """The types that ``write_tokenizer`` recorded, where these files say otherwise or nothing."""
-    recorded = files.recorded.get("token_types")
-    for number, kind in (recorded if isinstance(recorded, dict) else {}).items():
-        if number.isdecimal() and int(number) < len(types) and kind in _TYPES:
-            types[int(number)] = kind
-
-
-def _recorded_pre(files: TokenizerFiles, pre: str | None) -> str | None:
-    """Of the names that split alike, the one ``write_tokenizer`` recorded."""
-    recorded = files.recorded.get("pre")
-    if not isinstance(recorded, str) or recorded not in BY_NAME or pre not in BY_NAME:
-        return pre
-    return recorded if BY_NAME[recorded] is BY_NAME[pre] else pre
+# The first that fits reads.
+READERS = (
+    Reader(
+        "tokenizer.json with byte-level BPE",
+        "it is what transformers runs; a tokenizer.model beside it is another program's (Llama 3's is tiktoken's)",
+        lambda folder: folder.tokenizer_json is not None and folder.tokenizer_json.is_byte_level,
+        byte_level_bpe.read_json,
+    ),
+    Reader(
+        "tokenizer.json with WordPiece",
+        "it is what transformers runs",
+        _has_model(WordPieceModel),
+        wordpiece.read_json,
+    ),
+    Reader(
+        "tokenizer.json with Unigram",
+        "it is what transformers runs, and it has the scores",
+        _has_model(UnigramModel),
+        unigram.read_json,
+    ),
+    Reader(
+        "a SentencePiece model that is not Unigram",
+        "it has the scores that the tokenizer.json made from it lacks",
+        lambda folder: folder.sentencepiece is not None and not folder.sentencepiece.is_unigram,
+        sentencepiece_bpe.read_model,
+    ),
+    Reader(
+        "tokenizer.json with pieces that llama.cpp's gemma4 model merges by rank",
+        "ranks kept are exact, scores made from them are not always",
+        gemma4_bpe.keeps_merges,
+        gemma4_bpe.read_json,
+    ),
+    Reader(
+        "tokenizer.json with pieces",
+        "scores can be made from the ranks of its merges",
+        lambda folder: folder.tokenizer_json is not None and folder.tokenizer_json.has_pieces,
+        sentencepiece_bpe.read_json,
+    ),
+    Reader(
+        "any other tokenizer.json",
+        "transformers would run it, whatever lies beside it",
+        lambda folder: folder.tokenizer_json is not None,
+        _refuse_document,
+    ),
+    Reader(
+        "a SentencePiece model of type Unigram",
+        "without tokenizer.json, transformers' class for it says how its pieces are numbered",
+        lambda folder: folder.sentencepiece is not None,
+        unigram.read_model,
+    ),
+    Reader(
+        "vocab.json and merges.txt",
+        "without tokenizer.json, transformers' class for them says how text is split",
+        lambda folder: folder.has("vocab.json", "merges.txt"),
+        byte_level_bpe.read_vocab_and_merges,
+    ),
+    Reader(
+        "vocab.txt",
+        "it is BertTokenizer's",
+        lambda folder: folder.has("vocab.txt"),
+        wordpiece.read_vocab_txt,
+    ),
+    Reader(
+        "a file by the name of a SentencePiece model that holds something else",
+        "no other file says what it is",
+        lambda folder: folder.sentencepiece_path is not None,
+        _refuse_model_file,
+    ),
+)

@@ -16,8 +16,8 @@ from oracles.strings import adversarial
 from oracles.vocab_gguf import write_vocab_gguf
 from quantmill.formats.errors import TokenizerError
 from quantmill.formats.gguf.vocab import tokenizer_to_metadata
-from quantmill.formats.hf.tokenizer.pretokenizers import BY_NAME
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
+from quantmill.formats.hf.tokenizer.splitting.pre_tokenizers import BY_NAME
 from quantmill.formats.ir import Tokenizer, TokenType
 
 LLAMA3_SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|start_header_id|>")

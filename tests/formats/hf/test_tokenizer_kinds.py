@@ -15,9 +15,9 @@ from oracles.small_tokenizers import train_bpe, train_raw_bpe, train_sentencepie
 from oracles.strings import adversarial
 from oracles.vocab_gguf import write_vocab_gguf
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata, tokenizer_to_metadata
-from quantmill.formats.hf.tokenizer.pretokenizers import BY_NAME
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
-from quantmill.formats.hf.tokenizer.save import write_tokenizer
+from quantmill.formats.hf.tokenizer.splitting.pre_tokenizers import BY_NAME
+from quantmill.formats.hf.tokenizer.write import write_tokenizer
 from quantmill.formats.ir import Tokenizer, TokenType, Value, ValueType
 
 ROBERTA = ("<s>", "</s>", "<unk>", "<pad>", "<mask>")

@@ -18,8 +18,10 @@ from oracles.strings import adversarial
 from oracles.vocab_gguf import write_vocab_gguf
 from quantmill.formats.errors import TokenizerError
 from quantmill.formats.gguf.vocab import tokenizer_to_metadata
-from quantmill.formats.hf.tokenizer.detect import PROBES, detect_pre
-from quantmill.formats.hf.tokenizer.pretokenizers import BY_NAME, PRE_TOKENIZERS, PreTokenizer
+from quantmill.formats.hf.tokenizer.files.tokenizer_json import TokenizerJson, parse_tokenizer_json
+from quantmill.formats.hf.tokenizer.splitting.detect import detect_pre
+from quantmill.formats.hf.tokenizer.splitting.pre_tokenizers import BY_NAME, PRE_TOKENIZERS, PreTokenizer
+from quantmill.formats.hf.tokenizer.splitting.probes import PROBES
 from quantmill.formats.ir import Tokenizer
 
 STRINGS = (*PROBES, *adversarial(700, seed=1))
@@ -104,20 +106,21 @@ def test_splits_as_llama_cpp(row: PreTokenizer, free_merges: dict[str, Any], tmp
     assert [text for text, a, b in zip(strings, ours, theirs, strict=True) if a != b] == []
 
 
-def _document(row: PreTokenizer, **changes: Any) -> dict[str, Any]:
+def _document(row: PreTokenizer, **changes: Any) -> TokenizerJson:
     # where a word is out of the merges' reach, a rare name is worth taking
     vocab = {"a": 0, "b": 1, "ab": 2} if row.rare else {}
     model = {"type": "BPE", "vocab": vocab, "merges": [], "ignore_merges": row.ignore_merges}
-    return {"normalizer": row.normalizer, "pre_tokenizer": row.pre_tokenizer, "model": model, **changes}
+    document = {"normalizer": row.normalizer, "pre_tokenizer": row.pre_tokenizer, "model": model, **changes}
+    return parse_tokenizer_json(document, Path("tokenizer.json"))
 
 
 @pytest.mark.parametrize("row", PRE_TOKENIZERS, ids=lambda row: row.name)
 def test_found_by_structure_and_by_behaviour(row: PreTokenizer) -> None:
-    assert detect_pre(_document(row), Path("t.json")) == row.name
+    assert detect_pre(_document(row)) == row.name
     # the same words by another way: nested, with a step that cuts nothing
     idle = {"type": "Split", "pattern": {"Regex": "(?!)"}, "behavior": "Isolated", "invert": False}
     nested = {"type": "Sequence", "pretokenizers": [idle, {"type": "Sequence", "pretokenizers": list(row.steps)}]}
-    assert detect_pre(_document(row, pre_tokenizer=nested), Path("t.json")) == row.name
+    assert detect_pre(_document(row, pre_tokenizer=nested)) == row.name
 
 
 def test_no_two_rows_share_a_name() -> None:
@@ -128,7 +131,7 @@ def test_unknown_splitting_names_the_nearest_and_the_flag() -> None:
     gpt2 = BY_NAME["gpt-2"]
     prefixed = {**gpt2.pre_tokenizer, "add_prefix_space": True}
     with pytest.raises(TokenizerError) as error:
-        detect_pre(_document(gpt2, pre_tokenizer=prefixed), Path("tokenizer.json"))
+        detect_pre(_document(gpt2, pre_tokenizer=prefixed))
     assert str(error.value).startswith(
         "tokenizer.json: pre_tokenizer: llama.cpp has no pre-tokenizer that splits as this"
     )
@@ -138,26 +141,26 @@ def test_unknown_splitting_names_the_nearest_and_the_flag() -> None:
 
 def test_a_normalizer_that_llama_cpp_has_not_is_an_error() -> None:
     with pytest.raises(TokenizerError, match="'gpt-2'"):
-        detect_pre(_document(BY_NAME["gpt-2"], normalizer={"type": "Lowercase"}), Path("tokenizer.json"))
+        detect_pre(_document(BY_NAME["gpt-2"], normalizer={"type": "Lowercase"}))
 
 
 def test_ignore_merges_counts_only_where_a_word_is_out_of_reach() -> None:
     falcon = BY_NAME["falcon"]  # llama.cpp: ignore_merges off
     model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]], "ignore_merges": True}
-    assert detect_pre(_document(falcon, model=model), Path("t.json")) == "falcon"
+    assert detect_pre(_document(falcon, model=model)) == "falcon"
     with pytest.raises(TokenizerError, match="tokenize 'ab' differently"):
-        detect_pre(_document(falcon, model={**model, "merges": []}), Path("t.json"))
+        detect_pre(_document(falcon, model={**model, "merges": []}))
 
 
 def test_the_same_regex_with_and_without_ignore_merges() -> None:
     row = BY_NAME["llama-bpe"]
     model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [], "ignore_merges": False}
-    assert detect_pre(_document(row), Path("t.json")) == "llama-bpe"
-    assert detect_pre(_document(row, model=model), Path("t.json")) == "dbrx"
+    assert detect_pre(_document(row)) == "llama-bpe"
+    assert detect_pre(_document(row, model=model)) == "dbrx"
 
 
 def test_a_rare_name_only_where_it_matters() -> None:
     row = BY_NAME["granite-embed-multi-97m"]
     model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]], "ignore_merges": True}
-    assert detect_pre(_document(row, model=model), Path("t.json")) == "gpt-4o"
-    assert detect_pre(_document(row, model={**model, "merges": []}), Path("t.json")) == row.name
+    assert detect_pre(_document(row, model=model)) == "gpt-4o"
+    assert detect_pre(_document(row, model={**model, "merges": []})) == row.name

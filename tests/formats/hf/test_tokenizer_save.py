@@ -16,9 +16,9 @@ from oracles.strings import adversarial
 from oracles.vocab_gguf import read_vocab_metadata, write_vocab_gguf
 from quantmill.formats.errors import TokenizerError
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata, tokenizer_to_metadata
-from quantmill.formats.hf.tokenizer.pretokenizers import BY_NAME
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
-from quantmill.formats.hf.tokenizer.save import write_tokenizer
+from quantmill.formats.hf.tokenizer.splitting.pre_tokenizers import BY_NAME
+from quantmill.formats.hf.tokenizer.write import write_tokenizer
 from quantmill.formats.ir import Tokenizer, TokenType
 
 

@@ -19,9 +19,9 @@ from oracles.strings import adversarial
 from oracles.vocab_gguf import write_vocab_gguf
 from quantmill.formats.errors import TokenizerError
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata, tokenizer_to_metadata
+from quantmill.formats.hf.tokenizer.kinds.unigram import normalize_spaces
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
-from quantmill.formats.hf.tokenizer.save import write_tokenizer
-from quantmill.formats.hf.tokenizer.unigram import spaced
+from quantmill.formats.hf.tokenizer.write import write_tokenizer
 from quantmill.formats.ir import Tokenizer, TokenType
 
 T5 = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -255,9 +255,9 @@ def test_other_published_forms(content: str, strips: bool, tmp_path: Path) -> No
     ],
 )
 def test_spaces_by_hand(text: str, merged: str, prefixed: str, plain: str) -> None:
-    assert spaced(text, prefix=True, merge=True) == spaced(text, prefix=False, merge=True) == merged
-    assert spaced(text, prefix=True, merge=False) == prefixed
-    assert spaced(text, prefix=False, merge=False) == plain
+    assert normalize_spaces(text, prefix=True, merge=True) == normalize_spaces(text, prefix=False, merge=True) == merged
+    assert normalize_spaces(text, prefix=True, merge=False) == prefixed
+    assert normalize_spaces(text, prefix=False, merge=False) == plain
 
 
 def test_a_normalizer_llama_cpp_has_not(tmp_path: Path) -> None:

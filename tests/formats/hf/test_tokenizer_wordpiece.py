@@ -19,9 +19,9 @@ from oracles.vocab_gguf import write_vocab_gguf
 from oracles.wordpiece import unlike_bert
 from quantmill.formats.errors import TokenizerError
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata, tokenizer_to_metadata
+from quantmill.formats.hf.tokenizer.kinds.wordpiece import piece_from_gguf, piece_to_gguf
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
-from quantmill.formats.hf.tokenizer.save import write_tokenizer
-from quantmill.formats.hf.tokenizer.wordpiece import phantom, unphantom
+from quantmill.formats.hf.tokenizer.write import write_tokenizer
 from quantmill.formats.ir import Tokenizer, TokenType
 
 CONFIG = {
@@ -146,9 +146,9 @@ def test_another_normalizer_that_does_the_same(tmp_path: Path) -> None:
 def test_a_piece_comes_back(piece: str) -> None:
     """But for what llama.cpp's form cannot tell apart: a bare ``##``, and a ▁ at the start of what goes on."""
     assume(piece != "##" and not piece.startswith("##▁"))
-    turned = phantom(piece)
+    turned = piece_to_gguf(piece)
     assert turned.startswith("▁") != piece.startswith("##")
-    assert unphantom(turned) == piece
+    assert piece_from_gguf(turned) == piece
 
 
 def test_errors(tmp_path: Path) -> None:

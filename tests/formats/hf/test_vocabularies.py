@@ -17,10 +17,10 @@ from oracles.strings import adversarial
 from oracles.wordpiece import unlike_bert
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata
-from quantmill.formats.hf.tokenizer.pretokenizers import BY_NAME
-from quantmill.formats.hf.tokenizer.raw_bpe import RAW_PRE
+from quantmill.formats.hf.tokenizer.kinds.gemma4_bpe import GPT2_PRE_NAMES
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
-from quantmill.formats.hf.tokenizer.save import write_tokenizer
+from quantmill.formats.hf.tokenizer.splitting.pre_tokenizers import BY_NAME
+from quantmill.formats.hf.tokenizer.write import write_tokenizer
 from quantmill.formats.ir import Tokenizer, TokenType
 
 pytestmark = pytest.mark.slow
@@ -83,7 +83,7 @@ def test_every_pre_tokenizer_is_known() -> None:
     """But for one of raw words, jina-embeddings-v2-base-zh's, whose model has a name of its own."""
     names = names_in_the_source()
     assert len(names) > 80
-    assert names - {"whitespace"} == {*BY_NAME, *RAW_PRE} & names
+    assert names - {"whitespace"} == {*BY_NAME, *GPT2_PRE_NAMES} & names
     assert set(BY_NAME) <= names
 
 

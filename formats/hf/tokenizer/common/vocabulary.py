@@ -1,4 +1,4 @@
-"""A vocabulary on its way from Hugging Face's files to the arrays of a GGUF."""
+"""A vocabulary on its way from a folder's files to the arrays of a ``Tokenizer``."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import TokenizerError
-from ...ir import TokenType
+from ....errors import TokenizerError
+from ....ir import TokenType
 
-ADDED_SCORE = -1000.0  # what llama.cpp's converter gives added tokens
-PADDING_SCORE = -10000.0  # and the rows after the vocabulary's end
+# What llama.cpp's converter gives added tokens, and the rows after the vocabulary's end.
+ADDED_SCORE = -1000.0
+PADDING_SCORE = -10000.0
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a vocabulary file holds, before special ids are known.
+    """What the reader of one kind of tokenizer finds, before special ids are known.
 
     Args:
-        tokens: id -> (text as GGUF stores it, type).
-        scores: id -> score, or None for byte-level BPE.
+        model: llama.cpp's name of the kind, as in ``Tokenizer.model``.
+        pre: llama.cpp's name of the pre-tokenizer, as in ``Tokenizer.pre``.
+        tokens: id -> (text as GGUF stores it, type); ids may be missing.
+        scores: id -> score, or None for kinds without scores.
+        merges: as in ``Tokenizer.merges``.
         special: ids that the vocabulary file itself names, used where nothing else does.
         flags: as in ``Tokenizer.flags``.
-        charsmap: the Unigram normalizer's table.
+        charsmap: the table of replacements of a Unigram tokenizer, or None.
     """
 
     model: str
@@ -38,7 +42,11 @@ class Vocabulary:
     charsmap: bytes | None = None
 
     def arrays(self, n_rows: int, path: Path) -> tuple[tuple[str, ...], NDArray[np.int32], NDArray[np.float32] | None]:
-        """Texts, types and scores of ``n_rows`` tokens; ids nobody claims are ``[PADn]``, unused.
+        """Texts, types (int32) and scores (float32) of ``n_rows`` tokens; missing ids are ``[PADn]``, of type UNUSED.
+
+        Args:
+            n_rows: rows of the embedding.
+            path: the folder, for messages.
 
         Raises:
             TokenizerError: a token beyond the embedding's rows, or two tokens of one text.
@@ -63,7 +71,7 @@ class Vocabulary:
             for number, text in enumerate(texts):
                 if text in seen:
                     raise TokenizerError(
-                        f"tokens {seen[text]} and {number} are both {text!r}; llama.cpp wants distinct texts", path=path
+                        f"tokens {seen[text]} and {number} are both {text!r}; llama.cpp needs distinct texts", path=path
                     )
                 seen[text] = number
         return tuple(texts), types, scores

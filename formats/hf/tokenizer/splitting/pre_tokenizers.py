@@ -1,29 +1,29 @@
 """llama.cpp's pre-tokenizer names, and what each one does in Hugging Face's terms.
 
-A row's ``steps`` are the pre_tokenizer of tokenizer.json as its models publish it; the regexes llama.cpp runs for the
-same name are in src/llama-vocab.cpp (``llm_tokenizer_bpe``). Names that llama.cpp treats alike share a row:
-the first name is the one written.
+A row's ``steps`` are the pre_tokenizer of tokenizer.json as its models publish it; the regexes that llama.cpp runs for
+the same name are in src/llama-vocab.cpp (``llm_tokenizer_bpe``). Names that llama.cpp treats alike share a row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-Json = dict[str, Any]
+from ..files.json_values import Json
 
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """One behaviour.
+    """One way to split text into words, under the names that llama.cpp has for it.
 
     Args:
-        name: llama.cpp's ``tokenizer.ggml.pre``.
+        name: llama.cpp's ``tokenizer.ggml.pre``; the one that is written.
         steps: the pre_tokenizers of tokenizer.json, in order.
-        nfc: the models' tokenizer.json normalizes to NFC. llama.cpp never normalizes, so this only breaks ties.
-        ignore_merges: a word that is in the vocabulary is a token, whatever the merges say. Part of the name there.
+        nfc: whether the models' tokenizer.json normalizes to NFC. llama.cpp never normalizes: this only breaks ties.
+        ignore_merges: whether a word in the vocabulary is a token whatever the merges say. llama.cpp decides it by the
+            name.
         aliases: other names that llama.cpp splits in the same way.
-        rare: a name of one model, taken only where the others' ``ignore_merges`` would tokenize otherwise.
+        rare: whether it is one model's name, taken only where the ``ignore_merges`` of the others would tokenize
+            differently.
     """
 
     name: str
@@ -35,10 +35,12 @@ class PreTokenizer:
 
     @property
     def normalizer(self) -> Json | None:
+        """The normalizer of tokenizer.json."""
         return {"type": "NFC"} if self.nfc else None
 
     @property
     def pre_tokenizer(self) -> Json:
+        """The pre_tokenizer of tokenizer.json."""
         return self.steps[0] if len(self.steps) == 1 else {"type": "Sequence", "pretokenizers": list(self.steps)}
 
 
@@ -81,7 +83,7 @@ _KIMI = (
     rf"|[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}{_NOT_HAN}]+[{_LOWER}{_NOT_HAN}]*{_CONTRACTION}?"
 )
 _JAIS2_SPACES = "".join(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s{1}"
-# DeepSeek's idea of a letter: alphabets with case.
+# What DeepSeek takes for letters: the alphabets that have upper and lower case.
 _CASED = (
     "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώ"
     "ᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏"
@@ -254,22 +256,12 @@ PRE_TOKENIZERS = (
     PreTokenizer(
         "viking", (_split(r" ?[^(\s|.,!?…。，、।۔،)]+"), _digits(individual=True), _byte_level(use_regex=False))
     ),
-    # What llama.cpp does for want of a name (files of before April 2024): no published tokenizer.json is this one.
+    # What llama.cpp does with files that have no name (of before April 2024); no published tokenizer.json does this.
     PreTokenizer("default", _splits(r"[\p{P}\$\+<=>\^~\|]+", _GPT2_REGEX, r"\p{N}+", "[0-9][0-9][0-9]")),
 )
 
 BY_NAME = {name: row for row in PRE_TOKENIZERS for name in (row.name, *row.aliases)}
 NAMES = tuple(BY_NAME)
 
-# The gpt-2 names with which llama.cpp takes the spaces before <mask>, too (llama-vocab.cpp, load)
+# Names of the gpt-2 row with which llama.cpp also takes the spaces before <mask> (llama-vocab.cpp, load).
 MASK_LSTRIP = ("jina-v2-code", "jina-v2-de", "jina-v2-es")
-
-# Tokenizer classes that ship vocab.json and merges.txt only: how they split and what is special is in their code.
-_GPT2_CLASS = ("gpt-2", ("<|endoftext|>",))
-_ROBERTA_CLASS = ("gpt-2", ("<s>", "</s>", "<unk>", "<pad>", "<mask>"))
-_QWEN2_CLASS = ("qwen2", ("<|endoftext|>",))
-SLOW_CLASSES = {
-    **dict.fromkeys(("GPT2Tokenizer", "GPT2TokenizerFast", "CodeGenTokenizer", "CodeGenTokenizerFast"), _GPT2_CLASS),
-    **dict.fromkeys(("RobertaTokenizer", "RobertaTokenizerFast"), _ROBERTA_CLASS),
-    **dict.fromkeys(("Qwen2Tokenizer", "Qwen2TokenizerFast"), _QWEN2_CLASS),
-}

@@ -1,0 +1,26 @@
+"""Merges of a BPE: two parts each, which GGUF writes as ``"left right"`` with U+0120 for a space inside a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..files.tokenizer_json import Merge
+
+
+def merges_to_gguf(merges: Iterable[Merge]) -> tuple[str, ...]:
+    """Merges of tokenizer.json as GGUF writes them."""
+    return tuple(
+        merge if isinstance(merge, str) else " ".join(part.replace(" ", "\u0120") for part in merge) for merge in merges
+    )
+
+
+def merge_from_gguf(merge: str) -> list[str]:
+    """The two parts of a merge; the first may itself begin with a space, so llama.cpp looks from the second on."""
+    left, _, right = merge[1:].partition(" ")
+    return [merge[0] + left, right]
+
+
+def merged_text(merge: Merge) -> str:
+    """The token that a merge of tokenizer.json makes."""
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return left + right

@@ -1,0 +1,138 @@
+"""Byte-level BPE (llama.cpp's ``gpt2``): tokenizer.json, or vocab.json with merges.txt; and tokenizer.json back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ....errors import TokenizerError
+from ....ir import Tokenizer, TokenType
+from ..common.documents import bpe_model, is_padding, tokenizer_document
+from ..common.merges import merge_from_gguf, merges_to_gguf
+from ..common.vocabulary import Vocabulary
+from ..files.folder import TokenizerFolder
+from ..files.json_values import Json
+from ..files.tokenizer_json import BpeModel
+from ..splitting.detect import detect_pre
+from ..splitting.pre_tokenizers import BY_NAME, MASK_LSTRIP, NAMES
+
+
+@dataclass(frozen=True)
+class _TokenizerClass:
+    """What only the code of one of transformers' classes says.
+
+    Args:
+        pre: the name of the pre-tokenizer that splits as it does.
+        special_texts: the texts of its special tokens.
+    """
+
+    pre: str
+    special_texts: tuple[str, ...]
+
+
+_GPT2 = _TokenizerClass("gpt-2", ("<|endoftext|>",))
+_ROBERTA = _TokenizerClass("gpt-2", ("<s>", "</s>", "<unk>", "<pad>", "<mask>"))
+_QWEN2 = _TokenizerClass("qwen2", ("<|endoftext|>",))
+# Classes whose folders may hold vocab.json and merges.txt only.
+_CLASSES = {
+    **dict.fromkeys(("GPT2Tokenizer", "GPT2TokenizerFast", "CodeGenTokenizer", "CodeGenTokenizerFast"), _GPT2),
+    **dict.fromkeys(("RobertaTokenizer", "RobertaTokenizerFast"), _ROBERTA),
+    **dict.fromkeys(("Qwen2Tokenizer", "Qwen2TokenizerFast"), _QWEN2),
+}
+_ROBERTA_NAMES = ("bos", "eos", "unk", "pad", "mask")  # of its special texts
+
+
+def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
+    """The vocabulary, merges and pre-tokenizer name of a tokenizer.json.
+
+    Args:
+        folder: its tokenizer.json has a BPE model.
+        pre: the pre-tokenizer's name, or None to find it.
+
+    Raises:
+        TokenizerError: llama.cpp has no such pre-tokenizer.
+    """
+    document, model = folder.document(BpeModel)
+    if pre is None:
+        pre = detect_pre(document)
+        if pre == "gpt-2" and any(added.text == "<mask>" and added.lstrip for added in folder.added_tokens.values()):
+            pre = MASK_LSTRIP[0]
+    tokens = {number: (text, TokenType.NORMAL) for text, number in model.vocab.items()}
+    return Vocabulary("gpt2", pre, _with_added(folder, tokens), merges=merges_to_gguf(model.merges))
+
+
+def read_vocab_and_merges(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
+    """The vocabulary of vocab.json and merges.txt, split as transformers' class for them does.
+
+    Args:
+        folder: with both files.
+        pre: the pre-tokenizer's name, or None for the class's.
+
+    Raises:
+        TokenizerError: damaged files, or ``pre`` is None and the class is unknown.
+    """
+    vocab = folder.vocab_json
+    known = _CLASSES.get(folder.config.tokenizer_class or "")
+    if known is None and pre is None:
+        raise _unknown_class(folder)
+    texts = () if known is None else known.special_texts
+    control = folder.special_texts.union(texts)
+    tokens = {n: (text, TokenType.CONTROL if text in control else TokenType.NORMAL) for text, n in vocab.items()}
+    special: Mapping[str, int] = {}
+    flags: Mapping[str, bool] = {}
+    if known is not None:
+        pre = pre or known.pre
+        if known is _ROBERTA and vocab.keys() >= set(texts):
+            pre = MASK_LSTRIP[0] if pre == known.pre else pre
+            special = {name: vocab[text] for name, text in zip(_ROBERTA_NAMES, texts, strict=True)}
+            special |= {"sep": vocab["</s>"]}
+            flags = dict.fromkeys(("add_bos_token", "add_eos_token", "add_sep_token", "mask_lstrip"), True)
+    tokens = _with_added(folder, tokens)
+    return Vocabulary("gpt2", pre, tokens, merges=folder.merges_txt, special=special, flags=flags)
+
+
+def to_document(tok: Tokenizer) -> Json:
+    """tokenizer.json, but for added tokens and post-processor.
+
+    Raises:
+        TokenizerError: there are no merges, or the pre-tokenizer's name is unknown.
+    """
+    if tok.merges is None:
+        raise TokenizerError("byte-level BPE without merges", where="tokenizer.ggml.merges")
+    name = tok.pre or "default"
+    if name not in BY_NAME:
+        raise TokenizerError(
+            f"no pre-tokenizer called {name!r} is known here",
+            where="tokenizer.ggml.pre",
+            hint=f"set it to one of {', '.join(NAMES)}",
+        )
+    row = BY_NAME[name]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    return tokenizer_document(
+        normalizer=row.normalizer,
+        pre_tokenizer=row.pre_tokenizer,
+        post_processor={**byte_level, "trim_offsets": False},
+        decoder=byte_level,
+        model=bpe_model(
+            {text: i for i, text in enumerate(tok.tokens) if not is_padding(tok, i)},
+            map(merge_from_gguf, tok.merges),
+            byte_fallback=False,
+            ignore_merges=row.ignore_merges,
+        ),
+    )
+
+
+def _with_added(
+    folder: TokenizerFolder, tokens: Mapping[int, tuple[str, TokenType]]
+) -> dict[int, tuple[str, TokenType]]:
+    return {**tokens, **{number: (added.stored_text, added.type) for number, added in folder.added_tokens.items()}}
+
+
+def _unknown_class(folder: TokenizerFolder) -> TokenizerError:
+    return TokenizerError(
+        "vocab.json and merges.txt do not say how text is split, and the class"
+        f" {folder.config.tokenizer_class!r} is unknown",
+        path=folder.config.path,
+        where="tokenizer_class",
+        hint=f"save it with its tokenizer.json, or give --pre NAME, one of {', '.join(NAMES[:8])}...",
+    )

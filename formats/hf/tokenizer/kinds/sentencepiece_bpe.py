@@ -1,0 +1,153 @@
+"""SentencePiece BPE (llama.cpp's ``llama``): tokenizer.model, or the tokenizer.json made from one; and that back.
+
+llama.cpp merges the neighbours whose union has the highest score (src/llama-vocab.cpp, llm_tokenizer_spm); Hugging
+Face merges the pair of the lowest rank. The two agree where scores fall as ranks rise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ....errors import TokenizerError
+from ....ir import Tokenizer, TokenType
+from ..common.documents import SPACE, bpe_model, content_length, piece_decoder, tokenizer_document, unknown_text
+from ..common.merges import merged_text
+from ..common.pieces import piece_type, unknown_piece
+from ..common.vocabulary import ADDED_SCORE, Vocabulary
+from ..files.folder import TokenizerFolder
+from ..files.json_values import Json
+from ..files.sentencepiece_model import BPE
+from ..files.tokenizer_json import BpeModel, Merge
+
+
+def read_model(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
+    """The vocabulary of tokenizer.model, and the tokens added beside it.
+
+    Args:
+        folder: with a SentencePiece model.
+        pre: without meaning here.
+
+    Raises:
+        TokenizerError: it is a model of words or characters.
+    """
+    found = folder.sentencepiece
+    assert found is not None
+    if found.model_type != BPE:
+        raise TokenizerError(
+            "a SentencePiece model that is neither BPE nor Unigram", path=found.path, where="trainer_spec.model_type"
+        )
+    tokens = {number: (piece.stored_text, piece.type) for number, piece in enumerate(found.pieces)}
+    scores = {number: piece.score for number, piece in enumerate(found.pieces)}
+    special = {
+        name: number
+        for name, number in found.special.items()
+        if tokens[number][1] in (TokenType.CONTROL, TokenType.UNKNOWN)
+    }
+    return _vocabulary(folder, tokens, scores, special, adds_prefix=found.adds_space_prefix)
+
+
+def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
+    """The vocabulary of tokenizer.json alone, its scores made from the merges' ranks.
+
+    llama.cpp's converter (gguf-py, LlamaHfVocab) gives every token -1000 here and so loses the order of the merges.
+
+    Args:
+        folder: its tokenizer.json ``has_pieces``.
+        pre: without meaning here.
+    """
+    document, model = folder.document(BpeModel)
+    unknown = unknown_piece(folder, model)
+    tokens = {}
+    for text, number in model.vocab.items():
+        kind = piece_type(text, unknown)
+        added = folder.added_tokens.get(number)
+        if kind is TokenType.NORMAL and added is not None and added.type is TokenType.CONTROL:
+            kind = TokenType.CONTROL
+        tokens[number] = (text, kind)
+    scores = _scores(tokens, model.merges)
+    special = {"unk": model.vocab[unknown]} if unknown in model.vocab else {}
+    return _vocabulary(folder, tokens, scores, special, adds_prefix=document.adds_space_prefix)
+
+
+def to_document(tok: Tokenizer) -> Json:
+    """tokenizer.json, but for added tokens and post-processor, as transformers makes it of a tokenizer.model.
+
+    Raises:
+        TokenizerError: there are no scores.
+    """
+    if tok.scores is None:
+        raise TokenizerError("a SentencePiece vocabulary without scores", where="tokenizer.ggml.scores")
+    prefix = tok.flags.get("add_space_prefix", True)
+    replace: Json = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    normalizer: Json | None = replace
+    pre_tokenizer: Json | None = None
+    if prefix and tok.flags.get("legacy", True):
+        normalizer = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace]}
+    elif prefix:
+        normalizer = None
+        pre_tokenizer = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}
+    return tokenizer_document(
+        normalizer=normalizer,
+        pre_tokenizer=pre_tokenizer,
+        decoder=piece_decoder(strip_prefix=prefix),
+        model=bpe_model(
+            {text: i for i, text in enumerate(tok.tokens[: content_length(tok)])},
+            _merges(tok, tok.scores.tolist()),
+            byte_fallback=True,
+            unk_token=unknown_text(tok),
+        ),
+    )
+
+
+def _scores(tokens: Mapping[int, tuple[str, TokenType]], merges: Sequence[Merge]) -> dict[int, float]:
+    """0, -1, -2... over the normal tokens: in id order where the merges' ranks follow it (as tokenizer.model numbers
+    its pieces), else in the order of the merges that first make each, the rest below."""
+    normal = sorted(number for number, (_, kind) in tokens.items() if kind is TokenType.NORMAL)
+    ids = {tokens[number][0]: number for number in normal}
+    rank: dict[int, int] = {}
+    for i, merge in enumerate(merges):
+        if (number := ids.get(merged_text(merge))) is not None:
+            rank.setdefault(number, i)
+    if list(rank) != sorted(rank):
+        normal.sort(key=lambda number: (rank.get(number, len(merges)), number))
+    scores = dict.fromkeys(tokens, 0.0)
+    scores.update({number: -float(i) for i, number in enumerate(normal)})
+    first = min(normal, default=0)
+    for number, (_, kind) in tokens.items():
+        if kind is TokenType.CONTROL and number > first:  # added later: tokenizer.model has its own in front
+            scores[number] = ADDED_SCORE
+    return scores
+
+
+def _vocabulary(
+    folder: TokenizerFolder,
+    tokens: dict[int, tuple[str, TokenType]],
+    scores: dict[int, float],
+    special: Mapping[str, int],
+    *,
+    adds_prefix: bool,
+) -> Vocabulary:
+    """With added tokens laid over; where they only repeat the vocabulary's special tokens, those stay as they are."""
+    for number, added in folder.added_tokens.items():
+        known = tokens.get(number)
+        if known is not None and known[0] == added.text and known[1] in (TokenType.UNKNOWN, TokenType.CONTROL):
+            continue
+        if known != (added.stored_text, added.type):
+            tokens[number], scores[number] = (added.stored_text, added.type), ADDED_SCORE
+    flags = {} if adds_prefix else {"add_space_prefix": False}
+    if folder.tokenizer_json is not None and folder.tokenizer_json.prepend_scheme == "first":
+        flags["legacy"] = False
+    return Vocabulary("llama", "default", tokens, scores, special=special, flags=flags)
+
+
+def _merges(tok: Tokenizer, scores: list[float]) -> list[list[str]]:
+    """Every way to make a piece of two others, the highest score first, as transformers derives them."""
+    normal = [i for i, kind in enumerate(tok.types.tolist()) if kind == TokenType.NORMAL]
+    ids = {tok.tokens[i]: i for i in normal}
+    merges: list[list[str]] = []
+    for i in sorted(normal, key=lambda i: -scores[i]):
+        text = tok.tokens[i]
+        halves = [(text[:cut], text[cut:]) for cut in range(1, len(text))]
+        pairs = [(left, right) for left, right in halves if left in ids and right in ids]
+        merges += [list(pair) for pair in sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))]
+    return merges

@@ -1,0 +1,153 @@
+"""WordPiece (llama.cpp's ``bert``): tokenizer.json or vocab.txt, and tokenizer.json back.
+
+llama.cpp keeps the pieces turned around: one that starts a word has ``▁`` before it, one that goes on has lost its
+``##`` (conversion/bert.py; src/llama-vocab.cpp, ``llm_tokenizer_wpm_session``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+
+from ....errors import TokenizerError
+from ....ir import Tokenizer, TokenType
+from ..common.documents import content_length, tokenizer_document
+from ..common.vocabulary import Vocabulary
+from ..files.folder import TokenizerFolder
+from ..files.json_values import Json
+from ..files.tokenizer_json import TokenizerJson, WordPieceModel
+from ..splitting.probes import PROBES, differing_probes, split, split_probes
+
+_START, _CONTINUING = "▁", "##"
+_SPECIAL = {"unk": "[UNK]", "bos": "[CLS]", "eos": "[SEP]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+_PRE_TOKENIZER: Json = {"type": "BertPreTokenizer"}
+# Our flag -> BertNormalizer's field. The last two llama.cpp cannot switch off; the flags are for the way back.
+_FIELDS = {
+    "normalizer_lowercase": "lowercase",
+    "normalizer_strip_accents": "strip_accents",
+    "handle_chinese_chars": "handle_chinese_chars",
+    "clean_text": "clean_text",
+}
+
+
+def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
+    """The vocabulary of a tokenizer.json in llama.cpp's form, and what its normalizer does as flags.
+
+    Args:
+        folder: its tokenizer.json has a WordPiece model.
+        pre: None if normalizer and pre-tokenizer must do what llama.cpp does.
+
+    Raises:
+        TokenizerError: they do something else, or pieces that do not start a word have another prefix than ``##``.
+    """
+    document, model = folder.document(WordPieceModel)
+    if model.continuing_prefix != _CONTINUING:
+        problem = f"pieces go on with {model.continuing_prefix!r}; only '##' is known"
+        raise TokenizerError(problem, path=document.path, where="model")
+    flags = _flags_of_normalizer(document, checked=pre is None)
+    return _vocabulary(folder, model.vocab, flags, control=frozenset())
+
+
+def read_vocab_txt(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
+    """The vocabulary of vocab.txt in llama.cpp's form, and what BertTokenizer does as flags.
+
+    Args:
+        folder: with vocab.txt.
+        pre: without meaning here.
+    """
+    fields = {
+        "normalizer_lowercase": folder.config.do_lower_case,
+        "normalizer_strip_accents": folder.config.strip_accents,
+        "handle_chinese_chars": folder.config.tokenize_chinese_chars,
+    }
+    around = {"add_bos_token": True, "add_eos_token": True, "add_sep_token": False}  # by BertTokenizer's code
+    control = folder.special_texts.union(_SPECIAL.values())
+    return _vocabulary(folder, folder.vocab_txt, _flags(fields) | around, control)
+
+
+def to_document(tok: Tokenizer) -> Json:
+    """tokenizer.json, but for added tokens and post-processor."""
+    n = content_length(tok)
+    unk = tok.special.get("unk", 100)  # llama.cpp's default
+    vocab = {}
+    for i, (text, kind) in enumerate(zip(tok.tokens[:n], tok.types[:n].tolist(), strict=True)):
+        vocab[piece_from_gguf(text) if kind == TokenType.NORMAL else text] = i
+    return tokenizer_document(
+        normalizer=_normalizer(
+            tok.flags.get("normalizer_lowercase", True),  # llama.cpp's default, too
+            tok.flags.get("normalizer_strip_accents"),
+            tok.flags.get("handle_chinese_chars", True),
+            tok.flags.get("clean_text", True),
+        ),
+        pre_tokenizer=_PRE_TOKENIZER,
+        decoder={"type": "WordPiece", "prefix": _CONTINUING, "cleanup": True},
+        model={
+            "type": "WordPiece",
+            "unk_token": tok.tokens[unk] if unk < n else "[UNK]",
+            "continuing_subword_prefix": _CONTINUING,
+            "max_input_chars_per_word": 100,  # transformers' constant; llama.cpp has no limit
+            "vocab": vocab,
+        },
+    )
+
+
+def piece_to_gguf(piece: str) -> str:
+    """llama.cpp's form of a piece of BERT's: ``▁un`` for ``un``, ``able`` for ``##able``."""
+    return piece[len(_CONTINUING) :] if piece.startswith(_CONTINUING) else _START + piece
+
+
+def piece_from_gguf(piece: str) -> str:
+    """BERT's form of a piece of llama.cpp's: ``un`` for ``▁un``, ``##able`` for ``able``."""
+    return piece[len(_START) :] if piece.startswith(_START) and piece != _START else _CONTINUING + piece
+
+
+def _vocabulary(
+    folder: TokenizerFolder, vocab: Mapping[str, int], flags: Mapping[str, bool], control: frozenset[str]
+) -> Vocabulary:
+    tokens = {
+        number: (text, TokenType.CONTROL) if text in control else (piece_to_gguf(text), TokenType.NORMAL)
+        for text, number in vocab.items()
+    }
+    for number, added in folder.added_tokens.items():
+        tokens[number] = (added.stored_text, added.type)
+    special = {name: vocab[text] for name, text in _SPECIAL.items() if text in vocab}
+    return Vocabulary("bert", "default", tokens, special=special, flags=flags)
+
+
+def _normalizer(lowercase: bool, strip_accents: bool | None, chinese: bool, clean: bool) -> Json:
+    fields = {"clean_text": clean, "handle_chinese_chars": chinese}
+    return {"type": "BertNormalizer", **fields, "strip_accents": strip_accents, "lowercase": lowercase}
+
+
+def _flags_of_normalizer(document: TokenizerJson, *, checked: bool) -> dict[str, bool]:
+    normalizer = document.normalizer
+    if normalizer and normalizer["type"] == "BertNormalizer" and document.pre_tokenizer == _PRE_TOKENIZER:
+        return _flags({flag: normalizer.get(field) for flag, field in _FIELDS.items()})
+    return _flags(_by_probes(document, checked=checked))
+
+
+def _flags(fields: Mapping[str, object]) -> dict[str, bool]:
+    """The flags worth writing: those that are set, and of the last two, those that llama.cpp does otherwise."""
+    known = {name: bool(value) for name, value in fields.items() if value is not None}
+    return {name: value for name, value in known.items() if name.startswith("normalizer_") or not value}
+
+
+def _by_probes(document: TokenizerJson, *, checked: bool) -> dict[str, bool]:
+    """Which BertNormalizer does to probe strings what this tokenizer does."""
+    ours = split_probes(document.normalizer, document.pre_tokenizer, document.path)
+    choices = {}
+    for clean, chinese, lowercase, strip in product((True, False), repeat=4):
+        theirs = split(_normalizer(lowercase, strip, chinese, clean), _PRE_TOKENIZER, PROBES)
+        choices[lowercase, strip, chinese, clean] = differing_probes(ours, theirs), theirs
+    best = min(choices, key=lambda choice: len(choices[choice][0]))
+    differing, theirs = choices[best]
+    if checked and differing:
+        i = differing[0]
+        raise TokenizerError(
+            f"llama.cpp does not split text as this WordPiece tokenizer does: of {len(PROBES)} probes"
+            f" {len(differing)} differ, {PROBES[i]!r} becomes {ours[i]} here, {theirs[i]} there",
+            path=document.path,
+            where="pre_tokenizer",
+            hint="--pre default converts it all the same",
+        )
+    return dict(zip(_FIELDS, best, strict=True))
