@@ -18,7 +18,7 @@ _MODULES = {
     "Q4_1": "legacy",
     "Q5_0": "legacy",
     "Q5_1": "legacy",
-    "Q8_0": "legacy",
+    "Q8_0": "q8_0",
     "Q2_K": "q2_k",
     "Q3_K": "q3_k",
     "Q4_K": "q4_k",

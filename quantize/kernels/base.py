@@ -1,4 +1,4 @@
-"""What every compiled kernel shares: the primitives, and where compiled code is cached.
+"""The primitives of all compiled kernels, and the folder in which compiled code is cached.
 
 Lane form. A kernel takes ``LANES`` blocks at once as a structure of arrays ``X[i, lane]`` and keeps the lane loop
 innermost, so that each lane does exactly the arithmetic llama.cpp's C does for its block, in its order, while the
@@ -38,20 +38,21 @@ def jit(function: Callable[..., Any]) -> Any:
 
 
 def jit_inline(function: Callable[..., Any]) -> Any:
-    """As ``jit``, for small helpers of expressions that must vanish into the lane loop that calls them.
+    """Compile as ``jit``, for small helpers that must be inlined into the lane loop that calls them.
 
-    Not cached on their own: their code lands in the caller's cached object.
+    They are not cached on their own: their code is part of the caller's.
     """
     return _no_literals(numba.njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)(function))
 
 
 def jit_part(function: Callable[..., Any]) -> Any:
-    """As ``jit``, for a part of one caller, cut out to be read: pasted into it before typing, so it compiles once."""
+    """Compile as ``jit``, for a part of one caller that is a function only to be readable: it is pasted into the caller
+    before typing, so it compiles once."""
     return numba.njit(nogil=True, error_model="numpy", boundscheck=False, inline="always")(function)
 
 
 def _no_literals(dispatcher: Any) -> Any:
-    """Let a call such as ``f(x, 32)`` compile ``f`` for int64, not anew for every literal: compile time is felt."""
+    """Let a call such as ``f(x, 32)`` compile ``f`` for int64, rather than anew for every literal."""
     by_literal = dispatcher.get_call_template
 
     def get_call_template(args: Any, kws: Any) -> Any:
@@ -64,7 +65,7 @@ def _no_literals(dispatcher: Any) -> Any:
 
 @intrinsic
 def bits_to_float(typingctx: Any, x: Any) -> Any:
-    """float32 with the bits of an int32."""
+    """Return the float32 with the bits of an int32."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], context.get_value_type(types.float32))
@@ -74,7 +75,7 @@ def bits_to_float(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def float_to_bits(typingctx: Any, x: Any) -> Any:
-    """int32 with the bits of a float32."""
+    """Return the int32 with the bits of a float32."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], context.get_value_type(types.int32))
@@ -84,7 +85,7 @@ def float_to_bits(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def half_to_float(typingctx: Any, h: Any) -> Any:
-    """float32 of IEEE half bits (uint16); a vcvtph2ps where the CPU has F16C."""
+    """Return the float32 of IEEE half bits (uint16); a vcvtph2ps where the CPU has F16C."""
     from llvmlite import ir
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -95,7 +96,7 @@ def half_to_float(typingctx: Any, h: Any) -> Any:
 
 @intrinsic
 def float_to_half(typingctx: Any, x: Any) -> Any:
-    """IEEE half bits (uint16) of a float32, rounded to nearest even; a vcvtps2ph where the CPU has F16C."""
+    """Return the IEEE half bits (uint16) of a float32, rounded to nearest even; a vcvtps2ph where the CPU has F16C."""
     from llvmlite import ir
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -106,12 +107,12 @@ def float_to_half(typingctx: Any, x: Any) -> Any:
 
 @jit_inline
 def nearest_int(x):  # type: ignore[no-untyped-def]
-    """llama.cpp's rounding: half to even by adding 1.5 * 2**23 (``nearest_int`` in ggml-quants.c). int32."""
+    """Round as llama.cpp does, half to even by adding 1.5 * 2**23 (``nearest_int`` in ggml-quants.c): int32."""
     return (float_to_bits(np.float32(x) + np.float32(12582912.0)) & np.int32(0x007FFFFF)) - np.int32(0x00400000)
 
 
 def _load(name: str, bits: int, convert: Callable[[Any, Any], Any]) -> Any:
-    """An intrinsic ``f(bytes, offset) -> float32``: a little-endian number at a byte offset, aligned or not."""
+    """Return an intrinsic ``f(bytes, offset) -> float32`` that loads a little-endian number, aligned or not."""
     from llvmlite import ir
 
     @intrinsic

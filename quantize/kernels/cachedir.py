@@ -1,4 +1,4 @@
-"""Where compiled code is kept between runs. Needs no numba."""
+"""The folder that keeps compiled code between runs. This module does not import numba."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 
 @cache
 def sources_digest() -> str:
-    """Of every kernel's source: numba checks only the file a function stands in, not those it calls into."""
+    """Return a digest of the sources of all kernels: numba itself checks only the file that a function is in, not the
+    files of the functions that it calls."""
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
@@ -24,8 +25,8 @@ def sources_digest() -> str:
 
 @cache
 def numba_version() -> str | None:
-    """Of the numba that an import would find; None without one. Its own file tells: every command would feel the time
-    that ``importlib.metadata`` takes to import."""
+    """Return the version of the numba that an import would find, None without one. It is read from numba's own file,
+    because ``importlib.metadata`` takes long to import."""
     numba = importlib.util.find_spec("numba")  # finds, does not import
     if numba is None or numba.origin is None:
         return None
@@ -38,9 +39,8 @@ def numba_version() -> str | None:
 
 @cache
 def cache_dir() -> Path:
-    """``NUMBA_CACHE_DIR`` if set, else the user's cache, keyed by our sources.
-
-    An install directory may be read-only, as may a home: then it is the temporary directory.
+    """Return ``NUMBA_CACHE_DIR`` if it is set, else a folder in the user's cache whose name has the digest of our
+    sources, or one in the temporary directory where the home is read-only.
     """
     if os.environ.get("NUMBA_CACHE_DIR"):
         return Path(os.environ["NUMBA_CACHE_DIR"])
@@ -57,7 +57,7 @@ def cache_dir() -> Path:
 
 
 def _private_temporary() -> Path:
-    """A folder of ours alone in the temporary directory: what lies there is run as machine code."""
+    """Return a temporary folder that only this user can write to, because its files are run as machine code."""
     path = Path(tempfile.gettempdir()) / f"quantmill-{getpass.getuser()}"
     try:
         path.mkdir(mode=0o700, exist_ok=True)

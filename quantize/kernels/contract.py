@@ -1,4 +1,4 @@
-"""The contract of every kernel. It needs no numba: the plain float types are numpy's work.
+"""The contract of every kernel. This module does not import numba: the plain float types need only numpy.
 
 The bytes are ``ggml_quantize_chunk``'s on x86-64 Linux, where the C leaves no choice. Where it does:
 

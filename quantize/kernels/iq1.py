@@ -15,7 +15,7 @@ import numpy as np
 
 from ...formats.qtypes import BY_NAME
 from .base import LANES, Kernel, jit, jit_inline, jit_part
-from .grids import load_grid
+from .codebooks import load_codebook
 from .lanes import half_at, load_importance_lanes, load_lanes, store_lanes
 from .lattice import OFF, POINT, lattice, store_u16
 from .nearest import nearest_of_three
@@ -65,7 +65,7 @@ def new_work(block_bytes: int) -> Work:
 
 @jit
 def _load(src, code, importance, block, n, work):  # type: ignore[no-untyped-def]
-    """A tile's super-blocks and their weights."""
+    """Load a tile's super-blocks and their weights."""
     load_lanes(src, code, block, n, 256, work.rows)
     load_importance_lanes(importance, block, n, 256, work.importance)
     for v in range(0, LANES, VEC):
@@ -197,13 +197,13 @@ def _cut_m(work):  # type: ignore[no-untyped-def]
 
 @jit_inline
 def _sign_of_shift(shift):  # type: ignore[no-untyped-def]
-    """What is added to -1, 0, 1: + DELTA, or - DELTA for a group shifted down."""
+    """Return what is added to -1, 0, 1: + DELTA, or - DELTA for a group shifted down."""
     return where(shift != 0, spread(-DELTA), DELTA)
 
 
 @jit
-def _place(work, book, n, first, size, eps):  # type: ignore[no-untyped-def]
-    """From cuts to points of the codebook: ``code``, ``shift`` and ``scales`` of the sub-block.
+def _place(work, codebook, n, first, size, eps):  # type: ignore[no-untyped-def]
+    """Turn cuts into points of the codebook: ``code``, ``shift`` and ``scales`` of the sub-block.
 
     ``cut`` holds i1 << 8 | i2 << 2 | the first half's shift << 1 | the second's, or is negative.
     """
@@ -230,13 +230,13 @@ def _place(work, book, n, first, size, eps):  # type: ignore[no-untyped-def]
         vstore(work.cut, 1, v, where(dead, spread(np.int32(0)), 1))
     for k in range(groups):
         for lane in range(n):
-            slot = book.slot[work.code[at + k, lane]]
+            slot = codebook.slot[work.code[at + k, lane]]
             if slot and work.cut[1, lane]:
                 scale = work.scale[0, lane]
                 delta = -DELTA if work.shift[at + k, lane] else DELTA
                 low, middle, high = scale * (delta - np.float32(1)), scale * delta, scale * (delta + np.float32(1))
                 point = nearest_of_three(
-                    work.points, work.weights, 32 * lane + 8 * k, low, middle, high, book.near, slot
+                    work.points, work.weights, 32 * lane + 8 * k, low, middle, high, codebook.near, slot
                 )
                 work.code[at + k, lane] = point | OFF
     for v in range(0, LANES, VEC):
@@ -264,11 +264,11 @@ def _level(work, j, inverse, v):  # type: ignore[no-untyped-def]
 
 
 @jit_part
-def _pack_s(work, book):  # type: ignore[no-untyped-def]
+def _pack_s(work, codebook):  # type: ignore[no-untyped-def]
     """50 bytes: d, 32 low index bytes, 8 words of 4 x 3 high index bits, 3 scale bits and the shift."""
     for k in range(32):
         for lane in range(LANES):
-            work.code[k, lane] = book.index_of[work.code[k, lane]]
+            work.code[k, lane] = codebook.index_of[work.code[k, lane]]
     for v in range(0, LANES, VEC):
         largest = spread(np.float32(0))
         for j in range(8):
@@ -286,7 +286,7 @@ def _pack_s(work, book):  # type: ignore[no-untyped-def]
 
 
 @jit_part
-def _pack_m(work, book):  # type: ignore[no-untyped-def]
+def _pack_m(work, codebook):  # type: ignore[no-untyped-def]
     """56 bytes: 32 low index bytes, 16 x 2 x (3 high index bits, the shift), 4 words of 4 x 3 scale bits and 4 of d."""
     for v in range(0, LANES, VEC):
         largest = spread(np.float32(0))
@@ -316,7 +316,7 @@ def _pack_m(work, book):  # type: ignore[no-untyped-def]
             vstore(work.shift, k, v, where(some, vload(work.shift, k, v), 0))
     for k in range(32):
         for lane in range(LANES):
-            work.code[k, lane] = book.index_of[work.code[k, lane]]
+            work.code[k, lane] = codebook.index_of[work.code[k, lane]]
     for v in range(0, LANES, VEC):
         for j in range(16):
             index0, index1 = vload(work.code, 2 * j, v), vload(work.code, 2 * j + 1, v)
@@ -327,7 +327,7 @@ def _pack_m(work, book):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _encode_s(src, code, importance, out, book, work):  # type: ignore[no-untyped-def]
+def _encode_s(src, code, importance, out, codebook, work):  # type: ignore[no-untyped-def]
     n_blocks = out.size // 50
     for block in range(0, n_blocks, LANES):
         n = min(LANES, n_blocks - block)
@@ -335,13 +335,13 @@ def _encode_s(src, code, importance, out, book, work):  # type: ignore[no-untype
         for first in range(0, 256, 32):
             _sort(work, first, 32, 1)
             _cut_s(work)
-            _place(work, book, n, first, 32, _EPS_S)
-        _pack_s(work, book)
+            _place(work, codebook, n, first, 32, _EPS_S)
+        _pack_s(work, codebook)
         store_lanes(work.packed, out, block, n)
 
 
 @jit
-def _encode_m(src, code, importance, out, book, work):  # type: ignore[no-untyped-def]
+def _encode_m(src, code, importance, out, codebook, work):  # type: ignore[no-untyped-def]
     n_blocks = out.size // 56
     for block in range(0, n_blocks, LANES):
         n = min(LANES, n_blocks - block)
@@ -349,8 +349,8 @@ def _encode_m(src, code, importance, out, book, work):  # type: ignore[no-untype
         for first in range(0, 256, 16):
             _sort(work, first, 16, 2)
             _cut_m(work)
-            _place(work, book, n, first, 16, _EPS_M)
-        _pack_m(work, book)
+            _place(work, codebook, n, first, 16, _EPS_M)
+        _pack_m(work, codebook)
         store_lanes(work.packed, out, block, n)
 
 
@@ -393,7 +393,7 @@ def encode_s(src: Any, code: int, importance: Any, out: Any) -> None:
 
 
 def decode_s(blocks: Any, out: Any) -> None:
-    _decode_s(blocks, out, load_grid("iq1").values)
+    _decode_s(blocks, out, load_codebook("iq1").values)
 
 
 def encode_m(src: Any, code: int, importance: Any, out: Any) -> None:
@@ -401,7 +401,7 @@ def encode_m(src: Any, code: int, importance: Any, out: Any) -> None:
 
 
 def decode_m(blocks: Any, out: Any) -> None:
-    _decode_m(blocks, out, load_grid("iq1").values)
+    _decode_m(blocks, out, load_codebook("iq1").values)
 
 
 KERNELS = {

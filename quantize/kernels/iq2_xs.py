@@ -11,7 +11,7 @@ import numpy as np
 
 from ...formats.qtypes import BY_NAME
 from .base import LANES, Kernel, jit, jit_inline
-from .grids import load_grid, signs_of_seven
+from .codebooks import load_codebook, signs_of_seven
 from .lanes import half_at, store_lanes
 from .lattice import THOSE_OFF, Method, encode, largest_scale, lattice, level_of_scale, store_u16
 from .simd import VEC, half_bits, spread, vload, vstore, where
@@ -111,7 +111,7 @@ def encode_xs(src: Any, code: int, importance: Any, out: Any) -> None:
 
 
 def decode_xs(blocks: Any, out: Any) -> None:
-    _decode_xs(blocks, out, load_grid("iq2_xs").values, signs_of_seven())
+    _decode_xs(blocks, out, load_codebook("iq2_xs").values, signs_of_seven())
 
 
 def encode_s(src: Any, code: int, importance: Any, out: Any) -> None:
@@ -119,7 +119,7 @@ def encode_s(src: Any, code: int, importance: Any, out: Any) -> None:
 
 
 def decode_s(blocks: Any, out: Any) -> None:
-    _decode_s(blocks, out, load_grid("iq2_s").values)
+    _decode_s(blocks, out, load_codebook("iq2_s").values)
 
 
 KERNELS = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...formats.qtypes import BY_NAME
 from .base import LANES, Kernel, jit
-from .grids import load_grid, signs_of_seven
+from .codebooks import load_codebook, signs_of_seven
 from .lanes import half_at, store_lanes
 from .lattice import ALWAYS, Method, encode, largest_scale, lattice, level_of_scale, store_u16
 from .simd import VEC, half_bits, vload, vstore, where
@@ -68,7 +68,7 @@ def encode_rows(src: Any, code: int, importance: Any, out: Any) -> None:
 
 
 def decode_rows(blocks: Any, out: Any) -> None:
-    _decode(blocks, out, load_grid("iq2_xxs").values, signs_of_seven())
+    _decode(blocks, out, load_codebook("iq2_xxs").values, signs_of_seven())
 
 
 KERNELS = {

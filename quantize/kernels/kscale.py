@@ -1,4 +1,4 @@
-"""What the k-quants share: weights from importance, and the packed forms of their super-blocks.
+"""Helpers of all k-quants: weights from importance, and the packed forms of their super-blocks.
 
 Arrays are in the lane form [i, lane]; ``h`` is the first lane of the vector in hand.
 """

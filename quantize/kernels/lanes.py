@@ -1,4 +1,4 @@
-"""Between rows of floats and the lane form ``X[i, lane]``: the read of F32, F16 and BF16 fused with the transpose.
+"""Convert rows of F32, F16 or BF16 to the lane form ``X[i, lane]`` while reading them, and blocks back to rows.
 
 Blocks are numbered through the rows: block ``b`` is block ``b % blocks_per_row`` of row ``b // blocks_per_row``.
 """

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .base import LANES, jit, jit_inline, jit_part
-from .grids import BOOKS, load_grid
+from .codebooks import CODEBOOKS, load_codebook
 from .lanes import load_importance_lanes, load_lanes
 from .nearest import nearest_of_eight, nearest_of_three
 from .simd import VEC, spread, to_float, vload, vmax, vmin, vnearest, vneg, vsqrt, vstore, where
@@ -29,7 +29,7 @@ POINT = np.int32(0xFFFF)
 
 
 class Lattice(NamedTuple):
-    """A codebook as compiled code takes it: ``index_of``, ``slot`` and ``near`` of ``grids.Grid``, and its geometry."""
+    """A codebook as compiled code takes it: arrays of ``codebooks.SearchableCodebook``, and its geometry."""
 
     index_of: Any
     slot: Any
@@ -42,14 +42,15 @@ class Lattice(NamedTuple):
 
 @cache
 def lattice(name: str) -> Lattice:
-    """The codebook ``name``; derives its neighbour lists, or loads them, on first use."""
-    grid, book = load_grid(name), BOOKS[name]
-    top = len(book.levels) - 1
-    return Lattice(grid.index_of, grid.slot, grid.near, book.dims, book.bits, top, (1 << book.bits) - 1)
+    """Return the codebook ``name``. The first use derives its neighbour lists, or loads them."""
+    searchable, codebook = load_codebook(name), CODEBOOKS[name]
+    top = len(codebook.levels) - 1
+    arrays = searchable.index_of, searchable.slot, searchable.near
+    return Lattice(*arrays, codebook.dims, codebook.bits, top, (1 << codebook.bits) - 1)
 
 
 class Method(NamedTuple):
-    """What tells one type's search from another's."""
+    """The parameters of a type's search."""
 
     size: int  # weights in a sub-block
     sigma2_factor: int
@@ -189,26 +190,26 @@ def _prepare(work, how, first, has_importance, found, signs_row):  # type: ignor
 
 
 @jit_inline
-def _round(work, group, book, inverse, v):  # type: ignore[no-untyped-def]
+def _round(work, group, codebook, inverse, v):  # type: ignore[no-untyped-def]
     """The packed points of a group for these inverse scales."""
     point = spread(np.int32(0))
-    for i in range(book.dims):
-        level = vnearest((inverse * vload(work.x, group * book.dims + i, v) - 1) * np.float32(0.5))
-        point = point | vmax(vmin(level, book.top), 0) << (book.bits * i)
+    for i in range(codebook.dims):
+        level = vnearest((inverse * vload(work.x, group * codebook.dims + i, v) - 1) * np.float32(0.5))
+        point = point | vmax(vmin(level, codebook.top), 0) << (codebook.bits * i)
     return point
 
 
 @jit
-def _move(work, book, size, n_lanes, only_marked):  # type: ignore[no-untyped-def]
+def _move(work, codebook, size, n_lanes, only_marked):  # type: ignore[no-untyped-def]
     """Move the groups in ``code`` that are off the codebook onto it, and mark them ``OFF``.
 
     They are listed first: whether a group is off is a coin's throw, which a branch would guess wrong.
     """
     off = 0
-    for group in range(size // book.dims):
+    for group in range(size // codebook.dims):
         for lane in range(n_lanes):
             point = work.code[group, lane]
-            slot = book.slot[point & POINT]
+            slot = codebook.slot[point & POINT]
             if only_marked:
                 work.code[group, lane] = point & POINT
                 slot = slot if point & MOVE else np.int32(0)
@@ -218,47 +219,47 @@ def _move(work, book, size, n_lanes, only_marked):  # type: ignore[no-untyped-de
     for k in range(off):
         group, lane = work.todo[0, k] // LANES, work.todo[0, k] % LANES
         scale = work.this_scale[0, lane]
-        at = 32 * lane + group * book.dims
-        if book.dims == 4:
-            point = nearest_of_eight(work.points, work.roots, at, scale, book.near, work.todo[1, k])
+        at = 32 * lane + group * codebook.dims
+        if codebook.dims == 4:
+            point = nearest_of_eight(work.points, work.roots, at, scale, codebook.near, work.todo[1, k])
         else:
             three, five = scale * np.float32(3), scale * np.float32(5)
-            point = nearest_of_three(work.points, work.roots, at, scale, three, five, book.near, work.todo[1, k])
+            point = nearest_of_three(work.points, work.roots, at, scale, three, five, codebook.near, work.todo[1, k])
         work.code[group, lane] = point | OFF
 
 
 @jit_inline
-def _sums(work, book, size, v):  # type: ignore[no-untyped-def]
+def _sums(work, codebook, size, v):  # type: ignore[no-untyped-def]
     """The C's sumqx and sumq2 of the points in ``code``."""
     sumqx = spread(np.float32(0))
     sumq2 = spread(np.float32(0))
-    for group in range(size // book.dims):
+    for group in range(size // codebook.dims):
         point = vload(work.code, group, v)
-        for i in range(book.dims):
-            q = to_float((point >> (book.bits * i) & book.top_mask) * 2 + 1)
-            j = group * book.dims + i
+        for i in range(codebook.dims):
+            q = to_float((point >> (codebook.bits * i) & codebook.top_mask) * 2 + 1)
+            j = group * codebook.dims + i
             sumqx = sumqx + vload(work.wx, j, v) * q
             sumq2 = sumq2 + vload(work.weight, j, v) * q * q
     return sumqx, sumq2
 
 
 @jit_part
-def _search(work, book, how, n_lanes):  # type: ignore[no-untyped-def]
+def _search(work, codebook, how, n_lanes):  # type: ignore[no-untyped-def]
     """Try the inverse scales ``(2 * top + 1 + s * step) / max``, s = -steps .. steps; the best points go into ``best``,
     their scale into ``scale``. Both keep what they hold where no candidate scores above zero."""
-    groups = how.size // book.dims
+    groups = how.size // codebook.dims
     for v in range(0, LANES, VEC):
         vstore(work.score, 0, v, spread(np.float32(0)))
     for s in range(-how.steps, how.steps + 1):
-        factor = np.float32(2 * book.top + 1) + np.float32(s) * how.step
+        factor = np.float32(2 * codebook.top + 1) + np.float32(s) * how.step
         for v in range(0, LANES, VEC):
             inverse = factor / vload(work.max, 0, v)
             vstore(work.this_scale, 0, v, np.float32(1) / inverse)
             for group in range(groups):
-                vstore(work.code, group, v, _round(work, group, book, inverse, v))
-        _move(work, book, how.size, n_lanes, False)
+                vstore(work.code, group, v, _round(work, group, codebook, inverse, v))
+        _move(work, codebook, how.size, n_lanes, False)
         for v in range(0, LANES, VEC):
-            sumqx, sumq2 = _sums(work, book, how.size, v)
+            sumqx, sumq2 = _sums(work, codebook, how.size, v)
             score = vload(work.score, 0, v)
             better = (sumq2 > 0) & (sumqx * sumqx > score * sumq2)
             scale = sumqx / sumq2
@@ -269,9 +270,9 @@ def _search(work, book, how, n_lanes):  # type: ignore[no-untyped-def]
 
 
 @jit_part
-def _refine(work, book, how, n_lanes):  # type: ignore[no-untyped-def]
+def _refine(work, codebook, how, n_lanes):  # type: ignore[no-untyped-def]
     """Round groups of ``best`` again with the best scale, then fit the scale to the points."""
-    groups = how.size // book.dims
+    groups = how.size // codebook.dims
     for v in range(0, LANES, VEC):
         scale = vload(work.scale, 0, v)
         off = spread(np.int32(0))
@@ -284,17 +285,17 @@ def _refine(work, book, how, n_lanes):  # type: ignore[no-untyped-def]
         for group in range(groups):
             old = vload(work.best, group, v)
             this = again & (((old & OFF) != 0) | (again_rule != THOSE_OFF))
-            vstore(work.code, group, v, where(this, _round(work, group, book, inverse, v) | MOVE, old & POINT))
+            vstore(work.code, group, v, where(this, _round(work, group, codebook, inverse, v) | MOVE, old & POINT))
         vstore(work.max, 0, v, where(again, spread(np.float32(1)), 0))  # no longer needed; now: refined
-    _move(work, book, how.size, n_lanes, True)
+    _move(work, codebook, how.size, n_lanes, True)
     for v in range(0, LANES, VEC):
-        sumqx, sumq2 = _sums(work, book, how.size, v)
+        sumqx, sumq2 = _sums(work, codebook, how.size, v)
         fitted = (vload(work.max, 0, v) > 0) & (sumq2 > 0)
         vstore(work.scale, 0, v, where(fitted, sumqx / sumq2, vload(work.scale, 0, v)))
 
 
 @jit_part
-def _finish(work, book, how, found, tile, first):  # type: ignore[no-untyped-def]
+def _finish(work, codebook, how, found, tile, first):  # type: ignore[no-untyped-def]
     """The sub-block's indices, signs and scale into the results; zeros in lanes that are not live.
 
     A negative scale (one element's flipped sign can outweigh the rest) turns all signs.
@@ -306,12 +307,12 @@ def _finish(work, book, how, found, tile, first):  # type: ignore[no-untyped-def
         vstore(found.scales, 16 * tile + first // how.size, v, where(alive, where(scale < 0, vneg(scale), scale), 0))
         for k in range(32 * tile + first // 8, 32 * tile + (first + how.size) // 8):
             vstore(found.signs, k, v, where(alive, vload(found.signs, k, v) ^ turn, 0))
-        for group in range(how.size // book.dims):
+        for group in range(how.size // codebook.dims):
             vstore(work.code, group, v, where(alive, vload(work.code, group, v) & POINT, 0))
-    row = 64 * tile + first // book.dims
-    for group in range(how.size // book.dims):
+    row = 64 * tile + first // codebook.dims
+    for group in range(how.size // codebook.dims):
         for lane in range(LANES):
-            found.codes[row + group, lane] = book.index_of[work.code[group, lane]]
+            found.codes[row + group, lane] = codebook.index_of[work.code[group, lane]]
 
 
 @jit_part
@@ -369,7 +370,7 @@ def _first_scale(work, v):  # type: ignore[no-untyped-def]
 
 
 @jit
-def search_rows(src, code, importance, first_block, n_blocks, book, how, work, found):  # type: ignore[no-untyped-def]
+def search_rows(src, code, importance, first_block, n_blocks, codebook, how, work, found):  # type: ignore[no-untyped-def]
     """Points, signs and scales of blocks ``first_block`` to ``first_block + n_blocks`` of the rows ``src``."""
     for tile in range((n_blocks + LANES - 1) // LANES):
         block = first_block + tile * LANES
@@ -383,7 +384,7 @@ def search_rows(src, code, importance, first_block, n_blocks, book, how, work, f
             for v in range(0, LANES, VEC):
                 largest = vload(work.max, 0, v)
                 dead = (largest < how.eps) | (largest == 0)
-                scale = largest / np.float32(2 * book.top + 1)
+                scale = largest / np.float32(2 * codebook.top + 1)
                 if how.fit_first:
                     scale = _first_scale(work, v)
                     reach = scale * np.float32(3)
@@ -391,18 +392,18 @@ def search_rows(src, code, importance, first_block, n_blocks, book, how, work, f
                     dead = dead | (reach <= 0)
                 vstore(work.scale, 0, v, scale)
                 vstore(found.live, 16 * tile + first // how.size, v, where(dead, spread(np.int32(0)), 1))
-                for group in range(how.size // book.dims):
+                for group in range(how.size // codebook.dims):
                     vstore(work.best, group, v, spread(OFF if how.again == ALL_IF_OFF else np.int32(0)))
-            _search(work, book, how, n)
-            _refine(work, book, how, n)
-            _finish(work, book, how, found, tile, first)
+            _search(work, codebook, how, n)
+            _refine(work, codebook, how, n)
+            _finish(work, codebook, how, found, tile, first)
 
 
 PIECE = 64  # tiles searched before they are packed: half a million weights, so that results stay in the cache
 
 
 def encode(
-    src: Any, code: int, importance: Any, out: Any, book: Lattice, how: Method, pack: Callable[..., None], size: int
+    src: Any, code: int, importance: Any, out: Any, codebook: Lattice, how: Method, pack: Callable[..., None], size: int
 ) -> None:
     """Encode rows with ``search_rows`` and then ``pack(found, bytes, first block, blocks, out)``, piece by piece; a
     super-block has ``size`` bytes."""
@@ -417,7 +418,7 @@ def encode(
     work, packed = new_work(), np.zeros((size, LANES), np.uint8)
     for first in range(0, blocks, PIECE * LANES):
         n = min(PIECE * LANES, blocks - first)
-        search_rows(src, code, importance, first, n, book, how, work, found)
+        search_rows(src, code, importance, first, n, codebook, how, work, found)
         pack(found, packed, first, n, out)
 
 

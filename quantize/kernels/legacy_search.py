@@ -1,4 +1,4 @@
-"""Q4_0 Q4_1 Q5_0 Q5_1 with importance: the k-quants' searches on blocks of 32, in lanes."""
+"""Q4_0, Q4_1, Q5_0 and Q5_1 with importance: the k-quants' searches on blocks of 32, in lanes."""
 
 from __future__ import annotations
 

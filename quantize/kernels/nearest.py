@@ -122,7 +122,7 @@ def nearest_of_three(typingctx: Any, x: Any, w: Any, at: Any, q0: Any, q1: Any, 
     Args:
         x, w: C-contiguous float32 arrays; point and weights are the eight floats from flat index ``at``.
         q0, q1, q2: float32, what the coordinate values 0, 1 and 2 stand for, the scale multiplied in.
-        near, slot: the neighbours, as in ``grids.Grid``.
+        near, slot: the neighbours, as in ``codebooks.SearchableCodebook``.
     """
     signature = types.int32(x, w, types.intp, types.float32, types.float32, types.float32, near, types.int32)
 

@@ -45,7 +45,7 @@ def _constant(item: ir.Type, value: Any) -> ir.Constant:
 
 
 def _spread(builder: Any, scalar: Any) -> Any:
-    """All lanes equal to an LLVM scalar."""
+    """Set all lanes to an LLVM scalar."""
     vector = ir.VectorType(scalar.type, VEC)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), _constant(ir.IntType(32), 0))
@@ -59,7 +59,7 @@ def _as_vector(context: Any, builder: Any, value: Any, have: Any, want: _Vector)
 
 
 def _common(a: Any, b: Any) -> _Vector | None:
-    """The vector type of a binary operation, None if it is not ours. A scalar takes the vector's element type."""
+    """Return the vector type of a binary operation, or None. A scalar takes the vector's element type."""
     for x, y in ((a, b), (b, a)):
         if isinstance(x, _Vector):
             scalar = types.Number if x is F32V else types.Integer
@@ -107,7 +107,7 @@ _binary(operator.ne, {F32V: _method("fcmp_unordered", "!="), I32V: _method("icmp
 
 
 def _unary(result: _Vector, argument: _Vector, emit: Callable[[Any, Any], Any]) -> Any:
-    """An intrinsic of one vector."""
+    """Return an intrinsic that takes one vector."""
 
     @intrinsic
     def function(typingctx: Any, a: Any) -> Any:
@@ -168,7 +168,7 @@ def vnearest(typingctx: Any, a: Any) -> Any:
 
 @intrinsic
 def any_lane(typingctx: Any, mask: Any) -> Any:
-    """Whether the mask holds in some lane."""
+    """Return whether the mask is true in any lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         word = builder.bitcast(args[0], ir.IntType(VEC))
@@ -224,7 +224,7 @@ def spread(typingctx: Any, x: Any) -> Any:
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, i: Any, j: Any) -> Any:
-    """Of element [i, j] of a C-contiguous array."""
+    """Return the address of element [i, j] of a C-contiguous array."""
     struct = context.make_array(array_type)(context, builder, array)
     columns = builder.extract_value(struct.shape, 1)
     return builder.gep(struct.data, [builder.add(builder.mul(i, columns), j)])
@@ -456,7 +456,7 @@ def transpose_bytes(typingctx: Any, source: Any, i: Any, j: Any, target: Any) ->
 
 @intrinsic
 def trailing_zeros(typingctx: Any, word: Any) -> Any:
-    """Of a non-zero integer."""
+    """Count the trailing zero bits of a non-zero integer."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))

@@ -1,6 +1,6 @@
 """Error feedback in stock GGUF blocks: codes chosen with the second moments of a layer's inputs."""
 
-from .grids import GRIDS
-from .octets import OCTETS
+from .lattice_types import LATTICE_TYPES
+from .scalar_types import SCALAR_TYPES
 
-REFINED = frozenset(GRIDS) | frozenset(OCTETS)  # names of the types that it is for
+REFINED = frozenset(SCALAR_TYPES) | frozenset(LATTICE_TYPES)  # the names of the types that can be refined

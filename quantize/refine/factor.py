@@ -1,4 +1,4 @@
-"""What error feedback needs of a layer's inputs: their damped second moments H and the factor of H."""
+"""The damped second moments H of a layer's inputs, and the factor of H, as error feedback needs them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..kernels.contract import F32_ARRAY
 from .products import SQUARE, cholesky, pack
 
 DAMPING = 0.05  # of the mean of H's diagonal, added to it
-_MORE = 10.0  # times the damping, where H is not positive definite all the same
-_MOST = 1e3
+_RAISE = 10.0  # times the damping, while H is not positive definite
+_LARGEST = 1e3
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Block:
 
 
 def make_blocks(moments: Sequence[NDArray[np.float64]], damping: float = DAMPING) -> list[Block]:
-    """Blocks of one matrix's inputs, in column order.
+    """Factor the second moments of one matrix's inputs into blocks, in column order.
 
     Args:
         moments: the means of x x^T, symmetric float64 [b, b], b a multiple of ``SQUARE``.
-        damping: raised tenfold for a block until it has a factor; ``Block.damping`` tells.
+        damping: the fraction of the diagonal's mean to add to it; raised tenfold for a block until it has a factor.
 
     Raises:
-        ValueError: what is given can be no second moments.
+        ValueError: the matrices cannot be second moments.
     """
     blocks, first = [], 0
     for h in moments:
@@ -82,8 +82,8 @@ def _block(first: int, h: NDArray[np.float64], damping: float) -> Block:
         upper = np.ascontiguousarray(damped[::-1, ::-1])
         if cholesky(upper):
             break
-        damping = max(damping, 1e-3) * _MORE
-        if damping > _MOST:
+        damping = max(damping, 1e-3) * _RAISE
+        if damping > _LARGEST:
             raise ValueError("the second moments are far from positive definite")
     factor = np.triu(upper)[::-1, ::-1].T
     diagonal = np.diag(factor).copy()
@@ -96,6 +96,6 @@ def _block(first: int, h: NDArray[np.float64], damping: float) -> Block:
 
 
 def squares(matrix: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """The squares [columns / n, n, n] on a matrix's diagonal."""
+    """Return the squares [columns / n, n, n] on a matrix's diagonal."""
     parts = len(matrix) // n
     return np.ascontiguousarray(matrix.reshape(parts, n, parts, n)[np.arange(parts), :, np.arange(parts)])

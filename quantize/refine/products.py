@@ -33,15 +33,25 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def pack(matrix: NDArray[Any]) -> F32_ARRAY:
-    """float32 [columns/4, rows, 4] of a matrix [rows, columns]: what ``add_product`` reads in order."""
+    """Return a matrix [rows, columns] as float32 [columns / 4, rows, 4], as ``add_product`` reads it."""
     rows, columns = matrix.shape
     quads = np.asarray(matrix, np.float32).reshape(rows, columns // QUAD, QUAD).transpose(1, 0, 2)
     return np.ascontiguousarray(quads)
 
 
 def to_lanes(rows: NDArray[Any]) -> NDArray[Any]:
-    """Rows [n, columns] in the lane form: [groups * columns, VEC], a group of ``VEC`` rows after the other, zeros in
-    the place of rows that the last one lacks. A column of a group is a line of the cache."""
+    """Return rows [n, columns] in the lane form: [groups * columns, VEC], a group of ``VEC`` rows after the other, with
+    zeros in the place of rows that the last group lacks. A column of a group is a line of the cache.
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill.quantize.refine.products import from_lanes, to_lanes
+        >>> rows = np.arange(6.0).reshape(2, 3)
+        >>> to_lanes(rows)[:, :3].tolist()  # lanes of rows that are not there hold zeros
+        [[0.0, 3.0, 0.0], [1.0, 4.0, 0.0], [2.0, 5.0, 0.0]]
+        >>> from_lanes(to_lanes(rows), 2, 3).tolist()
+        [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    """
     n, columns = rows.shape
     if n % VEC:
         rows = np.concatenate([rows, np.zeros((-n % VEC, columns), rows.dtype)])
@@ -49,79 +59,84 @@ def to_lanes(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def from_lanes(lanes: NDArray[Any], n: int, columns: int) -> NDArray[Any]:
-    """Back to rows [n, columns]."""
+    """Return an array in the lane form as rows [n, columns]; see ``to_lanes``."""
     rows = np.ascontiguousarray(lanes.reshape(-1, columns, VEC).transpose(0, 2, 1)).reshape(-1, columns)
     return rows[:n]
 
 
 @jit
-def add_product(packed, first, n, a, at, a_columns, start, end, out, into, out_columns):  # type: ignore[no-untyped-def]
-    """``out[into + j - start] += sum_k matrix[first + k, j] * a[at + k]`` for k < ``n`` and ``start`` <= j < ``end``.
+def add_product(packed, first, n, source, start, end, target):  # type: ignore[no-untyped-def]
+    """Add a product to columns: ``target[j - start] += sum_k matrix[first + k, j] * source[k]`` for k < ``n`` and
+    ``start`` <= j < ``end``.
 
     Args:
-        packed: the matrix as ``pack`` gives it; ``start`` and ``end`` are multiples of ``QUAD``.
-        a, out: float32 in the lane form, of so many columns.
+        packed: the matrix as ``pack`` gives it.
+        first, n: the matrix's rows that take part.
+        source, target: ``Columns``.
+        start, end: the matrix's columns that take part; multiples of ``QUAD``.
     """
+    out = target.values
     for quad in range(start // 4, end // 4):
-        row = into + 4 * quad - start
-        for group in range(a.shape[0] // a_columns):
-            source, target = group * a_columns + at, group * out_columns + row
-            s0, s1 = vload(out, target, 0), vload(out, target + 1, 0)
-            s2, s3 = vload(out, target + 2, 0), vload(out, target + 3, 0)
+        column = target.at + 4 * quad - start
+        for group in range(source.values.shape[0] // source.width):
+            at, to = group * source.width + source.at, group * target.width + column
+            s0, s1, s2, s3 = vload(out, to, 0), vload(out, to + 1, 0), vload(out, to + 2, 0), vload(out, to + 3, 0)
             for k in range(n):
-                v = vload(a, source + k, 0)
+                v = vload(source.values, at + k, 0)
                 s0 = fma(v, spread(packed[quad, first + k, 0]), s0)
                 s1 = fma(v, spread(packed[quad, first + k, 1]), s1)
                 s2 = fma(v, spread(packed[quad, first + k, 2]), s2)
                 s3 = fma(v, spread(packed[quad, first + k, 3]), s3)
-            vstore(out, target, 0, s0)
-            vstore(out, target + 1, 0, s1)
-            vstore(out, target + 2, 0, s2)
-            vstore(out, target + 3, 0, s3)
+            vstore(out, to, 0, s0)
+            vstore(out, to + 1, 0, s1)
+            vstore(out, to + 2, 0, s2)
+            vstore(out, to + 3, 0, s3)
 
 
 @jit
-def add_moves(packed, first, n, moved, moves, start, end, out, out_columns):  # type: ignore[no-untyped-def]
-    """As ``add_product``, from the columns that moved alone.
-
-    Args:
-        moved: float32 [groups * n, VEC], what moved in ``n`` columns from ``first`` on.
-        moves: int32 [groups, n + 1], how many columns of the group moved at all, and which.
-        out: columns ``start`` to ``end`` of it are added to.
-    """
+def add_moves(packed, first, n, moves, start, end, target):  # type: ignore[no-untyped-def]
+    """Do as ``add_product``, with the columns that moved alone: ``moves`` are of ``n`` columns from ``first`` on."""
+    out = target.values
     for quad in range(start // 4, end // 4):
-        for group in range(moves.shape[0]):
-            count = moves[group, 0]
+        column = target.at + 4 * quad - start
+        for group in range(moves.moved.shape[0]):
+            count = moves.moved[group, 0]
             if count == 0:
                 continue
-            target = group * out_columns + 4 * quad
-            s0, s1 = vload(out, target, 0), vload(out, target + 1, 0)
-            s2, s3 = vload(out, target + 2, 0), vload(out, target + 3, 0)
+            to = group * target.width + column
+            s0, s1, s2, s3 = vload(out, to, 0), vload(out, to + 1, 0), vload(out, to + 2, 0), vload(out, to + 3, 0)
             for i in range(1, count + 1):
-                k = moves[group, i]
-                v = vload(moved, group * n + k, 0)
+                k = moves.moved[group, i]
+                v = vload(moves.values, group * n + k, 0)
                 s0 = fma(v, spread(packed[quad, first + k, 0]), s0)
                 s1 = fma(v, spread(packed[quad, first + k, 1]), s1)
                 s2 = fma(v, spread(packed[quad, first + k, 2]), s2)
                 s3 = fma(v, spread(packed[quad, first + k, 3]), s3)
-            vstore(out, target, 0, s0)
-            vstore(out, target + 1, 0, s1)
-            vstore(out, target + 2, 0, s2)
-            vstore(out, target + 3, 0, s3)
+            vstore(out, to, 0, s0)
+            vstore(out, to + 1, 0, s1)
+            vstore(out, to + 2, 0, s2)
+            vstore(out, to + 3, 0, s3)
 
 
 @jit
-def find_moves(now, before, at, n, columns, moved, moves):  # type: ignore[no-untyped-def]
-    """What ``add_moves`` takes, of ``n`` columns that begin at column ``at`` of ``now``; ``before`` are they alone."""
-    for group in range(moves.shape[0]):
+def find_moves(now, before, n, moves):  # type: ignore[no-untyped-def]
+    """Fill ``moves`` with how far ``n`` columns moved.
+
+    Args:
+        now: ``Columns``, the columns as they are.
+        before: float32 [groups * n, VEC], as they were.
+        n: how many they are.
+        moves: ``Moves``, written.
+    """
+    for group in range(moves.moved.shape[0]):
         count = 0
         for j in range(n):
-            delta = vload(now, group * columns + at + j, 0) - vload(before, group * n + j, 0)
+            delta = vload(now.values, group * now.width + now.at + j, 0) - vload(before, group * n + j, 0)
             if any_lane(delta != np.float32(0)):
-                vstore(moved, group * n + j, 0, delta)
+                vstore(moves.values, group * n + j, 0, delta)
                 count += 1
-                moves[group, count] = j
-        moves[group, 0] = count
+                moves.moved[group, count] = j
+        moves.moved[group, 0] = count
 
 
 @jit
@@ -147,7 +162,7 @@ def weighted_squares(a, weights, columns, out):  # type: ignore[no-untyped-def]
 
 @jit
 def cholesky(a):  # type: ignore[no-untyped-def]
-    """The upper factor R, a = R^T R, of a symmetric float64 [n, n], in place (what lies below the diagonal stays).
+    """Replace a symmetric float64 [n, n] by its upper factor R, a = R^T R; what lies below the diagonal stays.
 
     Returns whether it exists: False at the first pivot that is not positive.
     """
@@ -172,7 +187,7 @@ def cholesky(a):  # type: ignore[no-untyped-def]
 
 @jit
 def _subtract_eight(a, first, last):  # type: ignore[no-untyped-def]
-    """What eight finished rows take from those below: one pass over memory instead of eight."""
+    """Subtract from the rows below what eight finished rows take, in one pass over memory instead of eight."""
     n = a.shape[0]
     r0, r1, r2, r3 = a[first], a[first + 1], a[first + 2], a[first + 3]
     r4, r5, r6, r7 = a[first + 4], a[first + 5], a[first + 6], a[first + 7]

@@ -1,4 +1,4 @@
-"""Error feedback for the steps of a plan: second moments read and factored once for all that share them."""
+"""Refine the steps of a plan: second moments are read and factored once for all tensors that share them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _KEPT = 3  # factored inputs: attention's, its output's and the feed-forward's c
 
 @dataclass(frozen=True)
 class Refiner:
-    """Called from several threads.
+    """Encodes tensors with error feedback; may be called from several threads.
 
     Args:
-        moments: of the model's inputs.
-        width: columns in a block, a multiple of 256; narrower than the file's blocks, if need be.
-        damping: see ``make_blocks``. Multiplied where a matrix saw fewer inputs than a block has columns.
-        passes: of coordinate descent; None for as many as the type's time allows.
+        moments: the second moments of what enters the model's matrices.
+        width: columns in a block, a multiple of 256; the file's blocks are divided if they are wider.
+        damping: see ``make_blocks``; it is raised where a matrix saw fewer inputs than a block has columns.
+        passes: passes of coordinate descent; None for the type's usual number.
     """
 
     moments: Moments
@@ -48,26 +48,37 @@ class Refiner:
 
     @property
     def identity(self) -> str:
-        """What the bytes depend on."""
+        """Everything that the bytes depend on, as text."""
         files = file_stamps([self.moments.path]) if self.moments.path is not None else ""
         return f"{files} {self.width} {self.damping} {self.passes}"
 
     def encode(self, name: str, matrix: int, rows: F32_ARRAY, kind: QType, out: Bytes) -> F32_ARRAY:
-        """Rows float32 [n, width] of a tensor's matrix into ``out`` uint8 [n, row bytes]; see ``encode_refined``."""
+        """Encode rows of a tensor's matrix; see ``encode_refined``.
+
+        Args:
+            name: the tensor's name.
+            matrix: the index of the matrix in a stack, 0 without one.
+            rows: float32 [n, width].
+            kind: the type to encode in.
+            out: uint8 [n, row bytes], written.
+
+        Returns:
+            float32 [n], the loss of each row.
+        """
         return encode_refined(rows, kind, self.blocks(name, matrix), out, self.passes)
 
     def loss(self, name: str, matrix: int, rows: F32_ARRAY, kind: QType) -> float:
-        """What a row loses, in the mean, as a sum of squared errors: columns weighed by their importance, whose mean
-        is 1."""
+        """Return a row's mean loss, a sum of squared errors weighed by the columns' importance, whose mean is 1."""
         lost = self.encode(name, matrix, rows, kind, np.empty((len(rows), kind.row_bytes(rows.shape[1])), np.uint8))
         importance = np.concatenate([block.importance for block in self.blocks(name, matrix)])
         return float(lost.mean(dtype=np.float64) / max(float(importance.mean()), 1e-30))
 
     def blocks(self, name: str, matrix: int) -> list[Block]:
-        """Factored second moments of a matrix's inputs.
+        """Return the factored second moments of a matrix's inputs.
 
         Raises:
-            FormatError: a moment is not finite. PlanError: they are no second moments at all.
+            FormatError: a moment is not finite.
+            PlanError: they cannot be second moments.
         """
         key = (self.moments.holder(name) or name, matrix)
         return self._factored.get(key, lambda: self._make(name, matrix))
@@ -82,12 +93,12 @@ class Refiner:
 
 
 def _parts(block: NDArray[np.float64], width: int) -> list[NDArray[np.float64]]:
-    """Diagonal parts of ``width`` columns."""
+    """Divide a block of moments into diagonal parts of ``width`` columns."""
     return [block[a : a + width, a : a + width] for a in range(0, len(block), width)]
 
 
 class _Factored:
-    """The last few results by key; who asks for one that is being made waits for it."""
+    """Keeps the last few results by key; a caller who asks for one that is being made waits for it."""
 
     def __init__(self, kept: int) -> None:
         self._kept, self._lock = kept, threading.Lock()

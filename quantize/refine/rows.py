@@ -1,4 +1,4 @@
-"""Rows of a weight, encoded with error feedback: the order of the work, panel by panel."""
+"""Encode rows of a weight with error feedback, block by block."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ...formats.qtypes import F32, QType
 from ..kernels import kernel_for
 from ..kernels.contract import F32_ARRAY, Kernel
 from ..kernels.simd import VEC
+from .columns import Columns
 from .factor import Block
 from .products import SQUARE, add_product, from_lanes, row_sums, to_lanes, weighted_squares
 from .walkers import PASSES, State, walker
@@ -19,16 +20,16 @@ from .walkers import PASSES, State, walker
 def encode_refined(
     weights: F32_ARRAY, kind: QType, blocks: Sequence[Block], out: Bytes, passes: int | None = None
 ) -> F32_ARRAY:
-    """Encode rows so that their products with the layer's inputs, not the weights themselves, are kept.
+    """Encode rows so that their products with the layer's inputs, rather than the weights themselves, change least.
 
-    A row's part in a block of columns is the plain encoder's where that loses less.
+    Where the plain encoder loses less for a row's part in a block of columns, its bytes are taken.
 
     Args:
         weights: float32 [rows, width].
         kind: one of the types that are ``REFINED``.
-        blocks: second moments of the width's columns.
+        blocks: the second moments of the columns; their widths add up to ``width``.
         out: uint8 [rows, row bytes], written.
-        passes: of coordinate descent over codes and scales; None for as many as the type's time allows.
+        passes: passes of coordinate descent over codes and scales; None for the type's usual number (``PASSES``).
 
     Returns:
         float32 [rows], the mean squared error of each row's products with the inputs.
@@ -47,44 +48,47 @@ def encode_refined(
 
 
 def _refine(rows: F32_ARRAY, plain: Bytes, kernel: Kernel, block: Block, passes: int) -> tuple[Bytes, F32_ARRAY]:
-    """Encoded rows, and what they lose: the squared error of the products, by row. ``plain``: the plain encoder's."""
+    """Return encoded rows and their losses, the squared errors of the products. ``plain`` is the plain encoder's
+    result."""
     state, size = State(rows, block), kernel.qtype.block_size
     codes = walker(kernel.qtype, state)
     headers = []
     for at in range(0, block.width, size):
-        x = state.copy(state.weights, 1, at, size)
+        x = Columns(state.copy(state.lanes.weights, 1, at, size), 0, size)
         if size == block.width:  # nothing came before
             headers.append(plain)
         else:
-            add_product(block.factor, 0, at, state.errors, 0, block.width, at, at + size, x, 0, size)
-            headers.append(_encode(from_lanes(x, state.n, size), kernel, block.importance[at : at + size]))
+            add_product(block.factor, 0, at, state.errors, at, at + size, x)
+            compensated = from_lanes(x.values, state.n, size)
+            headers.append(_encode(compensated, kernel, block.importance[at : at + size]))
         codes.begin(at, headers[-1])
         for q in range(at, at + size, SQUARE):
-            add_product(block.factor, at, q - at, state.errors, at, block.width, q, q + SQUARE, x, q - at, size)
-            codes.feed(x, q - at, size, q)
+            square = x._replace(at=q - at)
+            add_product(block.factor, at, q - at, state.errors._replace(at=at), q, q + SQUARE, square)
+            codes.feed(square, q)
     for q in range(0, block.width, SQUARE):
-        add_product(
-            block.turned, q, block.width - q, state.left, q, block.width, q, q + SQUARE, state.gradient, q, block.width
-        )
+        left, gradient = state.left._replace(at=q), state.gradient._replace(at=q)
+        add_product(block.turned, q, block.width - q, left, q, q + SQUARE, gradient)
     for _ in range(passes):
         for q in range(0, block.width, SQUARE):
             state.move(q, (codes.descend, codes.refit, codes.descend))
     encoded = np.concatenate(headers, axis=1)
     codes.write(encoded.reshape(-1, kernel.qtype.block_bytes))
     loss = np.empty(state.groups * VEC, np.float32)
-    row_sums(state.errors, state.gradient, block.width, loss)
+    row_sums(state.lanes.errors, state.lanes.gradient, block.width, loss)
     return encoded, loss[: state.n]
 
 
 def _loss(rows: F32_ARRAY, encoded: Bytes, kernel: Kernel, block: Block) -> F32_ARRAY:
-    """The squared error of the products, by row."""
+    """Return the squared error of each row's products."""
     decoded = np.empty_like(rows)
     kernel.decode(encoded, decoded)
     errors = to_lanes(rows - decoded)
     left = np.zeros_like(errors)
+    source = Columns(errors, 0, block.width)
     for at in range(0, block.width, SQUARE):
         end = at + SQUARE  # up to here: below its diagonal the factor is zero
-        add_product(block.factor, 0, end, errors, 0, block.width, at, end, left, at, block.width)
+        add_product(block.factor, 0, end, source, at, end, Columns(left, at, block.width))
     loss = np.empty(len(left) // block.width * VEC, np.float32)
     weighted_squares(left, np.square(block.diagonal), block.width, loss)
     return loss[: len(rows)]

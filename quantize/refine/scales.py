@@ -1,4 +1,4 @@
-"""What stands before the codes of a block: the scales, or the mins, of its sub-blocks.
+"""Read and write the scales, or the mins, of a block's sub-blocks.
 
 Most types keep them as ``unit * (n + shift)``, n a small integer and the unit a half that the block's sub-blocks share;
 the types of one sub-block have a half alone. Blocks are uint8 [rows, bytes of a block].
@@ -20,15 +20,16 @@ Ints = NDArray[np.int32]
 
 
 def half(blocks: Bytes, at: int) -> F32_ARRAY:
-    """float32 [rows, 1] of the IEEE half at a byte."""
+    """Return the IEEE half at a byte of each block as float32 [rows, 1]."""
     return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float32)
 
 
 class Scales(Protocol):
-    """Either kind.
+    """The scales, or the mins, of the sub-blocks: ``Integers`` times a unit, or ``Halves``.
 
     Attributes:
-        low, high, shift: what integers there are, and what is added to them; of halves nothing.
+        low, high: the least and the largest integer; both 0 for halves.
+        shift: what is added to the integer; 0 for halves.
     """
 
     @property
@@ -41,23 +42,23 @@ class Scales(Protocol):
     def shift(self) -> float: ...
 
     def read(self, blocks: Bytes) -> tuple[F32_ARRAY, F32_ARRAY]:
-        """Values and units, float32 [rows, sub-blocks]; the unit of halves is 0."""
+        """Return values and units, float32 [rows, sub-blocks]; the unit of halves is 0."""
         ...
 
     def write(self, values: F32_ARRAY, blocks: Bytes) -> None:
-        """Values that the type has, into blocks that were ``read``."""
+        """Write values that the type can store into blocks that were ``read``."""
         ...
 
 
 @dataclass(frozen=True)
 class Integers:
-    """Multiples of a unit.
+    """Scales that are stored as integers, multiples of a unit.
 
     Args:
         low, high, shift: see ``Scales``.
-        unit: blocks -> float32 [rows, 1].
-        get: blocks -> n, int [rows, sub-blocks].
-        put: n into blocks.
+        unit: reads the unit float32 [rows, 1] of the blocks.
+        get: reads the integers int32 [rows, sub-blocks] of the blocks.
+        put: writes the integers into the blocks.
     """
 
     low: int
@@ -80,7 +81,7 @@ class Integers:
 
 @dataclass(frozen=True)
 class Halves:
-    """The half at byte ``at``: a block is one sub-block."""
+    """A scale that is stored as the half at byte ``at``: a block is one sub-block."""
 
     at: int
     low: int = 0

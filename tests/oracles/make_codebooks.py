@@ -3,7 +3,7 @@
 Blocks that name every point of a codebook once, with no signs and a scale that makes the decoder's factor 1, go through
 ``to_float`` of xllamacpp; the sorted distinct values that come back are the levels, their ranks the coordinates. Made
 with xllamacpp 2026.10.11549. Run it in the repository root: ``python tests/oracles/make_codebooks.py``; then put the
-checksum it prints into quantize/kernels/grids.py.
+checksum it prints into quantize/kernels/codebooks.py.
 """
 
 from __future__ import annotations

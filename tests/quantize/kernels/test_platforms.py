@@ -24,8 +24,8 @@ import numpy as np
 rows, importance = mixed_rows(96, 768, 1), np.random.default_rng(2).random(768, np.float32)
 for name in sys.argv[2:]:
     print(name, hashlib.sha256(encode(name, rows, importance)).hexdigest())
-from quantmill.quantize.kernels import legacy
-print("zmm", any("zmm" in asm for asm in legacy.encode_q8_0.inspect_asm().values()))
+from quantmill.quantize.kernels import q8_0
+print("zmm", any("zmm" in asm for asm in q8_0.encode_q8_0.inspect_asm().values()))
 """
 
 

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from quantmill.formats.qtypes import F32, qtype
 from quantmill.quantize.kernels import kernel_for
 from quantmill.quantize.refine import REFINED
+from quantmill.quantize.refine.columns import Columns, Lanes
 from quantmill.quantize.refine.factor import DAMPING, Block, make_blocks
-from quantmill.quantize.refine.grids import GRIDS
-from quantmill.quantize.refine.octets import OCTETS
+from quantmill.quantize.refine.lattice_types import LATTICE_TYPES
 from quantmill.quantize.refine.products import add_product, cholesky, from_lanes, pack, to_lanes
-from quantmill.quantize.refine.refit import refit
+from quantmill.quantize.refine.refit import RefitScales, refit
 from quantmill.quantize.refine.rows import encode_refined
-from quantmill.quantize.refine.scalar import feed
+from quantmill.quantize.refine.scalar_types import SCALAR_TYPES
+from quantmill.quantize.refine.scalar_walk import ScalarCodes, feed
 from quantmill.quantize.refine.scales import Scales
 
 TYPES = sorted(REFINED)
@@ -121,7 +122,7 @@ def test_against_the_plain_form(name: str) -> None:
 def reference(rows: NDArray[np.float32], name: str, h: NDArray[np.float64], passes: int = 2) -> NDArray[np.float64]:
     """Feedback as Frantar et al. have it (GPTQ, arXiv 2210.17323), by Cholesky's factor; then coordinate descent over
     codes and scales, in squares of 32 columns: codes, scales, codes."""
-    grid, width, size = GRIDS[name], rows.shape[1], qtype(name).block_size
+    grid, width, size = SCALAR_TYPES[name], rows.shape[1], qtype(name).block_size
     h, importance = damped(h), np.diag(h).astype(np.float32)
     factor = np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1]
     errors, levels, scales, offsets = (np.zeros(rows.shape) for _ in range(4))
@@ -183,7 +184,8 @@ def test_feedback_by_hand() -> None:
     one, zero = to_lanes(np.float32([[1]])), to_lanes(np.float32([[0]]))
     errors, left, codes = np.zeros_like(w), np.zeros_like(w), np.zeros(w.shape, np.uint8)
     none = np.zeros(0, np.float32)
-    feed(x, 0, 2, near, one, zero, 2, -8, 7, none, none, w, 0, 2, errors, left, codes)
+    lanes = Lanes(w, errors, left, np.zeros_like(w), 2)
+    feed(lanes, 0, near, Columns(x, 0, 2), ScalarCodes(codes, one, zero, 2, -8, 7, none, none))
     assert from_lanes(codes, 1, 2).tolist() == [[8, 9]]
     assert from_lanes(errors, 1, 2)[0] == pytest.approx([0.4, -0.6])
     assert from_lanes(left, 1, 2)[0] == pytest.approx([0.4, -0.4])
@@ -202,12 +204,13 @@ def test_a_scale_by_hand() -> None:
         scales, units, zeros = (to_lanes(np.float32([[a]])) for a in (1, unit, 0))
         errors = to_lanes(np.full((1, 2), 0.1, np.float32))
         gradient = errors.copy()
-        refit(gradient, near, scales, units, ranges, zeros, zeros, none, 2, w, 0, 2, errors)
+        lanes = Lanes(w, errors, errors.copy(), gradient, 2)
+        refit(lanes, 0, near, 2, RefitScales(scales, units, *ranges), RefitScales(zeros, zeros, *none))
         assert scales[0, 0] == pytest.approx(expected)
         assert from_lanes(errors, 1, 2)[0] == pytest.approx(1.1 - expected, abs=1e-6)
         assert from_lanes(gradient, 1, 2)[0] == pytest.approx(1.1 - expected, abs=1e-6)
     offsets = zeros.copy()
-    refit(gradient, near, scales, units, (0, 1, 0.5), offsets, zeros, free, 2, w, 0, 2, errors)
+    refit(lanes, 0, near, 2, RefitScales(scales, units, 0, 1, 0.5), RefitScales(offsets, zeros, *free))
     assert offsets[0, 0] == np.float16(0.5)
     assert from_lanes(errors, 1, 2)[0] == pytest.approx(0, abs=1e-6)
 
@@ -215,7 +218,7 @@ def test_a_scale_by_hand() -> None:
 @pytest.mark.parametrize("name", TYPES)
 def test_scales_are_written_as_they_are_read(name: str) -> None:
     kind = qtype(name)
-    layout = GRIDS.get(name) or OCTETS[name]
+    layout = SCALAR_TYPES.get(name) or LATTICE_TYPES[name]
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256, (50, kind.block_bytes), np.uint8)
     if name == "IQ1_M":
@@ -245,7 +248,7 @@ def test_products_and_factor() -> None:
     assert not cholesky(-h)
     a = np.float32(np.random.default_rng(0).standard_normal((20, 64)))
     out = np.zeros((2 * 24, 16), np.float32)
-    add_product(pack(h), 8, 40, to_lanes(a), 8, 64, 16, 40, out, 0, 24)
+    add_product(pack(h), 8, 40, Columns(to_lanes(a), 8, 64), 16, 40, Columns(out, 0, 24))
     assert from_lanes(out, 20, 24) == pytest.approx(a[:, 8:48] @ h[8:48, 16:40], rel=1e-4, abs=1e-4)
 
 

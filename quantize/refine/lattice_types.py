@@ -1,9 +1,8 @@
-"""The lattice types as octets: eight weights are a scale times one point of a codebook (two in the IQ3 types) times
-signs, or, in the IQ1 types, times a point moved up or down by an eighth.
+"""The lattice types: an octet of weights is a scale times one point of a codebook (two in the IQ3 types) times signs,
+or, in the IQ1 types, a scale times a point that is moved up or down by an eighth.
 
-Points are
-uint16 [rows, 64], an octet's first and second (0 in the types that have one); signs uint8 [rows, 32], a bit a weight,
-or whether the octet is moved down. Layouts are those of ggml-common.h.
+Points are uint16 [rows, 64], an octet's first and second (0 in the types that have one); signs are uint8 [rows, 32], a
+bit for each weight, or whether the octet is moved down. Layouts are those of ggml-common.h.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from ..kernels.contract import F32_ARRAY
 from .scales import Integers, Ints, half
 
 Points = NDArray[np.uint16]
-FREE, EVEN, MOVED, MOVED_TOGETHER = range(4)  # the signs: eight free ones, an even number; or shifts, of 8 or 32
+FREE, EVEN, MOVED, MOVED_TOGETHER = range(4)  # eight free signs, an even number of them; shifts of 8 or of 32 weights
 
 
 @dataclass(frozen=True)
-class Octets:
-    """A lattice type.
+class LatticeType:
+    """How a lattice type divides its blocks, and how points and signs are written into them.
 
     Args:
         type: the type.
-        book: its codebook, a key of ``grids.BOOKS``.
+        codebook: a key of ``codebooks.CODEBOOKS``.
         size: weights in a sub-block.
         signs: one of ``FREE``, ``EVEN``, ``MOVED``, ``MOVED_TOGETHER``.
         write: points and signs into blocks.
-        scales: the sub-blocks'.
-        shifts: blocks -> signs uint8 [rows, 32], where the type has shifts.
+        scales: where the sub-blocks' scales are.
+        shifts: reads the signs uint8 [rows, 32] of a type that has shifts from its blocks.
     """
 
     type: QType
-    book: str
+    codebook: str
     size: int
     signs: int
     write: Callable[[Points, Bytes, Bytes], None]
@@ -56,7 +55,7 @@ def _put(blocks: Bytes, start: int, words: NDArray[np.int64], dtype: str) -> Non
 
 
 def _nibbles(at: int, n: int, unit: Callable[[Bytes], F32_ARRAY]) -> Integers:
-    """Scales in ``n`` bytes, the low half of each first."""
+    """Return scales that are in ``n`` bytes, the low half of each first."""
 
     def get(blocks: Bytes) -> Ints:
         raw = blocks[:, at : at + n]
@@ -69,7 +68,7 @@ def _nibbles(at: int, n: int, unit: Callable[[Bytes], F32_ARRAY]) -> Integers:
 
 
 def _tops(start: int, step: int, end: int, unit: Callable[[Bytes], F32_ARRAY]) -> Integers:
-    """Scales in the top of the word that ends each sub-block's ``step`` bytes."""
+    """Return scales that are at the top of the word that ends each sub-block's ``step`` bytes."""
     each = slice(step // 4 - 1, None, step // 4)
 
     def get(blocks: Bytes) -> Ints:
@@ -88,7 +87,7 @@ def _unit(factor: float) -> Callable[[Bytes], F32_ARRAY]:
 
 
 def _signs_word(signs: Bytes, old: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The words [rows, 8] with four times seven signs, and the scale they had."""
+    """Return the words [rows, 8] with four times seven signs, and the scales that they had."""
     seven = (signs & 127).astype(np.int64).reshape(-1, 8, 4) << 7 * np.arange(4)
     words: NDArray[np.int64] = seven.sum(axis=2) | old >> 28 << 28
     return words
@@ -173,20 +172,12 @@ def _write_iq1_m(points: Points, signs: Bytes, blocks: Bytes) -> None:
 _IQ1_S_SCALES = Integers(0, 7, _unit(2), _get_iq1_s, _put_iq1_s, 0.5)
 _IQ1_M_SCALES = Integers(0, 7, _unit_iq1_m, _get_iq1_m, _put_iq1_m, 0.5)
 _ROWS = (
-    (
-        "IQ1_S",
-        "iq1",
-        32,
-        MOVED_TOGETHER,
-        _write_iq1_s,
-        Integers(0, 7, _unit(2), _get_iq1_s, _put_iq1_s, 0.5),
-        _shifts_iq1_s,
-    ),
-    ("IQ1_M", "iq1", 16, MOVED, _write_iq1_m, Integers(0, 7, _unit_iq1_m, _get_iq1_m, _put_iq1_m, 0.5), _shifts_iq1_m),
+    ("IQ1_S", "iq1", 32, MOVED_TOGETHER, _write_iq1_s, _IQ1_S_SCALES, _shifts_iq1_s),
+    ("IQ1_M", "iq1", 16, MOVED, _write_iq1_m, _IQ1_M_SCALES, _shifts_iq1_m),
     ("IQ2_XXS", "iq2_xxs", 32, EVEN, _write_iq2_xxs, _tops(2, 8, 66, _unit(0.25))),
     ("IQ2_XS", "iq2_xs", 16, EVEN, _write_iq2_xs, _nibbles(66, 8, _unit(0.25))),
     ("IQ2_S", "iq2_s", 16, FREE, _write_iq2_s, _nibbles(74, 8, _unit(0.25))),
     ("IQ3_XXS", "iq3_xxs", 32, EVEN, _write_iq3_xxs, _tops(66, 4, 98, _unit(0.5))),
     ("IQ3_S", "iq3_s", 32, FREE, _write_iq3_s, _nibbles(106, 4, _unit(2))),
 )
-OCTETS = {str(row[0]): Octets(BY_NAME[str(row[0])], *row[1:]) for row in _ROWS}
+LATTICE_TYPES = {str(row[0]): LatticeType(BY_NAME[str(row[0])], *row[1:]) for row in _ROWS}

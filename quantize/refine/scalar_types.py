@@ -1,4 +1,4 @@
-"""The scalar types as grids: in each sub-block a weight is ``scale * level + offset`` (or ``scale * table[level]``).
+"""The scalar types: in each sub-block a weight is ``scale * level + offset``, or ``scale * table[level]``.
 
 Blocks are uint8 [rows, bytes of a block]. Layouts are those of ggml-common.h.
 """
@@ -20,17 +20,17 @@ IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 8
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A scalar type.
+class ScalarType:
+    """How a scalar type divides its blocks, and how codes are written into them.
 
     Args:
         type: the type.
         size: weights in a sub-block.
         low, high: the least and the largest level; code 0 is ``low``.
         write: codes uint8 [rows, columns] into blocks.
-        scales: the sub-blocks'.
-        offsets: likewise, if there are any.
-        table: what the levels stand for, or empty where they stand for themselves.
+        scales: where the sub-blocks' scales are.
+        offsets: where their offsets are, if there are any.
+        table: what the levels stand for; empty where they stand for themselves.
     """
 
     type: QType
@@ -48,14 +48,14 @@ def _parts(codes: NDArray[np.uint8], *shape: int) -> NDArray[np.uint8]:
 
 
 def _crumbs(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The low two bits of 256 codes as Q2_K and Q3_K pack them: [rows, 64]."""
+    """Pack the low two bits of 256 codes as Q2_K and Q3_K do: uint8 [rows, 64]."""
     c = _parts(codes, 2, 4, 32) & 3
     crumbs = c[:, :, 0] | c[:, :, 1] << 2 | c[:, :, 2] << 4 | c[:, :, 3] << 6
     return crumbs.reshape(-1, 64).astype(np.uint8, copy=False)
 
 
 def _bits(codes: NDArray[np.uint8], bit: int) -> NDArray[np.uint8]:
-    """Bit ``bit`` of 256 codes as Q3_K's and Q5_K's masks have it, byte i with columns i, i + 32 ...: [rows, 32]."""
+    """Pack bit ``bit`` of 256 codes as the masks of Q3_K and Q5_K do, columns i, i + 32, ... in byte i: [rows, 32]."""
     c = _parts(codes, 8, 32)
     masks: NDArray[np.uint8] = (c[:, 0] >> bit & 1).astype(np.uint8)
     for i in range(1, 8):
@@ -64,7 +64,7 @@ def _bits(codes: NDArray[np.uint8], bit: int) -> NDArray[np.uint8]:
 
 
 def _nibbles(codes: NDArray[np.uint8], group: int) -> NDArray[np.uint8]:
-    """Low four bits, the first half of each ``group`` low in the bytes, the second high: [rows, columns / 2]."""
+    """Pack the low four bits, those of a ``group``'s second half high in the bytes: uint8 [rows, columns / 2]."""
     columns = codes.shape[1]
     c = _parts(codes, columns // group, 2, group // 2)
     packed = c[:, :, 0] & np.uint8(15) | c[:, :, 1] << np.uint8(4)  # what is shifted out is gone
@@ -116,7 +116,7 @@ def _get_k4_mins(blocks: Bytes) -> Ints:
 
 
 def _put_k4(scales: Ints, mins: Ints, blocks: Bytes) -> None:
-    """The packing of Q4_K and Q5_K: two times eight integers of six bits."""
+    """Pack two times eight integers of six bits as Q4_K and Q5_K do."""
     blocks[:, 4:8] = scales[:, :4] | scales[:, 4:] >> 4 << 6
     blocks[:, 8:12] = mins[:, :4] | mins[:, 4:] >> 4 << 6
     blocks[:, 12:16] = scales[:, 4:] & 15 | (mins[:, 4:] & 15) << 4
@@ -154,7 +154,7 @@ def _write_q6_k(codes: NDArray[np.uint8], blocks: Bytes) -> None:
 
 
 def _writer_32(head: int, five: bool) -> Callable[[NDArray[np.uint8], Bytes], None]:
-    """Of the types of 32 weights whose ``head`` bytes are scale and min."""
+    """Return the writer of a type of 32 weights whose first ``head`` bytes are scale and min."""
 
     def write(codes: NDArray[np.uint8], blocks: Bytes) -> None:
         if five:
@@ -199,4 +199,4 @@ _ROWS = (
     ("IQ4_NL", 32, 0, 15, _writer_32(2, False), Halves(0), None, IQ4_VALUES),
     ("IQ4_XS", 32, 0, 15, _write_iq4_xs, Integers(-32, 31, _unit(0), _get_iq4_xs, _put_iq4_xs), None, IQ4_VALUES),
 )  # fmt: skip
-GRIDS = {str(row[0]): Grid(BY_NAME[str(row[0])], *row[1:]) for row in _ROWS}
+SCALAR_TYPES = {str(row[0]): ScalarType(BY_NAME[str(row[0])], *row[1:]) for row in _ROWS}
