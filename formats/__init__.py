@@ -1,1 +1,1 @@
-"""Bytes <-> IR. Knows files, never policy; imports no torch."""
+"""Files <-> the intermediate representation. This package knows file formats, but no policy, and imports no torch."""

@@ -1,0 +1,1 @@
+"""GGML files of mid 2023 (ggjt): reading and writing Llama models."""

@@ -98,7 +98,7 @@ class GGUFHeader:
 def parse_header(
     path: Path, data: SourceFile | bytes, *, model_size: int = 0, file_size: int | None = None
 ) -> GGUFHeader:
-    """Parse and check the header of a GGUF file: every tensor lies whole in the file, aligned, over no other.
+    """Parse and check the header of a GGUF file: every tensor is whole, aligned, and overlaps no other.
 
     Args:
         path: the file, for messages.

@@ -14,7 +14,7 @@ from .wire import swap_blocks
 
 
 def read_header(path: str | Path) -> GGUFHeader:
-    """Read and check the header of a GGUF file: every tensor lies whole in the file, aligned, and none overlap.
+    """Read and check the header of a GGUF file: every tensor is whole, aligned, and overlaps no other.
 
     Raises:
         FormatError: the file is damaged, or not GGUF of version 2 or 3.

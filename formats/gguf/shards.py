@@ -24,7 +24,7 @@ _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL | re.ASCII)
 
 
 def shard_path(prefix: str | Path, index: int, count: int) -> Path:
-    """The name of a shard, as llama.cpp wants it.
+    """The name of a shard, as llama.cpp expects it.
 
     Example:
         >>> from quantmill.formats.gguf.shards import shard_path

@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints: config, weights, tokenizer and adapters, read and written by tables of architectures."""

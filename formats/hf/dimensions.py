@@ -227,7 +227,7 @@ class Always(Condition):
 
 
 class Maybe(Always):
-    """No key tells: the checkpoint may or may not have it."""
+    """Always true, but what it applies to may be missing from a checkpoint."""
 
 
 ALWAYS = Always()

@@ -37,7 +37,7 @@ ORIGINAL = "quantmill.hf.original."  # + the checkpoint's name of a tensor
 MAX_NAMED = 10  # names in a message
 
 
-def read_hf(folder: Path, *, pre: str | None = None, say: Say | None = None) -> Model:
+def read_hf(folder: str | Path, *, pre: str | None = None, say: Say | None = None) -> Model:
     """Read a Hugging Face checkpoint. Its weights stay on disk until their rows are asked for.
 
     Args:

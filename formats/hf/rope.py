@@ -125,7 +125,7 @@ def to_gguf(rope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def to_hf(get: Callable[[str], Any]) -> dict[str, Any]:
-    """Restore ``rope_parameters`` from the keys. ``llama3`` can be told only from its tensor."""
+    """Restore ``rope_parameters`` from the keys. ``llama3`` follows only from its tensor."""
     theta = get("rope.freq_base")
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": DEFAULT_THETA if theta is None else theta}
     kind, factor = get("rope.scaling.type"), get("rope.scaling.factor")

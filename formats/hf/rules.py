@@ -36,7 +36,7 @@ class Rule:
         bias: when the module has a bias: a condition, or the config key that says so; None if it never has one.
         when: the configs and layers that have the module.
         unless: the config key that makes the weight optional (tied embeddings).
-        optional: whether the module may be missing, without a key that tells.
+        optional: whether the module may be missing, whatever the config says.
         tensor: whether ``hf`` names the tensor itself, without ``.weight`` behind it.
         part: the last part of its GGUF name, if that is not ``weight``.
         stack: ``enc.`` or ``dec.`` before the block's name in GGUF, for models that have both.

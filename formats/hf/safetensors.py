@@ -7,7 +7,7 @@ holes. Source: the format's README and ``tensor.rs`` of safetensors 0.8, whose c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -147,7 +147,11 @@ def _entry(name: str, item: Any, file: SourceFile, start: int) -> StoredTensor:
 
 
 def write_safetensors(
-    folder: Path | GrowingFolder, tensors: Sequence[Tensor], *, max_shard_bytes: float = 5e9
+    folder: Path | GrowingFolder,
+    tensors: Sequence[Tensor],
+    *,
+    max_shard_bytes: float = 5e9,
+    done: Callable[[int], object] | None = None,
 ) -> list[Path]:
     """Write ``model.safetensors``, or shards with their index, a chunk of rows at a time.
 
@@ -155,6 +159,7 @@ def write_safetensors(
         folder: must exist. In a resumable folder, what an earlier run wrote is not written again.
         tensors: of float types (or packed, in I32), under their names in the file; each is read once, in file order.
         max_shard_bytes: bytes of data in a shard; a larger tensor gets a shard of its own.
+        done: called with the number of bytes just written.
 
     Returns:
         the paths written, the index last.
@@ -168,9 +173,9 @@ def write_safetensors(
     path = folder if isinstance(folder, Path) else folder.path
     if isinstance(folder, Path):
         for name, shard in zip(names, shards, strict=True):
-            _write_file(path / name, shard)
+            _write_file(path / name, shard, done)
     else:
-        _write_files(folder, dict(zip(names, shards, strict=True)))
+        _write_files(folder, dict(zip(names, shards, strict=True)), done)
     paths = [path / name for name in names]
     if len(shards) > 1:
         index = {
@@ -217,15 +222,19 @@ def _head(tensors: Sequence[Tensor]) -> bytes:
     return len(raw).to_bytes(8, "little") + raw
 
 
-def _write_file(path: Path, tensors: Sequence[Tensor]) -> None:
+def _write_file(path: Path, tensors: Sequence[Tensor], done: Callable[[int], object] | None) -> None:
     with open(path, "wb") as file:
         file.write(_head(tensors))
         for tensor in tensors:
             for rows in chunks(tensor):
                 file.write(np.ascontiguousarray(rows).data)
+                if done is not None:
+                    done(rows.nbytes)
 
 
-def _write_files(folder: GrowingFolder, files: Mapping[str, Sequence[Tensor]]) -> None:
+def _write_files(
+    folder: GrowingFolder, files: Mapping[str, Sequence[Tensor]], done: Callable[[int], object] | None
+) -> None:
     """Write the same bytes as ``_write_file``, but for those that an earlier run wrote."""
     heads = {name: _head(tensors) for name, tensors in files.items()}
     sizes = {name: len(heads[name]) + sum(t.nbytes for t in tensors) for name, tensors in files.items()}
@@ -240,6 +249,8 @@ def _write_files(folder: GrowingFolder, files: Mapping[str, Sequence[Tensor]]) -
                 if (item, a, b) not in folder.finished:
                     output.write_at(at + a * tensor.row_bytes, np.ascontiguousarray(tensor.rows(a, b)))
                     folder.done(item, a, b)
+                if done is not None:
+                    done((b - a) * tensor.row_bytes)
             at += tensor.nbytes
             item += 1
 

@@ -17,6 +17,7 @@ from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, WeightEr
 from ..floats import from_f32, to_f32
 from ..gguf.vocab import tokenizer_from_metadata
 from ..ir import Bytes, Model, Role, Tensor
+from ..progress import Progress, work
 from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
 from . import rope
@@ -32,7 +33,14 @@ from .safetensors import chunks, write_safetensors
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def write_hf(model: Model, folder: Path | GrowingFolder, *, dtype: str = "auto", max_shard_bytes: float = 5e9) -> None:
+def write_hf(
+    model: Model,
+    folder: str | Path | GrowingFolder,
+    *,
+    dtype: str = "auto",
+    max_shard_bytes: float = 5e9,
+    progress: Progress | None = None,
+) -> None:
     """Write a Hugging Face checkpoint: config.json, generation_config.json, safetensors and the tokenizer's files.
 
     Args:
@@ -43,6 +51,7 @@ def write_hf(model: Model, folder: Path | GrowingFolder, *, dtype: str = "auto",
             loses nothing, and else the tensor's own. The checkpoint's dtype is the one recorded when it was converted,
             or that of most weights (llama.cpp keeps vectors in F32 whatever the checkpoint had).
         max_shard_bytes: bytes of data in one safetensors file, at most.
+        progress: called with typed events; see ``formats/progress.py``.
 
     Raises:
         UnknownArchitecture: the architecture is not supported. Like the next two, found before anything is written.
@@ -77,7 +86,11 @@ def write_hf(model: Model, folder: Path | GrowingFolder, *, dtype: str = "auto",
     config["torch_dtype"] = TORCH_NAMES[common.name]
     tokenizer = tokenizer_from_metadata(model.metadata)
 
-    path = folder if isinstance(folder, Path) else folder.path
+    if isinstance(folder, GrowingFolder):
+        path, title = folder.path, folder.target.name
+    else:
+        folder = path = Path(folder)
+        title = path.name
     path.mkdir(exist_ok=True)
     _write_json(path / "config.json", config)
     if generation := restore_generation(model.metadata):
@@ -86,7 +99,8 @@ def write_hf(model: Model, folder: Path | GrowingFolder, *, dtype: str = "auto",
         from .tokenizer.write import write_tokenizer
 
         write_tokenizer(tokenizer, path)
-    write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
+    with work(progress, title, sum(tensor.nbytes for tensor in tensors)) as done:
+        write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes, done=done)
 
 
 def arch_of_model(model: Model) -> tuple[Arch, str]:
@@ -146,7 +160,7 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
 def _llama3(tensor: Tensor, theta: float, path: Path) -> dict[str, Any]:
     found = rope.llama3_from_factors(tensor.rows(0, 1).view("<f4").reshape(-1), theta) if tensor.qtype is F32 else None
     if found is None:
-        problem = "these frequency factors follow no llama3 scaling we know"
+        problem = "the frequency factors match no known llama3 scaling"
         raise FormatError(problem, path=path, where=tensor.name, hint="convert from the original checkpoint instead")
     return found
 
