@@ -147,7 +147,6 @@ class MomentSums:
         self._sums: dict[str, list[list[torch.Tensor]]] = {}  # holder -> by matrix -> blocks; none for one unseen
         self._widths: dict[str, int] = {}
         self._stored: dict[str, _Stored] = {}
-        self._crcs: dict[str, int] = {}  # of the files
 
     def see(self, weight: RecordedWeight, expert: int, x: torch.Tensor) -> None:
         """Add inputs to the batch, as ``Collector.see`` does. Weights that are given the same tensor share an input."""
@@ -180,8 +179,11 @@ class MomentSums:
         """Forget the batch."""
         self._batch, self._heard, self._last = [], {}, None
 
-    def finish(self, part: str) -> None:
+    def finish(self, part: str) -> dict[str, Any]:
         """Write the sums since the last call, which are final, to the file ``moments-PART.bin``, durably.
+
+        Returns:
+            A description of the file, ready for JSON; ``restore`` takes those of all files.
 
         Raises:
             OutputError: the disk is full.
@@ -199,26 +201,24 @@ class MomentSums:
                     file.write(packed.data)
                     crc = zlib.crc32(packed.data, crc)
                     offset += packed.nbytes
-        self._crcs[path.name] = crc
+        stored = {holder: astuple(self._stored[holder]) for holder in self._sums}
+        inputs = {name: holder for name, holder in self.inputs.items() if holder in stored}
         self._sums.clear()
+        return {"file": path.name, "crc": crc, "inputs": inputs, "stored": stored}
 
-    def index(self) -> dict[str, Any]:
-        """What is finished, ready for JSON, to be saved with the run."""
-        stored = {holder: astuple(place) for holder, place in self._stored.items()}
-        return {"inputs": self.inputs, "stored": stored, "crcs": self._crcs}
-
-    def restore(self, index: Mapping[str, Any]) -> None:
-        """Go back to what ``index`` described.
+    def restore(self, files: Sequence[Mapping[str, Any]]) -> None:
+        """Go back to what ``finish`` described, call by call.
 
         Raises:
             ValueError: a file was changed.
             OSError: a file cannot be read.
         """
-        for name, crc in index["crcs"].items():
-            if _crc(self.folder / name) != crc:
-                raise ValueError(name)
-        self.inputs, self._crcs = dict(index["inputs"]), dict(index["crcs"])
-        self._stored = {holder: _Stored(*place) for holder, place in index["stored"].items()}
+        for file in files:
+            if _crc(self.folder / file["file"]) != file["crc"]:
+                raise ValueError(file["file"])
+        for file in files:
+            self.inputs.update(file["inputs"])
+            self._stored |= {holder: _Stored(*place) for holder, place in file["stored"].items()}
 
     def moments(self, sums: Mapping[str, Sums]) -> Moments:
         """All second moments that are finished; they are read from the files when they are used.

@@ -13,30 +13,27 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..formats.ir import Model
 from ..formats.progress import Progress
 from ..formats.workers import Pool
 from .activations import Activations
 from .collect import Collector
+from .collect_state import BatchSums, add_sums, read_sums
 from .corpus import Corpus
 from .evaluate import Record, token_nll
-from .layerstate import LayerState
+from .run_state import RunState, finished_blocks
 from .runner import DTYPES, ComputeOptions, Runner, layer_step
 from .sums import Sums
 from .weights import Weights
 
-BatchSums = dict[str, Sums]  # what one batch adds, by tensor name
 _RANGE = re.compile(r"chunks-(\d{7})-(\d{7})\Z", re.ASCII)
 
 
@@ -117,7 +114,7 @@ def run_on_pool(
     Args:
         runner: describes the run of the whole text; it does not run itself.
         folder: for the state of each range, on storage that all workers share.
-        key: everything that the result depends on, see ``LayerState``.
+        key: everything that the result depends on, see ``RunState``.
         wanted: what is computed.
         pool: the workers.
         progress: called now and then with a ``StepDone`` of the layer that the slowest is in.
@@ -128,10 +125,10 @@ def run_on_pool(
     ranges = _ranges(folder, runner, pool.n_workers)
     start = partial(_Worker, runner.weights.model, runner.corpus, runner.options, folder.absolute(), dict(key), wanted)
     found: dict[ChunkRange, ShareResult] = {}
-    states = [LayerState(folder / chunks.name, _key(key, chunks)) for chunks in ranges]
+    states = [RunState(folder / chunks.name, _key(key, chunks)) for chunks in ranges]
 
     def tick() -> None:
-        done = [min(_count(state.path), runner.n_layers) for state in states]
+        done = [min(finished_blocks(state.folder), runner.n_layers) for state in states]
         layer = min(min(done), runner.n_layers - 1)
         if progress is not None:
             progress(layer_step(layer, runner.n_layers, sum(done) - layer * len(done), len(done)))
@@ -167,14 +164,6 @@ def _key(key: Mapping[str, Any], chunks: ChunkRange) -> dict[str, Any]:
     return {**key, "chunks": [chunks.first, chunks.end]}
 
 
-def _count(journal: Path) -> int:
-    """How many blocks are finished, by a journal that another process writes."""
-    try:
-        return max(0, journal.read_bytes().count(b"\n") - 1)
-    except OSError:
-        return 0
-
-
 class _Worker:
     """Runs ranges of chunks, in a worker. Its arguments are those of ``run_on_pool``."""
 
@@ -195,11 +184,9 @@ class _Worker:
 
     def __call__(self, chunks: ChunkRange) -> ShareResult:
         folder = self._folder / chunks.name
-        state = LayerState(folder, _key(self._key, chunks))
+        state = RunState(folder, _key(self._key, chunks))
         runner = self._runner(chunks, folder)
         resumed = state.resume(runner)
-        if resumed:
-            runner.dropped = {int(chunk): where for chunk, where in state.entries[-1]["report"]["dropped"].items()}
         runner.embed(keep=not resumed)
         collector = _BatchCollector()
         # An odd number: the file that is being written is then never the one that was saved last.
@@ -207,9 +194,8 @@ class _Worker:
         every = every | 1 if every else 0
         while runner.layer < runner.n_layers:
             runner.advance(collector)
-            arrays, names = _to_arrays(collector.take())
             save = bool(every) and (runner.layer == runner.n_layers or runner.layer % every == 0)
-            state.add(runner, arrays, {"names": names, "dropped": runner.dropped}, save)
+            add_sums(state, runner, collector.take(), save)
         return self._predict(runner, collector, chunks)
 
     def _runner(self, chunks: ChunkRange, folder: Path) -> Runner:
@@ -229,32 +215,8 @@ class _Worker:
         return found
 
 
-def _to_arrays(commits: Sequence[BatchSums]) -> tuple[dict[str, NDArray[Any]], list[list[str]]]:
-    """Convert what batches add to named arrays, and the tensors' names of each batch in order."""
-    arrays = {
-        f"{i}/{name}/{part.name}": np.asarray(getattr(sums, part.name))
-        for i, commit in enumerate(commits)
-        for name, sums in commit.items()
-        for part in fields(sums)
-        if getattr(sums, part.name) is not None
-    }
-    return arrays, [list(commit) for commit in commits]
-
-
-def _from_arrays(path: Path, names: Sequence[Sequence[str]]) -> Iterator[BatchSums]:
-    """Read back what ``_to_arrays`` made, one tensor of one batch at a time."""
-    from safetensors import safe_open
-
-    with safe_open(path, "np") as file:
-        there = set(file.keys())
-        for i, commit in enumerate(names):
-            for name in commit:
-                keys = {part.name: f"{i}/{name}/{part.name}" for part in fields(Sums)}
-                yield {name: Sums(**{part: file.get_tensor(key) for part, key in keys.items() if key in there})}
-
-
 def _merged(
-    ranges: Sequence[ChunkRange], found: Sequence[ShareResult], states: Sequence[LayerState], n_layers: int
+    ranges: Sequence[ChunkRange], found: Sequence[ShareResult], states: Sequence[RunState], n_layers: int
 ) -> ShareResult:
     """Add what all batches added, block by block in the text's order, as one machine does."""
     total = ShareResult()
@@ -262,7 +224,7 @@ def _merged(
         state.read()
     for layer in range(n_layers):
         for state in states:
-            for commit in _from_arrays(state.file(layer), state.entries[layer]["report"]["names"]):
+            for commit in read_sums(state, layer):
                 _add(total.sums, commit)
     for part in found:
         for commit in part.commits:

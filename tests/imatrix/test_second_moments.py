@@ -286,13 +286,13 @@ def test_a_state_is_taken_up_or_refused(tmp_path: Path) -> None:
     collector = Collector(moments=gathered)
     collector.see(Q, 0, X)
     collector.commit()
-    gathered.finish("00001")
+    finished = [gathered.finish("00001")]
     again = MomentSums(2, tmp_path)
-    again.restore(gathered.index())
+    again.restore(finished)
     assert again.moments(collector.sums).packed(Q.names[0]).tolist() == [1, 2, 5, 10]
     file = tmp_path / "moments-00001.bin"
     damaged = bytearray(file.read_bytes())
     damaged[5] ^= 1
     file.write_bytes(damaged)
     with pytest.raises(ValueError, match=r"moments-00001\.bin"):
-        MomentSums(2, tmp_path).restore(gathered.index())
+        MomentSums(2, tmp_path).restore(finished)

@@ -146,8 +146,8 @@ def test_killed_and_started_again_gives_the_same_bytes(tiny: Path, text: Path, t
 
 
 def test_a_state_that_is_damaged_or_anothers_is_not_used(tiny: Path, text: Path, tmp_path: Path) -> None:
-    from quantmill.imatrix.layerstate import LayerState
     from quantmill.imatrix.layerwise import walk_block
+    from quantmill.imatrix.run_state import RunState
     from quantmill.tools.library.running import RunOptions, open_run
 
     class Nothing:
@@ -157,19 +157,19 @@ def test_a_state_that_is_damaged_or_anothers_is_not_used(tiny: Path, text: Path,
     def fresh() -> Any:
         return open_run(tiny, text, tmp_path / "state", RunOptions(64, 2))
 
-    state, runner = LayerState(tmp_path / "state", {"a": 1}), fresh()
+    state, runner = RunState(tmp_path / "state", {"a": 1}), fresh()
     assert not state.resume(runner)
     runner.embed()
     for _ in range(2):
         walk_block(runner, Nothing())
         state.add(runner, {"x": np.arange(3)}, ["report"], keep_activations=runner.layer == 1)
     runner = fresh()
-    assert LayerState(tmp_path / "state", {"a": 1}).resume(runner)
+    assert RunState(tmp_path / "state", {"a": 1}).resume(runner)
     assert runner.layer == 1  # the second block's outputs were not kept
-    assert not LayerState(tmp_path / "state", {"a": 2}).resume(fresh())
-    assert not LayerState(tmp_path / "state", {"a": 1}).resume(fresh())  # the other began anew
+    assert not RunState(tmp_path / "state", {"a": 2}).resume(fresh())
+    assert not RunState(tmp_path / "state", {"a": 1}).resume(fresh())  # the other began anew
 
-    state, runner = LayerState(tmp_path / "state", {"a": 1}), fresh()
+    state, runner = RunState(tmp_path / "state", {"a": 1}), fresh()
     state.resume(runner)
     runner.embed()
     walk_block(runner, Nothing())
@@ -180,16 +180,16 @@ def test_a_state_that_is_damaged_or_anothers_is_not_used(tiny: Path, text: Path,
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         copy = tmp_path / "copy"
         shutil.copytree(tmp_path / "state", copy)
-        assert not LayerState(copy, {"a": 1}).resume(open_run(tiny, text, copy, RunOptions(64, 2))), name
+        assert not RunState(copy, {"a": 1}).resume(open_run(tiny, text, copy, RunOptions(64, 2))), name
         shutil.rmtree(copy)
         path.write_bytes(whole)
-    assert LayerState(tmp_path / "state", {"a": 1}).resume(fresh())
+    assert RunState(tmp_path / "state", {"a": 1}).resume(fresh())
 
 
 def test_state_saved_every_other_block(tmp_path: Path, text: Path) -> None:
     """A save that is cut off leaves the one before it, whichever blocks are saved."""
-    from quantmill.imatrix.layerstate import LayerState
     from quantmill.imatrix.layerwise import walk_block
+    from quantmill.imatrix.run_state import RunState
     from quantmill.tools.library.running import RunOptions, open_run
 
     class Nothing:
@@ -197,7 +197,7 @@ def test_state_saved_every_other_block(tmp_path: Path, text: Path) -> None:
         def replace(self, layer: int, module: Any, stage: Any) -> None: ...
 
     deep = save_tiny_llama(tmp_path / "deep", layers=4)
-    state, runner = LayerState(tmp_path / "state", {}), open_run(deep, text, tmp_path / "state", RunOptions(64, 2))
+    state, runner = RunState(tmp_path / "state", {}), open_run(deep, text, tmp_path / "state", RunOptions(64, 2))
     assert not state.resume(runner)
     runner.embed()
     for _ in range(4):
@@ -205,7 +205,7 @@ def test_state_saved_every_other_block(tmp_path: Path, text: Path) -> None:
         state.add(runner, {"x": np.arange(3)}, [], keep_activations=runner.layer % 2 == 0)
     (tmp_path / "state" / state.entries[-1]["file"]).write_bytes(b"cut off")
     runner = open_run(deep, text, tmp_path / "state", RunOptions(64, 2))
-    assert LayerState(tmp_path / "state", {}).resume(runner)
+    assert RunState(tmp_path / "state", {}).resume(runner)
     assert runner.layer == 2
 
 

@@ -119,7 +119,7 @@ def test_resumed_after_kill_is_the_same_bytes(tiny: Path, text: Path, tmp_path: 
         assert said is None or said in done.output
     killed.unlink()
     shutil.copytree(saved, state)
-    file = state / "state.npz"
+    file = state / "layer-00000.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     done = run(*common, "-o", killed)
     assert "damaged, so the unfinished run is discarded" in done.output

@@ -103,7 +103,7 @@ def test_killed_runs_end_in_the_same_bytes(gather: Callable[..., Path], model: P
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
     state = Path(f"{killed}.state")
-    assert {"moments-00001.bin", "moments-00002.bin", "state.npz"} <= {path.name for path in state.iterdir()}
+    assert {"moments-00001.bin", "moments-00002.bin", "journal"} <= {path.name for path in state.iterdir()}
     shutil.copytree(state, saved := killed.with_name("saved"))
     changed = {path.name: path.stat().st_mtime_ns for path in state.glob("moments-*")}
     assert gather("killed.gguf", "--chunks", 3, "--save-every", 1).read_bytes() == whole.read_bytes()

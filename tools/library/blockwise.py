@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ...formats.errors import PlanError
-from ...formats.progress import Progress, WorkEnded, emit, note
+from ...formats.progress import Progress, WorkEnded, emit, note, notes
 from ...quantize.linears import Linear, LinearGroup, LinearReport
 from .running import RunOptions, StrPath, open_text, open_weights, start_run
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...formats.storage.folder import GrowingFolder
-    from ...imatrix.layerstate import LayerState
+    from ...imatrix.run_state import RunState
     from ...imatrix.runner import Runner
 
 Report = TypeVar("Report", bound=LinearReport)
@@ -142,8 +142,7 @@ def quantize_checkpoint(
     from ...formats.hf.packed.save import check_unquantized
     from ...formats.storage.folder import resumable_folder
     from ...formats.storage.interrupts import when_cut_off
-    from ...imatrix.layerstate import has_blocks
-    from ...imatrix.state import remove_state, state_folder
+    from ...imatrix.run_state import finished_blocks, remove_state, state_folder
 
     start = time.monotonic()
     if (run.dtype, run.device, run.skip_bad_chunks) != ("f32", "cpu", False):
@@ -153,7 +152,7 @@ def quantize_checkpoint(
     state = state_folder(target)
 
     def cut_off() -> None:
-        if has_blocks(state):
+        if finished_blocks(state):
             note(progress, f"what is done is kept in {state.name}; the same command goes on with it")
 
     with resumable_folder(target, force=options.force, inputs=[source]) as folder, when_cut_off(cut_off):
@@ -170,8 +169,7 @@ def _quantize(
     import torch
 
     from ...formats.hf.packed.save import write_packed
-    from ...imatrix.layerstate import LayerState
-    from ...imatrix.state import run_key, state_folder
+    from ...imatrix.run_state import RunState, run_key, state_folder
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -181,7 +179,7 @@ def _quantize(
     work = state_folder(folder.target)
     runner = start_run(weights, corpus, work, run)
     _check_all(runner, method)
-    state = LayerState(work, run_key(runner, model, method.settings))
+    state = RunState(work, run_key(runner, model, method.settings))
     _walk(runner, state, method, options.save_every, progress)
     files = [state.file(layer) for layer in range(runner.n_layers)]
     write_packed(
@@ -200,12 +198,12 @@ def _quantize(
 
 
 def _walk(
-    runner: Runner, state: LayerState, method: BlockMethod[Report], save_every: int, progress: Progress | None
+    runner: Runner, state: RunState, method: BlockMethod[Report], save_every: int, progress: Progress | None
 ) -> None:
     """Every block that an earlier run has not finished."""
     from ...imatrix.layerwise import walk_block
 
-    resumed = state.resume(runner)
+    resumed = state.resume(runner, notes(progress))
     if remark := method.remark():
         note(progress, remark)
     if resumed:

@@ -78,7 +78,7 @@ def collect(
     """
     from ...imatrix.collect import Collector
     from ...imatrix.matrix import check_belongs
-    from ...imatrix.state import run_key
+    from ...imatrix.run_state import run_key
 
     runner = open_run(model, text, state, options.run)
     if others:
@@ -114,10 +114,14 @@ def _on_this_machine(
     progress: Progress | None,
 ) -> tuple[Record, Mapping[int, str]]:  # fmt: skip
     """One block after the other, the state saved between them."""
-    from ...imatrix.state import load_state, save_state
+    from ...imatrix.collect_state import resume_collection, save_collection
+    from ...imatrix.run_state import RunState
 
     say = notes(progress) or (lambda text: None)
-    resumed = not options.restart and load_state(state, runner, collector, key, say)
+    saved = RunState(state, key)
+    if options.restart:
+        saved.discard(runner)
+    resumed = resume_collection(saved, runner, collector, say)
     if resumed:
         say(f"going on at layer {runner.layer + 1}, where an earlier run stopped; --restart begins anew")
     runner.embed(keep=not resumed)
@@ -125,10 +129,10 @@ def _on_this_machine(
     every = 1 if runner.activations.spills and options.save_every else options.save_every
     while runner.layer < runner.n_layers:
         runner.advance(collector, progress)
-        if collector.moments is not None:
+        if every:
+            save_collection(saved, runner, collector, runner.layer % every == 0)
+        elif collector.moments is not None:
             collector.moments.finish(f"{runner.layer:05d}")
-        if every and runner.layer % every == 0:
-            save_state(state, runner, collector, key)
     record = _predict(runner, collector, options, progress)
     if collector.moments is not None:
         collector.moments.finish("output")

@@ -114,7 +114,7 @@ def collect_imatrix(
         >>> made.imatrix.chunk_count, made.imatrix.entries["blk.0.attn_q.weight"].counts
         (9, array([144]))
     """
-    from ...imatrix.state import remove_state
+    from ...imatrix.run_state import remove_state
     from ...imatrix.sums import merged_sums
     from .collecting import CollectOptions, collect
 
@@ -243,7 +243,7 @@ def _add(files: Sequence[Imatrix], n_ctx: int | None) -> tuple[dict[str, Sums], 
 @contextmanager
 def _state(output: Path | None) -> Iterator[Path]:
     """The folder of a run's state: beside the output, or for none a temporary one."""
-    from ...imatrix.state import state_folder
+    from ...imatrix.run_state import state_folder
 
     if output is not None:
         yield state_folder(output)
