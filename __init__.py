@@ -1,52 +1,200 @@
-"""quantmill: Hugging Face checkpoints into the quantized files people run.
+"""quantmill converts Hugging Face checkpoints into the quantized files that people run.
 
-The public face. Heavy names are handed out lazily (PEP 562), since this module is imported first by everything.
+Example:
+    >>> import quantmill
+    >>> quantmill.PlanOptions(pure=True).pure
+    True
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+# What type checkers and editors see; ``_MODULES`` says the same at run time.
+if TYPE_CHECKING:
+    from .formats.arrays import model_from_arrays as model_from_arrays
+    from .formats.arrays import tensor_from_array as tensor_from_array
+    from .formats.errors import FormatError as FormatError
+    from .formats.errors import ImportanceMissing as ImportanceMissing
+    from .formats.errors import OutputError as OutputError
+    from .formats.errors import PlanError as PlanError
+    from .formats.errors import QuantmillError as QuantmillError
+    from .formats.errors import SourceError as SourceError
+    from .formats.errors import TokenizerError as TokenizerError
+    from .formats.errors import UnknownArchitecture as UnknownArchitecture
+    from .formats.errors import UnmatchedTensor as UnmatchedTensor
+    from .formats.errors import WeightError as WeightError
+    from .formats.ggml.reader import GGMLSettings as GGMLSettings
+    from .formats.ggml.reader import read_ggml as read_ggml
+    from .formats.ggml.writer import write_ggml as write_ggml
+    from .formats.gguf.reader import read_gguf as read_gguf
+    from .formats.gguf.writer import write_gguf as write_gguf
+    from .formats.hf.load import read_hf as read_hf
+    from .formats.hf.save import write_hf as write_hf
+    from .formats.imatrix_file import Imatrix as Imatrix
+    from .formats.imatrix_file import read_imatrix as read_imatrix
+    from .formats.imatrix_file import write_imatrix as write_imatrix
+    from .formats.ir import Model as Model
+    from .formats.ir import Role as Role
+    from .formats.ir import Tensor as Tensor
+    from .formats.ir import Tokenizer as Tokenizer
+    from .formats.ir import Value as Value
+    from .formats.ir import ValueType as ValueType
+    from .formats.progress import Event as Event
+    from .formats.progress import Note as Note
+    from .formats.progress import RowsDone as RowsDone
+    from .formats.progress import RunStarted as RunStarted
+    from .formats.progress import StepDone as StepDone
+    from .formats.progress import WorkEnded as WorkEnded
+    from .formats.progress import WorkStarted as WorkStarted
+    from .formats.qtypes import QType as QType
+    from .imatrix.evaluate import BaseComparison as BaseComparison
+    from .imatrix.evaluate import Evaluation as Evaluation
+    from .quantize.awq.settings import AWQSettings as AWQSettings
+    from .quantize.budget.plans import BudgetedPlan as BudgetedPlan
+    from .quantize.compare import compare as compare
+    from .quantize.decode import as_float as as_float
+    from .quantize.decode import decode as decode
+    from .quantize.encode import encode as encode
+    from .quantize.estimate.levels import LevelSize as LevelSize
+    from .quantize.execute import execute as execute
+    from .quantize.gptq.settings import GPTQSettings as GPTQSettings
+    from .quantize.plan import Plan as Plan
+    from .quantize.plan import Step as Step
+    from .quantize.plan import make_plan as make_plan
+    from .quantize.plan_options import PlanOptions as PlanOptions
+    from .tools.library.architectures import architectures as architectures
+    from .tools.library.awq import awq as awq
+    from .tools.library.blockwise import CheckpointOptions as CheckpointOptions
+    from .tools.library.blockwise import QuantizedCheckpoint as QuantizedCheckpoint
+    from .tools.library.convert import Conversion as Conversion
+    from .tools.library.convert import convert as convert
+    from .tools.library.description import describe as describe
+    from .tools.library.differences import ModelDifferences as ModelDifferences
+    from .tools.library.differences import diff as diff
+    from .tools.library.digest import digest as digest
+    from .tools.library.evaluation import evaluate as evaluate
+    from .tools.library.gptq import gptq as gptq
+    from .tools.library.importance import CollectedImatrix as CollectedImatrix
+    from .tools.library.importance import collect_imatrix as collect_imatrix
+    from .tools.library.importance import imatrix_statistics as imatrix_statistics
+    from .tools.library.importance import merge_imatrices as merge_imatrices
+    from .tools.library.metadata import remove_metadata as remove_metadata
+    from .tools.library.metadata import set_metadata as set_metadata
+    from .tools.library.models import read_model as read_model
+    from .tools.library.options import ReadOptions as ReadOptions
+    from .tools.library.options import SizeTarget as SizeTarget
+    from .tools.library.options import WriteOptions as WriteOptions
+    from .tools.library.ray_pool import ClusterOptions as ClusterOptions
+    from .tools.library.running import RunOptions as RunOptions
+    from .tools.library.shards import merge as merge
+    from .tools.library.shards import split as split
+    from .tools.library.sizes import SizeTable as SizeTable
+    from .tools.library.sizes import plan as plan
+    from .tools.library.sizes import plan_target as plan_target
+    from .tools.library.verify import Verification as Verification
+    from .tools.library.verify import verify as verify
+    from .tools.library.verify import verify_strict as verify_strict
 
 __version__ = "0.1.0"
 
-_LAZY = {
+# The public names and the modules that define them. A module is imported when one of its names is asked for (PEP 562),
+# so that ``import quantmill`` is light.
+_MODULES = {
     "AWQSettings": "quantize.awq.settings",
     "BaseComparison": "imatrix.evaluate",
+    "BudgetedPlan": "quantize.budget.plans",
     "CheckpointOptions": "tools.library.blockwise",
     "ClusterOptions": "tools.library.ray_pool",
     "CollectedImatrix": "tools.library.importance",
+    "Conversion": "tools.library.convert",
     "Evaluation": "imatrix.evaluate",
+    "Event": "formats.progress",
     "FormatError": "formats.errors",
+    "GGMLSettings": "formats.ggml.reader",
     "GPTQSettings": "quantize.gptq.settings",
+    "Imatrix": "formats.imatrix_file",
+    "ImportanceMissing": "formats.errors",
+    "LevelSize": "quantize.estimate.levels",
     "Model": "formats.ir",
+    "ModelDifferences": "tools.library.differences",
+    "Note": "formats.progress",
+    "OutputError": "formats.errors",
+    "Plan": "quantize.plan",
+    "PlanError": "formats.errors",
+    "PlanOptions": "quantize.plan_options",
+    "QType": "formats.qtypes",
     "QuantizedCheckpoint": "tools.library.blockwise",
     "QuantmillError": "formats.errors",
+    "ReadOptions": "tools.library.options",
     "Role": "formats.ir",
+    "RowsDone": "formats.progress",
     "RunOptions": "tools.library.running",
+    "RunStarted": "formats.progress",
+    "SizeTable": "tools.library.sizes",
+    "SizeTarget": "tools.library.options",
+    "SourceError": "formats.errors",
+    "Step": "quantize.plan",
+    "StepDone": "formats.progress",
     "Tensor": "formats.ir",
+    "Tokenizer": "formats.ir",
+    "TokenizerError": "formats.errors",
+    "UnknownArchitecture": "formats.errors",
+    "UnmatchedTensor": "formats.errors",
+    "Value": "formats.ir",
+    "ValueType": "formats.ir",
+    "Verification": "tools.library.verify",
+    "WeightError": "formats.errors",
+    "WorkEnded": "formats.progress",
+    "WorkStarted": "formats.progress",
+    "WriteOptions": "tools.library.options",
+    "architectures": "tools.library.architectures",
     "as_float": "quantize.decode",
     "awq": "tools.library.awq",
     "collect_imatrix": "tools.library.importance",
     "compare": "quantize.compare",
+    "convert": "tools.library.convert",
+    "decode": "quantize.decode",
+    "describe": "tools.library.description",
+    "diff": "tools.library.differences",
+    "digest": "tools.library.digest",
+    "encode": "quantize.encode",
     "evaluate": "tools.library.evaluation",
     "execute": "quantize.execute",
     "gptq": "tools.library.gptq",
     "imatrix_statistics": "tools.library.importance",
     "make_plan": "quantize.plan",
+    "merge": "tools.library.shards",
     "merge_imatrices": "tools.library.importance",
+    "model_from_arrays": "formats.arrays",
+    "plan": "tools.library.sizes",
+    "plan_target": "tools.library.sizes",
     "read_ggml": "formats.ggml.reader",
     "read_gguf": "formats.gguf.reader",
     "read_hf": "formats.hf.load",
+    "read_imatrix": "formats.imatrix_file",
+    "read_model": "tools.library.models",
+    "remove_metadata": "tools.library.metadata",
+    "set_metadata": "tools.library.metadata",
+    "split": "tools.library.shards",
+    "tensor_from_array": "formats.arrays",
+    "verify": "tools.library.verify",
+    "verify_strict": "tools.library.verify",
     "write_ggml": "formats.ggml.writer",
     "write_gguf": "formats.gguf.writer",
     "write_hf": "formats.hf.save",
+    "write_imatrix": "formats.imatrix_file",
 }
 
-__all__ = ["__version__", *_LAZY]
+__all__ = ["__version__", *_MODULES]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -73,6 +73,7 @@ class Plan:
         steps: the tensors in file order.
         metadata: the file's keys.
         layout: the file's header and each tensor's place.
+        importance: the importance vectors to encode with, by tensor name.
     """
 
     source: Model
@@ -80,6 +81,7 @@ class Plan:
     steps: tuple[Step, ...]
     metadata: Metadata
     layout: Layout
+    importance: Importance = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n_weights(self) -> int:
@@ -134,11 +136,9 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
 
     Example:
         >>> import numpy as np
-        >>> from quantmill import Model, PlanOptions, Role, Tensor, make_plan
-        >>> from quantmill.formats.qtypes import F16
-        >>> rows = np.zeros((256, 512), np.uint8)
-        >>> up = Tensor("blk.0.ffn_up.weight", Role.FFN_UP, 0, (256, 256), F16, lambda a, b: rows[a:b])
-        >>> model = Model("llama", {}, (up,), "example.gguf")
+        >>> from quantmill import PlanOptions, make_plan
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> model = model_from_arrays("llama", {"blk.0.ffn_up.weight": np.ones((256, 256), np.float32)})
         >>> plan = make_plan(model, "Q4_K_M", PlanOptions(tensor_types=[("ffn_up", "Q6_K")]))
         >>> [(step.tensor.name, step.type.name, step.reason) for step in plan.steps]
         [('blk.0.ffn_up.weight', 'Q6_K', '--tensor-type ffn_up')]
@@ -171,7 +171,7 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
         Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed, t.name in refined)
         for t, c, info, offset in zip(tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True)
     )
-    return Plan(model, level, steps, metadata, place)
+    return Plan(model, level, steps, metadata, place, importance)
 
 
 def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice], keep_blocks: bool) -> dict[str, Choice]:

@@ -23,8 +23,9 @@ class PlanOptions:
     """How ``make_plan`` departs from the level's own recipe. Types are given by name or as a ``QType``.
 
     Args:
-        recipe_set: which recipes the level's name is looked up in: ``current``, or those of an earlier time
-            (``2023-12``, ``ggml-v3``); a key of ``recipes.RECIPE_SETS``.
+        recipe_set: which recipes the level is looked up in: ``current``, or those of an earlier time (``2023-12``,
+            ``ggml-v3``); a key of ``recipes.RECIPE_SETS``. None for ``current``, and for ``ggml-v3`` where ``convert``
+            writes a GGML file.
         pure: give every tensor the level's default type.
         leave_output: keep ``output.weight`` in the type that it has.
         output_type: the type of ``output.weight``.
@@ -46,11 +47,11 @@ class PlanOptions:
     Example:
         >>> from quantmill import PlanOptions
         >>> options = PlanOptions(output_type="Q8_0", tensor_types=[("attn_v", "Q6_K")])
-        >>> options.recipe_set
-        'current'
+        >>> options.output_type
+        'Q8_0'
     """
 
-    recipe_set: str = "current"
+    recipe_set: str | None = None
     pure: bool = False
     leave_output: bool = False
     output_type: str | QType | None = None

@@ -278,15 +278,24 @@ RECIPE_SETS: dict[str, dict[str, Recipe]] = {
     for name, recipes in (("current", _CURRENT), ("2023-12", _2023_12), ("ggml-v3", _GGML_V3))
 }
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-LEVELS = tuple(RECIPE_SETS["current"])
+DEFAULT_SET = "current"
+LEVELS = tuple(RECIPE_SETS[DEFAULT_SET])
 
 
-def find_recipe(level: str, recipe_set: str = "current") -> Recipe:
+def recipes_of(recipe_set: str | None = None) -> dict[str, Recipe]:
+    """The recipes of a set by level; of ``current`` if it is None. Raises ``PlanError`` if there is no such set."""
+    name = recipe_set or DEFAULT_SET
+    if name not in RECIPE_SETS:
+        raise PlanError(f"unknown recipe set {name!r}", hint=f"one of {', '.join(RECIPE_SETS)}")
+    return RECIPE_SETS[name]
+
+
+def find_recipe(level: str, recipe_set: str | None = None) -> Recipe:
     """Find the recipe of a level.
 
     Args:
         level: its name in any case, an alias, or its number in ``general.file_type``.
-        recipe_set: a key of ``RECIPE_SETS``.
+        recipe_set: a key of ``RECIPE_SETS``; None for ``current``.
 
     Raises:
         PlanError: there is no such recipe set, or no such level in it; names the nearest level.
@@ -296,9 +305,7 @@ def find_recipe(level: str, recipe_set: str = "current") -> Recipe:
         >>> find_recipe("q4_k").level, find_recipe("15").level
         ('Q4_K_M', 'Q4_K_M')
     """
-    recipes = RECIPE_SETS.get(recipe_set)
-    if recipes is None:
-        raise PlanError(f"unknown recipe set {recipe_set!r}", hint=f"one of {', '.join(RECIPE_SETS)}")
+    recipes = recipes_of(recipe_set)
     name = level.upper()
     if name.isascii() and name.isdigit():
         name = LEVEL_OF_FILE_TYPE.get(int(name), name)
@@ -307,5 +314,5 @@ def find_recipe(level: str, recipe_set: str = "current") -> Recipe:
         return recipes[name]
     near = get_close_matches(name, [*recipes, *ALIASES], n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(recipes)}"
-    place = "" if recipe_set == "current" else f" in recipe set {recipe_set}"
+    place = "" if recipe_set in (None, DEFAULT_SET) else f" in recipe set {recipe_set}"
     raise PlanError(f"unknown level {level!r}{place}", hint=hint)

@@ -334,8 +334,14 @@ LOCAL = ("--cluster", "local")
             "--threads: is for one machine",
         ),
         (["quantize", "{f16}", "{out}", "Q4_0", "--workers", "2"], "--workers: is for --cluster"),
-        (["convert", "{f16}", "{out}", "--cluster", "local"], "--cluster: takes part where"),
-        (["convert", "{f16}", "{folder}", "--cluster", "local"], "--cluster: takes part where"),
+        (
+            ["convert", "{f16}", "{out}", "--cluster", "local"],
+            "--cluster: is only for a file that is written at a",
+        ),
+        (
+            ["convert", "{f16}", "{folder}", "--cluster", "local"],
+            "--cluster: is only for a file that is written at a",
+        ),
         (
             ["imatrix", "-m", "{f16}", "-o", "{out}", "-c", "64", *LOCAL, "--device", "meta"],
             "--device: is",

@@ -1,22 +1,33 @@
-"""``quantize``: a GGUF file at another level."""
+"""``quantize``: quantize a GGUF file to a level, or to a size."""
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
-from .terminal.options import budget_options, cluster_options, plan_options, write_options
+from .terminal.options import (
+    cluster_from,
+    cluster_options,
+    imatrix_options,
+    plan_options,
+    print_options,
+    quiet_option,
+    target_options,
+    write_options,
+)
+from .terminal.progress import ProgressDisplay
 
-# How files say that they are float: dropped before the level is added.
-_FLOAT_ENDING = re.compile(r"[-._](?:bf16|fp?16|fp?32)\Z", re.IGNORECASE)
+if TYPE_CHECKING:
+    from ..quantize.plan import PlanOptions
+    from .library.options import Kind, SizeTarget, WriteOptions
 
 
 def _offer_levels(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
-    """For a shell's completion: the levels that begin so, and files."""
+    """Complete a word in the shell: levels that begin with it, and files."""
     from ..formats.gguf.keys import FILE_TYPES
 
     levels = [CompletionItem(level) for level in FILE_TYPES if typed and level.startswith(typed.upper())]
@@ -28,23 +39,44 @@ def _offer_levels(ctx: click.Context, param: click.Parameter, typed: str) -> lis
 @click.argument("arguments", metavar="[OUT] LEVEL [THREADS]", nargs=-1, shell_complete=_offer_levels)
 @click.option(
     "--to",
-    "container",
+    "kind",
     type=click.Choice(("gguf", "ggml")),
-    help="What OUT becomes: ggml (version 3, for clients of mid 2023) if its name ends in .bin, else gguf.",
+    help="What to write.  [default: ggml (version 3, for clients of mid 2023) if OUT ends in .bin, else gguf]",
 )
-@click.option("--keep-split", is_flag=True, help="Write shards as MODEL's; OUT is what their names begin with.")
-@budget_options
+@click.option(
+    "--keep-split", is_flag=True, help="Write as many shards as MODEL has; OUT is what their names begin with."
+)
+@target_options
+@imatrix_options
 @plan_options
+@print_options
 @write_options
+@quiet_option
 @cluster_options
-def command(model: Path, arguments: tuple[str, ...], container: str | None, keep_split: bool, **options: Any) -> None:
+def command(
+    model: Path,
+    arguments: tuple[str, ...],
+    kind: Kind | None,
+    keep_split: bool,
+    target: SizeTarget | None,
+    imatrix: Path | None,
+    refine: bool,
+    refine_width: int,
+    options: PlanOptions,
+    dry_run: bool,
+    as_json: bool,
+    write: WriteOptions,
+    quiet: bool,
+    cluster: str | None,
+    workers: int | None,
+) -> None:
     """Quantize MODEL, a GGUF file or one of its shards, to LEVEL.
 
     Without OUT the file is written beside MODEL, named after it: model-f16.gguf becomes model.Q4_K_M.gguf.
 
-    With --target-size or --target-bpw in LEVEL's place each tensor gets a type of its own: the choice that costs least,
+    With --target-size or --target-bpw in LEVEL's place, the type of each tensor is chosen so that the file loses least:
     by the error of a sample of its rows, weighted by the importance of their columns and by how much the model's
-    predictions move when that tensor errs.
+    predictions change when that tensor errs.
 
     \b
     Example: quantize model-f16.gguf Q4_K_M
@@ -59,54 +91,62 @@ def command(model: Path, arguments: tuple[str, ...], container: str | None, keep
     """
     from ..formats.gguf.reader import read_gguf
     from ..quantize.recipes import find_recipe
-    from .library.budgeted import has_target, quantize_to_target
-    from .library.planned import carry_out, plan_from, print_plan, recipe_set_for, tell_client
+    from .library.convert import convert
+    from .terminal.plans import print_conversion
 
-    if has_target(options):
-        out, options["threads"] = _without_level(arguments, options["threads"])
-        if container == "ggml" or (out is not None and out.suffix == ".bin"):
-            raise click.UsageError("--target-size and --target-bpw are for GGUF files")
-        quantize_to_target(model, out, options, keep_split)
-        return
-    if not arguments:
-        raise click.UsageError("Missing argument 'LEVEL', or --target-size.")
-    out, level, threads = parse_arguments(arguments)
-    options["threads"] = options["threads"] or threads
-    container = container or ("ggml" if out is not None and out.suffix == ".bin" else "gguf")
-    if keep_split and container == "ggml":
-        raise click.UsageError("--keep-split: a GGML file has no shards")
-    recipe = find_recipe(level, recipe_set_for(container, options))
-    path = out or output_name(model, recipe.level, container)
-    plan, importance = plan_from(read_gguf(model), recipe.level, options, container=container)
-    if options["dry_run"]:
-        print_plan(plan, bool(options["as_json"]))
+    if target is None:
+        if not arguments:
+            raise click.UsageError("Missing argument 'LEVEL', or --target-size.")
+        out, level, threads = parse_arguments(arguments)
+        level = find_recipe(level).level
     else:
-        carry_out(plan, path, importance, options, keep_split)
-        if container == "ggml" and not options["quiet"]:
-            tell_client(plan.metadata, path)
+        level = "auto"
+        out, threads = _parse_arguments_of_target(arguments)
+    kind = kind or ("ggml" if out is not None and out.suffix == ".bin" else "gguf")
+    if target is not None and kind == "ggml":
+        raise click.UsageError("--target-size and --target-bpw are for GGUF files")
+    with ProgressDisplay(quiet=quiet) as progress:
+        done = convert(
+            read_gguf(model) if target is None else model,
+            out,
+            level,
+            imatrix=imatrix,
+            refine=refine,
+            refine_width=refine_width,
+            target=target,
+            options=options,
+            kind=kind,
+            keep_split=keep_split,
+            write=replace(write, threads=write.threads or threads),
+            cluster=cluster_from(cluster, workers),
+            dry_run=dry_run,
+            progress=progress,
+        )
+    print_conversion(done, as_json=as_json, quiet=quiet)
 
 
 def parse_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, str, int | None]:
-    """``[OUT] LEVEL [THREADS]``: as llama-quantize has it, a first word that is a level is no output."""
+    """Parse ``[OUT] LEVEL [THREADS]``. As for llama-quantize, a first word that is a level is not the output."""
     words = list(arguments)
     out = None
     if len(words) > 1 and not _is_level(words[0]) and not (len(words) == 2 and _is_threads(words)):
         out = Path(words.pop(0))
     level = words.pop(0)
     if len(words) > 1 or (words and not words[0].isdecimal()):
-        raise click.UsageError(f"unexpected {words[-1]!r}; wanted: MODEL [OUT] LEVEL [THREADS]")
+        raise click.UsageError(f"unexpected {words[-1]!r}; expected: MODEL [OUT] LEVEL [THREADS]")
     threads = int(words[0]) if words else None
     if threads == 0:
-        raise click.UsageError("0 threads do no work")
+        raise click.UsageError("THREADS must be at least 1")
     return out, level, threads
 
 
-def _without_level(arguments: tuple[str, ...], threads: Any) -> tuple[Path | None, Any]:
-    """``[OUT] [THREADS]``"""
+def _parse_arguments_of_target(arguments: tuple[str, ...]) -> tuple[Path | None, int | None]:
+    """Parse ``[OUT] [THREADS]``."""
     words = list(arguments)
     out = Path(words.pop(0)) if words and not words[0].isdecimal() else None
+    threads = None
     if words and words[0].isdecimal() and int(words[0]):
-        threads = threads or int(words.pop(0))
+        threads = int(words.pop(0))
     if words:
         raise click.UsageError(f"unexpected {words[-1]!r}; a target takes the level's place: MODEL [OUT] [THREADS]")
     if out is not None and _is_level(str(out)):
@@ -115,7 +155,7 @@ def _without_level(arguments: tuple[str, ...], threads: Any) -> tuple[Path | Non
 
 
 def _is_threads(words: list[str]) -> bool:
-    """Whether two words look like a (misspelt) level and a number of threads."""
+    """Whether two words look like a level, perhaps misspelt, and a number of threads."""
     return words[1].isdecimal() and not words[0].lower().endswith(".gguf")
 
 
@@ -128,12 +168,3 @@ def _is_level(word: str) -> bool:
     except PlanError:
         return False
     return True
-
-
-def output_name(model: Path, level: str, container: str = "gguf") -> Path:
-    """``model-f16.gguf`` -> ``model.Q4_K_M.gguf`` beside it, or ``model.ggmlv3.q4_K_M.bin`` as was the custom."""
-    from ..formats.gguf.shards import shard_prefix
-
-    stem = _FLOAT_ENDING.sub("", shard_prefix(model))
-    ending = f"ggmlv3.{level[0].lower()}{level[1:]}.bin" if container == "ggml" else f"{level}.gguf"
-    return model.with_name(f"{stem}.{ending}")

@@ -68,7 +68,6 @@ def command(model: Path, folder: Path, **options: Any) -> None:
 
     if options["imatrix"] == "none" and options["text"] is not None:
         raise PlanError("a text is of no use without importance", where="--file", hint="leave it out")
-    options["plan"] = {"recipe_set": options["recipe_set"]}
     levels = chosen_levels(_split(options["levels"]), importance=options["imatrix"] != "none")
     work = Work(model, folder, options)
     with explained(folder), when_cut_off(work.cut_off):
@@ -95,8 +94,8 @@ def _release(work: Work, levels: Sequence[str]) -> None:
     key = {"model": [list(entry) for entry in identity(work.model)], "levels": list(levels)}
     work.open(key | {name: _plain(options[name]) for name in settings})
     work.make_imatrix()
-    plans, importance = work.plans(levels)
-    work.quantize(plans, importance)
+    plans = work.plans(levels)
+    work.quantize(plans)
     work.verify(levels)
     work.evaluate(levels)
     _publish(work, plans)

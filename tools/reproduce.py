@@ -100,22 +100,25 @@ def _make(
 ) -> dict[str, str]:  # fmt: skip
     """Each file's checksum, made one at a time, so that the disk needs room for one."""
     from ..formats.storage.durable import sha256_of_file
-    from ..quantize.execute import execute
+    from ..quantize.execute import Job
+    from ..quantize.plan import PlanOptions, make_plan
     from .library.models import read_model
-    from .library.planned import plan_from, progress_bar, shown
+    from .library.options import WriteOptions
+    from .library.planning import with_imatrix, write_plans
+    from .terminal.progress import ProgressDisplay
 
     source = read_model(model)
     used = content["options"]
-    wishes = {"recipe_set": used.get("recipe_set", used.get("book")), "imatrix": imatrix}
-    if imatrix is not None:
-        wishes["imatrix_name"] = content["imatrix"]["file"]  # whatever it is called here
+    recipe_set = used.get("recipe_set", used.get("book"))  # its name in earlier manifests
+    noted_name = None if imatrix is None else content["imatrix"]["file"]  # whatever it is called here
+    plan_options, _ = with_imatrix(PlanOptions(recipe_set=recipe_set), source, imatrix, name=noted_name)
     found = {}
     with TemporaryDirectory(prefix=".reproduce-", dir=work) as folder:
         for name, about in files.items():
-            plan, importance = plan_from(source, about["level"], wishes)
             path = Path(folder) / name
-            with progress_bar(plan.source_bytes, name, options["quiet"]) as progress:
-                execute(plan, path, threads=options["threads"], importance=importance, progress=shown(progress, None))
+            job = Job(make_plan(source, about["level"], plan_options), path)
+            with ProgressDisplay(quiet=options["quiet"]) as progress:
+                write_plans([job], options=WriteOptions(threads=options["threads"]), progress=progress)
             found[name] = sha256_of_file(path)
             path.unlink()
     return found

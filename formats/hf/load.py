@@ -32,7 +32,7 @@ from .rows import metadata_key
 from .rules import Arch, Slot, with_gguf_names
 from .weights import Stored, read_weights
 
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 ORIGINAL = "quantmill.hf.original."  # + the checkpoint's name of a tensor
 MAX_NAMED = 10  # names in a message
 

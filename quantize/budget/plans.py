@@ -16,7 +16,7 @@ from ...formats.qtypes import F16, QType
 from ...formats.storage.output import human_bytes
 from ..choose import choose_types
 from ..plan import Importance, Plan, PlanOptions, make_plan
-from ..recipes import RECIPE_SETS, find_recipe
+from ..recipes import find_recipe, recipes_of
 from .knapsack import Option, allocate
 from .losses import SAMPLE, Sensitivity, candidates, losses
 
@@ -101,7 +101,7 @@ def make_budgeted_plan(
     rows = [[Option(type, padded(t, type), loss) for type, loss in by_type[t.name].items()] for t in free]
     picked = allocate(rows, nbytes - fixed)
     chosen = {t.name: option.type for t, option in zip(free, picked, strict=True)}
-    level = _nearest_level(free, chosen, RECIPE_SETS[options.recipe_set])
+    level = _nearest_level(free, chosen, recipes_of(options.recipe_set))
     found = make_plan(model, level, replace(options, chosen_types=chosen))
     assert found.size <= nbytes, (found.size, nbytes)
     return BudgetedPlan(found, nbytes, sum(option.loss for option in picked), by_type)

@@ -14,7 +14,7 @@ from ...formats.gguf.wire import DEFAULT_ALIGNMENT, encode_value
 from ...formats.gguf.writer import layout as gguf_layout
 from ...formats.ir import Metadata, Model, Value, ValueType
 from ..plan import Importance, Plan, PlanOptions, make_plan
-from ..recipes import RECIPE_SETS, find_recipe
+from ..recipes import find_recipe, recipes_of
 
 CARD_RAM = 2_500_000_000  # bytes that published model cards add to a file's size for their "max RAM"
 _LARGE = 4096  # bytes of a metadata value; larger values would take long to encode for each of 35 levels
@@ -63,9 +63,7 @@ def size_levels(model: Model, levels: Sequence[str] = (), options: PlanOptions =
     Raises:
         PlanError: the recipe set or a level is unknown.
     """
-    if not levels and options.recipe_set not in RECIPE_SETS:
-        find_recipe("F16", options.recipe_set)  # raises, naming the recipe sets
-    names = [find_recipe(level, options.recipe_set).level for level in levels] or list(RECIPE_SETS[options.recipe_set])
+    names = [find_recipe(level, options.recipe_set).level for level in levels] or list(recipes_of(options.recipe_set))
     saved = 0
     if options.layout is gguf_layout:
         model, saved = without_bulk(model)

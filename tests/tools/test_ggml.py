@@ -102,7 +102,7 @@ def test_refusals(cli: Cli, refused: Callable[..., str], folder: Path, tmp_path:
     out = tmp_path / "m.gguf"
     assert "the file's shapes make it 4" in refused("convert", old, out, "--gqa", "2")
     assert "8 heads cannot be divided into groups of 3" in refused("convert", old, out, "--gqa", "3")
-    assert "SRC is none" in refused("convert", folder, out, "--eps", "1e-6")
+    assert "is for GGML files, and the source is not one" in refused("convert", folder, out, "--eps", "1e-6")
     assert "little-endian" in refused("convert", folder, tmp_path / "b.bin", "--big-endian", "--gguf-version", "3")
     assert "no type IQ4_XS" in refused(
         "convert", folder, tmp_path / "b.bin", "--outtype", "IQ4_XS", "--book", "current"

@@ -16,7 +16,8 @@ from quantmill.formats.gguf.writer import write_gguf
 from quantmill.formats.imatrix_file import Entry, Imatrix, write_imatrix
 from quantmill.formats.ir import Model, Tensor, Value, ValueType
 from quantmill.formats.qtypes import F16
-from quantmill.tools.quantize import command, output_name, parse_arguments
+from quantmill.tools.library.models import output_path
+from quantmill.tools.quantize import command, parse_arguments
 
 
 @pytest.fixture
@@ -53,8 +54,8 @@ def run(*args: object) -> Result:
         ("noending", "noending.Q4_K_M.gguf"),
     ],
 )
-def test_output_name(name: str, expected: str) -> None:
-    assert output_name(Path("d") / name, "Q4_K_M") == Path("d") / expected
+def test_output_path(name: str, expected: str) -> None:
+    assert output_path(Path("d") / name, "Q4_K_M") == Path("d") / expected
 
 
 @pytest.mark.parametrize(

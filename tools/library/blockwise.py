@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from ...formats.errors import PlanError
 from ...formats.progress import Progress, WorkEnded, emit, note, notes
 from ...quantize.linears import Linear, LinearGroup, LinearReport
-from .running import RunOptions, StrPath, open_text, open_weights, start_run
+from .options import StrPath
+from .running import RunOptions, open_text, open_weights, start_run
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, overload
 
 from ...formats.errors import QuantmillError
 from ...formats.progress import Progress, StepDone, WorkEnded, emit
-from .running import DEFAULT_RUN, RunOptions, StrPath, finish_run, open_text, open_weights, start_run
+from .options import StrPath
+from .running import DEFAULT_RUN, RunOptions, finish_run, open_text, open_weights, start_run
 
 if TYPE_CHECKING:
     from ...imatrix.corpus import Corpus

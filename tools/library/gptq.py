@@ -14,7 +14,8 @@ from .blockwise import (
     QuantizedCheckpoint,
     quantize_checkpoint,
 )
-from .running import DEFAULT_RUN, RunOptions, StrPath
+from .options import StrPath
+from .running import DEFAULT_RUN, RunOptions
 
 if TYPE_CHECKING:
     import torch

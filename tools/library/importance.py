@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal
 from ...formats.errors import OutputError, PlanError
 from ...formats.progress import Progress, note
 from ...formats.storage.output import check_writable
+from .options import StrPath
 from .ray_pool import ClusterOptions
-from .running import DEFAULT_N_CTX, DEFAULT_RUN, RunOptions, StrPath
+from .running import DEFAULT_N_CTX, DEFAULT_RUN, RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,76 +1,137 @@
-"""What kind of thing a path is, and reading it as a Model."""
+"""What kind of model a path holds, reading it, and the names of files made from it."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from ...formats.errors import FormatError
+from ...formats.progress import Note, Progress, notes
+from .options import Kind, ReadOptions, SourceKind, StrPath
 
 if TYPE_CHECKING:
-    from ...formats.ggml.reader import GGMLSettings
     from ...formats.ir import Model
-    from ...formats.progress import Progress
 
-KINDS = ("hf", "gguf", "ggml")
-ADAPTER = "lora"  # a kind that only convert reads
+_DEFAULT_READ = ReadOptions()
+# How names of files and folders say that their weights are floats.
+_FLOAT_ENDING = re.compile(r"[-._](?:bf16|fp?16|fp?32)\Z", re.IGNORECASE)
 
 
-def source_kind(path: Path) -> str:
-    """``hf`` for a checkpoint's folder, ``lora`` for an adapter's, ``gguf`` or ``ggml`` for a file. Raises
-    ``FormatError`` when it is none."""
+def source_kind(path: Path) -> SourceKind:
+    """The kind of model that a path holds.
+
+    Returns:
+        ``hf`` for a checkpoint's folder, ``lora`` for an adapter's, ``gguf`` or ``ggml`` for a file.
+
+    Raises:
+        FormatError: there is no such file, or the folder holds no model.
+    """
     if path.is_dir():
         if (path / "config.json").is_file():
             return "hf"
         if (path / "adapter_config.json").is_file():
-            return ADAPTER
+            return "lora"
         raise FormatError("no config.json in this folder", path=path, hint="give a Hugging Face checkpoint's folder")
     if path.is_file():
         from ...formats.ggml.wire import MAGICS
 
         with path.open("rb") as file:
-            return "ggml" if file.read(4) in MAGICS else "gguf"  # whose reader says what else the file looks like
+            return "ggml" if file.read(4) in MAGICS else "gguf"  # the GGUF reader says what any other file looks like
     raise FormatError("no such file or folder", path=path)
 
 
-def target_kind(path: Path) -> str:
-    """``gguf`` or, for .bin, ``ggml`` when the name ends so, else a folder for ``hf``."""
-    return {".gguf": "gguf", ".bin": "ggml"}.get(path.suffix, "hf")
+def target_kind(path: Path) -> Kind:
+    """The kind of model that a name stands for: ``gguf`` or, for .bin, ``ggml``; otherwise ``hf``, a folder."""
+    endings: dict[str, Kind] = {".gguf": "gguf", ".bin": "ggml"}
+    return endings.get(path.suffix, "hf")
 
 
-def read_model(
-    path: Path,
-    *,
-    kind: str | None = None,
-    pre: str | None = None,
-    settings: GGMLSettings | None = None,
-    quiet: bool = False,
-) -> Model:
-    """Read a checkpoint of any kind.
+def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress: Progress | None = None) -> Model:
+    """Read a model of any kind. Weights stay on disk until their rows are asked for.
 
     Args:
-        pre: the pre-tokenizer's name, instead of the one found for a Hugging Face checkpoint.
-        settings: what a GGML file does not store; what has to be assumed is said on stderr.
-        quiet: do not say on stderr what became of a quantized checkpoint's weights.
+        path: a Hugging Face folder, a GGUF file (or any of its shards) or a GGML file.
+        options: what the files do not say.
+        progress: called with a ``Note`` for what is assumed, and for what becomes of a quantized checkpoint's weights.
+
+    Raises:
+        FormatError: there is no model there, or it is damaged or unknown.
+
+    Example:
+        >>> from quantmill import read_model
+        >>> read_model("no-such-model.gguf")
+        Traceback (most recent call last):
+        ...
+        quantmill.formats.errors.FormatError: no-such-model.gguf: no such file or folder
     """
-    kind = kind or source_kind(path)
+    path = Path(path)
+    kind = options.kind or source_kind(path)
     if kind == "hf":
         from ...formats.hf.load import read_hf
 
-        return read_hf(path, pre=pre, say=None if quiet else lambda text: click.echo(text, err=True))
-    if kind == ADAPTER:
-        raise FormatError("is a LoRA adapter, no model", path=path, hint="quantmill convert makes a GGUF adapter of it")
+        return read_hf(path, pre=options.pre, say=notes(progress))
+    if kind == "lora":
+        hint = "quantmill convert makes a GGUF adapter of it"
+        raise FormatError("is a LoRA adapter, not a model", path=path, hint=hint)
     if kind == "ggml":
         from ...formats.ggml.reader import GGMLSettings, read_ggml
 
-        return read_ggml(path, settings or GGMLSettings(), warn=lambda text: click.echo(f"warning: {text}", err=True))
+        return read_ggml(path, options.ggml or GGMLSettings(), warn=_warn(progress))
     from ...formats.gguf.reader import read_gguf
 
     return read_gguf(path)
 
 
-def as_model(source: str | Path | Model, *, progress: Progress | None = None) -> Model:
-    """Read a model, unless it was read already; see ``read_model``."""
-    return read_model(Path(source), quiet=progress is None) if isinstance(source, str | Path) else source
+def as_model(source: StrPath | Model, *, progress: Progress | None = None) -> Model:
+    """The model itself, or the one that is read from a path; see ``read_model``."""
+    from ...formats.ir import Model
+
+    return source if isinstance(source, Model) else read_model(source, progress=progress)
+
+
+def read_for_plan(source: StrPath | Model, *, progress: Progress | None = None) -> Model:
+    """As ``as_model``, but weights need not be there: a config.json or a folder with one is enough."""
+    from ...formats.ir import Model
+
+    if isinstance(source, Model):
+        return source
+    path = Path(source)
+    bare = path.suffix == ".json" and path.is_file()
+    if bare or (path.is_dir() and (path / "config.json").is_file() and not _has_weights(path)):
+        from ...formats.hf.shapes import read_shapes
+
+        return read_shapes(path if bare else path / "config.json")
+    return read_model(path, progress=progress)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", "pytorch_model*"))
+
+
+def _warn(progress: Progress | None) -> Callable[[str], object]:
+    """What was assumed must be seen even by those who asked for no progress."""
+    return lambda text: None if progress is None else progress(Note(f"warning: {text}", important=True))
+
+
+def without_float_ending(name: str) -> str:
+    """``model-f16`` -> ``model``: a name without the ending that says that the weights are floats."""
+    return _FLOAT_ENDING.sub("", name)
+
+
+def output_path(model: Path, level: str, kind: Kind = "gguf") -> Path:
+    """The usual name of a model's file at a level, beside the model.
+
+    Example:
+        >>> from pathlib import Path
+        >>> output_path(Path("model-f16.gguf"), "Q4_K_M").name
+        'model.Q4_K_M.gguf'
+        >>> output_path(Path("model-f16.gguf"), "Q4_K_M", "ggml").name
+        'model.ggmlv3.q4_K_M.bin'
+    """
+    from ...formats.gguf.shards import shard_prefix
+
+    stem = without_float_ending(shard_prefix(model))
+    ending = f"ggmlv3.{level[0].lower()}{level[1:]}.bin" if kind == "ggml" else f"{level}.gguf"
+    return model.with_name(f"{stem}.{ending}")

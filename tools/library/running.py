@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from ...imatrix.runner import Runner
     from ...imatrix.weights import Weights
 
-StrPath = str | os.PathLike[str]
 DEFAULT_N_CTX = 512  # llama.cpp's, for importance and for perplexity
 
 

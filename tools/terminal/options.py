@@ -1,22 +1,30 @@
-"""The options that ``quantize`` and ``convert`` share, as decorators; ``planned.py`` understands what they collect."""
+"""The options that several commands share, as decorators.
+
+A group of options reaches the command as one argument, a frozen dataclass of ``tools/library/options.py``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from ...formats.errors import PlanError
+from ..library.options import ReadOptions, SizeTarget, SourceKind, WriteOptions
 from .units import Size
 
 if TYPE_CHECKING:
+    from ...quantize.plan import PlanOptions
     from ..library.ray_pool import ClusterOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
+Group = Callable[[F], F]
 
+KINDS = ("hf", "gguf", "ggml")
 RECIPE_SETS = ("current", "2023-12", "ggml-v3")  # those of quantize/recipes.py, which --help need not import
 
 
@@ -28,85 +36,100 @@ class RecipeSetOption(click.Option):
         return record and (record[0].replace(", --book", ""), record[1])
 
 
+def _group(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """A decorator that adds options, in the order of the help."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _gather(name: str, build: Callable[..., object], *options: Callable[[F], F]) -> Callable[[F], F]:
+    """A decorator that adds options. The command gets one argument ``name``: what ``build`` makes of their values."""
+    keys = signature(build).parameters
+
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def gathered(**given: Any) -> Any:
+            given[name] = build(**{key: given.pop(key) for key in keys})
+            return command(**given)
+
+        return _group(*options)(cast(F, gathered))
+
+    return decorate
+
+
 recipe_set_option = click.option(
     "--recipe-set", "--book", "recipe_set", cls=RecipeSetOption, type=click.Choice(RECIPE_SETS),
-    help="The recipes of which time.  [default: current; ggml-v3 for a GGML file]",
+    help="The recipes of which time to use.  [default: current; ggml-v3 for a GGML file]",
 )  # fmt: skip
-restart_option = click.option("--restart", is_flag=True, help="Begin anew where an unfinished run could be taken up.")
+restart_option = click.option("--restart", is_flag=True, help="Begin anew where an unfinished run could be resumed.")
+imatrix_option = click.option(
+    "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix, .gguf or .dat."
+)
 
 
-def speaker(quiet: bool) -> Callable[[str], object] | None:
-    """What is said on the way goes to stderr, or nowhere."""
-    return None if quiet else partial(click.echo, err=True)
+# Each function makes a group of options from what was given on the command line.
 
 
-_PLAN_OPTIONS = (
-    click.option(
-        "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix, .gguf or .dat."
-    ),
-    click.option(
-        "--refine", is_flag=True,
-        help="Let later weights repair the errors of earlier ones; wants an --imatrix with --second-moments.",
-    ),
-    click.option(
-        "--refine-width", type=click.IntRange(min=256), default=256, show_default=True, metavar="N",
-        help="Columns that repair each other, at most, in whole 256s: quality, time and memory grow with it.",
-    ),
-    recipe_set_option,
-    click.option("--pure", is_flag=True, help="The level's default type for every tensor, no mix."),
-    click.option("--leave-output-tensor", "leave_output", is_flag=True, help="Leave output.weight as it is."),
-    click.option("--output-tensor-type", "output_type", metavar="TYPE", help="The type of output.weight."),
-    click.option("--token-embedding-type", "embedding_type", metavar="TYPE", help="The type of the token embeddings."),
-    click.option(
-        "--tensor-type",
-        "tensor_types",
-        metavar="PATTERN=TYPE",
-        multiple=True,
-        callback=lambda ctx, param, values: tuple(_pair(value) for value in values),
-        help="The type of tensors whose name has a match of this regular expression. Repeatable; the first wins.",
-    ),
-    click.option("--allow-requantize", is_flag=True, help="Quantize what is quantized already. It loses quality."),
-    click.option(
-        "--fallback-type", metavar="TYPE", help="For tensors that lack the importance they need, or fit no type."
-    ),
-    click.option("--no-fallback", is_flag=True, help="A tensor whose width does not fit its type is an error."),
-    click.option("--dry-run", is_flag=True, help="Print what would become of each tensor, and write nothing."),
-    click.option("--json", "as_json", is_flag=True, help="Print the plan or the summary as JSON."),
-)  # fmt: skip
+def _plan_options(
+    recipe_set: str | None,
+    pure: bool,
+    leave_output: bool,
+    output_type: str | None,
+    embedding_type: str | None,
+    tensor_types: tuple[tuple[str, str], ...],
+    allow_requantize: bool,
+    fallback_type: str | None,
+    no_fallback: bool,
+) -> PlanOptions:
+    from ...quantize.plan import PlanOptions
 
-_WRITE_OPTIONS = (
-    click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: one for each CPU."),
-    click.option(
-        "--gguf-version", "version", type=click.IntRange(2, 3), default=2, show_default=True,
-        help="Version of the GGUF file.",
-    ),
-    click.option("--big-endian", is_flag=True, help="Write for a big-endian machine; needs --gguf-version 3."),
-    click.option("--force", is_flag=True, help="Replace the output if it exists."),
-    restart_option,
-    click.option("--quiet", is_flag=True, help="No progress and no summary."),
-)  # fmt: skip
+    return PlanOptions(
+        recipe_set=recipe_set,
+        pure=pure,
+        leave_output=leave_output,
+        output_type=output_type,
+        embedding_type=embedding_type,
+        tensor_types=tensor_types,
+        allow_requantize=allow_requantize,
+        fallback_type=fallback_type,
+        no_fallback=no_fallback,
+    )
 
-_CLUSTER_OPTIONS = (
-    click.option(
-        "--cluster", metavar="ADDRESS|local",
-        help="Let a Ray cluster do the work: its head's address, or local to start one on this machine.",
-    ),
-    click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Of the cluster, at most so many."),
-)  # fmt: skip
 
-_BUDGET_OPTIONS = (
-    click.option(
-        "--target-size", type=Size(), metavar="SIZE",
-        help="Instead of a level: choose every tensor's type so that the file has this size, such as 4.5GiB.",
-    ),
-    click.option("--target-bpw", type=float, metavar="BITS", help="The same, in bits per weight over all tensors."),
-    click.option(
-        "--sensitivity-text", type=click.Path(path_type=Path), metavar="FILE",
-        help="Text to measure each tensor's sensitivity on, best of the kind the model is for; its first few thousand "
-        "tokens are used.  [default: one that ships with the package]",
-    ),
-    click.option("--typical-sensitivity", is_flag=True, help="Do not run the model: assume usual sensitivities."),
-)  # fmt: skip
+def _write_options(threads: int | None, version: int, big_endian: bool, force: bool, restart: bool) -> WriteOptions:
+    return WriteOptions(threads, version, big_endian, force, restart)
+
+
+def _size_target(
+    target_size: int | None, target_bpw: float | None, sensitivity_text: Path | None, typical_sensitivity: bool
+) -> SizeTarget | None:
+    if target_size is not None and target_bpw is not None:
+        raise click.UsageError("--target-size and --target-bpw mean the same; give one")
+    if target_size is None and target_bpw is None:
+        if sensitivity_text is not None or typical_sensitivity:
+            raise click.UsageError("sensitivities are for --target-size and --target-bpw")
+        return None
+    return SizeTarget(target_size, target_bpw, sensitivity_text, typical_sensitivity)
+
+
+def _read_options(
+    source: SourceKind | None,
+    pre: str | None,
+    gqa: int | None,
+    eps: float | None,
+    rope_base: float | None,
+    context: int | None,
+    vocab_dir: Path | None,
+    base: Path | None,
+) -> ReadOptions:
+    from ...formats.ggml.reader import GGMLSettings
+
+    return ReadOptions(source, pre, GGMLSettings(gqa, eps, rope_base, context, vocab_dir), base)
 
 
 def cluster_from(address: str | None, workers: int | None) -> ClusterOptions | None:
@@ -124,34 +147,116 @@ def cluster_from(address: str | None, workers: int | None) -> ClusterOptions | N
     return ClusterOptions(address, workers)
 
 
-def budget_options(command: F) -> F:
-    """A size instead of a level; ``budgeted.py`` understands them."""
-    return _apply(_BUDGET_OPTIONS, command)
+def _pattern_and_type(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for text in given:
+        pattern, equals, type = text.rpartition("=")
+        if not (pattern and equals and type):
+            raise click.BadParameter(f"{text!r} is not PATTERN=TYPE, such as attn_v=Q8_0")
+        pairs.append((pattern, type))
+    return tuple(pairs)
 
 
-def plan_options(command: F) -> F:
-    """What decides the plan."""
-    return _apply(_PLAN_OPTIONS, command)
+imatrix_options: Group[Any] = _group(
+    imatrix_option,
+    click.option(
+        "--refine", is_flag=True,
+        help="Let later weights correct the errors of earlier ones; needs an --imatrix with --second-moments.",
+    ),
+    click.option(
+        "--refine-width", type=click.IntRange(min=256), default=256, show_default=True, metavar="N",
+        help="At most so many columns correct each other, a multiple of 256: quality, time and memory grow with it.",
+    ),
+)  # fmt: skip
 
+plan_options: Group[Any] = _gather(
+    "options",
+    _plan_options,
+    recipe_set_option,
+    click.option("--pure", is_flag=True, help="Give every tensor the level's default type."),
+    click.option("--leave-output-tensor", "leave_output", is_flag=True, help="Leave output.weight as it is."),
+    click.option("--output-tensor-type", "output_type", metavar="TYPE", help="The type of output.weight."),
+    click.option("--token-embedding-type", "embedding_type", metavar="TYPE", help="The type of the token embeddings."),
+    click.option(
+        "--tensor-type",
+        "tensor_types",
+        metavar="PATTERN=TYPE",
+        multiple=True,
+        callback=_pattern_and_type,
+        help="The type of tensors whose name has a match of this regular expression. Repeatable; the first wins.",
+    ),
+    click.option("--allow-requantize", is_flag=True, help="Quantize again what is quantized. It loses quality."),
+    click.option(
+        "--fallback-type", metavar="TYPE", help="For tensors that lack the importance they need, or fit no type."
+    ),
+    click.option("--no-fallback", is_flag=True, help="Stop at a tensor whose width does not fit its type."),
+)
 
-def write_options(command: F) -> F:
-    """How it is carried out."""
-    return _apply(_WRITE_OPTIONS, command)
+print_options: Group[Any] = _group(
+    click.option("--dry-run", is_flag=True, help="Print what would become of each tensor, and write nothing."),
+    click.option("--json", "as_json", is_flag=True, help="Print the plan or the summary as JSON."),
+)
 
+write_options: Group[Any] = _gather(
+    "write",
+    _write_options,
+    click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: one for each CPU."),
+    click.option(
+        "--gguf-version", "version", type=click.IntRange(2, 3), default=2, show_default=True,
+        help="Version of the GGUF file.",
+    ),
+    click.option("--big-endian", is_flag=True, help="Write for a big-endian machine; needs --gguf-version 3."),
+    click.option("--force", is_flag=True, help="Replace the output if it exists."),
+    restart_option,
+)  # fmt: skip
 
-def cluster_options(command: F) -> F:
-    """Where it is carried out; ``cluster.py`` understands them."""
-    return _apply(_CLUSTER_OPTIONS, command)
+quiet_option = click.option("--quiet", is_flag=True, help="Print no progress and no summary.")
 
+cluster_options: Group[Any] = _group(
+    click.option(
+        "--cluster", metavar="ADDRESS|local",
+        help="Let a Ray cluster do the work: its head's address, or local to start one on this machine.",
+    ),
+    click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Use at most so many of the cluster."),
+)  # fmt: skip
 
-def _apply(options: tuple[Callable[[F], F], ...], command: F) -> F:
-    for option in reversed(options):
-        command = option(command)
-    return command
+target_options: Group[Any] = _gather(
+    "target",
+    _size_target,
+    click.option(
+        "--target-size", type=Size(), metavar="SIZE",
+        help="Instead of a level: choose every tensor's type so that the file has this size, such as 4.5GiB.",
+    ),
+    click.option("--target-bpw", type=float, metavar="BITS", help="The same, in bits per weight over all tensors."),
+    click.option(
+        "--sensitivity-text", type=click.Path(path_type=Path), metavar="FILE",
+        help="Text to measure each tensor's sensitivity on, best of the kind the model is for; its first few thousand "
+        "tokens are used.  [default: one that ships with the package]",
+    ),
+    click.option("--typical-sensitivity", is_flag=True, help="Do not run the model: assume usual sensitivities."),
+)  # fmt: skip
 
-
-def _pair(text: str) -> tuple[str, str]:
-    pattern, equals, type = text.rpartition("=")
-    if not (pattern and equals and type):
-        raise click.BadParameter(f"{text!r} is not PATTERN=TYPE, such as attn_v=Q8_0")
-    return pattern, type
+read_options: Group[Any] = _gather(
+    "read",
+    _read_options,
+    click.option("--from", "source", type=click.Choice(KINDS), help="What SRC is, if it is not recognized."),
+    click.option("--pre", metavar="NAME", help="llama.cpp's name of the pre-tokenizer, if it is not recognized."),
+    click.option(
+        "--gqa", type=click.IntRange(min=1),
+        help="GGML: query heads per key/value head.  [default: inferred from the shapes]",
+    ),
+    click.option("--eps", type=float, help="GGML: epsilon of the norms, which the file does not store."),
+    click.option(
+        "--rope-base", type=float, help="GGML: base of the rotary frequencies, which the file does not store."
+    ),
+    click.option(
+        "--context", type=click.IntRange(min=1), help="GGML: trained context length, which the file does not store."
+    ),
+    click.option(
+        "--vocab-dir", type=click.Path(path_type=Path), metavar="FOLDER",
+        help="GGML: use the tokenizer of this Hugging Face folder, not the file's.",
+    ),
+    click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER", help="LoRA: the base model's folder."),
+)  # fmt: skip

@@ -24,7 +24,7 @@ from .integer_grid import IntegerGrid
 from .stored import Module, Panels
 
 Config = Mapping[str, Any]
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 BESIDE = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's and AutoAWQ's own files, beside config.json
 _KEYS = ("quantization_config", "compression_config")
 _AWQ_NAMES = {"w_bit": "bits", "q_group_size": "group_size"}  # as quant_config.json has them

@@ -176,8 +176,11 @@ def test_the_command(tmp_path: Path) -> None:
             ["convert", str(adapter), "b.gguf", "--base", str(base), "--outtype", "Q4_K_M"],
             "an adapter cannot be Q4_K_M",
         ),
-        (["convert", str(base), "b.gguf", "--base", str(base)], "--base: speaks of LoRA adapters; SRC is none"),
-        (["evaluate", str(adapter)], "is a LoRA adapter, no model"),
+        (
+            ["convert", str(base), "b.gguf", "--base", str(base)],
+            "--base: is for LoRA adapters, and the source is not",
+        ),
+        (["evaluate", str(adapter)], "is a LoRA adapter, not a model"),
     ):
         done = run(words, tmp_path)
         assert done.returncode == 2

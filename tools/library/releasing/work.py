@@ -16,13 +16,11 @@ import click
 from ....formats.errors import FormatError, OutputError, WeightError
 from ....formats.storage.durable import partial_name, sha256_of_file
 from ..models import read_model
-from ..planned import plan_from, progress_bar, shown
-from ..ray_pool import pool_of
 from .manifest import NAME, source_files, write_json
 
 if TYPE_CHECKING:
     from ....formats.ir import Model
-    from ....quantize.plan import Importance, Plan
+    from ....quantize.plan import Plan
 
 _STATE = ".release.json"
 _BASE = ".base.npz"
@@ -163,35 +161,36 @@ class Work:
             self.save()
         return int(self.done["own_chunks"])
 
-    def plans(self, levels: Sequence[str]) -> tuple[dict[str, Plan], Importance | None]:
+    def plans(self, levels: Sequence[str]) -> dict[str, Plan]:
         """The plan of each level. Nothing is written before all of them are known to be possible."""
-        options = {**self.options["plan"], "imatrix": self.imatrix}
-        if self.imatrix is not None:
-            options["imatrix_name"] = self.imatrix.name  # its folder is another one on every machine
-        made = {}
-        importance = None
-        for level in levels:
-            made[level], importance = plan_from(self.source, level, options)
-        return made, importance
+        from ....quantize.plan import PlanOptions, make_plan
+        from ..planning import with_imatrix
 
-    def quantize(self, plans: Mapping[str, Plan], importance: Importance | None) -> None:
+        options = PlanOptions(recipe_set=self.options["recipe_set"])
+        # The imatrix's folder is another one on every machine: its name alone is noted in the files.
+        name = None if self.imatrix is None else self.imatrix.name
+        options, _ = with_imatrix(options, self.source, self.imatrix, name=name)
+        return {level: make_plan(self.source, level, options) for level in levels}
+
+    def quantize(self, plans: Mapping[str, Plan]) -> None:
         """Every file that is not there yet, from one reading of the weights."""
-        from ....quantize.execute import Job, execute_all
-        from ....quantize.threads import cpu_count
-        from ....quantize.warm import warm
+        from ....quantize.execute import Job
+        from ...terminal.options import cluster_from
+        from ...terminal.progress import ProgressDisplay
+        from ..options import WriteOptions
+        from ..planning import write_plans
 
         jobs = [Job(plan, self.file(level)) for level, plan in plans.items() if not self.file(level).exists()]
         if not jobs:
             return
-        threads = self.options["threads"] or cpu_count()
-        warm({step.type for job in jobs for step in job.plan.steps}, threads, self.say)
-        inputs = [self.imatrix] if self.imatrix else []
-        name = f"{len(jobs)} files"
-        with pool_of(self.options) as pool, progress_bar(jobs[0].plan.source_bytes, name, self.quiet) as progress:
-            execute_all(
-                jobs, threads=threads, importance=importance, progress=shown(progress, self.say), inputs=inputs,
-                pool=pool,
-            )  # fmt: skip
+        with ProgressDisplay(quiet=self.quiet) as progress:
+            write_plans(
+                jobs,
+                options=WriteOptions(threads=self.options["threads"]),
+                inputs=[self.imatrix] if self.imatrix else [],
+                cluster=cluster_from(self.options["cluster"], self.options["workers"]),
+                progress=progress,
+            )
 
     def verify(self, levels: Sequence[str]) -> None:
         """Read every file back: its structure, and that each weight decodes to a finite number."""

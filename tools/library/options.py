@@ -1,0 +1,85 @@
+"""The options of the library's functions, grouped by meaning."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ...formats.ggml.reader import GGMLSettings
+
+StrPath = str | os.PathLike[str]
+Kind = Literal["hf", "gguf", "ggml"]
+SourceKind = Literal["hf", "gguf", "ggml", "lora"]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a model is read. What its files say need not be given.
+
+    Args:
+        kind: ``hf`` for a Hugging Face folder, ``lora`` for a LoRA adapter's, ``gguf`` or ``ggml`` for a file; None to
+            look at what the path holds.
+        pre: llama.cpp's name of the pre-tokenizer, for a checkpoint whose pre-tokenizer is not recognized.
+        ggml: what a GGML file does not store; None to infer or assume it.
+        lora_base: the folder of the model that a LoRA adapter was trained on; None for the one that the adapter names.
+
+    Example:
+        >>> from quantmill import ReadOptions
+        >>> ReadOptions(pre="llama-bpe").pre
+        'llama-bpe'
+    """
+
+    kind: SourceKind | None = None
+    pre: str | None = None
+    ggml: GGMLSettings | None = None
+    lora_base: Path | None = None
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How files are written.
+
+    Args:
+        threads: how many threads compute; None for one for each CPU.
+        gguf_version: the version of GGUF files, 2 or 3.
+        big_endian: write GGUF files for big-endian machines; needs version 3.
+        force: replace the output if it exists.
+        restart: begin anew where an unfinished run could be resumed.
+
+    Example:
+        >>> from quantmill import WriteOptions
+        >>> WriteOptions(force=True).gguf_version
+        2
+    """
+
+    threads: int | None = None
+    gguf_version: int = 2
+    big_endian: bool = False
+    force: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class SizeTarget:
+    """A size to choose each tensor's type for, instead of a level. Give ``nbytes`` or ``bpw``.
+
+    Args:
+        nbytes: the most bytes that the file may have.
+        bpw: the most bits per weight over all tensors.
+        sensitivity_text: a text to measure on how much the model's predictions change when a tensor errs; its first few
+            thousand tokens are used. None for one that ships with the package.
+        typical_sensitivity: assume what is typical of such tensors, instead of running the model.
+
+    Example:
+        >>> from quantmill import SizeTarget
+        >>> SizeTarget(nbytes=4_500_000_000).bpw is None
+        True
+    """
+
+    nbytes: int | None = None
+    bpw: float | None = None
+    sensitivity_text: Path | None = None
+    typical_sensitivity: bool = False

@@ -1,0 +1,167 @@
+"""The size of a model's file at every level, and the memory to run it: the function behind ``quantmill plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ...formats.errors import PlanError
+from ...formats.storage.output import human_bytes
+from .models import read_for_plan
+from .options import SizeTarget, StrPath
+from .planning import with_imatrix
+
+if TYPE_CHECKING:
+    from ...formats.ir import Model
+    from ...formats.progress import Progress
+    from ...quantize.budget.plans import BudgetedPlan
+    from ...quantize.estimate.levels import LevelSize
+    from ...quantize.plan import PlanOptions
+
+Format = Literal["gguf", "ggml", "gptq"]
+# Levels that are not recommended: others are better at the same size, or they are for models trained for them.
+_NOT_RECOMMENDED = frozenset({"F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0", "MXFP4_MOE", "Q1_0", "Q2_0"})
+
+
+@dataclass(frozen=True)
+class SizeTable:
+    """What a model's file would weigh at each level.
+
+    Args:
+        model: the model that was planned.
+        format: what would be written.
+        recipe_set: the recipe set of the levels; None for GPTQ.
+        ctx: the context in tokens that ``run_bytes`` counts.
+        levels: the size at each level, and why a level is impossible.
+        run_bytes: by level, the memory to run the file with llama.cpp at that context: weights, cache and buffers.
+        all_levels: whether every level of the recipe set was planned, not some that were named.
+        vocabulary_assumed: whether a vocabulary of the usual size was counted, for there was no tokenizer.
+    """
+
+    model: Model
+    format: Format
+    recipe_set: str | None
+    ctx: int
+    levels: tuple[LevelSize, ...]
+    run_bytes: Mapping[str, int]
+    all_levels: bool
+    vocabulary_assumed: bool
+
+    def best_fit(self, limit: int) -> LevelSize:
+        """The largest level that runs in ``limit`` bytes; of all levels, the largest of those that are recommended.
+
+        Raises:
+            PlanError: no level runs in so little memory.
+        """
+        possible = [
+            row for row in self.levels if not row.problem and not (self.all_levels and row.level in _NOT_RECOMMENDED)
+        ]
+        own = {tensor.qtype.name for tensor in self.model.tensors if len(tensor.shape) > 1}
+        fitting = [row for row in possible if self.run_bytes[row.level] <= limit]
+        if fitting:
+            return max(fitting, key=lambda row: (row.nbytes, row.level in own))
+        if not possible:
+            raise PlanError("none of these levels is possible", where="--fits")
+        least = min(possible, key=lambda row: row.nbytes)
+        need = human_bytes(self.run_bytes[least.level])
+        problem = f"{human_bytes(limit)} are too little: the smallest level, {least.level}, needs {need}"
+        raise PlanError(problem, where="--fits", hint="give a smaller --ctx, or a smaller model")
+
+
+def plan(
+    model: StrPath | Model,
+    levels: Sequence[str] = (),
+    *,
+    format: Format = "gguf",
+    imatrix: StrPath | None = None,
+    options: PlanOptions | None = None,
+    ctx: int = 4096,
+) -> SizeTable:
+    """Calculate the size of a model's file at each level. No weight is read.
+
+    Args:
+        model: a Hugging Face folder, a config.json alone, a GGUF or GGML file, or a model that was read before.
+        levels: levels such as ``Q4_K_M``, or for GPTQ variants such as ``4bit-128g``; none for all.
+        format: what would be written.
+        imatrix: an importance matrix's file to plan with.
+        options: how to depart from the levels' recipes; see ``PlanOptions``.
+        ctx: the context in tokens to calculate the memory for.
+
+    Raises:
+        PlanError: a level or the recipe set is unknown. FormatError: the model cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill import plan
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> model = model_from_arrays("llama", {"blk.0.ffn_up.weight": np.ones((8, 256), np.float32)})
+        >>> [(row.level, row.types) for row in plan(model, ["Q4_K_M", "Q8_0"]).levels]
+        [('Q4_K_M', {'Q4_K': 1}), ('Q8_0', {'Q8_0': 1})]
+    """
+    from ...formats.hf.shapes import lacks_vocabulary, with_vocabulary
+    from ...quantize.estimate.memory import run_memory
+    from ...quantize.plan import PlanOptions
+
+    source = read_for_plan(model)
+    # A config.json by itself: its checkpoint has a tokenizer, which is not here to be counted.
+    assumed = source.from_checkpoint and Path(str(model)).suffix == ".json" and lacks_vocabulary(source)
+    if assumed:
+        source = with_vocabulary(source)
+    options, _ = with_imatrix(options or PlanOptions(), source, None if imatrix is None else Path(imatrix))
+    recipe_set = {"gguf": options.recipe_set or "current", "ggml": options.recipe_set or "ggml-v3"}.get(format)
+    rows = _sizes(source, levels, format, replace(options, recipe_set=recipe_set))
+    memory = {row.level: run_memory(source, row.nbytes, ctx) for row in rows}
+    return SizeTable(source, format, recipe_set, ctx, tuple(rows), memory, not levels, assumed)
+
+
+def _sizes(model: Model, levels: Sequence[str], format: Format, options: PlanOptions) -> list[LevelSize]:
+    from ...quantize.estimate.levels import size_levels
+
+    if format == "gptq":
+        from ...quantize.estimate.packed import VARIANTS, parse_variant, size_variants
+
+        return size_variants(model, [parse_variant(level) for level in levels] or VARIANTS)
+    if format == "ggml":
+        from ...formats.ggml.writer import layout, untied
+
+        model, options = untied(model), replace(options, layout=layout)
+    return size_levels(model, levels, options)
+
+
+def plan_target(
+    model: StrPath | Model,
+    target: SizeTarget,
+    *,
+    imatrix: StrPath | None = None,
+    options: PlanOptions | None = None,
+    progress: Progress | None = None,
+) -> BudgetedPlan:
+    """Choose the types of a GGUF file for a target size, as ``convert`` does, and write nothing.
+
+    Args:
+        model: a Hugging Face folder, a GGUF or GGML file, or a model that was read before.
+        target: the size.
+        imatrix: an importance matrix's file.
+        options: types to keep; see ``PlanOptions``.
+        progress: called with typed events.
+
+    Raises:
+        PlanError: the size is impossible. FormatError: the model cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill import SizeTarget, plan_target
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> model = model_from_arrays("llama", {"blk.0.ffn_up.weight": np.ones((8, 256), np.float32)})
+        >>> found = plan_target(model, SizeTarget(bpw=7, typical_sensitivity=True))
+        >>> [step.type.name for step in found.plan.steps]
+        ['Q6_K']
+    """
+    from ...quantize.plan import PlanOptions
+    from .target import plan_for_target
+
+    source = read_for_plan(model, progress=progress)
+    options, refiner = with_imatrix(options or PlanOptions(), source, None if imatrix is None else Path(imatrix))
+    return plan_for_target(source, target, options, refiner=refiner, progress=progress)

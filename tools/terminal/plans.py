@@ -1,0 +1,132 @@
+"""Print plans and what became of them: for ``quantize``, ``convert`` and ``plan``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import click
+
+from ...formats.storage.output import human_bytes
+from .table import print_table
+from .units import in_gb
+
+if TYPE_CHECKING:
+    from ...quantize.budget.plans import BudgetedPlan
+    from ...quantize.plan import Plan
+    from ..library.convert import Conversion
+
+Json = dict[str, object]
+
+
+def print_conversion(done: Conversion, *, as_json: bool, quiet: bool) -> None:
+    """Print what was written at a level; for a dry run, print the plan."""
+    plan = done.plan
+    assert plan is not None
+    if not done.written:
+        _print_plan(plan, as_json)
+    elif as_json:
+        shards = [str(path) for path in done.paths] if len(done.paths) > 1 else None
+        made: Json = {"output": str(done.paths[0]), "shards": shards, "seconds": round(done.seconds, 3)}
+        click.echo(json.dumps(made | _totals(plan) | {"size": done.size}))
+    elif not quiet:
+        if done.budget is not None:
+            print_choice(done.budget)
+        more = f" and {len(done.paths) - 1} more" if len(done.paths) > 1 else ""
+        _print_summary(plan, f"{done.paths[0]}{more}: ", f", {done.seconds:.1f} s")
+
+
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    """Print each tensor's type and why, then the totals."""
+    if as_json:
+        tensors = [
+            {
+                "name": step.tensor.name,
+                "shape": list(step.tensor.shape),
+                "from": step.tensor.qtype.name,
+                "to": step.type.name,
+                "wanted": step.wanted.name if step.wanted else None,
+                "reason": step.reason,
+                "importance": step.uses_importance,
+                "refined": step.refined,
+                "offset": step.offset,
+                "bytes": step.nbytes,
+            }
+            for step in plan.steps
+        ]
+        click.echo(json.dumps(_totals(plan) | {"tensors": tensors}))
+        return
+    rows = []
+    for step in plan.steps:
+        shape = " x ".join(str(dim) for dim in step.tensor.shape)
+        change = f"{step.tensor.qtype} -> {step.type}" if step.type is not step.tensor.qtype else f"{step.type}"
+        rows.append((step.tensor.name, shape, change, step.reason))
+    print_table(rows)
+    _print_summary(plan, f"{plan.source.path} as {plan.level}: ", "")
+
+
+def _print_summary(plan: Plan, before: str, after: str) -> None:
+    click.echo(f"{before}{human_bytes(plan.size)} of {human_bytes(plan.source_bytes)}, {plan.bpw:.2f} bpw{after}")
+    packed = [step for step in plan.steps if step.tensor.qtype.is_quantized]
+    if kept := sum(step.type is step.tensor.qtype for step in packed):
+        click.echo(f"{kept} quantized tensors kept as they are, block for block")
+    if again := sum(step.type is not step.tensor.qtype and step.type.is_quantized for step in packed):
+        click.echo(f"{again} quantized tensors decoded and quantized again")
+    if refined := sum(step.refined for step in plan.steps):
+        click.echo(f"{refined} tensors refined with second moments")
+    if plan.fallbacks:
+        swaps = Counter(f"{step.wanted} -> {step.type}" for step in plan.fallbacks)
+        listed = ", ".join(f"{n} {swap}" for swap, n in swaps.most_common())
+        click.echo(f"{len(plan.fallbacks)} tensors fell back to another type ({listed}): {plan.fallback_bpw:+.2f} bpw")
+
+
+def _totals(plan: Plan) -> Json:
+    return {
+        "source": str(plan.source.path),
+        "level": plan.level,
+        "size": plan.size,
+        "tensor_bytes": plan.tensor_bytes,
+        "source_bytes": plan.source_bytes,
+        "weights": plan.n_weights,
+        "bpw": round(plan.bpw, 4),
+        "fallbacks": len(plan.fallbacks),
+        "fallback_bpw": round(plan.fallback_bpw, 4),
+    }
+
+
+def print_choice(found: BudgetedPlan) -> None:
+    """Print the types chosen for a target size, by layer, and the size and loss that they give."""
+    plan = found.plan
+    outside = [step for step in plan.steps if step.tensor.layer is None and len(step.tensor.shape) > 1]
+    inside = [step for step in plan.steps if step.tensor.layer is not None and step.tensor.name in found.losses]
+    for step in outside:
+        click.echo(f"{step.tensor.name}: {step.type}")
+    columns = list(dict.fromkeys(_name_in_layer(step.tensor.name) for step in inside))
+    cells = {(step.tensor.layer, _name_in_layer(step.tensor.name)): step.type.name for step in inside}
+    layers = sorted({step.tensor.layer for step in inside if step.tensor.layer is not None})
+    rows = [(str(layer), *(cells.get((layer, column), "") for column in columns)) for layer in layers]
+    print_table([("layer", *columns), *rows], right=(0,))
+    click.echo(
+        f"{in_gb(plan.size)} ({plan.size} bytes, {plan.size / found.limit:.2%} of the target), "
+        f"{plan.bpw:.2f} bpw, expected KL divergence {found.loss:.4f}"
+    )
+
+
+def _name_in_layer(name: str) -> str:
+    """``blk.3.ffn_up.weight`` -> ``ffn_up``."""
+    return name.split(".", 2)[-1].removesuffix(".weight")
+
+
+def choice_as_json(found: BudgetedPlan) -> Json:
+    """The types chosen for a target size, as plain data."""
+    plan = found.plan
+    return {
+        "target_bytes": found.limit,
+        "bytes": plan.size,
+        "bpw": round(plan.bpw, 4),
+        "expected_kld": found.loss,
+        "level": plan.level,
+        "types": dict(Counter(step.type.name for step in plan.steps).most_common()),
+        "tensors": {step.tensor.name: step.type.name for step in plan.steps},
+    }
