@@ -1,4 +1,4 @@
-"""``--cluster``: a pool of workers on Ray, on this machine or on many."""
+"""A pool of workers on Ray, on this machine or on many: what ``--cluster`` asks for."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import pickle
 import signal
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
@@ -20,37 +21,43 @@ import click
 from ...formats.errors import PlanError, QuantmillError
 
 LOCAL = "local"
-_AHEAD = 2  # pieces a worker has at a time, so that it need not wait for us between them
-_TRIES = 3  # of a piece, each on another worker
-_TICK = 0.2  # seconds
-_KNOCK_SECONDS = 10.0
+_PIECES_AHEAD = 2  # that a worker has at a time, so that it need not wait for the next
+_MOST_TRIES = 3  # of a piece, each on another worker
+_TICK_SECONDS = 0.2
+_CONNECT_SECONDS = 10.0
 _STOP_SECONDS = 5.0  # at most, until workers that were told to stop have stopped
-_THREADS = 8  # of a worker on other machines, at most
-_STORE = 512 << 20  # bytes of Ray's shared memory on one machine: plans and importance go through it
+_MOST_THREADS = 8  # of a worker on other machines
+_STORE_BYTES = 512 << 20  # of Ray's shared memory on one machine: plans and importance go through it
 
 Work = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Where work is carried out, if not on this machine alone.
+    """The Ray cluster that carries out the work.
 
     Args:
-        address: of a Ray cluster's head, or ``local`` to start one on this machine.
-        workers: of the cluster, use at most so many; None for all.
+        address: the address of the cluster's head; ``auto`` for the cluster that this machine is in; ``local`` to start
+            one on this machine.
+        workers: how many workers to use at most; None for all.
+
+    Example:
+        >>> from quantmill.tools.library.ray_pool import ClusterOptions
+        >>> ClusterOptions("local", workers=2)
+        ClusterOptions(address='local', workers=2)
     """
 
     address: str
     workers: int | None = None
 
 
-class _Hands:
-    """The actor: one process of the pool.
+class _Worker:
+    """The Ray actor: one process of the pool.
 
     Args:
-        version: what the driver runs; another version here might write other bytes.
-        start: in a list, a reference to what gives the work; see ``Pool.run``.
-        threads: to use.
+        version: the version of the process that uses the pool; another version here might write other bytes.
+        start: a list with a reference to the packed ``start`` of ``Pool.run``.
+        threads: how many threads to use.
     """
 
     def __init__(self, version: str, start: list[Any], threads: int) -> None:
@@ -58,18 +65,18 @@ class _Hands:
         self._work: Work | None = None
 
     def ready(self) -> None:
-        """Answers when the process is up."""
+        """Return when the process runs."""
 
     def do(self, piece: Any) -> tuple[Any, Exception | None]:
-        """(result, None), or (None, what went wrong)."""
+        """Do a piece and return (result, None), or (None, the error)."""
         try:
             if self._work is None:
-                self._work = self._begin()
+                self._work = self._load_work()
             return self._work(piece), None
         except Exception as error:
             return None, error
 
-    def _begin(self) -> Work:
+    def _load_work(self) -> Work:
         import ray
 
         if (here := version()) != self._version:
@@ -81,8 +88,8 @@ class _Hands:
 
 
 def _packed(start: Any) -> list[Any]:
-    """A pickle that workers undo themselves, so that they see what goes wrong with it; arrays apart from it, which a
-    machine's workers then share."""
+    """Pickle what workers unpickle themselves, so that its errors are theirs; arrays are apart from the pickle, so that
+    the workers of a machine share them."""
     import numpy as np
     from ray import cloudpickle
 
@@ -93,7 +100,7 @@ def _packed(start: Any) -> list[Any]:
 
 
 def version() -> str:
-    """Of the program, and of the sources that the bytes depend on."""
+    """Return the version of the program, with a digest of the sources that the bytes depend on."""
     from ... import __version__
     from ...quantize.kernels.cachedir import sources_digest
 
@@ -102,12 +109,12 @@ def version() -> str:
 
 @dataclass(eq=False)
 class _Queue:
-    """Pieces in order; those that come back are first."""
+    """Pieces in order, first those that were put back."""
 
     pieces: Iterator[Any]
     returned: deque[_Item] = field(default_factory=deque)
     count: int = 0
-    ends: bool = False  # after an error only what comes back is done, for one of it may have an earlier error
+    ends: bool = False  # after an error only pieces that were put back are done: one may have an earlier error
 
     def next(self) -> _Item | None:
         if self.returned:
@@ -119,7 +126,7 @@ class _Queue:
             return _Item(self.count, piece)
         return None
 
-    def back(self, item: _Item) -> None:
+    def put_back(self, item: _Item) -> None:
         self.returned.append(item)
         self.returned = deque(sorted(self.returned, key=lambda item: item.number))
 
@@ -137,11 +144,17 @@ class _Item:
 
 @dataclass
 class RayPool:
-    """See ``Pool``. Made by ``connected``."""
+    """A ``Pool`` of Ray actors. Made by ``connected``.
+
+    Args:
+        n_workers: how many workers there are at most.
+        threads: how many threads each of them uses.
+        say: called with a line when a worker is lost; None for nobody.
+    """
 
     n_workers: int
     threads: int
-    say: Callable[[str], object] = lambda text: None
+    say: Callable[[str], object] | None = None
 
     def run(
         self,
@@ -150,11 +163,12 @@ class RayPool:
         done: Callable[[Any, Any], object],
         tick: Callable[[], object] = lambda: None,
     ) -> None:
-        _Run(self, start, _Queue(iter(pieces)), done, tick).run()
+        with redirect_stdout(sys.stderr):  # Ray itself reports lost workers on stdout, where output of commands goes
+            _Run(self, start, _Queue(iter(pieces)), done, tick).run()
 
 
 class _Run:
-    """One ``RayPool.run``: its actors live as long."""
+    """One call of ``RayPool.run``, whose actors live as long as it."""
 
     def __init__(
         self,
@@ -168,7 +182,7 @@ class _Run:
 
         self._ray, self._pool, self._queue, self._done, self._tick = ray, pool, queue, done, tick
         options = {"num_cpus": pool.threads, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        self._make: Any = ray.remote(_Hands)
+        self._make: Any = ray.remote(_Worker)
         self._make = self._make.options(**options)
         self._start = ray.put(_packed(start))
         self._actors: list[Any] = []
@@ -180,22 +194,22 @@ class _Run:
         first = self._queue.next()
         if first is None:
             return
-        self._queue.back(first)
+        self._queue.put_back(first)
         try:
             for _ in range(self._pool.n_workers):
-                self._hire()
-            while self._goes_on():
-                ready, _ = self._ray.wait(list(self._running), timeout=_TICK)
+                self._start_worker()
+            while self._is_unfinished():
+                ready, _ = self._ray.wait(list(self._running), timeout=_TICK_SECONDS)
                 for answer in ready:
-                    self._take(answer)
+                    self._receive(answer)
                 self._tick()
         finally:
-            self._dismiss()
+            self._stop_workers()
         if self._error is not None:
             raise self._error[1]
 
-    def _goes_on(self) -> bool:
-        """Whether a piece is to come that matters."""
+    def _is_unfinished(self) -> bool:
+        """Return whether there are pieces whose results matter."""
         items = [item for _, item in self._running.values() if item is not None] + list(self._queue.returned)
         if self._error is not None:
             return any(item.number < self._error[0] for item in items)
@@ -203,24 +217,24 @@ class _Run:
             return True
         item = self._queue.next()
         if item is not None:
-            self._queue.back(item)
+            self._queue.put_back(item)
         return item is not None
 
-    def _hire(self) -> None:
+    def _start_worker(self) -> None:
         actor = self._make.remote(version(), [self._start], self._pool.threads)
         self._actors.append(actor)
         self._running[actor.ready.remote()] = (actor, None)
 
-    def _feed(self, actor: Any) -> None:
-        """As many pieces as the worker may have."""
+    def _assign_pieces(self, actor: Any) -> None:
+        """Give a worker as many pieces as it may have."""
         has = sum(other is actor and item is not None for other, item in self._running.values())
-        for _ in range(_AHEAD - has):
+        for _ in range(_PIECES_AHEAD - has):
             item = self._queue.next()
             if item is None:
                 return
             self._running[actor.do.remote(item.piece)] = (actor, item)
 
-    def _take(self, answer: Any) -> None:
+    def _receive(self, answer: Any) -> None:
         if answer not in self._running:  # its worker was lost meanwhile
             return
         actor, item = self._running.pop(answer)
@@ -228,52 +242,53 @@ class _Run:
             found = self._ray.get(answer)
         except self._ray.exceptions.RayError as error:
             if item is not None:
-                self._again(item, error)
-            self._lose(actor, error)
+                self._retry(item, error)
+            self._replace_worker(actor, error)
             return
         if item is not None:
-            self._settle(item, *found)
-        self._feed(actor)
+            self._record(item, *found)
+        self._assign_pieces(actor)
 
-    def _settle(self, item: _Item, result: Any, error: Exception | None) -> None:
+    def _record(self, item: _Item, result: Any, error: Exception | None) -> None:
         if error is None:
             self._lost = 0
             self._done(item.piece, result)
         elif isinstance(error, OSError):  # a disk or a network may be well again, or elsewhere
-            self._again(item, error)
+            self._retry(item, error)
         else:
             self._fail(item, error)
 
-    def _again(self, item: _Item, error: Exception) -> None:
+    def _retry(self, item: _Item, error: Exception) -> None:
         item.tries += 1
-        if item.tries >= _TRIES:
-            self._fail(item, _one_line(error, f"a piece of the work failed {_TRIES} times"))
+        if item.tries >= _MOST_TRIES:
+            self._fail(item, _one_line(error, f"a piece of the work failed {_MOST_TRIES} times"))
         elif self._error is None or item.number < self._error[0]:
-            self._queue.back(item)
+            self._queue.put_back(item)
 
     def _fail(self, item: _Item, error: Exception) -> None:
         if self._error is None or item.number < self._error[0]:
             self._error = (item.number, error)
             self._queue.end_before(item.number)
 
-    def _lose(self, actor: Any, error: Exception) -> None:
-        """A worker is gone: its pieces go back, another takes its place."""
+    def _replace_worker(self, actor: Any, error: Exception) -> None:
+        """Put the pieces of a lost worker back and start another in its place."""
         for answer in [answer for answer, (other, _) in self._running.items() if other is actor]:
             _, item = self._running.pop(answer)
             if item is not None:
-                self._queue.back(item)
+                self._queue.put_back(item)
         self._actors.remove(actor)
-        self._pool.say("a worker is lost; its work goes to another")
+        if self._pool.say is not None:
+            self._pool.say("a worker is lost; its work goes to another")
         self._lost += 1
-        if self._lost > _TRIES * self._pool.n_workers and self._error is None:
-            self._error = (0, _one_line(error, "the workers die"))
-        self._hire()
+        if self._lost > _MOST_TRIES * self._pool.n_workers and self._error is None:
+            self._error = (0, _one_line(error, "workers are lost again and again"))
+        self._start_worker()
         for other in self._actors[:-1]:
             if not any(who is other and item is None for who, item in self._running.values()):
-                self._feed(other)
+                self._assign_pieces(other)
 
-    def _dismiss(self) -> None:
-        """Stop the workers, and wait until they have: they must not write into what is another's next."""
+    def _stop_workers(self) -> None:
+        """Stop the workers and wait until they have stopped, since files that they write may be others' next."""
         for actor in self._actors:
             self._ray.kill(actor)
         deadline = monotonic() + _STOP_SECONDS
@@ -314,19 +329,19 @@ def connected(
     address: str,
     workers: int | None = None,
     one_per_machine: bool = False,
-    say: Callable[[str], object] = lambda text: None,
+    say: Callable[[str], object] | None = None,
 ) -> Iterator[RayPool]:
-    """Workers of a cluster; a Ray that was started for it ends with the block.
+    """Connect to a cluster and give a pool of its workers; a Ray that was started for it ends with the block.
 
     Args:
-        address: of a cluster's head, ``auto`` for the one this machine is in; or ``local`` to start one here, which has
-            a worker for each CPU.
-        workers: at most so many.
-        one_per_machine: see ``pool_of``.
-        say: told in a line when a worker is lost.
+        address: see ``ClusterOptions``; a ``local`` cluster has a worker for each CPU.
+        workers: how many workers to use at most; None for all.
+        one_per_machine: use one worker on each machine unless ``workers`` is more, for work that uses every CPU anyway.
+        say: called with a line when a worker is lost; None for nobody.
 
     Raises:
-        PlanError: Ray is not installed. QuantmillError: no cluster answers there.
+        PlanError: Ray is not installed.
+        QuantmillError: no cluster answers there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -341,15 +356,19 @@ def connected(
         yield replace(_size(ray, address, workers, one_per_machine), say=say)
     finally:
         if ours:
-            ray.shutdown()
+            with redirect_stdout(sys.stderr):
+                ray.shutdown()
 
 
 def start_ray(address: str, n_cpus: int | None = None) -> None:
-    """Connect to a cluster, or begin one here.
+    """Connect to a cluster, or start one on this machine.
 
     Args:
-        address: see ``connected``.
-        n_cpus: of one that begins here; None for those this process may use.
+        address: see ``ClusterOptions``.
+        n_cpus: how many CPUs a cluster on this machine has; None for those that this process may use.
+
+    Raises:
+        QuantmillError: no cluster answers there.
     """
     import ray
 
@@ -357,31 +376,29 @@ def start_ray(address: str, n_cpus: int | None = None) -> None:
 
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
-        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: behind everything else that runs here
-        common |= {"num_cpus": n_cpus or cpu_count(), "include_dashboard": False, "object_store_memory": _STORE}
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15, behind everything else that runs here
+        common |= {"num_cpus": n_cpus or cpu_count(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
     else:
-        _knock(address)
-    if hasattr(ray._private.worker, "print_worker_logs"):  # else Ray tells of lost workers on our stdout
-        ray._private.worker.print_worker_logs = lambda *what: None
+        _check_address(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, **common)  # "local" is never another's cluster, whatever the environment says
+        ray.init(address, **common)  # "local" never joins another cluster, whatever the environment says
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise _one_line(error, f"no Ray cluster at {address}") from error
-    signal.signal(signal.SIGTERM, on_terminate)  # Ray takes it for itself
+    signal.signal(signal.SIGTERM, on_terminate)  # because Ray installs its own handler
 
 
-def _knock(address: str) -> None:
-    """Whether anybody listens: Ray itself would try for minutes.
+def _check_address(address: str) -> None:
+    """Check that something listens at an address; Ray itself would try for minutes.
 
     Raises:
-        QuantmillError: nobody does.
+        QuantmillError: nothing does.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdecimal()):
-        return  # "auto", and whatever else Ray knows
+        return  # such as "auto"
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise _one_line(error, f"no Ray cluster at {address}") from error
 
@@ -393,6 +410,6 @@ def _size(ray: Any, address: str, workers: int | None, one_per_machine: bool) ->
         raise QuantmillError("the cluster has no CPU", where=address)
     if one_per_machine:
         return RayPool(min(workers or len(cpus), sum(cpus)), 1)
-    threads = 1 if address == LOCAL else min(_THREADS, *cpus)
+    threads = 1 if address == LOCAL else min(_MOST_THREADS, *cpus)
     most = sum(n // threads for n in cpus)
     return RayPool(min(workers or most, most), threads)
