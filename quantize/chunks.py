@@ -1,4 +1,4 @@
-"""Plans as a queue: chunks of rows from all tensors, in an order that is the same in every run."""
+"""Divide plans into a queue of chunks, which are rows of tensors, in an order that is the same in every run."""
 
 from __future__ import annotations
 
@@ -16,15 +16,26 @@ COPY_BYTES = 4 << 20  # copies are bound by the disk: fewer, larger writes
 
 @dataclass(frozen=True)
 class Job:
-    """A plan and the file it becomes."""
+    """A plan and the file to write.
+
+    Args:
+        plan: from ``make_plan``.
+        path: where the file is to appear.
+    """
 
     plan: Plan
     path: Path
 
 
 @dataclass(frozen=True)
-class Part:
-    """A tensor's step in one of the jobs; ``item`` is its number in the job's plan."""
+class JobStep:
+    """A step of one of the jobs' plans.
+
+    Args:
+        job: the job's number.
+        item: the step's number in the job's plan.
+        step: the step.
+    """
 
     job: int
     item: int
@@ -33,15 +44,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Task:
-    """A tensor and everything that is to be made of it."""
+    """A tensor and the steps of all jobs that encode it."""
 
     tensor: Tensor
-    parts: tuple[Part, ...]
+    steps: tuple[JobStep, ...]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows ``a`` to ``b`` of a task's tensor; ``number`` is its place in the queue, ``task`` the task's number."""
+    """Some rows of a task's tensor.
+
+    Args:
+        number: the chunk's place in the queue.
+        task: the task's number.
+        a, b: the rows are ``a`` to ``b``.
+    """
 
     number: int
     task: int
@@ -50,24 +67,26 @@ class Chunk:
 
 
 def tasks_of(jobs: Sequence[Job]) -> tuple[Task, ...]:
-    """Steps of the same tensor together, in the order of the first job that has it."""
-    found: dict[tuple[str, str], list[Part]] = {}
+    """Group the steps of all jobs by tensor, in the order of the first job that has it."""
+    found: dict[tuple[str, str], list[JobStep]] = {}
     for job, plan in enumerate(job.plan for job in jobs):
         for item, step in enumerate(plan.steps):
-            found.setdefault((step.tensor.source, step.tensor.name), []).append(Part(job, item, step))
-    return tuple(Task(parts[0].step.tensor, tuple(parts)) for parts in found.values())
+            found.setdefault((step.tensor.source, step.tensor.name), []).append(JobStep(job, item, step))
+    return tuple(Task(steps[0].step.tensor, tuple(steps)) for steps in found.values())
 
 
 def chunks_of(tasks: Sequence[Task], chunk_weights: int | None = None) -> Iterator[Chunk]:
-    """Every row of every task, in order. A chunk never crosses from one stacked matrix to the next.
+    """Divide the rows of all tasks into chunks, in order. A chunk never has rows of two stacked matrices that have
+    importance of their own.
 
     Args:
+        tasks: from ``tasks_of``.
         chunk_weights: weights in a chunk, at least a row; None for the usual number.
     """
     number = 0
     for index, task in enumerate(tasks):
-        rows = min(_chunk_rows(part.step, chunk_weights) for part in task.parts)
-        each = min(rows_per_matrix(part.step) for part in task.parts)
+        rows = min(_chunk_rows(item.step, chunk_weights) for item in task.steps)
+        each = min(rows_per_matrix(item.step) for item in task.steps)
         for start in range(0, task.tensor.n_rows, each):
             for a in range(start, start + each, rows):
                 yield Chunk(number, index, a, min(a + rows, start + each))
@@ -75,12 +94,12 @@ def chunks_of(tasks: Sequence[Task], chunk_weights: int | None = None) -> Iterat
 
 
 def is_copy(step: Step) -> bool:
-    """Whether its bytes stay as they are."""
+    """Return whether a step copies the bytes of its tensor."""
     return step.type is step.tensor.qtype
 
 
 def rows_per_matrix(step: Step) -> int:
-    """How many rows share an importance vector: a matrix of a stack, or all."""
+    """Return how many rows share an importance vector: those of a matrix in a stack, or all."""
     shape = step.tensor.shape
     if len(shape) < 3 or not step.uses_importance:
         return max(1, step.tensor.n_rows)

@@ -1,8 +1,8 @@
-"""The same queue on many machines: each writes its own ranges of the one growing file, on storage that all share.
+"""Process the queue of chunks on many machines: each writes its own ranges of the files, on storage that all share.
 
-Who runs this owns the journal, the progress, the errors and the rename; a worker gets the plan once and then pieces,
-runs of chunks that take it seconds. It syncs what it wrote before it answers, because the journal must speak only of
-what is on the disk, and nobody can sync another machine's page cache.
+The process that calls this owns the journal, the progress, the errors and the rename. A worker gets the plan once and
+then pieces, runs of chunks that take it seconds. It syncs what it wrote before it answers, because the journal may name
+only what is on the disk, and no machine can sync the page cache of another.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .encode import ChunkEncoder, Scratch
 from .kernels import kernel_for
 from .threads import on_threads
 
-SECONDS = 2.0  # of work in a piece: long beside a message, short beside the whole
-_MOST_CHUNKS = 2000  # in a piece, so that it stays a short message
-# Seconds a weight until the first answers tell: too many make the first pieces small, no more.
+SECONDS = 2.0  # of work in a piece: long compared with a message, short compared with the whole
+_MOST_CHUNKS = 2000  # in a piece, so that its message stays short
+# Seconds for each weight until the first answers arrive; if they are too high, only the first pieces are smaller.
 _SEARCHED, _PLAIN = 1e-6, 2e-8
 
 Piece = tuple[Chunk, ...]
@@ -57,22 +57,22 @@ def on_pool(
     """
     for work in works:  # what this machine still holds of them must not be written over what others write
         sync_file(work.output.fileno(), work.output.path)
-    start = partial(_Worker, replace(encoder, files=()), [_Remote.of(work) for work in works], pool.threads)
+    start = partial(_PieceWorker, replace(encoder, files=()), [_RemoteFile.of(work) for work in works], pool.threads)
     pieces = _Pieces(encoder.tasks, chunks, pool)
 
     def record(piece: Piece, seconds: Sequence[float]) -> None:
         pieces.learn(piece, seconds)
         for chunk in piece:
-            for part in encoder.tasks[chunk.task].parts:
-                works[part.job].done(part.item, chunk.a, chunk.b)
+            for step in encoder.tasks[chunk.task].steps:
+                works[step.job].done(step.item, chunk.a, chunk.b)
             done(chunk)
 
     pool.run(start, pieces, record)
 
 
 class _Pieces:
-    """The queue in pieces, each of so many chunks as take about ``SECONDS``, and less towards the end, so that all end
-    together. What a weight costs is learnt on the way, for each kind of task."""
+    """Divides the queue into pieces of as many chunks as take about ``SECONDS``, and less towards the end, so that all
+    workers end together. What a weight costs is measured on the way, for each kind of task."""
 
     def __init__(self, tasks: Sequence[Task], chunks: Iterator[Chunk], pool: Pool) -> None:
         self._tasks, self._chunks, self._pool = tasks, chunks, pool
@@ -104,14 +104,14 @@ class _Pieces:
         return tuple(piece)
 
     def learn(self, piece: Piece, seconds: Sequence[float]) -> None:
-        """What the chunks of a piece took."""
+        """Take note of the seconds that each chunk of a piece took."""
         for chunk, spent in zip(piece, seconds, strict=True):
             kind = self._kinds[chunk.task]
             self._weights[kind] += self._weights_of(chunk)
             self._seconds[kind] += spent
 
     def _cost(self, kind: Kind) -> float:
-        """Seconds a weight."""
+        """Return the seconds for each weight of a kind, measured or guessed."""
         known = self._weights[kind]
         return self._seconds[kind] / known if known else self._guess[kind]
 
@@ -120,19 +120,19 @@ class _Pieces:
 
 
 def _kind(task: Task) -> Kind:
-    """Tasks of a kind cost the same a weight."""
-    return (task.tensor.qtype.name, *(part.step.type.name for part in task.parts))
+    """Return what the cost of a weight depends on: the types of the tensor and of all steps."""
+    return (task.tensor.qtype.name, *(item.step.type.name for item in task.steps))
 
 
 def _guess(task: Task) -> float:
-    """Seconds a weight."""
-    steps = [part.step for part in task.parts]
+    """Guess the seconds for each weight of a task."""
+    steps = [item.step for item in task.steps]
     return sum(_PLAIN if is_copy(s) or not kernel_for(s.type).uses_importance else _SEARCHED for s in steps)
 
 
 @dataclass(frozen=True)
-class _Remote:
-    """How a worker finds a file that grows: its place, and what tells it from another of that name elsewhere."""
+class _RemoteFile:
+    """How a worker finds an unfinished file: its path, and what distinguishes it from another file of that path."""
 
     path: Path
     part: Path
@@ -141,12 +141,12 @@ class _Remote:
     finished: FinishedRows
 
     @classmethod
-    def of(cls, work: Resumable) -> _Remote:
+    def of(cls, work: Resumable) -> _RemoteFile:
         about = os.fstat(work.output.fileno())
         part = Path(os.path.abspath(work.output.temporary))
         return cls(work.output.path, part, about.st_ino, about.st_size, work.finished)
 
-    def open(self) -> _Ranges:
+    def open(self) -> _SharedFile:
         problem = f"worker on {socket.gethostname()} does not see {self.part}"
         hint = "--cluster wants the output on storage that all machines share, under one path"
         try:
@@ -161,12 +161,12 @@ class _Remote:
         if (about.st_ino, about.st_size) != (self.inode, self.size):
             os.close(fd)
             raise OutputError(problem, path=self.path, hint=hint)
-        return _Ranges(Output(self.path, self.part, fd), self.finished)
+        return _SharedFile(Output(self.path, self.part, fd), self.finished)
 
 
 @dataclass
-class _Ranges:
-    """A file that grows elsewhere and is written to here; open for as long as the process lives."""
+class _SharedFile:
+    """An unfinished file of another process, written to here; it is open for as long as this process lives."""
 
     output: Output
     finished: FinishedRows
@@ -176,7 +176,7 @@ class _Ranges:
         self.written = True
 
     def sync(self) -> None:
-        """What was written is on the disk."""
+        """Bring what was written to the disk."""
         if self.written:
             self.written = False
             try:
@@ -185,22 +185,22 @@ class _Ranges:
                 raise explain(error, self.output.path, None) from error
 
 
-class _Worker:
-    """Does pieces, in a worker.
+class _PieceWorker:
+    """Does pieces in a worker process.
 
     Args:
-        encoder: without its files.
-        files: where they are.
-        threads: to use.
+        encoder: the encoder, without its files.
+        files: how to find the files.
+        threads: how many threads to use.
     """
 
-    def __init__(self, encoder: ChunkEncoder, files: Sequence[_Remote], threads: int) -> None:
+    def __init__(self, encoder: ChunkEncoder, files: Sequence[_RemoteFile], threads: int) -> None:
         self._files = [file.open() for file in files]
         self._encoder = replace(encoder, files=self._files)
         self._threads = threads
 
     def __call__(self, piece: Piece) -> list[float]:
-        """The seconds that each chunk took of a thread that computes."""
+        """Do a piece and return the seconds of computing that each of its chunks took."""
         seconds = {}
         begun = perf_counter()
 

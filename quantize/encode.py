@@ -153,7 +153,7 @@ def find_overflow(rows: Bytes, source: QType, target: QType, out: Bytes) -> BadW
 
 
 class File(Protocol):
-    """An output that grows, and what of it is finished."""
+    """An output that is being written, and which of its rows are finished."""
 
     finished: FinishedRows
 
@@ -161,14 +161,14 @@ class File(Protocol):
     def output(self) -> Output: ...
 
     def done(self, item: int, first: int, end: int) -> None:
-        """Rows of an item have been written."""
+        """Record that rows ``first`` to ``end`` of an item have been written."""
 
 
 class Scratch:
-    """One thread's buffers, kept from chunk to chunk, and its turn to compute.
+    """The buffers of one thread, which are kept from chunk to chunk, and its turn to compute.
 
     Args:
-        turn: held while it computes, not while it reads or writes.
+        turn: to be held while the thread computes, not while it reads or writes.
     """
 
     def __init__(self, turn: AbstractContextManager[Any]) -> None:
@@ -186,15 +186,15 @@ class Scratch:
 
 @dataclass(frozen=True)
 class ChunkEncoder:
-    """Called from several threads.
+    """Reads, encodes, checks and writes the chunks of plans; may be called from several threads.
 
     Args:
-        tasks: those that chunks speak of.
+        tasks: the tasks that chunks are numbered by.
         files: one for each job.
-        byteorders: theirs.
-        importance: the vectors the plans were made with.
-        path: the source's, for messages.
-        refiner: for steps that are to be refined.
+        byteorders: the byte order of each file.
+        importance: the vectors that the plans were made with.
+        path: the path of the source, for messages.
+        refiner: refines the steps that are planned to be refined.
     """
 
     tasks: Sequence[Task]
@@ -205,28 +205,28 @@ class ChunkEncoder:
     refiner: Refiner | None = None
 
     def do(self, chunk: Chunk, scratch: Scratch) -> None:
-        """Everything that is not finished of a chunk.
+        """Do everything that is not finished of a chunk.
 
         Raises:
             WeightError: a weight is NaN or Inf, or too large for its type.
         """
         task, span = self.tasks[chunk.task], (chunk.a, chunk.b)
-        parts = [part for part in task.parts if (part.item, *span) not in self.files[part.job].finished]
-        if not parts:
+        steps = [s for s in task.steps if (s.item, *span) not in self.files[s.job].finished]
+        if not steps:
             return
         rows = np.ascontiguousarray(task.tensor.rows(*span))
-        for part in parts:
-            step = part.step
+        for job_step in steps:
+            file, step = self.files[job_step.job], job_step.step
             with scratch.turn:
                 data = self._encode(chunk, step, rows, scratch)
-                if self.byteorders[part.job] == "big":
+                if self.byteorders[job_step.job] == "big":
                     data = swap_blocks(step.type, data)
             offset = step.offset + chunk.a * step.type.row_bytes(step.tensor.width)
-            self.files[part.job].output.write_at(offset, data)
-            self.files[part.job].done(part.item, *span)
+            file.output.write_at(offset, data)
+            file.done(job_step.item, *span)
 
     def _encode(self, chunk: Chunk, step: Step, rows: Bytes, scratch: Scratch) -> Bytes:
-        """Rows of the source as uint8 [n, row_bytes] of the step's type."""
+        """Return rows of the source as uint8 [n, row_bytes] of the step's type."""
         tensor, source_type = step.tensor, step.tensor.qtype
         if step.type is source_type:
             if source_type.is_float:
@@ -248,7 +248,7 @@ class ChunkEncoder:
         return out
 
     def _vector(self, step: Step, row: int) -> NDArray[np.float32] | None:
-        """The importance of the matrix that a row lies in: each stacked one has its own."""
+        """Return the importance of the matrix that a row is in: each matrix of a stack has its own."""
         if not step.uses_importance:
             return None
         vector, width = self.importance[step.tensor.name], step.tensor.width

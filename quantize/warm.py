@@ -1,7 +1,7 @@
-"""Compiling the kernels of a plan before its work, on all cores: numba compiles one function at a time in a process.
+"""Compile the kernels of a plan before its work, on all cores: in one process numba compiles one function at a time.
 
-A note in the cache says which types some run has compiled, so that later runs do not ask again. A wrong note costs
-nothing but time: what is not in numba's cache is compiled when it is called.
+An empty file in the cache marks each type that an earlier run has compiled. A wrong mark costs only time, because
+what is not in numba's cache is compiled when it is called.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .kernels.cachedir import cache_dir, numba_version, sources_digest
 _COMPILE = "from quantmill.quantize.warm import compile_type; compile_type({!r})"
 _LONG = ("IQ1", "IQ2", "IQ3")  # those with codebooks take longest to compile ...
 _LATTICE = ("IQ2", "IQ3")  # ... and most of it is the one search that these share
-_NO_CODE = {"F32", "F16", "BF16"}  # numpy's work, or too little to wait for
+_NO_CODE = {"F32", "F16", "BF16"}  # done by numpy, or compiled too quickly to wait for
 
 
 def warm(types: Iterable[QType], processes: int, say: Callable[[str], object] | None = None) -> None:
-    """Compile the encoders that no earlier run has, each in a process of its own.
+    """Compile the encoders that no earlier run has compiled, each in a process of its own.
 
     Args:
-        types: those a plan writes; one alone is left to its first call, as are all where nothing can be kept.
-        processes: how many at a time.
-        say: told once, before the wait.
+        types: the types that a plan writes. One alone is compiled in this process; so are all if nothing can be kept.
+        processes: how many processes compile at a time.
+        say: called with one line before the wait.
     """
-    missing = sorted(type.name for type in types if type.name not in _NO_CODE and not _note(type.name).exists())
+    missing = sorted(type.name for type in types if type.name not in _NO_CODE and not _mark(type.name).exists())
     missing.sort(key=lambda name: not name.startswith(_LONG))  # first, so that all end together
     if not missing:
         return
@@ -48,13 +48,13 @@ def warm(types: Iterable[QType], processes: int, say: Callable[[str], object] | 
 
 
 def compile_type(name: str) -> None:
-    """Let numba compile a type's encoder and keep what it made."""
+    """Let numba compile a type's encoder and keep the machine code in its cache."""
     kind = BY_NAME[name]
     width, n_rows = 2 * max(256, kind.block_size), 2
     out = np.empty((n_rows, kind.row_bytes(width)), np.uint8)
     kernel_for(kind).encode(np.zeros((n_rows, 2 * width), np.uint8), F16, np.ones(width, np.float32), out)
     if _can_keep():
-        _note(name).touch()
+        _mark(name).touch()
 
 
 def _can_keep() -> bool:
@@ -66,12 +66,12 @@ def _can_keep() -> bool:
 
 
 def _compile_apart(names: list[str], processes: int) -> None:
-    """Each in a process of its own, so many at a time; none outlives an interrupt. Of those that share a search one
-    goes ahead, and the others find it in the cache."""
+    """Compile each type in a process of its own, some at a time; an interrupt ends them. Of types that share a search
+    one is compiled first, and the others find it in the cache."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(cache_dir())}
     waiting = list(names)
     running: dict[str, subprocess.Popen[bytes]] = {}
-    known = {_search(name) for name in BY_NAME if _note(name).exists()}
+    known = {_search(name) for name in BY_NAME if _mark(name).exists()}
 
     def end() -> None:
         for process in running.values():
@@ -95,11 +95,11 @@ def _compile_apart(names: list[str], processes: int) -> None:
 
 
 def _search(name: str) -> str:
-    """What a type's encoder compiles for longest."""
+    """Return a name for the part of a type's encoder that takes longest to compile."""
     return "lattice" if name.startswith(_LATTICE) else name
 
 
-def _note(name: str) -> Path:
-    """There when the type's encoder has been compiled from these sources by this numba."""
+def _mark(name: str) -> Path:
+    """Return the file that exists once the type's encoder has been compiled from these sources by this numba."""
     python = f"{sys.version_info.major}{sys.version_info.minor}"
     return cache_dir() / f"{name}.{sources_digest()}-{numba_version()}-{python}.compiled"

@@ -24,7 +24,7 @@ from quantmill.formats.hf.load import read_hf
 from quantmill.formats.ir import Bytes, Model, Tensor
 from quantmill.formats.progress import Event, Note, RowsDone
 from quantmill.quantize.chunks import Job, chunks_of, tasks_of
-from quantmill.quantize.distribute import SECONDS, _Pieces, _Remote
+from quantmill.quantize.distribute import SECONDS, _Pieces, _RemoteFile
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import PlanOptions, make_plan
 from quantmill.tools.library.ray_pool import RayPool, connected
@@ -184,7 +184,7 @@ def test_interrupted(checkpoint: Path, tmp_path: Path, pool: RayPool, then: str)
 def test_other_storage_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "part").write_bytes(b"12345")
     about = (tmp_path / "part").stat()
-    ours = _Remote(Path("o.gguf"), tmp_path / "part", about.st_ino, about.st_size, set())  # type: ignore[arg-type]
+    ours = _RemoteFile(Path("o.gguf"), tmp_path / "part", about.st_ino, about.st_size, set())  # type: ignore[arg-type]
     ours.open().sync()
     for other in (replace(ours, inode=1), replace(ours, size=6), replace(ours, part=tmp_path / "none")):
         with pytest.raises(OutputError, match=r"o.gguf: worker on .* does not see .*\(--cluster wants .*storage"):

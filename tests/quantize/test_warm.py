@@ -67,6 +67,6 @@ def test_what_types_share_is_compiled_once(tmp_path: Path, monkeypatch: pytest.M
     warm.warm([BY_NAME[name] for name in ("Q5_K", "IQ3_S", "IQ3_XXS", "IQ2_S")], 2)
     assert seen == [{"IQ2_S"}, {"IQ2_S", "Q5_K"}, {"IQ3_S"}, {"IQ3_S", "IQ3_XXS"}]
     seen.clear()
-    warm._note("IQ2_S").touch()
+    warm._mark("IQ2_S").touch()
     warm.warm([BY_NAME[name] for name in ("IQ2_S", "IQ3_S", "IQ3_XXS")], 2)
     assert seen == [{"IQ3_S"}, {"IQ3_S", "IQ3_XXS"}]

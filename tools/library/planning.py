@@ -106,8 +106,8 @@ def write_plans(
     from ...quantize.warm import warm
 
     types = {step.type for job in jobs for step in job.plan.steps if step.type is not step.tensor.qtype}
-    warm(types, options.threads or cpu_count(), notes(progress))
     with _open_pool(cluster, options.threads, progress) as pool:
+        warm(types, options.threads or cpu_count(), notes(progress))
         execute_all(
             jobs, threads=options.threads, importance=jobs[0].plan.importance, refiner=refiner, progress=progress,
             force=options.force, inputs=inputs, restart=options.restart, pool=pool,
@@ -121,4 +121,4 @@ def _open_pool(
         return nullcontext()
     if threads is not None:
         raise PlanError("is for one machine", where="--threads", hint="--workers limits the workers of a cluster")
-    return connected(cluster.address, cluster.workers, say=notes(progress) or (lambda text: None))
+    return connected(cluster.address, cluster.workers, say=notes(progress))

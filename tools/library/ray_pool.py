@@ -10,13 +10,10 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
-from functools import partial
 from time import monotonic
 from typing import Any
-
-import click
 
 from ...formats.errors import PlanError, QuantmillError
 
@@ -303,25 +300,6 @@ class _Run:
 def _one_line(error: Exception, what: str) -> QuantmillError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return QuantmillError(f"{what}: {lines[0] if lines else type(error).__name__}", where="--cluster")
-
-
-def pool_of(options: Any, one_per_machine: bool = False) -> AbstractContextManager[RayPool | None]:
-    """The pool that ``--cluster`` and ``--workers`` ask for, or None.
-
-    Args:
-        one_per_machine: unless ``--workers`` says more; for work that uses every CPU anyway.
-
-    Raises:
-        PlanError: see ``connected``; also options that do not go together.
-    """
-    if options.get("cluster") is None:
-        if options.get("workers") is not None:
-            raise PlanError("is for --cluster", where="--workers", hint="--threads is for this machine")
-        return nullcontext()
-    if options.get("threads") is not None:
-        raise PlanError("is for one machine", where="--threads", hint="--workers says how many of the cluster work")
-    say = (lambda text: None) if options.get("quiet") else partial(click.echo, err=True)
-    return connected(options["cluster"], options.get("workers"), one_per_machine, say)
 
 
 @contextmanager
