@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -93,6 +94,18 @@ class WeightError(QuantmillError):
 
 class OutputError(QuantmillError):
     """The output cannot be written: for example it exists, the disk is full, or the folder is read-only."""
+
+
+def name_list(names: Sequence[str], limit: int = 10) -> str:
+    """Write names for a message, at most ``limit`` of them.
+
+    Example:
+        >>> from quantmill.formats.errors import name_list
+        >>> name_list(["a", "b", "c"], limit=2)
+        'a, b and 1 more'
+    """
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def remedy(error: OSError) -> str | None:

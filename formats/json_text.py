@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,32 @@ def parse_json(
     except RecursionError:
         problem = "not JSON that can be read: nested too deep"
     raise error(problem, path=path, where=where, hint="download it again")
+
+
+def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    """Read a JSON object; {} if there is no such file and it is not required.
+
+    Raises:
+        FormatError: the file is required and missing, cannot be read, or is not a JSON object.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise FormatError("no such file", path=path, hint="give the folder of a Hugging Face checkpoint") from None
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
+    data = parse_json(raw, path, room=len(raw) + ROOM)
+    if not isinstance(data, dict):
+        raise FormatError("is not a JSON object", path=path)
+    return data
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with sorted keys, indented, as Hugging Face's libraries do."""
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _cost(raw: bytes) -> int:

@@ -23,9 +23,9 @@ from ..gguf.keys import (
     typed,
 )
 from ..gguf.vocab import tokenizer_to_metadata
-from ..gguf.wire import Cursor
-from ..gguf.writer import align
+from ..gguf.wire import Cursor, align
 from ..ir import Bytes, Model, Role, Tensor, Tokenizer, Value
+from ..json_text import read_json
 from ..qtypes import BY_ID
 from ..storage.source import SourceFile
 from . import wire
@@ -284,7 +284,6 @@ def _tokenizer(parsed: _Parsed, vocab_dir: Path | None) -> Tokenizer:
         found = decode_vocabulary(parsed.vocabulary)
         problem, path = "its vocabulary is not a Llama's SentencePiece, and the file has no merges", parsed.path
     else:
-        from ..hf.config import read_json
         from ..hf.tokenizer.read import read_tokenizer
 
         found = read_tokenizer(vocab_dir, vocab_size=n_vocab, model_ids=read_json(vocab_dir / "config.json"))

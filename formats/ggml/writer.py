@@ -16,7 +16,8 @@ from ..errors import PlanError
 from ..gguf.keys import FILE_TYPES, GENERAL_ARCHITECTURE, GENERAL_FILE_TYPE
 from ..gguf.names import parse_name, tensor_name
 from ..gguf.vocab import tokenizer_from_metadata
-from ..gguf.writer import Layout, TensorInfo, align, write_laid_out
+from ..gguf.wire import align
+from ..gguf.writer import Layout, TensorInfo, write_laid_out
 from ..ir import Metadata, Model, Role
 from ..progress import Progress, notes, work
 from . import wire

@@ -11,7 +11,7 @@ from ..ir import Metadata, Value, ValueType
 from ..qtypes import BY_ID, QType
 from ..storage.source import SourceFile
 from .keys import GENERAL_ALIGNMENT
-from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, Cursor
+from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, Cursor, align
 
 # Types of files of 2023 and 2024 that llama.cpp has removed (ggml.h).
 _REMOVED_TYPES = {
@@ -123,7 +123,7 @@ def parse_header(
     infos_start = cursor.position
     raw = [_read_info(cursor, i) for i in range(n_tensors)]
     infos_end = cursor.position
-    data_start = -(-infos_end // alignment) * alignment
+    data_start = align(infos_end, alignment)
     header = GGUFHeader(
         path=path,
         version=version,

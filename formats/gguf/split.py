@@ -35,8 +35,8 @@ from .shards import (
     with_split,
     without_split,
 )
-from .wire import DEFAULT_ALIGNMENT, ByteOrder, encode_value
-from .writer import Layout, TensorInfo, align, copy_tensors, digest_of, layout, write_laid_out
+from .wire import DEFAULT_ALIGNMENT, ByteOrder, align, encode_value
+from .writer import Layout, TensorInfo, copy_tensors, digest_of, layout, write_laid_out
 
 # A header holds a vocabulary of tens of MB; more than this is not a header but a file inside a file. It also bounds
 # what a hostile shard can make us decompress.

@@ -21,6 +21,7 @@ from .header import GGUFHeader
 from .keys import FILE_TYPES, GENERAL_ARCHITECTURE, GENERAL_FILE_TYPE, KeyType, is_token_id, key_type, type_name
 from .reader import read_gguf, read_headers
 from .vocab import tokenizer_from_metadata
+from .wire import align
 
 _MAX_NAME = 63  # GGML_MAX_NAME without the final zero
 _KEY = re.compile(r"[a-z0-9_]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
@@ -83,9 +84,9 @@ def _order(header: GGUFHeader) -> Iterator[Finding]:
         if entry.offset != expected:
             problem = f"starts at byte {entry.offset}, must start at {expected}; llama.cpp refuses the file"
             yield Finding(f"tensor {entry.name!r}", problem, _REWRITE)
-        expected = -(-(entry.offset + entry.nbytes) // header.alignment) * header.alignment
+        expected = align(entry.offset + entry.nbytes, header.alignment)
     end = max((entry.offset + entry.nbytes for entry in header.tensors), default=header.data_start)
-    padded = -(-end // header.alignment) * header.alignment
+    padded = align(end, header.alignment)
     if header.file_size > padded:
         problem = f"{header.file_size - padded} bytes after the end of the last tensor"
         yield Finding(f"byte {padded}", problem, _REWRITE)
@@ -98,7 +99,7 @@ def _padding(header: GGUFHeader) -> Iterator[Finding]:
     file = SourceFile(header.path)
     at = header.infos[1]
     ends = [(entry.offset, entry.offset + entry.nbytes) for entry in sorted(header.tensors, key=lambda e: e.offset)]
-    last = -(-(ends[-1][1] if ends else at) // header.alignment) * header.alignment
+    last = align(ends[-1][1] if ends else at, header.alignment)
     for start, end in [*ends, (min(last, header.file_size), last)]:
         for a in range(at, start, _PIECE):
             piece = file.read(a, min(_PIECE, start - a))

@@ -55,6 +55,11 @@ _MIN_ITEM_BYTES = {ValueType.STRING: 8, ValueType.ARRAY: 12}  # an empty string;
 _NATIVE_WORDS = {("Q5_0", "qh"), ("Q5_1", "qh")}
 
 
+def align(n: int, alignment: int) -> int:
+    """Round ``n`` up to a multiple of ``alignment``."""
+    return -(-n // alignment) * alignment
+
+
 class Cursor:
     """A position in a file's bytes that moves as values are read. Every error names the file and the byte."""
 

@@ -24,7 +24,7 @@ from ..storage.output import Output
 from ..storage.resumable import Resumable, resumable_output
 from ..storage.source import file_stamps
 from .keys import GENERAL_ALIGNMENT
-from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, encode_number, encode_string, encode_value, swap_blocks
+from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, align, encode_number, encode_string, encode_value, swap_blocks
 
 VERSIONS = (2, 3)
 MAX_NAME = 63  # bytes; GGML_MAX_NAME is 64 with the closing zero, and llama.cpp refuses longer names
@@ -124,11 +124,6 @@ def layout(
     header += bytes(align(len(header), alignment) - len(header))
     offsets = tuple(len(header) + offset for offset in relative)
     return Layout(header, offsets, len(header) + end, alignment, byteorder)
-
-
-def align(n: int, alignment: int) -> int:
-    """Round ``n`` up to a multiple of ``alignment``."""
-    return -(-n // alignment) * alignment
 
 
 def write_gguf(

@@ -10,7 +10,6 @@ import numpy as np
 
 from ..errors import FormatError
 from ..ir import Metadata, Role, Tensor
-from ..json_text import ROOM, parse_json
 from . import rope
 from .dimensions import EMBD, HEADS, Config, Implied, Is
 from .rows import Rope, metadata_key
@@ -38,26 +37,6 @@ _SIZES = (
 )  # fmt: skip
 _NEEDED = ("hidden_size", "num_hidden_layers", "vocab_size")
 _IMPLIED: dict[str, Implied] = {"num_key_value_heads": HEADS, "head_dim": EMBD // HEADS}
-
-
-def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
-    """Read a JSON object; {} if there is no such file and it is not required.
-
-    Raises:
-        FormatError: the file is required and missing, cannot be read, or is not a JSON object.
-    """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        if not required:
-            return {}
-        raise FormatError("no such file", path=path, hint="give the folder of a Hugging Face checkpoint") from None
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
-    data = parse_json(raw, path, room=len(raw) + ROOM)
-    if not isinstance(data, dict):
-        raise FormatError("is not a JSON object", path=path)
-    return data
 
 
 def text_config(raw: Config) -> dict[str, Any]:

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor
+from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, name_list
 from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Model, Tensor, Tokenizer, Value
+from ..json_text import read_json
 from . import rope
 from .archs import BY_CLASS
 from .card import general
-from .config import complete_config, config_residue, derive_config, read_json, text_config
+from .config import complete_config, config_residue, derive_config, text_config
 from .generation import generation_residue
 from .ops import Tensors, Transpose
 from .packed import decode_packed
@@ -34,7 +35,6 @@ from .weights import Stored, read_weights
 
 Say = Callable[[str], object]
 ORIGINAL = "quantmill.hf.original."  # + the checkpoint's name of a tensor
-MAX_NAMED = 10  # names in a message
 
 
 def read_hf(folder: str | Path, *, pre: str | None = None, say: Say | None = None) -> Model:
@@ -221,12 +221,12 @@ def _read_tensors(
             if readable and not slot.rule.exact:
                 kept.originals |= _lost(slot, sources, made)
     if unmatched:
-        problem = f"no rule of {arch.name} matches {_listed(unmatched)}"
+        problem = f"no rule of {arch.name} matches {name_list(unmatched)}"
         raise UnmatchedTensor(problem, path=folder, hint="is config.json of the same model? Is it an adapter?")
     wanted = [slot for slot in slots if slot.required or slot.sources in found]
     missing = [name for slot in wanted for name in slot.sources if name not in found.get(slot.sources, ())]
     if missing:
-        problem = f"missing {_listed(missing)}"
+        problem = f"missing {name_list(missing)}"
         raise UnmatchedTensor(problem, path=folder, hint="is config.json of the same model? Is a shard missing?")
     return tuple(tensors), kept
 
@@ -266,8 +266,3 @@ def _lost(slot: Slot, sources: Tensors, made: Tensors) -> Iterator[tuple[str, ND
         restored = to_f32(from_f32(to_f32(back.rows(0, back.n_rows), back.qtype), source.qtype), source.qtype)
         if not np.array_equal(values.view(np.uint32), restored.view(np.uint32)):
             yield name, values.reshape(-1)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more

@@ -13,14 +13,15 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, UnmatchedTensor
+from ..errors import FormatError, UnmatchedTensor, name_list
 from ..floats import cast, from_f32, to_f32
 from ..gguf.keys import typed
 from ..ir import Bytes, Model, Role, Tensor, Value
+from ..json_text import read_json
 from ..qtypes import F32, QType
 from .card import name_parts
-from .config import complete_config, read_json, text_config
-from .load import MAX_NAMED, arch_of_config
+from .config import complete_config, text_config
+from .load import arch_of_config
 from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
 from .rules import Arch, Slot
 from .safetensors import read_safetensors
@@ -121,7 +122,7 @@ def _pairs(stored: Mapping[str, Stored], folder: Path) -> dict[str, _Pair]:
         tensor = one if isinstance(one, Tensor) else one.tensor()
         halves.setdefault(match["module"] + ".weight", {})[match["which"]] = tensor
     if strange:
-        problem = f"{_listed(strange)}: neither lora_A nor lora_B"
+        problem = f"{name_list(strange)}: neither lora_A nor lora_B"
         raise UnmatchedTensor(problem, path=folder, hint="a GGUF adapter holds nothing else: merge it into the base")
     found = {}
     for weight, parts in halves.items():
@@ -174,7 +175,7 @@ def _place(
             _check_shape(pair, slot, source, folder)
         yield from _halves(slot, scaled, folder)
     if left:
-        problem = f"the base has no {_listed(list(left))}"
+        problem = f"the base has no {name_list(list(left))}"
         raise UnmatchedTensor(problem, path=folder, hint="is --base the model that it was trained on?")
 
 
@@ -247,8 +248,3 @@ def _metadata(folder: Path, arch: Arch, about: Mapping[str, Any]) -> dict[str, V
     if about.get("alora_invocation_tokens"):
         facts["adapter.alora.invocation_tokens"] = [int(token) for token in about["alora_invocation_tokens"]]
     return {key: typed(key, value) for key, value in facts.items()}
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import tensor_from_array
 from ..errors import FormatError
 from ..gguf.names import tensor_name
-from ..ir import Bytes, Role, Tensor
+from ..ir import Role, Tensor
 from ..qtypes import F32
 from .dimensions import at_layer
 
@@ -168,12 +170,7 @@ FACTOR_ROLES = (Role.ROPE_FREQS, Role.ROPE_FACTORS_LONG, Role.ROPE_FACTORS_SHORT
 
 
 def _vector(role: Role, values: NDArray[np.float32]) -> Tensor:
-    row = values.astype("<f4").view(np.uint8).reshape(1, -1)
-
-    def read(a: int, b: int) -> Bytes:
-        return row[a:b]
-
-    return Tensor(tensor_name(role), role, None, (values.size,), F32, read, "config.json: rope_parameters")
+    return replace(tensor_from_array(tensor_name(role), values), source="config.json: rope_parameters")
 
 
 def longrope_from_factors(tensors: Iterable[Tensor], old_context: int | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, WeightError
+from ..arrays import tensor_from_array
+from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, WeightError, name_list
 from ..floats import from_f32, to_f32
 from ..gguf.vocab import tokenizer_from_metadata
 from ..ir import Bytes, Model, Role, Tensor
+from ..json_text import write_json
 from ..progress import Progress, work
 from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
@@ -24,7 +24,7 @@ from . import rope
 from .archs import ARCHS
 from .config import config_for_class, derive_config, with_defaults
 from .generation import read_private, restore_generation
-from .load import MAX_NAMED, ORIGINAL
+from .load import ORIGINAL
 from .ops import Tensors
 from .rows import Key
 from .rules import Arch, Slot
@@ -92,9 +92,9 @@ def write_hf(
         folder = path = Path(folder)
         title = path.name
     path.mkdir(exist_ok=True)
-    _write_json(path / "config.json", config)
+    write_json(path / "config.json", config)
     if generation := restore_generation(model.metadata):
-        _write_json(path / "generation_config.json", generation)
+        write_json(path / "generation_config.json", generation)
     if tokenizer is not None:
         from .tokenizer.write import write_tokenizer
 
@@ -165,11 +165,6 @@ def _llama3(tensor: Tensor, theta: float, path: Path) -> dict[str, Any]:
     return found
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
 def _restore_tensors(arch: Arch, model: Model, config: Mapping[str, Any]) -> list[Tensor]:
     """The checkpoint's tensors under its own names, in the model's order."""
     given = {tensor.name: tensor for tensor in model.tensors if tensor.role not in rope.FACTOR_ROLES}
@@ -187,8 +182,7 @@ def _restore_tensors(arch: Arch, model: Model, config: Mapping[str, Any]) -> lis
         out += _restore(slot, tuple(given.pop(name) for name in slot.targets), model)
     for problem, names in ((f"no rule of {arch.name} matches", list(given)), ("missing", missing)):
         if names:
-            more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-            raise UnmatchedTensor(f"{problem} {', '.join(names[:MAX_NAMED])}{more}", path=model.path)
+            raise UnmatchedTensor(f"{problem} {name_list(names)}", path=model.path)
     return out
 
 
@@ -208,15 +202,11 @@ def _recorded(slot: Slot, made: Tensors, model: Model) -> dict[str, Tensor]:
     for name in slot.sources if not slot.rule.exact else ():
         values = model.get(ORIGINAL + name)
         if isinstance(values, np.ndarray) and values.size == prod(slot.shape):
-            found[name] = _f32_tensor(values.astype("<f4"), slot.shape, name)
+            original = tensor_from_array(name, values.astype(np.float32).reshape(slot.shape))
+            found[name] = replace(original, source=ORIGINAL + name)
     if len(found) < len(slot.sources) or not all(map(_same, slot.to_gguf(tuple(found.values())), made)):
         return {}
     return found
-
-
-def _f32_tensor(values: NDArray[np.float32], shape: tuple[int, ...], name: str) -> Tensor:
-    rows = values.reshape(-1, shape[-1]).view(np.uint8)
-    return Tensor(name, Role.OTHER, None, shape, F32, lambda a, b: rows[a:b], f"{ORIGINAL}{name}")
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..errors import FormatError
 from ..ir import Bytes, Role, Tensor
+from ..json_text import read_json
 from ..qtypes import BF16, BY_NAME, F16, F32
-from .config import read_json
 from .safetensors import StoredTensor, read_safetensors
 from .torchfile import MAGIC, TorchTensor, read_torch_file
 

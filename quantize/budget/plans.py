@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError
-from ...formats.gguf.writer import align
+from ...formats.gguf.wire import align
 from ...formats.ir import Model, Tensor
 from ...formats.progress import Progress
 from ...formats.qtypes import F16, QType

@@ -15,7 +15,7 @@ from attacks import readers, samples
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.wire import encode_string
-from quantmill.formats.hf.config import read_json
+from quantmill.formats.json_text import read_json
 
 ROOM = 64 << 20
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import FormatError
 from ...ir import Tensor
-from ..config import read_json
+from ...json_text import read_json
 from ..packed_tensors import TransposedTensor, UnpackedTensor
 from ..weights import Stored
 from . import awq, compressed, fp8, gptq, mxfp4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 from ...errors import FormatError
 from ...ir import Bytes, Role, Tensor
+from ...json_text import read_json, write_json
 from ...qtypes import BY_NAME
 from ...storage.folder import GrowingFolder
-from ..config import read_json
 from ..safetensors import StoredTensor, read_safetensors, write_safetensors
 from ..weights import read_weights
 
@@ -75,8 +74,8 @@ def write_packed(
             tensors.append(original if isinstance(original, Tensor) else original.tensor())
     assert not packed, sorted(packed)
     path = folder if isinstance(folder, Path) else folder.path
-    _write_json(path / "config.json", config)
-    _write_json(path / beside, quantization_config)
+    write_json(path / "config.json", config)
+    write_json(path / beside, quantization_config)
     for file in sorted(source.iterdir()):
         wanted = file.suffix in _COPIED or file.name.startswith(_NAMES)
         if wanted and file.is_file() and file.name not in _OUR_OWN and not file.name.endswith(".index.json"):
@@ -92,8 +91,3 @@ def _any_type(stored: StoredTensor) -> Tensor:
         return stored.rows(a, b)
 
     return Tensor(stored.name, Role.OTHER, None, stored.shape, qtype, rows, f"{stored.path}: {stored.name}")
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
