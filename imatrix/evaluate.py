@@ -1,6 +1,6 @@
 """Perplexity and KL divergence by llama.cpp's definitions (tools/perplexity/perplexity.cpp).
 
-Only the second half of each window is judged: position i of ``n_ctx // 2 <= i < n_ctx - 1`` predicts token i + 1.
+Only the second half of each chunk is judged: position i of ``n_ctx // 2 <= i < n_ctx - 1`` predicts token i + 1.
 Errors are standard errors of the mean over those positions.
 """
 
@@ -20,7 +20,7 @@ _ROWS = 64  # positions at a time: a slice of 128 k logits in float32 is 33 MB
 
 
 def first_judged(n_ctx: int) -> int:
-    """The first position of a window whose prediction counts."""
+    """The first position of a chunk whose prediction is judged."""
     return n_ctx // 2
 
 
@@ -75,13 +75,20 @@ class BaseComparison(Evaluation):
 
 @dataclass
 class Record:
-    """What is kept of each judged position; float64 [positions] each, filled chunk by chunk.
+    """The figures of each judged position, added chunk by chunk: lists of float64 [positions].
 
     Args:
         nll: negative log-likelihood of the true token, nats.
-        nll_base: the base model's.
+        nll_base: the same of the base model.
         kld: KL(base || model), nats.
-        same_top: 1 where both models like the same token most.
+        same_top: 1 where both models find the same token most likely.
+
+    Example:
+        >>> import torch
+        >>> record = Record()
+        >>> record.add(torch.zeros(3, 8), torch.tensor([1, 5, 7]))  # all of 8 tokens are equally likely
+        >>> round(record.report().perplexity, 4)
+        8.0
     """
 
     nll: list[Floats] = field(default_factory=list)
@@ -90,11 +97,16 @@ class Record:
     same_top: list[Floats] = field(default_factory=list)
 
     def add(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        """A chunk without a base: float32 [positions, vocab] and int64 [positions]."""
+        """Add a chunk.
+
+        Args:
+            logits: float32 [positions, vocab].
+            targets: int64 [positions], the tokens that follow.
+        """
         self.nll.append(token_nll(logits, targets))
 
     def add_against(self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor) -> None:
-        """A chunk of both models' logits."""
+        """Add a chunk that both models predicted; see ``add``."""
         for start in range(0, len(targets), _ROWS):
             part = slice(start, start + _ROWS)
             log_q, log_p = _log_softmax(logits[part]), _log_softmax(base[part])
@@ -110,7 +122,7 @@ class Record:
         return float(np.exp(np.concatenate(self.nll).mean()))
 
     def report(self) -> Evaluation:
-        """Every figure; a ``BaseComparison`` where chunks were added with a base model's logits."""
+        """Compute all figures; a ``BaseComparison`` where chunks were added with a base model's logits."""
         assert self.nll, "no chunk was judged"
         nll = np.concatenate(self.nll)
         if not self.nll_base:
@@ -125,7 +137,7 @@ def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
 
 
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> Floats:
-    """float64 [positions]: -log p(target), from logits [positions, vocab]."""
+    """Compute -log p(target) as float64 [positions], from logits [positions, vocab] and targets int64 [positions]."""
     parts = []
     for start in range(0, len(targets), _ROWS):
         part = slice(start, start + _ROWS)
@@ -134,7 +146,7 @@ def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> Floats:
 
 
 def mean_and_error(values: Floats) -> tuple[float, float]:
-    """The mean and its standard error, sqrt(variance / (n - 1)); 0 for ten values or fewer, as llama.cpp has it."""
+    """The mean and its standard error, sqrt(variance / (n - 1)); as in llama.cpp, 0 for ten values or fewer."""
     n = len(values)
     variance = float(np.mean(values**2) - np.mean(values) ** 2)
     return float(np.mean(values)), float(np.sqrt(variance / (n - 1))) if n > 10 and variance > 0 else 0.0

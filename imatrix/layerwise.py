@@ -154,6 +154,7 @@ class _Stage:
     def run(
         self, runner: Runner, module: torch.nn.Module, batch: list[int], see: Callable[[Group, torch.Tensor], None]
     ) -> None:
+        """Run a batch up to the stage's inputs, and give them to ``see``."""
         n_recorded = 0
 
         def on_input(target: RecordedWeight, expert: int, x: torch.Tensor) -> None:

@@ -47,7 +47,7 @@ def measured(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Input:
+class DistinctInput:
     """A distinct input of the model.
 
     Args:
@@ -63,7 +63,7 @@ class Input:
         return 4 * self.n_matrices * packed_size(self.width, block_width)
 
 
-def distinct_inputs(skeleton: Skeleton, output: bool = False) -> list[Input]:
+def distinct_inputs(skeleton: Skeleton, output: bool = False) -> list[DistinctInput]:
     """The distinct inputs that a run will record, derived from the roles of the model's tensors.
 
     Args:
@@ -71,15 +71,15 @@ def distinct_inputs(skeleton: Skeleton, output: bool = False) -> list[Input]:
         output: whether the output matrix's input is recorded too.
     """
     weights = skeleton.weights
-    found: dict[tuple[int, str], Input] = {}
+    found: dict[tuple[int, str], DistinctInput] = {}
     for layer, module in enumerate(skeleton.layers):
         parameters = dict(module.named_parameters())
         for parameter, target in weights.recorded_weights(layer, module).items():
             names = [name for name in target.names if measured(name)]
             if names:
                 key = (layer, _same_input(names[0]))
-                found.setdefault(key, Input(target.n_matrices, parameters[parameter].shape[-1]))
-    return [*found.values(), *([Input(1, weights.head.width)] if output else [])]
+                found.setdefault(key, DistinctInput(target.n_matrices, parameters[parameter].shape[-1]))
+    return [*found.values(), *([DistinctInput(1, weights.head.width)] if output else [])]
 
 
 def _same_input(name: str) -> str:
@@ -89,7 +89,7 @@ def _same_input(name: str) -> str:
     return name if group is None else "+".join(sorted(each.value for each in group))
 
 
-def choose_block_width(inputs: Sequence[Input], limit: int) -> int:
+def choose_block_width(inputs: Sequence[DistinctInput], limit: int) -> int:
     """Choose the widest blocks that fit: the widest input's columns, so that all are whole, or a multiple of 256.
 
     Args:
@@ -100,7 +100,7 @@ def choose_block_width(inputs: Sequence[Input], limit: int) -> int:
         PlanError: even blocks of 256 columns do not fit.
 
     Example:
-        >>> choose_block_width([Input(1, 512)], 4 << 20), choose_block_width([Input(1, 512)], 300_000)
+        >>> choose_block_width([DistinctInput(1, 512)], 4 << 20), choose_block_width([DistinctInput(1, 512)], 300_000)
         (512, 256)
     """
 

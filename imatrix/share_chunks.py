@@ -92,11 +92,13 @@ class _BatchCollector(Collector):
         self.commits: list[BatchSums] = []
 
     def commit(self) -> None:
+        """Add the batch, apart from those before."""
         super().commit()
         self.commits.append(self.sums)
         self.sums = {}
 
     def take(self) -> list[BatchSums]:
+        """What each batch added since the last call."""
         commits, self.commits = self.commits, []
         return commits
 

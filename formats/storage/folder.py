@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import OutputError
 from .output import Output, check_parent, check_room, explain, explained, sync_folder, temporary_name
-from .resumable import Resumable, Say, beside, busy, going_on, is_still, leaving, lock
+from .resumable import Resumable, Say, busy_error, is_same_file, keep_or_remove, name_beside, say_resumed, try_lock
 from .rows_journal import FinishedRows, RowsJournal
 
 
@@ -105,7 +105,7 @@ def resumable_folder(
     """
     path, target = Path(path), Path(os.path.realpath(path))
     _check_folder(path, target, force, inputs, marker)
-    part, record = beside(target, "part"), beside(target, "journal")
+    part, record = name_beside(target, "part"), name_beside(target, "journal")
     with _alone(part, path):
         journal = RowsJournal(record, digest or "")
         resumes = bool(journal.finished) and digest is not None and not restart
@@ -117,9 +117,9 @@ def resumable_folder(
         work = Resumable(path, (), journal, say)
         folder = GrowingFolder(path, part, work)
         try:
-            with leaving(work, [part, record], say, worth=digest is not None):
+            with keep_or_remove(work, [part, record], say, worth=digest is not None):
                 if resumes:
-                    going_on(path, say)
+                    say_resumed(path, say)
                 with explained(path, part):
                     yield folder
                     work.finish()
@@ -162,8 +162,8 @@ def _alone(part: Path, path: Path) -> Iterator[None]:
     except OSError as error:
         raise explain(error, path, None) from error
     try:
-        if not (lock(fd) and is_still(part, fd)):
-            raise busy(path)
+        if not (try_lock(fd) and is_same_file(part, fd)):
+            raise busy_error(path)
         yield
     finally:
         os.close(fd)

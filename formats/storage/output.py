@@ -202,7 +202,7 @@ def rename_all(outputs: list[Output], targets: list[Path], force: bool) -> None:
     try:
         for output, target in reversed(list(zip(outputs, targets, strict=True))):
             if target.exists() and not force:
-                raise exists(output.path)  # it was created while we worked
+                raise exists_error(output.path)  # it was created while we worked
             old = _link(target) if keeps and target.exists() else None
             done.append((target, old))
             os.replace(output.temporary, target)
@@ -272,7 +272,7 @@ def check_target(path: Path, target: Path, force: bool, inputs: Iterable[str | P
     if not stat.S_ISREG(mode):
         raise OutputError("is not a regular file; it cannot be replaced", path=path)
     if not force:
-        raise exists(path)
+        raise exists_error(path)
 
 
 def check_parent(path: Path, target: Path) -> None:
@@ -342,7 +342,7 @@ def check_writable(path: Path) -> None:
     os.unlink(probe.temporary)
 
 
-def exists(path: Path) -> OutputError:
+def exists_error(path: Path) -> OutputError:
     """The error that the output exists already."""
     return OutputError("exists", path=path, hint="--force replaces it")
 

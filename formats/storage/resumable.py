@@ -186,21 +186,21 @@ def resumable_outputs(
     for path, target, _ in wanted:
         check_target(path, target, force, sources)
     path, first, _ = wanted[0]
-    record = beside(first, "journal")
+    record = name_beside(first, "journal")
     targets = [target for _, target, _ in wanted]
     with ExitStack() as stack:
         outputs = []
         for name, target, _ in wanted:
-            part = beside(target, "part")
+            part = name_beside(target, "part")
             outputs.append(Output(name, part, stack.enter_context(_opened_alone(part, name))))
         sizes = [size for _, _, size in wanted]
         if restart or [os.fstat(output.fileno()).st_size for output in outputs] != sizes:
             with explained(path, record):
                 record.unlink(missing_ok=True)
         work = Resumable(path, outputs, RowsJournal(record, digest), say)
-        with leaving(work, [*(output.temporary for output in outputs), record], say):
+        with keep_or_remove(work, [*(output.temporary for output in outputs), record], say):
             if work.finished:
-                going_on(path, say)
+                say_resumed(path, say)
             else:
                 with explained(path, record):
                     record.unlink(missing_ok=True)  # first: another work's journal must not speak of our data
@@ -220,7 +220,7 @@ def resumable_outputs(
 
 
 @contextmanager
-def leaving(work: Resumable, traces: Sequence[Path], say: Say | None, worth: bool = True) -> Iterator[None]:
+def keep_or_remove(work: Resumable, traces: Sequence[Path], say: Say | None, worth: bool = True) -> Iterator[None]:
     """When the block fails, keep what a later run can go on with and say so, or else remove every trace.
 
     Args:
@@ -257,7 +257,7 @@ def remove(traces: Iterable[Path]) -> None:
                 path.unlink()
 
 
-def going_on(path: Path, say: Say | None) -> None:
+def say_resumed(path: Path, say: Say | None) -> None:
     """Say that an earlier run's work is taken up."""
     _say(say, f"{path}: going on where an earlier run stopped; --restart begins anew")
 
@@ -272,7 +272,7 @@ def _say(say: Say | None, text: str) -> None:
         say(text)
 
 
-def beside(target: Path, ending: str) -> Path:
+def name_beside(target: Path, ending: str) -> Path:
     """The name of a file or folder that belongs to an unfinished target; the same in every run."""
     stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")  # a file system's limit is 255 bytes
     return target.parent / f".{stem}.{ending}"
@@ -288,21 +288,21 @@ def _opened_alone(part: Path, path: Path) -> Iterator[int]:
         except OSError as error:
             raise explain(error, path, None) from error
         try:
-            if not lock(fd):
-                raise busy(path)
-            if is_still(part, fd):  # not renamed or removed by a run that had the lock until now
+            if not try_lock(fd):
+                raise busy_error(path)
+            if is_same_file(part, fd):  # not renamed or removed by a run that had the lock until now
                 yield fd
                 return
         finally:
             os.close(fd)
 
 
-def busy(path: Path) -> OutputError:
+def busy_error(path: Path) -> OutputError:
     """The error that another run is writing the same target."""
     return OutputError("is being written by another run", path=path, hint="wait for it, or choose another name")
 
 
-def is_still(path: Path, fd: int) -> bool:
+def is_same_file(path: Path, fd: int) -> bool:
     """Whether ``path`` is still the file that ``fd`` is open for."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
@@ -310,7 +310,7 @@ def is_still(path: Path, fd: int) -> bool:
         return False
 
 
-def lock(fd: int) -> bool:
+def try_lock(fd: int) -> bool:
     """Lock an open file until it is closed; False where another process has the lock. True where locks do not exist."""
     if sys.platform == "win32":
         return True

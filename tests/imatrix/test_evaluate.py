@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quantmill.formats.errors import FormatError
-from quantmill.imatrix.base_file import BaseWriter, SavedBase, read_base
+from quantmill.imatrix.base_predictions import BaseWriter, SavedBase, read_base
 from quantmill.imatrix.evaluate import Record, comparison, mean_and_error, token_nll
 
 GENERATOR = torch.Generator().manual_seed(5)

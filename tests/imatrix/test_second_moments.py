@@ -24,7 +24,7 @@ from quantmill.imatrix.corpus import Corpus, cut
 from quantmill.imatrix.merge_moments import merged_moments, moments_with_prior
 from quantmill.imatrix.runner import ComputeOptions, Runner
 from quantmill.imatrix.second_moments import (
-    Input,
+    DistinctInput,
     MomentSums,
     add_products,
     choose_block_width,
@@ -195,7 +195,7 @@ def test_products_in_panels() -> None:
 
 def test_the_block_width_fits_the_budget() -> None:
     """Two inputs of 1024 columns and eight experts of 512; bytes by hand."""
-    inputs = [Input(1, 1024), Input(1, 1024), Input(8, 512)]
+    inputs = [DistinctInput(1, 1024), DistinctInput(1, 1024), DistinctInput(8, 512)]
     whole = 4 * (2 * 1024 * 1025 // 2 + 8 * 512 * 513 // 2)
     at_768 = whole - 4 * 2 * (1024 * 1025 - 768 * 769 - 256 * 257) // 2
     at_256 = 4 * (2 * 4 + 8 * 2) * 256 * 257 // 2
@@ -204,7 +204,7 @@ def test_the_block_width_fits_the_budget() -> None:
     assert choose_block_width(inputs, at_768) == 768
     assert choose_block_width(inputs, at_768 - 1) == 512
     assert choose_block_width(inputs, at_256) == 256
-    assert choose_block_width([Input(1, 576)], 10**9) == 576
+    assert choose_block_width([DistinctInput(1, 576)], 10**9) == 576
     with pytest.raises(PlanError, match=rf"at least 3\.2 MB, in blocks of 256 columns .--moments-size {at_256}"):
         choose_block_width(inputs, at_256 - 1)
 
@@ -230,7 +230,7 @@ def test_what_is_told_before_a_run_is_what_it_hears(proof: Any, tmp_path: Path) 
     run = runner(tmp_path / "model", tmp_path, corpus(2, 48))
     told = distinct_inputs(run.skeleton, output=True)
     moments, _ = gather(run, tmp_path, 10**6)
-    heard = [Input(moments.n_matrices(holder), moments.widths[holder]) for holder in moments.holders]
+    heard = [DistinctInput(moments.n_matrices(holder), moments.widths[holder]) for holder in moments.holders]
     assert sorted(map(repr, told)) == sorted(map(repr, heard))
 
 

@@ -111,7 +111,7 @@ def evaluate(
 
 
 def _add_alone(runner: Runner, record: Record, save_base: Path | None, progress: Progress | None) -> None:
-    from ...imatrix.base_file import BaseWriter
+    from ...imatrix.base_predictions import BaseWriter
 
     writer = BaseWriter()
     for done, (_, logits, wanted) in enumerate(runner.logits(), 1):
@@ -146,7 +146,7 @@ def _check_same_text(ours: Corpus, theirs: Corpus, base: Path) -> None:
 
 
 def _add_against_saved(runner: Runner, path: Path, record: Record) -> None:
-    from ...imatrix.base_file import read_base
+    from ...imatrix.base_predictions import read_base
 
     saved = read_base(path)
     if saved.n_vocab != runner.weights.head.n_rows:
