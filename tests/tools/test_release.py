@@ -14,11 +14,17 @@ import yaml
 
 from oracles.kills import run, survive
 from oracles.tiny import TEXT, save_tiny_llama
+from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
+from quantmill.formats.progress import Event, Note, RowsDone, WorkStarted
 from quantmill.formats.storage.output import human_bytes
 from quantmill.tools.library.releasing.card import Facts, File, front_matter, model_card
 from quantmill.tools.library.releasing.levels import PLAIN, USES, WITH_IMPORTANCE, method
+from quantmill.tools.library.releasing.manifest import read_manifest
+from quantmill.tools.library.releasing.options import ReleaseOptions
 from quantmill.tools.library.releasing.prompt import prompt_template
+from quantmill.tools.library.releasing.release import release
+from quantmill.tools.library.releasing.reproduce import reproduce
 
 LEVELS = "Q2_K,IQ2_XXS,Q4_K_M,IQ4_XS,Q8_0"
 CARD = """---
@@ -146,6 +152,31 @@ def test_reproduce(released: Path, tiny: Path, tmp_path: Path) -> None:
     done = run(["reproduce", str(released / "manifest.json"), "--model", str(model)], tmp_path)
     assert done.returncode == 2
     assert re.search(r"config.json: is not what the release was made of \(get the same revision\)\n\Z", done.stderr)
+
+
+def test_from_python(tiny: Path, tmp_path: Path) -> None:
+    """What the commands do, in one call each, with typed events."""
+    events: list[Event] = []
+    options = ReleaseOptions(levels=["q8_0", "Q4_K_M"], imatrix=None)
+    made = release(tiny, tmp_path / "set", options, progress=events.append)
+    assert [path.name for path in made.files] == ["Tiny-Llama.Q4_K_M.gguf", "Tiny-Llama.Q8_0.gguf"]
+    assert Note("Tiny-Llama.Q8_0.gguf: verified") in events
+    done = sum(event.nbytes for event in events if isinstance(event, RowsDone))
+    assert done == sum(event.total for event in events if isinstance(event, WorkStarted)) > 0
+    assert read_manifest(made.folder / "manifest.json") == made.manifest
+    found = reproduce(made.folder / "manifest.json", tiny, levels=["Q8_0"])
+    assert (found.ok, found.same) == (True, {"Tiny-Llama.Q8_0.gguf": True})
+
+
+def test_manifests_with_the_former_name_of_recipe_sets(released: Path, tmp_path: Path) -> None:
+    content = json.loads((released / "manifest.json").read_text())
+    content["options"] = {"book": "2023-12"}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert read_manifest(tmp_path / "manifest.json").recipe_set == "2023-12"
+    for damage in ({"files": {"../x.gguf": {"level": "Q8_0", "bytes": 1, "sha256": ""}}}, {"files": 3}, {"format": 2}):
+        (tmp_path / "manifest.json").write_text(json.dumps(content | damage))
+        with pytest.raises(FormatError, match=r"cannot be its own|is not the manifest|is of format 2"):
+            read_manifest(tmp_path / "manifest.json")
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
-"""The manifest of a published set: all that is needed to make the same bytes again."""
+"""The manifest of a release: what is needed to make its files again, byte for byte."""
 
 from __future__ import annotations
 
 import json
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,187 @@ FORMAT = 1
 NAME = "manifest.json"
 _PACKAGES = ("numpy", "numba", "torch", "transformers", "tokenizers", "safetensors")
 
+Figures = Mapping[str, float]  # those of imatrix/evaluate.py, by name
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file's size in bytes and its SHA-256; for a file of the release also its level."""
+
+    nbytes: int
+    sha256: str
+    level: str = ""
+
+    @classmethod
+    def of(cls, path: Path, level: str = "") -> FileFacts:
+        """Read the file and hash it."""
+        return cls(path.stat().st_size, sha256_of_file(path), level)
+
+    def to_json(self) -> dict[str, object]:
+        """Give the fields as JSON has them."""
+        return ({"level": self.level} if self.level else {}) | {"bytes": self.nbytes, "sha256": self.sha256}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> FileFacts:
+        """Read the fields. Raises KeyError or TypeError if they are not those of a file."""
+        found = cls(content["bytes"], content["sha256"], content.get("level", ""))
+        if not (isinstance(found.nbytes, int) and isinstance(found.sha256, str) and isinstance(found.level, str)):
+            raise TypeError
+        return found
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """A text's file name and SHA-256."""
+
+    name: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> TextFacts:
+        """Hash the text."""
+        return cls(path.name, sha256_of_file(path))
+
+
+@dataclass(frozen=True)
+class ImatrixFacts:
+    """The importance matrix of a release.
+
+    Args:
+        file: its file's name.
+        sha256: of the file.
+        text: what it was collected from; None if the file was given.
+        n_ctx: tokens in a chunk of the text.
+    """
+
+    file: str
+    sha256: str
+    text: TextFacts | None
+    n_ctx: int
+
+
+@dataclass(frozen=True)
+class EvaluationFacts:
+    """The evaluation of a release: the text, the original's figures on it, and each level's."""
+
+    text: TextFacts
+    base: Figures
+    levels: Mapping[str, Figures]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is needed to make the files of a release again.
+
+    Args:
+        versions: of quantmill, Python and the packages it computes with, and the platform.
+        source_name: the name of the checkpoint's folder or file.
+        source: the files of the checkpoint, by name.
+        recipe_set: the recipe set that the levels are of.
+        imatrix: the importance matrix, or None.
+        files: the files of the release, by name.
+        evaluation: how good they are, or None if that was not measured.
+    """
+
+    versions: Mapping[str, str]
+    source_name: str
+    source: Mapping[str, FileFacts]
+    recipe_set: str
+    imatrix: ImatrixFacts | None
+    files: Mapping[str, FileFacts]
+    evaluation: EvaluationFacts | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Give the content of manifest.json."""
+        imatrix, evaluation = self.imatrix, self.evaluation
+        content: dict[str, object] = {
+            "format": FORMAT,
+            "versions": dict(self.versions),
+            "source": {
+                "name": self.source_name,
+                "files": {name: facts.to_json() for name, facts in self.source.items()},
+            },
+            "options": {"recipe_set": self.recipe_set},
+            "imatrix": None,
+            "files": {name: facts.to_json() for name, facts in self.files.items()},
+        }
+        if imatrix is not None:
+            content["imatrix"] = {
+                "file": imatrix.file,
+                "sha256": imatrix.sha256,
+                "text": None if imatrix.text is None else vars(imatrix.text),
+                "context": imatrix.n_ctx,
+            }
+        if evaluation is not None:
+            content["evaluation"] = {
+                "text": vars(evaluation.text),
+                "base": dict(evaluation.base),
+                "files": {level: dict(figures) for level, figures in evaluation.levels.items()},
+            }
+        return content
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest, whole or not at all."""
+    write_json(path, manifest.to_json())
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        FormatError: the file cannot be read, is not a manifest, or is of a later version.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            problem = f"is of format {content['format']}; {FORMAT} is known"
+            raise FormatError(problem, path=path, hint="update quantmill")
+        return _parse(content, path)
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        hint = "give the manifest.json that release wrote"
+        raise FormatError("is not the manifest of a release", path=path, hint=hint) from None
+
+
+def _parse(content: Mapping[str, Any], path: Path) -> Manifest:
+    files = {name: FileFacts.from_json(about) for name, about in content["files"].items()}
+    for name, facts in files.items():
+        if Path(name).name != name or not facts.level:
+            raise FormatError("names a file that cannot be its own", path=path, where=str(name)[:80])
+    imatrix, evaluation = content.get("imatrix"), content.get("evaluation")
+    options = content["options"]
+    return Manifest(
+        versions=content.get("versions", {}),
+        source_name=content["source"].get("name", ""),
+        source={name: FileFacts.from_json(about) for name, about in content["source"]["files"].items()},
+        recipe_set=options.get("recipe_set") or options.get("book") or "current",  # "book" is the former name
+        imatrix=imatrix and ImatrixFacts(imatrix["file"], imatrix["sha256"], _text(imatrix), imatrix.get("context", 0)),
+        files=files,
+        evaluation=evaluation
+        and EvaluationFacts(TextFacts(**evaluation["text"]), evaluation["base"], evaluation["files"]),
+    )
+
+
+def _text(imatrix: Mapping[str, Any]) -> TextFacts | None:
+    text = imatrix.get("text")
+    return None if text is None else TextFacts(**text)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON, whole or not at all."""
+    write_durably(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode())
+
 
 def versions() -> dict[str, str]:
-    """Of this program and what it computes with."""
+    """List the versions of quantmill, Python and the packages it computes with, and the platform.
+
+    Example:
+        >>> list(versions())[:2]
+        ['quantmill', 'python']
+    """
     found = {"quantmill": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -31,44 +210,7 @@ def versions() -> dict[str, str]:
 
 
 def source_files(model: Path) -> list[Path]:
-    """What a model is read from: the file, or the files of a checkpoint's folder."""
+    """List the files that a model is read from: the file itself, or the files of a checkpoint's folder."""
     if model.is_file():
         return [model]
     return sorted(path for path in model.iterdir() if path.is_file() and not path.name.startswith("."))
-
-
-def describe(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Name -> bytes and checksum."""
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaced whole, never half."""
-    write_durably(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode())
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest, checked for what ``reproduce`` needs.
-
-    Raises:
-        FormatError: it is no manifest, or of a later version.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise FormatError(
-                f"is of format {content['format']}, {FORMAT} is known", path=path, hint="update quantmill"
-            )
-        files = content["files"]
-        for name, about in files.items():
-            if Path(name).name != name or not isinstance(about["sha256"], str) or not isinstance(about["level"], str):
-                raise FormatError("names a file that cannot be its own", path=path, where=str(name)[:80])
-        _ = content["source"]["files"], content["options"]
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise FormatError(
-            "is no manifest of a release", path=path, hint="give the manifest.json that release wrote"
-        ) from None
-    found: dict[str, Any] = content
-    return found

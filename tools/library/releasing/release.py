@@ -1,0 +1,271 @@
+"""Make a release: from a checkpoint to a set of files with a model card, checksums and a manifest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ....formats.errors import PlanError, WeightError
+from ....formats.progress import Note, Progress, notes
+from ....formats.storage.interrupts import when_cut_off
+from ....formats.storage.output import explained
+from ..models import read_model, without_float_ending
+from ..options import StrPath, WriteOptions
+from ..planning import with_imatrix, write_plans
+from .levels import chosen_levels
+from .manifest import Figures, FileFacts, Manifest, source_files
+from .options import AUTO, ReleaseOptions
+from .state import ReleaseState, has_state, open_state
+
+if TYPE_CHECKING:
+    from ....formats.ir import Model
+    from ....quantize.plan import Plan
+    from ..ray_pool import ClusterOptions
+    from ..running import RunOptions
+
+_EVALUATION_SHARE = 4  # of the text that ships with the package, a quarter is kept for the evaluation
+
+
+@dataclass(frozen=True)
+class Release:
+    """A finished release.
+
+    Args:
+        folder: where it is.
+        files: the quantized files, from small to large.
+        manifest: what manifest.json says.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    manifest: Manifest
+
+
+_DEFAULT = ReleaseOptions()
+
+
+def release(
+    model: StrPath,
+    folder: StrPath,
+    options: ReleaseOptions = _DEFAULT,
+    *,
+    threads: int | None = None,
+    cluster: ClusterOptions | None = None,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> Release:
+    """Quantize a model to several levels, and write all that belongs to a release.
+
+    The steps are: collect importance, write every level from one reading of the weights, read each file back and check
+    it, evaluate it if asked for, and write a model card, checksums and a manifest. A run that was interrupted is
+    resumed by the same call.
+
+    Args:
+        model: a Hugging Face folder or a GGUF file.
+        folder: the folder to make.
+        options: what the release holds.
+        threads: how many threads compute; None for one for each CPU.
+        cluster: a Ray cluster that collects importance and quantizes; None for this machine.
+        restart: discard a release that is in the folder, finished or not.
+        progress: called with typed events; see ``formats/progress.py``.
+
+    Raises:
+        FormatError: the model is damaged or unknown. PlanError: a level cannot be made. OutputError: the folder holds
+            something else, or cannot be written. WeightError: a weight is NaN or infinite.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> with TemporaryDirectory() as parent:
+        ...     source = Path(parent, "tiny-f16.gguf")
+        ...     _ = write_gguf(source, tiny_llama())
+        ...     made = release(source, Path(parent, "tiny-gguf"), ReleaseOptions(levels=["Q8_0"], imatrix=None))
+        ...     sorted(path.name for path in made.folder.iterdir())
+        ['README.md', 'SHA256SUMS', 'manifest.json', 'tiny.Q8_0.gguf']
+    """
+    if options.imatrix is None and options.text is not None:
+        raise PlanError("a text is of no use without importance", where="--file", hint="leave it out")
+    folder = Path(folder)
+    importance = options.imatrix is not None
+    levels = chosen_levels(options.levels, importance=importance, recipe_set=options.recipe_set)
+    work = _Work(Path(model), folder, options, levels, threads, cluster, progress)
+
+    def cut_off() -> None:
+        if has_state(folder):
+            work.note(f"{folder}: what is done is kept; the same command goes on with it")
+
+    with explained(folder), when_cut_off(cut_off):
+        return work.run(restart)
+
+
+class _Work:
+    """The steps of a release, each of which can be repeated."""
+
+    def __init__(
+        self,
+        path: Path,
+        folder: Path,
+        options: ReleaseOptions,
+        levels: tuple[str, ...],
+        threads: int | None,
+        cluster: ClusterOptions | None,
+        progress: Progress | None,
+    ) -> None:
+        self.path, self.folder, self.options, self.levels = path, folder, options, levels
+        self.threads, self.cluster, self.progress = threads, cluster, progress
+        self.model: Model = read_model(path, progress=progress)  # a model that cannot be read leaves no folder behind
+        self.stem = _stem(path, options.name)
+        self.collects = options.imatrix == AUTO
+        self.imatrix: Path | None = None if options.imatrix is None else Path(options.imatrix)
+        if self.collects:
+            self.imatrix = folder / f"{self.stem}.imatrix.gguf"
+
+    def note(self, text: str) -> None:
+        if self.progress is not None:
+            self.progress(Note(text))
+
+    def file(self, level: str) -> Path:
+        return self.folder / f"{self.stem}.{level}.gguf"
+
+    def run(self, restart: bool) -> Release:
+        from .publish import publish
+
+        if not self.collects:
+            self.plans()  # nor does a level that cannot be made leave a folder behind
+        state = open_state(self.folder, self.key(), stem=self.stem, restart=restart, say=notes(self.progress))
+        self.collect(state)
+        plans = self.plans()
+        self.quantize(plans)
+        self.verify(state)
+        self.evaluate(state)
+        if state.source is None:
+            state.source = {path.name: FileFacts.of(path) for path in source_files(self.path)}
+            state.save()
+        files = {level: self.file(level) for level in plans}
+        calibrated, evaluated = _text(self.options.text), _text(self.options.evaluation_text)
+        manifest = publish(
+            self.path, self.model, self.stem, files, plans, state, self.options, imatrix=self.imatrix,
+            calibration_text=calibrated if self.collects else None, evaluation_text=evaluated,
+        )  # fmt: skip
+        state.close()
+        return Release(self.folder, tuple(self.folder / name for name in manifest.files), manifest)
+
+    def key(self) -> dict[str, object]:
+        """The settings that decide what the release holds, as JSON has them."""
+        given = self.options
+        texts = {name: None if path is None else str(path) for name, path in (
+            ("imatrix", given.imatrix), ("text", given.text), ("evaluation_text", given.evaluation_text),
+        )}  # fmt: skip
+        source = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in source_files(self.path)]
+        numbers = {"n_ctx": given.n_ctx, "chunks": given.chunks, "evaluate": given.evaluate}
+        names = {"recipe_set": given.recipe_set, "name": given.name}
+        return {"model": source, "levels": list(self.levels), **texts, **numbers, **names}
+
+    def collect(self, state: ReleaseState) -> None:
+        """Collect importance, unless it was given or is there."""
+        if not self.collects or self.imatrix is None or self.imatrix.exists():
+            return
+        from ..importance import collect_imatrix
+
+        text = self.options.text
+        run = self.part_of_text(state, text, calibration=True)
+        collect_imatrix(
+            self.path, self.imatrix, text=text, run=run, perplexity=False, cluster=self.cluster, progress=self.progress
+        )
+
+    def part_of_text(self, state: ReleaseState, text: StrPath | None, calibration: bool) -> RunOptions:
+        """The chunks to use. The text that ships with the package is divided between calibration and evaluation."""
+        from ..running import RunOptions, open_text, open_weights
+
+        n_ctx = self.options.n_ctx
+        if text is not None:
+            return RunOptions(n_ctx=n_ctx, chunks=self.options.chunks)
+        if state.text_chunks is None:
+            state.text_chunks = open_text(open_weights(self.path), None, RunOptions(n_ctx=n_ctx)).n_chunks
+            state.save()
+        kept = state.text_chunks // _EVALUATION_SHARE if self.options.evaluate else 0
+        first = state.text_chunks - kept
+        return RunOptions(n_ctx=n_ctx, chunks=first) if calibration else RunOptions(n_ctx=n_ctx, first_chunk=first)
+
+    def plans(self) -> dict[str, Plan]:
+        """The plan of each level: nothing is written before all of them are known to be possible."""
+        from ....quantize.plan import PlanOptions, make_plan
+
+        name = None if self.imatrix is None else self.imatrix.name  # its folder is another one on every machine
+        options, _ = with_imatrix(
+            PlanOptions(recipe_set=self.options.recipe_set), self.model, self.imatrix, name=name
+        )  # fmt: skip
+        return {level: make_plan(self.model, level, options) for level in self.levels}
+
+    def quantize(self, plans: Mapping[str, Plan]) -> None:
+        """Write every file that is not there yet, from one reading of the weights."""
+        from ....quantize.execute import Job
+
+        jobs = [Job(plan, self.file(level)) for level, plan in plans.items() if not self.file(level).exists()]
+        if jobs:
+            write_plans(
+                jobs,
+                options=WriteOptions(threads=self.threads),
+                inputs=[] if self.imatrix is None else [self.imatrix],
+                cluster=self.cluster,
+                progress=self.progress,
+            )
+
+    def verify(self, state: ReleaseState) -> None:
+        """Read every file back: its structure, and that each weight decodes to a finite number."""
+        from ..verify import verify
+
+        for level in self.levels:
+            path = self.file(level)
+            if path.name in state.files:
+                continue
+            bad = [report.name for report in verify(path, progress=self.progress).tensors if report.non_finite]
+            if bad:
+                raise WeightError("decodes to NaN or Inf", path=path, where=bad[0], hint="this is a bug; report it")
+            state.files[path.name] = FileFacts.of(path, level)
+            state.save()
+            self.note(f"{path.name}: verified")
+
+    def evaluate(self, state: ReleaseState) -> None:
+        """Measure the perplexity of the original, then the perplexity and the divergence of each file."""
+        if not self.options.evaluate:
+            return
+        for level in self.levels:
+            if level in state.figures:
+                continue
+            if state.base is None or not state.base_file.exists():
+                state.base_file.unlink(missing_ok=True)
+                state.base = self.measure(state, self.path, save_base=state.base_file)
+                state.save()
+            figures = state.figures[level] = self.measure(state, self.file(level), base=state.base_file)
+            state.save()
+            self.note(f"{level}: perplexity {figures['perplexity']:.4f}, KLD {figures['kld_mean']:.5f}")
+
+    def measure(
+        self, state: ReleaseState, model: Path, *, base: Path | None = None, save_base: Path | None = None
+    ) -> Figures:
+        from ..evaluation import evaluate
+
+        text = self.options.evaluation_text
+        run = self.part_of_text(state, text, calibration=False)
+        figures: Figures = asdict(
+            evaluate(model, text, base=base, save_base=save_base, run=run, progress=self.progress)
+        )  # fmt: skip
+        return figures
+
+
+def _stem(model: Path, name: str | None) -> str:
+    """What the files' names begin with."""
+    if name:
+        return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "model"
+    return without_float_ending(model.resolve().name.removesuffix(".gguf"))
+
+
+def _text(path: StrPath | None) -> Path:
+    from ....imatrix.corpus import default_text
+
+    return default_text() if path is None else Path(path)

@@ -1,0 +1,146 @@
+"""Make the files of a release again, and compare their checksums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ....formats.errors import FormatError, PlanError
+from ....formats.progress import Progress
+from ....formats.storage.durable import sha256_of_file
+from ..models import read_model
+from ..options import StrPath, WriteOptions
+from ..planning import with_imatrix, write_plans
+from .manifest import FileFacts, Manifest, read_manifest, source_files
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What ``reproduce`` found.
+
+    Args:
+        manifest: the release's manifest.
+        same: whether each file that was made again has the release's bytes, by name.
+    """
+
+    manifest: Manifest
+    same: Mapping[str, bool]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file has the release's bytes."""
+        return all(self.same.values())
+
+
+def reproduce(
+    manifest: StrPath,
+    model: StrPath,
+    *,
+    imatrix: StrPath | None = None,
+    levels: Sequence[str] | None = None,
+    work_folder: StrPath | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Reproduction:
+    """Make the files of a release again from its manifest and the model, and compare their checksums.
+
+    The importance matrix is the one that was published, because collecting it sums floats in an order that differs
+    between machines.
+
+    Args:
+        manifest: the manifest.json of the release.
+        model: the checkpoint that the release was made of.
+        imatrix: the release's importance matrix; None for the one beside the manifest.
+        levels: make only these; None for all.
+        work_folder: where each file is written before it is compared and removed; None for beside the manifest.
+        threads: how many threads compute; None for one for each CPU.
+        progress: called with typed events; see ``formats/progress.py``.
+
+    Raises:
+        FormatError: the manifest, the model or the importance matrix is not the release's. PlanError: the release has
+            no such level.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> from quantmill.tools.library.releasing.options import ReleaseOptions
+        >>> from quantmill.tools.library.releasing.release import release
+        >>> with TemporaryDirectory() as parent:
+        ...     source = Path(parent, "tiny-f16.gguf")
+        ...     _ = write_gguf(source, tiny_llama())
+        ...     made = release(source, Path(parent, "tiny-gguf"), ReleaseOptions(levels=["Q8_0"], imatrix=None))
+        ...     reproduce(made.folder / "manifest.json", source).same
+        {'tiny.Q8_0.gguf': True}
+    """
+    path, model = Path(manifest), Path(model)
+    content = read_manifest(path)
+    files = _chosen(content, levels, path)
+    _check_source(content, model)
+    used = _find_imatrix(content, imatrix, path)
+    made = _make(content, files, model, used, Path(work_folder or path.parent), threads, progress)
+    return Reproduction(content, {name: made[name] == facts.sha256 for name, facts in files.items()})
+
+
+def _chosen(manifest: Manifest, levels: Sequence[str] | None, path: Path) -> Mapping[str, FileFacts]:
+    if levels is None:
+        return manifest.files
+    wanted = {level.upper() for level in levels}
+    unknown = wanted - {facts.level for facts in manifest.files.values()}
+    if unknown:
+        raise PlanError(f"has no {', '.join(sorted(unknown))}", path=path, where="--levels")
+    return {name: facts for name, facts in manifest.files.items() if facts.level in wanted}
+
+
+def _check_source(manifest: Manifest, model: Path) -> None:
+    """Check that the files are the release's; others may have been added since."""
+    if not model.exists():
+        raise FormatError("no such file or folder", path=model)
+    here = {path.name: path for path in source_files(model)}
+    if model.is_file() and len(manifest.source) == 1:
+        here = {next(iter(manifest.source)): model}  # whatever its name is now
+    for name, facts in manifest.source.items():
+        if name not in here:
+            raise FormatError(f"{name} is missing, which the release was made of", path=model)
+        if here[name].stat().st_size != facts.nbytes or sha256_of_file(here[name]) != facts.sha256:
+            raise FormatError("is not what the release was made of", path=here[name], hint="get the same revision")
+
+
+def _find_imatrix(manifest: Manifest, given: StrPath | None, path: Path) -> Path | None:
+    if manifest.imatrix is None:
+        return None
+    imatrix = Path(given) if given is not None else path.parent / manifest.imatrix.file
+    if not imatrix.is_file():
+        raise FormatError("the importance matrix is missing", path=imatrix, hint="name it with --imatrix")
+    if sha256_of_file(imatrix) != manifest.imatrix.sha256:
+        raise FormatError("is not the importance matrix of the release", path=imatrix)
+    return imatrix
+
+
+def _make(
+    manifest: Manifest,
+    files: Mapping[str, FileFacts],
+    model: Path,
+    imatrix: Path | None,
+    work_folder: Path,
+    threads: int | None,
+    progress: Progress | None,
+) -> dict[str, str]:
+    """Make one file after the other, so that the disk needs room for one, and give their checksums."""
+    from ....quantize.execute import Job
+    from ....quantize.plan import PlanOptions, make_plan
+
+    source = read_model(model, progress=progress)
+    name = None if manifest.imatrix is None else manifest.imatrix.file  # whatever its name is now
+    options, _ = with_imatrix(PlanOptions(recipe_set=manifest.recipe_set), source, imatrix, name=name)
+    found = {}
+    with TemporaryDirectory(prefix=".reproduce-", dir=work_folder) as folder:
+        for name, facts in files.items():
+            path = Path(folder) / name
+            job = Job(make_plan(source, facts.level, options), path)
+            write_plans([job], options=WriteOptions(threads=threads), progress=progress)
+            found[name] = sha256_of_file(path)
+            path.unlink()
+    return found

@@ -1,0 +1,140 @@
+"""What is done of a release that is not finished, in a file of its folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ....formats.errors import FormatError, OutputError
+from ....formats.storage.durable import partial_name
+from .manifest import NAME, Figures, FileFacts, write_json
+
+_STATE = ".release.json"
+_BASE = ".base.npz"
+# What a release writes into its folder, besides the files that are named after the model.
+_OWN_FILES = ("*.state", "README.md", "SHA256SUMS", "*.png")
+
+
+@dataclass
+class ReleaseState:
+    """The steps of a release that are done; ``save`` after each.
+
+    Args:
+        folder: the release's folder.
+        key: the settings that decide what the release holds. Another run with other settings cannot resume it.
+        text_chunks: chunks of the text that ships with the package, in the model's tokens; None if not counted yet.
+        files: the files that are written and verified, by name.
+        base: the original's figures, or None.
+        figures: the figures of the levels that are evaluated.
+        source: the files of the checkpoint, by name; None if not hashed yet.
+    """
+
+    folder: Path
+    key: Mapping[str, object]
+    text_chunks: int | None = None
+    files: dict[str, FileFacts] = field(default_factory=dict)
+    base: Figures | None = None
+    figures: dict[str, Figures] = field(default_factory=dict)
+    source: dict[str, FileFacts] | None = None
+
+    @property
+    def base_file(self) -> Path:
+        """Where the original's predictions are kept while levels are compared with them."""
+        return self.folder / _BASE
+
+    def save(self) -> None:
+        """Write the state, durably."""
+        write_json(_path(self.folder), {"key": dict(self.key), "done": self._to_json()})
+
+    def close(self) -> None:
+        """Remove the state: the release is complete."""
+        for path in (self.base_file, _path(self.folder)):
+            path.unlink(missing_ok=True)
+
+    def _to_json(self) -> dict[str, object]:
+        return {
+            "text_chunks": self.text_chunks,
+            "files": {name: facts.to_json() for name, facts in self.files.items()},
+            "base": self.base,
+            "figures": self.figures,
+            "source": None if self.source is None else {name: facts.to_json() for name, facts in self.source.items()},
+        }
+
+
+def has_state(folder: Path) -> bool:
+    """Tell whether a folder holds an unfinished release."""
+    return _path(folder).is_file()
+
+
+def open_state(
+    folder: Path, key: Mapping[str, object], *, stem: str, restart: bool, say: Callable[[str], object] | None
+) -> ReleaseState:
+    """Begin a release, or resume the one that an earlier run left unfinished.
+
+    Args:
+        folder: the release's folder, which is made.
+        key: the settings; see ``ReleaseState``.
+        stem: what the release's files are named after.
+        restart: discard what is in the folder of a release.
+        say: called with a line when a release is resumed.
+
+    Raises:
+        OutputError: the folder holds something else, a finished release, or an unfinished one with other settings.
+        FormatError: the state is damaged.
+    """
+    path = _path(folder)
+    if restart:
+        _discard(folder, stem)
+    state = ReleaseState(folder, key)
+    if path.is_file():
+        state = _read(folder, key)
+        if say is not None:
+            say(f"{folder}: going on where an earlier run stopped; --restart begins anew")
+    elif (folder / NAME).is_file():
+        raise OutputError("holds a finished release", path=folder, hint="--restart makes it anew")
+    elif folder.exists() and (not folder.is_dir() or {*folder.iterdir()} - {partial_name(path)}):
+        raise OutputError("exists and is not an empty folder", path=folder, hint="choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    state.save()
+    return state
+
+
+def _read(folder: Path, key: Mapping[str, object]) -> ReleaseState:
+    path = _path(folder)
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        differs = [name for name in key if saved["key"].get(name) != key[name]]
+        done = saved["done"]
+        files, source = ({} if done[name] is None else _files(done[name]) for name in ("files", "source"))
+        state = ReleaseState(
+            folder, key, done["text_chunks"], files, done["base"], dict(done["figures"]), source or None
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise FormatError("is damaged", path=path, hint="--restart begins anew") from None
+    if differs:
+        problem = f"holds an unfinished release with other settings ({', '.join(differs)})"
+        raise OutputError(problem, path=folder, hint="--restart discards it, or choose another folder")
+    return state
+
+
+def _files(content: Mapping[str, Mapping[str, object]]) -> dict[str, FileFacts]:
+    return {name: FileFacts.from_json(about) for name, about in content.items()}
+
+
+def _path(folder: Path) -> Path:
+    return folder / _STATE
+
+
+def _discard(folder: Path, stem: str) -> None:
+    """Remove what a release wrote into the folder, and nothing else."""
+    known = _path(folder), folder / NAME
+    if not any(path.is_file() for path in known):
+        return
+    for pattern in (f"{stem}.*.gguf", f".{stem}.*", *_OWN_FILES):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (*known, folder / _BASE):
+        path.unlink(missing_ok=True)
