@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .formats.errors import UnknownArchitecture as UnknownArchitecture
     from .formats.errors import UnmatchedTensor as UnmatchedTensor
     from .formats.errors import WeightError as WeightError
+    from .formats.examples import tiny_llama as tiny_llama
     from .formats.ggml.reader import GGMLSettings as GGMLSettings
     from .formats.ggml.reader import read_ggml as read_ggml
     from .formats.ggml.writer import write_ggml as write_ggml
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from .tools.library.blockwise import QuantizedCheckpoint as QuantizedCheckpoint
     from .tools.library.convert import Conversion as Conversion
     from .tools.library.convert import convert as convert
+    from .tools.library.description import Description as Description
     from .tools.library.description import describe as describe
     from .tools.library.differences import ModelDifferences as ModelDifferences
     from .tools.library.differences import diff as diff
@@ -87,6 +89,11 @@ if TYPE_CHECKING:
     from .tools.library.options import SizeTarget as SizeTarget
     from .tools.library.options import WriteOptions as WriteOptions
     from .tools.library.ray_pool import ClusterOptions as ClusterOptions
+    from .tools.library.releasing.options import ReleaseOptions as ReleaseOptions
+    from .tools.library.releasing.release import Release as Release
+    from .tools.library.releasing.release import release as release
+    from .tools.library.releasing.reproduce import Reproduction as Reproduction
+    from .tools.library.releasing.reproduce import reproduce as reproduce
     from .tools.library.running import RunOptions as RunOptions
     from .tools.library.shards import merge as merge
     from .tools.library.shards import split as split
@@ -109,6 +116,7 @@ _MODULES = {
     "ClusterOptions": "tools.library.ray_pool",
     "CollectedImatrix": "tools.library.importance",
     "Conversion": "tools.library.convert",
+    "Description": "tools.library.description",
     "Evaluation": "imatrix.evaluate",
     "Event": "formats.progress",
     "FormatError": "formats.errors",
@@ -128,6 +136,9 @@ _MODULES = {
     "QuantizedCheckpoint": "tools.library.blockwise",
     "QuantmillError": "formats.errors",
     "ReadOptions": "tools.library.options",
+    "Release": "tools.library.releasing.release",
+    "ReleaseOptions": "tools.library.releasing.options",
+    "Reproduction": "tools.library.releasing.reproduce",
     "Role": "formats.ir",
     "RowsDone": "formats.progress",
     "RunOptions": "tools.library.running",
@@ -175,10 +186,13 @@ _MODULES = {
     "read_hf": "formats.hf.load",
     "read_imatrix": "formats.imatrix_file",
     "read_model": "tools.library.models",
+    "release": "tools.library.releasing.release",
     "remove_metadata": "tools.library.metadata",
+    "reproduce": "tools.library.releasing.reproduce",
     "set_metadata": "tools.library.metadata",
     "split": "tools.library.shards",
     "tensor_from_array": "formats.arrays",
+    "tiny_llama": "formats.examples",
     "verify": "tools.library.verify",
     "verify_strict": "tools.library.verify",
     "write_ggml": "formats.ggml.writer",

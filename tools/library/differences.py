@@ -66,7 +66,7 @@ def diff(
 
     Example:
         >>> import numpy as np
-        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> from quantmill import diff, model_from_arrays
         >>> a = model_from_arrays("llama", {"x": np.array([3.0, 4.0], np.float32)})
         >>> b = model_from_arrays("llama", {"x": np.array([3.0, 4.5], np.float32)}, {"general.name": "b"})
         >>> found = diff(a, b, values=True)

@@ -29,7 +29,7 @@ def digest(model: str | Path | Model, *, threads: int | None = None, progress: P
 
     Example:
         >>> import numpy as np
-        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> from quantmill import digest, model_from_arrays
         >>> digest(model_from_arrays("llama", {"x": np.zeros(4, np.float32)})).of["x"][:16]
         '374708fff7719dd5'
     """

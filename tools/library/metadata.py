@@ -45,9 +45,9 @@ def set_metadata(
 
     Example:
         >>> import numpy as np
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
-        >>> from quantmill.formats.arrays import model_from_arrays
-        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> from quantmill import model_from_arrays, set_metadata, write_gguf
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder, "model.gguf")
         ...     _ = write_gguf(path, model_from_arrays("llama", {}, {"llama.context_length": 2048}))
@@ -72,9 +72,9 @@ def remove_metadata(path: str | Path, key: str, *, force: bool = False, dry_run:
         QuantmillError: the key is missing, or no loader takes a file without it.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
-        >>> from quantmill.formats.arrays import model_from_arrays
-        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> from quantmill import model_from_arrays, remove_metadata, write_gguf
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder, "model.gguf")
         ...     _ = write_gguf(path, model_from_arrays("llama", {}, {"general.name": "a"}))

@@ -51,9 +51,9 @@ def split(
 
     Example:
         >>> import numpy as np
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
-        >>> from quantmill.formats.arrays import model_from_arrays
-        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> from quantmill import model_from_arrays, split, write_gguf
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder, "model.gguf")
         ...     _ = write_gguf(path, model_from_arrays("llama", {name: np.ones(8, np.float32) for name in "abc"}))
@@ -104,9 +104,9 @@ def merge(
 
     Example:
         >>> import numpy as np
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
-        >>> from quantmill.formats.arrays import model_from_arrays
-        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> from quantmill import merge, model_from_arrays, split, write_gguf
         >>> with TemporaryDirectory() as folder:
         ...     path, again = Path(folder, "model.gguf"), Path(folder, "again.gguf")
         ...     _ = write_gguf(path, model_from_arrays("llama", {name: np.ones(8, np.float32) for name in "abc"}))

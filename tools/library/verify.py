@@ -62,7 +62,7 @@ def verify(
 
     Example:
         >>> import numpy as np
-        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> from quantmill import model_from_arrays, verify
         >>> exact = model_from_arrays("llama", {"output_norm.weight": np.array([3.0, 4.0], np.float32)})
         >>> rough = model_from_arrays("llama", {"output_norm.weight": np.array([3.0, 4.5], np.float32)})
         >>> found = verify(rough, exact, max_error=0.25)
@@ -100,9 +100,9 @@ def verify_strict(path: str | Path) -> tuple[FormatError, ...]:
 
     Example:
         >>> import numpy as np
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
-        >>> from quantmill.formats.arrays import model_from_arrays
-        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> from quantmill import model_from_arrays, verify_strict, write_gguf
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder, "model.gguf")
         ...     _ = write_gguf(path, model_from_arrays("llama", {"x": np.array([np.inf], np.float32)}))

@@ -39,9 +39,9 @@ def write_report(
 
     Example:
         >>> import numpy as np
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
-        >>> from quantmill.formats.arrays import model_from_arrays
-        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> from quantmill import model_from_arrays, write_gguf
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder, "model.gguf")
         ...     _ = write_gguf(path, model_from_arrays("llama", {"x": np.ones((4, 8), np.float16)}))

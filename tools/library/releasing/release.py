@@ -77,9 +77,9 @@ def release(
             something else, or cannot be written. WeightError: a weight is NaN or infinite.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
-        >>> from quantmill.formats.examples import tiny_llama
-        >>> from quantmill.formats.gguf.writer import write_gguf
+        >>> from quantmill import ReleaseOptions, release, tiny_llama, write_gguf
         >>> with TemporaryDirectory() as parent:
         ...     source = Path(parent, "tiny-f16.gguf")
         ...     _ = write_gguf(source, tiny_llama())

@@ -63,11 +63,9 @@ def reproduce(
             no such level.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
-        >>> from quantmill.formats.examples import tiny_llama
-        >>> from quantmill.formats.gguf.writer import write_gguf
-        >>> from quantmill.tools.library.releasing.options import ReleaseOptions
-        >>> from quantmill.tools.library.releasing.release import release
+        >>> from quantmill import ReleaseOptions, release, reproduce, tiny_llama, write_gguf
         >>> with TemporaryDirectory() as parent:
         ...     source = Path(parent, "tiny-f16.gguf")
         ...     _ = write_gguf(source, tiny_llama())
