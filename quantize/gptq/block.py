@@ -80,6 +80,6 @@ class GPTQBlock:
             self.remarks.append(f"{group.name}: saw no tokens, rounded to nearest")
             return
         if factor.damp > self.settings.damp:
-            self.remarks.append(f"{group.name}: its inputs depend on each other, damping raised to {factor.damp:g}")
+            self.remarks.append(f"{group.name}: its inputs depend on each other: damping raised to {factor.damp:g}")
         if factor.dead:
             self.remarks.append(f"{group.name}: {factor.dead} inputs are always zero, rounded to nearest")

@@ -129,7 +129,7 @@ def factorize(hessian: Hessian, settings: GPTQSettings, name: str = "") -> Facto
                 return Factor(factor, order, hessian, damp, int(dead.sum()))
         damp = max(damp * 10, 1e-4)
     raise QuantmillError(
-        "its inputs depend on each other too much to be told apart", where=name, hint="a larger --damp"
+        "its inputs depend on each other too much: their Hessian cannot be inverted", where=name, hint="a larger --damp"
     )
 
 

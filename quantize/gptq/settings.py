@@ -44,9 +44,9 @@ class GPTQSettings:
         if self.bits not in BITS:
             raise PlanError(f"{self.bits} bits cannot be stored", hint=f"one of {', '.join(map(str, BITS))}")
         if self.group_size != -1 and self.group_size < 1:
-            raise PlanError(f"a group of {self.group_size}", hint="128, 64, 32, or -1 for one group")
+            raise PlanError(f"invalid group size {self.group_size}", hint="128, 64, 32, or -1 for one group")
         if not 0 <= self.damp < 1:
-            raise PlanError(f"damping of {self.damp:g}", hint="between 0 and 1")
+            raise PlanError(f"invalid damping {self.damp:g}", hint="0 or more, and less than 1")
 
     def check_shape(self, name: str, n_out: int, n_in: int) -> None:
         """Raise ``PlanError`` if a weight [n_out, n_in] cannot be written with these settings."""

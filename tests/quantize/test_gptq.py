@@ -189,8 +189,8 @@ def test_bad_numbers_are_told() -> None:
     ("options", "problem"),
     [
         ({"bits": 5}, "5 bits cannot be stored (one of 2, 3, 4, 8)"),
-        ({"group_size": 0}, "a group of 0 (128, 64, 32, or -1 for one group)"),
-        ({"damp": 1.0}, "damping of 1 (between 0 and 1)"),
+        ({"group_size": 0}, "invalid group size 0 (128, 64, 32, or -1 for one group)"),
+        ({"damp": 1.0}, "invalid damping 1 (0 or more, and less than 1)"),
     ],
 )
 def test_impossible_settings(options: dict[str, Any], problem: str) -> None:

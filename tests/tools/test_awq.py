@@ -283,7 +283,7 @@ def test_one_line_for_each_mistake(refused: Callable[..., str], tiny: Path, text
     assert "q_proj: groups of 128 do not divide its 64 inputs (--group-size 64)" in refused("awq", *ask)
     assert "the text is empty" in refused("awq", tiny, out, "-f", empty, "--group-size", 32)
     assert "a chunk needs 64" in refused("awq", tiny, out, "-c", 64, "-f", short, "--group-size", 32)
-    assert "is quantized already, by awq" in refused("awq", quantized, out)
+    assert "is already quantized, by awq" in refused("awq", quantized, out)
     assert "config.json" in refused("awq", tmp_path / "none", out)
     assert "not empty" in refused("awq", tiny, tmp_path, "--group-size", 32)
 

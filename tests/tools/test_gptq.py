@@ -252,8 +252,8 @@ def test_one_line_for_each_mistake(tiny: Path, text: Path, tmp_path: Path, refus
         return refused("gptq", source, tmp_path / "out", "-f", text, *COMMON, *args)
 
     assert "5 bits cannot be stored (one of 2, 3, 4, 8)" in line("--bits", 5)
-    assert "a group of -2" in line("--group-size", -2)
-    assert "damping of 2" in line("--damp", 2)
+    assert "invalid group size -2" in line("--group-size", -2)
+    assert "invalid damping 2" in line("--damp", 2)
     assert "config.json" in line(source=tmp_path / "nothing")
     empty = tmp_path / "empty.txt"
     empty.write_text("")
@@ -269,7 +269,7 @@ def test_one_line_for_each_mistake(tiny: Path, text: Path, tmp_path: Path, refus
     config = json.loads((done / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (done / "config.json").write_text(json.dumps(config))
-    assert "is quantized already, by gptq (give the original checkpoint)" in line(source=done)
+    assert "is already quantized, by gptq (give the original checkpoint)" in line(source=done)
     odd = save_tiny_llama(tmp_path / "odd", layers=1, hidden=36)
     assert "model.layers.0.self_attn.q_proj: 36 inputs of 4 bits do not fill words of 32 bits" in line(source=odd)
     broken = tmp_path / "broken"

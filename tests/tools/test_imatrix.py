@@ -130,7 +130,7 @@ def test_preflight_and_default_text(tmp_path: Path) -> None:
     wide = save_tiny_llama(tmp_path / "wide", layers=2, hidden=256)
     done = run("-m", wide, "-c", 64, "--chunks", 1, "-o", tmp_path / "x.gguf", "--for", "iq2_xs")
     assert done.exit_code == 0, done.output
-    assert "IQ2_XS: 10 tensors need importance, 6 more profit from it" in done.output
+    assert "IQ2_XS: 10 tensors need importance, 6 more use it" in done.output
     assert read_imatrix(tmp_path / "x.gguf").datasets == ("calibration.txt",)
 
 

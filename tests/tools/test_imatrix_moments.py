@@ -142,7 +142,7 @@ def test_other_commands_take_such_a_file(gather: Callable[..., Path], cli: Calla
         assert done.code == 0, (words, done)
     done = cli("imatrix", "--in-file", file, "-o", tmp_path / "x.dat")
     assert done.code == 0
-    assert "a .dat file has no room for second moments: they are left out" in done.err
+    assert "a .dat file cannot hold second moments: they are left out" in done.err
     assert read_imatrix(tmp_path / "x.dat").moments is None
 
 
@@ -157,9 +157,9 @@ def test_what_is_refused(
     assert cli("imatrix", *run, "-o", plain).code == 0
     many = "--second-moments"
     for words, said in (
-        ((*run, many, "-o", tmp_path / "out.dat"), "--second-moments: a .dat file has no room for them"),
-        ((*run, many, "-o", out, "--output-format", "dat"), "a .dat file has no room"),
-        ((*run, many, "-o", out, "--cluster", "local"), "--second-moments: are gathered on one machine"),
+        ((*run, many, "-o", tmp_path / "out.dat"), "--second-moments: a .dat file cannot hold second moments"),
+        ((*run, many, "-o", out, "--output-format", "dat"), "a .dat file cannot hold second moments"),
+        ((*run, many, "-o", out, "--cluster", "local"), "--second-moments: cannot be combined with --cluster"),
         ((*run, many, "-o", out, "--moments-size", "1MB"), f"blocks of 256 columns (--moments-size {AT_256})"),
         ((*run, many, "-o", out, "--in-file", plain), "plain.gguf: has no second moments"),
         ((*run, many, "-o", out, "--in-file", narrow), "narrow.gguf: second moments in blocks of 256 "),

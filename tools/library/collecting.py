@@ -167,7 +167,7 @@ def _on_cluster(
     from .ray_pool import connected
 
     if options.run.device != "cpu":
-        raise PlanError("is for one machine", where="--device", hint="leave it, or --cluster, out")
+        raise PlanError("cannot be combined with --cluster", where="--device", hint="leave one of them out")
     if options.restart:
         shutil.rmtree(state, ignore_errors=True)
     wanted = ShareOptions(options.process_output, options.perplexity, options.save_every, torch.get_num_threads())
@@ -220,10 +220,10 @@ def _report_needs(runner: Runner, level: str, progress: Progress | None) -> None
         for weight in runner.weights.recorded_weights(layer, module).values()
         for name in weight.names
     }
-    counts = f"{recipe.level}: {len(need)} tensors need importance, {len(use) - len(need)} more profit from it"
+    counts = f"{recipe.level}: {len(need)} tensors need importance, {len(use) - len(need)} more use it"
     note(progress, counts, important=True)
     lacking = [step for step in need if step.tensor.name not in recorded]
     if lacking:
         names = ", ".join(f"{step.tensor.name} ({step.type})" for step in lacking[:_NAMED])
         more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
-        note(progress, f"  not collected unless --process-output asks for it: {names}{more}", important=True)
+        note(progress, f"  not recorded without --process-output: {names}{more}", important=True)

@@ -258,9 +258,9 @@ def _check_second_moments(output: Path | None, legacy: bool, cluster: ClusterOpt
     if output is None:
         raise PlanError("need an output file", where=where, hint="name one")
     if legacy:
-        raise PlanError("a .dat file has no room for them", where=where, hint="name a .gguf file with -o")
+        raise PlanError("a .dat file cannot hold second moments", where=where, hint="name a .gguf file with -o")
     if cluster is not None:
-        raise PlanError("are gathered on one machine", where=where, hint="leave it, or --cluster, out")
+        raise PlanError("cannot be combined with --cluster", where=where, hint="leave one of them out")
 
 
 def _check_moments(files: Sequence[Imatrix], legacy: bool, wanted: bool, progress: Progress | None) -> None:
@@ -269,7 +269,7 @@ def _check_moments(files: Sequence[Imatrix], legacy: bool, wanted: bool, progres
 
     if legacy:
         if any(file.moments is not None for file in files):
-            note(progress, "a .dat file has no room for second moments: they are left out")
+            note(progress, "a .dat file cannot hold second moments: they are left out")
         return
     check_all_have(files, wanted)
     if files and files[0].moments is not None:
@@ -310,7 +310,7 @@ def _thin_lines(thin: Mapping[str, Sequence[tuple[int, int]]], prior: bool) -> I
     """Which experts saw few tokens, and what is done about them."""
     if not thin:
         return
-    what = f"the layer's mean stands in for what is missing of {_PRIOR_TOKENS}" if prior else "used as they are"
+    what = "the layer's mean is used for those that are missing" if prior else "used as they are"
     yield f"experts with fewer than {_PRIOR_TOKENS} tokens ({what}):"
     for name, experts in thin.items():
         listed = ", ".join(f"{expert}: {count}" for expert, count in experts[:_NAMED])
