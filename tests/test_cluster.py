@@ -280,8 +280,8 @@ def test_imatrix_by_two_one_killed(
     assert code == 0, alone
     from quantmill.tools.library.running import read_model
 
-    def read(path: Path) -> Model:
-        return read_by(read_model(path), "blk.2.ffn_up.weight", deadly(tmp_path / "dead"))
+    def read(path: Path, **more: Any) -> Model:
+        return read_by(read_model(path, **more), "blk.2.ffn_up.weight", deadly(tmp_path / "dead"))
 
     monkeypatch.setattr("quantmill.tools.library.running.read_model", read)
     code, together = cli(*words, "-o", tmp_path / "two.gguf", "--cluster", "local", "--workers", 2)

@@ -174,7 +174,7 @@ def _quantize(
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    weights = open_weights(model)
+    weights = open_weights(model, progress)
     n_ctx = run.n_ctx or min(_CONTEXT, int(weights.config.get("max_position_embeddings") or _CONTEXT))
     corpus = open_text(weights, text, replace(run, n_ctx=n_ctx))
     work = state_folder(folder.target)

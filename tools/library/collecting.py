@@ -80,7 +80,7 @@ def collect(
     from ...imatrix.matrix import check_belongs
     from ...imatrix.run_state import run_key
 
-    runner = open_run(model, text, state, options.run)
+    runner = open_run(model, text, state, options.run, progress)
     if others:
         assert files[0].path is not None
         check_belongs(others, runner.weights.model, files[0].path)

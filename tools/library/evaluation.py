@@ -91,7 +91,7 @@ def evaluate(
             raise QuantmillError("cannot be combined with a base", where="save_base", hint="leave one of them out")
         if (path := Path(save_base)).exists():
             raise QuantmillError("exists already", path=path, hint="give another name")
-    weights = open_weights(Path(model))
+    weights = open_weights(Path(model), progress)
     text_path = None if text is None else Path(text)
     corpus = open_text(weights, text_path, run)
     record = Record()
@@ -103,7 +103,7 @@ def evaluate(
         elif Path(base).suffix == ".npz":
             _add_against_saved(finish_run(start_run(weights, corpus, folder, run), progress), Path(base), record)
         else:
-            other = open_weights(Path(base))
+            other = open_weights(Path(base), progress)
             _check_same_text(corpus, open_text(other, text_path, run), Path(base))
             _add_against(Path(model), weights, Path(base), other, corpus, folder, run, record, progress)
     emit(progress, WorkEnded())

@@ -50,12 +50,12 @@ class RunOptions:
 DEFAULT_RUN = RunOptions()
 
 
-def open_weights(model: Path) -> Weights:
-    """A model of any kind and type, its quantized tensors decoded as they are read."""
+def open_weights(model: Path, progress: Progress | None = None) -> Weights:
+    """A model of any kind and type, its quantized tensors decoded as they are read; see ``read_model``."""
     from ...imatrix.weights import Weights
     from ...quantize.decode import as_float
 
-    return Weights(as_float(read_model(model)))
+    return Weights(as_float(read_model(model, progress=progress)))
 
 
 def open_text(weights: Weights, text: Path | None, options: RunOptions) -> Corpus:
@@ -88,9 +88,11 @@ def start_run(weights: Weights, corpus: Corpus, folder: Path, options: RunOption
     return Runner(weights, corpus, how, Activations(shape, DTYPES[options.dtype], folder))
 
 
-def open_run(model: Path, text: Path | None, folder: Path, options: RunOptions) -> Runner:
+def open_run(
+    model: Path, text: Path | None, folder: Path, options: RunOptions, progress: Progress | None = None
+) -> Runner:
     """``start_run`` for a model and a text that ``open_weights`` and ``open_text`` open."""
-    weights = open_weights(model)
+    weights = open_weights(model, progress)
     return start_run(weights, open_text(weights, text, options), folder, options)
 
 
