@@ -99,7 +99,6 @@ if TYPE_CHECKING:
     from .tools.library.shards import split as split
     from .tools.library.sizes import SizeTable as SizeTable
     from .tools.library.sizes import plan as plan
-    from .tools.library.sizes import plan_target as plan_target
     from .tools.library.verify import Verification as Verification
     from .tools.library.verify import verify as verify
     from .tools.library.verify import verify_strict as verify_strict
@@ -180,7 +179,6 @@ _MODULES = {
     "merge_imatrices": "tools.library.importance",
     "model_from_arrays": "formats.arrays",
     "plan": "tools.library.sizes",
-    "plan_target": "tools.library.sizes",
     "read_ggml": "formats.ggml.reader",
     "read_gguf": "formats.gguf.reader",
     "read_hf": "formats.hf.load",

@@ -20,7 +20,7 @@ from .chunks import Chunk, Job, chunks_of, tasks_of
 from .distribute import on_pool
 from .encode import ChunkEncoder
 from .fingerprint import fingerprint
-from .plan import Importance, Plan
+from .plan import Plan
 from .threads import cpu_count, on_threads
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def execute(
     path: str | Path,
     *,
     threads: int | None = None,
-    importance: Importance | None = None,
     refiner: Refiner | None = None,
     progress: Progress | None = None,
     force: bool = False,
@@ -48,7 +47,7 @@ def execute(
     Args:
         plan: from ``make_plan``.
         path: the file to write.
-        threads, importance, refiner, progress, force, inputs, chunk_weights, restart, pool: see ``execute_all``.
+        threads, refiner, progress, force, inputs, chunk_weights, restart, pool: see ``execute_all``.
 
     Raises:
         WeightError, OutputError: see ``execute_all``.
@@ -72,7 +71,7 @@ def execute(
         ['Q4_K']
     """
     execute_all(
-        [Job(plan, Path(path))], threads=threads, importance=importance, refiner=refiner, progress=progress,
+        [Job(plan, Path(path))], threads=threads, refiner=refiner, progress=progress,
         force=force, inputs=inputs, chunk_weights=chunk_weights, restart=restart, pool=pool,
     )  # fmt: skip
 
@@ -81,7 +80,6 @@ def execute_all(
     jobs: Sequence[Job],
     *,
     threads: int | None = None,
-    importance: Importance | None = None,
     refiner: Refiner | None = None,
     progress: Progress | None = None,
     force: bool = False,
@@ -96,10 +94,9 @@ def execute_all(
     the next run of the same plans goes on from there.
 
     Args:
-        jobs: plans from ``make_plan``, each with the file to write; plans of one model share its reading.
+        jobs: plans from ``make_plan``, each with the file to write; all are of one model
+            and made with the same importance.
         threads: how many may compute at a time; None for one for each CPU that this process may use.
-        importance: the vectors that the plans were made with, float32 [width] or, for stacked matrices,
-            [matrices * width], by the tensor's name.
         refiner: refines the steps that are planned to be refined.
         progress: called with ``WorkStarted``, ``RowsDone`` for each chunk of rows, ``WorkEnded``, and a ``Note`` when
             work is taken up or kept; from one thread at a time.
@@ -113,14 +110,14 @@ def execute_all(
         WeightError: a weight is NaN or Inf (the first of the queue, whatever the threads), or too large for its type.
         OutputError: a file exists and ``force`` is False, or cannot be written; see ``resumable_output``.
     """
-    vectors = importance or {}
+    vectors = jobs[0].plan.importance
     tasks = tasks_of(jobs)
     report = _one_at_a_time(progress)
     with ExitStack() as stack:
         works = []
         for plan, path in ((job.plan, job.path) for job in jobs):
             work = resumable_output(
-                path, plan.size, fingerprint(plan, vectors, refiner), force=force, inputs=[*plan.source.paths, *inputs],
+                path, plan.size, fingerprint(plan, refiner), force=force, inputs=[*plan.source.paths, *inputs],
                 restart=restart, say=notes(report) if progress is not None else None,
             )  # fmt: skip
             works.append(stack.enter_context(work))

@@ -10,13 +10,13 @@ import numpy as np
 from .. import __version__
 from ..formats.storage.source import file_stamps
 from .kernels.cachedir import sources_digest
-from .plan import Importance, Plan
+from .plan import Plan
 
 if TYPE_CHECKING:
     from .refine.refiner import Refiner
 
 
-def fingerprint(plan: Plan, importance: Importance, refiner: Refiner | None = None) -> str:
+def fingerprint(plan: Plan, refiner: Refiner | None = None) -> str:
     """The digest of a plan, in hex.
 
     It covers the program, the header, each tensor's type, place and importance, and the source files by name, size and
@@ -24,7 +24,6 @@ def fingerprint(plan: Plan, importance: Importance, refiner: Refiner | None = No
 
     Args:
         plan: the plan.
-        importance: the importance vectors that the plan was made with.
         refiner: what refines the steps that are to be refined, or None.
     """
     digest = hashlib.sha256(f"{__version__} {sources_digest()} {plan.layout.byteorder}\n".encode())
@@ -34,7 +33,7 @@ def fingerprint(plan: Plan, importance: Importance, refiner: Refiner | None = No
     for step in plan.steps:
         digest.update(f"{step.tensor.name} {step.tensor.qtype} {step.type} {step.offset}\n".encode())
         if step.uses_importance:
-            digest.update(np.ascontiguousarray(importance[step.tensor.name], "<f4").data)
+            digest.update(np.ascontiguousarray(plan.importance[step.tensor.name], "<f4").data)
     if refiner is not None:
         refined = " ".join(step.tensor.name for step in plan.steps if step.refined)
         digest.update(f"{refiner.identity} {refined}\n".encode("utf-8", "surrogateescape"))

@@ -114,7 +114,7 @@ def made(model: Model, path: Path, **options: Any) -> str:
     rng = np.random.default_rng(0)
     vectors = {t.name: rng.random(t.width).astype(np.float32) for t in model if len(t.shape) > 1}
     plan = make_plan(model, "IQ3_XXS", PlanOptions(importance=vectors))
-    execute(plan, path, importance=vectors, chunk_weights=4096, **options)
+    execute(plan, path, chunk_weights=4096, **options)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

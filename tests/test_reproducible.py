@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.imatrix_file import read_imatrix
 from quantmill.formats.progress import Event, Note, RowsDone
 from quantmill.quantize.execute import Job, execute, execute_all
-from quantmill.quantize.plan import PlanOptions, make_plan
+from quantmill.quantize.plan import Plan, PlanOptions, make_plan
 from quantmill.tools.main import load_command
 
 LEVELS = ("Q4_K_M", "IQ2_XS", "Q8_0")  # a mix of searched types, one of lattices, one without a search
@@ -42,11 +41,11 @@ class Source:
     shard: Path
     imatrix: Path
 
-    def plan(self, level: str) -> tuple[Any, dict[str, Any]]:
+    def plan(self, level: str) -> Plan:
         """As the command plans it."""
         imatrix = read_imatrix(self.imatrix)
         vectors, origin = imatrix.vectors(), imatrix.provenance(self.imatrix)
-        return make_plan(read_gguf(self.file), level, PlanOptions(importance=vectors, extra_metadata=origin)), vectors
+        return make_plan(read_gguf(self.file), level, PlanOptions(importance=vectors, extra_metadata=origin))
 
 
 def run(*words: object) -> None:
@@ -102,13 +101,13 @@ def from_shards(source: Source, level: str, out: Path) -> None:
 
 
 def in_chunks(source: Source, level: str, out: Path, weights: int) -> None:
-    plan, vectors = source.plan(level)
-    execute(plan, out, importance=vectors, chunk_weights=weights, threads=2)
+    plan = source.plan(level)
+    execute(plan, out, chunk_weights=weights, threads=2)
 
 
 def resumed(source: Source, level: str, out: Path) -> None:
     """Stopped twice, with other threads and chunks each time."""
-    plan, vectors = source.plan(level)
+    plan = source.plan(level)
     for threads, weights, limit in ((1, 3000, 300_000), (3, 10_000, 900_000)):
         done = 0
 
@@ -119,9 +118,9 @@ def resumed(source: Source, level: str, out: Path) -> None:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            execute(plan, out, importance=vectors, chunk_weights=weights, threads=threads, progress=stop)
+            execute(plan, out, chunk_weights=weights, threads=threads, progress=stop)
     events: list[Event] = []
-    execute(plan, out, importance=vectors, progress=events.append)
+    execute(plan, out, progress=events.append)
     said = [event.text for event in events if isinstance(event, Note)]
     assert "going on where an earlier run stopped" in said[0]
 
@@ -130,8 +129,8 @@ def among_others(source: Source, level: str, out: Path) -> None:
     """One of several files that are made from one reading."""
     plans = {one: source.plan(one) for one in LEVELS}
     paths = {one: out if one == level else out.with_name(f"other-{one}") for one in LEVELS}
-    jobs = [Job(plan, paths[one]) for one, (plan, _) in plans.items()]
-    execute_all(jobs, importance=plans[level][1], threads=2)
+    jobs = [Job(plan, paths[one]) for one, plan in plans.items()]
+    execute_all(jobs, threads=2)
 
 
 def on_another_cpu(source: Source, level: str, out: Path) -> None:

@@ -65,16 +65,17 @@ def command(
              quantmill plan model-f16.gguf --target-bpw 4.0 --imatrix model.imatrix.gguf
     """
     from ..quantize.plan import PlanOptions
-    from .library.sizes import plan, plan_target
+    from .library.sizes import plan
 
     options = PlanOptions(recipe_set=recipe_set)
     if target is not None:
         if levels or format != "gguf" or fits is not None:
             raise click.UsageError("--target-size and --target-bpw choose the types of a GGUF file, whatever the level")
+        from .library.convert import convert
         from .terminal.plans import choice_as_json, print_choice
 
         with ProgressDisplay(quiet=quiet) as progress:
-            found = plan_target(model, target, imatrix=imatrix, options=options, progress=progress)
+            found = convert(model, imatrix=imatrix, target=target, options=options, dry_run=True, progress=progress)
         if as_json:
             click.echo(json.dumps(choice_as_json(found)))
         else:

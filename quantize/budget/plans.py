@@ -83,6 +83,15 @@ def make_budgeted_plan(
     Raises:
         PlanError: the limit is smaller than the smallest possible file, or larger than one of 16-bit floats; the source
             is quantized; see also ``make_plan``.
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> rows = np.random.default_rng(0).standard_normal((8, 256), np.float32)
+        >>> model = model_from_arrays("llama", {"blk.0.ffn_up.weight": rows})
+        >>> found = make_budgeted_plan(model, of_bpw(7))
+        >>> [step.type.name for step in found.plan.steps]
+        ['Q6_K']
     """
     base = make_plan(model, _BASE, options)
     nbytes = limit(base)

@@ -62,6 +62,13 @@ def size_levels(model: Model, levels: Sequence[str] = (), options: PlanOptions =
 
     Raises:
         PlanError: the recipe set or a level is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill.formats.arrays import model_from_arrays
+        >>> model = model_from_arrays("llama", {"blk.0.ffn_up.weight": np.ones((8, 256), np.float32)})
+        >>> [(size.level, size.bpw) for size in size_levels(model, ["Q8_0", "Q4_K_M"])]
+        [('Q8_0', 8.5), ('Q4_K_M', 4.5)]
     """
     names = [find_recipe(level, options.recipe_set).level for level in levels] or list(recipes_of(options.recipe_set))
     saved = 0

@@ -134,7 +134,7 @@ def run(plan: Plan, vectors: Any, out: Path, n: int) -> dict[str, float]:
 
     with connected("local", n) as found:
         pool = Watched(found.n_workers, found.threads)
-        execute(plan, out, importance=vectors, pool=pool, progress=progress)
+        execute(plan, out, pool=pool, progress=progress)
     whole = perf_counter() - begin
     out.unlink()
     first, last = (next(t for t, at in times if at >= share * plan.source_bytes) for share in STEADY)

@@ -74,7 +74,7 @@ def test_the_same_bytes_as_in_a_file(
     name = "blk.0.attn_q.weight"
     for vectors in (None, {name: importance}):
         plan = make_plan(model([tensor(name, weights)]), "Q4_K_S", PlanOptions(importance=vectors))
-        execute(plan, tmp_path / "o.gguf", importance=vectors, force=True)
+        execute(plan, tmp_path / "o.gguf", force=True)
         (written,) = read_gguf(tmp_path / "o.gguf")
         blocks = encode(weights, "Q4_K", importance if vectors else None)
         assert np.array_equal(written.rows(0, 6), blocks)

@@ -42,7 +42,7 @@ def file_of(model: Model, level: str, path: Path, **options: Any) -> bytes:
     importance = options.pop("importance", None)
     carry = {key: options.pop(key) for key in ("threads", "chunk_weights", "progress") if key in options}
     plan = make_plan(model, level, PlanOptions(importance=importance, **options))
-    execute(plan, path, importance=importance, force=True, **carry)
+    execute(plan, path, force=True, **carry)
     return path.read_bytes()
 
 

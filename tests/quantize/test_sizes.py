@@ -92,7 +92,7 @@ def test_planned_is_written(small: Model, tmp_path: Path) -> None:
                 make_plan(small, size.level, PlanOptions(importance=importance))
             continue
         plan = make_plan(small, size.level, PlanOptions(importance=importance))
-        execute(plan, tmp_path / "out.gguf", threads=1, importance=importance, force=True)
+        execute(plan, tmp_path / "out.gguf", threads=1, force=True)
         assert (tmp_path / "out.gguf").stat().st_size == size.nbytes, size
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError
 from ...formats.progress import Progress, notes
+from ...quantize.plan_options import PlanOptions as PlanOptions
 from .options import WriteOptions
 from .ray_pool import ClusterOptions, connected
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ...formats.ir import Model
     from ...formats.workers import Pool
     from ...quantize.execute import Job
-    from ...quantize.plan import MakeLayout, PlanOptions
+    from ...quantize.plan import MakeLayout
     from ...quantize.refine.refiner import Refiner
 
 _DEFAULT_WRITE = WriteOptions()
@@ -109,7 +110,7 @@ def write_plans(
     with _open_pool(cluster, options.threads, progress) as pool:
         warm(types, options.threads or cpu_count(), notes(progress))
         execute_all(
-            jobs, threads=options.threads, importance=jobs[0].plan.importance, refiner=refiner, progress=progress,
+            jobs, threads=options.threads, refiner=refiner, progress=progress,
             force=options.force, inputs=inputs, restart=options.restart, pool=pool,
         )  # fmt: skip
 

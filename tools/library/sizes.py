@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Literal
 from ...formats.errors import PlanError
 from ...formats.storage.output import human_bytes
 from .models import read_for_plan
-from .options import SizeTarget, StrPath
+from .options import StrPath
 from .planning import with_imatrix
 
 if TYPE_CHECKING:
     from ...formats.ir import Model
-    from ...formats.progress import Progress
-    from ...quantize.budget.plans import BudgetedPlan
     from ...quantize.estimate.levels import LevelSize
     from ...quantize.plan import PlanOptions
 
@@ -128,40 +126,3 @@ def _sizes(model: Model, levels: Sequence[str], format: Format, options: PlanOpt
 
         model, options = untied(model), replace(options, layout=layout)
     return size_levels(model, levels, options)
-
-
-def plan_target(
-    model: StrPath | Model,
-    target: SizeTarget,
-    *,
-    imatrix: StrPath | None = None,
-    options: PlanOptions | None = None,
-    progress: Progress | None = None,
-) -> BudgetedPlan:
-    """Choose the types of a GGUF file for a target size, as ``convert`` does, and write nothing.
-
-    Args:
-        model: a Hugging Face folder, a GGUF or GGML file, or a model that was read before.
-        target: the size.
-        imatrix: an importance matrix's file.
-        options: types to keep; see ``PlanOptions``.
-        progress: called with typed events.
-
-    Raises:
-        PlanError: the size is impossible. FormatError: the model cannot be read.
-
-    Example:
-        >>> import numpy as np
-        >>> from quantmill import SizeTarget, plan_target
-        >>> from quantmill.formats.arrays import model_from_arrays
-        >>> model = model_from_arrays("llama", {"blk.0.ffn_up.weight": np.ones((8, 256), np.float32)})
-        >>> found = plan_target(model, SizeTarget(bpw=7, typical_sensitivity=True))
-        >>> [step.type.name for step in found.plan.steps]
-        ['Q6_K']
-    """
-    from ...quantize.plan import PlanOptions
-    from .target import plan_for_target
-
-    source = read_for_plan(model, progress=progress)
-    options, refiner = with_imatrix(options or PlanOptions(), source, None if imatrix is None else Path(imatrix))
-    return plan_for_target(source, target, options, refiner=refiner, progress=progress)

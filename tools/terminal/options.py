@@ -18,7 +18,7 @@ from ..library.options import ReadOptions, SizeTarget, SourceKind, WriteOptions
 from .units import Size
 
 if TYPE_CHECKING:
-    from ...quantize.plan import PlanOptions
+    from ..library.planning import PlanOptions
     from ..library.ray_pool import ClusterOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,7 +86,7 @@ def _plan_options(
     fallback_type: str | None,
     no_fallback: bool,
 ) -> PlanOptions:
-    from ...quantize.plan import PlanOptions
+    from ..library.planning import PlanOptions
 
     return PlanOptions(
         recipe_set=recipe_set,

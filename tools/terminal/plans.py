@@ -13,8 +13,6 @@ from .table import print_table
 from .units import in_gb
 
 if TYPE_CHECKING:
-    from ...quantize.budget.plans import BudgetedPlan
-    from ...quantize.plan import Plan
     from ..library.convert import Conversion
 
 Json = dict[str, object]
@@ -22,23 +20,23 @@ Json = dict[str, object]
 
 def print_conversion(done: Conversion, *, as_json: bool, quiet: bool) -> None:
     """Print what was written at a level; for a dry run, print the plan."""
-    plan = done.plan
-    assert plan is not None
     if not done.written:
-        _print_plan(plan, as_json)
+        _print_plan(done, as_json)
     elif as_json:
         shards = [str(path) for path in done.paths] if len(done.paths) > 1 else None
         made: Json = {"output": str(done.paths[0]), "shards": shards, "seconds": round(done.seconds, 3)}
-        click.echo(json.dumps(made | _totals(plan) | {"size": done.size}))
+        click.echo(json.dumps(made | _totals(done) | {"size": done.size}))
     elif not quiet:
         if done.budget is not None:
-            print_choice(done.budget)
+            print_choice(done)
         more = f" and {len(done.paths) - 1} more" if len(done.paths) > 1 else ""
-        _print_summary(plan, f"{done.paths[0]}{more}: ", f", {done.seconds:.1f} s")
+        _print_summary(done, f"{done.paths[0]}{more}: ", f", {done.seconds:.1f} s")
 
 
-def _print_plan(plan: Plan, as_json: bool) -> None:
+def _print_plan(done: Conversion, as_json: bool) -> None:
     """Print each tensor's type and why, then the totals."""
+    plan = done.plan
+    assert plan is not None
     if as_json:
         tensors = [
             {
@@ -55,7 +53,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
             }
             for step in plan.steps
         ]
-        click.echo(json.dumps(_totals(plan) | {"tensors": tensors}))
+        click.echo(json.dumps(_totals(done) | {"tensors": tensors}))
         return
     rows = []
     for step in plan.steps:
@@ -63,10 +61,12 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         change = f"{step.tensor.qtype} -> {step.type}" if step.type is not step.tensor.qtype else f"{step.type}"
         rows.append((step.tensor.name, shape, change, step.reason))
     print_table(rows)
-    _print_summary(plan, f"{plan.source.path} as {plan.level}: ", "")
+    _print_summary(done, f"{plan.source.path} as {plan.level}: ", "")
 
 
-def _print_summary(plan: Plan, before: str, after: str) -> None:
+def _print_summary(done: Conversion, before: str, after: str) -> None:
+    plan = done.plan
+    assert plan is not None
     click.echo(f"{before}{human_bytes(plan.size)} of {human_bytes(plan.source_bytes)}, {plan.bpw:.2f} bpw{after}")
     packed = [step for step in plan.steps if step.tensor.qtype.is_quantized]
     if kept := sum(step.type is step.tensor.qtype for step in packed):
@@ -81,7 +81,9 @@ def _print_summary(plan: Plan, before: str, after: str) -> None:
         click.echo(f"{len(plan.fallbacks)} tensors fell back to another type ({listed}): {plan.fallback_bpw:+.2f} bpw")
 
 
-def _totals(plan: Plan) -> Json:
+def _totals(done: Conversion) -> Json:
+    plan = done.plan
+    assert plan is not None
     return {
         "source": str(plan.source.path),
         "level": plan.level,
@@ -95,8 +97,10 @@ def _totals(plan: Plan) -> Json:
     }
 
 
-def print_choice(found: BudgetedPlan) -> None:
+def print_choice(done: Conversion) -> None:
     """Print the types chosen for a target size, by layer, and the size and loss that they give."""
+    found = done.budget
+    assert found is not None
     plan = found.plan
     outside = [step for step in plan.steps if step.tensor.layer is None and len(step.tensor.shape) > 1]
     inside = [step for step in plan.steps if step.tensor.layer is not None and step.tensor.name in found.losses]
@@ -118,8 +122,10 @@ def _name_in_layer(name: str) -> str:
     return name.split(".", 2)[-1].removesuffix(".weight")
 
 
-def choice_as_json(found: BudgetedPlan) -> Json:
+def choice_as_json(done: Conversion) -> Json:
     """The types chosen for a target size, as plain data."""
+    found = done.budget
+    assert found is not None
     plan = found.plan
     return {
         "target_bytes": found.limit,

@@ -102,11 +102,11 @@ def test_bytes_and_threads(tmp_path: Path) -> None:
     files = set()
     for threads, chunk in ((1, None), (2, 512), (7, 5 * 512)):
         path = tmp_path / f"{threads}.gguf"
-        execute(plan, path, threads=threads, chunk_weights=chunk, importance=importance, refiner=refiner)
+        execute(plan, path, threads=threads, chunk_weights=chunk, refiner=refiner)
         files.add(path.read_bytes())
     assert len(files) == 1
     plain = make_plan(model, "Q4_K_S", PlanOptions(importance=importance))
-    execute(plain, tmp_path / "plain.gguf", importance=importance)
+    execute(plain, tmp_path / "plain.gguf")
     assert (tmp_path / "plain.gguf").read_bytes() not in files
     assert (tmp_path / "plain.gguf").stat().st_size == (tmp_path / "1.gguf").stat().st_size
 
@@ -130,7 +130,7 @@ def test_unfinished_work_of_another_kind_is_not_taken_up() -> None:
     refiner = Refiner(moments_of(Store()))
     plan = make_plan(model, "Q4_K_S", PlanOptions(importance=importance, moments=refiner.moments))
     ways = [None, refiner, Refiner(refiner.moments, width=512), Refiner(refiner.moments, passes=2)]
-    digests = {fingerprint(plan, importance, way) for way in ways}
+    digests = {fingerprint(plan, way) for way in ways}
     assert len(digests) == len(ways)
 
 
