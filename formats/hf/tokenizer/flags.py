@@ -14,7 +14,7 @@ _NOTHING = TemplatePart(token=None, is_text=False)
 def find_flags(
     folder: TokenizerFolder, vocabulary: Vocabulary, special: Mapping[str, int], ids: Mapping[str, int]
 ) -> dict[str, bool]:
-    """The flags of the tokenizer, as in ``Tokenizer.flags``.
+    """Find the flags of the tokenizer, as in ``Tokenizer.flags``.
 
     ``add_bos_token`` and ``add_eos_token`` are always among them, because llama.cpp has defaults of its own for each
     pre-tokenizer.
@@ -38,7 +38,7 @@ def find_flags(
 
 
 def _declared(folder: TokenizerFolder, special: Mapping[str, int], ids: Mapping[str, int]) -> dict[str, bool]:
-    """What tokenizer_config.json says, and the post-processor, which wins, being what runs."""
+    """What tokenizer_config.json and the post-processor say; the post-processor wins, because it is what runs."""
     config = folder.config
     said = {"add_bos_token": config.add_bos_token, "add_eos_token": config.add_eos_token}
     out = {name: value for name, value in said.items() if value is not None}

@@ -21,7 +21,7 @@ def tokens_around(tok: Tokenizer) -> tuple[str | None, str | None]:
 
 
 def post_processor(tok: Tokenizer, plain: Json | None) -> Json | None:
-    """The post-processor.
+    """Make the post-processor of tokenizer.json, or None where nothing is added.
 
     Args:
         tok: the tokenizer.

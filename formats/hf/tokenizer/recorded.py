@@ -1,4 +1,4 @@
-"""What tokenizer_config.json holds for quantmill, because no other place in a folder's files does."""
+"""What ``write_tokenizer`` records in tokenizer_config.json because no other place in a folder's files holds it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from .files.added_tokens import AddedToken
 from .files.json_values import Json
 from .files.tokenizer_config import RecordedFacts
 from .splitting.pre_tokenizers import BY_NAME
-
-KEY = "quantmill"  # in tokenizer_config.json
 
 
 def restore_types(types: NDArray[np.int32], recorded: RecordedFacts) -> NDArray[np.int32]:

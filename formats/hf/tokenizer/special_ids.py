@@ -23,53 +23,35 @@ from .files.folder import TokenizerFolder
 from .files.json_values import token_ids
 
 _END_OF_TURN = (
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|end_of_turn|>",
-    "<|eot|>",
-    "<turn|>",
-    "<EOT>",
-)
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>", "<|eot|>", "<turn|>", "<EOT>",
+)  # fmt: skip
 _END_OF_MESSAGE = ("<|eom_id|>", "<|eom|>")  # a turn that goes on after a tool's answer
 # llama-vocab.cpp, special_eog_ids: stops for llama.cpp by their text alone.
 _KNOWN_STOPS = {
-    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>"),
-    *(
-        "<|endoftext|>",
-        "</s>",
-        "<|eom_id|>",
-        "<EOT>",
-        "_<EOT>",
-        "[EOT]",
-        "[EOS]",
-        "<|end_of_text|>",
-        "<eos>",
-        "<turn|>",
-    ),
-    *("<end_of_utterance>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["),
-}
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<eos>", "<turn|>",
+    "<end_of_utterance>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+}  # fmt: skip
 # Texts by which llama.cpp itself finds the tokens of fill-in-the-middle (llama-vocab.cpp, load), in its order. It takes
 # whichever its hash table yields first, and [PAD] for one of them in any vocabulary: so we write those we find, if the
 # first of them is there.
 _FIM_TEXTS = {
     "fim_pre": (
-        *("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>"),
-        *("<|code_prefix|>", "<|prefix|>"),
+        "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
+        "<|prefix|>",
     ),
     "fim_suf": (
-        *("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>"),
-        *("<|code_suffix|>", "<|suffix|>"),
+        "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>",
+        "<|suffix|>",
     ),
     "fim_mid": (
-        *("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>"),
-        *("<|code_middle|>", "<|middle|>"),
+        "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>",
+        "<|middle|>",
     ),
     "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>"),
     "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
     "fim_sep": ("<|file_sep|>",),
-}
+}  # fmt: skip
 # Our name -> keys of tokenizer_config.json and special_tokens_map.json, in order of trust.
 _KEYS = {
     "bos": ("bos_token", "cls_token"),
@@ -90,7 +72,7 @@ _KEYS = {
 def find_special_ids(
     folder: TokenizerFolder, ids: Mapping[str, int], model_ids: Mapping[str, object], fallback: Mapping[str, int]
 ) -> dict[str, int]:
-    """Ids by llama.cpp's short names, in the order in which GGUF's keys are written.
+    """Find the ids of special tokens by llama.cpp's short names, in the order in which GGUF's keys are written.
 
     Args:
         folder: what the folder's files say.
@@ -125,7 +107,7 @@ def find_special_ids(
 def _stops(
     folder: TokenizerFolder, ids: Mapping[str, int], model_ids: Mapping[str, object], fallback: Mapping[str, int]
 ) -> dict[str, int]:
-    """``eos`` and ``eot``."""
+    """Find ``eos`` and ``eot``, by the rule above."""
     texts = {number: text for text, number in ids.items()}
     own = _named(folder, ids, "eos_token", "sep_token")
     declared = _inside(folder.stops, ids) or _of_model(model_ids, "eos", ids)
@@ -175,6 +157,6 @@ def _of_model(model_ids: Mapping[str, object], name: str, ids: Mapping[str, int]
 
 
 def _inside(numbers: Sequence[int], ids: Mapping[str, int]) -> list[int]:
-    """Those inside the vocabulary."""
+    """The ids that are inside the vocabulary."""
     n = max(ids.values(), default=-1) + 1
     return [number for number in numbers if number < n]

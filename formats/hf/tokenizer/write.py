@@ -1,4 +1,4 @@
-"""A ``Tokenizer`` as the files that transformers and sentencepiece load: the way back of ``read.py``."""
+"""A ``Tokenizer`` as the files that transformers and sentencepiece load: the inverse of ``read.py``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from ...errors import TokenizerError
 from ...ir import Tokenizer, TokenType
 from .common.tokenizer_model import sentencepiece_bytes
 from .files.json_values import Json, json_object, optional
+from .files.tokenizer_config import RECORDED_KEY
 from .kinds import byte_level_bpe, gemma4_bpe, sentencepiece_bpe, unigram, wordpiece
 from .post_processor import post_processor, tokens_around
-from .recorded import KEY, facts_to_record
+from .recorded import facts_to_record
 from .splitting.pre_tokenizers import MASK_LSTRIP
 
 _KEYS = {
@@ -35,7 +36,7 @@ class Writer:
 
     Args:
         model: llama.cpp's name of the kind, as in ``Tokenizer.model``.
-        to_document: makes tokenizer.json, but for added tokens and post-processor; raises ``TokenizerError``.
+        to_document: makes tokenizer.json without added tokens and post-processor; raises ``TokenizerError``.
         pre_names: the pre-tokenizer names under which it is of this kind; None for any.
         has_model_file: whether a tokenizer.model is written, too.
     """
@@ -143,7 +144,7 @@ def _config(tok: Tokenizer) -> Json:
     if "add_space_prefix" in tok.flags:
         config["add_prefix_space"] = tok.flags["add_space_prefix"]
     if facts := facts_to_record(tok):
-        config[KEY] = facts
+        config[RECORDED_KEY] = facts
     if tok.model == "llama":
         config["legacy"] = tok.flags.get("legacy", True)
     return config

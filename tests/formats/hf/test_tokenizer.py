@@ -253,6 +253,30 @@ def test_sentencepiece_without_a_space_in_front(tmp_path: Path) -> None:
     assert tok.flags == {"add_bos_token": False, "add_eos_token": False, "add_space_prefix": False}
 
 
+def test_every_file_is_read_once(bpe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, start = _llama3(bpe)
+    more = {"special_tokens_map.json": {}, "added_tokens.json": {}, "chat_template.jinja": "{{ m }}"}
+    unneeded = {"tokenizer.model": b"tiktoken's ranks", "vocab.json": {}, "merges.txt": "", "vocab.txt": ""}
+    folder = write_folder(tmp_path, {**files, **more, **unneeded})
+    seen = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        seen.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    _read(folder, start + 5)
+    assert sorted(seen) == sorted({*files, *more})
+
+
+def test_recorded_types_of_another_form_are_left_out(bpe: dict[str, Any], tmp_path: Path) -> None:
+    types = {"0": 6, "1": [], "2": True, "x": 3, "9" * 5000: 3, "5": 7}
+    files = {"tokenizer.json": bpe, "tokenizer_config.json": {"quantmill": {"token_types": types, "pre": []}}}
+    tok = _read(write_folder(tmp_path, files), 700)
+    assert tok.types[:6].tolist() == [TokenType.BYTE] + [TokenType.NORMAL] * 5
+
+
 def _broken(name: str, data: Any) -> Callable[[Files], None]:
     def change(files: Files) -> None:
         files[name] = data
@@ -299,7 +323,15 @@ def _broken(name: str, data: Any) -> Callable[[Files], None]:
             ),
             "pre_tokenizer: the tokenizers library refuses it: ",
         ),
+        (_broken("tokenizer.json", {"model": None}), "tokenizer.json: no 'model' in it"),
+        (_broken("tokenizer.json", {"model": {}, "decoder": {"type": "ByteLevel"}}), "model.vocab: is not what"),
+        (
+            _broken("tokenizer.json", {"model": {"type": "WordPiece", "vocab": {}, "continuing_subword_prefix": 3}}),
+            "model.continuing_subword_prefix: is not what tokenizer files hold here",
+        ),
         (_broken("tokenizer_config.json", "[1]"), "tokenizer_config.json: not a JSON object"),
+        (_broken("tokenizer_config.json", {"extra_ids": "3"}), "extra_ids: is not what tokenizer files hold here"),
+        (_broken("added_tokens.json", {"<x>": -1}), "'<x>': -1 is not a token id"),
         (_broken("added_tokens.json", {"<x>": 9999}), "token 9999 ('<x>') is beyond the embedding's 700 rows"),
         (_broken("added_tokens.json", {"a": 5}), "are both 'a'"),
     ],

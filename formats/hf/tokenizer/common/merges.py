@@ -8,14 +8,24 @@ from ..files.tokenizer_json import Merge
 
 
 def merges_to_gguf(merges: Iterable[Merge]) -> tuple[str, ...]:
-    """Merges of tokenizer.json as GGUF writes them."""
+    """Merges of tokenizer.json as GGUF writes them.
+
+    Example:
+        >>> merges_to_gguf(["l o", ("a", " b")])
+        ('l o', 'a Ġb')
+    """
     return tuple(
         merge if isinstance(merge, str) else " ".join(part.replace(" ", "\u0120") for part in merge) for merge in merges
     )
 
 
 def merge_from_gguf(merge: str) -> list[str]:
-    """The two parts of a merge; the first may itself begin with a space, so llama.cpp looks from the second on."""
+    """The two parts of a merge. The first may begin with a space, so llama.cpp looks from the second character on.
+
+    Example:
+        >>> merge_from_gguf("l o")
+        ['l', 'o']
+    """
     left, _, right = merge[1:].partition(" ")
     return [merge[0] + left, right]
 

@@ -112,6 +112,13 @@ def read_folder(path: Path) -> TokenizerFolder:
     Raises:
         TokenizerError: a file is not JSON, is not an object, or holds a value of another type or range than its
             program writes.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "added_tokens.json").write_text('{"<think>": 7}')
+        >>> read_folder(folder).added_tokens
+        {7: AddedToken(text='<think>', special=False, lstrip=False, rstrip=False)}
     """
     return TokenizerFolder(
         path=path,

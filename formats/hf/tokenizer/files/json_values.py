@@ -60,24 +60,26 @@ class Fields:
 
 
 def text(value: object) -> str:
+    """A string."""
     if not isinstance(value, str):
         raise Unexpected
     return value
 
 
 def token_id(value: object) -> int:
+    """A number that is a token's id: not negative, and an int32."""
     if type(value) is not int or not 0 <= value < _MAX_ID:
         raise Unexpected
     return value
 
 
 def is_id_text(value: str) -> bool:
-    """Whether it is an id as the key of an object: ``"17"``."""
+    """Whether an object's key is the text of an id, such as ``"17"``."""
     return value.isascii() and value.isdecimal() and len(value) < 11
 
 
 def token_id_text(value: str) -> int:
-    """An id as the key of an object: ``"17"``."""
+    """The id that an object's key is the text of, such as ``"17"``."""
     if not is_id_text(value):
         raise Unexpected
     return token_id(int(value))
@@ -91,12 +93,14 @@ def score(value: object) -> float:
 
 
 def json_object(value: object) -> Json:
+    """An object, its values unchecked."""
     if not isinstance(value, dict):
         raise Unexpected
     return value
 
 
 def json_list(value: object) -> list[object]:
+    """A list, its items unchecked."""
     if not isinstance(value, list):
         raise Unexpected
     return value
@@ -118,12 +122,12 @@ def mapping_of(parse: Parser[T]) -> Parser[dict[str, T]]:
 
 
 def known_flag(value: object) -> bool | None:
-    """A boolean; anything else says nothing."""
+    """A boolean, or None for anything else."""
     return value if isinstance(value, bool) else None
 
 
 def token_text(value: object) -> str | None:
-    """A token as these files write it: its text, or an object with ``content``; anything else says nothing."""
+    """A token as these files write it: its text, or an object with ``content``; None for anything else."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None

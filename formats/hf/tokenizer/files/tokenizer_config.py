@@ -23,7 +23,8 @@ from .json_values import (
     tuple_of,
 )
 
-_MAX_EXTRA_IDS = 1 << 16
+RECORDED_KEY = "quantmill"
+_MAX_EXTRA_IDS = 1 << 16  # T5 has 100
 _TYPES = {int(kind) for kind in TokenType}
 
 
@@ -60,7 +61,7 @@ class RecordedFacts:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """tokenizer_config.json; None where it does not say.
+    """tokenizer_config.json; options that it does not mention are None.
 
     Args:
         path: the file, for messages.
@@ -69,9 +70,9 @@ class TokenizerConfig:
         chat_templates: name -> Jinja text; the nameless one is ``default``.
         tokenizer_class: transformers' class.
         extra_ids: how many ``<extra_id_N>`` a T5 has.
-        add_bos_token: whether the class puts the first token before a text.
-        add_eos_token: whether the class puts the last token after a text.
-        add_prefix_space: whether it puts a space before a text.
+        add_bos_token: whether the class puts bos before a text.
+        add_eos_token: whether the class puts eos after a text.
+        add_prefix_space: whether the class puts a space before a text.
         do_lower_case: BertTokenizer's option.
         strip_accents: BertTokenizer's option.
         tokenize_chinese_chars: BertTokenizer's option.
@@ -115,7 +116,7 @@ def read_tokenizer_config(path: Path) -> TokenizerConfig:
         do_lower_case=fields.take("do_lower_case", optional(bool), missing=True),
         strip_accents=fields.take("strip_accents", optional(bool)),
         tokenize_chinese_chars=fields.take("tokenize_chinese_chars", optional(bool), missing=True),
-        recorded=fields.take("quantmill", _recorded_facts),
+        recorded=fields.take(RECORDED_KEY, _recorded_facts),
     )
 
 
@@ -165,7 +166,7 @@ def _extra_ids(value: object) -> int:
 
 
 def _recorded_facts(value: object) -> RecordedFacts:
-    """Leaves out what it does not know: the key may be another program's."""
+    """What was recorded; anything of another form is left out, since somebody else may have written it."""
     recorded = value if isinstance(value, dict) else {}
     pre, listed = recorded.get("pre"), recorded.get("token_types")
     types: dict[int, int] = {}

@@ -167,6 +167,11 @@ def parse_tokenizer_json(document: Json, path: Path) -> TokenizerJson:
 
     Raises:
         TokenizerError: it has no model, or a value is not of the type and range that the tokenizers library writes.
+
+    Example:
+        >>> document = {"model": {"type": "WordPiece", "vocab": {"[UNK]": 0, "un": 1}}}
+        >>> parse_tokenizer_json(document, Path("tokenizer.json")).model
+        WordPieceModel(vocab={'[UNK]': 0, 'un': 1}, continuing_prefix='##')
     """
     fields = Fields(document, path)
     normalizer = fields.take("normalizer", optional(step))

@@ -1,1 +1,1 @@
-"""One module for each kind of tokenizer: its vocabulary out of a folder's files, and its tokenizer.json back."""
+"""One module for each kind of tokenizer: it reads the vocabulary of a folder and writes its tokenizer.json."""

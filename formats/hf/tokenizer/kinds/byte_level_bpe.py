@@ -1,4 +1,7 @@
-"""Byte-level BPE (llama.cpp's ``gpt2``): tokenizer.json, or vocab.json with merges.txt; and tokenizer.json back."""
+"""Byte-level BPE (llama.cpp's ``gpt2``).
+
+Reads tokenizer.json, or vocab.json with merges.txt; writes tokenizer.json.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from ..splitting.pre_tokenizers import BY_NAME, MASK_LSTRIP, NAMES
 
 @dataclass(frozen=True)
 class _TokenizerClass:
-    """What only the code of one of transformers' classes says.
+    """Facts about one of transformers' classes that no file of a checkpoint holds.
 
     Args:
         pre: the name of the pre-tokenizer that splits as it does.
@@ -92,7 +95,7 @@ def read_vocab_and_merges(folder: TokenizerFolder, pre: str | None) -> Vocabular
 
 
 def to_document(tok: Tokenizer) -> Json:
-    """tokenizer.json, but for added tokens and post-processor.
+    """The tokenizer.json of a tokenizer, without added tokens and post-processor.
 
     Raises:
         TokenizerError: there are no merges, or the pre-tokenizer's name is unknown.

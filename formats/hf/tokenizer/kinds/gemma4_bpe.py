@@ -1,4 +1,6 @@
-"""BPE over characters with ``▁`` for a space that keeps its merges (llama.cpp's ``gemma4``): tokenizer.json, and back.
+"""BPE over characters with ``▁`` for a space that keeps its merges (llama.cpp's ``gemma4``).
+
+Reads and writes tokenizer.json.
 
 llama.cpp's ``gemma4`` model runs the merges themselves, line by line, where ``llama`` goes by scores.
 """
@@ -25,8 +27,8 @@ _VISIBLE = {"<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_
 def keeps_merges(folder: TokenizerFolder) -> bool:
     """Whether llama.cpp's ``gemma4`` model does what this tokenizer.json of pieces does.
 
-    That is where no ▁ goes in front, no token crosses the end of a line, since text is split there, and bos goes
-    first: llama.cpp adds it to such a vocabulary whatever its flag says.
+    It does if no ▁ goes before the text, no token crosses the end of a line (text is split there), and bos goes first:
+    llama.cpp adds it to such a vocabulary whatever its flag says.
     """
     document = folder.tokenizer_json
     if document is None or not document.has_pieces or document.adds_space_prefix:
@@ -43,7 +45,7 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
 
     Args:
         folder: with that tokenizer.json.
-        pre: without meaning here.
+        pre: ignored.
     """
     _, model = folder.document(BpeModel)
     unknown = unknown_piece(folder, model)
@@ -63,7 +65,7 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
 
 
 def to_document(tok: Tokenizer) -> Json:
-    """tokenizer.json, but for added tokens and post-processor.
+    """The tokenizer.json of a tokenizer, without added tokens and post-processor.
 
     Raises:
         TokenizerError: there are no merges.

@@ -1,4 +1,6 @@
-"""SentencePiece BPE (llama.cpp's ``llama``): tokenizer.model, or the tokenizer.json made from one; and that back.
+"""SentencePiece BPE (llama.cpp's ``llama``).
+
+Reads tokenizer.model, or the tokenizer.json made from one; writes that tokenizer.json.
 
 llama.cpp merges the neighbours whose union has the highest score (src/llama-vocab.cpp, llm_tokenizer_spm); Hugging
 Face merges the pair of the lowest rank. The two agree where scores fall as ranks rise.
@@ -25,7 +27,7 @@ def read_model(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
 
     Args:
         folder: with a SentencePiece model.
-        pre: without meaning here.
+        pre: ignored.
 
     Raises:
         TokenizerError: it is a model of words or characters.
@@ -47,13 +49,13 @@ def read_model(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
 
 
 def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
-    """The vocabulary of tokenizer.json alone, its scores made from the merges' ranks.
+    """The vocabulary of a tokenizer.json without its tokenizer.model, with scores made from the merges' ranks.
 
-    llama.cpp's converter (gguf-py, LlamaHfVocab) gives every token -1000 here and so loses the order of the merges.
+    llama.cpp's converter (gguf-py, LlamaHfVocab) gives every token -1000 here and loses the order of the merges.
 
     Args:
         folder: its tokenizer.json ``has_pieces``.
-        pre: without meaning here.
+        pre: ignored.
     """
     document, model = folder.document(BpeModel)
     unknown = unknown_piece(folder, model)
@@ -70,7 +72,7 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
 
 
 def to_document(tok: Tokenizer) -> Json:
-    """tokenizer.json, but for added tokens and post-processor, as transformers makes it of a tokenizer.model.
+    """The tokenizer.json that transformers makes of a tokenizer.model, without added tokens and post-processor.
 
     Raises:
         TokenizerError: there are no scores.
@@ -100,8 +102,11 @@ def to_document(tok: Tokenizer) -> Json:
 
 
 def _scores(tokens: Mapping[int, tuple[str, TokenType]], merges: Sequence[Merge]) -> dict[int, float]:
-    """0, -1, -2... over the normal tokens: in id order where the merges' ranks follow it (as tokenizer.model numbers
-    its pieces), else in the order of the merges that first make each, the rest below."""
+    """Scores of 0, -1, -2... for the normal tokens.
+
+    They go in id order where the merges' ranks follow it, as tokenizer.model numbers its pieces; else in the order of
+    the merges that first make each token, with tokens that no merge makes last.
+    """
     normal = sorted(number for number, (_, kind) in tokens.items() if kind is TokenType.NORMAL)
     ids = {tokens[number][0]: number for number in normal}
     rank: dict[int, int] = {}
@@ -127,7 +132,7 @@ def _vocabulary(
     *,
     adds_prefix: bool,
 ) -> Vocabulary:
-    """With added tokens laid over; where they only repeat the vocabulary's special tokens, those stay as they are."""
+    """The vocabulary with its added tokens; those that only repeat its own special tokens change nothing."""
     for number, added in folder.added_tokens.items():
         known = tokens.get(number)
         if known is not None and known[0] == added.text and known[1] in (TokenType.UNKNOWN, TokenType.CONTROL):

@@ -1,4 +1,6 @@
-"""Unigram (llama.cpp's ``t5``: T5, UMT5, XLM-RoBERTa): tokenizer.json or a SentencePiece model; tokenizer.json back.
+"""Unigram (llama.cpp's ``t5``): the tokenizers of T5, UMT5 and XLM-RoBERTa.
+
+Reads tokenizer.json or a SentencePiece model; writes tokenizer.json.
 
 llama.cpp runs sentencepiece's normalization itself (src/llama-vocab.cpp, ``llm_tokenizer_ugm``): its table of
 replacements, then ``▁`` before the text, and runs of spaces into one where ``remove_extra_whitespaces`` says so.
@@ -27,16 +29,16 @@ _SPECIAL = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>", "mask":
 
 
 def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
-    """The vocabulary of a tokenizer.json: it holds the scores, and the table of replacements in its normalizer.
+    """The vocabulary of a tokenizer.json, which holds the scores and, in its normalizer, the table of replacements.
 
-    A SentencePiece model beside it says more of the pieces that both number alike.
+    A SentencePiece model beside it gives the types, and the exact scores, of the pieces that both number alike.
 
     Args:
         folder: its tokenizer.json has a Unigram model.
-        pre: None if what is done to text before must be what llama.cpp does.
+        pre: None if normalizer and pre-tokenizer must do what llama.cpp does.
 
     Raises:
-        TokenizerError: llama.cpp does something else, or the table is damaged.
+        TokenizerError: they do something else, or the table is damaged.
     """
     document, model = folder.document(UnigramModel)
     tokens, scores = {}, {}
@@ -66,7 +68,7 @@ def read_model(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
 
     Args:
         folder: with a SentencePiece model of type Unigram.
-        pre: without meaning here.
+        pre: ignored.
 
     Raises:
         TokenizerError: the class numbers pieces in a way of its own (CamemBERT, Pegasus, ...).
@@ -107,7 +109,7 @@ def read_model(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
 
 
 def to_document(tok: Tokenizer) -> Json:
-    """tokenizer.json, but for added tokens and post-processor, that treats text as llama.cpp does.
+    """The tokenizer.json that treats text as llama.cpp does, without added tokens and post-processor.
 
     Raises:
         TokenizerError: there are no scores.
@@ -150,6 +152,10 @@ def normalize_spaces(text: str, prefix: bool, merge: bool) -> str:
         text: after the table of replacements.
         prefix: its add_space_prefix.
         merge: its remove_extra_whitespaces.
+
+    Example:
+        >>> normalize_spaces(" a  b", prefix=True, merge=True), normalize_spaces(" a  b", prefix=False, merge=False)
+        ('▁a▁b', '▁a▁▁b')
     """
     out, inside, prepended = [], False, False
     for char in text:
@@ -173,7 +179,7 @@ def _vocabulary(
     flags: Mapping[str, bool],
     charsmap: bytes | None,
 ) -> Vocabulary:
-    """With added tokens, which keep the score they have in the vocabulary; the unknown token stays what it is."""
+    """The vocabulary with its added tokens, which keep the scores it has for them; the unknown token stays as it is."""
     for number, added in folder.added_tokens.items():
         if number in tokens and tokens[number][1] is TokenType.UNKNOWN:
             continue
@@ -202,7 +208,7 @@ def _replace(pattern: Json, content: str) -> Json:
 
 
 def _spaces(document: TokenizerJson, charsmap: bytes | None, *, checked: bool) -> tuple[bool, bool]:
-    """add_space_prefix and remove_extra_whitespaces, by what becomes of probe strings."""
+    """Find add_space_prefix and remove_extra_whitespaces by what the tokenizer does to probe strings."""
     words = split_probes(document.normalizer, document.pre_tokenizer, document.path)
     ours = ["".join(parts) for parts in words]
     table = _precompiled(charsmap) if charsmap else None

@@ -1,7 +1,9 @@
-"""WordPiece (llama.cpp's ``bert``): tokenizer.json or vocab.txt, and tokenizer.json back.
+"""WordPiece (llama.cpp's ``bert``).
 
-llama.cpp keeps the pieces turned around: one that starts a word has ``▁`` before it, one that goes on has lost its
-``##`` (conversion/bert.py; src/llama-vocab.cpp, ``llm_tokenizer_wpm_session``).
+Reads tokenizer.json or vocab.txt; writes tokenizer.json.
+
+llama.cpp marks the other pieces: one that starts a word has ``▁`` before it, one inside a word has lost its ``##``
+(conversion/bert.py; src/llama-vocab.cpp, ``llm_tokenizer_wpm_session``).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from ..splitting.probes import PROBES, differing_probes, split, split_probes
 _START, _CONTINUING = "▁", "##"
 _SPECIAL = {"unk": "[UNK]", "bos": "[CLS]", "eos": "[SEP]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 _PRE_TOKENIZER: Json = {"type": "BertPreTokenizer"}
-# Our flag -> BertNormalizer's field. The last two llama.cpp cannot switch off; the flags are for the way back.
+# Our flag -> BertNormalizer's field. llama.cpp cannot switch off the last two; the flags keep them for a checkpoint
+# that is written again.
 _FIELDS = {
     "normalizer_lowercase": "lowercase",
     "normalizer_strip_accents": "strip_accents",
@@ -31,7 +34,7 @@ _FIELDS = {
 
 
 def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
-    """The vocabulary of a tokenizer.json in llama.cpp's form, and what its normalizer does as flags.
+    """The vocabulary of a tokenizer.json in llama.cpp's form, with what its normalizer does as flags.
 
     Args:
         folder: its tokenizer.json has a WordPiece model.
@@ -42,18 +45,18 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
     """
     document, model = folder.document(WordPieceModel)
     if model.continuing_prefix != _CONTINUING:
-        problem = f"pieces go on with {model.continuing_prefix!r}; only '##' is known"
+        problem = f"pieces inside a word start with {model.continuing_prefix!r}; only '##' is known"
         raise TokenizerError(problem, path=document.path, where="model")
     flags = _flags_of_normalizer(document, checked=pre is None)
     return _vocabulary(folder, model.vocab, flags, control=frozenset())
 
 
 def read_vocab_txt(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
-    """The vocabulary of vocab.txt in llama.cpp's form, and what BertTokenizer does as flags.
+    """The vocabulary of vocab.txt in llama.cpp's form, with what BertTokenizer does as flags.
 
     Args:
         folder: with vocab.txt.
-        pre: without meaning here.
+        pre: ignored.
     """
     fields = {
         "normalizer_lowercase": folder.config.do_lower_case,
@@ -66,7 +69,7 @@ def read_vocab_txt(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
 
 
 def to_document(tok: Tokenizer) -> Json:
-    """tokenizer.json, but for added tokens and post-processor."""
+    """The tokenizer.json of a tokenizer, without added tokens and post-processor."""
     n = content_length(tok)
     unk = tok.special.get("unk", 100)  # llama.cpp's default
     vocab = {}
@@ -92,12 +95,22 @@ def to_document(tok: Tokenizer) -> Json:
 
 
 def piece_to_gguf(piece: str) -> str:
-    """llama.cpp's form of a piece of BERT's: ``▁un`` for ``un``, ``able`` for ``##able``."""
+    """llama.cpp's form of one of BERT's pieces.
+
+    Example:
+        >>> piece_to_gguf("un"), piece_to_gguf("##able")
+        ('▁un', 'able')
+    """
     return piece[len(_CONTINUING) :] if piece.startswith(_CONTINUING) else _START + piece
 
 
 def piece_from_gguf(piece: str) -> str:
-    """BERT's form of a piece of llama.cpp's: ``un`` for ``▁un``, ``##able`` for ``able``."""
+    """BERT's form of one of llama.cpp's pieces.
+
+    Example:
+        >>> piece_from_gguf("▁un"), piece_from_gguf("able")
+        ('un', '##able')
+    """
     return piece[len(_START) :] if piece.startswith(_START) and piece != _START else _CONTINUING + piece
 
 
@@ -127,13 +140,13 @@ def _flags_of_normalizer(document: TokenizerJson, *, checked: bool) -> dict[str,
 
 
 def _flags(fields: Mapping[str, object]) -> dict[str, bool]:
-    """The flags worth writing: those that are set, and of the last two, those that llama.cpp does otherwise."""
+    """The flags to write: those that are set, and of the last two, those in which llama.cpp differs."""
     known = {name: bool(value) for name, value in fields.items() if value is not None}
     return {name: value for name, value in known.items() if name.startswith("normalizer_") or not value}
 
 
 def _by_probes(document: TokenizerJson, *, checked: bool) -> dict[str, bool]:
-    """Which BertNormalizer does to probe strings what this tokenizer does."""
+    """Find the options of a BertNormalizer that does to probe strings what this tokenizer does."""
     ours = split_probes(document.normalizer, document.pre_tokenizer, document.path)
     choices = {}
     for clean, chinese, lowercase, strip in product((True, False), repeat=4):

@@ -1,4 +1,4 @@
-"""Which of llama.cpp's pre-tokenizers a tokenizer.json is: by its steps, else by what it does to probe strings."""
+"""Find llama.cpp's pre-tokenizer for a tokenizer.json: by its steps, else by what it does to probe strings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from .probes import PROBES, differing_probes, library_errors, split, split_probe
 
 
 def detect_pre(document: TokenizerJson) -> str:
-    """llama.cpp's name for what a tokenizer.json with a BPE model does to text before its merges.
+    """Find llama.cpp's name of the pre-tokenizer that splits text as this tokenizer.json does.
+
+    Args:
+        document: its model is a BPE.
 
     Raises:
         TokenizerError: none of llama.cpp's pre-tokenizers agrees on every probe; the error names the nearest one and a
@@ -61,7 +64,7 @@ def _by_probes(document: TokenizerJson, normalizer: Json | None) -> list[PreToke
 
 
 def _comparable(steps: tuple[Step, ...]) -> list[Step]:
-    """The steps without what does not change the words."""
+    """The steps without what does not change the words, so that equal ones compare equal."""
     found = []
     for step in steps:
         step = {key: value for key, value in step.items() if key != "trim_offsets"}
@@ -72,7 +75,7 @@ def _comparable(steps: tuple[Step, ...]) -> list[Step]:
 
 
 def _unreachable_word(document: TokenizerJson, model: BpeModel) -> str | None:
-    """A word of the vocabulary that the merges do not build: only there does ignore_merges change anything."""
+    """A word of the vocabulary that the merges do not build; ignore_merges changes nothing but those."""
     from tokenizers import Tokenizer
 
     added = {token.text for _, token in document.added_tokens}

@@ -44,6 +44,10 @@ class PreTokenizer:
         return self.steps[0] if len(self.steps) == 1 else {"type": "Sequence", "pretokenizers": list(self.steps)}
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 def _split(pattern: str) -> Json:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
@@ -95,18 +99,7 @@ PRE_TOKENIZERS = (
         "llama-bpe",
         _splits(_LLAMA3),
         ignore_merges=True,
-        aliases=(
-            "llama3",
-            "llama-v3",
-            "falcon3",
-            "falcon-h1",
-            "pixtral",
-            "midm-2.0",
-            "lfm2",
-            "jina-v5-nano",
-            "glm4",
-            "glm5",
-        ),
+        aliases=_names("llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano glm4 glm5"),
     ),
     PreTokenizer("dbrx", _splits(_LLAMA3), aliases=("smaug-bpe", "chatglm-bpe")),
     PreTokenizer(
@@ -118,18 +111,9 @@ PRE_TOKENIZERS = (
     PreTokenizer(
         "gpt-2",
         (_GPT2,),
-        aliases=(
-            *("phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum"),
-            *(
-                "modern-bert",
-                "exaone4",
-                "jais",
-                "trillion",
-                "granite-docling",
-                "jina-v1-en",
-                "jina-v2-code",
-                "roberta-bpe",
-            ),
+        aliases=_names(
+            "phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert exaone4 jais "
+            "trillion granite-docling jina-v1-en jina-v2-code roberta-bpe"
         ),
     ),
     PreTokenizer("olmo", (_GPT2,), nfc=True, aliases=("mpt",)),
@@ -137,18 +121,8 @@ PRE_TOKENIZERS = (
         "qwen2",
         _splits(_QWEN2),
         nfc=True,
-        aliases=(
-            "stablelm2",
-            "deepseek-r1-qwen",
-            "kormo",
-            "f2llmv2",
-            "megrez",
-            "hunyuan",
-            "solar-open",
-            "grok-2",
-            "bailingmoe",
-            "bailingmoe2",
-            "llada-moe",
+        aliases=_names(
+            "stablelm2 deepseek-r1-qwen kormo f2llmv2 megrez hunyuan solar-open grok-2 bailingmoe bailingmoe2 llada-moe"
         ),
     ),
     PreTokenizer(
