@@ -231,21 +231,15 @@ def _parse_model(head: _ModelHead, path: Path) -> Model | None:
 
 
 def _merge(value: object) -> Merge:
-    if isinstance(value, str):
-        if " " not in value:
-            raise Unexpected
+    if isinstance(value, str) and " " in value:
         return value
-    left, right = _two(value)
-    return text(left), text(right)
+    if isinstance(value, list) and list(map(type, value)) == [str, str]:  # quicker than `text`, for half a million
+        return value[0], value[1]
+    raise Unexpected
 
 
 def _piece(value: object) -> tuple[str, float]:
-    content, number = _two(value)
-    return text(content), score(number)
-
-
-def _two(value: object) -> list[object]:
     items = json_list(value)
     if len(items) != 2:
         raise Unexpected
-    return items
+    return text(items[0]), score(items[1])
