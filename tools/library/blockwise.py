@@ -39,6 +39,11 @@ class CheckpointOptions:
             never.
         threads: how many to use; None for torch's own choice.
         force: replace the output if it holds a checkpoint.
+
+    Example:
+        >>> from quantmill import CheckpointOptions
+        >>> CheckpointOptions(max_shard_bytes=2e9).save_every
+        4
     """
 
     max_shard_bytes: float = 5e9

@@ -209,6 +209,20 @@ def imatrix_statistics(path: StrPath, n_ctx: int | None = None) -> list[TensorSt
 
     Raises:
         FormatError: the file is damaged.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from quantmill import imatrix_statistics
+        >>> from quantmill.formats.imatrix_file import Entry, Imatrix, write_imatrix
+        >>> entry = Entry(np.array([512, 1536], np.float32), np.array([512]))
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "imatrix.gguf")
+        ...     write_imatrix(path, Imatrix({"blk.0.attn_q.weight": entry}, ("text",), 1, 512))
+        ...     (row,) = imatrix_statistics(path)
+        >>> row.layer, row.tensor, row.smallest, row.largest
+        (0, 'attn_q', 1.0, 3.0)
     """
     from ...imatrix.matrix import read_parts
     from ...imatrix.stats import statistics
