@@ -32,6 +32,8 @@ def tensor_from_array(name: str, array: NDArray[np.generic], type: str | QType |
         FormatError: the array's dtype is another one, or its rows are not whole blocks of ``type``.
 
     Example:
+        >>> import numpy as np
+        >>> from quantmill.formats.arrays import tensor_from_array
         >>> tensor = tensor_from_array("blk.0.attn_q.weight", np.ones((2, 32), np.float32))
         >>> tensor.role, tensor.layer, tensor.shape, tensor.qtype.name
         (<Role.ATTN_Q: 'attn_q'>, 0, (2, 32), 'F32')
@@ -74,6 +76,8 @@ def model_from_arrays(
         FormatError: an array is not of floats. QuantmillError: a value does not fit its key.
 
     Example:
+        >>> import numpy as np
+        >>> from quantmill.formats.arrays import model_from_arrays
         >>> arrays = {"output_norm.weight": np.ones(64, np.float32)}
         >>> model = model_from_arrays("llama", arrays, {"llama.block_count": 0})
         >>> [tensor.name for tensor in model], model.hparam("block_count")

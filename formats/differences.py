@@ -68,14 +68,14 @@ def array_difference(a: Value, b: Value) -> tuple[int, int] | None:
     """
     if a.type is not ValueType.ARRAY or b.type is not ValueType.ARRAY or a.item is not b.item:
         return None
-    shared = min(len(a.data), len(b.data))
+    shared = min(len(a.items), len(b.items))
     differ = [i for i in range(shared) if _item(a, i) != _item(b, i)]
-    longer = abs(len(a.data) - len(b.data))
+    longer = abs(len(a.items) - len(b.items))
     return (differ[0] if differ else shared, len(differ) + longer) if differ or longer else None
 
 
 def _item(value: Value, i: int) -> object:
-    item = value.data[i]
+    item = value.items[i]
     return encode_value(item) if isinstance(item, Value) else item.tobytes() if isinstance(item, np.generic) else item
 
 

@@ -165,10 +165,10 @@ def _number(model: Model, key: str) -> int:
 
 def _datasets(model: Model) -> tuple[str, ...]:
     names = model.metadata["imatrix.datasets"]
-    if names.item is not ValueType.STRING and not (names.type is ValueType.ARRAY and not len(names.data)):
+    if names.item is not ValueType.STRING and not (names.type is ValueType.ARRAY and not len(names.items)):
         problem = "is not an array of strings"
         raise FormatError(problem, path=model.path, where="imatrix.datasets", hint="the file is damaged")
-    return tuple(names.data)
+    return names.texts
 
 
 def _entry(path: Path, name: str, pair: dict[str, NDArray[np.float32]]) -> Entry:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,8 +179,21 @@ class Value:
     """
 
     type: ValueType
-    data: Any
+    data: ValueData
     item: ValueType | None = None
+
+    @property
+    def items(self) -> NDArray[Any] | tuple[str, ...] | tuple[Value, ...]:
+        """The items of an array; empty for any other value."""
+        return self.data if isinstance(self.data, (np.ndarray, tuple)) else ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The value if it is a string, or the items of an array of strings; empty for any other value."""
+        if isinstance(self.data, str):
+            return (self.data,)
+        strings = self.item is ValueType.STRING and isinstance(self.data, tuple)
+        return cast("tuple[str, ...]", self.data) if strings else ()
 
 
 Metadata = Mapping[str, Value]

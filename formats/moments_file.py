@@ -173,9 +173,10 @@ def read_moments(model: Model, sizes: Mapping[str, tuple[int, NDArray[np.int64]]
     missing = {BLOCK_WIDTH, TENSORS, INPUTS} - set(given)
     if missing:
         raise fail(f"missing, though the file has {given[0]}", min(missing))
-    block_width = model.metadata[BLOCK_WIDTH]
-    if block_width.type is not ValueType.UINT32 or not block_width.data:
-        raise fail(f"must be a uint32 above 0, is {block_width.data!r:.40}", BLOCK_WIDTH)
+    stored_width = model.metadata[BLOCK_WIDTH]
+    block_width = stored_width.data if isinstance(stored_width.data, int) else 0
+    if stored_width.type is not ValueType.UINT32 or not block_width:
+        raise fail(f"must be a uint32 above 0, is {stored_width.data!r:.40}", BLOCK_WIDTH)
     inputs = _inputs(model, fail)
     stored = {tensor.name: tensor for tensor in model.tensors}
     holders = {}
@@ -188,9 +189,9 @@ def read_moments(model: Model, sizes: Mapping[str, tuple[int, NDArray[np.int64]]
         width, counts = sizes[holder]
         if sizes[name][0] != width or sizes[name][1].size != counts.size:
             raise fail(f"shares the second moments of {holder!r}, but has other columns", name)
-        holders[holder] = _checked(stored[holder + SUFFIX], counts.size, packed_size(width, block_width.data), fail)
+        holders[holder] = _checked(stored[holder + SUFFIX], counts.size, packed_size(width, block_width), fail)
     return Moments(
-        block_width.data,
+        block_width,
         inputs,
         {holder: sizes[holder][0] for holder in holders},
         {name: sizes[name][1] for name in inputs},
@@ -214,7 +215,7 @@ def _inputs(model: Model, fail: _Failure) -> dict[str, str]:
         value = model.metadata[key]
         if value.type is not ValueType.ARRAY or value.item is not ValueType.STRING:
             raise fail("is not an array of strings", key)
-        rows.append(value.data)
+        rows.append(value.texts)
     names, holders = rows
     if len(names) != len(holders):
         raise fail(f"{len(holders)} holders for {len(names)} tensors", INPUTS)

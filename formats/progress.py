@@ -128,6 +128,7 @@ def work(progress: Progress | None, name: str, total: int) -> Iterator[Callable[
         A function to call with the number of bytes just done, from any thread; None where nobody listens.
 
     Example:
+        >>> from quantmill.formats.progress import work
         >>> seen = []
         >>> with work(seen.append, "model.gguf", 200) as done:
         ...     done(200)

@@ -156,7 +156,7 @@ def _key_as_json(change: KeyChange) -> Json:
         if value is None:
             row[side] = None
         elif value.type is ValueType.ARRAY:  # in full with `inspect --json`
-            row[side] = {"type": type_name(value.type, value.item), "length": len(value.data)}
+            row[side] = {"type": type_name(value.type, value.item), "length": len(value.items)}
         else:
             row[side] = {"type": type_name(value.type, value.item), "value": json_value(value)}
     items = array_difference(change.a, change.b) if change.a and change.b else None

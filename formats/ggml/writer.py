@@ -200,7 +200,7 @@ def _number(metadata: Metadata, suffix: str, default: int | None = None) -> int:
 def _file_type(metadata: Metadata) -> int:
     """The number of the level, which is the same in both formats. Clients only print it for version 3."""
     value = metadata.get(GENERAL_FILE_TYPE)
-    number = FILE_TYPES["F16"] if value is None else int(value.data)
+    number = value.data if value is not None and isinstance(value.data, int) else FILE_TYPES["F16"]
     return number if number <= FILE_TYPES["Q6_K"] else FILE_TYPES["F16"]
 
 

@@ -153,9 +153,9 @@ def check_value(header: GGUFHeader, key: str, value: Value) -> None:
                     where=key,
                     hint=f"0 to {vocab - 1}; --force sets it anyway",
                 )
-    if key in _PER_TOKEN and value.type is ValueType.ARRAY and len(value.data) != vocab:
+    if key in _PER_TOKEN and value.type is ValueType.ARRAY and len(value.items) != vocab:
         raise QuantmillError(
-            f"{len(value.data)} entries for a vocabulary of {vocab}",
+            f"{len(value.items)} entries for a vocabulary of {vocab}",
             path=header.path,
             where=key,
             hint="--force sets it anyway",
@@ -166,7 +166,7 @@ def vocabulary_size(metadata: Metadata) -> int | None:
     """The number of tokens; None in a file without a vocabulary."""
     tokens = metadata.get("tokenizer.ggml.tokens")
     if tokens is not None and tokens.type is ValueType.ARRAY:
-        return len(tokens.data)
+        return len(tokens.items)
     for key, value in metadata.items():
         if key.endswith(".vocab_size") and isinstance(value.data, int):
             return value.data
@@ -196,15 +196,15 @@ def show_value(value: Value | None, metadata: Metadata, key: str, limit: int = 7
     if value is None:
         return "-"
     if value.type is ValueType.ARRAY:
-        head = [_plain(item) for item in value.data[:4]]
-        more = ", ..." if len(value.data) > 4 else ""
-        return _shorten(f"{type_name(value.type, value.item)} of {len(value.data)}: [{', '.join(head)}{more}]", limit)
+        head = [_plain(item) for item in value.items[:4]]
+        more = ", ..." if len(value.items) > 4 else ""
+        return _shorten(f"{type_name(value.type, value.item)} of {len(value.items)}: [{', '.join(head)}{more}]", limit)
     if value.type is ValueType.STRING:
         return _shorten(_plain(value.data), limit)
     if is_token_id(key):
         tokens = metadata.get("tokenizer.ggml.tokens")
-        if tokens is not None and isinstance(tokens.data, tuple) and 0 <= value.data < len(tokens.data):
-            return f"{value.data} {_plain(tokens.data[value.data])}"
+        if tokens is not None and isinstance(value.data, int) and 0 <= value.data < len(tokens.texts):
+            return f"{value.data} {_plain(tokens.texts[value.data])}"
     return _plain(value.data)
 
 

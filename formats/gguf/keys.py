@@ -216,7 +216,9 @@ def make_value(type: KeyType, data: Any, where: str) -> Value:
     if items is None:
         raise QuantmillError(f"expected an array of {item.name.lower()}, not {data!r}", where=where)
     checked = [_scalar(item, one, f"{where}[{i}]") for i, one in enumerate(items)]
-    return Value(kind, tuple(checked) if item is ValueType.STRING else np.array(checked, NUMPY_TYPES[item]), item)
+    if item is ValueType.STRING:
+        return Value(kind, tuple(text for text in checked if isinstance(text, str)), item)
+    return Value(kind, np.array(checked, NUMPY_TYPES[item]), item)
 
 
 NUMPY_TYPES: dict[ValueType, np.dtype[Any]] = {

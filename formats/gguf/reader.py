@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..ir import Bytes, Model, Shard, Tensor, ValueType
+from ..ir import Bytes, Model, Shard, Tensor
 from ..storage.source import SourceFile
 from .header import GGUFHeader, TensorEntry, parse_header
 from .keys import GENERAL_ARCHITECTURE
@@ -62,7 +62,7 @@ def read_gguf(path: str | Path) -> Model:
     metadata = parts[0][1].metadata
     arch = metadata.get(GENERAL_ARCHITECTURE)
     return Model(
-        arch=arch.data if arch is not None and arch.type is ValueType.STRING else "",
+        arch=arch.data if arch is not None and isinstance(arch.data, str) else "",
         metadata=metadata if len(parts) == 1 else without_split(metadata),
         tensors=tuple(_tensor(file, header, entry) for file, header in parts for entry in header.tensors),
         path=path,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError
-from ..ir import Model, Tensor, TokenType, Value, ValueType
+from ..ir import Model, Tensor, TokenType, Value, ValueData, ValueType
 from ..storage.source import SourceFile
 from .header import GGUFHeader
 from .keys import FILE_TYPES, GENERAL_ARCHITECTURE, GENERAL_FILE_TYPE, KeyType, is_token_id, key_type, type_name
@@ -121,10 +121,7 @@ def _metadata(header: GGUFHeader) -> Iterator[Finding]:
         if isinstance(value.data, np.ndarray) and value.data.dtype.kind == "f" and not np.isfinite(value.data).all():
             place = int(np.flatnonzero(~np.isfinite(value.data))[0])
             yield Finding(where, f"entry {place} is {value.data[place]}", _GET)
-        texts = (
-            value.data if value.item is ValueType.STRING else (value.data,) if value.type is ValueType.STRING else ()
-        )
-        if (bad := next((i for i, text in enumerate(texts) if not _is_utf8(text)), None)) is not None:
+        if (bad := next((i for i, text in enumerate(value.texts) if not _is_utf8(text)), None)) is not None:
             yield Finding(where, f"entry {bad} is not UTF-8" if value.item else "is not UTF-8", _GET)
     if header.alignment % 8:
         yield Finding("metadata key 'general.alignment'", f"{header.alignment} is not a multiple of 8", _REWRITE)
@@ -134,7 +131,7 @@ def _is_of(value: Value, wanted: KeyType) -> bool:
     """Whether a value has a type. A hyper-parameter may be an array, and a whole number signed; an empty array always
     fits.
     """
-    if value.type is ValueType.ARRAY and not len(value.data):
+    if value.type is ValueType.ARRAY and not len(value.items):
         return wanted[0] is ValueType.ARRAY
     found = {value.item or value.type, wanted[1] or wanted[0]}
     return (value.type is ValueType.ARRAY or wanted[0] is not ValueType.ARRAY) and (
@@ -205,12 +202,12 @@ def _tokenizer(model: Model) -> Iterator[Finding]:
             break
     yield from _token_types(tokenizer.model, tokenizer.types)
     for key, value in model.metadata.items():
-        if is_token_id(key) and not (_is_int(value.data) and 0 <= value.data < n):
+        if is_token_id(key) and not _is_token(value.data, n):
             yield Finding(f"metadata key {key!r}", f"{value.data!r} is not one of {n} tokens", _SET)
 
 
-def _is_int(data: Any) -> bool:
-    return isinstance(data, int) and not isinstance(data, bool)
+def _is_token(data: ValueData, n_tokens: int) -> bool:
+    return isinstance(data, int) and not isinstance(data, bool) and 0 <= data < n_tokens
 
 
 def _token_types(kind: str, types: np.ndarray[Any, np.dtype[np.int32]]) -> Iterator[Finding]:

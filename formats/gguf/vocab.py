@@ -156,7 +156,7 @@ def _templates_from_metadata(metadata: Metadata) -> dict[str, str]:
     if (default := _text(metadata, _TEMPLATE)) is not None:
         out["default"] = default
     for key, value in metadata.items():
-        if key.startswith(_TEMPLATE + ".") and value.type is ValueType.STRING:
+        if key.startswith(_TEMPLATE + ".") and isinstance(value.data, str):
             out[key[len(_TEMPLATE) + 1 :]] = value.data
     return out
 
@@ -182,16 +182,16 @@ def _strings(metadata: Metadata, name: str) -> tuple[str, ...] | None:
     value = metadata.get(_PREFIX + name)
     if value is None:
         return None
-    if value.type is not ValueType.ARRAY or (value.item is not ValueType.STRING and len(value.data)):
+    if value.type is not ValueType.ARRAY or (value.item is not ValueType.STRING and len(value.items)):
         raise TokenizerError("not an array of strings", where=_PREFIX + name)
-    return tuple(value.data)
+    return value.texts
 
 
 def _numbers(metadata: Metadata, name: str, dtype: Any, length: int | None) -> Any:
     value = metadata.get(_PREFIX + name)
     if value is None:
         return None
-    array = value.data if value.item is not ValueType.STRING or len(value.data) else np.empty(0, dtype)
+    array = value.data if value.item is not ValueType.STRING or len(value.items) else np.empty(0, dtype)
     if not isinstance(array, np.ndarray) or not _fits(array, dtype):
         raise TokenizerError(f"not an array of numbers that {np.dtype(dtype)} holds", where=_PREFIX + name)
     with np.errstate(over="ignore"):  # a score beyond float32's is infinite to llama.cpp, too

@@ -247,20 +247,20 @@ def encode_value(value: Value, byteorder: ByteOrder = "little", with_type: bool 
     """Encode a metadata value; its type's id comes first, unless ``with_type`` is False."""
     head = encode_number(ValueType.UINT32, value.type, byteorder) if with_type else b""
     if value.type is ValueType.STRING:
+        assert isinstance(value.data, str)
         return head + encode_string(value.data, byteorder)
     if value.type is not ValueType.ARRAY:
         return head + encode_number(value.type, value.data, byteorder)
-    item = value.item
+    item, items = value.item, value.items
     assert item is not None, "an array needs the type of its items"
-    head += encode_number(ValueType.UINT32, item, byteorder) + encode_number(
-        ValueType.UINT64, len(value.data), byteorder
-    )
+    head += encode_number(ValueType.UINT32, item, byteorder) + encode_number(ValueType.UINT64, len(items), byteorder)
     if item is ValueType.STRING:
-        return head + b"".join([encode_string(text, byteorder) for text in value.data])
+        return head + b"".join([encode_string(text, byteorder) for text in value.texts])
     if item is ValueType.ARRAY:
-        return head + b"".join([encode_value(nested, byteorder, with_type=False) for nested in value.data])
+        nested = [one for one in items if isinstance(one, Value)]
+        return head + b"".join([encode_value(one, byteorder, with_type=False) for one in nested])
     kind = NUMPY_TYPES[item].newbyteorder(_PREFIX[byteorder])
-    return head + np.asarray(value.data).astype(kind, casting="same_kind", copy=False).tobytes()
+    return head + np.asarray(items).astype(kind, casting="same_kind", copy=False).tobytes()
 
 
 def swap_blocks(qtype: QType, raw: Bytes) -> Bytes:

@@ -258,9 +258,9 @@ def _check(
     if "" in metadata:
         raise PlanError("a metadata key is empty")
     stored = metadata.get(GENERAL_ALIGNMENT)
-    if stored is not None and stored.type is not ValueType.UINT32:
-        raise PlanError("must be a uint32", where=GENERAL_ALIGNMENT)
     declared = DEFAULT_ALIGNMENT if stored is None else stored.data
+    if not isinstance(declared, int) or (stored is not None and stored.type is not ValueType.UINT32):
+        raise PlanError("must be a uint32", where=GENERAL_ALIGNMENT)
     alignment = declared if alignment is None else alignment
     if alignment <= 0 or alignment & (alignment - 1):
         raise PlanError(f"an alignment of {alignment} is not a power of two", where=GENERAL_ALIGNMENT)

@@ -58,7 +58,7 @@ def restore_generation(metadata: Metadata) -> dict[str, Any]:
 def read_private(value: Value | None) -> dict[str, Any]:
     """The JSON object of a private key; {} if the key is missing or its value was changed to something else."""
     try:
-        data = json.loads(value.data) if value is not None else {}
-    except (ValueError, TypeError, RecursionError):
+        data = json.loads(value.data) if value is not None and isinstance(value.data, str) else {}
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -138,7 +138,7 @@ def without_bulk(model: Model) -> tuple[Model, int]:
 
 def _sized(metadata: Metadata) -> Iterator[tuple[str, Value, int]]:
     for key, value in metadata.items():
-        large = value.type in (ValueType.STRING, ValueType.ARRAY) and len(value.data) > _LARGE // 16
+        large = len(value.data if isinstance(value.data, str) else value.items) > _LARGE // 16
         yield key, value, len(encode_value(value)) if large else 0
 
 

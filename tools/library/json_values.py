@@ -15,8 +15,9 @@ def json_value(value: Value) -> Json:
         'inf'
     """
     if value.type is ValueType.ARRAY:
-        items = value.data.tolist() if hasattr(value.data, "tolist") else value.data
+        items = value.items.tolist() if hasattr(value.items, "tolist") else value.items
         return [json_value(item) if isinstance(item, Value) else json_number(item) for item in items]
+    assert isinstance(value.data, bool | int | float | str)
     return json_number(value.data)
 
 
