@@ -28,8 +28,8 @@ def command(model: Path, threads: int | None, as_json: bool, quiet: bool) -> Non
     from .library.digest import digest
     from .library.models import read_model
 
-    source = read_model(model)
     with ProgressDisplay(quiet=quiet) as progress:
+        source = read_model(model, progress=progress)
         digests = digest(source, threads=threads, progress=progress)
     if as_json:
         tensors = [

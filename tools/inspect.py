@@ -38,7 +38,7 @@ def command(
     force: bool,
     quiet: bool,
 ) -> None:
-    """Show a GGUF FILE's metadata, tensors, types and bits per weight. A shard stands for its whole model.
+    """Show a GGUF FILE's metadata, tensors, types and bits per weight. For a shard, show its whole model.
 
     With --html, write one self-contained page: tensors by type, size per layer, metadata, and heat maps by layer and
     role of the error (--against) and the importance (--imatrix).

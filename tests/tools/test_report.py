@@ -146,5 +146,5 @@ def test_the_command(cli: Callable, refused: Callable, tmp_path: Path) -> None:
     assert "exists" in refused("inspect", path, "--html", tmp_path / "r.html")
     assert cli("inspect", path, "--html", tmp_path / "r.html", "--force", "--quiet").out == ""
     assert "the output is the input" in refused("inspect", path, "--html", base, "--against", base, "--force")
-    assert "no importance matrix" in refused("inspect", path, "--html", tmp_path / "s.html", "--imatrix", base)
+    assert "not an importance matrix" in refused("inspect", path, "--html", tmp_path / "s.html", "--imatrix", base)
     assert "give --html" in cli("inspect", path, "--against", base).err

@@ -108,7 +108,7 @@ def _type_of(path: Path, name: str, metadata: Metadata, given: str | None, force
     if given is not None:
         wanted = parse_type(given)
         if known is not None and wanted != known and not force and (old is None or wanted != (old.type, old.item)):
-            problem = f"llama.cpp wants {type_name(*known)} here, not {type_name(*wanted)}"
+            problem = f"llama.cpp requires {type_name(*known)} here, not {type_name(*wanted)}"
             raise QuantmillError(problem, path=path, where=name, hint="--force sets it all the same")
         return wanted
     if old is not None:
@@ -117,7 +117,7 @@ def _type_of(path: Path, name: str, metadata: Metadata, given: str | None, force
         how = f"--force adds it as {type_name(*known)}" if known else "--type TYPE adds it"
         raise _missing(path, name, metadata, how)
     if known is None:
-        raise QuantmillError("a key of unknown type", path=path, where=name, hint="say it with --type TYPE")
+        raise QuantmillError("the type of this key is unknown", path=path, where=name, hint="give it with --type TYPE")
     return known
 
 

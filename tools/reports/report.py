@@ -54,7 +54,7 @@ def write_report(
 
     page = Path(page)
     model = read_gguf(file)
-    base = None if against is None else read_model(Path(against))
+    base = None if against is None else read_model(against, progress=progress)
     importance = None if imatrix is None else read_imatrix(Path(imatrix))
     inputs = [*model.paths, *(base.paths if base else ()), *([] if imatrix is None else [Path(imatrix)])]
     with atomic_output(page, None, force, inputs) as output:  # before the work: it may not be writable
