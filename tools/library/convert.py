@@ -133,7 +133,7 @@ def convert(
     job = _Job(model, None if dst is None else Path(dst), write, cluster, keep_split, dry_run, progress)
     kind = kind or ("gguf" if job.dst is None else target_kind(job.dst))
     if text is not None and (not refine or imatrix is not None or dry_run):
-        raise PlanError("goes with refine, without an imatrix or a dry run", where="text")
+        raise PlanError("needs --refine, and neither --imatrix nor --dry-run", where="--file")
     if is_adapter:
         done = _copy(job, "gguf")
     elif kind == "hf":
