@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from .tools.library.awq import awq as awq
     from .tools.library.blockwise import CheckpointOptions as CheckpointOptions
     from .tools.library.blockwise import QuantizedCheckpoint as QuantizedCheckpoint
-    from .tools.library.convert import Conversion as Conversion
+    from .tools.library.conversion import Conversion as Conversion
     from .tools.library.convert import convert as convert
     from .tools.library.description import Description as Description
     from .tools.library.description import describe as describe
@@ -114,7 +114,7 @@ _MODULES = {
     "CheckpointOptions": "tools.library.blockwise",
     "ClusterOptions": "tools.library.ray_pool",
     "CollectedImatrix": "tools.library.importance",
-    "Conversion": "tools.library.convert",
+    "Conversion": "tools.library.conversion",
     "Description": "tools.library.description",
     "Evaluation": "imatrix.evaluate",
     "Event": "formats.progress",

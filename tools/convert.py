@@ -22,7 +22,7 @@ from .terminal.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from ..quantize.plan import PlanOptions
-    from .library.convert import Conversion
+    from .library.conversion import Conversion
     from .library.options import Kind, ReadOptions, WriteOptions
 
 

@@ -4,53 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ... import __version__
 from ...formats.errors import PlanError
-from ...formats.progress import Note, Progress, notes, work
-from .models import output_path, read_model, source_kind, target_kind
+from ...formats.progress import Progress, notes
+from .conversion import (
+    FLOATS,
+    Conversion,
+    Request,
+    check_little_endian,
+    note_client_options,
+    write_checkpoint,
+    write_copy,
+)
+from .models import read_model, source_kind, target_kind
 from .options import Kind, ReadOptions, SizeTarget, StrPath, WriteOptions
-from .planning import gguf_layout, with_imatrix, write_plans
-from .ray_pool import ClusterOptions
+from .planning import with_imatrix
+from .ray_pool import ClusterOptions, connected
 
 if TYPE_CHECKING:
-    from ...formats.ir import Bytes, Metadata, Model, Tensor
-    from ...quantize.budget.plans import BudgetedPlan
-    from ...quantize.plan import Plan, PlanOptions
+    from ...formats.ir import Model
+    from ...formats.workers import Pool
+    from ...quantize.execute import Job
+    from ...quantize.plan import MakeLayout, PlanOptions
     from ...quantize.refine.refiner import Refiner
 
-_FLOATS = ("F32", "F16", "BF16")
 _DEFAULT_READ, _DEFAULT_WRITE = ReadOptions(), WriteOptions()
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What ``convert`` wrote, or would write.
-
-    Args:
-        model: the model as it was read; its floats for a Hugging Face folder.
-        kind: what was written: ``gguf``, ``ggml`` or ``hf``.
-        paths: the file or the folder; each shard's file if the source's shards were kept.
-        size: bytes of all files; for a folder, of its tensors as they decode.
-        plan: what became of each tensor; None if all were written as they are.
-        budget: the choice of types for a target size, or None.
-        written: False after a dry run.
-        seconds: how long it took.
-    """
-
-    model: Model
-    kind: Kind
-    paths: tuple[Path, ...]
-    size: int
-    plan: Plan | None = None
-    budget: BudgetedPlan | None = None
-    written: bool = True
-    seconds: float = 0.0
 
 
 def convert(
@@ -130,44 +114,27 @@ def convert(
         _check_read(source, read)
         is_adapter = source == "lora"
         model = _read_adapter(Path(src), read, level) if is_adapter else read_model(src, read, progress=progress)
-    job = _Job(model, None if dst is None else Path(dst), write, cluster, keep_split, dry_run, progress)
-    kind = kind or ("gguf" if job.dst is None else target_kind(job.dst))
+    request = Request(model, None if dst is None else Path(dst), write, cluster, keep_split, dry_run, progress)
+    kind = kind or ("gguf" if request.dst is None else target_kind(request.dst))
     if text is not None and (not refine or imatrix is not None or dry_run):
         raise PlanError("needs --refine, and neither --imatrix nor --dry-run", where="--file")
     if is_adapter:
-        done = _copy(job, "gguf")
+        done = write_copy(request, "gguf")
     elif kind == "hf":
-        done = _write_checkpoint(job, level)
+        done = write_checkpoint(request, level)
     elif target is None and level.lower() == "auto" and not model.from_checkpoint:
-        done = _copy(job, kind)
+        done = write_copy(request, kind)
     else:
         if level.lower() == "auto" and kind == "ggml" and model.from_checkpoint:
             level = "F16"  # the only 16-bit type of GGML files
-        with _collected(job, text) as collected:
+        with _collected(request, text) as collected:
             used = collected or (None if imatrix is None else Path(imatrix))
             name = None if text is None else Path(text).name
             options, refiner = with_imatrix(
                 options or PlanOptions(), model, used, name=name, refine=refine, refine_width=refine_width
             )
-            done = _quantize(job, level, target, kind, options, refiner, [] if used is None else [used])
+            done = _quantize(request, level, target, kind, options, refiner, [] if used is None else [used])
     return replace(done, written=not dry_run, seconds=time.monotonic() - start)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every way of writing needs; see ``convert``."""
-
-    model: Model
-    dst: Path | None
-    write: WriteOptions
-    cluster: ClusterOptions | None
-    keep_split: bool
-    dry_run: bool
-    progress: Progress | None
-
-    def output(self, level: str, kind: Kind) -> Path:
-        """The output's path, for a file of that level."""
-        return self.dst or output_path(self.model.path, level, kind)
 
 
 def _check_read(source: str, read: ReadOptions) -> None:
@@ -185,13 +152,13 @@ def _read_adapter(src: Path, read: ReadOptions, level: str) -> Model:
     from ...formats.qtypes import BY_NAME
 
     dtype = "F32" if level.lower() == "auto" else level.upper()
-    if dtype not in _FLOATS:
-        raise PlanError(f"an adapter cannot be {level}", hint=f"--outtype auto, {', '.join(_FLOATS)}")
+    if dtype not in FLOATS:
+        raise PlanError(f"an adapter cannot be {level}", hint=f"--outtype auto, {', '.join(FLOATS)}")
     return read_lora(src, read.lora_base, BY_NAME[dtype])
 
 
 @contextmanager
-def _collected(job: _Job, text: StrPath | None) -> Iterator[Path | None]:
+def _collected(request: Request, text: StrPath | None) -> Iterator[Path | None]:
     """Collect importance and second moments from a text, if one is given. The file lies beside the output until that is
     complete, so that a run which is interrupted need not collect them again."""
     if text is None:
@@ -200,17 +167,17 @@ def _collected(job: _Job, text: StrPath | None) -> Iterator[Path | None]:
     from ...formats.storage.source import file_stamps
     from .importance import collect_imatrix
 
-    src, beside = job.model.path, job.dst or job.model.path
+    src, beside = request.model.path, request.dst or request.model.path
     digest = hashlib.sha256(file_stamps([src]).encode("utf-8", "surrogateescape") + str(text).encode()).hexdigest()
     path = beside.with_name(f".{beside.name}.{digest[:8]}.imatrix.gguf")
     if not path.exists():
-        collect_imatrix(src, path, text=text, perplexity=False, second_moments=True, progress=job.progress)
+        collect_imatrix(src, path, text=text, perplexity=False, second_moments=True, progress=request.progress)
     yield path
     path.unlink()
 
 
 def _quantize(
-    job: _Job,
+    request: Request,
     level: str,
     target: SizeTarget | None,
     kind: Kind,
@@ -222,144 +189,102 @@ def _quantize(
     from ...quantize.execute import Job
     from ...quantize.plan import make_plan
 
-    model, options = _for_kind(job, kind, options)
+    model, options = _for_kind(request, kind, options)
     budget = None
     if target is not None:
         if kind == "ggml":
             raise PlanError("a target size is for GGUF files", where="target")
         from .target import plan_for_target
 
-        threads, progress = job.write.threads, job.progress
+        threads, progress = request.write.threads, request.progress
         budget = plan_for_target(model, target, options, refiner=refiner, threads=threads, progress=progress)
         plan = budget.plan
-        path = job.output(f"{plan.bpw:.2f}bpw", kind)
+        path = request.output(f"{plan.bpw:.2f}bpw", kind)
     else:
         plan = make_plan(model, level, options)
-        path = job.output(plan.level, kind)
+        path = request.output(plan.level, kind)
         if refiner is not None and not any(step.refined for step in plan.steps):
             hint = "leave --refine out, or make an imatrix of this model with --second-moments"
             raise PlanError(f"no tensor of {plan.level} can be refined", path=inputs[0], hint=hint)
     jobs = [Job(plan, path)]
-    if job.keep_split:
+    if request.keep_split:
         from ...quantize.sharded import split_as_source
 
         prefix = path.with_name(path.name.removesuffix(".gguf"))
         jobs = [Job(part, shard) for shard, part in split_as_source(plan, prefix, options.layout)]
-    if not job.dry_run:
-        write_plans(jobs, refiner=refiner, options=job.write, inputs=inputs, cluster=job.cluster, progress=job.progress)
-        _note_client_options(job, kind, plan.metadata, path)
+    if not request.dry_run:
+        write_plans(
+            jobs,
+            refiner=refiner,
+            options=request.write,
+            inputs=inputs,
+            cluster=request.cluster,
+            progress=request.progress,
+        )
+        note_client_options(request, kind, plan.metadata, path)
     size = sum(one.plan.size for one in jobs)
-    return Conversion(job.model, kind, tuple(one.path for one in jobs), size, plan, budget)
+    return Conversion(request.model, kind, tuple(one.path for one in jobs), size, plan, budget)
 
 
-def _for_kind(job: _Job, kind: Kind, options: PlanOptions) -> tuple[Model, PlanOptions]:
+def _for_kind(request: Request, kind: Kind, options: PlanOptions) -> tuple[Model, PlanOptions]:
     """The model and the options as the kind of file needs them."""
     if kind != "ggml":
-        return job.model, replace(options, layout=gguf_layout(job.write))
+        return request.model, replace(options, layout=_gguf_layout(request.write))
     from ...formats.ggml.writer import layout, untied
 
-    if job.keep_split:
+    if request.keep_split:
         raise PlanError("a GGML file has no shards", where="--keep-split", hint="leave it out")
-    _check_little_endian(job.write)
-    return untied(job.model), replace(options, layout=layout, recipe_set=options.recipe_set or "ggml-v3")
+    check_little_endian(request.write)
+    return untied(request.model), replace(options, layout=layout, recipe_set=options.recipe_set or "ggml-v3")
 
 
-def _check_little_endian(write: WriteOptions) -> None:
-    if write.big_endian:
-        raise PlanError("a GGML file is little-endian", where="--big-endian", hint="leave it out")
+def _gguf_layout(options: WriteOptions) -> MakeLayout:
+    """The layout of GGUF files of the requested version and byte order."""
+    from ...formats.gguf.writer import layout
+
+    return partial(layout, version=options.gguf_version, byteorder="big" if options.big_endian else "little")
 
 
-def _note_client_options(job: _Job, kind: Kind, metadata: Metadata, path: Path) -> None:
-    """Report what a GGML file's client must be given."""
-    if kind != "ggml" or job.progress is None:
-        return
-    from ...formats.ggml.writer import client_options, vocabulary_warning
+def write_plans(
+    jobs: Sequence[Job],
+    *,
+    refiner: Refiner | None = None,
+    options: WriteOptions = _DEFAULT_WRITE,
+    inputs: Sequence[Path] = (),
+    cluster: ClusterOptions | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write the files of plans of one model, on this machine or on a cluster.
 
-    if warning := vocabulary_warning(metadata):
-        job.progress(Note(f"warning: {path}: {warning}"))
-    job.progress(Note(f"{path}: give the client what the file does not store: {client_options(metadata)}"))
+    Args:
+        jobs: the plans, made with the same importance, and their files.
+        refiner: refines the steps that are to be refined, or None.
+        options: how files are written.
+        inputs: files that are read besides the model, which no output may replace.
+        cluster: the Ray cluster that does the work; None for this machine.
+        progress: called with typed events.
 
+    Raises:
+        PlanError, WeightError, OutputError: see ``quantize.execute.execute_all``.
+    """
+    from ...quantize.execute import execute_all
+    from ...quantize.threads import cpu_count
+    from ...quantize.warm import warm
 
-def _copy(job: _Job, kind: Kind) -> Conversion:
-    """Write a file with the tensors as they are: of another kind, version or byte order."""
-    _check_no_cluster(job)
-    model, write = job.model, job.write
-    if job.dst is None:
-        raise PlanError("a file without a level needs an output", where="dst")
-    path = job.dst
-    size = sum(tensor.nbytes for tensor in model)
-    if kind == "ggml":
-        from ...formats.ggml.writer import write_ggml
-
-        _check_little_endian(write)
-        if not job.dry_run:
-            size = write_ggml(path, model, force=write.force, restart=write.restart, progress=job.progress).size
-            _note_client_options(job, kind, model.metadata, path)
-    elif not job.dry_run:
-        from ...formats.gguf.writer import write_gguf
-
-        size = write_gguf(
-            path, model, version=write.gguf_version, byteorder="big" if write.big_endian else "little",
-            force=write.force, restart=write.restart, progress=job.progress,
-        ).size  # fmt: skip
-    return Conversion(model, kind, (path,), size)
-
-
-def _write_checkpoint(job: _Job, level: str) -> Conversion:
-    """Write a Hugging Face folder, with quantized tensors decoded."""
-    from ...formats.hf.save import write_hf
-    from ...formats.storage.folder import resumable_folder
-    from ...quantize.decode import as_float
-
-    _check_no_cluster(job)
-    assert job.dst is not None  # only a path without a file's ending stands for a folder
-    dst, write = job.dst, job.write
-    dtype = level.lower() if level.lower() == "auto" else level.upper()
-    if dtype not in ("auto", *_FLOATS):
-        raise PlanError(f"a checkpoint cannot hold {level}", hint=f"--outtype auto, {', '.join(_FLOATS)}")
-    model = as_float(job.model)
-    size = sum(tensor.nbytes for tensor in model)
-    if not job.dry_run:
-        with (
-            resumable_folder(
-                dst, _digest(model, dtype), inputs=[model.path], force=write.force, restart=write.restart,
-                say=notes(job.progress),
-            ) as folder,
-            work(job.progress, dst.name, size) as done,
-        ):  # fmt: skip
-            write_hf(model if done is None else _watched(model, done), folder, dtype=dtype)
-    return Conversion(model, "hf", (dst,), size)
+    types = {step.type for job in jobs for step in job.plan.steps if step.type is not step.tensor.qtype}
+    with _open_pool(cluster, options.threads, progress) as pool:
+        warm(types, options.threads or cpu_count(), notes(progress))
+        execute_all(
+            jobs, threads=options.threads, refiner=refiner, progress=progress,
+            force=options.force, inputs=inputs, restart=options.restart, pool=pool,
+        )  # fmt: skip
 
 
-def _check_no_cluster(job: _Job) -> None:
-    if job.cluster is not None:
-        raise PlanError("is only for a file that is written at a level", where="--cluster", hint="leave it out")
-
-
-def _digest(model: Model, dtype: str) -> str:
-    """A digest of everything that the checkpoint's files depend on."""
-    from ...formats.gguf.wire import encode_value
-    from ...formats.storage.source import file_stamps
-    from ...quantize.kernels.cachedir import sources_digest
-
-    digest = hashlib.sha256(f"{__version__} {sources_digest()} {dtype}\n".encode())
-    for key, value in model.metadata.items():
-        digest.update(key.encode("utf-8", "surrogateescape") + b"\0" + encode_value(value))
-    for tensor in model:
-        digest.update(f"{tensor.name} {tensor.qtype} {tensor.shape}\n".encode("utf-8", "surrogateescape"))
-    digest.update(file_stamps(model.paths).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _watched(model: Model, done: Callable[[int], object]) -> Model:
-    """The model, calling ``done`` with the bytes of rows that are read from it."""
-
-    def watch(tensor: Tensor) -> Tensor:
-        def read(a: int, b: int) -> Bytes:
-            rows = tensor.read(a, b)
-            done(rows.nbytes)
-            return rows
-
-        return replace(tensor, read=read)
-
-    return replace(model, tensors=tuple(watch(tensor) for tensor in model))
+def _open_pool(
+    cluster: ClusterOptions | None, threads: int | None, progress: Progress | None
+) -> AbstractContextManager[Pool | None]:
+    if cluster is None:
+        return nullcontext()
+    if threads is not None:
+        raise PlanError("is for one machine", where="--threads", hint="--workers limits the workers of a cluster")
+    return connected(cluster.address, cluster.workers, say=notes(progress))

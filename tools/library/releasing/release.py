@@ -12,9 +12,10 @@ from ....formats.errors import PlanError, WeightError
 from ....formats.progress import Note, Progress, notes
 from ....formats.storage.interrupts import when_cut_off
 from ....formats.storage.output import explained
+from ..convert import write_plans
 from ..models import read_model, without_float_ending
 from ..options import StrPath, WriteOptions
-from ..planning import with_imatrix, write_plans
+from ..planning import with_imatrix
 from .levels import chosen_levels
 from .manifest import Figures, FileFacts, Manifest, source_files
 from .options import AUTO, ReleaseOptions

@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 from ....formats.errors import FormatError, PlanError
 from ....formats.progress import Progress
 from ....formats.storage.durable import sha256_of_file
+from ..convert import write_plans
 from ..models import read_model
 from ..options import StrPath, WriteOptions
-from ..planning import with_imatrix, write_plans
+from ..planning import with_imatrix
 from .manifest import FileFacts, Manifest, read_manifest, source_files
 
 

@@ -1,0 +1,166 @@
+"""What ``convert`` was asked for and what it made; writing models whose tensors are not quantized."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ... import __version__
+from ...formats.errors import PlanError
+from ...formats.progress import Note, Progress, notes, work
+from .models import output_path
+from .options import Kind, WriteOptions
+
+if TYPE_CHECKING:
+    from ...formats.ir import Bytes, Metadata, Model, Tensor
+    from ...quantize.budget.plans import BudgetedPlan
+    from ...quantize.plan import Plan
+    from .ray_pool import ClusterOptions
+
+FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What ``convert`` wrote, or would write.
+
+    Args:
+        model: the model as it was read; its floats for a Hugging Face folder.
+        kind: what was written: ``gguf``, ``ggml`` or ``hf``.
+        paths: the file or the folder; each shard's file if the source's shards were kept.
+        size: bytes of all files; for a folder, of its tensors as they decode.
+        plan: what became of each tensor; None if all were written as they are.
+        budget: the choice of types for a target size, or None.
+        written: False after a dry run.
+        seconds: how long it took.
+    """
+
+    model: Model
+    kind: Kind
+    paths: tuple[Path, ...]
+    size: int
+    plan: Plan | None = None
+    budget: BudgetedPlan | None = None
+    written: bool = True
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every way of writing needs; see ``convert``."""
+
+    model: Model
+    dst: Path | None
+    write: WriteOptions
+    cluster: ClusterOptions | None
+    keep_split: bool
+    dry_run: bool
+    progress: Progress | None
+
+    def output(self, level: str, kind: Kind) -> Path:
+        """The output's path, for a file of that level."""
+        return self.dst or output_path(self.model.path, level, kind)
+
+
+def write_copy(request: Request, kind: Kind) -> Conversion:
+    """Write a file with the tensors as they are: of another kind, version or byte order."""
+    _check_no_cluster(request)
+    model, write = request.model, request.write
+    if request.dst is None:
+        raise PlanError("a file without a level needs an output", where="dst")
+    path = request.dst
+    size = sum(tensor.nbytes for tensor in model)
+    if kind == "ggml":
+        from ...formats.ggml.writer import write_ggml
+
+        check_little_endian(write)
+        if not request.dry_run:
+            size = write_ggml(path, model, force=write.force, restart=write.restart, progress=request.progress).size
+            note_client_options(request, kind, model.metadata, path)
+    elif not request.dry_run:
+        from ...formats.gguf.writer import write_gguf
+
+        size = write_gguf(
+            path, model, version=write.gguf_version, byteorder="big" if write.big_endian else "little",
+            force=write.force, restart=write.restart, progress=request.progress,
+        ).size  # fmt: skip
+    return Conversion(model, kind, (path,), size)
+
+
+def write_checkpoint(request: Request, level: str) -> Conversion:
+    """Write a Hugging Face folder, with quantized tensors decoded."""
+    from ...formats.hf.save import write_hf
+    from ...formats.storage.folder import resumable_folder
+    from ...quantize.decode import as_float
+
+    _check_no_cluster(request)
+    assert request.dst is not None  # only a path without a file's ending stands for a folder
+    dst, write = request.dst, request.write
+    dtype = level.lower() if level.lower() == "auto" else level.upper()
+    if dtype not in ("auto", *FLOATS):
+        raise PlanError(f"a checkpoint cannot hold {level}", hint=f"--outtype auto, {', '.join(FLOATS)}")
+    model = as_float(request.model)
+    size = sum(tensor.nbytes for tensor in model)
+    if not request.dry_run:
+        with (
+            resumable_folder(
+                dst, _digest(model, dtype), inputs=[model.path], force=write.force, restart=write.restart,
+                say=notes(request.progress),
+            ) as folder,
+            work(request.progress, dst.name, size) as done,
+        ):  # fmt: skip
+            write_hf(model if done is None else _watched(model, done), folder, dtype=dtype)
+    return Conversion(model, "hf", (dst,), size)
+
+
+def _check_no_cluster(request: Request) -> None:
+    if request.cluster is not None:
+        raise PlanError("is only for a file that is written at a level", where="--cluster", hint="leave it out")
+
+
+def _digest(model: Model, dtype: str) -> str:
+    """A digest of everything that the checkpoint's files depend on."""
+    from ...formats.gguf.wire import encode_value
+    from ...formats.storage.source import file_stamps
+    from ...quantize.kernels.cachedir import sources_digest
+
+    digest = hashlib.sha256(f"{__version__} {sources_digest()} {dtype}\n".encode())
+    for key, value in model.metadata.items():
+        digest.update(key.encode("utf-8", "surrogateescape") + b"\0" + encode_value(value))
+    for tensor in model:
+        digest.update(f"{tensor.name} {tensor.qtype} {tensor.shape}\n".encode("utf-8", "surrogateescape"))
+    digest.update(file_stamps(model.paths).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _watched(model: Model, done: Callable[[int], object]) -> Model:
+    """The model, calling ``done`` with the bytes of rows that are read from it."""
+
+    def watch(tensor: Tensor) -> Tensor:
+        def read(a: int, b: int) -> Bytes:
+            rows = tensor.read(a, b)
+            done(rows.nbytes)
+            return rows
+
+        return replace(tensor, read=read)
+
+    return replace(model, tensors=tuple(watch(tensor) for tensor in model))
+
+
+def check_little_endian(write: WriteOptions) -> None:
+    if write.big_endian:
+        raise PlanError("a GGML file is little-endian", where="--big-endian", hint="leave it out")
+
+
+def note_client_options(request: Request, kind: Kind, metadata: Metadata, path: Path) -> None:
+    """Report what a GGML file's client must be given."""
+    if kind != "ggml" or request.progress is None:
+        return
+    from ...formats.ggml.writer import client_options, vocabulary_warning
+
+    if warning := vocabulary_warning(metadata):
+        request.progress(Note(f"warning: {path}: {warning}"))
+    request.progress(Note(f"{path}: give the client what the file does not store: {client_options(metadata)}"))
