@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from ..files.tokenizer_json import Merge
 
+_SPACE = "\u0120"  # a space within a part
+
 
 def merges_to_gguf(merges: Iterable[Merge]) -> tuple[str, ...]:
     """Merges of tokenizer.json as GGUF writes them.
@@ -14,9 +16,7 @@ def merges_to_gguf(merges: Iterable[Merge]) -> tuple[str, ...]:
         >>> merges_to_gguf(["l o", ("a", " b")])
         ('l o', 'a Ġb')
     """
-    return tuple(
-        merge if isinstance(merge, str) else " ".join(part.replace(" ", "\u0120") for part in merge) for merge in merges
-    )
+    return tuple(merge if isinstance(merge, str) else _joined(*merge) for merge in merges)
 
 
 def merge_from_gguf(merge: str) -> list[str]:
@@ -34,3 +34,7 @@ def merged_text(merge: Merge) -> str:
     """The token that a merge of tokenizer.json makes."""
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return left + right
+
+
+def _joined(left: str, right: str) -> str:
+    return f"{left.replace(' ', _SPACE)} {right.replace(' ', _SPACE)}"

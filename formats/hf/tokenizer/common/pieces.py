@@ -13,7 +13,7 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 def is_byte(text: str) -> bool:
     """Whether a piece stands for a byte: ``<0x0A>``."""
-    return _BYTE.fullmatch(text) is not None
+    return text.startswith("<0x") and _BYTE.fullmatch(text) is not None
 
 
 def unknown_piece(folder: TokenizerFolder, model: BpeModel) -> str:
