@@ -344,7 +344,7 @@ LOCAL = ("--cluster", "local")
         ),
         (
             ["imatrix", "-m", "{f16}", "-o", "{out}", "-c", "64", *LOCAL, "--device", "meta"],
-            "--device: is",
+            "--device: cannot be combined with --cluster",
         ),
     ],
 )
