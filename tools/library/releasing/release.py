@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....formats.errors import PlanError, WeightError
-from ....formats.progress import Note, Progress, notes
+from ....formats.progress import Progress, note, notes
 from ....formats.storage.interrupts import when_cut_off
 from ....formats.storage.output import explained
 from ..convert import write_plans
@@ -90,44 +90,54 @@ def release(
     """
     if options.imatrix is None and options.text is not None:
         raise PlanError("a text is of no use without importance", where="--file", hint="leave it out")
-    folder = Path(folder)
+    path, folder = Path(model), Path(folder)
     importance = options.imatrix is not None
     levels = chosen_levels(options.levels, importance=importance, recipe_set=options.recipe_set)
-    work = _Work(Path(model), folder, options, levels, threads, cluster, progress)
+    read = read_model(path, progress=progress)  # first: a model that cannot be read leaves no folder behind
+    stem = _stem(path, options.name)
+    steps = _Steps(path, read, folder, options, levels, stem, threads, cluster, progress)
 
     def cut_off() -> None:
         if has_state(folder):
-            work.note(f"{folder}: what is done is kept; the same command goes on with it")
+            note(progress, f"{folder}: what is done is kept; the same command goes on with it")
 
     with explained(folder), when_cut_off(cut_off):
-        return work.run(restart)
+        return steps.run(restart)
 
 
-class _Work:
-    """The steps of a release, each of which can be repeated."""
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of a release, each of which can be repeated.
 
-    def __init__(
-        self,
-        path: Path,
-        folder: Path,
-        options: ReleaseOptions,
-        levels: tuple[str, ...],
-        threads: int | None,
-        cluster: ClusterOptions | None,
-        progress: Progress | None,
-    ) -> None:
-        self.path, self.folder, self.options, self.levels = path, folder, options, levels
-        self.threads, self.cluster, self.progress = threads, cluster, progress
-        self.model: Model = read_model(path, progress=progress)  # a model that cannot be read leaves no folder behind
-        self.stem = _stem(path, options.name)
-        self.collects = options.imatrix == AUTO
-        self.imatrix: Path | None = None if options.imatrix is None else Path(options.imatrix)
-        if self.collects:
-            self.imatrix = folder / f"{self.stem}.imatrix.gguf"
+    Args:
+        path: the model's file or folder.
+        model: what was read from it.
+        folder, options, threads, cluster, progress: see ``release``.
+        levels: the levels, each once.
+        stem: what the files' names begin with.
+    """
 
-    def note(self, text: str) -> None:
-        if self.progress is not None:
-            self.progress(Note(text))
+    path: Path
+    model: Model
+    folder: Path
+    options: ReleaseOptions
+    levels: tuple[str, ...]
+    stem: str
+    threads: int | None
+    cluster: ClusterOptions | None
+    progress: Progress | None
+
+    @property
+    def collects(self) -> bool:
+        """Whether importance is collected here."""
+        return self.options.imatrix == AUTO
+
+    @property
+    def imatrix(self) -> Path | None:
+        """The file of the importance matrix."""
+        if self.options.imatrix is None:
+            return None
+        return self.folder / f"{self.stem}.imatrix.gguf" if self.collects else Path(self.options.imatrix)
 
     def file(self, level: str) -> Path:
         return self.folder / f"{self.stem}.{level}.gguf"
@@ -136,7 +146,7 @@ class _Work:
         from .publish import publish
 
         if not self.collects:
-            self.plans()  # nor does a level that cannot be made leave a folder behind
+            self.plans()  # a level that cannot be made leaves no folder behind either
         state = open_state(self.folder, self.key(), stem=self.stem, restart=restart, say=notes(self.progress))
         self.collect(state)
         plans = self.plans()
@@ -229,7 +239,7 @@ class _Work:
                 raise WeightError("decodes to NaN or Inf", path=path, where=bad[0], hint="this is a bug; report it")
             state.files[path.name] = FileFacts.of(path, level)
             state.save()
-            self.note(f"{path.name}: verified")
+            note(self.progress, f"{path.name}: verified")
 
     def evaluate(self, state: ReleaseState) -> None:
         """Measure the perplexity of the original, then the perplexity and the divergence of each file."""
@@ -244,7 +254,8 @@ class _Work:
                 state.save()
             figures = state.figures[level] = self.measure(state, self.file(level), base=state.base_file)
             state.save()
-            self.note(f"{level}: perplexity {figures['perplexity']:.4f}, KLD {figures['kld_mean']:.5f}")
+            line = f"{level}: perplexity {figures['perplexity']:.4f}, KLD {figures['kld_mean']:.5f}"
+            note(self.progress, line)
 
     def measure(
         self, state: ReleaseState, model: Path, *, base: Path | None = None, save_base: Path | None = None
