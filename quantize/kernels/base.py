@@ -34,7 +34,7 @@ intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile for exact, GIL-free, cached execution. Division by zero gives inf, as in C."""
-    return _no_literals(numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)(function))
+    return numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)(function)
 
 
 def jit_inline(function: Callable[..., Any]) -> Any:
@@ -42,25 +42,13 @@ def jit_inline(function: Callable[..., Any]) -> Any:
 
     They are not cached on their own: their code is part of the caller's.
     """
-    return _no_literals(numba.njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)(function))
+    return numba.njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)(function)
 
 
 def jit_part(function: Callable[..., Any]) -> Any:
     """Compile as ``jit``, for a part of one caller that is a function only to be readable: it is pasted into the caller
     before typing, so it compiles once."""
     return numba.njit(nogil=True, error_model="numpy", boundscheck=False, inline="always")(function)
-
-
-def _no_literals(dispatcher: Any) -> Any:
-    """Let a call such as ``f(x, 32)`` compile ``f`` for int64, rather than anew for every literal."""
-    by_literal = dispatcher.get_call_template
-
-    def get_call_template(args: Any, kws: Any) -> Any:
-        plain = {name: types.unliteral(kind) for name, kind in kws.items()}
-        return by_literal(tuple(types.unliteral(kind) for kind in args), plain)
-
-    dispatcher.get_call_template = get_call_template
-    return dispatcher
 
 
 @intrinsic
