@@ -8,12 +8,12 @@ come in, so the bytes depend on neither the threads, nor the chunk size, nor the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..formats.progress import Event, Progress, RowsDone, WorkEnded, WorkStarted, notes
+from ..formats.progress import Event, Progress, notes, work
 from ..formats.storage.resumable import resumable_output
 from ..formats.workers import Pool
 from .chunks import Chunk, Job, chunks_of, tasks_of
@@ -116,38 +116,38 @@ def execute_all(
     with ExitStack() as stack:
         works = []
         for plan, path in ((job.plan, job.path) for job in jobs):
-            work = resumable_output(
+            output = resumable_output(
                 path, plan.size, fingerprint(plan, refiner), force=force, inputs=[*plan.source.paths, *inputs],
-                restart=restart, say=notes(report) if progress is not None else None,
+                restart=restart, say=notes(report),
             )  # fmt: skip
-            works.append(stack.enter_context(work))
+            works.append(stack.enter_context(output))
             for offset, piece in plan.layout.pieces:
                 works[-1].output.write_at(offset, piece)
         orders = [job.plan.layout.byteorder for job in jobs]
         encoder = ChunkEncoder(tasks, works, orders, vectors, jobs[0].plan.source.path, refiner)
         chunks = chunks_of(tasks, chunk_weights)
 
-        def done(chunk: Chunk) -> None:
-            report(RowsDone((chunk.b - chunk.a) * tasks[chunk.task].tensor.row_bytes))
-
         name = jobs[0].path.name if len(jobs) == 1 else f"{len(jobs)} files"
-        report(WorkStarted(name, sum(task.tensor.nbytes for task in tasks)))
-        try:
-            if pool is None:
-                on_threads(encoder.do, chunks, threads or cpu_count(), done)
-            else:
-                on_pool(encoder, works, chunks, pool, done)
-        finally:
-            report(WorkEnded())
+        count = stack.enter_context(work(report, name, sum(task.tensor.nbytes for task in tasks)))
+
+        def done(chunk: Chunk) -> None:
+            if count is not None:
+                count((chunk.b - chunk.a) * tasks[chunk.task].tensor.row_bytes)
+
+        if pool is None:
+            on_threads(encoder.do, chunks, threads or cpu_count(), done)
+        else:
+            on_pool(encoder, works, chunks, pool, done)
 
 
-def _one_at_a_time(progress: Progress | None) -> Callable[[Event], None]:
-    """Call ``progress``, if there is one, from one thread at a time."""
+def _one_at_a_time(progress: Progress | None) -> Progress | None:
+    """Return a listener that calls ``progress`` from one thread at a time."""
+    if progress is None:
+        return None
     lock = threading.Lock()
 
     def report(event: Event) -> None:
-        if progress is not None:
-            with lock:
-                progress(event)
+        with lock:
+            progress(event)
 
     return report
