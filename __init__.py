@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .formats.version import __version__ as __version__
+
 # What type checkers and editors see; ``_MODULES`` says the same at run time.
 if TYPE_CHECKING:
     from .formats.arrays import model_from_arrays as model_from_arrays
@@ -102,8 +104,6 @@ if TYPE_CHECKING:
     from .tools.library.verify import Verification as Verification
     from .tools.library.verify import verify as verify
     from .tools.library.verify import verify_strict as verify_strict
-
-__version__ = "0.1.0"
 
 # The public names and the modules that define them. A module is imported when one of its names is asked for (PEP 562),
 # so that ``import quantmill`` is light.

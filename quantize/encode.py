@@ -41,7 +41,7 @@ class BadWeight(NamedTuple):
     too_large: bool
 
 
-def encode(rows: NDArray[Any], qtype: str | QType, importance: ArrayLike | None = None) -> Bytes:
+def encode(rows: NDArray[np.generic], qtype: str | QType, importance: ArrayLike | None = None) -> Bytes:
     """Encode rows of weights in blocks of a tensor type, as ``quantize`` writes them to a file.
 
     Args:

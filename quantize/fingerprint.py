@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import __version__
 from ..formats.storage.source import file_stamps
+from ..formats.version import __version__
 from .kernels.cachedir import sources_digest
 from .plan import Plan
 

@@ -14,8 +14,8 @@ from typing import NoReturn
 
 import click
 
-from .. import __version__
 from ..formats.errors import QuantmillError, remedy
+from ..formats.version import __version__
 from .terminal.signals import EXIT_INTERRUPTED, Signals, listening
 
 # Name -> the module, and the line that `quantmill --help` shows.

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ... import __version__
 from ..errors import PlanError
 from ..ir import Metadata, Model, Tensor, ValueType
 from ..progress import Progress, notes, work
@@ -23,6 +22,7 @@ from ..qtypes import QType
 from ..storage.output import Output
 from ..storage.resumable import Resumable, resumable_output
 from ..storage.source import file_stamps
+from ..version import __version__
 from .keys import GENERAL_ALIGNMENT
 from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, align, encode_number, encode_string, encode_value, swap_blocks
 

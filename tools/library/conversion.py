@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ... import __version__
 from ...formats.errors import PlanError
 from ...formats.progress import Note, Progress, notes, work
+from ...formats.version import __version__
 from .models import output_path
 from .options import Kind, WriteOptions
 

@@ -113,7 +113,7 @@ def _method(settings: GPTQSettings, checkpoint_format: CheckpointFormat) -> Bloc
 
 
 def _config(settings: GPTQSettings, checkpoint_format: str) -> dict[str, Any]:
-    from ... import __version__
+    from ...formats.version import __version__
 
     return {
         "quant_method": "gptq",

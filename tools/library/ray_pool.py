@@ -98,7 +98,7 @@ def _packed(start: Any) -> list[Any]:
 
 def version() -> str:
     """Return the version of the program, with a digest of the sources that the bytes depend on."""
-    from ... import __version__
+    from ...formats.version import __version__
     from ...quantize.kernels.cachedir import sources_digest
 
     return f"{__version__} ({sources_digest()})"

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 
-from ... import __version__
 from ...formats.storage.output import human_bytes
+from ...formats.version import __version__
 from ..library.description import TypeTotals
 from .figures import PARTS, Cell, HeatMap, LayerRow, Report
 from .html import Child, Html, join, tag, text

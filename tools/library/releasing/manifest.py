@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .... import __version__
 from ....formats.errors import FormatError
 from ....formats.storage.durable import sha256_of_file, write_durably
+from ....formats.version import __version__
 
 FORMAT = 1
 NAME = "manifest.json"
