@@ -58,6 +58,14 @@ class Imatrix:
         legacy: whether it was read from, or will be written as, a ``.dat`` file.
         path: the file it was read from.
         moments: second moments, if the file has them.
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill import Imatrix
+        >>> from quantmill.formats.imatrix_file import Entry
+        >>> imatrix = Imatrix({"output.weight": Entry(np.array([[2.0, 4.0]], np.float32), np.array([2.0], np.float32))})
+        >>> imatrix.vectors()["output.weight"].tolist()
+        [1.0, 2.0]
     """
 
     entries: Mapping[str, Entry]
@@ -253,6 +261,17 @@ def write_imatrix(path: str | Path, imatrix: Imatrix, *, force: bool = False) ->
 
     Raises:
         OutputError: the file exists, or cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> from quantmill import Imatrix, read_imatrix, write_imatrix
+        >>> from quantmill.formats.imatrix_file import Entry
+        >>> imatrix = Imatrix({"output.weight": Entry(np.ones((1, 256), np.float32), np.ones(1, np.float32))})
+        >>> with TemporaryDirectory() as folder:
+        ...     write_imatrix(f"{folder}/imatrix.gguf", imatrix)
+        ...     sorted(read_imatrix(f"{folder}/imatrix.gguf").entries)
+        ['output.weight']
     """
     from .storage.output import atomic_output
 

@@ -140,7 +140,13 @@ class Role(Enum):
 
 
 class ValueType(IntEnum):
-    """The types of metadata values in GGUF, with their ids in the file."""
+    """The types of metadata values in GGUF, with their ids in the file.
+
+    Example:
+        >>> from quantmill import ValueType
+        >>> ValueType(8).name
+        'STRING'
+    """
 
     UINT8 = 0
     INT8 = 1

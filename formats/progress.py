@@ -25,6 +25,11 @@ class Note:
     Args:
         text: one line, without its end.
         important: the person must see it even after asking for no progress and no reports, such as data left out.
+
+    Example:
+        >>> from quantmill import Note
+        >>> Note("model.gguf: going on where an earlier run stopped").important
+        False
     """
 
     text: str
@@ -38,6 +43,11 @@ class WorkStarted:
     Args:
         name: of what is written or read, such as the output's file name.
         total: bytes of the source that will be worked through.
+
+    Example:
+        >>> from quantmill import WorkStarted
+        >>> WorkStarted("model.gguf", 1_000_000).total
+        1000000
     """
 
     name: str
@@ -50,6 +60,15 @@ class RowsDone:
 
     Args:
         nbytes: how many bytes they take in the source; the sum over all events is ``WorkStarted.total`` at the end.
+
+    Example:
+        >>> from quantmill import Event, RowsDone, encode, execute, make_plan, tiny_llama
+        >>> from tempfile import TemporaryDirectory
+        >>> model, seen = tiny_llama(), []
+        >>> with TemporaryDirectory() as folder:
+        ...     execute(make_plan(model, "Q8_0"), f"{folder}/tiny.gguf", progress=seen.append)
+        >>> sum(event.nbytes for event in seen if isinstance(event, RowsDone)) == sum(tensor.nbytes for tensor in model)
+        True
     """
 
     nbytes: int
@@ -65,6 +84,11 @@ class RunStarted:
         n_ctx: tokens in each.
         n_layers: layers of the model.
         first_layer: the layer the run begins with; not 0 when an earlier run is taken up.
+
+    Example:
+        >>> from quantmill import RunStarted
+        >>> RunStarted("calibration.txt", n_chunks=20, n_ctx=512, n_layers=30).first_layer
+        0
     """
 
     text: str
@@ -82,6 +106,11 @@ class StepDone:
         stage: what is being done, in words, such as ``layer 3/32`` or ``types tried on tensors``.
         done, total: of the stage's parts.
         layer: the layer's index where the stage is a layer, else None.
+
+    Example:
+        >>> from quantmill import StepDone
+        >>> StepDone("layer 3/32", done=5, total=20, layer=2).layer
+        2
     """
 
     stage: str
@@ -92,7 +121,13 @@ class StepDone:
 
 @dataclass(frozen=True)
 class WorkEnded:
-    """What ``WorkStarted`` or ``RunStarted`` announced is over; a bar can go."""
+    """What ``WorkStarted`` or ``RunStarted`` announced is over; a bar can go.
+
+    Example:
+        >>> from quantmill import WorkEnded
+        >>> WorkEnded()
+        WorkEnded()
+    """
 
 
 Event = Note | WorkStarted | RowsDone | RunStarted | StepDone | WorkEnded

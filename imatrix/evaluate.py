@@ -32,6 +32,11 @@ class Evaluation:
         perplexity: exp of the mean negative log-likelihood of the text's tokens.
         perplexity_error: its standard error.
         tokens: how many predictions were judged.
+
+    Example:
+        >>> from quantmill import Evaluation
+        >>> Evaluation(perplexity=12.9, perplexity_error=1.1, tokens=1020).tokens
+        1020
     """
 
     perplexity: float
@@ -52,6 +57,11 @@ class BaseComparison(Evaluation):
         dp_mean: the mean change of the true token's probability.
         dp_rms: the root of the mean square of that change.
         top1: the share of positions where both models find the same token most likely.
+
+    Example:
+        >>> from quantmill import BaseComparison
+        >>> [name for name in BaseComparison.__dataclass_fields__ if name.startswith("kld")][:3]
+        ['kld_mean', 'kld_mean_error', 'kld_median']
     """
 
     base_perplexity: float

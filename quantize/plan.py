@@ -51,6 +51,12 @@ class Step:
         wanted: the type that a fallback replaced, or None.
         uses_importance: whether it is encoded with its importance vector.
         refined: whether it is refined with second moments.
+
+    Example:
+        >>> from quantmill import make_plan, tiny_llama
+        >>> step = make_plan(tiny_llama(), "Q4_K_M").steps[0]
+        >>> step.type.name, step.nbytes == step.tensor.n_rows * step.type.row_bytes(step.tensor.width)
+        ('Q6_K', True)
     """
 
     tensor: Tensor
@@ -74,6 +80,12 @@ class Plan:
         metadata: the file's keys.
         layout: the file's header and each tensor's place.
         importance: the importance vectors to encode with, by tensor name.
+
+    Example:
+        >>> from quantmill import make_plan, tiny_llama
+        >>> plan = make_plan(tiny_llama(), "Q8_0")
+        >>> plan.level, plan.tensor_bytes < plan.size < plan.source_bytes
+        ('Q8_0', True)
     """
 
     source: Model

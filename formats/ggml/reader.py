@@ -47,6 +47,11 @@ class GGMLSettings:
         rope_base: base of the rotary frequencies.
         context: trained context length in tokens.
         vocab_dir: a Hugging Face folder whose tokenizer replaces the file's vocabulary.
+
+    Example:
+        >>> from quantmill import GGMLSettings
+        >>> GGMLSettings(gqa=8, eps=1e-5).rope_base is None
+        True
     """
 
     gqa: int | None = None

@@ -19,6 +19,7 @@ class AWQSettings:
         clip: search smaller ranges for the groups. Without both, each weight is rounded to nearest.
 
     Example:
+        >>> from quantmill import AWQSettings
         >>> AWQSettings(group_size=48).check()
         Traceback (most recent call last):
         quantmill.formats.errors.PlanError: AWQ has no groups of 48 (one of 32, 64, 128, -1)

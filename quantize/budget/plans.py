@@ -38,6 +38,13 @@ class BudgetedPlan:
         limit: the most bytes that the file may have.
         loss: the sum of the chosen types' losses in nats per token; to second order, the KL divergence.
         losses: all losses that were measured, by tensor name and type.
+
+    Example:
+        >>> from quantmill import BudgetedPlan, PlanOptions, make_plan, tiny_llama
+        >>> plan = make_plan(tiny_llama(), "Q8_0")
+        >>> budgeted = BudgetedPlan(plan, limit=10 * plan.size, loss=0.0, losses={})
+        >>> budgeted.plan.size < budgeted.limit
+        True
     """
 
     plan: Plan

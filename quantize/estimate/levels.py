@@ -35,6 +35,12 @@ class LevelSize:
         needs_importance: whether the file needs an importance matrix, and none was given. The size then lacks the keys
             that name one, about 200 bytes.
         problem: why there can be no such file, or empty; if there is none, all numbers are 0.
+
+    Example:
+        >>> from quantmill import plan, tiny_llama
+        >>> (size,) = plan(tiny_llama(), ["Q8_0"]).levels
+        >>> size.level, size.nbytes > 0, size.problem
+        ('Q8_0', True, '')
     """
 
     level: str

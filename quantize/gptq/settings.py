@@ -24,6 +24,7 @@ class GPTQSettings:
         search: try smaller scales than the largest weight needs.
 
     Example:
+        >>> from quantmill import GPTQSettings
         >>> GPTQSettings(bits=5).check()
         Traceback (most recent call last):
         quantmill.formats.errors.PlanError: 5 bits cannot be stored (one of 2, 3, 4, 8)

@@ -33,6 +33,7 @@ def architectures(pattern: str = "") -> tuple[Architecture, ...]:
     """List the architectures whose name, or whose model class's name, contains a text; all if it is empty.
 
     Example:
+        >>> from quantmill import architectures
         >>> [arch.name for arch in architectures("mixtral")]
         ['mixtral']
     """

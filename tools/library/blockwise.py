@@ -67,6 +67,13 @@ class QuantizedCheckpoint(Generic[Report]):
         nbytes: of all its files.
         seconds: the time taken; of the last run, where an interrupted one was resumed.
         linears: a report of each linear layer, in the model's order.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from quantmill import QuantizedCheckpoint
+        >>> done = QuantizedCheckpoint(Path("model-GPTQ"), "text.txt", 20, 512, nbytes=10**9, seconds=60.0, linears=())
+        >>> done.output.name
+        'model-GPTQ'
     """
 
     output: Path

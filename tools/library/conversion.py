@@ -36,6 +36,14 @@ class Conversion:
         budget: the choice of types for a target size, or None.
         written: False after a dry run.
         seconds: how long it took.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import convert, tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     done = convert(tiny_llama(), f"{folder}/tiny.gguf", "Q8_0", dry_run=True)
+        >>> done.kind, done.written, done.size == done.plan.size
+        ('gguf', False, True)
     """
 
     model: Model
@@ -67,7 +75,7 @@ class Request:
 
 def write_copy(request: Request, kind: Kind) -> Conversion:
     """Write a file with the tensors as they are: of another kind, version or byte order."""
-    _check_no_cluster(request)
+    _check_only_for_levels(request)
     model, write = request.model, request.write
     if request.dst is None:
         raise PlanError("a file without a level needs an output", where="dst")
@@ -96,8 +104,9 @@ def write_checkpoint(request: Request, level: str) -> Conversion:
     from ...formats.storage.folder import resumable_folder
     from ...quantize.decode import as_float
 
-    _check_no_cluster(request)
-    assert request.dst is not None  # only a path without a file's ending stands for a folder
+    _check_only_for_levels(request)
+    if request.dst is None:
+        raise PlanError("a checkpoint needs an output folder", where="dst")
     dst, write = request.dst, request.write
     dtype = level.lower() if level.lower() == "auto" else level.upper()
     if dtype not in ("auto", *FLOATS):
@@ -116,9 +125,10 @@ def write_checkpoint(request: Request, level: str) -> Conversion:
     return Conversion(model, "hf", (dst,), size)
 
 
-def _check_no_cluster(request: Request) -> None:
-    if request.cluster is not None:
-        raise PlanError("is only for a file that is written at a level", where="--cluster", hint="leave it out")
+def _check_only_for_levels(request: Request) -> None:
+    given = {"--cluster": request.cluster is not None, "--keep-split": request.keep_split}
+    for name in (name for name, is_given in given.items() if is_given):
+        raise PlanError("is only for a file that is written at a level", where=name, hint="leave it out")
 
 
 def _digest(model: Model, dtype: str) -> str:

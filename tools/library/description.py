@@ -32,6 +32,15 @@ class Description:
     Args:
         headers: of each shard, or of the one file. What is true of each file is said of the first.
         types: the totals of each type, the largest first.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import describe, tiny_llama, write_gguf
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = write_gguf(f"{folder}/tiny.gguf", tiny_llama())
+        ...     description = describe(f"{folder}/tiny.gguf")
+        >>> description.path.name, description.n_weights > 0
+        ('tiny.gguf', True)
     """
 
     headers: tuple[GGUFHeader, ...]

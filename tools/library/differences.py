@@ -27,6 +27,12 @@ class ModelDifferences:
         tensors: the tensors that differ.
         errors: for tensors of one shape whose type or weights differ, the error of ``b``'s against ``a``'s, by name;
             empty unless it was asked for.
+
+    Example:
+        >>> from quantmill import diff, tiny_llama
+        >>> differences = diff(tiny_llama(), tiny_llama())
+        >>> differences.equal, differences.keys, differences.tensors
+        (True, (), ())
     """
 
     a: Model

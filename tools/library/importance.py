@@ -43,6 +43,11 @@ class CollectedImatrix:
         thin_experts: experts that saw fewer than 256 tokens: (expert, tokens) pairs by tensor name.
         dropped_chunks: chunks left out because of NaN or Inf: where they occurred, by the chunk's index.
         seconds: the time taken.
+
+    Example:
+        >>> from quantmill import CollectedImatrix, Imatrix
+        >>> CollectedImatrix(Imatrix({})).path is None
+        True
     """
 
     imatrix: Imatrix

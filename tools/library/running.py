@@ -33,6 +33,7 @@ class RunOptions:
         skip_bad_chunks: leave out a chunk whose activations are NaN or infinite, instead of raising.
 
     Example:
+        >>> from quantmill import RunOptions
         >>> RunOptions(n_ctx=256, chunks=8).dtype
         'f32'
     """

@@ -36,6 +36,12 @@ class SizeTable:
         run_bytes: by level, the memory to run the file with llama.cpp at that context: weights, cache and buffers.
         all_levels: whether every level of the recipe set was planned, not some that were named.
         vocabulary_assumed: whether a vocabulary of the usual size was counted, for there was no tokenizer.
+
+    Example:
+        >>> from quantmill import plan, tiny_llama
+        >>> table = plan(tiny_llama(), ["Q4_K_M", "Q8_0"])
+        >>> [size.level for size in table.levels]
+        ['Q4_K_M', 'Q8_0']
     """
 
     model: Model

@@ -25,6 +25,12 @@ class Verification:
         tensors: the figures of each tensor, in the file's order.
         failures: a sentence for each thing that is wrong: weights that are not finite, tensors that only one side has,
             bounds that are exceeded.
+
+    Example:
+        >>> from quantmill import tiny_llama, verify
+        >>> verification = verify(tiny_llama(), tiny_llama(), max_error=0.0)
+        >>> verification.ok, verification.failures
+        (True, ())
     """
 
     path: Path

@@ -29,6 +29,7 @@ class ReleaseOptions:
         recipe_set: the recipe set that the levels are of.
 
     Example:
+        >>> from quantmill import ReleaseOptions
         >>> ReleaseOptions(levels=["Q4_K_M", "Q8_0"], imatrix=None).n_ctx
         512
     """

@@ -38,6 +38,11 @@ class Release:
         folder: where it is.
         files: the quantized files, from small to large.
         manifest: what manifest.json says.
+
+    Example:
+        >>> from quantmill import Release
+        >>> sorted(Release.__dataclass_fields__)
+        ['files', 'folder', 'manifest']
     """
 
     folder: Path

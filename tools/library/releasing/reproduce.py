@@ -24,6 +24,11 @@ class Reproduction:
     Args:
         manifest: the release's manifest.
         same: whether each file that was made again has the release's bytes, by name.
+
+    Example:
+        >>> from quantmill import Reproduction
+        >>> sorted(Reproduction.__dataclass_fields__)
+        ['manifest', 'same']
     """
 
     manifest: Manifest

@@ -1,0 +1,192 @@
+"""A script as a user might write it, with every public name of quantmill once. It is type-checked, not run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import quantmill
+from quantmill import (
+    AWQSettings,
+    BaseComparison,
+    BudgetedPlan,
+    CheckpointOptions,
+    ClusterOptions,
+    CollectedImatrix,
+    Conversion,
+    Description,
+    Evaluation,
+    Event,
+    GGMLSettings,
+    GPTQSettings,
+    Imatrix,
+    LevelSize,
+    Model,
+    ModelDifferences,
+    Note,
+    Plan,
+    PlanOptions,
+    QType,
+    ReadOptions,
+    Release,
+    ReleaseOptions,
+    Reproduction,
+    Role,
+    RowsDone,
+    RunOptions,
+    RunStarted,
+    SizeTable,
+    SizeTarget,
+    Step,
+    StepDone,
+    Tensor,
+    Tokenizer,
+    Value,
+    ValueType,
+    Verification,
+    WorkEnded,
+    WorkStarted,
+    WriteOptions,
+)
+
+
+def show(event: Event) -> None:
+    if isinstance(event, Note):
+        print(event.text, file=sys.stderr)
+    elif isinstance(event, (WorkStarted, RunStarted, WorkEnded)):
+        print(event)
+    elif isinstance(event, RowsDone):
+        print(event.nbytes)
+    elif isinstance(event, StepDone):
+        print(f"{event.stage}: {event.done / event.total:.0%}")
+
+
+def publish(checkpoint: Path, folder: Path) -> list[Path]:
+    """A float file, its importance, two levels and a file of a given size."""
+    f16 = quantmill.convert(checkpoint, folder / "model-f16.gguf", "F16", write=WriteOptions(force=True), progress=show)
+    collected: CollectedImatrix = quantmill.collect_imatrix(
+        f16.paths[0], folder / "imatrix.gguf", run=RunOptions(n_ctx=512, chunks=32), second_moments=True, progress=show
+    )
+    assert collected.path is not None
+    made: list[Conversion] = [f16]
+    for level in ("Q4_K_M", "IQ3_XXS"):
+        options = PlanOptions(output_type="Q8_0", tensor_types=[("attn_v", "Q6_K")])
+        made.append(
+            quantmill.convert(
+                f16.paths[0], None, level, imatrix=collected.path, refine=True, options=options,
+                cluster=ClusterOptions("local", workers=2), read=ReadOptions(kind="gguf"), progress=show,
+            )
+        )  # fmt: skip
+    made.append(quantmill.convert(f16.paths[0], folder / "small.gguf", target=SizeTarget(bpw=3.5)))
+    return [path for done in made for path in done.paths]
+
+
+def measure(path: Path, base: Path, text: Path) -> float:
+    found: Evaluation = quantmill.evaluate(path, text, run=RunOptions(chunks=4))
+    against: BaseComparison = quantmill.evaluate(path, text, base=base)
+    checked: Verification = quantmill.verify(path, base, min_cosine=0.99)
+    if not checked.ok or quantmill.verify_strict(path):
+        raise SystemExit("\n".join(checked.failures))
+    worst = min(
+        report.cosine or 0.0 for report in quantmill.compare(quantmill.read_gguf(path), quantmill.read_gguf(base))
+    )
+    differences: ModelDifferences = quantmill.diff(path, base, values=True)
+    print(quantmill.digest(path), quantmill.describe(path).bpw, worst, differences.equal)
+    return against.kld_mean + found.perplexity
+
+
+def step_by_step(folder: Path, out: Path) -> None:
+    model: Model = quantmill.read_hf(folder)
+    plan: Plan = quantmill.make_plan(model, "Q4_K_M", PlanOptions(pure=True))
+    step: Step
+    for step in plan.steps:
+        tensor: Tensor = step.tensor
+        kind: QType = step.type
+        print(tensor.name, tensor.role is Role.ATTN_V, kind.bpw, step.reason)
+    quantmill.execute(plan, out, threads=4, progress=show)
+    back = quantmill.as_float(quantmill.read_model(out))
+    quantmill.write_hf(back, folder.with_name("back"))
+    quantmill.write_gguf(out, back, version=3, force=True)
+    quantmill.write_ggml(out.with_suffix(".bin"), quantmill.read_ggml("old.bin", GGMLSettings(gqa=8)))
+
+
+def sizes(model: Path) -> dict[str, int]:
+    table: SizeTable = quantmill.plan(model, ["Q4_K_M", "Q8_0"], ctx=8192)
+    level: LevelSize
+    for level in table.levels:
+        print(level.level, level.nbytes)
+    chosen: BudgetedPlan | None = quantmill.convert(model, target=SizeTarget(nbytes=4_000_000_000), dry_run=True).budget
+    return {level.level: level.nbytes for level in table.levels} | {"chosen": chosen.plan.size if chosen else 0}
+
+
+def checkpoints(model: Path, out: Path) -> int:
+    options = CheckpointOptions(force=True)
+    made = quantmill.gptq(model, out, settings=GPTQSettings(bits=4), checkpoint=options)
+    return made.nbytes + quantmill.awq(model, out, settings=AWQSettings(group_size=64), checkpoint=options).nbytes
+
+
+def matrices(paths: list[Path]) -> Imatrix:
+    merged = quantmill.merge_imatrices(paths, "merged.gguf")
+    print([row.tensor for row in quantmill.imatrix_statistics("merged.gguf")])
+    quantmill.write_imatrix("copy.gguf", merged.imatrix, force=True)
+    return quantmill.read_imatrix("copy.gguf")
+
+
+def released(model: Path, folder: Path) -> bool:
+    made: Release = quantmill.release(model, folder, ReleaseOptions(levels=["Q4_K_M"], evaluate=True), progress=show)
+    again: Reproduction = quantmill.reproduce(folder / "manifest.json", model)
+    about: Description = quantmill.describe(made.files[0])
+    return again.ok and about.bpw < 6
+
+
+def tiny() -> float:
+    return quantmill.make_plan(quantmill.tiny_llama(layers=2), "Q8_0").bpw
+
+
+def arrays() -> NDArray[np.float32]:
+    rows = np.random.default_rng(0).standard_normal((8, 256)).astype(np.float32)
+    blocks: NDArray[np.uint8] = quantmill.encode(rows, "Q4_K", importance=np.ones(256, np.float32))
+    tensor = quantmill.tensor_from_array("blk.0.ffn_up.weight", rows)
+    model = quantmill.model_from_arrays("llama", {tensor.name: rows}, {"llama.block_count": 1})
+    value: Value = model.metadata["llama.block_count"]
+    print(value.type is ValueType.UINT32, value.data)
+    return quantmill.decode(blocks, "Q4_K")
+
+
+def edit(path: Path) -> None:
+    quantmill.set_metadata(path, "eos_token_id", 128009)
+    quantmill.remove_metadata(path, "general.url", force=True)
+    shards = quantmill.split(path, path.with_suffix(""), max_size=2_000_000_000)
+    print(shards)
+    quantmill.merge("model-00001-of-00002.gguf", "whole.gguf")
+
+
+def tokenizer_size(tokenizer: Tokenizer) -> int:
+    return len(tokenizer.tokens)
+
+
+def main() -> int:
+    print(quantmill.__version__, [arch.name for arch in quantmill.architectures("llama")])
+    try:
+        publish(Path(sys.argv[1]), Path(sys.argv[2]))
+    except quantmill.ImportanceMissing as error:
+        print(error.tensors)
+    except (
+        quantmill.SourceError,
+        quantmill.UnknownArchitecture,
+        quantmill.UnmatchedTensor,
+        quantmill.TokenizerError,
+    ) as error:
+        print(error.path, error.where)
+    except (quantmill.FormatError, quantmill.PlanError, quantmill.WeightError, quantmill.OutputError) as error:
+        print(error.problem, error.hint)
+    except quantmill.QuantmillError:
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
