@@ -14,7 +14,9 @@ from ..formats.errors import QuantmillError
 from .terminal.table import print_table
 
 LEVELS = ("Q8_0", "Q4_K_M", "Q2_K")
-CHUNKS = 4  # of the test text, 512 tokens each
+_CTX = 512  # tokens in a chunk
+_CALIBRATION_CHUNKS = 10  # half of the text that ships: the demo should be over in two minutes
+_TEST_CHUNKS = 4
 _NAME = "SmolLM2-135M-Instruct"
 
 
@@ -63,12 +65,14 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
     Example: quantmill demo /tmp/smollm2
     """
     from .library.convert import convert
+    from .library.evaluation import evaluate
     from .library.importance import collect_imatrix
     from .library.options import WriteOptions
+    from .library.running import RunOptions
 
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, f16 = folder / _NAME, folder / f"{_NAME}-f16.gguf"
-    imatrix, text = folder / f"{_NAME}.imatrix.gguf", folder / "test.txt"
+    imatrix, text, base = folder / f"{_NAME}.imatrix.gguf", folder / "test.txt", folder / "base.npz"
     replace = WriteOptions(force=True)
     start = time.monotonic()
 
@@ -81,15 +85,19 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
     say(f"converting it: {f16}")
     convert(checkpoint, f16, "F16", write=replace)
     say(f"making its importance matrix from the text that ships with quantmill: {imatrix}")
-    collect_imatrix(f16, imatrix, perplexity=False, force=True)
+    collect_imatrix(f16, imatrix, run=RunOptions(n_ctx=_CTX, chunks=_CALIBRATION_CHUNKS), perplexity=False, force=True)
+    say("predicting a test text with the original")
     text.write_text(_test_text(), encoding="utf-8")
+    base.unlink(missing_ok=True)
+    evaluate(f16, text, save_base=base, run=RunOptions(n_ctx=_CTX, chunks=_TEST_CHUNKS))
     rows = []
     for level in LEVELS:
         path = folder / f"{_NAME}.{level}.gguf"
         say(f"quantizing it: {path}")
         seconds = convert(f16, path, level, imatrix=imatrix, write=replace).seconds
         say("measuring it")
-        rows.append(_measure(level, path, f16, text, seconds))
+        rows.append(_measure(level, path, f16, text, base, seconds))
+    base.unlink()
     if as_json:
         click.echo(json.dumps({"folder": str(folder), "levels": [vars(row) for row in rows]}))
         return
@@ -106,8 +114,8 @@ def _test_text() -> str:
     return "\n\n".join(topics.values())
 
 
-def _measure(level: str, path: Path, f16: Path, text: Path, seconds: float) -> _Row:
-    """Compare a file's weights with the F16 file's, and its predictions on a few chunks of the text."""
+def _measure(level: str, path: Path, f16: Path, text: Path, base: Path, seconds: float) -> _Row:
+    """Compare a file's weights with the F16 file's, and its predictions on a few chunks of the text with ``base``."""
     from .library.description import describe
     from .library.evaluation import evaluate
     from .library.running import RunOptions
@@ -115,7 +123,7 @@ def _measure(level: str, path: Path, f16: Path, text: Path, seconds: float) -> _
 
     reports = verify(path, f16).tensors
     assert not any(report.non_finite for report in reports), "a quantized weight is not finite"
-    found = evaluate(path, text, base=f16, run=RunOptions(n_ctx=512, chunks=CHUNKS))
+    found = evaluate(path, text, base=base, run=RunOptions(n_ctx=_CTX, chunks=_TEST_CHUNKS))
     return _Row(
         level=level,
         mb=path.stat().st_size / 1e6,
