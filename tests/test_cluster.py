@@ -1,4 +1,4 @@
-"""Many machines: a real Ray of three processes, one of them killed while it works, and the bytes of one machine."""
+"""Many machines: three workers of Ray, one of them killed while it works, write the bytes of one machine."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,6 +159,23 @@ def test_imports_go_one_way(room: str) -> None:
 
 def test_the_foundation_stands_on_nothing() -> None:
     assert not {module: wrong for module in FOUNDATION if (wrong := graph()[module] - FOUNDATION)}
+
+
+def test_the_way_of_quantize_is_the_one_in_the_readme() -> None:
+    """Seven files, each imported by the one that calls it; kernels are named in a table, which imports them."""
+    way = {
+        "tools.quantize": {"formats.gguf.reader", "tools.library.convert"},
+        "tools.library.convert": {"quantize.plan", "quantize.execute"},
+        "quantize.execute": {"quantize.encode"},
+        "quantize.encode": {"quantize.kernels"},
+    }
+    assert not {module: missing for module, needed in way.items() if (missing := needed - graph()[module])}
+    from quantmill.quantize.kernels import _MODULES
+
+    files = [*way, "formats.gguf.reader", "quantize.plan", f"quantize.kernels.{_MODULES['Q4_K']}"]
+    (text,) = [part for part in (ROOT / "README.md").read_text().split("\n\n") if part.startswith("So `quantize model")]
+    assert sorted(re.findall(r"`([\w/]+)\.py`", text)) == sorted(file.replace(".", "/") for file in files)
+    assert len(files) == 7
 
 
 def test_no_command_imports_another() -> None:

@@ -93,8 +93,8 @@ def _size(model: Model, level: str, options: PlanOptions, saved: int) -> LevelSi
     except PlanError as error:
         return LevelSize(level, problem=error.problem)
     try:
-        pretended = replace(options, importance=uniform_importance(model))
-        return replace(_described(make_plan(model, level, pretended), saved), needs_importance=True)
+        with_importance = replace(options, importance=uniform_importance(model))
+        return replace(_described(make_plan(model, level, with_importance), saved), needs_importance=True)
     except PlanError as error:
         return LevelSize(level, problem=error.problem)
 

@@ -142,11 +142,13 @@ def write_imatrix(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 def measure(level: str, source: Path, imatrix: Path, threads: int, repeats: int) -> dict[str, Any]:
     """One row of the table."""
-    wishes = [level, "--imatrix", str(imatrix)]
-    plan = json.loads(subprocess.check_output([*COMMAND, str(source), *wishes, "--dry-run", "--json"], env=ENVIRONMENT))
+    options = [level, "--imatrix", str(imatrix)]
+    plan = json.loads(
+        subprocess.check_output([*COMMAND, str(source), *options, "--dry-run", "--json"], env=ENVIRONMENT)
+    )
     kernel_seconds(plan, 1, 0.0)  # fills the cache of compiled kernels
     output, copy = source.with_name("out.gguf"), source.with_name("copy.gguf")
-    words = [*COMMAND, str(source), str(output), *wishes, "--threads", str(threads), "--force", "--quiet"]
+    words = [*COMMAND, str(source), str(output), *options, "--threads", str(threads), "--force", "--quiet"]
     subprocess.run(words, env=ENVIRONMENT, check=True)  # the first one finds nothing compiled
     runs: list[dict[str, float]] = []
     for _ in range(repeats):

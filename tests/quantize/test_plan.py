@@ -1,4 +1,4 @@
-"""The plan: offsets, totals, metadata, and every wish that fails before a weight is read."""
+"""The plan: offsets, totals, metadata, and every request that fails before a weight is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading checkpoints: metadata as llama.cpp's converter writes it, and every bad folder told in one line."""
+"""Reading checkpoints: metadata as llama.cpp's converter writes it, and one line for every bad folder."""
 
 from __future__ import annotations
 
