@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .formats.qtypes import QType as QType
     from .imatrix.evaluate import BaseComparison as BaseComparison
     from .imatrix.evaluate import Evaluation as Evaluation
+    from .quantize.awq.block import AWQReport as AWQReport
     from .quantize.awq.settings import AWQSettings as AWQSettings
     from .quantize.budget.plans import BudgetedPlan as BudgetedPlan
     from .quantize.compare import compare as compare
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from .quantize.encode import encode as encode
     from .quantize.estimate.levels import LevelSize as LevelSize
     from .quantize.execute import execute as execute
+    from .quantize.gptq.block import GPTQReport as GPTQReport
     from .quantize.gptq.settings import GPTQSettings as GPTQSettings
     from .quantize.plan import Plan as Plan
     from .quantize.plan import Step as Step
@@ -108,6 +110,7 @@ if TYPE_CHECKING:
 # The public names and the modules that define them. A module is imported when one of its names is asked for (PEP 562),
 # so that ``import quantmill`` is light.
 _MODULES = {
+    "AWQReport": "quantize.awq.block",
     "AWQSettings": "quantize.awq.settings",
     "BaseComparison": "imatrix.evaluate",
     "BudgetedPlan": "quantize.budget.plans",
@@ -120,6 +123,7 @@ _MODULES = {
     "Event": "formats.progress",
     "FormatError": "formats.errors",
     "GGMLSettings": "formats.ggml.reader",
+    "GPTQReport": "quantize.gptq.block",
     "GPTQSettings": "quantize.gptq.settings",
     "Imatrix": "formats.imatrix_file",
     "ImportanceMissing": "formats.errors",

@@ -33,6 +33,11 @@ class AWQReport(LinearReport):
 
     Args:
         exponent: of the scales of its inputs; 0 for none.
+
+    Example:
+        >>> from quantmill import AWQReport
+        >>> AWQReport("model.layers.0.mlp.up_proj", "ffn_up", tokens=512, loss=0.1, relative=0.004, exponent=0.5).role
+        'ffn_up'
     """
 
     exponent: float

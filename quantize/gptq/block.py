@@ -21,6 +21,11 @@ class GPTQReport(LinearReport):
 
     Args:
         damp: the damping that was needed; 0 for a layer that was rounded to nearest.
+
+    Example:
+        >>> from quantmill import GPTQReport
+        >>> GPTQReport("model.layers.0.mlp.up_proj", "ffn_up", tokens=512, loss=0.1, relative=0.004, damp=0.01).role
+        'ffn_up'
     """
 
     damp: float

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import quantmill
 from quantmill import (
+    AWQReport,
     AWQSettings,
     BaseComparison,
     BudgetedPlan,
@@ -21,6 +22,7 @@ from quantmill import (
     Evaluation,
     Event,
     GGMLSettings,
+    GPTQReport,
     GPTQSettings,
     Imatrix,
     LevelSize,
@@ -30,6 +32,7 @@ from quantmill import (
     Plan,
     PlanOptions,
     QType,
+    QuantizedCheckpoint,
     ReadOptions,
     Release,
     ReleaseOptions,
@@ -124,8 +127,14 @@ def sizes(model: Path) -> dict[str, int]:
 
 def checkpoints(model: Path, out: Path) -> int:
     options = CheckpointOptions(force=True)
-    made = quantmill.gptq(model, out, settings=GPTQSettings(bits=4), checkpoint=options)
-    return made.nbytes + quantmill.awq(model, out, settings=AWQSettings(group_size=64), checkpoint=options).nbytes
+    made: QuantizedCheckpoint[GPTQReport] = quantmill.gptq(
+        model, out, settings=GPTQSettings(bits=4), checkpoint=options
+    )
+    other: QuantizedCheckpoint[AWQReport] = quantmill.awq(
+        model, out, settings=AWQSettings(group_size=64), checkpoint=options
+    )
+    print([(linear.name, linear.relative) for linear in (*made.linears, *other.linears)])
+    return made.nbytes + other.nbytes
 
 
 def matrices(paths: list[Path]) -> Imatrix:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -48,7 +49,6 @@ def test_any_float_dtype_and_layout(dtype: str, rng: np.random.Generator) -> Non
 
 
 def test_bfloat16(rng: np.random.Generator) -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     rows: Any = rng.standard_normal((4, 256)).astype(ml_dtypes.bfloat16)
     assert np.array_equal(encode(rows, "Q8_0"), encode(rows.astype(np.float32), "Q8_0"))
     assert np.array_equal(encode(rows, "BF16"), rows.view(np.uint8))
