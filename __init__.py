@@ -69,43 +69,43 @@ if TYPE_CHECKING:
     from .quantize.plan import Step as Step
     from .quantize.plan import make_plan as make_plan
     from .quantize.plan_options import PlanOptions as PlanOptions
-    from .tools.library.architectures import architectures as architectures
-    from .tools.library.awq import awq as awq
-    from .tools.library.blockwise import CheckpointOptions as CheckpointOptions
-    from .tools.library.blockwise import QuantizedCheckpoint as QuantizedCheckpoint
-    from .tools.library.conversion import Conversion as Conversion
-    from .tools.library.convert import convert as convert
-    from .tools.library.description import Description as Description
-    from .tools.library.description import describe as describe
-    from .tools.library.differences import ModelDifferences as ModelDifferences
-    from .tools.library.differences import diff as diff
-    from .tools.library.digest import digest as digest
-    from .tools.library.evaluation import evaluate as evaluate
-    from .tools.library.gptq import gptq as gptq
-    from .tools.library.importance import CollectedImatrix as CollectedImatrix
-    from .tools.library.importance import collect_imatrix as collect_imatrix
-    from .tools.library.importance import imatrix_statistics as imatrix_statistics
-    from .tools.library.importance import merge_imatrices as merge_imatrices
-    from .tools.library.metadata import remove_metadata as remove_metadata
-    from .tools.library.metadata import set_metadata as set_metadata
-    from .tools.library.models import read_model as read_model
-    from .tools.library.options import ReadOptions as ReadOptions
-    from .tools.library.options import SizeTarget as SizeTarget
-    from .tools.library.options import WriteOptions as WriteOptions
-    from .tools.library.ray_pool import ClusterOptions as ClusterOptions
-    from .tools.library.releasing.options import ReleaseOptions as ReleaseOptions
-    from .tools.library.releasing.release import Release as Release
-    from .tools.library.releasing.release import release as release
-    from .tools.library.releasing.reproduce import Reproduction as Reproduction
-    from .tools.library.releasing.reproduce import reproduce as reproduce
-    from .tools.library.running import RunOptions as RunOptions
-    from .tools.library.shards import merge as merge
-    from .tools.library.shards import split as split
-    from .tools.library.sizes import SizeTable as SizeTable
-    from .tools.library.sizes import plan as plan
-    from .tools.library.verify import Verification as Verification
-    from .tools.library.verify import verify as verify
-    from .tools.library.verify import verify_strict as verify_strict
+    from .tools.api.architectures import architectures as architectures
+    from .tools.api.awq import awq as awq
+    from .tools.api.blockwise import CheckpointOptions as CheckpointOptions
+    from .tools.api.blockwise import QuantizedCheckpoint as QuantizedCheckpoint
+    from .tools.api.conversion import Conversion as Conversion
+    from .tools.api.convert import convert as convert
+    from .tools.api.description import Description as Description
+    from .tools.api.description import describe as describe
+    from .tools.api.differences import ModelDifferences as ModelDifferences
+    from .tools.api.differences import diff as diff
+    from .tools.api.digest import digest as digest
+    from .tools.api.evaluation import evaluate as evaluate
+    from .tools.api.gptq import gptq as gptq
+    from .tools.api.importance import CollectedImatrix as CollectedImatrix
+    from .tools.api.importance import collect_imatrix as collect_imatrix
+    from .tools.api.importance import imatrix_statistics as imatrix_statistics
+    from .tools.api.importance import merge_imatrices as merge_imatrices
+    from .tools.api.metadata import remove_metadata as remove_metadata
+    from .tools.api.metadata import set_metadata as set_metadata
+    from .tools.api.models import read_model as read_model
+    from .tools.api.options import ReadOptions as ReadOptions
+    from .tools.api.options import SizeTarget as SizeTarget
+    from .tools.api.options import WriteOptions as WriteOptions
+    from .tools.api.ray_pool import ClusterOptions as ClusterOptions
+    from .tools.api.releasing.options import ReleaseOptions as ReleaseOptions
+    from .tools.api.releasing.release import Release as Release
+    from .tools.api.releasing.release import release as release
+    from .tools.api.releasing.reproduce import Reproduction as Reproduction
+    from .tools.api.releasing.reproduce import reproduce as reproduce
+    from .tools.api.running import RunOptions as RunOptions
+    from .tools.api.shards import merge as merge
+    from .tools.api.shards import split as split
+    from .tools.api.sizes import SizeTable as SizeTable
+    from .tools.api.sizes import plan as plan
+    from .tools.api.verify import Verification as Verification
+    from .tools.api.verify import verify as verify
+    from .tools.api.verify import verify_strict as verify_strict
 
 # The public names and the modules that define them. A module is imported when one of its names is asked for (PEP 562),
 # so that ``import quantmill`` is light.
@@ -114,11 +114,11 @@ _MODULES = {
     "AWQSettings": "quantize.awq.settings",
     "BaseComparison": "imatrix.evaluate",
     "BudgetedPlan": "quantize.budget.plans",
-    "CheckpointOptions": "tools.library.blockwise",
-    "ClusterOptions": "tools.library.ray_pool",
-    "CollectedImatrix": "tools.library.importance",
-    "Conversion": "tools.library.conversion",
-    "Description": "tools.library.description",
+    "CheckpointOptions": "tools.api.blockwise",
+    "ClusterOptions": "tools.api.ray_pool",
+    "CollectedImatrix": "tools.api.importance",
+    "Conversion": "tools.api.conversion",
+    "Description": "tools.api.description",
     "Evaluation": "imatrix.evaluate",
     "Event": "formats.progress",
     "FormatError": "formats.errors",
@@ -129,25 +129,25 @@ _MODULES = {
     "ImportanceMissing": "formats.errors",
     "LevelSize": "quantize.estimate.levels",
     "Model": "formats.ir",
-    "ModelDifferences": "tools.library.differences",
+    "ModelDifferences": "tools.api.differences",
     "Note": "formats.progress",
     "OutputError": "formats.errors",
     "Plan": "quantize.plan",
     "PlanError": "formats.errors",
     "PlanOptions": "quantize.plan_options",
     "QType": "formats.qtypes",
-    "QuantizedCheckpoint": "tools.library.blockwise",
+    "QuantizedCheckpoint": "tools.api.blockwise",
     "QuantmillError": "formats.errors",
-    "ReadOptions": "tools.library.options",
-    "Release": "tools.library.releasing.release",
-    "ReleaseOptions": "tools.library.releasing.options",
-    "Reproduction": "tools.library.releasing.reproduce",
+    "ReadOptions": "tools.api.options",
+    "Release": "tools.api.releasing.release",
+    "ReleaseOptions": "tools.api.releasing.options",
+    "Reproduction": "tools.api.releasing.reproduce",
     "Role": "formats.ir",
     "RowsDone": "formats.progress",
-    "RunOptions": "tools.library.running",
+    "RunOptions": "tools.api.running",
     "RunStarted": "formats.progress",
-    "SizeTable": "tools.library.sizes",
-    "SizeTarget": "tools.library.options",
+    "SizeTable": "tools.api.sizes",
+    "SizeTarget": "tools.api.options",
     "SourceError": "formats.errors",
     "Step": "quantize.plan",
     "StepDone": "formats.progress",
@@ -158,45 +158,45 @@ _MODULES = {
     "UnmatchedTensor": "formats.errors",
     "Value": "formats.ir",
     "ValueType": "formats.ir",
-    "Verification": "tools.library.verify",
+    "Verification": "tools.api.verify",
     "WeightError": "formats.errors",
     "WorkEnded": "formats.progress",
     "WorkStarted": "formats.progress",
-    "WriteOptions": "tools.library.options",
-    "architectures": "tools.library.architectures",
+    "WriteOptions": "tools.api.options",
+    "architectures": "tools.api.architectures",
     "as_float": "quantize.decode",
-    "awq": "tools.library.awq",
-    "collect_imatrix": "tools.library.importance",
+    "awq": "tools.api.awq",
+    "collect_imatrix": "tools.api.importance",
     "compare": "quantize.compare",
-    "convert": "tools.library.convert",
+    "convert": "tools.api.convert",
     "decode": "quantize.decode",
-    "describe": "tools.library.description",
-    "diff": "tools.library.differences",
-    "digest": "tools.library.digest",
+    "describe": "tools.api.description",
+    "diff": "tools.api.differences",
+    "digest": "tools.api.digest",
     "encode": "quantize.encode",
-    "evaluate": "tools.library.evaluation",
+    "evaluate": "tools.api.evaluation",
     "execute": "quantize.execute",
-    "gptq": "tools.library.gptq",
-    "imatrix_statistics": "tools.library.importance",
+    "gptq": "tools.api.gptq",
+    "imatrix_statistics": "tools.api.importance",
     "make_plan": "quantize.plan",
-    "merge": "tools.library.shards",
-    "merge_imatrices": "tools.library.importance",
+    "merge": "tools.api.shards",
+    "merge_imatrices": "tools.api.importance",
     "model_from_arrays": "formats.arrays",
-    "plan": "tools.library.sizes",
+    "plan": "tools.api.sizes",
     "read_ggml": "formats.ggml.reader",
     "read_gguf": "formats.gguf.reader",
     "read_hf": "formats.hf.load",
     "read_imatrix": "formats.imatrix_file",
-    "read_model": "tools.library.models",
-    "release": "tools.library.releasing.release",
-    "remove_metadata": "tools.library.metadata",
-    "reproduce": "tools.library.releasing.reproduce",
-    "set_metadata": "tools.library.metadata",
-    "split": "tools.library.shards",
+    "read_model": "tools.api.models",
+    "release": "tools.api.releasing.release",
+    "remove_metadata": "tools.api.metadata",
+    "reproduce": "tools.api.releasing.reproduce",
+    "set_metadata": "tools.api.metadata",
+    "split": "tools.api.shards",
     "tensor_from_array": "formats.arrays",
     "tiny_llama": "formats.examples",
-    "verify": "tools.library.verify",
-    "verify_strict": "tools.library.verify",
+    "verify": "tools.api.verify",
+    "verify_strict": "tools.api.verify",
     "write_ggml": "formats.ggml.writer",
     "write_gguf": "formats.gguf.writer",
     "write_hf": "formats.hf.save",

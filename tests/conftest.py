@@ -50,7 +50,7 @@ def ray_of_three() -> Iterator[None]:
     """A Ray of three CPUs on this machine; what asks for ``--cluster local`` in this process finds it."""
     import ray
 
-    from quantmill.tools.library.ray_pool import start_ray
+    from quantmill.tools.api.ray_pool import start_ray
 
     start_ray("local", 3)
     yield

@@ -27,7 +27,7 @@ from quantmill.quantize.chunks import Job, chunks_of, tasks_of
 from quantmill.quantize.distribute import SECONDS, _Pieces, _RemoteFile
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import PlanOptions, make_plan
-from quantmill.tools.library.ray_pool import RayPool, connected
+from quantmill.tools.api.ray_pool import RayPool, connected
 
 Read = Callable[[Tensor, int, int], Bytes]
 
@@ -266,7 +266,7 @@ def test_a_disk_that_is_well_again(tmp_path: Path, pool: RayPool) -> None:
 
 
 def test_another_version_is_refused(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantmill.tools.library.ray_pool.version", lambda: "0.0 (other)")
+    monkeypatch.setattr("quantmill.tools.api.ray_pool.version", lambda: "0.0 (other)")
     with pytest.raises(QuantmillError, match=r"has quantmill .*, we are 0.0 \(other\) \(install the same on every"):
         replace(pool, n_workers=1).run(lambda: lambda piece: piece, range(3), lambda piece, result: None)
 
@@ -278,12 +278,12 @@ def test_imatrix_by_two_one_killed(
     words = ["imatrix", "-m", checkpoint, "-f", text, "-c", 64, "-b", 3, "--process-output", "--save-every", 1]
     code, alone = cli(*words, "-o", tmp_path / "one.gguf")
     assert code == 0, alone
-    from quantmill.tools.library.running import read_model
+    from quantmill.tools.api.running import read_model
 
     def read(path: Path, **more: Any) -> Model:
         return read_by(read_model(path, **more), "blk.2.ffn_up.weight", deadly(tmp_path / "dead"))
 
-    monkeypatch.setattr("quantmill.tools.library.running.read_model", read)
+    monkeypatch.setattr("quantmill.tools.api.running.read_model", read)
     code, together = cli(*words, "-o", tmp_path / "two.gguf", "--cluster", "local", "--workers", 2)
     assert code == 0, together
     assert deaths(tmp_path / "dead") == 1
@@ -361,7 +361,7 @@ def test_refused(
 
 
 def test_nobody_there() -> None:
-    from quantmill.tools.library.ray_pool import start_ray
+    from quantmill.tools.api.ray_pool import start_ray
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen

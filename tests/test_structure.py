@@ -47,11 +47,11 @@ ROOMS: dict[str, set[str]] = {
     "quantize/gptq": {"formats", "formats/hf/packed", "quantize", "quantize/kernels"},
     "quantize/awq": {"formats", "formats/hf", "formats/hf/packed", "quantize"},
     "imatrix": {"formats", "formats/storage", "formats/gguf", "formats/hf", "formats/hf/tokenizer"},
-    "tools/library": {"formats*", "quantize*", "imatrix"},
-    "tools/library/releasing": {"formats*", "quantize*", "imatrix", "tools/library"},
-    "tools/reports": {"formats*", "quantize*", "tools/library*"},
-    "tools/terminal": {"formats*", "tools/library"},
-    "tools": {"formats*", "quantize*", "imatrix", "tools/library*", "tools/reports", "tools/terminal"},
+    "tools/api": {"formats*", "quantize*", "imatrix"},
+    "tools/api/releasing": {"formats*", "quantize*", "imatrix", "tools/api"},
+    "tools/reports": {"formats*", "quantize*", "tools/api*"},
+    "tools/terminal": {"formats*", "tools/api"},
+    "tools": {"formats*", "quantize*", "imatrix", "tools/api*", "tools/reports", "tools/terminal"},
 }  # fmt: skip
 # Modules that everything may know; they import nothing of the package but each other.
 FOUNDATION = {"formats.errors", "formats.progress", "formats.version"}
@@ -164,8 +164,8 @@ def test_the_foundation_stands_on_nothing() -> None:
 def test_the_way_of_quantize_is_the_one_in_the_readme() -> None:
     """Seven files, each imported by the one that calls it; kernels are named in a table, which imports them."""
     way = {
-        "tools.quantize": {"formats.gguf.reader", "tools.library.convert"},
-        "tools.library.convert": {"quantize.plan", "quantize.execute"},
+        "tools.quantize": {"formats.gguf.reader", "tools.api.convert"},
+        "tools.api.convert": {"quantize.plan", "quantize.execute"},
         "quantize.execute": {"quantize.encode"},
         "quantize.encode": {"quantize.kernels"},
     }

@@ -24,7 +24,7 @@ def command(pattern: str | None, as_json: bool, quiet: bool) -> None:
     Example: quantmill archs
              quantmill archs qwen --json
     """
-    from .library.architectures import PROVEN, architectures
+    from .api.architectures import PROVEN, architectures
 
     found = architectures(pattern or "")
     if as_json:

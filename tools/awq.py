@@ -35,9 +35,9 @@ def command(
              quantmill awq Qwen2.5-0.5B Qwen2.5-0.5B-AWQ --group-size 64 --chunks 64 -c 512
     """
     from ..quantize.awq.settings import AWQSettings
-    from .library.awq import awq
-    from .library.blockwise import CheckpointOptions
-    from .library.running import RunOptions
+    from .api.awq import awq
+    from .api.blockwise import CheckpointOptions
+    from .api.running import RunOptions
 
     settings = AWQSettings(group_size, not no_scales, not no_clip)
     run = RunOptions(n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special)

@@ -22,8 +22,8 @@ from .terminal.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from ..quantize.plan import PlanOptions
-    from .library.conversion import Conversion
-    from .library.options import Kind, ReadOptions, WriteOptions
+    from .api.conversion import Conversion
+    from .api.options import Kind, ReadOptions, WriteOptions
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,7 +90,7 @@ def command(
              convert Meta-Llama-3-8B-Instruct llama3.Q3_K_M.gguf --outtype Q3_K_M --refine -f text.txt
              convert my-lora my-lora.gguf --base Meta-Llama-3-8B-Instruct
     """
-    from .library.convert import convert
+    from .api.convert import convert
 
     with ProgressDisplay(quiet=quiet) as progress:
         done = convert(

@@ -64,11 +64,11 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
 
     Example: quantmill demo /tmp/smollm2
     """
-    from .library.convert import convert
-    from .library.evaluation import evaluate
-    from .library.importance import collect_imatrix
-    from .library.options import WriteOptions
-    from .library.running import RunOptions
+    from .api.convert import convert
+    from .api.evaluation import evaluate
+    from .api.importance import collect_imatrix
+    from .api.options import WriteOptions
+    from .api.running import RunOptions
 
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, f16 = folder / _NAME, folder / f"{_NAME}-f16.gguf"
@@ -116,10 +116,10 @@ def _test_text() -> str:
 
 def _measure(level: str, path: Path, f16: Path, text: Path, base: Path, seconds: float) -> _Row:
     """Compare a file's weights with the F16 file's, and its predictions on a few chunks of the text with ``base``."""
-    from .library.description import describe
-    from .library.evaluation import evaluate
-    from .library.running import RunOptions
-    from .library.verify import verify
+    from .api.description import describe
+    from .api.evaluation import evaluate
+    from .api.running import RunOptions
+    from .api.verify import verify
 
     reports = verify(path, f16).tensors
     assert not any(report.non_finite for report in reports), "a quantized weight is not finite"

@@ -14,8 +14,8 @@ from .terminal.table import print_table
 if TYPE_CHECKING:
     from ..formats.differences import KeyChange, TensorChange
     from ..quantize.compare import TensorReport
-    from .library.differences import ModelDifferences
-    from .library.json_values import Json
+    from .api.differences import ModelDifferences
+    from .api.json_values import Json
 
 _MARKS = {"removed": "-", "added": "+"}
 
@@ -50,7 +50,7 @@ def command(
     Example: quantmill diff llama3.Q4_K_M.gguf llama3-imatrix.Q4_K_M.gguf --values
              quantmill diff llama3-f16.gguf Meta-Llama-3-8B/ --no-weights
     """
-    from .library.differences import diff
+    from .api.differences import diff
 
     with ProgressDisplay(quiet=quiet) as progress:
         found = diff(
@@ -135,7 +135,7 @@ def _as_json(a: Path, b: Path, found: ModelDifferences) -> dict[str, Json]:
 
 
 def _tensor_as_json(change: TensorChange, report: TensorReport | None) -> Json:
-    from .library.json_values import json_number
+    from .api.json_values import json_number
 
     row: dict[str, Json] = {"name": change.name, "change": change.change}
     for side, tensor in (("a", change.a), ("b", change.b)):
@@ -149,7 +149,7 @@ def _key_as_json(change: KeyChange) -> Json:
     from ..formats.differences import array_difference
     from ..formats.gguf.keys import type_name
     from ..formats.ir import ValueType
-    from .library.json_values import json_value
+    from .api.json_values import json_value
 
     row: dict[str, Json] = {"key": change.key}
     for side, value in (("a", change.a), ("b", change.b)):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import click
 
-from .library.running import RunOptions
+from .api.running import RunOptions
 from .terminal.progress import ProgressDisplay
 
 
@@ -53,7 +53,7 @@ def command(
     Example: quantmill evaluate model.Q4_K_M.gguf -f test.txt --base model-f16.gguf
              quantmill evaluate model-f16.gguf -f test.txt --save-base base.npz
     """
-    from .library.evaluation import evaluate
+    from .api.evaluation import evaluate
 
     run = RunOptions(
         n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special, dtype=dtype,

@@ -49,9 +49,9 @@ def command(
              quantmill gptq Llama-2-13b Llama-2-13b-GPTQ-8bit --bits 8 --group-size 32 --desc-act
     """
     from ..quantize.gptq.settings import GPTQSettings
-    from .library.blockwise import CheckpointOptions
-    from .library.gptq import gptq
-    from .library.running import RunOptions
+    from .api.blockwise import CheckpointOptions
+    from .api.gptq import gptq
+    from .api.running import RunOptions
 
     settings = GPTQSettings(bits, group_size, desc_act, static_groups, sym, damp)
     run = RunOptions(n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special)

@@ -25,8 +25,8 @@ def command(model: Path, threads: int | None, as_json: bool, quiet: bool) -> Non
     Example: quantmill hash llama3.Q4_K_M.gguf
              quantmill hash llama3.Q4_K_M-00001-of-00004.gguf --quiet
     """
-    from .library.digest import digest
-    from .library.models import read_model
+    from .api.digest import digest
+    from .api.models import read_model
 
     with ProgressDisplay(quiet=quiet) as progress:
         source = read_model(model, progress=progress)

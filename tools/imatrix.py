@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from .library.running import RunOptions
+from .api.running import RunOptions
 from .terminal.options import cluster_from, cluster_options
 from .terminal.progress import ProgressDisplay
 from .terminal.units import Size
@@ -97,7 +97,7 @@ def command(
              imatrix -c 512 --chunks 100 -m Meta-Llama-3-8B-Instruct -o imat.dat --for IQ2_XS
              imatrix --in-file a.gguf --in-file b.gguf -o merged.gguf
     """
-    from .library.importance import collect_imatrix, merge_imatrices
+    from .api.importance import collect_imatrix, merge_imatrices
 
     if as_json and not show_statistics:
         raise click.UsageError("--json goes with --show-statistics")
@@ -135,7 +135,7 @@ def command(
 
 def _show_statistics(in_files: Sequence[Path], n_ctx: int | None, as_json: bool) -> None:
     from ..imatrix.stats import by_layer
-    from .library.importance import imatrix_statistics
+    from .api.importance import imatrix_statistics
 
     if len(in_files) != 1:
         raise click.UsageError("--show-statistics needs exactly one --in-file")

@@ -11,8 +11,8 @@ from .terminal.progress import ProgressDisplay
 from .terminal.table import print_table
 
 if TYPE_CHECKING:
-    from .library.description import Description
-    from .library.json_values import Json
+    from .api.description import Description
+    from .api.json_values import Json
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,7 +62,7 @@ def command(
     for name, given in (("against", against), ("imatrix", imatrix)):
         if given is not None:
             raise click.UsageError(f"--{name} is for the page: give --html PAGE too")
-    from .library.description import describe
+    from .api.description import describe
 
     found = describe(file)
     if as_json:
@@ -76,7 +76,7 @@ def command(
 def _as_json(found: Description, tensors: bool) -> dict[str, Json]:
     """Everything as plain data; strings that are not UTF-8 keep lone surrogates."""
     from ..formats.gguf.keys import type_name
-    from .library.json_values import json_value
+    from .api.json_values import json_value
 
     first = found.headers[0]
     report: dict[str, Json] = {

@@ -23,7 +23,7 @@ def command(shard: Path, out: Path, keep_split_keys: bool, force: bool, restart:
     Example: quantmill merge llama3.Q8_0-00001-of-00004.gguf llama3.Q8_0.gguf
     """
     from ..formats.storage.output import human_bytes
-    from .library.shards import merge
+    from .api.shards import merge
 
     with ProgressDisplay(quiet=quiet) as progress:
         model = merge(shard, out, keep_split_keys=keep_split_keys, force=force, restart=restart, progress=progress)

@@ -15,8 +15,8 @@ from .terminal.units import Size, in_gb
 
 if TYPE_CHECKING:
     from ..quantize.estimate.levels import LevelSize
-    from .library.options import SizeTarget
-    from .library.sizes import Format, SizeTable
+    from .api.options import SizeTarget
+    from .api.sizes import Format, SizeTable
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,13 +65,13 @@ def command(
              quantmill plan model-f16.gguf --target-bpw 4.0 --imatrix model.imatrix.gguf
     """
     from ..quantize.plan import PlanOptions
-    from .library.sizes import plan
+    from .api.sizes import plan
 
     options = PlanOptions(recipe_set=recipe_set)
     if target is not None:
         if levels or format != "gguf" or fits is not None:
             raise click.UsageError("--target-size and --target-bpw choose the types of a GGUF file, whatever the level")
-        from .library.convert import convert
+        from .api.convert import convert
         from .terminal.plans import choice_as_json, print_choice
 
         with ProgressDisplay(quiet=quiet) as progress:

@@ -23,7 +23,7 @@ from .terminal.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from ..quantize.plan import PlanOptions
-    from .library.options import Kind, SizeTarget, WriteOptions
+    from .api.options import Kind, SizeTarget, WriteOptions
 
 
 def _offer_levels(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
@@ -91,7 +91,7 @@ def command(
     """
     from ..formats.gguf.reader import read_gguf
     from ..quantize.recipes import find_recipe
-    from .library.convert import convert
+    from .api.convert import convert
     from .terminal.plans import print_conversion
 
     if target is None:

@@ -61,8 +61,8 @@ def command(
     Example: quantmill release Meta-Llama-3-8B-Instruct llama3-gguf --evaluate
              quantmill release TinyLlama-1.1B tinyllama-gguf --levels Q4_K_M,Q5_K_M,Q8_0 --imatrix none
     """
-    from .library.releasing.options import ReleaseOptions
-    from .library.releasing.release import release
+    from .api.releasing.options import ReleaseOptions
+    from .api.releasing.release import release
 
     options = ReleaseOptions(
         levels=_split(levels),

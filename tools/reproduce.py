@@ -40,8 +40,8 @@ def command(
 
     Example: quantmill reproduce llama3-gguf/manifest.json --model Meta-Llama-3-8B-Instruct
     """
-    from .library.releasing.manifest import versions
-    from .library.releasing.reproduce import reproduce
+    from .api.releasing.manifest import versions
+    from .api.releasing.reproduce import reproduce
 
     chosen = None if levels is None else [level.strip() for level in levels.split(",")]
     with ProgressDisplay(quiet=quiet) as progress:

@@ -46,7 +46,7 @@ def command(
 
     Example: gguf-set-metadata llama3.Q4_K_M.gguf eos_token_id 128009
     """
-    from .library.metadata import remove_metadata, set_metadata
+    from .api.metadata import remove_metadata, set_metadata
 
     if remove:
         if value is not None or value_file is not None or type_ is not None:

@@ -56,7 +56,7 @@ def command(
     Example: quantmill split llama3.Q8_0.gguf llama3.Q8_0 --max-size 2G
              quantmill split llama3.Q8_0.gguf llama3.Q8_0 --max-tensors 100 --dry-run
     """
-    from .library.shards import split
+    from .api.shards import split
 
     if max_size is not None and max_tensors is not None:
         raise click.UsageError("give --max-size or --max-tensors, not both")

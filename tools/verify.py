@@ -14,7 +14,7 @@ from .terminal.table import print_table
 
 if TYPE_CHECKING:
     from ..quantize.compare import TensorReport
-    from .library.verify import Verification
+    from .api.verify import Verification
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,7 +59,7 @@ def command(
     Example: quantmill verify model.Q4_K_M.gguf --against model-f16.gguf --min-cosine 0.99
              quantmill verify model.Q4_K_M.gguf --strict
     """
-    from .library.verify import verify, verify_strict
+    from .api.verify import verify, verify_strict
 
     if strict and (violations := verify_strict(a)):
         for violation in violations:

@@ -36,7 +36,7 @@ from quantmill.formats.progress import Event, RowsDone
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import Plan, PlanOptions, make_plan
 from quantmill.quantize.warm import warm
-from quantmill.tools.library.ray_pool import RayPool, connected, start_ray
+from quantmill.tools.api.ray_pool import RayPool, connected, start_ray
 
 STEADY = (0.1, 0.9)  # of the source's bytes
 

@@ -34,7 +34,7 @@ from quantmill.formats.hf.packed.gptq import pack_columns, pack_rows
 from quantmill.formats.hf.packed.save import write_packed
 from quantmill.quantize.gptq.layer import round_to_nearest
 from quantmill.quantize.gptq.settings import GPTQSettings
-from quantmill.tools.library.running import RunOptions, open_text, open_weights
+from quantmill.tools.api.running import RunOptions, open_text, open_weights
 
 PEER = """
 import json, sys

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from quantmill.imatrix.collect import Collector
 from quantmill.imatrix.runner import DTYPES
+from quantmill.tools.api.running import RunOptions, open_text, open_weights, start_run
 from quantmill.tools.demo import smollm2_gguf
-from quantmill.tools.library.running import RunOptions, open_text, open_weights, start_run
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from quantmill.formats.hf.archs import ARCHS
+from quantmill.tools.api.architectures import PROVEN
 from quantmill.tools.archs import command
-from quantmill.tools.library.architectures import PROVEN
 
 PROOF = Path(__file__).parent.parent / "formats" / "hf" / "test_archs.py"
 

@@ -23,10 +23,10 @@ from quantmill.imatrix import layerwise
 from quantmill.quantize.awq.block import AWQBlock
 from quantmill.quantize.awq.grid import AWQWeight, quantize_to_grid
 from quantmill.quantize.awq.settings import AWQSettings
+from quantmill.tools.api import running
+from quantmill.tools.api.awq import _method
 from quantmill.tools.awq import command
 from quantmill.tools.convert import command as convert
-from quantmill.tools.library import running
-from quantmill.tools.library.awq import _method
 
 COMMON = ("-c", 64, "--chunks", 12, "--group-size", 32, "--threads", 1)
 needs_client = pytest.mark.skipif(not is_made(), reason="no client: python tests/oracles/make_gptq_client.py")

@@ -148,7 +148,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tiny: Path, text: Path, t
 def test_a_state_that_is_damaged_or_anothers_is_not_used(tiny: Path, text: Path, tmp_path: Path) -> None:
     from quantmill.imatrix.layerwise import walk_block
     from quantmill.imatrix.run_state import RunState
-    from quantmill.tools.library.running import RunOptions, open_run
+    from quantmill.tools.api.running import RunOptions, open_run
 
     class Nothing:
         def see(self, group: Any, x: Any) -> None: ...
@@ -190,7 +190,7 @@ def test_state_saved_every_other_block(tmp_path: Path, text: Path) -> None:
     """A save that is cut off leaves the one before it, whichever blocks are saved."""
     from quantmill.imatrix.layerwise import walk_block
     from quantmill.imatrix.run_state import RunState
-    from quantmill.tools.library.running import RunOptions, open_run
+    from quantmill.tools.api.running import RunOptions, open_run
 
     class Nothing:
         def see(self, group: Any, x: Any) -> None: ...

@@ -16,7 +16,7 @@ from quantmill.formats.gguf.writer import write_gguf
 from quantmill.formats.imatrix_file import Entry, Imatrix, write_imatrix
 from quantmill.formats.ir import Model, Tensor, Value, ValueType
 from quantmill.formats.qtypes import F16
-from quantmill.tools.library.models import output_path
+from quantmill.tools.api.models import output_path
 from quantmill.tools.quantize import command, parse_arguments
 
 

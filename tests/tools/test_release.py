@@ -18,13 +18,13 @@ from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.progress import Event, Note, RowsDone, WorkStarted
 from quantmill.formats.storage.output import human_bytes
-from quantmill.tools.library.releasing.card import Facts, File, front_matter, model_card
-from quantmill.tools.library.releasing.levels import PLAIN, USES, WITH_IMPORTANCE, method
-from quantmill.tools.library.releasing.manifest import read_manifest
-from quantmill.tools.library.releasing.options import ReleaseOptions
-from quantmill.tools.library.releasing.prompt import prompt_template
-from quantmill.tools.library.releasing.release import release
-from quantmill.tools.library.releasing.reproduce import reproduce
+from quantmill.tools.api.releasing.card import Facts, File, front_matter, model_card
+from quantmill.tools.api.releasing.levels import PLAIN, USES, WITH_IMPORTANCE, method
+from quantmill.tools.api.releasing.manifest import read_manifest
+from quantmill.tools.api.releasing.options import ReleaseOptions
+from quantmill.tools.api.releasing.prompt import prompt_template
+from quantmill.tools.api.releasing.release import release
+from quantmill.tools.api.releasing.reproduce import reproduce
 
 LEVELS = "Q2_K,IQ2_XXS,Q4_K_M,IQ4_XS,Q8_0"
 CARD = """---

@@ -11,8 +11,8 @@ import numpy as np
 from ...formats.gguf.keys import GENERAL_FILE_TYPE, LEVEL_OF_FILE_TYPE
 from ...formats.ir import Role, Tensor
 from ...formats.storage.output import human_bytes
-from ..library.description import TypeTotals, type_totals
-from ..library.differences import measure_errors
+from ..api.description import TypeTotals, type_totals
+from ..api.differences import measure_errors
 
 if TYPE_CHECKING:
     from ...formats.gguf.header import GGUFHeader

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from ...formats.storage.output import human_bytes
 from ...formats.version import __version__
-from ..library.description import TypeTotals
+from ..api.description import TypeTotals
 from .figures import PARTS, Cell, HeatMap, LayerRow, Report
 from .html import Child, Html, join, tag, text
 

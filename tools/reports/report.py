@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...formats.progress import Progress, work
-from ..library.models import read_model
+from ..api.models import read_model
 from .figures import gather
 from .page import page as render
 

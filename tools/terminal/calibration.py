@@ -13,7 +13,7 @@ import click
 from ...formats.storage.output import human_bytes
 
 if TYPE_CHECKING:
-    from ..library.blockwise import QuantizedCheckpoint
+    from ..api.blockwise import QuantizedCheckpoint
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,6 +1,6 @@
 """The options that several commands share, as decorators.
 
-A group of options reaches the command as one argument, a frozen dataclass of ``tools/library/options.py``.
+A group of options reaches the command as one argument, a frozen dataclass of ``tools/api/options.py``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from ...formats.errors import PlanError
-from ..library.options import ReadOptions, SizeTarget, SourceKind, WriteOptions
+from ..api.options import ReadOptions, SizeTarget, SourceKind, WriteOptions
 from .units import Size
 
 if TYPE_CHECKING:
-    from ..library.planning import PlanOptions
-    from ..library.ray_pool import ClusterOptions
+    from ..api.planning import PlanOptions
+    from ..api.ray_pool import ClusterOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 Group = Callable[[F], F]
@@ -86,7 +86,7 @@ def _plan_options(
     fallback_type: str | None,
     no_fallback: bool,
 ) -> PlanOptions:
-    from ..library.planning import PlanOptions
+    from ..api.planning import PlanOptions
 
     return PlanOptions(
         recipe_set=recipe_set,
@@ -138,7 +138,7 @@ def cluster_from(address: str | None, workers: int | None) -> ClusterOptions | N
     Raises:
         PlanError: workers of no cluster.
     """
-    from ..library.ray_pool import ClusterOptions
+    from ..api.ray_pool import ClusterOptions
 
     if address is None:
         if workers is not None:

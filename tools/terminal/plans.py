@@ -13,7 +13,7 @@ from .table import print_table
 from .units import in_gb
 
 if TYPE_CHECKING:
-    from ..library.conversion import Conversion
+    from ..api.conversion import Conversion
 
 Json = dict[str, object]
 

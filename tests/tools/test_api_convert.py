@@ -22,7 +22,7 @@ from quantmill import (
     plan,
     read_model,
 )
-from quantmill.tools.library.models import without_float_ending
+from quantmill.tools.api.models import without_float_ending
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ class ClusterOptions:
         workers: how many workers to use at most; None for all.
 
     Example:
-        >>> from quantmill.tools.library.ray_pool import ClusterOptions
+        >>> from quantmill.tools.api.ray_pool import ClusterOptions
         >>> ClusterOptions("local", workers=2)
         ClusterOptions(address='local', workers=2)
     """
