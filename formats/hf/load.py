@@ -26,6 +26,7 @@ from .archs import BY_CLASS
 from .card import general
 from .config import complete_config, config_residue, derive_config, text_config
 from .generation import generation_residue
+from .links import check_links
 from .ops import Tensors, Transpose
 from .packed import decode_packed
 from .packed_tensors import UnpackedTensor, transposed
@@ -68,7 +69,8 @@ def read_hf(folder: str | Path, *, pre: str | None = None, say: Say | None = Non
         ('llama', True, 'F16')
     """
     folder = Path(folder)
-    return assemble(folder / "config.json", lambda arch, config: read_weights(folder), pre, say=say)
+    check_links(folder)
+    return assemble(folder / "config.json", lambda arch, config: read_weights(folder, say), pre, say=say)
 
 
 def assemble(
