@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FormatError
+from .pointers import check_pointer
 
 ROOM = 64 << 20  # bytes of memory beyond the file's own size that a reader may take
 
@@ -84,6 +85,7 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
         raise FormatError("no such file", path=path, hint="give the folder of a Hugging Face checkpoint") from None
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
+    check_pointer(raw, path)
     data = parse_json(raw, path, room=len(raw) + ROOM)
     if not isinstance(data, dict):
         raise FormatError("is not a JSON object", path=path)

@@ -48,6 +48,8 @@ _OTHER_FORMATS = (
     (b"\x80\x02", "a Python pickle, perhaps an old PyTorch checkpoint", "give the checkpoint's folder"),
     (b"\x1f\x8b", "a gzip archive", "unpack it"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run git lfs pull"),
+    (b"/annex/objects/", "a git-annex pointer, not the file itself", "run git annex get"),
+    (b"../", "the text of a link, not the file itself", "copy or download the file itself"),
     (b"<", "a web page", "download the file itself"),
     (b"FUGG", "GGUF with its bytes swapped in fours", "download the file again"),
     (b"\x93NUMPY", "a NumPy array", None),

@@ -21,6 +21,7 @@ from ..json_text import read_json
 from ..qtypes import F32, QType
 from .card import name_parts
 from .config import complete_config, text_config
+from .links import check_link, check_links
 from .load import arch_of_config
 from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
 from .rules import Arch, Slot
@@ -66,6 +67,7 @@ def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32) -> Mod
         UnmatchedTensor: a tensor is neither lora_A nor lora_B, or the base has no such weight.
     """
     folder = Path(folder)
+    check_links(folder)
     path = folder / CONFIG
     about = read_json(path, required=True)
     _check(about, path)
@@ -103,6 +105,7 @@ def _named_base(about: Mapping[str, Any], path: Path) -> Path:
 def _read(folder: Path) -> dict[str, Stored]:
     for name in _FILES:
         path = folder / name
+        check_link(path, folder)
         if path.is_file():
             return read_bin(path) if path.suffix == ".bin" else dict(read_safetensors(path))
     raise FormatError("holds no weights", path=folder, hint=f"{_FILES[0]} is expected")

@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import FormatError
 from ..ir import Bytes, Role, Tensor
 from ..json_text import ROOM, parse_json
+from ..pointers import LONGEST, check_pointer
 from ..qtypes import BY_NAME
 from ..storage.folder import GrowingFolder
 from ..storage.source import SourceFile
@@ -77,6 +78,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     """
     file = SourceFile(path)
     size = file.size
+    check_pointer(file.read(0, min(size, LONGEST + 1)).tobytes(), path)
     if size < 8:
         raise FormatError(f"truncated: {size} bytes, no room for a header", path=path)
     length = int.from_bytes(file.read(0, 8).tobytes(), "little")

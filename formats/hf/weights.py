@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import FormatError
 from ..ir import Bytes, Role, Tensor
+from ..pointers import LONGEST, check_pointer
 from ..qtypes import BF16, BY_NAME, F16, F32
 from .safetensors import StoredTensor, read_safetensors
 from .torchfile import MAGIC, TorchTensor, read_torch_file
@@ -70,7 +71,9 @@ def read_bin(path: Path) -> dict[str, Stored]:
 
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+        start = file.read(LONGEST + 1)
+    check_pointer(start, path)
+    return start.startswith(MAGIC)
 
 
 def _load_old(path: Path) -> Any:

@@ -12,6 +12,7 @@ from ...ir import Bytes, Role, Tensor
 from ...json_text import read_json, write_json
 from ...qtypes import BY_NAME
 from ...storage.folder import GrowingFolder
+from ..links import check_link
 from ..safetensors import StoredTensor, read_safetensors, write_safetensors
 from ..weights import read_weights
 
@@ -79,6 +80,7 @@ def write_packed(
     for file in sorted(source.iterdir()):
         wanted = file.suffix in _COPIED or file.name.startswith(_NAMES)
         if wanted and file.is_file() and file.name not in _OUR_OWN and not file.name.endswith(".index.json"):
+            check_link(file, source)
             shutil.copyfile(file, path / file.name)
     write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
 

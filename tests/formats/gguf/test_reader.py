@@ -134,6 +134,8 @@ def test_a_truncated_file_says_what_is_missing(tmp_path: Path) -> None:
         (b"\x80\x02}q", "pickle"),
         (struct.pack("<Q", 40) + b'{"__metadata__":{}}', "safetensors"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"/annex/objects/SHA256E-s9--12.gguf\n", "git annex get"),
+        (b"../../blobs/0123abcd", "the text of a link"),
         (b"<!doctype html>", "web page"),
         (b"\x7fELF....", r"begins with b'\\x7fELF'"),
         (b"GGUF" + struct.pack("<IIII", 1, 0, 0, 0), "version 1 .* no longer"),

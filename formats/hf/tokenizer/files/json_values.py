@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ....errors import TokenizerError
 from ....json_text import ROOM, parse_json
+from ....pointers import check_pointer
 
 Json = dict[str, object]
 T = TypeVar("T")
@@ -155,11 +156,13 @@ def read_json(path: Path) -> Json:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file. Raises ``TokenizerError`` where it cannot be read."""
+    """The bytes of a file. Raises ``TokenizerError`` where it cannot be read, or only points to the file."""
     try:
-        return path.read_bytes()
+        raw = path.read_bytes()
     except OSError as error:
         raise TokenizerError(f"cannot be read: {error.strerror}", path=path) from None
+    check_pointer(raw, path, error=TokenizerError)
+    return raw
 
 
 def read_text(path: Path) -> str:
