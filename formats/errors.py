@@ -6,6 +6,37 @@ import errno
 from collections.abc import Sequence
 from pathlib import Path
 
+# Letters and marks by their class, which fonts draw as nothing.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Spell out every character that a reader cannot see: names come from files, and files from strangers.
+
+    These are control characters (line breaks and terminal escapes among them), marks of the writing direction,
+    characters without width, spaces other than the usual one, and halves of surrogate pairs (bytes that are not UTF-8).
+
+    Args:
+        text: any text.
+        keep: characters to leave as they are.
+
+    Example:
+        >>> from quantmill.formats.errors import visible
+        >>> print(visible("blk.0\\x1b[2J \\u202e\\n"))
+        blk.0\\x1b[2J \\u202e\\n
+    """
+    if text.isprintable() and not _BLANK.intersection(text):
+        return text
+    return "".join(char if _is_seen(char) or char in keep else _spelt(char) for char in text)
+
+
+def _is_seen(char: str) -> bool:
+    return char.isprintable() and char not in _BLANK
+
+
+def _spelt(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
 
 class QuantmillError(Exception):
     """An error in the input or the request. The base class of all errors that quantmill raises on purpose.
@@ -41,13 +72,7 @@ class QuantmillError(Exception):
     def __str__(self) -> str:
         place = ": ".join(str(part) for part in (self.path, self.where) if part is not None)
         line = f"{place}: {self.problem}" if place else self.problem
-        line = f"{line} ({self.hint})" if self.hint else line
-        # Names come from files: a line break or an escape sequence in one must not reach the terminal.
-        return line if line.isprintable() else "".join(map(_visible, line))
-
-
-def _visible(char: str) -> str:
-    return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        return visible(f"{line} ({self.hint})" if self.hint else line)
 
 
 class FormatError(QuantmillError):

@@ -31,7 +31,9 @@ def fingerprint(plan: Plan, refiner: Refiner | None = None) -> str:
         digest.update(f"{offset} {len(piece)}\n".encode())
         digest.update(piece)
     for step in plan.steps:
-        digest.update(f"{step.tensor.name} {step.tensor.qtype} {step.type} {step.offset}\n".encode())
+        digest.update(
+            f"{step.tensor.name} {step.tensor.qtype} {step.type} {step.offset}\n".encode("utf-8", "surrogateescape")
+        )
         if step.uses_importance:
             digest.update(np.ascontiguousarray(plan.importance[step.tensor.name], "<f4").data)
     if refiner is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from .terminal.lines import print_json, print_line
 from .terminal.table import print_table
 
 
@@ -29,9 +28,9 @@ def command(pattern: str | None, as_json: bool, quiet: bool) -> None:
     found = architectures(pattern or "")
     if as_json:
         rows = [{**vars(arch), "hf_classes": list(arch.hf_classes), "proven": list(arch.proven)} for arch in found]
-        click.echo(json.dumps(rows))
+        print_json(rows)
     elif quiet:
         print_table([[arch.name] for arch in found])
     else:
         print_table([(arch.name, ", ".join(arch.hf_classes)) for arch in found])
-        click.echo(f"{len(found)} architectures; of each: " + "; ".join(PROVEN.values()))
+        print_line(f"{len(found)} architectures; of each: " + "; ".join(PROVEN.values()))

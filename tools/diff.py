@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .terminal.lines import print_json, print_line
 from .terminal.progress import ProgressDisplay
 from .terminal.table import print_table
 
@@ -57,7 +57,7 @@ def command(
             a, b, metadata=not no_metadata, weights=not no_weights, values=values, threads=threads, progress=progress
         )
     if as_json:
-        click.echo(json.dumps(_as_json(a, b, found)))
+        print_json(_as_json(a, b, found))
     elif not quiet:
         _print(found)
     ctx.exit(0 if found.equal else 1)
@@ -65,19 +65,19 @@ def command(
 
 def _print(found: ModelDifferences) -> None:
     if found.keys:
-        click.echo("metadata")
+        print_line("metadata")
         print_table([(f"{_mark(change)} {change.key}", _show_key(found, change)) for change in found.keys])
     if found.tensors:
-        click.echo("tensors")
+        print_line("tensors")
         rows = []
         for change in found.tensors:
             figures = _show_figures(found.errors.get(change.name))
             rows.append((f"{_MARKS.get(change.change, '~')} {change.name}", f"{_show_tensor(change)}{figures}"))
         print_table(rows)
     if found.equal:
-        click.echo(f"no difference in {len(found.a.metadata)} keys and {len(found.a.tensors)} tensors")
+        print_line(f"no difference in {len(found.a.metadata)} keys and {len(found.a.tensors)} tensors")
     else:
-        click.echo(f"{_count(len(found.keys), 'key')} and {_count(len(found.tensors), 'tensor')} differ")
+        print_line(f"{_count(len(found.keys), 'key')} and {_count(len(found.tensors), 'tensor')} differ")
 
 
 def _mark(change: KeyChange) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 import click
 
 from .api.running import RunOptions
+from .terminal.lines import print_json, print_line
 from .terminal.progress import ProgressDisplay
 
 
@@ -62,7 +62,7 @@ def command(
     with ProgressDisplay(quiet=quiet) as progress:
         figures = asdict(evaluate(model, text, base=base, save_base=save_base, run=run, progress=progress))
     if as_json:
-        click.echo(json.dumps({"model": str(model), "base": str(base) if base else None, **figures}))
+        print_json({"model": str(model), "base": str(base) if base else None, **figures})
     else:
         _print(figures)
 
@@ -88,5 +88,5 @@ def _print(figures: Mapping[str, float]) -> None:
         if key in figures:
             error = figures.get(f"{key}_error")
             tail = "" if error is None else f" ± {error * scale:{form}}"
-            click.echo(f"{label:<20}{figures[key] * scale:>12{form}}{tail}")
-    click.echo(f"{'tokens judged':<20}{figures['tokens']:>12}")
+            print_line(f"{label:<20}{figures[key] * scale:>12{form}}{tail}")
+    print_line(f"{'tokens judged':<20}{figures['tokens']:>12}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from .terminal.lines import print_json, print_line
 from .terminal.progress import ProgressDisplay
 
 
@@ -36,10 +36,12 @@ def command(model: Path, threads: int | None, as_json: bool, quiet: bool) -> Non
             {"name": t.name, "type": t.qtype.name, "shape": list(t.shape), "sha256": digests.of[t.name]} for t in source
         ]
         totals = {"model": digests.model, "tensors_sha256": digests.tensors, "metadata_sha256": digests.metadata}
-        click.echo(json.dumps({"path": str(model)} | totals | {"tensors": tensors}))
+        print_json({"path": str(model)} | totals | {"tensors": tensors})
     elif quiet:
-        click.echo(digests.model)
+        print_line(digests.model)
     else:
         for tensor in source:
-            click.echo(f"{digests.of[tensor.name]}  {tensor.qtype.name:<8}  {tensor.name}")
-        click.echo(f"{digests.tensors}  all tensors\n{digests.metadata}  metadata\n{digests.model}  model")
+            print_line(f"{digests.of[tensor.name]}  {tensor.qtype.name:<8}  {tensor.name}")
+        print_line(f"{digests.tensors}  all tensors")
+        print_line(f"{digests.metadata}  metadata")
+        print_line(f"{digests.model}  model")

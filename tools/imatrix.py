@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from math import log2
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from .api.running import RunOptions
+from .terminal.lines import print_json, print_line
 from .terminal.options import cluster_from, cluster_options
 from .terminal.progress import ProgressDisplay
 from .terminal.units import Size
@@ -128,9 +128,9 @@ def command(
         return
     if made.perplexity is not None:
         figures = made.perplexity
-        click.echo(f"perplexity {figures.perplexity:.4f} ± {figures.perplexity_error:.4f}", err=True)
+        print_line(f"perplexity {figures.perplexity:.4f} ± {figures.perplexity_error:.4f}", err=True)
     counts = f"{len(made.imatrix.entries)} tensors, {made.imatrix.chunk_count} chunks"
-    click.echo(f"{output}: {counts}, {made.seconds:.1f} s", err=True)
+    print_line(f"{output}: {counts}, {made.seconds:.1f} s", err=True)
 
 
 def _show_statistics(in_files: Sequence[Path], n_ctx: int | None, as_json: bool) -> None:
@@ -145,7 +145,7 @@ def _show_statistics(in_files: Sequence[Path], n_ctx: int | None, as_json: bool)
             {"layer": layer, "total": total, "high": high, "similarity": similarity}
             for layer, (total, high, similarity) in by_layer(rows).items()
         ]
-        click.echo(json.dumps({"file": str(in_files[0]), "tensors": [vars(row) for row in rows], "layers": layers}))
+        print_json({"file": str(in_files[0]), "tensors": [vars(row) for row in rows], "layers": layers})
     else:
         _print_statistics(rows)
 
@@ -154,14 +154,15 @@ def _print_statistics(rows: list[TensorStatistics]) -> None:
     from ..imatrix.stats import by_layer
 
     heads = ("sum(act²)", "min", "max", "mean", "dev", "active", "n", "entropy", "E(norm)", "ZD", "cossim")
-    click.echo(f"{'layer':>5} {'tensor':<16}" + "".join(f"{head:>13}" for head in heads))
+    print_line(f"{'layer':>5} {'tensor':<16}" + "".join(f"{head:>13}" for head in heads))
     for row in rows:
         norm = row.entropy / log2(row.n) if row.n > 1 else 0.0
         numbers = (row.total, row.smallest, row.largest, row.mean, row.deviation)
         cells = [f"{number:.4f}" for number in numbers] + [f"{row.active:.2%}", str(row.n), f"{row.entropy:.4f}"]
         cells += [f"{norm:.2%}", f"{row.high:.2%}", f"{row.similarity:.4f}"]
         layer = "-" if row.layer is None else row.layer
-        click.echo(f"{layer:>5} {row.tensor:<16}" + "".join(f"{cell:>13}" for cell in cells))
-    click.echo(f"\n{'layer':>5}{'sum(act²)':>14}{'ZD':>10}{'cossim':>9}")
+        print_line(f"{layer:>5} {row.tensor:<16}" + "".join(f"{cell:>13}" for cell in cells))
+    print_line()
+    print_line(f"{'layer':>5}{'sum(act²)':>14}{'ZD':>10}{'cossim':>9}")
     for layer, (total, high, similarity) in by_layer(rows).items():
-        click.echo(f"{layer:>5}{total:>14.2f}{high:>10.4%}{similarity:>9.4f}")
+        print_line(f"{layer:>5}{total:>14.2f}{high:>10.4%}{similarity:>9.4f}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .terminal.lines import print_json, print_line
 from .terminal.progress import ProgressDisplay
 from .terminal.table import print_table
 
@@ -57,7 +58,7 @@ def command(
                 file, page, against=against, imatrix=imatrix, threads=threads, force=force, progress=progress
             )
         if not quiet:
-            click.echo(f"{page}: {human_bytes(size)}")
+            print_line(f"{page}: {human_bytes(size)}")
         return
     for name, given in (("against", against), ("imatrix", imatrix)):
         if given is not None:
@@ -66,9 +67,7 @@ def command(
 
     found = describe(file)
     if as_json:
-        import json
-
-        click.echo(json.dumps(_as_json(found, tensors=not no_tensors), ensure_ascii=True, indent=1))
+        print_json(_as_json(found, tensors=not no_tensors), indent=1)
     elif not quiet:
         _print(found, tensors=not no_tensors)
 
@@ -124,15 +123,17 @@ def _print(found: Description, tensors: bool) -> None:
     first = found.headers[0]
     shards = f" in {len(found.headers)} shards" if len(found.headers) > 1 else ""
     size = human_bytes(found.file_size)
-    click.echo(f"{found.path}: GGUF v{first.version}, {first.byteorder}-endian, {size}{shards}")
+    print_line(f"{found.path}: GGUF v{first.version}, {first.byteorder}-endian, {size}{shards}")
     weights = f"{found.n_weights / 1e6:.1f} M weights, {found.bpw:.2f} bits per weight"
-    click.echo(f"{len(found.tensors)} tensors, {weights}")
-    click.echo("\nmetadata")
+    print_line(f"{len(found.tensors)} tensors, {weights}")
+    print_line()
+    print_line("metadata")
     metadata = found.metadata
     print_table(
         [(key, show_value(value, metadata, key) + _level(key, value.data)) for key, value in metadata.items()], indent=2
     )
-    click.echo("\ntypes")
+    print_line()
+    print_line("types")
     print_table(
         [
             (row.name, f"{row.n_tensors} tensors", human_bytes(row.nbytes), f"{row.bpw:.3f} bits per weight")
@@ -142,7 +143,8 @@ def _print(found: Description, tensors: bool) -> None:
         indent=2,
     )
     if tensors:
-        click.echo("\ntensors")
+        print_line()
+        print_line("tensors")
         print_table(
             [
                 (t.name, t.qtype.name, " x ".join(map(str, t.shape)) or "1", human_bytes(t.nbytes))

@@ -10,12 +10,14 @@ import gc
 import os
 import sys
 from importlib import import_module
+from io import StringIO
 from typing import NoReturn
 
 import click
 
 from ..formats.errors import QuantmillError, remedy
 from ..formats.version import __version__
+from .terminal.lines import print_line
 from .terminal.signals import EXIT_INTERRUPTED, Signals, listening
 
 # Name -> the module, and the line that `quantmill --help` shows.
@@ -97,7 +99,7 @@ def _run(command: click.Command, prog: str, signals: Signals) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         _interrupted(prog)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the interpreter complains at exit
@@ -109,14 +111,22 @@ def _run(command: click.Command, prog: str, signals: Signals) -> NoReturn:
             raise
         if "--debug" in sys.argv:
             raise
-        click.echo(f"{prog}: {_one_line(error)}", err=True)
+        print_line(f"{prog}: {_one_line(error)}", err=True)
         sys.exit(EXIT_ERROR)
     finally:
         gc.freeze()  # the interpreter's last collections would visit every object of numba: a quarter of a second
 
 
+def _show(error: click.ClickException) -> None:
+    """What click says of a wrong command line, which may repeat the names of files."""
+    text = StringIO()
+    error.show(text)
+    for line in text.getvalue().rstrip("\n").split("\n"):
+        print_line(line, err=True)
+
+
 def _interrupted(prog: str) -> NoReturn:
-    click.echo(f"{prog}: interrupted", err=True)
+    print_line(f"{prog}: interrupted", err=True)
     sys.exit(EXIT_INTERRUPTED)
 
 

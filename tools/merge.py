@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .terminal.lines import print_line
 from .terminal.options import restart_option
 from .terminal.progress import ProgressDisplay
 
@@ -29,4 +30,4 @@ def command(shard: Path, out: Path, keep_split_keys: bool, force: bool, restart:
         model = merge(shard, out, keep_split_keys=keep_split_keys, force=force, restart=restart, progress=progress)
     if not quiet:
         size = human_bytes(out.stat().st_size)
-        click.echo(f"{out}: {len(model.tensors)} tensors of {len(model.shards)} shards, {size}")
+        print_line(f"{out}: {len(model.tensors)} tensors of {len(model.shards)} shards, {size}")

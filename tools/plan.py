@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .terminal.lines import print_json, print_line
 from .terminal.options import imatrix_option, quiet_option, recipe_set_option, target_options
 from .terminal.progress import ProgressDisplay
 from .terminal.table import print_table
@@ -77,7 +77,7 @@ def command(
         with ProgressDisplay(quiet=quiet) as progress:
             found = convert(model, imatrix=imatrix, target=target, options=options, dry_run=True, progress=progress)
         if as_json:
-            click.echo(json.dumps(choice_as_json(found)))
+            print_json(choice_as_json(found))
         else:
             print_choice(found)
         return
@@ -87,7 +87,7 @@ def command(
         facts = _as_json(model, table)
         if best is not None:
             facts["fits"] = {"limit_bytes": fits, "level": best.level}
-        click.echo(json.dumps(facts))
+        print_json(facts)
         return
     rows = table.levels if best is None else (best,)
     if not quiet:
@@ -131,7 +131,7 @@ def _print_heading(path: Path, table: SizeTable) -> None:
     n = sum(tensor.n_weights for tensor in table.model)
     count = f"{n / 1e9:.2f} billion" if n >= 1e9 else f"{n / 1e6:.2f} million"
     recipes = f", recipe set {table.recipe_set}" if table.recipe_set else ""
-    click.echo(f"{path}: {table.model.arch}, {count} weights; as {table.format}{recipes}")
+    print_line(f"{path}: {table.model.arch}, {count} weights; as {table.format}{recipes}")
 
 
 def _print_rows(table: SizeTable, rows: tuple[LevelSize, ...]) -> None:
@@ -151,6 +151,6 @@ def _print_rows(table: SizeTable, rows: tuple[LevelSize, ...]) -> None:
 
 def _print_notes(table: SizeTable, rows: tuple[LevelSize, ...]) -> None:
     if any(row.needs_importance for row in rows):
-        click.echo("* needs an importance matrix (--imatrix), whose name adds about 200 bytes to the file")
+        print_line("* needs an importance matrix (--imatrix), whose name adds about 200 bytes to the file")
     if table.vocabulary_assumed:
-        click.echo("There is no tokenizer beside the config: a vocabulary of the usual size is counted.")
+        print_line("There is no tokenizer beside the config: a vocabulary of the usual size is counted.")

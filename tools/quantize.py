@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
+from ..formats.storage.endings import ending
 from .terminal.options import (
     cluster_from,
     cluster_options,
@@ -102,7 +103,7 @@ def command(
     else:
         level = "auto"
         out, threads = _parse_arguments_of_target(arguments)
-    kind = kind or ("ggml" if out is not None and out.suffix == ".bin" else "gguf")
+    kind = kind or ("ggml" if out is not None and ending(out) == ".bin" else "gguf")
     if target is not None and kind == "ggml":
         raise click.UsageError("--target-size and --target-bpw are for GGUF files")
     with ProgressDisplay(quiet=quiet) as progress:
@@ -156,7 +157,7 @@ def _parse_arguments_of_target(arguments: tuple[str, ...]) -> tuple[Path | None,
 
 def _is_threads(words: list[str]) -> bool:
     """Whether two words look like a level, perhaps misspelt, and a number of threads."""
-    return words[1].isdecimal() and not words[0].lower().endswith(".gguf")
+    return words[1].isdecimal() and ending(words[0]) != ".gguf"
 
 
 def _is_level(word: str) -> bool:

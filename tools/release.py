@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .terminal.lines import print_line
 from .terminal.options import RECIPE_SETS, RecipeSetOption, cluster_from, cluster_options
 from .terminal.progress import ProgressDisplay
 
@@ -83,7 +84,7 @@ def command(
             progress=progress,
         )  # fmt: skip
     if not quiet:
-        click.echo(f"{folder}: {len(made.files)} files, README.md, SHA256SUMS, manifest.json")
+        print_line(f"{folder}: {len(made.files)} files, README.md, SHA256SUMS, manifest.json")
 
 
 def _split(levels: str | None) -> list[str] | None:

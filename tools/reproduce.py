@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from .terminal.lines import print_json, print_line
 from .terminal.progress import ProgressDisplay
 
 
@@ -49,12 +49,12 @@ def command(
             manifest, model, imatrix=imatrix, levels=chosen, work_folder=work, threads=threads, progress=progress
         )
     if as_json:
-        click.echo(json.dumps({"manifest": str(manifest), "same": found.ok, "files": dict(found.same)}))
+        print_json({"manifest": str(manifest), "same": found.ok, "files": dict(found.same)})
     else:
         for name, equal in found.same.items():
             if not (equal and quiet):
-                click.echo(f"{name}: {'the same bytes' if equal else 'other bytes'}", err=not equal)
+                print_line(f"{name}: {'the same bytes' if equal else 'other bytes'}", err=not equal)
         then, now = found.manifest.versions.get("quantmill"), versions()["quantmill"]
         if not found.ok and then != now:
-            click.echo(f"the release was made by quantmill {then}, this is {now}", err=True)
+            print_line(f"the release was made by quantmill {then}, this is {now}", err=True)
     ctx.exit(0 if found.ok else 1)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .terminal.lines import print_line
+
 if TYPE_CHECKING:
     from ..formats.gguf.edit import Edit
 
@@ -71,10 +73,10 @@ def _print(edit: Edit, dry_run: bool) -> None:
 
     for change in edit.changes:
         old, new = (show_value(value, edit.header.metadata, change.key) for value in (change.old, change.new))
-        click.echo(f"{change.key}: {old} -> {new}")
+        print_line(f"{change.key}: {old} -> {new}")
     if not edit.changed:
-        click.echo("nothing to change")
+        print_line("nothing to change")
     elif dry_run:
-        click.echo(f"dry run: nothing written; would be written {'in place' if edit.in_place else 'as a new file'}")
+        print_line(f"dry run: nothing written; would be written {'in place' if edit.in_place else 'as a new file'}")
     else:
-        click.echo("written in place" if edit.in_place else "written as a new file, renamed over the old")
+        print_line("written in place" if edit.in_place else "written as a new file, renamed over the old")

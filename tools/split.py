@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .terminal.lines import print_json, print_line
 from .terminal.options import restart_option
 from .terminal.progress import ProgressDisplay
 from .terminal.table import print_table
@@ -76,7 +76,7 @@ def command(
             progress=progress,
         )
     if as_json:
-        click.echo(json.dumps({"source": str(model), "written": not dry_run, "shards": _as_json(plan)}))
+        print_json({"source": str(model), "written": not dry_run, "shards": _as_json(plan)})
     elif not quiet:
         _print(plan)
 
@@ -93,4 +93,4 @@ def _print(plan: SplitPlan) -> None:
     rows = [(str(s.path), f"{len(s.tensors)} tensors", human_bytes(s.layout.size)) for s in plan.shards]
     print_table(rows, right=(1, 2))
     if not plan.exact:
-        click.echo("the first shard also stores the file's own padding and keys, for merge")
+        print_line("the first shard also stores the file's own padding and keys, for merge")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .terminal.lines import print_json, print_line
 from .terminal.progress import ProgressDisplay
 from .terminal.table import print_table
 
@@ -63,19 +63,19 @@ def command(
 
     if strict and (violations := verify_strict(a)):
         for violation in violations:
-            click.echo(violation, err=True)
+            print_line(violation, err=True)
         ctx.exit(2)
     with ProgressDisplay(quiet=quiet) as progress:
         found = verify(a, b, max_rmse=max_rmse, max_error=max_error, min_cosine=min_cosine, progress=progress)
     if as_json:
-        click.echo(json.dumps(_as_json(a, b, found)))
+        print_json(_as_json(a, b, found))
     else:
         if verbose and not quiet:
             _print_figures(found.tensors, compared=b is not None)
         for failure in found.failures:
-            click.echo(f"{a}: {failure}", err=True)
+            print_line(f"{a}: {failure}", err=True)
         if found.ok and not quiet:
-            click.echo(f"{a}: {len(found.tensors)} tensors, all well{_worst(found.tensors)}")
+            print_line(f"{a}: {len(found.tensors)} tensors, all well{_worst(found.tensors)}")
     ctx.exit(0 if found.ok else 1)
 
 

@@ -27,6 +27,7 @@ from ..gguf.wire import Cursor, align
 from ..ir import Bytes, Model, Role, Tensor, Tokenizer, Value
 from ..json_text import read_json
 from ..qtypes import BY_ID
+from ..storage.endings import without_ending
 from ..storage.source import SourceFile
 from . import wire
 from .vocab import Vocabulary, decode_vocabulary, read_vocabulary
@@ -265,7 +266,7 @@ def _metadata(
     keys: dict[str, Any] = {
         "general.architecture": "llama",
         "general.type": "model",
-        "general.name": parsed.path.name.removesuffix(".bin"),
+        "general.name": without_ending(parsed.path.name, ".bin"),
         "llama.block_count": h.n_layer,
         "llama.context_length": context,
         "llama.embedding_length": h.n_embd,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..ir import Metadata, Value, ValueType
+from ..storage.endings import without_ending
 from .header import GGUFHeader
 
 SPLIT_NO = "split.no"  # uint16, from 0
@@ -20,24 +21,27 @@ SPLIT_TENSORS_COUNT = "split.tensors.count"  # int32, of all shards together
 FRAME = "quantmill.split.frame"  # uint8[]: see split.py
 MAX_SHARDS = 65535  # split.count is a uint16
 
-_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL | re.ASCII)
+_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.DOTALL | re.ASCII | re.IGNORECASE)
 
 
-def shard_path(prefix: str | Path, index: int, count: int) -> Path:
+def shard_path(prefix: str | Path, index: int, count: int, ending: str = ".gguf") -> Path:
     """The name of a shard, as llama.cpp expects it.
+
+    Args:
+        ending: as the other shards spell it; llama.cpp finds no shards that are named ``.GGUF``.
 
     Example:
         >>> from quantmill.formats.gguf.shards import shard_path
         >>> shard_path("model", 0, 3).name
         'model-00001-of-00003.gguf'
     """
-    return Path(f"{prefix}-{index + 1:05d}-of-{count:05d}.gguf")
+    return Path(f"{prefix}-{index + 1:05d}-of-{count:05d}{ending}")
 
 
 def shard_prefix(path: Path) -> str:
     """The file name without the shard's number and count, or without ``.gguf`` if it has none."""
     match = _NAME.fullmatch(path.name)
-    return match[1] if match else path.name.removesuffix(".gguf")
+    return match[1] if match else without_ending(path.name, ".gguf")
 
 
 def set_size(path: Path) -> int:
@@ -45,7 +49,7 @@ def set_size(path: Path) -> int:
     match = _NAME.fullmatch(path.name)
     if match is None:
         return 0
-    siblings = (path.with_name(shard_path(match[1], i, int(match[3])).name) for i in range(int(match[3])))
+    siblings = (path.with_name(shard_path(match[1], i, int(match[3]), match[4]).name) for i in range(int(match[3])))
     return sum(sibling.stat().st_size for sibling in siblings if sibling.is_file())
 
 
@@ -92,7 +96,7 @@ def sibling_paths(header: GGUFHeader) -> tuple[Path, ...]:
             path=path,
             hint=f"rename it to {wanted}; shards are found by their names",
         )
-    paths = tuple(path.with_name(shard_path(match[1], i, count).name) for i in range(count))
+    paths = tuple(path.with_name(shard_path(match[1], i, count, match[4]).name) for i in range(count))
     missing = [sibling.name for sibling in paths if not sibling.is_file()]
     if missing:
         listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")

@@ -19,6 +19,7 @@ from ..gguf.keys import typed
 from ..ir import Bytes, Model, Role, Tensor, Value
 from ..json_text import read_json
 from ..qtypes import F32, QType
+from ..storage.endings import ending
 from .card import name_parts
 from .config import complete_config, text_config
 from .links import check_link, check_links
@@ -107,7 +108,7 @@ def _read(folder: Path) -> dict[str, Stored]:
         path = folder / name
         check_link(path, folder)
         if path.is_file():
-            return read_bin(path) if path.suffix == ".bin" else dict(read_safetensors(path))
+            return read_bin(path) if ending(path) == ".bin" else dict(read_safetensors(path))
     raise FormatError("holds no weights", path=folder, hint=f"{_FILES[0]} is expected")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, SourceError, remedy
+from .endings import ending
 from .uncached import Uncached
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}  # suffixes of a checkpoint's large files
@@ -124,7 +125,7 @@ def file_stamps(paths: Iterable[Path]) -> str:
     for path in paths:
         files = [path] if path.is_file() else []
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS and file.is_file())
+            files = sorted(file for file in path.iterdir() if ending(file) in WEIGHTS and file.is_file())
         lines += [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n" for file in files]
     return "".join(lines)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -236,7 +238,29 @@ def test_a_card_of_strange_names() -> None:
     head = yaml.safe_load(front_matter(facts).split("---")[1])
     assert head["license"] == "yes"
     assert head["tags"] == ["#1", "a: b", "gguf", "quantized"]
-    assert "````\n```\nhi\n````" in model_card(facts)
+    card = model_card(facts)
+    assert "````\n```\nhi\n````" in card
+    assert '# x: "y"\\n- z in GGUF' in card.replace("\\\\", "\\")
+
+
+def test_a_card_of_names_that_are_markup() -> None:
+    """Pipes, HTML, links, ends of the front matter, and words of the shell and of Python stay a file's name."""
+    name = "a|b <img src=x> [c](d) `e`; $(rm) \"f'.gguf"
+    facts = Facts("<b>\n---\n# x", "`a`\n---", {"license": "x\n---\n# y", "tags": ["\u202e"]},
+                  [File(name, "Q8_0", 10, 8.5, ("Q8_0",))], [], prompt="\x1b[2J{prompt}")  # fmt: skip
+    card = model_card(facts)
+    assert yaml.safe_load(card.split("\n---\n")[0])["license"] == "x\n---\n# y"
+    assert [line for line in card.splitlines() if line == "---"] == ["---"] * 2
+    assert "\x1b" not in card
+    assert "\u202e" not in card
+    assert "<b>" not in card.replace("\\<", "")
+    (row,) = [line for line in card.splitlines() if line.startswith("| [")]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 7
+    assert "](./a%7Cb%20%3Cimg%20src%3Dx%3E%20%5Bc%5D%28d%29%20%60e%60%3B%20%24%28rm%29%20%22f%27.gguf)" in row
+    (command,) = re.findall(r"llama-cli -m (.*) -c 4096", card)
+    assert shlex.split(command) == [name]
+    (literal,) = re.findall(r"llm = Llama\((.*), n_ctx=4096\)", card)
+    assert ast.literal_eval(literal) == name
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError
 from ...formats.progress import Progress, notes
+from ...formats.storage.endings import without_ending
 from .conversion import (
     FLOATS,
     Conversion,
@@ -168,7 +170,7 @@ def _collected(request: Request, text: StrPath | None) -> Iterator[Path | None]:
     from .importance import collect_imatrix
 
     src, beside = request.model.path, request.dst or request.model.path
-    digest = hashlib.sha256(file_stamps([src]).encode("utf-8", "surrogateescape") + str(text).encode()).hexdigest()
+    digest = hashlib.sha256(file_stamps([src]).encode("utf-8", "surrogateescape") + os.fsencode(text)).hexdigest()
     path = beside.with_name(f".{beside.name}.{digest[:8]}.imatrix.gguf")
     if not path.exists():
         collect_imatrix(src, path, text=text, perplexity=False, second_moments=True, progress=request.progress)
@@ -210,7 +212,7 @@ def _quantize(
     if request.keep_split:
         from ...quantize.sharded import split_as_source
 
-        prefix = path.with_name(path.name.removesuffix(".gguf"))
+        prefix = path.with_name(without_ending(path.name, ".gguf"))
         jobs = [Job(part, shard) for shard, part in split_as_source(plan, prefix, options.layout)]
     if not request.dry_run:
         write_plans(

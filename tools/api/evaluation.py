@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, overload
 
 from ...formats.errors import QuantmillError
 from ...formats.progress import Progress, StepDone, WorkEnded, emit
+from ...formats.storage.endings import ending
 from .options import StrPath
 from .running import DEFAULT_RUN, RunOptions, finish_run, open_text, open_weights, start_run
 
@@ -100,7 +101,7 @@ def evaluate(
         if base is None:
             runner = finish_run(start_run(weights, corpus, folder, run), progress)
             _add_alone(runner, record, None if save_base is None else Path(save_base), progress)
-        elif Path(base).suffix == ".npz":
+        elif ending(base) == ".npz":
             _add_against_saved(finish_run(start_run(weights, corpus, folder, run), progress), Path(base), record)
         else:
             other = open_weights(Path(base), progress)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...formats.errors import OutputError, PlanError
 from ...formats.progress import Progress, note
+from ...formats.storage.endings import ending
 from ...formats.storage.output import check_writable
 from .options import StrPath
 from .ray_pool import ClusterOptions
@@ -245,7 +246,7 @@ def _check_output(path: Path | None, force: bool) -> None:
 
 
 def _is_legacy(path: Path | None, output_format: Format | None) -> bool:
-    return (output_format or ("" if path is None else path.suffix.removeprefix("."))) == "dat"
+    return (output_format or ("" if path is None else ending(path).removeprefix("."))) == "dat"
 
 
 def _read(paths: Sequence[StrPath]) -> list[Imatrix]:

@@ -31,3 +31,17 @@ def json_number(item: bool | int | float | str | None) -> Json:
     if isinstance(item, float) and (item != item or item in (float("inf"), float("-inf"))):
         return str(item)
     return item
+
+
+def json_plain(value: object) -> object:
+    """Convert NaN and infinities at any depth of plain data, as ``json_number`` does.
+
+    Example:
+        >>> json_plain({"a": [float("nan"), 1], "b": ("x",)})
+        {'a': ['nan', 1], 'b': ['x']}
+    """
+    if isinstance(value, dict):
+        return {key: json_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_plain(item) for item in value]
+    return json_number(value) if isinstance(value, float) else value

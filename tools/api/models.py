@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...formats.errors import FormatError
 from ...formats.progress import Note, Progress, notes
+from ...formats.storage.endings import ending
 from .options import Kind, ReadOptions, SourceKind, StrPath
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def source_kind(path: Path) -> SourceKind:
 def target_kind(path: Path) -> Kind:
     """The kind of model that a name stands for: ``gguf`` or, for .bin, ``ggml``; otherwise ``hf``, a folder."""
     endings: dict[str, Kind] = {".gguf": "gguf", ".bin": "ggml"}
-    return endings.get(path.suffix, "hf")
+    return endings.get(ending(path), "hf")
 
 
 def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress: Progress | None = None) -> Model:
@@ -98,7 +99,7 @@ def read_for_plan(source: StrPath | Model, *, progress: Progress | None = None) 
     if isinstance(source, Model):
         return source
     path = Path(source)
-    bare = path.suffix == ".json" and path.is_file()
+    bare = ending(path) == ".json" and path.is_file()
     if bare or (path.is_dir() and (path / "config.json").is_file() and not _has_weights(path)):
         from ...formats.hf.shapes import read_shapes
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...formats.errors import PlanError
+from ...formats.storage.endings import ending
 from ...formats.storage.output import human_bytes
 from .models import read_for_plan
 from .options import StrPath
@@ -110,7 +111,7 @@ def plan(
 
     source = read_for_plan(model)
     # A config.json by itself: its checkpoint has a tokenizer, which is not here to be counted.
-    assumed = source.from_checkpoint and Path(str(model)).suffix == ".json" and lacks_vocabulary(source)
+    assumed = source.from_checkpoint and ending(str(model)) == ".json" and lacks_vocabulary(source)
     if assumed:
         source = with_vocabulary(source)
     options, _ = with_imatrix(options or PlanOptions(), source, None if imatrix is None else Path(imatrix))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from ...formats.errors import visible
+
 
 class Html(str):
     """Text that is HTML already, and is not escaped again."""
@@ -40,15 +42,13 @@ def join(children: Iterable[Child]) -> Html:
     return Html("".join(_child(child) for child in children))
 
 
-def text(raw: str) -> Html:
-    """Escape text. Characters that a page cannot hold (control characters, halves of surrogate pairs) are spelt out."""
-    plain = raw.encode("utf-8", "backslashreplace").decode("utf-8")
-    return Html(escape("".join(c if c.isprintable() or c in "\n\t" else _spelt(c) for c in plain), quote=True))
+def text(raw: str, keep: str = "") -> Html:
+    r"""Escape text. What a page cannot hold, or a reader cannot see, is spelt out: ``\x00``, ``\u202e``.
 
-
-def _spelt(character: str) -> str:
-    """Spell out a character as ``\\x00`` or ``\\u202e``; so also marks of the writing direction. Spaces stay."""
-    return character if character.isspace() and ord(character) >= 0x80 else ascii(character)[1:-1]
+    Args:
+        keep: characters to leave as they are, such as the line breaks of a text that is shown with them.
+    """
+    return Html(escape(visible(raw, keep), quote=True))
 
 
 def _child(child: Child) -> str:

@@ -222,7 +222,7 @@ def _breakable(key: str) -> Html:
 def _long(shown: str, whole: str) -> Html:
     cut = whole[:_MAX_TEXT]
     more = f"\n... {len(whole) - _MAX_TEXT} more characters" if len(whole) > _MAX_TEXT else ""
-    return tag("details", tag("summary", tag("bdi", shown)), tag("pre", cut + more, tabindex=0))
+    return tag("details", tag("summary", tag("bdi", shown)), tag("pre", text(cut + more, keep="\n\t"), tabindex=0))
 
 
 def _tensors(report: Report) -> Html:

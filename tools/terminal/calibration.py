@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ...formats.storage.output import human_bytes
+from .lines import print_json, print_line
 
 if TYPE_CHECKING:
     from ..api.blockwise import QuantizedCheckpoint
@@ -74,7 +74,7 @@ def print_result(
             "bytes": made.nbytes,
             "linears": [asdict(report) for report in made.linears],
         }
-        click.echo(json.dumps(summary))
+        print_json(summary)
     elif not quiet:
         size = human_bytes(made.nbytes)
-        click.echo(f"{made.output}: {len(made.linears)} linears, {size}, {made.seconds:.1f} s", err=True)
+        print_line(f"{made.output}: {len(made.linears)} linears, {size}, {made.seconds:.1f} s", err=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import click
-
 from ...formats.storage.output import human_bytes
+from .lines import print_json, print_line
 from .table import print_table
 from .units import in_gb
 
@@ -25,7 +23,7 @@ def print_conversion(done: Conversion, *, as_json: bool, quiet: bool) -> None:
     elif as_json:
         shards = [str(path) for path in done.paths] if len(done.paths) > 1 else None
         made: Json = {"output": str(done.paths[0]), "shards": shards, "seconds": round(done.seconds, 3)}
-        click.echo(json.dumps(made | _totals(done) | {"size": done.size}))
+        print_json(made | _totals(done) | {"size": done.size})
     elif not quiet:
         if done.budget is not None:
             print_choice(done)
@@ -53,7 +51,7 @@ def _print_plan(done: Conversion, as_json: bool) -> None:
             }
             for step in plan.steps
         ]
-        click.echo(json.dumps(_totals(done) | {"tensors": tensors}))
+        print_json(_totals(done) | {"tensors": tensors})
         return
     rows = []
     for step in plan.steps:
@@ -67,18 +65,18 @@ def _print_plan(done: Conversion, as_json: bool) -> None:
 def _print_summary(done: Conversion, before: str, after: str) -> None:
     plan = done.plan
     assert plan is not None
-    click.echo(f"{before}{human_bytes(plan.size)} of {human_bytes(plan.source_bytes)}, {plan.bpw:.2f} bpw{after}")
+    print_line(f"{before}{human_bytes(plan.size)} of {human_bytes(plan.source_bytes)}, {plan.bpw:.2f} bpw{after}")
     packed = [step for step in plan.steps if step.tensor.qtype.is_quantized]
     if kept := sum(step.type is step.tensor.qtype for step in packed):
-        click.echo(f"{kept} quantized tensors kept as they are, block for block")
+        print_line(f"{kept} quantized tensors kept as they are, block for block")
     if again := sum(step.type is not step.tensor.qtype and step.type.is_quantized for step in packed):
-        click.echo(f"{again} quantized tensors decoded and quantized again")
+        print_line(f"{again} quantized tensors decoded and quantized again")
     if refined := sum(step.refined for step in plan.steps):
-        click.echo(f"{refined} tensors refined with second moments")
+        print_line(f"{refined} tensors refined with second moments")
     if plan.fallbacks:
         swaps = Counter(f"{step.wanted} -> {step.type}" for step in plan.fallbacks)
         listed = ", ".join(f"{n} {swap}" for swap, n in swaps.most_common())
-        click.echo(f"{len(plan.fallbacks)} tensors fell back to another type ({listed}): {plan.fallback_bpw:+.2f} bpw")
+        print_line(f"{len(plan.fallbacks)} tensors fell back to another type ({listed}): {plan.fallback_bpw:+.2f} bpw")
 
 
 def _totals(done: Conversion) -> Json:
@@ -105,13 +103,13 @@ def print_choice(done: Conversion) -> None:
     outside = [step for step in plan.steps if step.tensor.layer is None and len(step.tensor.shape) > 1]
     inside = [step for step in plan.steps if step.tensor.layer is not None and step.tensor.name in found.losses]
     for step in outside:
-        click.echo(f"{step.tensor.name}: {step.type}")
+        print_line(f"{step.tensor.name}: {step.type}")
     columns = list(dict.fromkeys(_name_in_layer(step.tensor.name) for step in inside))
     cells = {(step.tensor.layer, _name_in_layer(step.tensor.name)): step.type.name for step in inside}
     layers = sorted({step.tensor.layer for step in inside if step.tensor.layer is not None})
     rows = [(str(layer), *(cells.get((layer, column), "") for column in columns)) for layer in layers]
     print_table([("layer", *columns), *rows], right=(0,))
-    click.echo(
+    print_line(
         f"{in_gb(plan.size)} ({plan.size} bytes, {plan.size / found.limit:.2%} of the target), "
         f"{plan.bpw:.2f} bpw, expected KL divergence {found.loss:.4f}"
     )

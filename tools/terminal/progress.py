@@ -7,9 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from ...formats.progress import Event, Note, RowsDone, RunStarted, StepDone, WorkEnded, WorkStarted
+from .lines import print_line, shown
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -86,7 +85,9 @@ class ProgressDisplay:
         if self._live:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=work.total, unit="B", unit_scale=True, desc=work.name, file=sys.stderr)
+            self._bar = tqdm(
+                total=work.total, unit="B", unit_scale=True, desc=shown(work.name, sys.stderr), file=sys.stderr
+            )
 
     def _start_run(self, run: RunStarted) -> None:
         self._run, self._began = run, time.monotonic()
@@ -104,7 +105,7 @@ class ProgressDisplay:
         if self._live:
             self._draw(line)
         else:
-            click.echo(line, err=True)
+            print_line(line, err=True)
 
     def _time_left(self, step: StepDone, now: float) -> str:
         run = self._run
@@ -120,14 +121,14 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.clear()
         self._draw("")
-        click.echo(text, err=True)
+        print_line(text, err=True)
         self._draw(line)
         if self._bar is not None:
             self._bar.refresh()
 
     def _draw(self, line: str) -> None:
         if line or self._line:
-            print(f"{_CLEAR_LINE}{line}", end="", file=sys.stderr, flush=True)
+            print(f"{_CLEAR_LINE}{shown(line, sys.stderr)}", end="", file=sys.stderr, flush=True)
         self._line = line
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import click
+from ...formats.errors import visible
+from .lines import print_line
 
 
 def format_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), indent: int = 0) -> list[str]:
@@ -16,8 +17,8 @@ def format_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), 
         indent: spaces before each line.
 
     Returns:
-        A line for each row. A cell on the left with nothing after it does not widen its column, so that a long text at
-        a row's end leaves the other rows as they are.
+        A line for each row, in which control characters are spelt out. A cell on the left with nothing after it does
+        not widen its column, so that a long text at a row's end leaves the other rows as they are.
 
     Example:
         >>> print("\\n".join(format_table([("type", "tensors"), ("Q4_K", "96"), ("F32", "a few")], right=[1])))
@@ -25,6 +26,7 @@ def format_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), 
         Q4_K       96
         F32     a few
     """
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [0] * max((len(row) for row in rows), default=0)
     for row in rows:
         for i, cell in enumerate(row):
@@ -40,4 +42,4 @@ def format_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), 
 def print_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), indent: int = 0) -> None:
     """Print a table on stdout; see ``format_table``."""
     for line in format_table(rows, right=right, indent=indent):
-        click.echo(line)
+        print_line(line)

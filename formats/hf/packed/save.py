@@ -11,6 +11,7 @@ from ...errors import FormatError
 from ...ir import Bytes, Role, Tensor
 from ...json_text import read_json, write_json
 from ...qtypes import BY_NAME
+from ...storage.endings import ending
 from ...storage.folder import GrowingFolder
 from ..links import check_link
 from ..safetensors import StoredTensor, read_safetensors, write_safetensors
@@ -78,7 +79,7 @@ def write_packed(
     write_json(path / "config.json", config)
     write_json(path / beside, quantization_config)
     for file in sorted(source.iterdir()):
-        wanted = file.suffix in _COPIED or file.name.startswith(_NAMES)
+        wanted = ending(file) in _COPIED or file.name.startswith(_NAMES)
         if wanted and file.is_file() and file.name not in _OUR_OWN and not file.name.endswith(".index.json"):
             check_link(file, source)
             shutil.copyfile(file, path / file.name)

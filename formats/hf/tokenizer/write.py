@@ -84,6 +84,9 @@ def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
         >>> json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
         [['a', 'b']]
     """
+    bad = next((i for i, token in enumerate(tok.tokens) if not _is_utf8(token)), None)
+    if bad is not None:
+        raise TokenizerError(f"token {bad} is not UTF-8, as JSON must be", hint="get the original checkpoint")
     folder.mkdir(parents=True, exist_ok=True)
     writer = next((row for row in WRITERS if row.fits(tok)), None)
     if writer is None:
@@ -163,6 +166,10 @@ def _write_templates(templates: Mapping[str, str], folder: Path) -> None:
                 f"a chat template called {name!r} cannot be a file's name", where="tokenizer.chat_template"
             )
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _write_json(path: Path, data: Mapping[str, object]) -> None:

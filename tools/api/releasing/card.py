@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ....formats.errors import visible
 from ....formats.storage.output import human_bytes
 from .levels import USES, method
+from .markdown import code, fenced, link, literal, plain, word
 
 RAM_OVERHEAD = 2.5e9  # bytes that published cards of this kind add to a file's size
 _TAKEN_OVER = ("license", "license_name", "license_link", "language")  # from the checkpoint's own front matter
@@ -75,8 +77,8 @@ def model_card(facts: Facts) -> str:
     """
     parts = [
         front_matter(facts),
-        f"# {facts.name} in GGUF\n",
-        f"Quantized files of {_code(facts.base_model)} for llama.cpp and the programs built on it.\n",
+        f"# {plain(facts.name)} in GGUF\n",
+        f"Quantized files of {code(facts.base_model)} for llama.cpp and the programs built on it.\n",
         _how_made(facts),
         _prompt(facts),
         _table(facts),
@@ -90,7 +92,7 @@ def model_card(facts: Facts) -> str:
 
 
 def front_matter(facts: Facts) -> str:
-    """Write the YAML that model hubs read, with its ``---`` lines.
+    """Write the YAML that model hubs read, with its ``---`` lines. Texts with control characters stand in quotes.
 
     Example:
         >>> print(front_matter(Facts("Tiny", "somebody/Tiny", {"license": "mit", "tags": ["chat"]}, [], [])))
@@ -118,12 +120,17 @@ def front_matter(facts: Facts) -> str:
     if facts.quantized_by:
         known["quantized_by"] = facts.quantized_by
     known["library_name"] = "gguf"
-    plain = {key: _plain(value) for key, value in known.items()}
-    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000)
+    entries = {key: _entry(value) for key, value in known.items()}
+    texts = [text for entry in entries.values() for text in (entry if isinstance(entry, list) else [entry])]
+    odd = any(isinstance(text, str) and text != visible(text) for text in texts)
+    text: str = yaml.safe_dump(
+        entries, sort_keys=False, allow_unicode=not odd, default_flow_style=False, width=10_000,
+        default_style='"' if odd else None,
+    )  # fmt: skip
     return f"---\n{text}---\n"
 
 
-def _plain(value: object) -> object:
+def _entry(value: object) -> object:
     """A flag, a text, or a list of them; dates and numbers of a stranger's card become texts."""
     if isinstance(value, list | tuple):
         return [item if isinstance(item, bool) else str(item) for item in value]
@@ -139,8 +146,7 @@ def _how_made(facts: Facts) -> str:
 def _prompt(facts: Facts) -> str:
     if facts.prompt is None:
         return ""
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", facts.prompt)), default=0))
-    return f"## Prompt template\n\n{fence}\n{facts.prompt.rstrip()}\n{fence}\n"
+    return f"## Prompt template\n\n{fenced(facts.prompt)}\n"
 
 
 def _table(facts: Facts) -> str:
@@ -151,7 +157,7 @@ def _table(facts: Facts) -> str:
         figures = [_figure(file.perplexity, ".3f"), _figure(file.kld_mean, ".5f")] if measured else []
         rows.append(
             [
-                f"[{file.name}](./{file.name})",
+                link(file.name),
                 file.level,
                 f"{file.bpw:.2f}",
                 human_bytes(file.n_bytes),
@@ -201,8 +207,8 @@ def _running(facts: Facts) -> str:
 llama.cpp:
 
 ```shell
-llama-cli -m {pick} -c {context} {"-cnv" if chat else '-p "Once upon a time"'}
-llama-server -m {pick} -c {context} --port 8080
+llama-cli -m {word(pick)} -c {context} {"-cnv" if chat else '-p "Once upon a time"'}
+llama-server -m {word(pick)} -c {context} --port 8080
 ```
 
 llama-cpp-python:
@@ -210,14 +216,14 @@ llama-cpp-python:
 ```python
 from llama_cpp import Llama
 
-llm = Llama("{pick}", n_ctx={context})
+llm = Llama({literal(pick)}, n_ctx={context})
 {python}
 ```
 
 ollama:
 
 ```shell
-echo "FROM ./{pick}" > Modelfile
+echo {word(f"FROM ./{pick}")} > Modelfile
 ollama create {re.sub("[^a-z0-9._-]+", "-", facts.name.lower()).strip("-")} -f Modelfile
 ```
 
@@ -226,11 +232,7 @@ transformers (decodes the weights to full precision):
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained(".", gguf_file="{pick}")
-tokenizer = AutoTokenizer.from_pretrained(".", gguf_file="{pick}")
+model = AutoModelForCausalLM.from_pretrained(".", gguf_file={literal(pick)})
+tokenizer = AutoTokenizer.from_pretrained(".", gguf_file={literal(pick)})
 ```
 """
-
-
-def _code(text: str) -> str:
-    return f"`{text}`" if "`" not in text else text

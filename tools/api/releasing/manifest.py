@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ....formats.errors import FormatError
+from ....formats.errors import FormatError, visible
 from ....formats.storage.durable import sha256_of_file, write_durably
 from ....formats.version import __version__
 
@@ -189,8 +189,11 @@ def _text(imatrix: Mapping[str, Any]) -> TextFacts | None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON, whole or not at all."""
-    write_durably(path, f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode())
+    """Write JSON, whole or not at all; in ASCII where a name has characters that a reader cannot see."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    if visible(text, keep="\n") != text:
+        text = json.dumps(content, indent=2)
+    write_durably(path, f"{text}\n".encode())
 
 
 def versions() -> dict[str, str]:

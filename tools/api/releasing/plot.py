@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ....formats.errors import visible
 from .card import File
 
 
@@ -36,7 +37,7 @@ def plot_sizes(files: Sequence[File], title: str, path: Path) -> None:
         axes.set_yscale("log")
     axes.set_xlabel(f"size ({unit})")
     axes.set_ylabel("mean KL divergence from the original")
-    axes.set_title(title)
+    axes.set_title(visible(title), parse_math=False)
     axes.grid(True, which="both", color="#dddddd", linewidth=0.6, zorder=0)
     axes.margins(x=0.08, y=0.12)
     figure.savefig(path, format="png", metadata={"Software": None})

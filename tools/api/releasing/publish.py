@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ....formats.storage.durable import sha256_of_file
 from .card import Facts, File, model_card
 from .manifest import NAME, EvaluationFacts, ImatrixFacts, Manifest, TextFacts, versions, write_manifest
+from .markdown import code, word
 from .prompt import prompt_template
 
 if TYPE_CHECKING:
@@ -70,9 +71,16 @@ def publish(
     sums = {name: about.sha256 for name, about in manifest.files.items()}
     if manifest.imatrix is not None and imatrix is not None and imatrix.parent == folder:
         sums[manifest.imatrix.file] = manifest.imatrix.sha256
-    (folder / "SHA256SUMS").write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+    lines = "".join(_checksum(name, sums[name]) for name in sorted(sums))
+    (folder / "SHA256SUMS").write_text(lines, encoding="utf-8", errors="surrogateescape")
     write_manifest(folder / NAME, manifest)
     return manifest
+
+
+def _checksum(name: str, sha256: str) -> str:
+    """A line as sha256sum writes and reads it: after a backslash, those of the name and line breaks are escaped."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if escaped == name else chr(92)}{sha256}  {escaped}\n"
 
 
 def _row(path: Path, level: str, plan: Plan, state: ReleaseState) -> File:
@@ -141,17 +149,17 @@ def _provenance(manifest: Manifest, options: ReleaseOptions, folder: str) -> lis
     if imatrix is None:
         lines.append(("Importance matrix", "none"))
     elif imatrix.text is None:
-        lines.append(("Importance matrix", f"`{imatrix.file}`, SHA-256 `{imatrix.sha256}`"))
+        lines.append(("Importance matrix", f"{code(imatrix.file)}, SHA-256 `{imatrix.sha256}`"))
     else:
-        made = f"`{imatrix.file}`, from `{imatrix.text.name}` (SHA-256 `{imatrix.text.sha256}`)"
+        made = f"{code(imatrix.file)}, from {code(imatrix.text.name)} (SHA-256 `{imatrix.text.sha256}`)"
         lines.append(("Importance matrix", f"{made} in chunks of {imatrix.n_ctx} tokens"))
     if evaluation is not None:
-        measured = f"on `{evaluation.text.name}` (SHA-256 `{evaluation.text.sha256}`), apart from the calibration"
+        measured = f"on {code(evaluation.text.name)} (SHA-256 `{evaluation.text.sha256}`), apart from the calibration"
         lines.append(
             ("Measured", f"{measured}; the original's perplexity there is {evaluation.base['perplexity']:.3f}")
         )
-    words = ["quantmill release", manifest.source_name, folder]
+    words = ["quantmill release", word(manifest.source_name), word(folder)]
     words += ["--imatrix none"] if imatrix is None else []
     words += ["--evaluate"] if options.evaluate else []
     words += [f"--levels {','.join(options.levels)}"] if options.levels else []
-    return [*lines, ("Command", f"`{' '.join(words)}`")]
+    return [*lines, ("Command", code(" ".join(words)))]

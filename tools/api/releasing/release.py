@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....formats.errors import PlanError, WeightError
+from ....formats.errors import PlanError, WeightError, visible
 from ....formats.progress import Progress, note, notes
+from ....formats.storage.endings import without_ending
 from ....formats.storage.interrupts import when_cut_off
 from ....formats.storage.output import explained
 from ..convert import write_plans
@@ -276,10 +277,12 @@ class _Steps:
 
 
 def _stem(model: Path, name: str | None) -> str:
-    """What the files' names begin with."""
-    if name:
-        return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "model"
-    return without_float_ending(model.resolve().name.removesuffix(".gguf"))
+    """What the files' names begin with; a folder's name with control characters in it is not taken as it is."""
+    own = without_float_ending(without_ending(model.resolve().name, ".gguf"))
+    if not name and own == visible(own):
+        return own
+    seen = "".join(char if visible(char) == char else "-" for char in name or own)
+    return re.sub(r"[^\w.+-]+", "-", seen).strip("-.") or "model"
 
 
 def _text(path: StrPath | None) -> Path:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 
 from ....formats.errors import FormatError, OutputError
@@ -133,7 +134,7 @@ def _discard(folder: Path, stem: str) -> None:
     known = _path(folder), folder / NAME
     if not any(path.is_file() for path in known):
         return
-    for pattern in (f"{stem}.*.gguf", f".{stem}.*", *_OWN_FILES):
+    for pattern in (f"{escape(stem)}.*.gguf", f".{escape(stem)}.*", *_OWN_FILES):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (*known, folder / _BASE):
