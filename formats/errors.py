@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 # Letters and marks by their class, which fonts draw as nothing.
@@ -119,6 +120,18 @@ class WeightError(QuantmillError):
 
 class OutputError(QuantmillError):
     """The output cannot be written: for example it exists, the disk is full, or the folder is read-only."""
+
+
+@contextmanager
+def located(path: Path, where: str | None = None) -> Iterator[None]:
+    """Turn the errors of a block into ``FormatError``s of a file; those that name no place in it get this one."""
+    try:
+        yield
+    except FormatError as error:
+        error.path, error.where = error.path or path, error.where or where
+        raise
+    except QuantmillError as error:
+        raise FormatError(error.problem, path=path, where=where or error.where, hint=error.hint) from None
 
 
 def name_list(names: Sequence[str], limit: int = 10) -> str:

@@ -6,6 +6,7 @@ Names and types are those of gguf-py's ``Keys`` and ``GGUFWriter`` (gguf 0.19), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..errors import QuantmillError
 from ..ir import Value, ValueType
+from ..json_types import shown
 
 GENERAL_ALIGNMENT = "general.alignment"
 GENERAL_ARCHITECTURE = "general.architecture"
@@ -214,7 +216,7 @@ def make_value(type: KeyType, data: Any, where: str) -> Value:
     assert item is not None
     items = list(data) if isinstance(data, (list, tuple, bytes)) else data.tolist() if hasattr(data, "tolist") else None
     if items is None:
-        raise QuantmillError(f"expected an array of {item.name.lower()}, not {data!r}", where=where)
+        raise QuantmillError(f"expected an array of {item.name.lower()}, not {shown(data)}", where=where)
     checked = [_scalar(item, one, f"{where}[{i}]") for i, one in enumerate(items)]
     if item is ValueType.STRING:
         return Value(kind, tuple(text for text in checked if isinstance(text, str)), item)
@@ -237,24 +239,28 @@ NUMPY_TYPES: dict[ValueType, np.dtype[Any]] = {
 
 
 def _scalar(type: ValueType, data: Any, where: str) -> bool | int | float | str:
-    wrong = QuantmillError(f"{data!r} is not a valid {type.name.lower()}", where=where)
+    def wrong() -> QuantmillError:
+        return QuantmillError(f"{shown(data)} is not a valid {type.name.lower()}", where=where)
+
     if type is ValueType.STRING:
         if not isinstance(data, str):
-            raise wrong
+            raise wrong()
         return data
     if type is ValueType.BOOL:
         if not isinstance(data, (bool, np.bool_)):
-            raise wrong
+            raise wrong()
         return bool(data)
     if isinstance(data, (bool, np.bool_)) or not isinstance(data, (int, float, np.number)):
-        raise wrong
+        raise wrong()
+    if isinstance(data, int) and abs(data) >= 1 << 128:  # no type holds it, and float() and NumPy overflow
+        raise wrong()
     if type in (ValueType.FLOAT32, ValueType.FLOAT64):
         number = float(data)
         if type is ValueType.FLOAT32 and np.isfinite(number) and abs(number) > float(np.finfo(np.float32).max):
-            raise wrong
+            raise wrong()
         return number
-    if not np.isfinite(data) or int(data) != data:
-        raise wrong
+    if not math.isfinite(data) or int(data) != data:
+        raise wrong()
     limits = np.iinfo(NUMPY_TYPES[type])
     if not limits.min <= data <= limits.max:
         raise QuantmillError(f"{data} is outside {type.name.lower()}: {limits.min} to {limits.max}", where=where)
@@ -278,7 +284,7 @@ def _infer(key: str, data: Any) -> ValueType:
     ):
         if isinstance(first, types):
             return inferred
-    raise QuantmillError(f"no metadata type fits {first!r}", where=key)
+    raise QuantmillError(f"no metadata type fits {shown(first)}", where=key)
 
 
 # Hugging Face's names for keys that GGUF names otherwise ("seperator" is how GGUF spells it).

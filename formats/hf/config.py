@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FormatError
+from ..errors import FormatError, located
 from ..ir import Metadata, Role, Tensor
+from ..json_types import OBJECT, POSITIVE_WHOLE, shown, take
 from . import rope
+from .config_types import check_types
 from .dimensions import EMBD, HEADS, Config, Implied, Is
 from .rows import Rope, metadata_key
 
@@ -55,7 +57,14 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
     Raises:
         FormatError: a size is not a positive number, heads do not divide, or a value is not supported by llama.cpp.
     """
-    config = with_defaults({cls.names.get(key, key): value for key, value in _flat(raw, cls).items()}, arch, cls)
+    flat = _flat(raw, cls, path)
+    given = {cls.names.get(key, key): value for key, value in flat.items()}
+    for key in flat:
+        if cls.names.get(key, key) in _SIZES:
+            _check_size(flat, key, path)
+    check_types(given, arch, cls, path, _IMPLIED)
+    with located(path):
+        config = with_defaults(given, arch, cls)
     for key in _SIZES:
         _check_size(config, key, path)
     heads, kv = config.get("num_attention_heads"), config.get("num_key_value_heads")
@@ -65,11 +74,13 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
     for key, value in arch.fixed.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if key in config and config[key] not in allowed:
-            problem = f"is {config[key]!r}; llama.cpp's {arch.gguf} computes {allowed[0]!r}"
+            problem = f"is {shown(config[key])}; llama.cpp's {arch.gguf} computes {allowed[0]!r}"
             raise FormatError(problem, path=path, where=key)
     for key, condition in arch.needs.items():
-        if not condition(config):
-            problem = f"{config.get(key)!r} is not what llama.cpp's {arch.gguf} takes for granted"
+        with located(path, key):
+            met = condition(config)
+        if not met:
+            problem = f"{shown(config.get(key))} is not what llama.cpp's {arch.gguf} takes for granted"
             raise FormatError(problem, path=path, where=key)
     if row := next((row for row in arch.config if isinstance(row, Rope)), None):
         if row.partial is not None and config.get("partial_rotary_factor") is None:
@@ -80,12 +91,12 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
     return config
 
 
-def _flat(config: Config, cls: HFClass) -> dict[str, Any]:
+def _flat(config: Config, cls: HFClass, path: Path) -> dict[str, Any]:
     """Move the entries of the class's nested parts to the top, under dotted names."""
-    out = dict(config)
+    out = {key: value for key, value in config.items() if key not in cls.parts}
     for part in cls.parts:
-        inner = out.pop(part, None)
-        out |= {f"{part}.{key}": value for key, value in inner.items()} if isinstance(inner, Mapping) else {}
+        inner = take(config, part, OBJECT, path=path) or {}
+        out |= {f"{part}.{key}": value for key, value in inner.items()}
     return out
 
 
@@ -121,8 +132,8 @@ def _check_size(config: Config, key: str, path: Path) -> None:
     if value is None and key not in _NEEDED:
         return
     for size in value if isinstance(value, list) and value else (value,):
-        if type(size) is not int or not 0 < size < 1 << 31:
-            raise FormatError(f"{size!r} is not a positive integer", path=path, where=key)
+        if not POSITIVE_WHOLE.holds(size):
+            raise FormatError(f"{shown(size)} is not a positive integer", path=path, where=key)
 
 
 def derive_config(

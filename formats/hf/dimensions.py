@@ -14,6 +14,7 @@ from operator import add, floordiv, mod, mul, sub
 from typing import Any
 
 from ..errors import FormatError
+from ..json_types import shown
 
 Config = Mapping[str, Any]
 
@@ -39,17 +40,20 @@ class Dim:
         """Compute its value for a config.
 
         Raises:
-            FormatError: a key is missing, or is not a whole number of 0 or more.
+            FormatError: a key is missing, or is not a whole number of 0 or more, or would divide by 0.
         """
         if isinstance(self.of, int):
             return self.of
         if isinstance(self.of, str):
             value = config.get(self.of)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise FormatError(f"{value!r} is not a valid size", where=self.of)
+                raise FormatError(f"{shown(value)} is not a valid size", where=self.of)
             return value
         sign, left, right = self.of
-        return _OPERATORS[sign](left(config), right(config))
+        one, other = left(config), right(config)
+        if other == 0 and sign in ("//", "%"):
+            raise FormatError("0 is not a valid size", where=right.of if isinstance(right.of, str) else None)
+        return _OPERATORS[sign](one, other)
 
     def _join(self, sign: str, other: Dim | int, swap: bool = False) -> Dim:
         sides = (self, other if isinstance(other, Dim) else Dim(other))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, name_list
+from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, located, name_list
 from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
 from ..gguf.vocab import tokenizer_to_metadata
@@ -94,7 +93,7 @@ def assemble(
     raw = text_config(read_json(path, required=True))
     arch, name = arch_of_config(raw, path)
     cls = arch.classes[name]
-    with _located(path):
+    with located(path):
         config = complete_config(raw, arch, cls, path)
         required = {name for name, _ in required_shapes(arch, config)}
         stored = decode_packed(find_weights(arch, config), raw, folder, required=required, say=say)
@@ -107,26 +106,19 @@ def assemble(
     metadata["general.type"] = typed("general.type", "model")
     for key, value in general(folder, raw, generation, n_weights):
         metadata[key] = typed(key, value)
+    theirs = {ours: name for name, ours in cls.names.items()}
     for row in arch.config:
-        for suffix, value in row.to_gguf(config):
-            key = metadata_key(arch.gguf, suffix)
-            metadata[key] = typed(key, value)
+        hf = getattr(row, "hf", "") or ""
+        with located(path, theirs.get(hf, hf) or None):
+            for suffix, value in row.to_gguf(config):
+                key = metadata_key(arch.gguf, suffix)
+                metadata[key] = typed(key, value)
     if tokenizer is None:  # llama.cpp counts tokens there when there are none
         metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
     metadata |= _vocabulary(tokenizer)
     metadata |= _private(arch, cls.text_of or name, config, metadata, tensors, kept, path)
     metadata |= generation_residue(generation, metadata)
     return Model(arch.gguf, metadata, tensors, folder, from_checkpoint=True)
-
-
-@contextmanager
-def _located(path: Path) -> Iterator[None]:
-    """Add the config.json's path to errors that name none."""
-    try:
-        yield
-    except FormatError as error:
-        error.path = error.path or path
-        raise
 
 
 def arch_of_config(raw: Mapping[str, Any], path: Path) -> tuple[Arch, str]:

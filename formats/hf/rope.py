@@ -20,11 +20,26 @@ from ..arrays import tensor_from_array
 from ..errors import FormatError
 from ..gguf.names import tensor_name
 from ..ir import Role, Tensor
+from ..json_types import NUMBER, NUMBERS, OBJECT, POSITIVE, POSITIVE_WHOLE, TEXT, JsonType, check, shown, take
 from ..qtypes import F32
-from .dimensions import at_layer
+from .dimensions import CONTEXT, HEAD_DIM, at_layer
 
 DEFAULT_THETA = 10000.0  # transformers' default_theta
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
+
+_KINDS_OF_LAYER = ("full_attention", "sliding_attention")
+_FRACTION = JsonType("a number above 0 and at most 1", lambda value: POSITIVE.holds(value) and value <= 1)
+# Of null, transformers makes what it makes of a missing key.
+_TYPES = {
+    "rope_type": TEXT,
+    "type": TEXT,
+    "rope_theta": POSITIVE,
+    "partial_rotary_factor": _FRACTION,
+    "original_max_position_embeddings": POSITIVE_WHOLE,
+    **dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor", "alpha"), POSITIVE),
+    **dict.fromkeys(("attention_factor", "attn_factor", "extrapolation_factor", "beta_fast", "beta_slow"), NUMBER),
+    **dict.fromkeys(("mscale", "mscale_all_dim", "llama_4_scaling_beta"), NUMBER),
+}
 
 # llama.cpp (2026-10) computes the attention factor from the scaling factor whatever yarn_attn_factor says: a checkpoint
 # whose own differs from 0.1 ln(factor) + 1 runs otherwise there. The key is written as its converter does.
@@ -46,49 +61,61 @@ def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None)
     Raises:
         FormatError: the rope type is unknown, or a number is missing.
     """
-    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    place = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    rope = take(config, place, OBJECT, path=path) or {}
     if sliding is None:
-        return _canonical(rope, config, path)
-    if "full_attention" in rope:
-        return {
-            kind: _canonical(rope.get(kind) or {}, config, path) for kind in ("full_attention", "sliding_attention")
-        }
-    local = {"rope_type": "default", "rope_theta": config.get(sliding) or DEFAULT_THETA}
-    return {"full_attention": _canonical(rope, config, path), "sliding_attention": local}
+        return _canonical(rope, config, path, place)
+    if not any(kind in rope for kind in _KINDS_OF_LAYER):
+        theta = take(config, sliding, POSITIVE, path=path)
+        local = {"rope_type": "default", "rope_theta": DEFAULT_THETA if theta is None else theta}
+        return {"full_attention": _canonical(rope, config, path, place), "sliding_attention": local}
+    found = {}
+    for kind in _KINDS_OF_LAYER:
+        inner = take(rope, kind, OBJECT, path=path, inside=f"{place}.") or {}
+        found[kind] = _canonical(inner, config, path, f"{place}.{kind}")
+    return found
 
 
-def _canonical(given: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    rope = dict(given)
+def _canonical(given: Mapping[str, Any], config: Mapping[str, Any], path: Path, place: str) -> dict[str, Any]:
+    rope = {key: value for key, value in given.items() if value is not None or key not in _TYPES}
     kind = rope.pop("type", None)
     rope.setdefault("rope_type", kind or "default")
-    if rope.get("rope_theta") is None:
-        rope["rope_theta"] = config.get("rope_theta") or DEFAULT_THETA
+    if "rope_theta" not in rope:
+        theta = config.get("rope_theta")
+        rope["rope_theta"] = DEFAULT_THETA if theta is None else theta
     if config.get("partial_rotary_factor") is not None:
         rope.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
     kind = rope["rope_type"] = "longrope" if rope["rope_type"] == "su" else rope["rope_type"]
     if kind not in KINDS:
         raise FormatError(
-            f"unknown rope type {kind!r}", path=path, where="rope_parameters", hint=f"known: {', '.join(KINDS)}"
+            f"unknown rope type {shown(kind)}", path=path, where="rope_parameters", hint=f"known: {', '.join(KINDS)}"
         )
-    if kind == "longrope":
-        _check_longrope(rope, config, path)
-    if kind in ("yarn", "llama3") and rope.get("original_max_position_embeddings") is None:
-        rope["original_max_position_embeddings"] = config["max_position_embeddings"]
     needed = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
     for key in ("rope_theta", *needed.get(kind, ())):
-        if isinstance(rope.get(key), bool) or not isinstance(rope.get(key), (int, float)):
+        if not NUMBER.holds(rope.get(key)):
             raise FormatError(f"{kind} scaling needs a number", path=path, where=f"rope_parameters.{key}")
+    if kind in ("yarn", "llama3"):
+        rope.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
+    for key, type in _TYPES.items():
+        if key in rope:
+            check(rope[key], type, path=path, where=f"{place}.{key}")
+    if kind == "longrope":
+        _check_longrope(rope, config, path)
+    if kind == "llama3" and not rope["low_freq_factor"] < rope["high_freq_factor"]:
+        problem = f"{rope['high_freq_factor']} is not above low_freq_factor, {rope['low_freq_factor']}"
+        raise FormatError(problem, path=path, where=f"{place}.high_freq_factor")
     return rope
 
 
 def _check_longrope(rope: dict[str, Any], config: Mapping[str, Any], path: Path) -> None:
     own = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-    rope["original_max_position_embeddings"] = own or config["max_position_embeddings"]
-    turning = dimensions(rope, config["head_dim"]) // 2
+    rope["original_max_position_embeddings"] = own or CONTEXT(config)
+    if rope["original_max_position_embeddings"] < 2:
+        raise FormatError("longrope scaling needs more than 1", path=path, where="original_max_position_embeddings")
+    turning = dimensions(rope, HEAD_DIM(config)) // 2
     for key in ("short_factor", "long_factor"):
         factors = rope.get(key)
-        numbers = isinstance(factors, list) and all(type(factor) in (int, float) for factor in factors)
-        if not numbers or len(rope[key]) != turning:
+        if not NUMBERS.holds(factors) or len(rope[key]) != turning:
             raise FormatError(f"longrope scaling needs {turning} numbers", path=path, where=f"rope_parameters.{key}")
 
 
@@ -108,7 +135,14 @@ def dimensions(rope: Mapping[str, Any], head_dim: int) -> int:
 
 def alpha_theta(rope: Mapping[str, Any], head_dim: int) -> float:
     """The base of Hunyuan, whose ``dynamic`` scaling is a factor that does not depend on the length."""
-    return float(rope["rope_theta"] * rope["alpha"] ** (head_dim / (head_dim - 2)))
+    try:
+        theta = float(rope["rope_theta"] * rope["alpha"] ** (head_dim / (head_dim - 2)))
+    except (ZeroDivisionError, OverflowError):
+        theta = math.inf
+    if not POSITIVE.holds(theta):
+        problem = f"{shown(rope['alpha'])} makes no base of heads of {head_dim}"
+        raise FormatError(problem, where="rope_parameters.alpha")
+    return theta
 
 
 def to_gguf(rope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -149,10 +183,12 @@ def factor_tensors(config: Mapping[str, Any]) -> Iterator[Tensor]:
     rope = config.get("rope_parameters") or {}
     rope = rope.get("full_attention", rope)
     if rope.get("rope_type") == "llama3":
-        yield _vector(Role.ROPE_FREQS, llama3_factors(rope, dimensions(rope, config["head_dim"])))
+        yield _vector(Role.ROPE_FREQS, llama3_factors(rope, dimensions(rope, HEAD_DIM(config))))
     if rope.get("rope_type") == "proportional":
-        layer = config["layer_types"].index("full_attention")
-        head_dim = at_layer(config, layer, len(config["layer_types"]))["head_dim"]
+        words = config.get("layer_types") or []
+        if "full_attention" not in words:
+            raise FormatError("proportional scaling needs a layer of full_attention", where="layer_types")
+        head_dim = HEAD_DIM(at_layer(config, words.index("full_attention"), len(words)))
         yield _vector(Role.ROPE_FREQS, proportional_factors(rope, head_dim))
     if rope.get("rope_type") == "longrope":
         for role, key in _LONGROPE.items():

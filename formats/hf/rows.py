@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..errors import FormatError
 from . import rope
-from .dimensions import ALWAYS, Condition, Config, Dim, at_layer
+from .dimensions import ALWAYS, CONTEXT, HEAD_DIM, KV_HEADS, Condition, Config, Dim, at_layer
 
 
 class Getter(Protocol):
@@ -167,6 +168,11 @@ class LayerFlags:
     every: str = ""
     when: Condition = ALWAYS
 
+    @property
+    def words(self) -> tuple[Any, ...]:
+        """The words that a layer may have."""
+        return self.true, self.false
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if (words := config.get(self.hf)) is not None and self.when(config):
             yield self.gguf, [word == self.true for word in words]
@@ -228,8 +234,15 @@ class AttentionLayers:
     other: str
     gguf: str = "attention.head_count_kv"
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that a layer may have."""
+        return *_ATTENTION, self.other
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
-        heads = config["num_key_value_heads"]
+        if config.get("layer_types") is None:
+            raise FormatError("missing: which layers have attention", where="layer_types")
+        heads = KV_HEADS(config)
         yield self.gguf, [heads if word in _ATTENTION else 0 for word in config["layer_types"]]
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
@@ -281,16 +294,16 @@ class Rope:
         main = found.get("full_attention", found)
         yield from rope.to_gguf(main)
         if main["rope_type"] == "dynamic" and main.get("alpha"):
-            yield "rope.freq_base", rope.alpha_theta(main, config["head_dim"])
+            yield "rope.freq_base", rope.alpha_theta(main, HEAD_DIM(config))
         if main["rope_type"] == "longrope":
             yield "rope.scaling.original_context_length", main["original_max_position_embeddings"]
-            yield "rope.scaling.attn_factor", rope.longrope_attention_factor(main, config["max_position_embeddings"])
+            yield "rope.scaling.attn_factor", rope.longrope_attention_factor(main, CONTEXT(config))
         yield from ((gguf, main[hf]) for hf, gguf in self.extra.items() if main.get(hf) is not None)
         yield from ((gguf, main[hf] * by) for hf, (gguf, by) in self.scaled.items() if main.get(hf) is not None)
         if "sliding_attention" in found:
             yield "rope.freq_base_swa", found["sliding_attention"]["rope_theta"]
         if self.dimension:
-            yield "rope.dimension_count", rope.dimensions(main, config["head_dim"])
+            yield "rope.dimension_count", rope.dimensions(main, HEAD_DIM(config))
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         found = rope.to_hf(get)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -192,6 +192,21 @@ class Arch:
     def gguf(self) -> str:
         """``general.architecture`` of its files."""
         return self.gguf_name or self.name
+
+    @cached_property
+    def nouns(self) -> tuple[Any, ...]:
+        """Its rows and rules, and all sizes, conditions and ops in them: what reads a config."""
+        left: list[Any] = [*self.needs.values(), *self.implied.values(), *reversed(self.rules), *reversed(self.config)]
+        found: dict[int, Any] = {}
+        while left:
+            noun = left.pop()
+            if isinstance(noun, tuple):
+                left += noun
+            elif is_dataclass(noun) and id(noun) not in found:
+                found[id(noun)] = noun
+                no_experts = isinstance(noun, Rule) and "{expert}" not in noun.modules[0]
+                left += [getattr(noun, one.name) for one in fields(noun) if not (no_experts and one.name == "each")]
+        return tuple(found.values())
 
     def slots(self, config: Config) -> Iterator[Slot]:
         """Every tensor that a model of this config may have, in the model's order.

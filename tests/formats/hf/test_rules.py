@@ -261,7 +261,7 @@ def test_a_file_without_our_keys_comes_back(arch: str, tmp_path: Path) -> None:
         ("gemma3", {"attention_bias": True}, "attention_bias: is True; llama.cpp's gemma3 computes False"),
         (
             "gemma3",
-            {"num_hidden_layers": 1 << 30},
+            {"num_hidden_layers": 1 << 30, "layer_types": None},
             "num_hidden_layers: 13958643712 tensors are more than any model has",
         ),
         ("gemma3", {"intermediate_size": "x"}, "intermediate_size: 'x' is not a positive integer"),

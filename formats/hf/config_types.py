@@ -1,0 +1,148 @@
+"""The type that each key of a config.json must have: what the architecture's rows, rules and conditions take it for.
+
+Transformers 5 checks the same types (its configs are strict dataclasses), so what is refused here loads nowhere. A key
+that nothing reads may hold anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FormatError
+from ..gguf.keys import key_type
+from ..ir import ValueType
+from ..json_types import FLAG, NUMBER, OBJECT, TEXT, TEXTS, WHOLE, WHOLES, JsonType, check, optional, shown
+from .dimensions import LAYER_INDEX, Config, Dim, Is, LayerIn, LayerOverrides, OrDefault
+from .rows import Alternating, AttentionLayers, Key, LayerFlags, Mapped
+from .rules import Rule
+
+if TYPE_CHECKING:
+    from .rules import Arch, HFClass
+
+_OF_GGUF = {
+    ValueType.BOOL: FLAG,
+    ValueType.UINT32: WHOLE,
+    ValueType.INT32: WHOLE,
+    ValueType.FLOAT32: NUMBER,
+    ValueType.STRING: TEXT,
+}
+_OF_PYTHON = ((bool, FLAG), (int, WHOLE), (float, NUMBER), (str, TEXT))
+# What the readers of every checkpoint look up beside the architecture's data.
+_ALWAYS = {
+    "bos_token_id": optional(WHOLE),
+    "eos_token_id": optional(WHOLE, WHOLES),
+    "pad_token_id": optional(WHOLE),
+    "dtype": optional(TEXT),
+    "torch_dtype": optional(TEXT),
+    "rope_theta": optional(NUMBER),
+    "partial_rotary_factor": optional(NUMBER),
+    "rope_scaling": optional(OBJECT),
+    "rope_parameters": optional(OBJECT),
+    "original_max_position_embeddings": optional(WHOLE),
+    "per_layer_config": optional(OBJECT),
+}
+
+
+def check_types(config: Config, arch: Arch, cls: HFClass, path: Path, implied: Container[str] = ()) -> None:
+    """Check the values of a config.json, under quantmill's names and without defaults.
+
+    Args:
+        implied: keys that are inferred where they are null.
+
+    Raises:
+        FormatError: a value is not of the type that the architecture takes it for.
+    """
+    theirs = {ours: name for name, ours in cls.names.items()}
+    for key, type in {**_types(arch, cls), **_ALWAYS}.items():
+        value = config.get(key)
+        if key not in config or (value is None and _may_be_null(key, arch, cls, implied)):
+            continue
+        if type is WHOLE and isinstance(value, list) and value and len(value) == config.get("num_hidden_layers"):
+            type = WHOLES  # a value for each layer
+        check(value, type, path=path, where=theirs.get(key, key))
+    for layer, own in (config.get("per_layer_config") or {}).items():
+        check(own, OBJECT, path=path, where=f"per_layer_config.{layer}")
+    _check_words(config, arch, path)
+
+
+def _may_be_null(key: str, arch: Arch, cls: HFClass, implied: Container[str]) -> bool:
+    """Whether null says no more than a missing key would, or has a meaning of its own."""
+    rows = [row for row in arch.config if isinstance(row, Key) and row.hf == key]
+    return cls.defaults.get(key) is None or key in implied or any(row.optional or row.null is not None for row in rows)
+
+
+def _types(arch: Arch, cls: HFClass) -> dict[str, JsonType]:
+    """The keys that the architecture reads, and their types: where only a default tells, that of the default."""
+    types: dict[str, JsonType] = {}
+    for noun in arch.nouns:
+        for key, type in _reads(noun):
+            found = type or _of_example(cls.defaults.get(key))
+            if found is not None:
+                types.setdefault(key, found)
+    types.pop(str(LAYER_INDEX.of), None)  # which no config holds
+    return types
+
+
+def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
+    if isinstance(noun, Dim) and isinstance(noun.of, str):
+        yield noun.of, WHOLE
+    elif isinstance(noun, Is):
+        yield noun.key, _of_example(noun.value)
+    elif isinstance(noun, LayerIn):
+        yield noun.key, optional(WHOLES)
+    elif isinstance(noun, OrDefault):
+        yield noun.key, WHOLE
+    elif isinstance(noun, LayerOverrides):
+        yield from ((held, WHOLE) for held in noun.keys.values())
+    elif isinstance(noun, Key):
+        known = key_type(noun.gguf)
+        yield noun.hf, None if known is None else _OF_GGUF.get(known[0])
+    elif isinstance(noun, LayerFlags):
+        yield noun.hf, TEXTS
+        if noun.every:
+            yield noun.every, WHOLE
+    elif isinstance(noun, AttentionLayers):
+        yield "layer_types", TEXTS
+    elif isinstance(noun, Mapped):
+        yield noun.hf, TEXT
+    elif isinstance(noun, Alternating):
+        yield from ((key, WHOLE) for key in (noun.hf, noun.full))
+    elif isinstance(noun, Rule):
+        yield from ((key, FLAG) for key in (noun.bias, noun.unless) if isinstance(key, str))
+        if noun.per_layer:
+            yield noun.layers, WHOLE
+
+
+def _of_example(value: object) -> JsonType | None:
+    return next((of for type, of in _OF_PYTHON if isinstance(value, type)), None)
+
+
+def _check_words(config: Config, arch: Arch, path: Path) -> None:
+    """Check that ``layer_types`` has a word for each layer, and that the architecture knows the words of every key."""
+    words = config.get("layer_types")
+    kinds = {word for noun in arch.nouns for word in _words(noun)}
+    for noun in arch.config:
+        if isinstance(noun, Mapped):
+            _check_word(config.get(noun.hf), noun.names, path, noun.hf)
+    if words is None or not kinds:
+        return
+    for word in words:
+        _check_word(word, kinds, path, "layer_types")
+    if len(words) != config.get("num_hidden_layers", len(words)):
+        problem = f"{len(words)} words for {config['num_hidden_layers']} layers"
+        raise FormatError(problem, path=path, where="layer_types", hint="is config.json of one model?")
+
+
+def _words(noun: Any) -> tuple[Any, ...]:
+    """The words of ``layer_types`` that a noun knows."""
+    if isinstance(noun, Is):
+        return (noun.value,) if noun.key == "layer_types" else ()
+    return noun.words if isinstance(noun, (LayerFlags, AttentionLayers)) else ()
+
+
+def _check_word(word: Any, known: Collection[Any], path: Path, where: str) -> None:
+    if word is not None and word not in known:
+        hint = f"known: {', '.join(sorted(str(one) for one in known if one is not None))}"
+        raise FormatError(f"{shown(word)} has no meaning here", path=path, where=where, hint=hint)
