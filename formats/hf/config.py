@@ -26,11 +26,12 @@ _NOT_KEPT = {
 }  # fmt: skip
 _TOKEN_IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 # Keys of the outer config that apply to the text model in ``text_config``, too.
-_OUTER = ("tie_word_embeddings", "dtype", "torch_dtype", "quantization_config", *_TOKEN_IDS)
+TIED = "tie_word_embeddings"
+_OUTER = (TIED, "dtype", "torch_dtype", "quantization_config", *_TOKEN_IDS)
 # Defaults of every config class.
 _COMMON = {
     "attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True, "pad_token_id": None, "head_dim": None,
-    "tie_word_embeddings": False,
+    TIED: False,
 }  # fmt: skip
 
 _SIZES = (
@@ -48,7 +49,10 @@ def text_config(raw: Config) -> dict[str, Any]:
         return dict(raw)
     outer = {key: raw[key] for key in _OUTER if raw.get(key) is not None}
     whole = {key: raw[key] for key in ("architectures", "_name_or_path") if key in raw}
-    return {**outer, **inner, **whole}
+    merged = {**outer, **inner, **whole}
+    if outer.get(TIED):  # the wrapper ties what its text model alone would not
+        merged[TIED] = True
+    return merged
 
 
 def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any]:
@@ -161,8 +165,8 @@ def derive_config(
             found = (rule.roles[0], "bias") in roles
             if found or rule.bias in cls.defaults:
                 config[rule.bias] = found or bool(config.get(rule.bias))
-        if rule.unless:
-            config[rule.unless] = (rule.roles[0], "weight") not in roles
+        if rule.roles == (Role.OUTPUT,) and not rule.optional:
+            config[TIED] = (Role.OUTPUT, "weight") not in roles
     config = {**dict(_optional_flags({role for role, _ in roles}, arch, cls)), **config}
     if "rope_parameters" in config:
         config["rope_parameters"] |= rope.longrope_from_factors(tensors, get("rope.scaling.original_context_length"))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from . import rope
 from .archs import BY_CLASS
 from .card import general
 from .config import complete_config, config_residue, derive_config, text_config
+from .extras import Found, Say, copies, ignore, settle_copies
 from .generation import generation_residue
 from .links import check_links
 from .ops import Tensors, Transpose
@@ -33,7 +33,6 @@ from .rows import metadata_key
 from .rules import Arch, Slot, with_gguf_names
 from .weights import Stored, read_weights
 
-Say = Callable[[str], object]
 ORIGINAL = "quantmill.hf.original."  # + the checkpoint's name of a tensor
 
 
@@ -44,7 +43,8 @@ def read_hf(folder: str | Path, *, pre: str | None = None, say: Say | None = Non
         folder: with config.json, the weights (safetensors or ``pytorch_model.bin``, one file or shards) and the
             tokenizer's files. Without a tokenizer the model gets the vocabulary ``no_vocab``, which llama.cpp loads.
         pre: llama.cpp's name of the pre-tokenizer, such as ``qwen2``, instead of the one that is found.
-        say: called with a line about what the weights of a quantized checkpoint (GPTQ, AWQ, FP8...) become.
+        say: called with a line about what is left out, and what the weights of a quantized checkpoint (GPTQ, AWQ,
+            FP8...) become.
 
     Returns:
         the model with GGUF's names, metadata and order, its tensors in the checkpoint's types. What no standard key can
@@ -97,7 +97,10 @@ def assemble(
         config = complete_config(raw, arch, cls, path)
         required = {name for name, _ in required_shapes(arch, config)}
         stored = decode_packed(find_weights(arch, config), raw, folder, required=required, say=say)
-        tensors, kept = _read_tensors(arch, config, stored, folder, readable)
+        known = settle_copies(
+            arch, config, _renamed(arch, config, stored, folder, say or ignore), folder, say or ignore
+        )
+        tensors, kept = _read_tensors(arch, config, known, folder, readable)
     tokenizer = read_tokenizer(folder, vocab_size=config["vocab_size"], model_ids=raw, pre=pre)
     generation = read_json(folder / "generation_config.json")
 
@@ -200,7 +203,7 @@ def _read_tensors(
     tensors: list[Tensor] = list(rope.factor_tensors(config))
     kept = _Kept()
     unmatched = []
-    for name, weights in _renamed(arch, config, stored, slot_of):
+    for name, weights in stored.items():
         slot = slot_of.get(name)
         if slot is None:
             unmatched.append(name)
@@ -226,22 +229,24 @@ def _read_tensors(
 
 
 def _renamed(
-    arch: Arch, config: Mapping[str, Any], stored: Mapping[str, Stored], known: Container[str]
-) -> Iterator[tuple[str, Stored]]:
-    """The tensors under the names that the rules use, without those that carry no weights."""
+    arch: Arch, config: Mapping[str, Any], stored: Mapping[str, Stored], folder: Path, say: Say
+) -> dict[str, Stored]:
+    """The tensors under the names that the rules use, without the extras, of which a line is said."""
+    known = {name for slot in arch.slots(config) for name in slot.sources} | {copy.name for copy in copies(arch)}
+    out: dict[str, Stored] = {}
+    extras = Found()
     for name, weights in stored.items():
         if name not in known:
-            if any(fnmatchcase(name, pattern) for pattern in arch.ignored) or _is_beyond(arch, config, name):
+            if extras.take(arch, config, name, weights):
                 continue
             others = (ours + name.removeprefix(root) for root, ours in arch.roots.items() if name.startswith(root))
             name = next((other for other in others if other in known), name)
-        yield name, weights
-
-
-def _is_beyond(arch: Arch, config: Mapping[str, Any], name: str) -> bool:
-    """Whether a tensor is of a layer after the last, which predicts further tokens and which transformers ignores."""
-    number = name.removeprefix(arch.beyond).partition(".")[0] if arch.beyond and name.startswith(arch.beyond) else ""
-    return number.isdecimal() and int(number[:9]) >= int(config["num_hidden_layers"])
+        if name in out:
+            raise FormatError("the checkpoint has it under two names", path=folder, where=name)
+        out[name] = weights
+    for line in extras.lines(folder):
+        say(line)
+    return out
 
 
 def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:

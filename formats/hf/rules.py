@@ -16,6 +16,7 @@ from .ops import Op, Tensors, Transpose
 from .packed_tensors import apply_op
 
 if TYPE_CHECKING:
+    from .extras import Extra
     from .rows import ConfigRow
 
 # No checkpoint has so many tensors (DeepSeek V3 has 91,000); a config that claims them is wrong or hostile.
@@ -171,9 +172,7 @@ class Arch:
         needs: conditions that llama.cpp takes for granted, by the config key that a message names.
         implied: config keys that may be missing or null, and their value then.
         roots: beginnings of tensor names, and those that the rules use instead, for checkpoints of other wrappers.
-        ignored: patterns (``*``) of tensor names that are not weights of the text model.
-        beyond: what the names of layers begin with, if checkpoints have layers beyond the model's, which predict
-            further tokens; they are left out, as transformers does.
+        extras: tensors of checkpoints that become no tensor of the file, and why; ``extras.py`` adds what is common.
     """
 
     name: str
@@ -185,8 +184,7 @@ class Arch:
     needs: Mapping[str, Condition] = field(default_factory=dict)
     implied: Mapping[str, Implied] = field(default_factory=dict)
     roots: Mapping[str, str] = field(default_factory=dict)
-    ignored: tuple[str, ...] = ()
-    beyond: str = ""
+    extras: tuple[Extra, ...] = ()
 
     @property
     def gguf(self) -> str:

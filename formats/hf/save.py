@@ -22,7 +22,8 @@ from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
 from . import rope
 from .archs import ARCHS
-from .config import config_for_class, derive_config, with_defaults
+from .config import TIED, config_for_class, derive_config, with_defaults
+from .extras import same_weights
 from .generation import read_private, restore_generation
 from .load import ORIGINAL
 from .ops import Tensors
@@ -141,6 +142,8 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
     derived = derive_config(arch, cls, model.metadata, model.tensors, model.path)
     recorded = read_private(model.metadata.get("quantmill.hf.config"))
     config = {**derived, **recorded}
+    if TIED in derived:  # the tensors decide: a checkpoint may hold its embedding twice
+        config[TIED] = derived[TIED] or (bool(recorded.get(TIED)) and _same_head(model))
     for row in arch.config:
         if isinstance(row, Key) and not row.optional and config.get(row.hf) is None:
             where = f"{arch.gguf}.{row.gguf}"
@@ -155,6 +158,13 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
             full |= {"rope_type": "proportional", "partial_rotary_factor": turning / factors.width}
     written = config_for_class(config, recorded, arch, cls)
     return with_defaults(config, arch, cls), {"architectures": [name], "model_type": cls.model_type, **written}
+
+
+def _same_head(model: Model) -> bool:
+    embedding, head = (
+        next((t for t in model if t.name == f"{name}.weight"), None) for name in ("token_embd", "output")
+    )
+    return embedding is not None and head is not None and same_weights(embedding, head)
 
 
 def _llama3(tensor: Tensor, theta: float, path: Path) -> dict[str, Any]:

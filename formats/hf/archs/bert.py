@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ...ir import Role
 from ..dimensions import ALWAYS, CONTEXT, EMBD, FF, LAYER_INDEX, VOCAB, Dim, Is, LayerPattern, Q
+from ..extras import POSITIONS, LeftOut
 from ..rows import ConfigRow, Constant, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
 from .shared import SIZE_KEYS
@@ -60,7 +61,7 @@ BERT = Arch(
     ),
     fixed={"hidden_act": ("gelu", "gelu_new", "gelu_pytorch_tanh"), "is_decoder": False, "add_cross_attention": False},
     roots={"bert.": ""},
-    ignored=("*embeddings.position_ids", "cls.*"),
+    extras=(POSITIONS, LeftOut("cls.*", "heads of pretraining")),
 )  # fmt: skip
 
 _NOMIC = "encoder.layers.{layer}."
@@ -144,5 +145,5 @@ MODERN_BERT = Arch(
     needs={_EVERY: ~Is(_EVERY) | Is(_EVERY, 3)},
     implied={"layer_types": LayerPattern("sliding_attention", "full_attention", Dim(3), first=True)},
     roots={"model.": ""},
-    ignored=("head.*", "decoder.*"),
+    extras=tuple(LeftOut(f"{module}.*", "head that predicts masked tokens") for module in ("head", "decoder")),
 )  # fmt: skip

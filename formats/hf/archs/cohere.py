@@ -9,7 +9,7 @@ from ...ir import Role
 from ..dimensions import HEAD_DIM, HEADS, KV_HEADS, LAYERS, Dim, Is
 from ..rows import Computed, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
-from .shared import ATTN_NORM, EMBEDDING, FINAL_NORM, LAYER_PREFIX, SIZE_KEYS, attention, gated_mlp
+from .shared import ATTN_NORM, EMBEDDING, FINAL_NORM, LAYER_PREFIX, SIZE_KEYS, TIED_HEAD, attention, gated_mlp
 
 _COMMON = {
     "vocab_size": 256000, "hidden_size": 8192, "intermediate_size": 22528, "num_hidden_layers": 40,
@@ -17,7 +17,8 @@ _COMMON = {
     "logit_scale": 0.0625, "layer_norm_eps": 1e-5, "attention_bias": False, "tie_word_embeddings": True,
     "pad_token_id": 0, "bos_token_id": 5, "eos_token_id": 255001,
 }  # fmt: skip
-_FIXED = {"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": True}
+# Untied only if the head is equal all the same.
+_FIXED = {"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": (True, False)}
 _KEYS = (
     *SIZE_KEYS,
     Rope(dimension=True),
@@ -47,7 +48,7 @@ COMMAND_R = Arch(
     fixed=_FIXED,
     # llama.cpp recognizes the models with norms of q and k by their number of layers.
     needs={"use_qk_norm": _NORMED & _DEEP | ~_NORMED & ~_DEEP},
-    ignored=("lm_head.weight",),
+    extras=(TIED_HEAD,),
 )
 
 COHERE2 = Arch(
@@ -60,5 +61,5 @@ COHERE2 = Arch(
     ),
     rules=(EMBEDDING, ATTN_NORM, *attention(), *gated_mlp(), FINAL_NORM),
     fixed=_FIXED,
-    ignored=("lm_head.weight",),
+    extras=(TIED_HEAD,),
 )

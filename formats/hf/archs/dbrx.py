@@ -10,7 +10,7 @@ from ..dimensions import EMBD, EXPERTS, FF, KV, VOCAB
 from ..ops import Op, Reshape, Transpose
 from ..rows import Constant, Key
 from ..rules import Arch, HFClass, Rule
-from .shared import EXPERT_KEYS, HEAD, SIZE_KEYS
+from .shared import EXPERT_KEYS, OWN_HEAD, SIZE_KEYS
 
 _LAYER = "transformer.blocks.{layer}."
 _ATTN = _LAYER + "norm_attn_norm."
@@ -64,10 +64,10 @@ DBRX = Arch(
         _experts("v1", Role.FFN_UP_EXPS),
         _experts("w2", Role.FFN_DOWN_EXPS, Transpose()),
         Rule("transformer.norm_f", Role.OUTPUT_NORM, (EMBD,)),
-        HEAD,
+        OWN_HEAD,
     ),
     fixed={
-        "tie_word_embeddings": False, "ffn_config.moe_normalize_expert_weights": 1.0,
+        "ffn_config.moe_normalize_expert_weights": 1.0,
         "ffn_config.ffn_act_fn": ({"name": "silu"}, None),
     },
 )  # fmt: skip

@@ -18,9 +18,11 @@ from .shared import (
     EXPERT_KEYS,
     FFN_NORM,
     FINAL_NORM,
+    FURTHER_LAYERS,
     HEAD,
     LAYER_PREFIX,
     SIZE_KEYS,
+    TIED_HEAD,
     experts,
     gated_mlp,
     shared_expert,
@@ -111,7 +113,7 @@ DEEPSEEK2 = Arch(
     rules=_rules(),
     # llama.cpp scores a group by its two best experts, as V3 does; V2 takes only the best.
     fixed={"hidden_act": "silu", "attention_bias": False, "topk_method": "greedy", "norm_topk_prob": False},
-    beyond="model.layers.",
+    extras=(TIED_HEAD, FURTHER_LAYERS),
 )
 
 DEEPSEEK3 = Arch(
@@ -141,5 +143,5 @@ DEEPSEEK3 = Arch(
         )
     ),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
-    beyond="model.layers.",
+    extras=(TIED_HEAD, FURTHER_LAYERS),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ...ir import Role
 from ..dimensions import EXPERT_FF, EXPERTS, LAYER_INDEX, LAYERS, Dim, Equal, Is
+from ..extras import LeftOut
 from ..ops import Reshape
 from ..rows import Computed, Key
 from ..rules import Arch, HFClass, Rule
@@ -103,5 +104,5 @@ ERNIE4_5_MOE = Arch(
     fixed=_FIXED | {"moe_layer_interval": 1},
     needs={_LAST: Is(_LAST, -1) | Equal(Dim(_LAST) + 1, LAYERS)},
     roots={"ernie.": "model."},
-    ignored=("model.mtp_*",),
+    extras=(LeftOut("model.mtp_*", "layers that predict further tokens"),),
 )

@@ -15,10 +15,12 @@ from ..values import Add
 from .shared import (
     EMBEDDING,
     EPS_KEY,
+    HEAD,
     HEAD_DIM_KEYS,
     LAYER_PREFIX,
     SIZE_KEYS,
     TEXT_ROOTS,
+    TIED_HEAD,
     VISION,
     attention,
     gated_mlp,
@@ -33,7 +35,8 @@ _GELU = (
     "gelu_pytorch_tanh",
     "gelu",
 )  # llama.cpp computes the tanh form, which is what the first checkpoints mean by gelu
-_FIXED = {"tie_word_embeddings": True, "attention_bias": False, "use_bidirectional_attention": (None, False)}
+_FIXED = {"attention_bias": False, "use_bidirectional_attention": (None, False)}
+_NO_HEAD = _FIXED | {"tie_word_embeddings": (True, False)}  # untied only if the head is equal all the same
 _SCALAR = Dim("query_pre_attn_scalar")
 
 
@@ -74,8 +77,8 @@ GEMMA = Arch(
         *gated_mlp(),
         _FINAL_NORM,
     ),
-    fixed=_FIXED | {"hidden_act": _GELU},
-    ignored=("lm_head.weight",),
+    fixed=_NO_HEAD | {"hidden_act": _GELU},
+    extras=(TIED_HEAD,),
 )
 
 GEMMA2 = Arch(
@@ -100,10 +103,10 @@ GEMMA2 = Arch(
         Key("sliding_window", "attention.sliding_window"),
     ),
     rules=(EMBEDDING, _ATTN_NORM, *attention(), *_BLOCK_NORMS, *gated_mlp(), _FINAL_NORM),
-    fixed=_FIXED | {"hidden_activation": _GELU},
+    fixed=_NO_HEAD | {"hidden_activation": _GELU},
     needs={"query_pre_attn_scalar": Equal(_SCALAR, _scalar(46))},
     implied={"query_pre_attn_scalar": _scalar(46)},
-    ignored=("lm_head.weight",),
+    extras=(TIED_HEAD,),
 )
 
 _GEMMA3 = HFClass(
@@ -129,10 +132,10 @@ GEMMA3 = Arch(
         Key("sliding_window", "attention.sliding_window"),
         LayerFlags("layer_types", "attention.sliding_window_pattern", every="sliding_window_pattern"),
     ),
-    rules=(EMBEDDING, _ATTN_NORM, *attention(), *qk_norm(Add(1.0)), *_BLOCK_NORMS, *gated_mlp(), _FINAL_NORM),
+    rules=(EMBEDDING, _ATTN_NORM, *attention(), *qk_norm(Add(1.0)), *_BLOCK_NORMS, *gated_mlp(), _FINAL_NORM, HEAD),
     fixed=_FIXED | {"hidden_activation": _GELU, "attn_logit_softcapping": None},
     needs={"query_pre_attn_scalar": Equal(_SCALAR, _scalar(62))},
     implied={"query_pre_attn_scalar": _scalar(62)},
     roots=TEXT_ROOTS,
-    ignored=("*lm_head.weight", *VISION),
+    extras=(TIED_HEAD, *VISION),
 )

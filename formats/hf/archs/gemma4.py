@@ -24,9 +24,20 @@ from ..dimensions import (
     LayerPattern,
     Q,
 )
+from ..extras import LeftOut
 from ..rows import Alternating, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
-from .shared import EMBEDDING, EPS_KEY, FINAL_NORM, LAYER_PREFIX, TEXT_ROOTS, VISION, gated_mlp
+from .shared import (
+    EMBEDDING,
+    EPS_KEY,
+    FINAL_NORM,
+    HEAD,
+    LAYER_PREFIX,
+    TEXT_ROOTS,
+    TIED_HEAD,
+    VISION,
+    gated_mlp,
+)
 
 _INPUT = Dim("hidden_size_per_layer_input")
 _OWN_INPUT, _EXPERTS = Is("hidden_size_per_layer_input"), Is("enable_moe_block")
@@ -122,10 +133,11 @@ GEMMA4 = Arch(
         _norm("post_per_layer_input_norm", Role.PER_LAYER_POST_NORM, _OWN_INPUT),
         Rule(LAYER_PREFIX + "layer_scalar", Role.LAYER_OUT_SCALE, (Dim(1),), tensor=True),
         FINAL_NORM,
+        HEAD,
     ),
     fixed={
-        "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "tie_word_embeddings": True,
-        "use_double_wide_mlp": False, "use_bidirectional_attention": (None, "vision"),
+        "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "use_double_wide_mlp": False,
+        "use_bidirectional_attention": (None, "vision"),
     },
     implied={
         "layer_types": LayerPattern("sliding_attention", "full_attention", Dim(6)),
@@ -136,5 +148,11 @@ GEMMA4 = Arch(
         ),
     },
     roots=TEXT_ROOTS,
-    ignored=("*lm_head.weight", *VISION, "*audio_tower.*", "*embed_audio.*", "*embed_vision.*"),
+    extras=(
+        TIED_HEAD,
+        *VISION,
+        LeftOut("*embed_vision.*", "vision tower"),
+        LeftOut("*audio_tower.*", "audio tower"),
+        LeftOut("*embed_audio.*", "audio tower"),
+    ),
 )  # fmt: skip

@@ -17,6 +17,7 @@ from .shared import (
     EXPERT_KEYS,
     FFN_NORM,
     FINAL_NORM,
+    FURTHER_LAYERS,
     HEAD,
     HEAD_DIM_KEYS,
     LAYER_PREFIX,
@@ -115,5 +116,5 @@ GLM4_MOE = Arch(
         HEAD,
     ),
     fixed={"hidden_act": "silu"},
-    beyond="model.layers.",
+    extras=(FURTHER_LAYERS,),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ...ir import Role
 from ..dimensions import ALWAYS, CONTEXT, EMBD, FF, VOCAB, Dim
+from ..extras import causal_masks
 from ..ops import Transpose
 from ..rows import Key
 from ..rules import Arch, HFClass, Rule
@@ -66,5 +67,5 @@ GPT2 = Arch(
     },
     implied={"intermediate_size": 4 * EMBD},
     roots={"": "transformer."},
-    ignored=("*.attn.bias", "*.attn.masked_bias"),
+    extras=causal_masks("attn"),
 )  # fmt: skip

@@ -12,7 +12,17 @@ from ..dimensions import ALWAYS, EMBD, EXPERTS, FF, HEADS, Dim, LayerPattern
 from ..ops import Regroup, Split, Transpose
 from ..rows import Key, LayerFlags
 from ..rules import Arch, HFClass, Rule
-from .shared import ATTN_NORM, EMBEDDING, EXPERT_KEYS, FINAL_NORM, HEAD, HEAD_DIM_KEYS, KEYS, LAYER_PREFIX, attention
+from .shared import (
+    ATTN_NORM,
+    EMBEDDING,
+    EXPERT_KEYS,
+    FINAL_NORM,
+    HEAD_DIM_KEYS,
+    KEYS,
+    LAYER_PREFIX,
+    OWN_HEAD,
+    attention,
+)
 
 _EXPERTS = LAYER_PREFIX + "mlp.experts."
 _PAIRS = (Regroup((-1, 2), (1, 0), axis=1), Split((FF, FF), axis=1))  # gate and up alternate
@@ -59,11 +69,10 @@ GPT_OSS = Arch(
         Rule(_EXPERTS + "down_proj", Role.FFN_DOWN_EXPS, (EXPERTS, FF, EMBD), (Transpose(),), tensor=True),
         Rule(_EXPERTS + "down_proj_bias", Role.FFN_DOWN_EXPS, (EXPERTS, EMBD), tensor=True, part="bias"),
         FINAL_NORM,
-        HEAD,
+        OWN_HEAD,
     ),
     fixed={
         "hidden_act": "silu", "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "attention_bias": True,
-        "tie_word_embeddings": False,
     },
     implied={"layer_types": LayerPattern("sliding_attention", "full_attention", Dim(2))},
 )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ...ir import Role
 from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, VOCAB
+from ..extras import causal_masks
 from ..ops import Regroup
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
@@ -53,7 +54,7 @@ GPTNEOX = Arch(
     # llama.cpp computes the tanh form of gelu
     fixed={
         "hidden_act": ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "attention_bias": True,
-        "tie_word_embeddings": False,
     },
-    ignored=("*.attention.bias", "*.attention.masked_bias", "*.rotary_emb.inv_freq"),
+    roots={"lm_head.": "embed_out."},  # as transformers calls it since version 5
+    extras=causal_masks("attention"),
 )  # fmt: skip

@@ -18,6 +18,7 @@ from .shared import (
     HEAD_DIM_KEYS,
     KEYS,
     LAYER_PREFIX,
+    TIED_HEAD,
     attention,
     experts,
     gated_mlp,
@@ -49,6 +50,7 @@ HUNYUAN = Arch(
         HEAD,
     ),
     fixed=_FIXED,
+    extras=(TIED_HEAD,),
 )
 
 HUNYUAN_MOE = Arch(
@@ -80,5 +82,6 @@ HUNYUAN_MOE = Arch(
         HEAD,
     ),
     fixed=_FIXED,
+    extras=(TIED_HEAD,),
     needs={"use_qk_norm": ~Is("use_qk_norm", False)},
 )

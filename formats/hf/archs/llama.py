@@ -86,7 +86,7 @@ LLAMA = Arch(
     ),
     fixed={"hidden_act": "silu"},
     roots=TEXT_ROOTS,
-    ignored=("*.rotary_emb.inv_freq", *VISION),
+    extras=VISION,
 )
 
 MIXTRAL = Arch(
@@ -104,7 +104,6 @@ MIXTRAL = Arch(
         HEAD,
     ),
     fixed={"hidden_act": "silu"},
-    ignored=("*.rotary_emb.inv_freq",),
 )
 
 _MINISTRAL3 = HFClass(
@@ -130,7 +129,7 @@ MISTRAL3 = Arch(
     rules=(EMBEDDING, ATTN_NORM, *attention(permute=True), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
     fixed={"hidden_act": "silu", "sliding_window": None},
     roots=TEXT_ROOTS,
-    ignored=VISION,
+    extras=VISION,
 )
 
 _LLAMA4 = HFClass(
@@ -191,5 +190,5 @@ LLAMA4 = Arch(
     fixed={"hidden_act": "silu", "attention_bias": False, "attention_chunk_size": 8192, "no_rope_layer_interval": 4}
     | {"attn_temperature_tuning": (True, 4), "floor_scale": 8192, "attn_scale": 0.1},
     roots=TEXT_ROOTS,
-    ignored=VISION,
+    extras=VISION,
 )

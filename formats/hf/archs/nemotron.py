@@ -10,7 +10,7 @@ from ..dimensions import EMBD, FF, Equal, Q
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
 from ..values import Add
-from .shared import EMBEDDING, HEAD, HEAD_DIM_KEYS, LAYER_PREFIX, SIZE_KEYS, attention
+from .shared import EMBEDDING, HEAD_DIM_KEYS, LAYER_PREFIX, OWN_HEAD, SIZE_KEYS, attention
 
 
 def _norm(hf: str, role: Role) -> tuple[Rule, Rule]:
@@ -49,8 +49,8 @@ NEMOTRON = Arch(
         *_norm(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM),
         *_norm(LAYER_PREFIX + "post_attention_layernorm", Role.FFN_NORM),
         *_norm("model.norm", Role.OUTPUT_NORM),
-        HEAD,
+        OWN_HEAD,
     ),
-    fixed={"hidden_act": "relu2", "tie_word_embeddings": False},
+    fixed={"hidden_act": "relu2"},
     needs={"head_dim": Equal(Q, EMBD)},
 )  # fmt: skip

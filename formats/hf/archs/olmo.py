@@ -19,6 +19,7 @@ from .shared import (
     HEAD,
     KEYS,
     LAYER_PREFIX,
+    OWN_HEAD,
     SIZE_KEYS,
     attention,
     experts,
@@ -58,7 +59,7 @@ _OLMO2_RULES = (
     *gated_mlp(),
     Rule(LAYER_PREFIX + "post_feedforward_layernorm", Role.FFN_POST_NORM, (EMBD,)),
     FINAL_NORM,
-    HEAD,
+    OWN_HEAD,
 )
 
 OLMO2 = Arch(
@@ -66,7 +67,7 @@ OLMO2 = Arch(
     classes={"Olmo2ForCausalLM": HFClass("olmo2", _COMMON | {"rms_norm_eps": 1e-5})},
     config=KEYS,
     rules=_OLMO2_RULES,
-    fixed=_FIXED | {"tie_word_embeddings": False},
+    fixed=_FIXED,
 )
 
 OLMO3 = Arch(
@@ -85,7 +86,7 @@ OLMO3 = Arch(
         LayerFlags("layer_types", "attention.sliding_window_pattern"),
     ),
     rules=_OLMO2_RULES,
-    fixed=_FIXED | {"tie_word_embeddings": False},
+    fixed=_FIXED,
 )
 
 OLMOE = Arch(
@@ -102,7 +103,7 @@ OLMOE = Arch(
         )
     },
     config=(*KEYS, *EXPERT_KEYS),
-    rules=(EMBEDDING, ATTN_NORM, *attention(), *_QK_NORM, FFN_NORM, *experts(width=FF), FINAL_NORM, HEAD),
-    fixed=_FIXED | {"tie_word_embeddings": False, "norm_topk_prob": False, "clip_qkv": None},
+    rules=(EMBEDDING, ATTN_NORM, *attention(), *_QK_NORM, FFN_NORM, *experts(width=FF), FINAL_NORM, OWN_HEAD),
+    fixed=_FIXED | {"norm_topk_prob": False, "clip_qkv": None},
     needs={"num_key_value_heads": Equal(HEADS, KV_HEADS)},
 )

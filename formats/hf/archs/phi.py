@@ -38,7 +38,6 @@ PHI2 = Arch(
     ),
     fixed={
         "hidden_act": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "qk_layernorm": False,
-        "tie_word_embeddings": False,
     },
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ...ir import Role
 from ..dimensions import ALWAYS, EMBD, Dim, Equal, Is, LayerPattern, Q
+from ..extras import LeftOut
 from ..ops import Reshape, Split, Ungroup
 from ..rows import Computed, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
@@ -22,6 +23,7 @@ from .shared import (
     HEAD_DIM_KEYS,
     KEYS,
     LAYER_PREFIX,
+    OWN_HEAD,
     SIZE_KEYS,
     attention,
     experts,
@@ -87,7 +89,7 @@ QWEN2_MOE = Arch(
         Rule(LAYER_PREFIX + "mlp.shared_expert_gate", Role.FFN_GATE_INP_SHEXP, (Dim(1), EMBD)),
         *shared_expert(at=LAYER_PREFIX + "mlp.shared_expert.", width=Dim("shared_expert_intermediate_size")),
         FINAL_NORM,
-        HEAD,
+        OWN_HEAD,
     ),
     fixed=_FIXED | _ALL_SPARSE | {"norm_topk_prob": False},
 )
@@ -187,5 +189,5 @@ QWEN3_NEXT = Arch(
         "full_attention_interval": Dim(4),
         "layer_types": LayerPattern("linear_attention", "full_attention", Dim("full_attention_interval")),
     },
-    ignored=("mtp.*",),
+    extras=(LeftOut("mtp.*", "layers that predict further tokens"),),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...ir import Role
 from ..dimensions import ALWAYS, EMBD, EXPERT_FF, EXPERTS, FF, HEAD_DIM, HEADS, KV, KV_HEADS, VOCAB, Condition, Dim, Q
+from ..extras import Copy, LeftOut
 from ..ops import Op, PermuteRope, Stack
 from ..rows import Key, Rope
 from ..rules import Rule
@@ -29,7 +30,7 @@ TEXT_ROOTS = {
     "language_model.lm_head.": "lm_head.",
 }
 VISION = tuple(
-    f"{root}{name}*"
+    LeftOut(f"{root}{name}*", "vision tower")
     for root in ("", "model.")
     for name in ("vision_tower.", "vision_model.", "multi_modal_projector.", "vision_embed_tokens.")
 )
@@ -39,6 +40,9 @@ LAYER_PREFIX = "model.layers.{layer}."
 EMBEDDING = Rule("model.embed_tokens", Role.TOKEN_EMBD, (VOCAB, EMBD))
 FINAL_NORM = Rule("model.norm", Role.OUTPUT_NORM, (EMBD,))
 HEAD = Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD), unless="tie_word_embeddings")
+OWN_HEAD = Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD))  # where llama.cpp does not load a file without one
+TIED_HEAD = Copy("lm_head.weight", "model.embed_tokens.weight")  # an equal head is not written
+FURTHER_LAYERS = LeftOut("model.layers.{beyond}.*", "layers that predict further tokens")
 ATTN_NORM = Rule(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM, (EMBD,))
 FFN_NORM = Rule(LAYER_PREFIX + "post_attention_layernorm", Role.FFN_NORM, (EMBD,))
 

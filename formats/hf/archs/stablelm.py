@@ -12,7 +12,17 @@ from ..dimensions import ALWAYS, HEAD_DIM, HEADS, KV_HEADS, Dim, Is
 from ..ops import Stack
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
-from .shared import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, HEAD, LAYER_PREFIX, SIZE_KEYS, attention, gated_mlp
+from .shared import (
+    ATTN_NORM,
+    EMBEDDING,
+    FFN_NORM,
+    FINAL_NORM,
+    LAYER_PREFIX,
+    OWN_HEAD,
+    SIZE_KEYS,
+    attention,
+    gated_mlp,
+)
 
 
 def _norms(hf: str, role: Role, heads: Dim) -> Rule:
@@ -50,7 +60,7 @@ STABLELM = Arch(
         replace(FFN_NORM, bias=ALWAYS, when=~Is("use_parallel_residual")),
         *gated_mlp(),
         replace(FINAL_NORM, bias=ALWAYS),
-        HEAD,
+        OWN_HEAD,
     ),
-    fixed={"hidden_act": "silu", "tie_word_embeddings": False},
+    fixed={"hidden_act": "silu"},
 )  # fmt: skip

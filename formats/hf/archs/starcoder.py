@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ...ir import Role
 from ..dimensions import ALWAYS, CONTEXT, EMBD, FF, KV, VOCAB, Dim
+from ..extras import causal_masks
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
 from .shared import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, HEAD, LAYER_PREFIX, SIZE_KEYS, attention
@@ -52,7 +53,7 @@ STARCODER = Arch(
         "activation_function": _GELU, "multi_query": True, "scale_attn_weights": True, "add_cross_attention": False,
     },
     implied={"intermediate_size": 4 * EMBD, "num_key_value_heads": Dim(1)},
-    ignored=("*.attn.bias", "*.attn.masked_bias"),
+    extras=causal_masks("attn"),
 )  # fmt: skip
 
 STARCODER2 = Arch(

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ...ir import Role
 from ..dimensions import EMBD, FF, HEADS, LAYER_INDEX, LAYERS, VOCAB, Dim, Equal, Is, Q
+from ..extras import Copy
 from ..rows import Constant, Key
 from ..rules import Arch, HFClass, Rule
 
@@ -101,5 +102,9 @@ T5 = Arch(
     # In old configs, transformers takes untied embeddings as the sign that the decoder's output is not scaled.
     needs={"scale_decoder_outputs": Is("scale_decoder_outputs", False) | Is("tie_word_embeddings", False)},
     implied={"num_decoder_layers": LAYERS},
-    ignored=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+    extras=(
+        Copy("encoder.embed_tokens.weight", "shared.weight", key=None),
+        Copy("decoder.embed_tokens.weight", "shared.weight", key=None),
+        Copy("lm_head.weight", "shared.weight", key=None, kept=True),
+    ),
 )  # fmt: skip
