@@ -14,6 +14,7 @@ from ..json_types import OBJECT, POSITIVE_WHOLE, shown, take
 from . import rope
 from .config_types import check_types
 from .dimensions import EMBD, HEADS, Config, Implied, Is
+from .extras import TIED
 from .rows import Rope, metadata_key
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ _NOT_KEPT = {
 }  # fmt: skip
 _TOKEN_IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 # Keys of the outer config that apply to the text model in ``text_config``, too.
-TIED = "tie_word_embeddings"
 _OUTER = (TIED, "dtype", "torch_dtype", "quantization_config", *_TOKEN_IDS)
 # Defaults of every config class.
 _COMMON = {

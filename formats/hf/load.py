@@ -23,7 +23,6 @@ from . import rope
 from .archs import BY_CLASS
 from .card import general
 from .config import complete_config, config_residue, derive_config, text_config
-from .extras import Found, Say, copies, ignore, settle_copies
 from .generation import generation_residue
 from .links import check_links
 from .ops import Tensors, Transpose
@@ -31,6 +30,7 @@ from .packed import decode_packed
 from .packed_tensors import UnpackedTensor, transposed
 from .rows import metadata_key
 from .rules import Arch, Slot, with_gguf_names
+from .settle import Found, Say, copies, ignore, settle_copies
 from .weights import Stored, read_weights
 
 ORIGINAL = "quantmill.hf.original."  # + the checkpoint's name of a tensor

@@ -22,14 +22,15 @@ from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
 from . import rope
 from .archs import ARCHS
-from .config import TIED, config_for_class, derive_config, with_defaults
-from .extras import same_weights
+from .config import config_for_class, derive_config, with_defaults
+from .extras import TIED
 from .generation import read_private, restore_generation
 from .load import ORIGINAL
 from .ops import Tensors
 from .rows import Key
 from .rules import Arch, Slot
 from .safetensors import chunks, write_safetensors
+from .settle import same_weights
 
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
