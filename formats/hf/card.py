@@ -1,6 +1,7 @@
 """The ``general.*`` keys: facts about the model from a checkpoint's folder, as llama.cpp's converter collects them.
 
-Sources in order: the README's front matter, ``_name_or_path``, the folder's name; then generation_config's sampling.
+Sources in order: the README's front matter, ``_name_or_path``, the folder's name; then generation_config's sampling. A
+snapshot in the Hugging Face cache, whose own name is a hash, has the model's id for a name.
 Follows gguf-py's metadata.py.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
+from .hub_cache import checkpoint_id, checkpoint_name, id_of_snapshot
 
 # general.* key -> the front matter's names for it, the first present wins.
 _CARD = {
@@ -68,10 +70,10 @@ def general(
     }
     origin = config.get("_name_or_path")
     ids = [origin] if isinstance(origin, str) and origin.count("/") <= 1 else []
-    for model_id in (*ids, folder.resolve().name):
-        for key, value in name_parts(model_id, n_weights).items():
+    for one in (*ids, checkpoint_id(folder)):
+        for key, value in name_parts(one, n_weights).items():
             facts[key] = value if facts[key] is None else facts[key]
-    facts["name"] = facts["name"] or folder.resolve().name
+    facts["name"] = facts["name"] or checkpoint_name(folder)
     facts["size_label"] = facts["size_label"] or size_label(n_weights)
     if isinstance(facts["license"], list):
         facts["license"] = ",".join(str(one) for one in facts["license"])
@@ -108,8 +110,9 @@ def _sources(kind: str, value: Any, n_weights: int) -> Iterator[tuple[str, Any]]
 
 
 def _source(text: str, n_weights: int) -> dict[str, str]:
-    """Describe a base model or dataset given by its Hugging Face id or its URL."""
+    """Describe a base model or dataset given by its Hugging Face id, its URL or its snapshot in somebody's cache."""
     fields = {}
+    text = id_of_snapshot(text) or text
     if re.match(r"(https?|ssh)://", text):
         fields["repo_url"] = text
         match = re.match(r"https?://huggingface.co/([^/]+/[^/]+)$", text)

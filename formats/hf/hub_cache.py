@@ -28,22 +28,22 @@ def id_of_snapshot(path: str) -> str | None:
     return match[1].replace("--", "/", 1) if match else None
 
 
-def model_id(path: Path) -> str:
+def checkpoint_id(path: Path) -> str:
     """The model's id where the path is a snapshot in the cache, whose own name is a hash; else the path's name.
 
     Example:
         >>> from pathlib import Path
-        >>> from quantmill.formats.hf.hub_cache import model_id
-        >>> model_id(Path("hub/models--org--Tiny-1B/snapshots/0123abcd")), model_id(Path("models/Tiny-1B"))
+        >>> from quantmill.formats.hf.hub_cache import checkpoint_id
+        >>> checkpoint_id(Path("hub/models--org--Tiny-1B/snapshots/0123abcd")), checkpoint_id(Path("models/Tiny-1B"))
         ('org/Tiny-1B', 'Tiny-1B')
     """
     real = path.resolve()
     return id_of_snapshot(str(real)) or real.name
 
 
-def model_name(path: Path) -> str:
-    """As ``model_id``, without the organization."""
-    return model_id(path).rpartition("/")[2]
+def checkpoint_name(path: Path) -> str:
+    """As ``checkpoint_id``, without the organization."""
+    return checkpoint_id(path).rpartition("/")[2]
 
 
 def is_blobs(folder: Path) -> bool:

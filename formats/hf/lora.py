@@ -22,6 +22,7 @@ from ..qtypes import F32, QType
 from ..storage.endings import ending
 from .card import name_parts
 from .config import complete_config, text_config
+from .hub_cache import checkpoint_name, id_of_snapshot
 from .links import check_link, check_links
 from .load import arch_of_config
 from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
@@ -239,9 +240,10 @@ def _scaled(pair: _Pair, factor: float) -> _Pair:
 
 def _metadata(folder: Path, arch: Arch, about: Mapping[str, Any]) -> dict[str, Value]:
     facts: dict[str, Any] = {"general.architecture": arch.gguf, "general.type": "adapter", "adapter.type": "lora"}
-    facts["general.name"] = folder.resolve().name
+    facts["general.name"] = checkpoint_name(folder)
     named = about.get("base_model_name_or_path")
     if isinstance(named, str) and named:
+        named = id_of_snapshot(named) or named
         parts = name_parts(named, 0) if named.count("/") <= 1 else {}
         facts["general.base_model.count"] = 1
         facts["general.base_model.0.name"] = parts.get("name") or Path(named).name

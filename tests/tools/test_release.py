@@ -170,6 +170,17 @@ def test_from_python(tiny: Path, tmp_path: Path) -> None:
     assert (found.ok, found.same) == (True, {"Tiny-Llama.Q8_0.gguf": True})
 
 
+def test_a_snapshot_of_the_cache(tiny: Path, tmp_path: Path) -> None:
+    """Files, card and manifest have the model's name, not the hash that its folder is called."""
+    snapshot = shutil.copytree(tiny, tmp_path / "models--some-org--Tiny-7B" / "snapshots" / ("0123abcd" * 5))
+    made = release(snapshot, tmp_path / "set", ReleaseOptions(levels=["Q8_0"], imatrix=None))
+    assert (made.folder / "Tiny-7B.Q8_0.gguf").is_file()
+    card = (made.folder / "README.md").read_text()
+    assert "\nbase_model: some-org/Tiny-7B\n" in card
+    assert made.manifest.source_name == "Tiny-7B"
+    assert "0123abcd" not in card
+
+
 def test_manifests_with_the_former_name_of_recipe_sets(released: Path, tmp_path: Path) -> None:
     content = json.loads((released / "manifest.json").read_text())
     content["options"] = {"book": "2023-12"}

@@ -24,7 +24,7 @@ from .conversion import (
     write_checkpoint,
     write_copy,
 )
-from .models import read_model, source_kind, target_kind
+from .models import output_path, read_model, source_kind, target_kind
 from .options import Kind, ReadOptions, SizeTarget, StrPath, WriteOptions
 from .planning import with_imatrix
 from .ray_pool import ClusterOptions, connected
@@ -169,7 +169,8 @@ def _collected(request: Request, text: StrPath | None) -> Iterator[Path | None]:
     from ...formats.storage.source import file_stamps
     from .importance import collect_imatrix
 
-    src, beside = request.model.path, request.dst or request.model.path
+    src = request.model.path
+    beside = request.dst or output_path(src, "text")
     digest = hashlib.sha256(file_stamps([src]).encode("utf-8", "surrogateescape") + os.fsencode(text)).hexdigest()
     path = beside.with_name(f".{beside.name}.{digest[:8]}.imatrix.gguf")
     if not path.exists():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...formats.errors import FormatError
+from ...formats.hf.hub_cache import checkpoint_name, id_of_snapshot, newest_snapshot
 from ...formats.progress import Note, Progress, notes
 from ...formats.storage.endings import ending
 from .options import Kind, ReadOptions, SourceKind, StrPath
@@ -34,7 +35,9 @@ def source_kind(path: Path) -> SourceKind:
             return "hf"
         if (path / "adapter_config.json").is_file():
             return "lora"
-        raise FormatError("no config.json in this folder", path=path, hint="give a Hugging Face checkpoint's folder")
+        snapshot = newest_snapshot(path)
+        hint = f"give {snapshot}" if snapshot else "give a Hugging Face checkpoint's folder"
+        raise FormatError("no config.json in this folder", path=path, hint=hint)
     if path.is_file():
         from ...formats.ggml.wire import MAGICS
 
@@ -124,6 +127,9 @@ def without_float_ending(name: str) -> str:
 def output_path(model: Path, level: str, kind: Kind = "gguf") -> Path:
     """The usual name of a model's file at a level, beside the model.
 
+    A snapshot in the Hugging Face cache is named after its model, and nothing is written into the cache: the file is
+    for the current folder.
+
     Example:
         >>> from pathlib import Path
         >>> output_path(Path("model-f16.gguf"), "Q4_K_M").name
@@ -133,6 +139,9 @@ def output_path(model: Path, level: str, kind: Kind = "gguf") -> Path:
     """
     from ...formats.gguf.shards import shard_prefix
 
-    stem = without_float_ending(shard_prefix(model))
     ending = f"ggmlv3.{level[0].lower()}{level[1:]}.bin" if kind == "ggml" else f"{level}.gguf"
-    return model.with_name(f"{stem}.{ending}")
+    if model.name in ("", ".."):  # "." has no name of its own
+        model = model.resolve()
+    if id_of_snapshot(str(model.absolute())):
+        return Path(f"{without_float_ending(checkpoint_name(model))}.{ending}")
+    return model.with_name(f"{without_float_ending(shard_prefix(model))}.{ending}")

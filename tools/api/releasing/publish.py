@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....formats.hf.hub_cache import checkpoint_id, checkpoint_name
 from ....formats.storage.durable import sha256_of_file
 from .card import Facts, File, model_card
 from .manifest import NAME, EvaluationFacts, ImatrixFacts, Manifest, TextFacts, versions, write_manifest
@@ -53,7 +54,7 @@ def publish(
     rows.sort(key=lambda row: row.n_bytes)
     manifest = Manifest(
         versions=versions(),
-        source_name=path.resolve().name,
+        source_name=checkpoint_name(path),
         source=state.source or {},
         recipe_set=options.recipe_set,
         imatrix=None if imatrix is None else _imatrix_facts(imatrix, calibration_text, options.n_ctx),
@@ -135,11 +136,11 @@ def _card_facts(
 
 
 def _base_model(path: Path, card: Mapping[str, object]) -> str:
-    """The name that the checkpoint's own card gives, else the folder's."""
+    """The name that the checkpoint's own card gives, else the id in the Hugging Face cache, else the folder's name."""
     for key in ("model_id", "model_name", "name"):
         if isinstance(name := card.get(key), str):
             return name
-    return path.resolve().name
+    return checkpoint_id(path)
 
 
 def _provenance(manifest: Manifest, options: ReleaseOptions, folder: str) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....formats.errors import PlanError, WeightError, visible
+from ....formats.hf.hub_cache import checkpoint_name
 from ....formats.progress import Progress, note, notes
 from ....formats.storage.endings import without_ending
 from ....formats.storage.interrupts import when_cut_off
@@ -278,7 +279,7 @@ class _Steps:
 
 def _stem(model: Path, name: str | None) -> str:
     """What the files' names begin with; a folder's name with control characters in it is not taken as it is."""
-    own = without_float_ending(without_ending(model.resolve().name, ".gguf"))
+    own = without_float_ending(without_ending(checkpoint_name(model), ".gguf"))
     if not name and own == visible(own):
         return own
     seen = "".join(char if visible(char) == char else "-" for char in name or own)
