@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, located, name_list
+from ..errors import FormatError, UnmatchedTensor, located, name_list
 from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
 from ..gguf.vocab import tokenizer_to_metadata
-from ..ir import Model, Tensor, Tokenizer, Value
+from ..ir import Model, Role, Tensor, Tokenizer, Value
 from ..json_text import read_json
 from . import rope
-from .archs import BY_CLASS
 from .card import general
+from .classes import arch_of_config
 from .config import complete_config, config_residue, derive_config, text_config
 from .generation import generation_residue
 from .links import check_links
+from .names import Named, by_our_names, without_wrappers
 from .ops import Tensors, Transpose
 from .packed import decode_packed
 from .packed_tensors import UnpackedTensor, transposed
 from .rows import metadata_key
-from .rules import Arch, Slot, with_gguf_names
-from .settle import Found, Say, copies, ignore, settle_copies
+from .rules import Arch, HFClass, Slot, with_gguf_names, without_head
+from .settle import Found, Say, copies, extra_of, ignore, say_bare, settle_copies
 from .weights import Stored, read_weights
 
-ORIGINAL = "quantmill.hf.original."  # + the checkpoint's name of a tensor
+ORIGINAL = "quantmill.hf.original."  # + the rules' name of a tensor
+BARE = "quantmill.hf.bare"  # true if the checkpoint's names lack the base model's name
 
 
 def read_hf(folder: str | Path, *, pre: str | None = None, say: Say | None = None) -> Model:
@@ -69,12 +70,12 @@ def read_hf(folder: str | Path, *, pre: str | None = None, say: Say | None = Non
     """
     folder = Path(folder)
     check_links(folder)
-    return assemble(folder / "config.json", lambda arch, config: read_weights(folder, say), pre, say=say)
+    return assemble(folder / "config.json", lambda slots, config: read_weights(folder, say), pre, say=say)
 
 
 def assemble(
     path: Path,
-    find_weights: Callable[[Arch, Mapping[str, Any]], Mapping[str, Stored]],
+    find_weights: Callable[[Sequence[Slot], Mapping[str, Any]], Mapping[str, Stored]],
     pre: str | None = None,
     *,
     readable: bool = True,
@@ -84,23 +85,27 @@ def assemble(
 
     Args:
         path: the config.json.
-        find_weights: returns the checkpoint's tensors by name, given the architecture and the completed config.
+        find_weights: returns the checkpoint's tensors by name, given the architecture's and the completed config.
         readable: False if the weights have only shapes.
     """
     from .tokenizer.read import read_tokenizer
 
     folder = path.parent
     raw = text_config(read_json(path, required=True))
-    arch, name = arch_of_config(raw, path)
+    say = say or ignore
+    arch, name = arch_of_config(raw, path, say)
     cls = arch.classes[name]
     with located(path):
         config = complete_config(raw, arch, cls, path)
-        required = {name for name, _ in required_shapes(arch, config)}
-        stored = decode_packed(find_weights(arch, config), raw, folder, required=required, say=say)
-        known = settle_copies(
-            arch, config, _renamed(arch, config, stored, folder, say or ignore), folder, say or ignore
-        )
-        tensors, kept = _read_tensors(arch, config, known, folder, readable)
+        slots = list(arch.slots(config))
+        found = find_weights(without_head(slots) if cls.bare else slots, config)
+        named = _named(arch, cls, config, slots, found, raw, folder, say)
+        bare = cls.bare or named.bare
+        stored = settle_copies(arch, config, named.tensors, folder, say, bare=bare)
+        slots = list(arch.slots(config))
+        if bare:
+            slots = _maybe_without_head(arch, slots, stored, folder, say)
+        tensors, kept = _read_tensors(arch, config, slots, stored, folder, readable)
     tokenizer = read_tokenizer(folder, vocab_size=config["vocab_size"], model_ids=raw, pre=pre)
     generation = read_json(folder / "generation_config.json")
 
@@ -120,28 +125,60 @@ def assemble(
         metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
     metadata |= _vocabulary(tokenizer)
     metadata |= _private(arch, cls.text_of or name, config, metadata, tensors, kept, path)
+    if named.bare:
+        metadata[BARE] = typed(BARE, True)
     metadata |= generation_residue(generation, metadata)
     return Model(arch.gguf, metadata, tensors, folder, from_checkpoint=True)
 
 
-def arch_of_config(raw: Mapping[str, Any], path: Path) -> tuple[Arch, str]:
-    """The architecture of the model class that config.json names, and that class, a key of ``Arch.classes``.
+def _named(
+    arch: Arch,
+    cls: HFClass,
+    config: Mapping[str, Any],
+    slots: Sequence[Slot],
+    found: Mapping[str, Stored],
+    raw: Mapping[str, Any],
+    folder: Path,
+    say: Say,
+) -> Named:
+    """The checkpoint's tensors, decoded if they are packed, under the rules' names, without the extras."""
+    known = {name for slot in slots for name in slot.sources} | {copy.name for copy in copies(arch)}
+
+    def is_extra(name: str) -> bool:
+        return extra_of(arch, config, name) is not None
+
+    plain = without_wrappers(found, arch, known, is_extra, folder, say)
+    required = {name for name, _ in required_shapes(slots)}
+    required |= {name.removeprefix(arch.base) for name in required}
+    stored = decode_packed(plain, raw, folder, required=required, say=say)
+    named = by_our_names(stored, arch, cls, known, folder, say)
+    extras = Found()
+    tensors = {
+        name: weights
+        for name, weights in named.tensors.items()
+        if name in known or not extras.take(arch, config, name, weights)
+    }
+    for line in extras.lines(folder):
+        say(line)
+    return Named(tensors, named.bare)
+
+
+def _maybe_without_head(
+    arch: Arch, slots: list[Slot], stored: Mapping[str, Stored], folder: Path, say: Say
+) -> list[Slot]:
+    """The tensors of a bare model: without a head if it has none.
 
     Raises:
-        UnknownArchitecture: config.json names no class, or one that no architecture has.
+        UnmatchedTensor: llama.cpp cannot do without one.
     """
-    names = raw.get("architectures")
-    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
-    if name is None:
-        raise UnknownArchitecture("names no model class", path=path, where="architectures")
-    wrapped = f"{name}/{raw.get('model_type')}"
-    if wrapped in BY_CLASS:
-        return BY_CLASS[wrapped], wrapped
-    if name not in BY_CLASS:
-        near = get_close_matches(name, BY_CLASS, n=1, cutoff=0)
-        hint = f"nearest known: {near[0]}; see docs/adding-an-architecture.md"
-        raise UnknownArchitecture(f"unknown model class {name!r}", path=path, where="architectures", hint=hint)
-    return BY_CLASS[name], name
+    heads = [name for slot in slots if slot.required and Role.OUTPUT in slot.rule.roles for name in slot.sources]
+    if all(name in stored for name in heads):
+        return slots
+    if arch.needs_head:
+        problem = f"a bare model, without {name_list(heads)}, which llama.cpp's {arch.gguf} needs"
+        raise UnmatchedTensor(problem, path=folder, hint="save it with its head, as a causal language model")
+    say_bare(folder, heads, say)
+    return without_head(slots)
 
 
 def _vocabulary(tokenizer: Tokenizer | None) -> dict[str, Value]:
@@ -186,18 +223,22 @@ def _private(
     return {key: typed(key, value) for key, value in facts.items()}
 
 
-def required_shapes(arch: Arch, config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The name and shape of every tensor that a checkpoint of this config must have, by the architecture's rules."""
-    for slot in arch.slots(config):
+def required_shapes(slots: Sequence[Slot]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The name and shape of every tensor that a checkpoint must have, by the architecture's rules."""
+    for slot in slots:
         if slot.required:
             yield from ((name, slot.shape) for name in slot.sources)
 
 
 def _read_tensors(
-    arch: Arch, config: Mapping[str, Any], stored: Mapping[str, Stored], folder: Path, readable: bool
+    arch: Arch,
+    config: Mapping[str, Any],
+    slots: Sequence[Slot],
+    stored: Mapping[str, Stored],
+    folder: Path,
+    readable: bool,
 ) -> tuple[tuple[Tensor, ...], _Kept]:
     """The model's tensors, in the order in which the checkpoint completes them."""
-    slots = list(arch.slots(config))
     slot_of = {name: slot for slot in slots for name in slot.sources}
     found: dict[tuple[str, ...], dict[str, Tensor]] = {}
     tensors: list[Tensor] = list(rope.factor_tensors(config))
@@ -219,7 +260,7 @@ def _read_tensors(
                 kept.originals |= _lost(slot, sources, made)
     if unmatched:
         problem = f"no rule of {arch.name} matches {name_list(unmatched)}"
-        raise UnmatchedTensor(problem, path=folder, hint="is config.json of the same model? Is it an adapter?")
+        raise UnmatchedTensor(problem, path=folder, hint=_hint(unmatched))
     wanted = [slot for slot in slots if slot.required or slot.sources in found]
     missing = [name for slot in wanted for name in slot.sources if name not in found.get(slot.sources, ())]
     if missing:
@@ -228,25 +269,10 @@ def _read_tensors(
     return tuple(tensors), kept
 
 
-def _renamed(
-    arch: Arch, config: Mapping[str, Any], stored: Mapping[str, Stored], folder: Path, say: Say
-) -> dict[str, Stored]:
-    """The tensors under the names that the rules use, without the extras, of which a line is said."""
-    known = {name for slot in arch.slots(config) for name in slot.sources} | {copy.name for copy in copies(arch)}
-    out: dict[str, Stored] = {}
-    extras = Found()
-    for name, weights in stored.items():
-        if name not in known:
-            if extras.take(arch, config, name, weights):
-                continue
-            others = (ours + name.removeprefix(root) for root, ours in arch.roots.items() if name.startswith(root))
-            name = next((other for other in others if other in known), name)
-        if name in out:
-            raise FormatError("the checkpoint has it under two names", path=folder, where=name)
-        out[name] = weights
-    for line in extras.lines(folder):
-        say(line)
-    return out
+def _hint(unmatched: Sequence[str]) -> str:
+    if any(".lora_" in name or ".base_layer." in name for name in unmatched):
+        return "an adapter is in it: merge it, with merge_and_unload(), and save again"
+    return "is config.json of the same model? Is it an adapter?"
 
 
 def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:

@@ -7,7 +7,7 @@ move those of the weight. Source of keys and names: convert_lora_to_gguf.py and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -21,10 +21,11 @@ from ..json_text import read_json
 from ..qtypes import F32, QType
 from ..storage.endings import ending
 from .card import name_parts
+from .classes import arch_of_config
 from .config import complete_config, text_config
 from .hub_cache import checkpoint_name, id_of_snapshot
 from .links import check_link, check_links
-from .load import arch_of_config
+from .names import our_name
 from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
 from .rules import Arch, Slot
 from .safetensors import read_safetensors
@@ -165,10 +166,12 @@ def _place(
     arch: Arch, config: Mapping[str, Any], pairs: Mapping[str, _Pair], factors: Mapping[str, float], folder: Path
 ) -> Iterator[Tensor]:
     left = dict(pairs)
-    for slot in arch.slots(config):
+    slots = list(arch.slots(config))
+    theirs = _their_names(arch, {name for slot in slots for name in slot.sources}, pairs, folder)
+    for slot in slots:
         if slot.part != "weight":
             continue
-        names = [_found(name, arch, left) for name in slot.sources]
+        names = [theirs.get(name) for name in slot.sources]
         if not any(names):
             continue
         if not all(names):
@@ -184,10 +187,14 @@ def _place(
         raise UnmatchedTensor(problem, path=folder, hint="is --base the model that it was trained on?")
 
 
-def _found(name: str, arch: Arch, pairs: Mapping[str, _Pair]) -> str | None:
-    """Find the pair of a weight, under any of the names that checkpoints have for the weight."""
-    others = [root + name.removeprefix(ours) for root, ours in arch.roots.items() if name.startswith(ours)]
-    return next((other for other in (name, *others) if other in pairs), None)
+def _their_names(arch: Arch, known: Collection[str], pairs: Iterable[str], folder: Path) -> dict[str, str]:
+    """The adapter's names of weights by those of the rules."""
+    found: dict[str, str] = {}
+    for name in pairs:
+        ours = our_name(name, arch, known)
+        if ours and found.setdefault(ours, name) != name:
+            raise FormatError(f"changes the same weight as {found[ours]}", path=folder, where=name)
+    return found
 
 
 def _check_shape(pair: _Pair, slot: Slot, source: str, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -147,6 +148,7 @@ class HFClass:
         names: the class's names of config keys, and quantmill's for them (``n_embd``: ``hidden_size``).
         text_of: for a class with vision or sound, the class of its text model, which is written back instead.
         parts: keys that hold nested dicts of the text model; a key ``k`` in ``ffn_config`` is called ``ffn_config.k``.
+        bare: the class has no head: its result is the last hidden states.
     """
 
     model_type: str
@@ -154,6 +156,7 @@ class HFClass:
     names: Mapping[str, str] = field(default_factory=dict)
     text_of: str | None = None
     parts: tuple[str, ...] = ()
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,8 @@ class Arch:
             meaning, of which the first is written.
         needs: conditions that llama.cpp takes for granted, by the config key that a message names.
         implied: config keys that may be missing or null, and their value then.
+        base: what tensor names begin with in a class with a head, and not in the bare class: ``base_model_prefix`` of
+            transformers, and a dot.
         roots: beginnings of tensor names, and those that the rules use instead, for checkpoints of other wrappers.
         extras: tensors of checkpoints that become no tensor of the file, and why; ``extras.py`` adds what is common.
     """
@@ -183,6 +188,7 @@ class Arch:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, Condition] = field(default_factory=dict)
     implied: Mapping[str, Implied] = field(default_factory=dict)
+    base: str = "model."
     roots: Mapping[str, str] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
 
@@ -206,6 +212,28 @@ class Arch:
                 left += [getattr(noun, one.name) for one in fields(noun) if not (no_experts and one.name == "each")]
         return tuple(found.values())
 
+    @property
+    def needs_head(self) -> bool:
+        """Whether llama.cpp does not take the embedding where the output matrix is missing."""
+        heads = (rule for rule in self.rules if Role.OUTPUT in rule.roles)
+        return any(rule.unless is None and not rule.optional for rule in heads)
+
+    def with_bare_classes(self) -> Arch:
+        """The same with the class of transformers that has no head, for each that has one."""
+        bare: dict[str, HFClass] = {}
+        for name, cls in self.classes.items():
+            if (own := self._bare(name)) not in self.classes:
+                text = cls.text_of and self._bare(cls.text_of)
+                bare.setdefault(own, replace(cls, bare=True, text_of=text))
+        return replace(self, classes={**self.classes, **bare})
+
+    def _bare(self, name: str) -> str:
+        """``LlamaModel`` for ``LlamaForCausalLM``; ``Gemma3TextModel`` where ``Gemma3Model`` sees, too."""
+        wrappers = {stem(other) for other, cls in self.classes.items() if cls.text_of}
+        text = "Text" if stem(name) in wrappers and not self.classes[name].text_of else ""
+        _, slash, kind = name.partition("/")
+        return f"{stem(name)}{text}Model{slash}{kind}"
+
     def slots(self, config: Config) -> Iterator[Slot]:
         """Every tensor that a model of this config may have, in the model's order.
 
@@ -224,6 +252,11 @@ class Arch:
                     yield from _slots(rule, layer, seen)
 
 
+def stem(name: str) -> str:
+    """A model class's name without what says which head it has: ``Llama`` of ``LlamaForCausalLM``, ``LlamaModel``."""
+    return re.sub(r"(For[A-Z]\w*|LMHeadModel|(Text)?Model)?(/.*)?$", "", name, count=1)
+
+
 def _slots(rule: Rule, layer: int | None, config: Config) -> Iterator[Slot]:
     if not rule.when(config):
         return
@@ -233,6 +266,11 @@ def _slots(rule: Rule, layer: int | None, config: Config) -> Iterator[Slot]:
         yield Slot(rule, layer, "bias", config, bool(config.get(rule.bias)))
     elif rule.bias is not None and rule.bias(config):
         yield Slot(rule, layer, "bias", config, not (rule.optional or isinstance(rule.bias, Maybe)))
+
+
+def without_head(slots: Iterable[Slot]) -> list[Slot]:
+    """The same slots for a model that may lack the output matrix."""
+    return [replace(slot, required=False) if Role.OUTPUT in slot.rule.roles else slot for slot in slots]
 
 
 def with_gguf_names(slot: Slot, tensors: Tensors) -> Iterator[Tensor]:

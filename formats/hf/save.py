@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -25,10 +25,10 @@ from .archs import ARCHS
 from .config import config_for_class, derive_config, with_defaults
 from .extras import TIED
 from .generation import read_private, restore_generation
-from .load import ORIGINAL
+from .load import BARE, ORIGINAL
 from .ops import Tensors
 from .rows import Key
-from .rules import Arch, Slot
+from .rules import Arch, Slot, without_head
 from .safetensors import chunks, write_safetensors
 from .settle import same_weights
 
@@ -73,17 +73,20 @@ def write_hf(
     """
     arch, name = arch_of_model(model)
     complete, config = restore_config(arch, name, model)
-    tensors = _restore_tensors(arch, model, complete)
+    slots = list(arch.slots(complete))
+    tensors = _restore_tensors(arch, model, without_head(slots) if _is_bare(arch, name, model) else slots)
     common = _common_dtype(model) if dtype == "auto" else _float_type(dtype, model.path)
     if dtype == "auto":
         own = _own_dtypes(model)
-        computed = _computed_names(arch, complete)
+        computed = _computed_names(slots)
         tensors = [
             (_cast if tensor.name in computed else _cast_exactly)(tensor, own.get(tensor.name, common))
             for tensor in tensors
         ]
     else:
         tensors = [_cast(tensor, common) for tensor in tensors]
+    if model.get(BARE):
+        tensors = [replace(tensor, name=tensor.name.removeprefix(arch.base)) for tensor in tensors]
     # transformers 4 knows torch_dtype only, transformers 5 reads it too.
     config["torch_dtype"] = TORCH_NAMES[common.name]
     tokenizer = tokenizer_from_metadata(model.metadata)
@@ -143,7 +146,9 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
     derived = derive_config(arch, cls, model.metadata, model.tensors, model.path)
     recorded = read_private(model.metadata.get("quantmill.hf.config"))
     config = {**derived, **recorded}
-    if TIED in derived:  # the tensors decide: a checkpoint may hold its embedding twice
+    if TIED in derived and not _is_bare(
+        arch, name, model
+    ):  # the tensors decide: a checkpoint may hold its embedding twice
         config[TIED] = derived[TIED] or (bool(recorded.get(TIED)) and _same_head(model))
     for row in arch.config:
         if isinstance(row, Key) and not row.optional and config.get(row.hf) is None:
@@ -161,6 +166,12 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
     return with_defaults(config, arch, cls), {"architectures": [name], "model_type": cls.model_type, **written}
 
 
+def _is_bare(arch: Arch, name: str, model: Model) -> bool:
+    """Whether the checkpoint has no head, by its class or by its names."""
+    has_head = any(tensor.role is Role.OUTPUT for tensor in model)
+    return not has_head and (arch.classes[name].bare or bool(model.get(BARE)))
+
+
 def _same_head(model: Model) -> bool:
     embedding, head = (
         next((t for t in model if t.name == f"{name}.weight"), None) for name in ("token_embd", "output")
@@ -176,7 +187,7 @@ def _llama3(tensor: Tensor, theta: float, path: Path) -> dict[str, Any]:
     return found
 
 
-def _restore_tensors(arch: Arch, model: Model, config: Mapping[str, Any]) -> list[Tensor]:
+def _restore_tensors(arch: Arch, model: Model, slots: Sequence[Slot]) -> list[Tensor]:
     """The checkpoint's tensors under its own names, in the model's order."""
     given = {tensor.name: tensor for tensor in model.tensors if tensor.role not in rope.FACTOR_ROLES}
     for tensor in given.values():
@@ -185,7 +196,7 @@ def _restore_tensors(arch: Arch, model: Model, config: Mapping[str, Any]) -> lis
             raise FormatError(problem, path=model.path, where=tensor.name)
     out: list[Tensor] = []
     missing: list[str] = []
-    for slot in arch.slots(config):
+    for slot in slots:
         absent = [name for name in slot.targets if name not in given]
         if absent:
             missing += absent if slot.required or len(absent) < len(slot.targets) else []
@@ -225,9 +236,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
 
 
-def _computed_names(arch: Arch, config: Mapping[str, Any]) -> set[str]:
+def _computed_names(slots: Sequence[Slot]) -> set[str]:
     """Names of tensors with computed values, which are rounded to the checkpoint's type even if that loses bits."""
-    return {name for slot in arch.slots(config) if not slot.rule.exact for name in slot.sources}
+    return {name for slot in slots if not slot.rule.exact for name in slot.sources}
 
 
 def _common_dtype(model: Model) -> QType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, UnmatchedTensor
+from ..errors import FormatError, UnmatchedTensor, name_list
 from ..floats import to_f32
 from ..ir import Role, Tensor
 from ..storage.output import human_bytes
@@ -29,6 +29,12 @@ def ignore(text: str) -> None:
     """A ``say`` where nobody listens."""
 
 
+def say_bare(folder: Path, heads: Sequence[str], say: Say) -> None:
+    """Say what a file without a head computes."""
+    lack = f"a bare model, without {name_list(heads)}"
+    say(f"{folder}: {lack}: where logits are asked for, llama.cpp takes the embedding")
+
+
 def copies(arch: Arch) -> tuple[Copy, ...]:
     """The tensors that transformers ties to others: those of the table, and the head to the embedding."""
     listed = tuple(extra for extra in arch.extras if isinstance(extra, Copy))
@@ -43,13 +49,14 @@ def _global(arch: Arch, role: Role) -> Rule | None:
 
 
 def settle_copies(
-    arch: Arch, config: dict[str, Any], stored: Mapping[str, Stored], folder: Path, say: Say
+    arch: Arch, config: dict[str, Any], stored: Mapping[str, Stored], folder: Path, say: Say, *, bare: bool = False
 ) -> dict[str, Stored]:
     """Compare every copy with its original, as transformers does, and keep what is needed of the two.
 
     Args:
         config: its flags become what the weights make true.
         stored: the checkpoint's tensors, under the names that the rules use.
+        bare: it is of a class without a head.
 
     Raises:
         FormatError: a copy differs, and llama.cpp has no place for it.
@@ -61,6 +68,8 @@ def settle_copies(
         tied = copy.key is None or bool(config.get(copy.key))
         if tied:
             _complete(copy, rule, arch, out, folder, say)
+        elif rule is None and copy.name not in out and bare:
+            say_bare(folder, [copy.name], say)
         elif rule is None and copy.name not in out:
             raise UnmatchedTensor(
                 f"missing {copy.name}", path=folder, hint=f"config.json says that {copy.key} is false"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Bytes, Model, Role, Tensor, Tokenizer, TokenType
 from ..qtypes import BF16, F16, F32
 from .load import assemble, required_shapes
-from .rules import Arch
+from .rules import Slot
+from .settle import Say
 from .weights import Stored
 
 _DTYPES = {"float16": F16, "bfloat16": BF16, "float32": F32}
 
 
-def read_shapes(path: Path, *, pre: str | None = None) -> Model:
+def read_shapes(path: Path, *, pre: str | None = None, say: Say | None = None) -> Model:
     """Build the Model that ``read_hf`` would return, without its weights: shapes follow from the architecture's rules.
 
     Its tensors have the config's dtype (F16 if it has none) and cannot be read.
@@ -28,19 +29,20 @@ def read_shapes(path: Path, *, pre: str | None = None) -> Model:
     Args:
         path: a config.json.
         pre: llama.cpp's name of the pre-tokenizer, instead of the one that is found.
+        say: called with a line about what is assumed.
 
     Raises:
         FormatError: the config is not valid; UnknownArchitecture, TokenizerError: as for ``read_hf``.
     """
 
-    def imagined(arch: Arch, config: Mapping[str, Any]) -> dict[str, Stored]:
+    def imagined(slots: Sequence[Slot], config: Mapping[str, Any]) -> dict[str, Stored]:
         qtype = _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."), F16)
         return {
             name: Tensor(name, Role.OTHER, None, shape, qtype, _no_weights, f"{path}: {name}")
-            for name, shape in required_shapes(arch, config)
+            for name, shape in required_shapes(slots)
         }
 
-    return assemble(Path(path), imagined, pre, readable=False)
+    return assemble(Path(path), imagined, pre, readable=False, say=say)
 
 
 # What a token takes in a file on average: a text of Llama's 32,000, and a merge of Qwen2's 152,000.

@@ -106,7 +106,7 @@ def read_for_plan(source: StrPath | Model, *, progress: Progress | None = None) 
     if bare or (path.is_dir() and (path / "config.json").is_file() and not _has_weights(path)):
         from ...formats.hf.shapes import read_shapes
 
-        return read_shapes(path if bare else path / "config.json")
+        return read_shapes(path if bare else path / "config.json", say=notes(progress))
     return read_model(path, progress=progress)
 
 

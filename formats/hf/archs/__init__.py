@@ -32,6 +32,13 @@ from .stablelm import STABLELM
 from .starcoder import STARCODER, STARCODER2
 from .t5 import T5
 
-ARCHS: tuple[Arch, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Arch))
+ARCHS: tuple[Arch, ...] = tuple(
+    value.with_bare_classes() for value in list(globals().values()) if isinstance(value, Arch)
+)
 
 BY_CLASS = {name: arch for arch in ARCHS for name in arch.classes}
+# The classes of each ``model_type``, those with a head first.
+BY_MODEL_TYPE: dict[str, tuple[str, ...]] = {}
+for _arch in ARCHS:
+    for _name, _cls in _arch.classes.items():
+        BY_MODEL_TYPE[_cls.model_type] = (*BY_MODEL_TYPE.get(_cls.model_type, ()), _name)

@@ -60,7 +60,7 @@ BERT = Arch(
         Rule("pooler.dense", Role.CLS, (EMBD, EMBD), bias=ALWAYS, optional=True),
     ),
     fixed={"hidden_act": ("gelu", "gelu_new", "gelu_pytorch_tanh"), "is_decoder": False, "add_cross_attention": False},
-    roots={"bert.": ""},
+    base="bert.",
     extras=(POSITIONS, LeftOut("cls.*", "heads of pretraining")),
 )  # fmt: skip
 
@@ -94,6 +94,7 @@ NOMIC_BERT = Arch(
         Rule(_NOMIC + "norm2", Role.LAYER_OUT_NORM, (EMBD,), bias=ALWAYS),
     ),
     fixed={"hidden_act": "silu"},
+    base="nomic_bert.",
 )  # fmt: skip
 
 _MODERN = "layers.{layer}."
@@ -144,6 +145,5 @@ MODERN_BERT = Arch(
     },
     needs={_EVERY: ~Is(_EVERY) | Is(_EVERY, 3)},
     implied={"layer_types": LayerPattern("sliding_attention", "full_attention", Dim(3), first=True)},
-    roots={"model.": ""},
     extras=tuple(LeftOut(f"{module}.*", "head that predicts masked tokens") for module in ("head", "decoder")),
 )  # fmt: skip

@@ -54,5 +54,5 @@ BLOOM = Arch(
         Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD), unless="tie_word_embeddings"),
     ),
     fixed={"apply_residual_connection_post_layernorm": False},
-    roots={"": "transformer."},
+    base="transformer.",
 )  # fmt: skip

@@ -70,4 +70,5 @@ DBRX = Arch(
         "ffn_config.moe_normalize_expert_weights": 1.0,
         "ffn_config.ffn_act_fn": ({"name": "silu"}, None),
     },
+    base="transformer.",
 )  # fmt: skip

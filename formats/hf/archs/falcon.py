@@ -86,4 +86,5 @@ FALCON = Arch(
     fixed={"activation": ("gelu", "gelu_new", "gelu_pytorch_tanh"), "alibi": False, "bias": False},
     needs={"multi_query": _NEW | Is("multi_query"), "parallel_attn": Is("parallel_attn")},
     implied={"intermediate_size": 4 * EMBD, "num_kv_heads": HEADS},
+    base="transformer.",
 )  # fmt: skip

@@ -66,6 +66,6 @@ GPT2 = Arch(
         "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
     },
     implied={"intermediate_size": 4 * EMBD},
-    roots={"": "transformer."},
+    base="transformer.",
     extras=causal_masks("attn"),
 )  # fmt: skip

@@ -55,6 +55,7 @@ GPTNEOX = Arch(
     fixed={
         "hidden_act": ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "attention_bias": True,
     },
+    base="gpt_neox.",
     roots={"lm_head.": "embed_out."},  # as transformers calls it since version 5
     extras=causal_masks("attention"),
 )  # fmt: skip

@@ -117,6 +117,7 @@ MAMBA = Arch(
     ),
     fixed=_FIXED,
     implied={"intermediate_size": 2 * EMBD, "time_step_rank": (EMBD + 15) // 16},
+    base="backbone.",
 )
 
 _HEADS = Dim("num_heads")
@@ -146,5 +147,6 @@ MAMBA2 = Arch(
     ),
     fixed=_FIXED | {"time_step_limit": NO_LIMIT},
     implied={"head_dim": 2 * EMBD // _HEADS},
+    base="backbone.",
     roots={"model.": ""},
 )

@@ -62,4 +62,5 @@ MPT = Arch(
         "attn_config.alibi_bias_max": 8, "attn_config.attn_type": "multihead_attention", "attn_config.qk_ln": False,
         "attn_config.softmax_scale": None, "attn_config.prefix_lm": False,
     },
+    base="transformer.",
 )  # fmt: skip

@@ -53,6 +53,7 @@ STARCODER = Arch(
         "activation_function": _GELU, "multi_query": True, "scale_attn_weights": True, "add_cross_attention": False,
     },
     implied={"intermediate_size": 4 * EMBD, "num_key_value_heads": Dim(1)},
+    base="transformer.",
     extras=causal_masks("attn"),
 )  # fmt: skip
 

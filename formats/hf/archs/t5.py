@@ -102,6 +102,7 @@ T5 = Arch(
     # In old configs, transformers takes untied embeddings as the sign that the decoder's output is not scaled.
     needs={"scale_decoder_outputs": Is("scale_decoder_outputs", False) | Is("tie_word_embeddings", False)},
     implied={"num_decoder_layers": LAYERS},
+    base="",
     extras=(
         Copy("encoder.embed_tokens.weight", "shared.weight", key=None),
         Copy("decoder.embed_tokens.weight", "shared.weight", key=None),

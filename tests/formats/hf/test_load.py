@@ -145,10 +145,12 @@ def test_unknown_architecture(folder: Path) -> None:
     edit_config(folder, architectures=["LlamaForCasualLM"])
     assert message(folder, UnknownArchitecture) == (
         f"{folder}/config.json: architectures: unknown model class 'LlamaForCasualLM' "
-        "(nearest known: LlamaForCausalLM; see docs/adding-an-architecture.md)"
+        "(its model_type llama is that of LlamaForCausalLM; see docs/adding-an-architecture.md)"
     )
-    edit_config(folder, architectures=None)
-    assert message(folder, UnknownArchitecture) == f"{folder}/config.json: architectures: names no model class"
+    edit_config(folder, architectures=None, model_type=None)
+    assert message(folder, UnknownArchitecture) == (
+        f"{folder}/config.json: architectures: names no model class, nor a model_type"
+    )
 
 
 def test_an_activation_that_llama_cpp_does_not_compute(folder: Path) -> None:
