@@ -6,10 +6,10 @@ move those of the weight. Source of keys and names: convert_lora_to_gguf.py and 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ from .classes import arch_of_config
 from .config import complete_config, text_config
 from .hub_cache import checkpoint_name, id_of_snapshot
 from .links import check_link, check_links
+from .lora_config import CONFIG, LoraConfig, read_lora_config
 from .names import our_name
 from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
 from .rules import Arch, Slot
 from .safetensors import read_safetensors
 from .weights import Stored, read_bin
 
-CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PART = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<which>A|B|embedding_A|embedding_B)(?:\.(?:\w+\.)?weight)?"
@@ -71,38 +71,21 @@ def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32) -> Mod
     """
     folder = Path(folder)
     check_links(folder)
-    path = folder / CONFIG
-    about = read_json(path, required=True)
-    _check(about, path)
-    base = base or _named_base(about, path)
+    about = read_lora_config(folder / CONFIG)
+    base = base or _named_base(about)
     raw = text_config(read_json(base / "config.json", required=True))
     arch, name = arch_of_config(raw, base / "config.json")
     config = complete_config(raw, arch, arch.classes[name], base / "config.json")
     pairs = _pairs(_read(folder), folder)
-    tensors = tuple(cast(tensor, qtype) for tensor in _place(arch, config, pairs, _factors(about, pairs), folder))
+    tensors = tuple(cast(tensor, qtype) for tensor in _place(arch, config, pairs, about, folder))
     return Model(arch.gguf, _metadata(folder, arch, about), tensors, folder)
 
 
-def _check(about: Mapping[str, Any], path: Path) -> None:
-    kind = about.get("peft_type")
-    if kind != "LORA":
-        raise FormatError(
-            f"is {kind!r}; llama.cpp adds LoRA adapters only", path=path, where="peft_type", hint="merge it"
-        )
-    if about.get("use_dora"):
-        raise FormatError("a GGUF adapter cannot hold DoRA", path=path, where="use_dora", hint="merge it into the base")
-    if about.get("modules_to_save"):
-        raise FormatError(
-            "a GGUF adapter cannot hold whole modules", path=path, where="modules_to_save", hint="merge it"
-        )
-
-
-def _named_base(about: Mapping[str, Any], path: Path) -> Path:
-    named = about.get("base_model_name_or_path")
-    if isinstance(named, str) and (Path(named) / "config.json").is_file():
-        return Path(named)
-    problem = f"the base model {named!r} is not a local folder" if named else "names no base model"
-    raise FormatError(problem, path=path, hint="--base FOLDER, with the base's config.json in it")
+def _named_base(about: LoraConfig) -> Path:
+    if about.base and os.path.isfile(os.path.join(about.base, "config.json")):
+        return Path(about.base)
+    problem = f"the base model {about.base!r} is not a local folder" if about.base else "names no base model"
+    raise FormatError(problem, path=about.path, hint="--base FOLDER, with the base's config.json in it")
 
 
 def _read(folder: Path) -> dict[str, Stored]:
@@ -142,28 +125,14 @@ def _pairs(stored: Mapping[str, Stored], folder: Path) -> dict[str, _Pair]:
     return found
 
 
-def _factors(about: Mapping[str, Any], pairs: Mapping[str, _Pair]) -> dict[str, float]:
-    """The factors to multiply B by, since llama.cpp scales every pair by alpha / rank with the same alpha."""
-    alpha, found = float(about["lora_alpha"]), {}
-    for weight, pair in pairs.items():
-        rank = pair.a.shape[0]
-        own = _by_pattern(about.get("alpha_pattern"), weight, alpha)
-        wanted = own / sqrt(rank) if about.get("use_rslora") else own / rank
-        found[weight] = wanted / (alpha / rank)
-    return found
-
-
-def _by_pattern(patterns: Any, weight: str, default: float) -> float:
-    """The value of the first pattern that the module's name ends with, as in PEFT."""
-    module = weight.removesuffix(".weight")
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return float(value)
-    return default
+def _factor(about: LoraConfig, weight: str, pair: _Pair) -> float:
+    """The factor to multiply B by, since llama.cpp scales every pair by alpha / rank with the same alpha."""
+    rank = pair.a.shape[0]
+    return about.scale(weight.removesuffix(".weight"), rank) / (about.alpha / rank)
 
 
 def _place(
-    arch: Arch, config: Mapping[str, Any], pairs: Mapping[str, _Pair], factors: Mapping[str, float], folder: Path
+    arch: Arch, config: Mapping[str, Any], pairs: Mapping[str, _Pair], about: LoraConfig, folder: Path
 ) -> Iterator[Tensor]:
     left = dict(pairs)
     slots = list(arch.slots(config))
@@ -178,7 +147,11 @@ def _place(
             lacking = next(name for name, found in zip(slot.sources, names, strict=True) if found is None)
             raise FormatError("llama.cpp joins this layer with others that have no pair", path=folder, where=lacking)
         mine = [left.pop(name) for name in names if name is not None]
-        scaled = [_scaled(pair, factors[name]) for pair, name in zip(mine, names, strict=True) if name is not None]
+        scaled = [
+            _scaled(pair, _factor(about, name, pair))
+            for pair, name in zip(mine, names, strict=True)
+            if name is not None
+        ]
         for pair, source in zip(scaled, slot.sources, strict=True):
             _check_shape(pair, slot, source, folder)
         yield from _halves(slot, scaled, folder)
@@ -245,11 +218,10 @@ def _scaled(pair: _Pair, factor: float) -> _Pair:
     return _Pair(pair.a, replace(b, qtype=F32, read=read))
 
 
-def _metadata(folder: Path, arch: Arch, about: Mapping[str, Any]) -> dict[str, Value]:
+def _metadata(folder: Path, arch: Arch, about: LoraConfig) -> dict[str, Value]:
     facts: dict[str, Any] = {"general.architecture": arch.gguf, "general.type": "adapter", "adapter.type": "lora"}
     facts["general.name"] = checkpoint_name(folder)
-    named = about.get("base_model_name_or_path")
-    if isinstance(named, str) and named:
+    if named := about.base:
         named = id_of_snapshot(named) or named
         parts = name_parts(named, 0) if named.count("/") <= 1 else {}
         facts["general.base_model.count"] = 1
@@ -257,7 +229,7 @@ def _metadata(folder: Path, arch: Arch, about: Mapping[str, Any]) -> dict[str, V
         if "organization" in parts:
             facts["general.base_model.0.organization"] = parts["organization"]
             facts["general.base_model.0.repo_url"] = f"https://huggingface.co/{named}"
-    facts["adapter.lora.alpha"] = float(about["lora_alpha"])
-    if about.get("alora_invocation_tokens"):
-        facts["adapter.alora.invocation_tokens"] = [int(token) for token in about["alora_invocation_tokens"]]
+    facts["adapter.lora.alpha"] = about.alpha
+    if about.invocation:
+        facts["adapter.alora.invocation_tokens"] = about.invocation
     return {key: typed(key, value) for key, value in facts.items()}
