@@ -131,7 +131,7 @@ def front_matter(path: Path) -> dict[str, Any]:
     """Read the YAML between the first two ``---`` lines of a model card; {} if there is none.
 
     Raises:
-        FormatError: it is not YAML.
+        FormatError: it is not YAML, or holds what no text can: half of a surrogate pair, or lists in lists without end.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -146,9 +146,42 @@ def front_matter(path: Path) -> dict[str, Any]:
 
     try:
         data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        raise FormatError("the front matter is not YAML", path=path, hint="correct or remove the README") from None
-    return data if isinstance(data, dict) else {}
+    # PyYAML's constructors trust their text: !!int "", !!bool x and !!timestamp x end in errors of Python's.
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
+        raise FormatError("the front matter is not YAML", path=path, hint=_REMEDY) from None
+    if not isinstance(data, dict):
+        return {}
+    for key, value in data.items():
+        if key != _RESULTS and (problem := _no_text(value)):
+            raise FormatError(problem, path=path, where=str(key), hint=_REMEDY)
+    return data
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_INT = 10**1000  # Python writes numbers of up to 4300 digits
+_REMEDY = "correct or remove the README"
+_RESULTS = "model-index"  # of evaluations, by the thousand; nothing reads them
+_MAX_VALUES = 10_000  # of one key, those of an anchor wherever it is named; published cards have some hundreds
+
+
+def _no_text(value: Any) -> str | None:
+    """Why a value cannot be written as a text, if it cannot."""
+    left = [value]
+    for _ in range(_MAX_VALUES):
+        if not left:
+            return None
+        if len(left) > _MAX_VALUES:
+            break
+        one = left.pop()
+        if isinstance(one, (list, tuple, set)):
+            left += one
+        elif isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, str) and not one.isascii() and _SURROGATE.search(one):
+            return "half of a surrogate pair, which is not a character"
+        elif isinstance(one, int) and abs(one) >= _MAX_INT:
+            return "a number of thousands of digits"
+    return f"more than {_MAX_VALUES} values"
 
 
 def size_label(n_weights: int) -> str:

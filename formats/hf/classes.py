@@ -9,12 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnknownArchitecture, name_list
+from ..json_text import read_json
+from ..json_types import OBJECT, take
 from .archs import ARCHS, BY_CLASS, BY_MODEL_TYPE
+from .config import text_config
 from .rules import Arch, stem
 from .settle import Say
 
 _COMMON = 3  # letters that the names of a family begin with, at least: GPT, Phi
 _GUIDE = "see docs/adding-an-architecture.md"
+
+
+def read_config(path: Path, say: Say | None = None) -> tuple[dict[str, Any], Arch, str]:
+    """Read a config.json: the text model's config, its architecture, and its class, a key of ``Arch.classes``.
+
+    Raises:
+        FormatError: there is no such file, it is no JSON, or its ``text_config`` is no object; and as for
+            ``arch_of_config``.
+    """
+    outer = read_json(path, required=True)
+    raw = text_config(outer)
+    arch, name = arch_of_config(raw, path, say)
+    cls = arch.classes[name]
+    if cls.text_of or "/" in name:
+        take(outer, "text_config", OBJECT, path=path)
+    elif outer.get("model_type") == cls.model_type:
+        raw = outer  # transformers' config of a text model has no other inside
+    return raw, arch, name
 
 
 def arch_of_config(raw: Mapping[str, Any], path: Path, say: Say | None = None) -> tuple[Arch, str]:

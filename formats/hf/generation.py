@@ -7,16 +7,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..gguf.keys import typed
-from ..ir import Metadata, Value
+from ..gguf.keys import key_type, typed
+from ..ir import Metadata, Value, ValueType
+from ..json_text import read_json
+from ..json_types import NUMBER, TEXT, WHOLE, WHOLES, either, take
 from .card import SAMPLING
 from .config import plain_number
 
+FILE = "generation_config.json"
 KEY = "quantmill.hf.generation_config"
 # Not kept: what transformers notes when it saves, and values that are its defaults.
 _NOT_KEPT = {"transformers_version", "_from_model_config"}
 _DEFAULTS = {"use_cache": True, "output_attentions": False, "output_hidden_states": False, "do_sample": False}
+_TYPES = {ValueType.INT32: WHOLE, ValueType.FLOAT32: NUMBER, ValueType.STRING: TEXT}  # by the key in GGUF
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+
+
+def read_generation(path: Path) -> dict[str, Any]:
+    """Read generation_config.json; {} if there is none.
+
+    Raises:
+        FormatError: it is no JSON object, or a token's id or a setting of sampling is of another type.
+    """
+    found = read_json(path)
+    for key, type in {"bos_token_id": WHOLE, "eos_token_id": either(WHOLE, WHOLES), "pad_token_id": WHOLE}.items():
+        take(found, key, type, path=path)
+    for name, key in SAMPLING.items():
+        known = key_type(f"general.sampling.{name}")
+        assert known is not None, name
+        for one in (key, "penalty_repeat") if name == "penalty_repeat" else (key,):
+            take(found, one, _TYPES[known[0]], path=path)
+    return found
 
 
 def derive_generation(metadata: Metadata) -> dict[str, Any]:

@@ -17,12 +17,11 @@ from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Model, Role, Tensor, Tokenizer, Value
-from ..json_text import read_json
 from . import rope
 from .card import general
-from .classes import arch_of_config
-from .config import complete_config, config_residue, derive_config, text_config
-from .generation import generation_residue
+from .classes import read_config
+from .config import complete_config, config_residue, derive_config
+from .generation import FILE, generation_residue, read_generation
 from .links import check_links
 from .names import Named, by_our_names, without_wrappers
 from .ops import Tensors, Transpose
@@ -91,9 +90,8 @@ def assemble(
     from .tokenizer.read import read_tokenizer
 
     folder = path.parent
-    raw = text_config(read_json(path, required=True))
     say = say or ignore
-    arch, name = arch_of_config(raw, path, say)
+    raw, arch, name = read_config(path, say)
     cls = arch.classes[name]
     with located(path):
         config = complete_config(raw, arch, cls, path)
@@ -107,13 +105,13 @@ def assemble(
             slots = _maybe_without_head(arch, slots, stored, folder, say)
         tensors, kept = _read_tensors(arch, config, slots, stored, folder, readable)
     tokenizer = read_tokenizer(folder, vocab_size=config["vocab_size"], model_ids=raw, pre=pre)
-    generation = read_json(folder / "generation_config.json")
+    generation = read_generation(folder / FILE)
 
     n_weights = sum(tensor.n_weights for tensor in tensors)
     metadata = {"general.architecture": typed("general.architecture", arch.gguf)}
     metadata["general.type"] = typed("general.type", "model")
-    for key, value in general(folder, raw, generation, n_weights):
-        metadata[key] = typed(key, value)
+    with located(folder / FILE):  # where all but texts come from
+        metadata |= {key: typed(key, value) for key, value in general(folder, raw, generation, n_weights)}
     theirs = {ours: name for name, ours in cls.names.items()}
     for row in arch.config:
         hf = getattr(row, "hf", "") or ""

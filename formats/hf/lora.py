@@ -17,12 +17,11 @@ from ..errors import FormatError, UnmatchedTensor, name_list
 from ..floats import cast, from_f32, to_f32
 from ..gguf.keys import typed
 from ..ir import Bytes, Model, Role, Tensor, Value
-from ..json_text import read_json
 from ..qtypes import F32, QType
 from ..storage.endings import ending
 from .card import name_parts
-from .classes import arch_of_config
-from .config import complete_config, text_config
+from .classes import read_config
+from .config import complete_config
 from .hub_cache import checkpoint_name, id_of_snapshot
 from .links import check_link, check_links
 from .lora_config import CONFIG, LoraConfig, read_lora_config
@@ -73,8 +72,7 @@ def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32) -> Mod
     check_links(folder)
     about = read_lora_config(folder / CONFIG)
     base = base or _named_base(about)
-    raw = text_config(read_json(base / "config.json", required=True))
-    arch, name = arch_of_config(raw, base / "config.json")
+    raw, arch, name = read_config(base / "config.json")
     config = complete_config(raw, arch, arch.classes[name], base / "config.json")
     pairs = _pairs(_read(folder), folder)
     tensors = tuple(cast(tensor, qtype) for tensor in _place(arch, config, pairs, about, folder))
