@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import FormatError
 from .ir import Bytes, Tensor
 from .qtypes import BF16, F16, QType
 
@@ -59,6 +60,34 @@ def from_f32(values: NDArray[np.float32], qtype: QType) -> Bytes:
         return rounded.astype("<u2").view(np.uint8)
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(values.astype("<f2" if qtype is F16 else "<f4")).view(np.uint8)
+
+
+def f64_to_f32(rows: Bytes, *, first: int = 0, where: str | None = None) -> Bytes:
+    """Round rows of float64 numbers to float32, to nearest even: uint8 [rows, width * 8] -> [rows, width * 4].
+
+    Args:
+        rows: the numbers' bytes.
+        first: the number of the first row, for messages.
+        where: the tensor that they are of, for messages.
+
+    Raises:
+        FormatError: a finite number is beyond float32's range.
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill.formats.floats import f64_to_f32
+        >>> f64_to_f32(np.array([[1.0, -2.0]]).view(np.uint8)).view(np.float32)
+        array([[ 1., -2.]], dtype=float32)
+    """
+    values = np.ascontiguousarray(rows).view("<f8")
+    with np.errstate(over="ignore"):
+        rounded = values.astype("<f4")
+    beyond = np.isinf(rounded) & np.isfinite(values)
+    if beyond.any():
+        row, column = (int(i) for i in np.argwhere(beyond)[0])
+        problem = f"weight [{first + row}, {column}] is {values[row, column]:.3g}, beyond the range of F32"
+        raise FormatError(problem, where=where, hint="the checkpoint is damaged, or needs F64, which no program runs")
+    return rounded.view(np.uint8)
 
 
 def cast(tensor: Tensor, qtype: QType) -> Tensor:

@@ -103,6 +103,8 @@ def assemble(
         slots = list(arch.slots(config))
         if bare:
             slots = _maybe_without_head(arch, slots, stored, folder, say)
+        if wide := sum(one.dtype == "F64" for one in stored.values() if not isinstance(one, Tensor)):
+            say(f"{folder}: {wide} tensors of F64 are rounded to F32")
         tensors, kept = _read_tensors(arch, config, slots, stored, folder, readable)
     tokenizer = read_tokenizer(folder, vocab_size=config["vocab_size"], model_ids=raw, pre=pre)
     generation = read_generation(folder / FILE)
@@ -148,7 +150,8 @@ def _named(
     plain = without_wrappers(found, arch, known, is_extra, folder, say)
     required = {name for name, _ in required_shapes(slots)}
     required |= {name.removeprefix(arch.base) for name in required}
-    stored = decode_packed(plain, raw, folder, required=required, say=say)
+    unread = {name for name in plain if is_extra(name)}
+    stored = decode_packed(plain, raw, folder, required=required, unread=unread, say=say)
     named = by_our_names(stored, arch, cls, known, folder, say)
     extras = Found()
     tensors = {

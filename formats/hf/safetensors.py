@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError
+from ..floats import f64_to_f32
 from ..ir import Bytes, Role, Tensor
 from ..json_text import ROOM, parse_json
 from ..pointers import LONGEST, check_pointer
-from ..qtypes import BY_NAME
+from ..qtypes import BY_NAME, F32
 from ..storage.folder import GrowingFolder
 from ..storage.source import SourceFile
 
@@ -37,7 +38,10 @@ CHUNK = 16 << 20  # bytes read and written at a time
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a safetensors file, checked against the file: ``nbytes`` bytes at ``offset`` from its start."""
+    """A tensor of a safetensors file, checked against the file: ``nbytes`` bytes at ``offset`` from its start.
+
+    A tensor of another file has no bytes there, and a function ``read`` of its own if its rows can be read.
+    """
 
     path: Path
     name: str
@@ -46,25 +50,33 @@ class StoredTensor:
     offset: int
     nbytes: int
     file: SourceFile | None = field(default=None, repr=False, compare=False)
+    read: Callable[[int, int], Bytes] | None = field(default=None, repr=False, compare=False)
 
     def tensor(self) -> Tensor:
-        """The lazy tensor under its name in the file, with the role ``OTHER``.
+        """The lazy tensor under its name in the file, with the role ``OTHER``; F64 is rounded to F32 as it is read.
 
         Raises:
-            FormatError: its dtype is not F32, F16 or BF16.
+            FormatError: its dtype is none of F64, F32, F16 and BF16.
         """
+        source = f"{self.path}: {self.name}"
+        if self.dtype == "F64":
+            return Tensor(self.name, Role.OTHER, None, self.shape, F32, self._rounded_rows, source)
         if self.dtype not in ("F32", "F16", "BF16"):
             raise FormatError(
                 f"dtype {self.dtype} cannot be converted",
                 path=self.path,
                 where=self.name,
-                hint="weights must be F32, F16 or BF16; dequantize or cast the checkpoint first",
+                hint="weights must be F64, F32, F16 or BF16; dequantize or cast the checkpoint first",
             )
-        qtype = BY_NAME[self.dtype]
-        return Tensor(self.name, Role.OTHER, None, self.shape, qtype, self.rows, f"{self.path}: {self.name}")
+        return Tensor(self.name, Role.OTHER, None, self.shape, BY_NAME[self.dtype], self.rows, source)
+
+    def _rounded_rows(self, a: int, b: int) -> Bytes:
+        return f64_to_f32(self.rows(a, b), first=a, where=f"{self.path}: {self.name}")
 
     def rows(self, a: int, b: int) -> Bytes:
         """Read rows a to b: uint8 [b-a, row_bytes]."""
+        if self.read is not None:
+            return self.read(a, b)
         row_bytes = (self.shape[-1] if self.shape else 1) * DTYPE_BITS[self.dtype] // 8
         file = self.file or SourceFile(self.path)
         return file.read(self.offset + a * row_bytes, (b - a) * row_bytes, self.name).reshape(b - a, row_bytes)

@@ -30,17 +30,20 @@ MAGIC = b"PK\x03\x04"
 _OPCODE_MEMORY = 256  # bytes that an opcode of a pickle can make Python take: an empty dict and its place
 _LOCAL_HEADER = 30  # bytes of a zip entry before its name
 
-# torch's name of a dtype -> (safetensors' name, bytes)
-_DTYPES = {
+# torch's name of a dtype -> (safetensors' name, or the like where it has none; bytes)
+DTYPES = {
     "float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2), "float64": ("F64", 8),
     "uint8": ("U8", 1), "int8": ("I8", 1), "int16": ("I16", 2), "int32": ("I32", 4), "int64": ("I64", 8),
     "uint16": ("U16", 2), "uint32": ("U32", 4), "uint64": ("U64", 8), "bool": ("BOOL", 1),
     "complex64": ("C64", 8), "float8_e4m3fn": ("F8_E4M3", 1), "float8_e5m2": ("F8_E5M2", 1),
+    "complex128": ("C128", 16), "float8_e8m0fnu": ("F8_E8M0", 1), "float8_e4m3fnuz": ("F8_E4M3FNUZ", 1),
+    "float8_e5m2fnuz": ("F8_E5M2FNUZ", 1),
 }  # fmt: skip
 _STORAGES = {
     "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16", "DoubleStorage": "float64",
     "ByteStorage": "uint8", "CharStorage": "int8", "ShortStorage": "int16", "IntStorage": "int32",
     "LongStorage": "int64", "BoolStorage": "bool", "ComplexFloatStorage": "complex64", "UntypedStorage": "uint8",
+    "ComplexDoubleStorage": "complex128",
 }  # fmt: skip
 
 
@@ -157,7 +160,7 @@ class _Unpickler(pickle.Unpickler):
             return self._known[module, name]
         if module in ("torch", "torch.storage") and name in _STORAGES:
             return _DType(_STORAGES[name])
-        if module == "torch" and name in _DTYPES:
+        if module == "torch" and name in DTYPES:
             return _DType(name)
         raise pickle.UnpicklingError(f"{module}.{name}")
 
@@ -185,7 +188,7 @@ class _Unpickler(pickle.Unpickler):
         if kind != "storage" or not isinstance(dtype, _DType) or type(count) is not int:
             raise pickle.UnpicklingError("an unknown kind of storage")
         info = self._records.get(str(key))
-        if info is None or info.file_size < count * _DTYPES[dtype.name][1]:
+        if info is None or info.file_size < count * DTYPES[dtype.name][1]:
             raise self._damaged(f"record {key} is missing or too short")
         return self._kept(_Storage(dtype.name, self._data_of(info), info.file_size))
 
@@ -213,7 +216,7 @@ class _Unpickler(pickle.Unpickler):
         sizes = (first, *shape, *strides)
         if len(shape) != len(strides) or not all(type(n) is int and 0 <= n < 1 << 62 for n in sizes):
             raise self._damaged(f"a tensor of shape {shape!r}")
-        name, itemsize = _DTYPES[dtype]
+        name, itemsize = DTYPES[dtype]
         if (first + _span(shape, strides)) * itemsize > storage.nbytes:
             raise self._damaged(f"a tensor of shape {tuple(shape)} ends after its storage")
         at = storage.offset + first * itemsize

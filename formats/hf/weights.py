@@ -15,9 +15,9 @@ import numpy as np
 from ..errors import FormatError
 from ..ir import Bytes, Role, Tensor
 from ..pointers import LONGEST, check_pointer
-from ..qtypes import BF16, BY_NAME, F16, F32
+from ..qtypes import BY_NAME
 from .safetensors import StoredTensor, read_safetensors
-from .torchfile import MAGIC, TorchTensor, read_torch_file
+from .torchfile import DTYPES, MAGIC, TorchTensor, read_torch_file
 from .weight_files import Say, find_weight_files
 
 Stored = StoredTensor | Tensor
@@ -85,20 +85,19 @@ def _load_old(path: Path) -> Any:
 
 def _stored(path: Path, name: str, tensor: Any) -> Stored:
     """A tensor of another type than float keeps its dtype's name, and is an error only if a rule asks for it."""
-    source = f"{path}: {name}"
     if isinstance(tensor, TorchTensor):
-        if tensor.dtype not in ("F32", "F16", "BF16"):
-            return StoredTensor(path, name, tensor.dtype, tensor.shape, 0, 0)
-        return Tensor(name, Role.OTHER, None, tensor.shape, BY_NAME[tensor.dtype], tensor.rows, source)
-    import torch
+        dtype, shape, read = tensor.dtype, tensor.shape, tensor.rows
+    else:
+        import torch
 
-    if not isinstance(tensor, torch.Tensor):
-        raise FormatError(f"a {type(tensor).__name__}, not a tensor", path=path, where=name)
-    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-    qtypes = {torch.float32: F32, torch.float16: F16, torch.bfloat16: BF16}
-    if tensor.dtype not in qtypes:
-        return StoredTensor(path, name, dtype, shape, 0, 0)
-    return Tensor(name, Role.OTHER, None, shape, qtypes[tensor.dtype], partial(_torch_rows, tensor.detach()), source)
+        if not isinstance(tensor, torch.Tensor):
+            raise FormatError(f"a {type(tensor).__name__}, not a tensor", path=path, where=name)
+        of_torch = str(tensor.dtype).removeprefix("torch.")
+        dtype, shape = DTYPES.get(of_torch, (of_torch, 0))[0], tuple(tensor.shape)
+        read = partial(_torch_rows, tensor.detach())
+    if dtype in ("F32", "F16", "BF16"):
+        return Tensor(name, Role.OTHER, None, shape, BY_NAME[dtype], read, f"{path}: {name}")
+    return StoredTensor(path, name, dtype, shape, 0, 0, read=read)
 
 
 def _torch_rows(tensor: Any, a: int, b: int) -> Bytes:

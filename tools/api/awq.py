@@ -111,7 +111,7 @@ def _stored_dtype(model: Path) -> Callable[[str], str]:
     @cache
     def stored_dtype(name: str) -> str:
         found = stored[name]
-        return found.qtype.name if isinstance(found, Tensor) else found.dtype
+        return (found if isinstance(found, Tensor) else found.tensor()).qtype.name
 
     return stored_dtype
 

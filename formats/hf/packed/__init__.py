@@ -7,7 +7,7 @@ MXFP4); any other decodes to F32 as its rows are read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ...errors import FormatError
 from ...ir import Tensor
 from ...json_text import read_json
 from ..packed_tensors import TransposedTensor, UnpackedTensor
+from ..safetensors import StoredTensor
 from ..weights import Stored
 from . import awq, compressed, fp8, gptq, mxfp4
 from .integer_grid import IntegerGrid
@@ -26,9 +27,12 @@ from .stored import Module, Panels
 Config = Mapping[str, Any]
 Say = Callable[[str], object]
 BESIDE = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's and AutoAWQ's own files, beside config.json
-_KEYS = ("quantization_config", "compression_config")
+KEYS = ("quantization_config", "compression_config")
 _AWQ_NAMES = {"w_bit": "bits", "q_group_size": "group_size"}  # as quant_config.json has them
-_PACKED_ENDINGS = (".qweight", ".weight_packed", ".weight_scale_inv", "_blocks")
+_PACKED_ENDINGS = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", "_blocks")
+_PLAIN = ("F64", "F32", "F16", "BF16")
+# Methods whose float weights are quantized as the model runs: read as they are, they are another model.
+_WHILE_RUNNING = ("bitnet",)
 
 
 def float_dtype(raw: Config) -> str:
@@ -43,6 +47,7 @@ def decode_packed(
     folder: Path,
     *,
     required: Collection[str] = (),
+    unread: Container[str] = (),
     say: Say | None = None,
 ) -> dict[str, Stored]:
     """Replace the parts of every packed layer by its weight. A checkpoint that is not quantized stays as it is.
@@ -53,6 +58,7 @@ def decode_packed(
         folder: the checkpoint's.
         required: names of tensors that the architecture needs. AutoGPTQ gave every layer a bias: biases that are not
             required are left out if they are all zero.
+        unread: names of tensors that the architecture has no use for, such as masks.
         say: called with a line about what was found and what it becomes.
 
     Returns:
@@ -70,6 +76,10 @@ def decode_packed(
             files = " or ".join(("config.json", *BESIDE[:1]))
             problem = f"{name} is packed, and no quantization_config says how"
             raise FormatError(problem, path=folder, hint=f"get {files} of the same checkpoint")
+        return _with_plain_fp8(weights, raw, folder, unread, say)
+    if method_of(config) not in _WHILE_RUNNING and is_plain(weights, unread):
+        problem = f"says that the weights are quantized by {method_of(config)!r}, but all are plain floats"
+        say(f"{folder}: {KEYS[0]} {problem}: they are read as they are")
         return dict(weights)
     method = METHODS.get(str(config.get("quant_method")))
     if method is None:
@@ -167,12 +177,37 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _unknown(config: Config, path: Path) -> FormatError:
+def method_of(config: Config) -> object:
+    """The quantization method that a config names, which bitsandbytes did not do at first."""
     method = config.get("quant_method")
     if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
-        method = "bitsandbytes"
+        return "bitsandbytes"
+    return method
+
+
+def is_plain(weights: Mapping[str, Stored], unread: Container[str] = ()) -> bool:
+    """Whether all of a checkpoint's weights are floats, and no part of a packed layer is among them."""
+    return not any(name.endswith(_PACKED_ENDINGS) for name in weights) and all(
+        isinstance(stored, Tensor) or stored.dtype in _PLAIN or name in unread for name, stored in weights.items()
+    )
+
+
+def _with_plain_fp8(
+    weights: Mapping[str, Stored], raw: Config, folder: Path, unread: Container[str], say: Say
+) -> dict[str, Stored]:
+    """Decode FP8 weights that have no scales: each is its code's value, as transformers takes it."""
+    found = dict(weights)
+    for name, stored in weights.items():
+        if isinstance(stored, StoredTensor) and stored.dtype in fp8.DTYPES and name not in unread:
+            found[name] = UnpackedTensor(**vars(fp8.read_plain(stored)), stands_for=float_dtype(raw))
+    if n := sum(found[name] is not weights[name] for name in found):
+        say(f"{folder}: {n} weights of FP8 without scales are decoded as they are")
+    return found
+
+
+def _unknown(config: Config, path: Path) -> FormatError:
     hint = f"{', '.join(METHODS)} are read; convert the original checkpoint"
-    return FormatError(f"the weights are quantized by {method!r}", path=path, where=_KEYS[0], hint=hint)
+    return FormatError(f"the weights are quantized by {method_of(config)!r}", path=path, where=KEYS[0], hint=hint)
 
 
 def find_config(raw: Config, folder: Path, say: Say) -> dict[str, Any] | None:
@@ -181,9 +216,9 @@ def find_config(raw: Config, folder: Path, say: Say) -> dict[str, Any] | None:
     Raises:
         FormatError: it is not a JSON object, or the two places disagree.
     """
-    inside = next((raw[key] for key in _KEYS if raw.get(key)), None)
+    inside = next((raw[key] for key in KEYS if raw.get(key)), None)
     if inside is not None and not isinstance(inside, Mapping):
-        raise FormatError("is not a JSON object", path=folder / "config.json", where=_KEYS[0])
+        raise FormatError("is not a JSON object", path=folder / "config.json", where=KEYS[0])
     beside = next(((name, found) for name in BESIDE if (found := read_json(folder / name))), None)
     if beside is None:
         if inside is not None and inside.get("quant_method") == "gptq":

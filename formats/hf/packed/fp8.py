@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ...errors import FormatError
 from ...ir import Bytes, Role, Tensor
 from ...qtypes import F32
+from ..safetensors import StoredTensor
 from .stored import FLOAT_DTYPES, Module, float_rows
 
 DTYPES = ("F8_E4M3", "F8_E5M2")
@@ -63,19 +64,39 @@ def read_layer(module: Module, block: tuple[int, int] | None) -> Tensor:
     if not np.isfinite(values).all():
         raise module.error(name, f"a scale is {values[~np.isfinite(values)][0]}", "the checkpoint is damaged")
     scales = _scale_rows(module, name, values, shape, block)
-    codes = table(weight.stored.dtype)
 
     def read(a: int, b: int) -> Bytes:
-        decoded: NDArray[np.float32] = codes[weight.rows(a, b)]
-        bad = np.isnan(decoded)
-        if bad.any():
-            row, column = (int(i) for i in np.argwhere(bad)[0])
-            raise FormatError(f"weight [{a + row}, {column}] is NaN", where=weight.where, hint="get the file again")
+        decoded = _decoded(weight.stored.dtype, weight.rows(a, b), a, weight.where)
         decoded *= scales(a, b)
         rows: Bytes = decoded.view(np.uint8)
         return rows
 
     return Tensor(f"{module.name}.weight", Role.OTHER, None, shape, F32, read, weight.where)
+
+
+def read_plain(stored: StoredTensor) -> Tensor:
+    """Read a tensor of codes without scales, decoded to F32 as its rows are read.
+
+    Raises:
+        FormatError: when rows are read: a weight is NaN.
+    """
+    where = f"{stored.path}: {stored.name}"
+
+    def read(a: int, b: int) -> Bytes:
+        rows: Bytes = _decoded(stored.dtype, stored.rows(a, b), a, where).view(np.uint8)
+        return rows
+
+    return Tensor(stored.name, Role.OTHER, None, stored.shape, F32, read, where)
+
+
+def _decoded(dtype: str, codes: Bytes, first: int, where: str) -> NDArray[np.float32]:
+    """The values of rows of codes, the first of which has the number ``first`` in messages."""
+    decoded: NDArray[np.float32] = table(dtype)[codes]
+    bad = np.isnan(decoded)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise FormatError(f"weight [{first + row}, {column}] is NaN", where=where, hint="get the file again")
+    return decoded
 
 
 def _scale_rows(

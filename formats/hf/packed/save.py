@@ -13,9 +13,11 @@ from ...json_text import read_json, write_json
 from ...qtypes import BY_NAME
 from ...storage.endings import ending
 from ...storage.folder import GrowingFolder
+from ..config import text_config
 from ..links import check_link
 from ..safetensors import StoredTensor, read_safetensors, write_safetensors
 from ..weights import read_weights
+from . import KEYS, find_config, is_plain, method_of
 
 _COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")
 _NAMES = ("LICENSE", "NOTICE")
@@ -23,18 +25,18 @@ _OUR_OWN = ("config.json", "quantize_config.json", "quant_config.json")
 
 
 def check_unquantized(folder: Path) -> dict[str, Any]:
-    """Read config.json.
+    """Read config.json, without what it says of a quantization that the weights do not have.
 
     Raises:
         FormatError: the checkpoint is already quantized, or has no config.json.
     """
     config = read_json(folder / "config.json", required=True)
-    method = config.get("quantization_config")
-    if method is not None or (folder / "quantize_config.json").is_file() or (folder / "quant_config.json").is_file():
-        kind = method.get("quant_method") if isinstance(method, dict) else None
+    found = find_config(text_config(config), folder, lambda line: None)
+    if found is not None and not is_plain(read_weights(folder)):
+        kind = method_of(found)
         problem = f"is already quantized{f', by {kind}' if kind else ''}"
         raise FormatError(problem, path=folder, hint="give the original checkpoint")
-    return dict(config)
+    return {key: value for key, value in config.items() if key not in KEYS}
 
 
 def write_packed(

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
+from safetensors.torch import save_file as save_torch_file
 
 from quantmill.formats.errors import FormatError, QuantmillError, UnknownArchitecture, UnmatchedTensor
 from quantmill.formats.hf.card import name_parts, size_label
 from quantmill.formats.hf.load import read_hf
+from quantmill.formats.hf.save import write_hf
 from quantmill.formats.ir import Role, ValueType
 
 Make = Callable[[str], Path]
@@ -205,12 +208,101 @@ def test_wrong_shape(folder: Path) -> None:
     )
 
 
-def test_wrong_dtype(folder: Path) -> None:
-    edit_weights(folder, lambda w: w.update({"model.norm.weight": w["model.norm.weight"].astype(np.float64)}))
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.int8, "I8"), (torch.int64, "I64"), (torch.bool, "BOOL"), (torch.complex64, "C64")],
+)
+def test_wrong_dtype(folder: Path, kind: str, dtype: torch.dtype, name: str) -> None:
+    path = to_dtype(folder, dtype, kind, only="model.norm.weight")
     assert message(folder) == (
-        f"{folder}/model.safetensors: model.norm.weight: dtype F64 cannot be converted "
-        "(weights must be F32, F16 or BF16; dequantize or cast the checkpoint first)"
+        f"{path}: model.norm.weight: dtype {name} cannot be converted "
+        "(weights must be F64, F32, F16 or BF16; dequantize or cast the checkpoint first)"
     )
+
+
+def to_dtype(folder: Path, dtype: torch.dtype, kind: str = "safetensors", only: str = "") -> Path:
+    """Store the checkpoint's weights, or one of them, in another type and perhaps another kind of file."""
+    path = folder / "model.safetensors"
+    state = load_torch_file(path)
+    state = {name: tensor.to(dtype) if only in ("", name) else tensor for name, tensor in state.items()}
+    if kind == "safetensors":
+        save_torch_file(state, path)
+        return path
+    path.unlink()
+    # The old kind of file, and tensors whose rows do not lie one after another.
+    state = {name: tensor.t().contiguous().t() if tensor.dim() == 2 else tensor for name, tensor in state.items()}
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=kind == "bin")
+    return folder / "pytorch_model.bin"
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "old bin"])
+def test_f64_is_rounded_to_f32(folder: Path, kind: str, tmp_path: Path) -> None:
+    """As transformers and torch round it; a line says so, and the way back gives F32."""
+    from transformers import LlamaForCausalLM
+
+    state = load_torch_file(folder / "model.safetensors")
+    torch.manual_seed(0)
+    save_torch_file(
+        {n: t.double() + torch.rand(t.shape, dtype=torch.float64) * 1e-3 for n, t in state.items()},
+        folder / "model.safetensors",
+    )
+    to_dtype(folder, torch.float64, kind)
+    lines: list[str] = []
+    write_hf(read_hf(folder, say=lines.append), tmp_path / "back")
+    assert lines == [f"{folder}: 21 tensors of F64 are rounded to F32"]
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    back = load_torch_file(tmp_path / "back" / "model.safetensors")
+    assert {tensor.dtype for tensor in back.values()} == {torch.float32}
+    for name, tensor in theirs.items():
+        assert torch.equal(back[name], tensor), name
+
+
+def test_f64_beyond_f32(folder: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    to_dtype(folder, torch.float64)
+    edit_weights(folder, lambda w: w[name].__setitem__((7, 3), 1e300))
+    model = read_hf(folder)
+    (tensor,) = (tensor for tensor in model.tensors if tensor.name == "blk.1.ffn_up.weight")
+    with pytest.raises(FormatError) as error:
+        tensor.rows(5, 9)
+    assert str(error.value) == (
+        f"{folder}/model.safetensors: {name}: weight [7, 3] is 1e+300, beyond the range of F32 "
+        "(the checkpoint is damaged, or needs F64, which no program runs)"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_fp8_without_scales_is_what_its_codes_are(folder: Path, kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """As transformers takes it; its values are exact in every 16-bit type."""
+    from transformers import LlamaForCausalLM
+
+    to_dtype(folder, dtype, kind)
+    lines: list[str] = []
+    write_hf(read_hf(folder, say=lines.append), tmp_path / "back")
+    assert lines == [f"{folder}: 21 weights of FP8 without scales are decoded as they are"]
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    back = load_torch_file(tmp_path / "back" / "model.safetensors")
+    for name, tensor in theirs.items():
+        assert torch.equal(back[name].float(), tensor), name
+
+
+@pytest.mark.parametrize("method", ["fp8", "mxfp4", "something of tomorrow"])
+def test_a_quantization_config_left_over_is_what_transformers_makes_of_it(folder: Path, method: str) -> None:
+    """Those that it loads without another library: the floats as they are."""
+    from transformers import LlamaForCausalLM
+
+    edit_config(folder, quantization_config={"quant_method": method})
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    lines: list[str] = []
+    model = read_hf(folder, say=lines.append)
+    (tensor,) = (tensor for tensor in model.tensors if tensor.name == "blk.0.ffn_down.weight")
+    assert np.array_equal(
+        tensor.rows(0, tensor.n_rows).view(np.float32), theirs["model.layers.0.mlp.down_proj.weight"].numpy()
+    )
+    what = f"says that the weights are quantized by {method!r}, but all are plain floats"
+    assert lines == [f"{folder}: quantization_config {what}: they are read as they are"]
 
 
 def test_truncated_safetensors(folder: Path) -> None:

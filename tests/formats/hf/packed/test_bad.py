@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from oracles import packed
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.packed import decode_packed
+from quantmill.formats.hf.packed.save import check_unquantized
 from quantmill.formats.hf.weights import read_weights
 from quantmill.formats.ir import Tensor
 
@@ -159,6 +160,66 @@ def test_configs_of_the_two_places(told: Callable[..., str], tmp_path: Path) -> 
     lines.clear()
     assert list(decode_packed(read_weights(tmp_path), raw, tmp_path, say=lines.append)) == ["m.weight"]
     assert lines[0].startswith(f"{tmp_path}: no quantize_config.json beside config.json")
+
+
+LEFT_OVER: list[dict[str, Any]] = [
+    {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    {"quant_method": "bitsandbytes", "load_in_8bit": True},
+    {"load_in_8bit": True},
+    *({"quant_method": name} for name in (
+        "hqq", "torchao", "quanto", "eetq", "aqlm", "vptq", "higgs", "spqr", "quark", "auto-round", "mxfp4", "gptq",
+        "awq", "fp8", "fbgemm_fp8", "something of tomorrow",
+    )),
+    {"quant_method": "gptq", "bits": 5},
+    {"quant_method": "compressed-tensors", "format": "dense", "config_groups": {}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", LEFT_OVER, ids=str)
+def test_a_config_left_over_on_plain_floats(config: dict[str, Any], tmp_path: Path) -> None:
+    """Adapters merged into a decoded base leave it behind. transformers, for the methods that it loads without their
+    libraries (fp8, mxfp4, unknown ones), takes the floats as they are."""
+    parts = {"m.weight": torch.randn(4, 8).double(), "n.weight": torch.randn(4).bfloat16(), "mask": torch.arange(4)}
+    save_file(parts, tmp_path / "model.safetensors")
+    raw = {"quantization_config": config}
+    lines: list[str] = []
+    weights = read_weights(tmp_path)
+    assert decode_packed(weights, raw, tmp_path, unread={"mask"}, say=lines.append) == weights
+    method = config.get("quant_method", "bitsandbytes")
+    what = f"says that the weights are quantized by {method!r}, but all are plain floats"
+    assert lines[-1] == f"{tmp_path}: quantization_config {what}: they are read as they are"
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        ({"quant_method": "bitsandbytes"}, {"m.weight": torch.zeros(32, 1, dtype=torch.uint8)}),
+        ({"quant_method": "bitsandbytes"}, {"m.weight": torch.zeros(4, 8, dtype=torch.int8), "m.SCB": torch.ones(4)}),
+        ({"quant_method": "hqq"}, {"m.W_q": torch.zeros(4, 8, dtype=torch.uint8)}),
+        ({"quant_method": "quanto"}, {"m.weight._data": torch.zeros(4, 8).to(torch.float8_e4m3fn)}),
+        ({"quant_method": "bitnet"}, {"m.weight": torch.ones(4, 8)}),  # made ternary as it runs
+    ],
+)
+def test_methods_that_are_not_read(told: Callable[..., str], config: dict[str, Any], parts: Parts) -> None:
+    assert told(parts, config).startswith(
+        f"config.json: quantization_config: the weights are quantized by {config['quant_method']!r} (gptq, awq, fp8, "
+    )
+
+
+def test_a_left_over_config_does_not_make_a_checkpoint_quantized(tmp_path: Path) -> None:
+    """For `gptq` and `awq`, which quantize plain checkpoints, and write a config of their own."""
+    quantization = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8, "quantization_config": quantization}))
+    save_file({"m.weight": torch.randn(4, 8)}, tmp_path / "model.safetensors")
+    assert check_unquantized(tmp_path) == {"hidden_size": 8}
+    save_file({"m.weight": torch.zeros(32, 1, dtype=torch.uint8)}, tmp_path / "model.safetensors")
+    with pytest.raises(FormatError, match="is already quantized, by bitsandbytes"):
+        check_unquantized(tmp_path)
+
+
+def test_scales_without_a_config(told: Callable[..., str]) -> None:
+    parts = {"m.weight": torch.zeros(4, 8).to(torch.float8_e4m3fn), "m.weight_scale": torch.ones(1)}
+    assert told(parts, None).startswith("m.weight_scale is packed, and no quantization_config says how")
 
 
 def test_a_folder_of_autogptq_s_day(tmp_path: Path) -> None:
