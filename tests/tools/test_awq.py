@@ -277,6 +277,7 @@ def test_one_line_for_each_mistake(refused: Callable[..., str], tiny: Path, text
     quantized.mkdir()
     config = json.loads((tiny / "config.json").read_text()) | {"quantization_config": {"quant_method": "awq"}}
     (quantized / "config.json").write_text(json.dumps(config))
+    save_file({"model.layers.0.mlp.up_proj.qweight": torch.zeros(4, 4).int()}, quantized / "model.safetensors")
     out = tmp_path / "out"
     ask = (tiny, out, "-c", 64, "-f", text)
     assert "no groups of 48 (one of 32, 64, 128, -1)" in refused("awq", *ask, "--group-size", 48)

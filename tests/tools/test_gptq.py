@@ -269,6 +269,7 @@ def test_one_line_for_each_mistake(tiny: Path, text: Path, tmp_path: Path, refus
     config = json.loads((done / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (done / "config.json").write_text(json.dumps(config))
+    save_file({"model.layers.0.mlp.up_proj.qweight": torch.zeros(4, 4).int()}, done / "model.safetensors")
     assert "is already quantized, by gptq (give the original checkpoint)" in line(source=done)
     odd = save_tiny_llama(tmp_path / "odd", layers=1, hidden=36)
     assert "model.layers.0.self_attn.q_proj: 36 inputs of 4 bits do not fill words of 32 bits" in line(source=odd)
