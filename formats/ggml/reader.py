@@ -76,14 +76,19 @@ class _Parsed:
 
 
 def read_ggml(
-    path: str | Path, settings: GGMLSettings = _NONE_GIVEN, *, warn: Callable[[str], object] = lambda text: None
+    path: str | Path,
+    settings: GGMLSettings = _NONE_GIVEN,
+    *,
+    drop_extra_tokens: bool = False,
+    warn: Callable[[str], object] = lambda text: None,
 ) -> Model:
     """Read a GGML file (ggjt, mid 2023): a Llama. Its tensors are read when they are asked for.
 
     Args:
         path: a ggjt file of version 1 (F16, F32) or 3 (every type of its time).
         settings: what the file does not store.
-        warn: called with a line for each value that had to be assumed.
+        drop_extra_tokens: leave out tokens of ``settings.vocab_dir`` beyond the embedding's rows.
+        warn: called with a line for each value that had to be assumed, and for what is left out.
 
     Returns:
         the model with GGUF's names and metadata, its tensors in the file's own types.
@@ -109,7 +114,7 @@ def read_ggml(
     gqa = _gqa(parsed, settings.gqa)
     width = _check_shapes(parsed, gqa)
     metadata = _metadata(parsed, gqa, width, settings, warn)
-    metadata |= tokenizer_to_metadata(_tokenizer(parsed, settings.vocab_dir))
+    metadata |= tokenizer_to_metadata(_tokenizer(parsed, settings.vocab_dir, drop_extra_tokens, warn))
     tensors = tuple(_tensor(file, path, *found) for found in parsed.entries.values())
     return Model("llama", metadata, tensors, path)
 
@@ -284,7 +289,9 @@ def _metadata(
     return {key: typed(key, value) for key, value in keys.items()}
 
 
-def _tokenizer(parsed: _Parsed, vocab_dir: Path | None) -> Tokenizer:
+def _tokenizer(
+    parsed: _Parsed, vocab_dir: Path | None, drop_extra_tokens: bool, warn: Callable[[str], object]
+) -> Tokenizer:
     n_vocab = parsed.hparams.n_vocab
     if vocab_dir is None:
         found = decode_vocabulary(parsed.vocabulary)
@@ -292,7 +299,13 @@ def _tokenizer(parsed: _Parsed, vocab_dir: Path | None) -> Tokenizer:
     else:
         from ..hf.tokenizer.read import read_tokenizer
 
-        found = read_tokenizer(vocab_dir, vocab_size=n_vocab, model_ids=read_json(vocab_dir / "config.json"))
+        found = read_tokenizer(
+            vocab_dir,
+            vocab_size=n_vocab,
+            model_ids=read_json(vocab_dir / "config.json"),
+            drop_extra_tokens=drop_extra_tokens,
+            say=warn,
+        )
         problem, path = "no tokenizer in this folder", vocab_dir
     if found is None:
         raise TokenizerError(

@@ -36,15 +36,18 @@ ORIGINAL = "quantmill.hf.original."  # + the rules' name of a tensor
 BARE = "quantmill.hf.bare"  # true if the checkpoint's names lack the base model's name
 
 
-def read_hf(folder: str | Path, *, pre: str | None = None, say: Say | None = None) -> Model:
+def read_hf(
+    folder: str | Path, *, pre: str | None = None, drop_extra_tokens: bool = False, say: Say | None = None
+) -> Model:
     """Read a Hugging Face checkpoint. Its weights stay on disk until their rows are asked for.
 
     Args:
         folder: with config.json, the weights (safetensors or ``pytorch_model.bin``, one file or shards) and the
             tokenizer's files. Without a tokenizer the model gets the vocabulary ``no_vocab``, which llama.cpp loads.
         pre: llama.cpp's name of the pre-tokenizer, such as ``qwen2``, instead of the one that is found.
-        say: called with a line about what is left out, and what the weights of a quantized checkpoint (GPTQ, AWQ,
-            FP8...) become.
+        drop_extra_tokens: leave out tokens beyond the embedding's rows instead of refusing them.
+        say: called with a line about what is assumed, chosen or left out, and about what the weights of a quantized
+            checkpoint (GPTQ, AWQ, FP8...) become.
 
     Returns:
         the model with GGUF's names, metadata and order, its tensors in the checkpoint's types. What no standard key can
@@ -69,7 +72,12 @@ def read_hf(folder: str | Path, *, pre: str | None = None, say: Say | None = Non
     """
     folder = Path(folder)
     check_links(folder)
-    return assemble(folder / "config.json", lambda slots, config: read_weights(folder, say), pre, say=say)
+    path = folder / "config.json"
+
+    def weights(slots: Sequence[Slot], config: Mapping[str, Any]) -> Mapping[str, Stored]:
+        return read_weights(folder, say)
+
+    return assemble(path, weights, pre, drop_extra_tokens=drop_extra_tokens, say=say)
 
 
 def assemble(
@@ -77,6 +85,7 @@ def assemble(
     find_weights: Callable[[Sequence[Slot], Mapping[str, Any]], Mapping[str, Stored]],
     pre: str | None = None,
     *,
+    drop_extra_tokens: bool = False,
     readable: bool = True,
     say: Say | None = None,
 ) -> Model:
@@ -106,7 +115,14 @@ def assemble(
         if wide := sum(one.dtype == "F64" for one in stored.values() if not isinstance(one, Tensor)):
             say(f"{folder}: {wide} tensors of F64 are rounded to F32")
         tensors, kept = _read_tensors(arch, config, slots, stored, folder, readable)
-    tokenizer = read_tokenizer(folder, vocab_size=config["vocab_size"], model_ids=raw, pre=pre)
+    tokenizer = read_tokenizer(
+        folder,
+        vocab_size=config["vocab_size"],
+        model_ids=raw,
+        pre=pre,
+        drop_extra_tokens=drop_extra_tokens,
+        say=say,
+    )
     generation = read_generation(folder / FILE)
 
     n_weights = sum(tensor.n_weights for tensor in tensors)

@@ -151,3 +151,17 @@ def train_wordpiece(lowercase: bool = True, vocab_size: int = 900) -> Json:
     }
     document["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
     return document
+
+
+def sentencepiece_json(data: bytes) -> Json:
+    """The tokenizer.json that transformers makes of a tokenizer.model."""
+    import sentencepiece.sentencepiece_model_pb2 as pb2
+    from transformers import LlamaTokenizerFast
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    proto = pb2.ModelProto.FromString(data)
+    vocab = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+    scores = {piece.piece: piece.score for piece in proto.pieces}
+    tok = LlamaTokenizerFast(vocab=vocab, merges=generate_merges(vocab, scores))
+    document: Json = json.loads(tok.backend_tokenizer.to_str())
+    return document

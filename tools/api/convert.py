@@ -147,6 +147,9 @@ def _check_read(source: str, read: ReadOptions) -> None:
             raise PlanError("is for GGML files, and the source is not one", where=f"--{name.replace('_', '-')}")
     if read.lora_base is not None and source != "lora":
         raise PlanError("is for LoRA adapters, and the source is not one", where="--base")
+    folder = source == "hf" or settings.get("vocab_dir") is not None
+    if read.drop_extra_tokens and not folder:
+        raise PlanError("is for a checkpoint's folder, and the source is not one", where="--drop-extra-tokens")
 
 
 def _read_adapter(src: Path, read: ReadOptions, level: str) -> Model:

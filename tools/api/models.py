@@ -75,14 +75,15 @@ def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress:
     if kind == "hf":
         from ...formats.hf.load import read_hf
 
-        return read_hf(path, pre=options.pre, say=notes(progress))
+        return read_hf(path, pre=options.pre, drop_extra_tokens=options.drop_extra_tokens, say=notes(progress))
     if kind == "lora":
         hint = "quantmill convert makes a GGUF adapter of it"
         raise FormatError("is a LoRA adapter, not a model", path=path, hint=hint)
     if kind == "ggml":
         from ...formats.ggml.reader import GGMLSettings, read_ggml
 
-        return read_ggml(path, options.ggml or GGMLSettings(), warn=_warn(progress))
+        settings = options.ggml or GGMLSettings()
+        return read_ggml(path, settings, drop_extra_tokens=options.drop_extra_tokens, warn=_warn(progress))
     from ...formats.gguf.reader import read_gguf
 
     return read_gguf(path)

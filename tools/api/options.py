@@ -25,6 +25,8 @@ class ReadOptions:
         pre: llama.cpp's name of the pre-tokenizer, for a checkpoint whose pre-tokenizer is not recognized.
         ggml: what a GGML file does not store; None to infer or assume it.
         lora_base: the folder of the model that a LoRA adapter was trained on; None for the one that the adapter names.
+        drop_extra_tokens: leave out a checkpoint's tokens beyond the embedding's rows, with a note, instead of refusing
+            them.
 
     Example:
         >>> from quantmill import ReadOptions
@@ -36,6 +38,7 @@ class ReadOptions:
     pre: str | None = None
     ggml: GGMLSettings | None = None
     lora_base: Path | None = None
+    drop_extra_tokens: bool = False
 
 
 @dataclass(frozen=True)

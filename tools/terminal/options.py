@@ -126,10 +126,12 @@ def _read_options(
     context: int | None,
     vocab_dir: Path | None,
     base: Path | None,
+    drop_extra_tokens: bool,
 ) -> ReadOptions:
     from ...formats.ggml.reader import GGMLSettings
 
-    return ReadOptions(source, pre, GGMLSettings(gqa, eps, rope_base, context, vocab_dir), base)
+    ggml = GGMLSettings(gqa, eps, rope_base, context, vocab_dir)
+    return ReadOptions(source, pre, ggml, base, drop_extra_tokens)
 
 
 def cluster_from(address: str | None, workers: int | None) -> ClusterOptions | None:
@@ -259,4 +261,8 @@ read_options: Group[Any] = _gather(
         help="GGML: use the tokenizer of this Hugging Face folder, not the file's.",
     ),
     click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER", help="LoRA: the base model's folder."),
+    click.option(
+        "--drop-extra-tokens", is_flag=True,
+        help="Leave out a checkpoint's tokens beyond the embedding's rows, as llama.cpp does for SentencePiece.",
+    ),
 )  # fmt: skip

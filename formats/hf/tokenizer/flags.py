@@ -30,9 +30,9 @@ def find_flags(
     found |= {**vocabulary.flags, **_declared(folder, special, ids)}
     if vocabulary.model == "t5":  # what is done to text outweighs what tokenizer_config.json says of it
         found["add_space_prefix"] = vocabulary.flags["add_space_prefix"]
-    if (mask := folder.added_tokens.get(special.get("mask", -1))) is not None and mask.lstrip:
+    if (mask := vocabulary.added.by_id.get(special.get("mask", -1))) is not None and mask.lstrip:
         found["mask_lstrip"] = True
-    if any(added.rstrip for added in folder.added_tokens.values()):
+    if any(added.rstrip for added in vocabulary.added.by_id.values()):
         found["special_rstrip"] = True
     return found
 

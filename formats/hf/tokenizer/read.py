@@ -40,7 +40,13 @@ class Reader:
 
 
 def read_tokenizer(
-    folder: Path, *, vocab_size: int, model_ids: Mapping[str, object], pre: str | None = None
+    folder: Path,
+    *,
+    vocab_size: int,
+    model_ids: Mapping[str, object],
+    pre: str | None = None,
+    drop_extra_tokens: bool = False,
+    say: Callable[[str], object] | None = None,
 ) -> Tokenizer | None:
     """Read the tokenizer in ``folder``; None where there is none.
 
@@ -51,6 +57,9 @@ def read_tokenizer(
         model_ids: config.json, or its ``*_token_id`` entries: a number, a list, or None.
         pre: llama.cpp's pre-tokenizer name, instead of the one found by behaviour. For WordPiece and Unigram, where
             names mean nothing, any name accepts a tokenizer that llama.cpp does not follow exactly.
+        drop_extra_tokens: leave out tokens beyond the embedding's rows instead of refusing them, as llama.cpp's
+            converter does with SentencePiece models.
+        say: called with a line about each contradiction between files that was settled, and about what is left out.
 
     Raises:
         TokenizerError: damaged files, a vocabulary longer than the embedding, or one that llama.cpp cannot run.
@@ -67,7 +76,13 @@ def read_tokenizer(
         raise TokenizerError(f"no pre-tokenizer called {pre!r}", where="--pre", hint=f"one of {', '.join(NAMES)}")
     found = read_folder(folder)
     reader = next((row for row in READERS if row.fits(found)), None)
-    return None if reader is None else _complete(found, reader.read(found, pre), vocab_size, model_ids)
+    if reader is None:
+        return None
+    vocabulary, lines = reader.read(found, pre).within(vocab_size, drop=drop_extra_tokens)
+    if say is not None:
+        for line in (*found.notes, *vocabulary.added.notes, *lines):
+            say(f"{folder}: {line}")
+    return _complete(found, vocabulary, vocab_size, model_ids)
 
 
 def _complete(
@@ -76,7 +91,7 @@ def _complete(
     """The tokenizer of this vocabulary, with what is found in the same way for every kind."""
     tokens, types, scores = vocabulary.arrays(vocab_size, folder.path)
     ids = {text: number for number, (text, _) in vocabulary.tokens.items()}
-    ids.update({added.text: number for number, added in folder.added_tokens.items()})
+    ids.update({added.text: number for number, added in vocabulary.added.by_id.items()})
     special = find_special_ids(folder, ids, model_ids, vocabulary.special)
     return Tokenizer(
         model=vocabulary.model,
@@ -133,7 +148,9 @@ READERS = (
     Reader(
         "a SentencePiece model that is not Unigram",
         "it has the scores that the tokenizer.json made from it lacks",
-        lambda folder: folder.sentencepiece is not None and not folder.sentencepiece.is_unigram,
+        lambda folder: (
+            folder.sentencepiece is not None and not folder.sentencepiece.is_unigram and folder.differing_piece is None
+        ),
         sentencepiece_bpe.read_model,
     ),
     Reader(

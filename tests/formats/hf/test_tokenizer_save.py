@@ -167,8 +167,9 @@ def test_transformers_loads_sentencepiece(tmp_path: Path) -> None:
 
 def test_a_hole_in_the_vocabulary_stays_a_hole(tmp_path: Path) -> None:
     document = train_bpe(BY_NAME["gpt-2"].pre_tokenizer, vocab_size=300)
-    files = {"tokenizer.json": document, "added_tokens.json": {"<x>": 303}}
-    tok = round_trip(write_folder(tmp_path / "a", files), 306, tmp_path / "b")
+    document["model"]["vocab"]["<x>"] = 303
+    document["added_tokens"] = [{"id": 303, "content": "<x>"}]
+    tok = round_trip(write_folder(tmp_path / "a", {"tokenizer.json": document}), 306, tmp_path / "b")
     assert tok.tokens[300:] == ("[PAD300]", "[PAD301]", "[PAD302]", "<x>", "[PAD304]", "[PAD305]")
     hf = HfTokenizer.from_file(str(tmp_path / "b" / "tokenizer.json"))
     assert hf.token_to_id("<x>") == 303

@@ -18,7 +18,7 @@ def is_byte(text: str) -> bool:
 
 def unknown_piece(folder: TokenizerFolder, model: BpeModel) -> str:
     """The text of the unknown token. transformers 5 writes none into the model; its class's default stands in."""
-    return model.unk_token or folder.config.tokens.by_key.get("unk_token") or "<unk>"
+    return model.unk_token or next(filter(None, folder.named_texts("unk_token")), "<unk>")
 
 
 def piece_type(text: str, unknown: str) -> TokenType:

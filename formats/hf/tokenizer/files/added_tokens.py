@@ -1,17 +1,20 @@
-"""Tokens added to a vocabulary, which three files of a folder may list."""
+"""Tokens added to a vocabulary, as the files of a folder list and name them. ``numbering.py`` gives them their ids."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from ....ir import TokenType
-from .json_values import json_object, text, token_id, token_id_text
+from .json_values import flag, json_object, text, token_id, token_id_text
 
 # llama.cpp's converter takes these for control tokens whatever the files say (conversion/base.py,
 # does_token_look_special): command-r, deepseek-coder and gemma mark theirs as ordinary.
 _CONTROL_TEXTS = {"<pad>", "<mask>", "<2mass>", "[@BOS@]"}
 _CONTROL_BRACKETS = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+
+# transformers' SPECIAL_TOKENS_ATTRIBUTES, in its order.
+TOKEN_KEYS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,49 @@ class AddedToken:
         return self.text if self.type is TokenType.CONTROL else self.text.replace("▁", " ")
 
 
+@dataclass(frozen=True)
+class NamedTokens:
+    """The special tokens that a file names.
+
+    Args:
+        by_key: such as ``pad_token`` -> the token, or None where the file says that there is none.
+        additional: ``additional_special_tokens``; None where there is no such list.
+        extra: ``extra_special_tokens``, which took its place in 2025; None where there is no such list.
+    """
+
+    by_key: Mapping[str, AddedToken | None]
+    additional: tuple[AddedToken, ...] | None
+    extra: tuple[AddedToken, ...] | None
+
+    @property
+    def further(self) -> tuple[AddedToken, ...] | None:
+        """The list of further tokens that transformers goes by."""
+        return self.extra if self.extra or self.additional is None else self.additional
+
+    def updated(self, later: NamedTokens) -> NamedTokens:
+        """What transformers makes of these and of those of special_tokens_map.json.
+
+        The latter outweigh these by the usual keys, and only add by others. Their ``additional_special_tokens`` counts
+        where there is no other list.
+        """
+        keys = dict.fromkeys((*TOKEN_KEYS, *self.by_key, *later.by_key))
+        first, second = later.by_key, self.by_key
+        by_key = {
+            key: (first.get(key, second.get(key)) if key in TOKEN_KEYS else second.get(key, first.get(key)))
+            for key in keys
+            if key in first or key in second
+        }
+        further = self.further
+        if later.extra:
+            further = (*(further or ()), *later.extra)
+        return NamedTokens(by_key, later.additional, further) if further is None else NamedTokens(by_key, None, further)
+
+
 def added_token(value: object) -> AddedToken:
     """Parse ``{"content": ..., "special": ..., "lstrip": ..., "rstrip": ...}``."""
     token = json_object(value)
-    return AddedToken(text(token.get("content")), *(bool(token.get(key)) for key in ("special", "lstrip", "rstrip")))
+    flags = (flag(token.get(key, False)) for key in ("special", "lstrip", "rstrip"))
+    return AddedToken(text(token.get("content")), *flags)
 
 
 def numbered_token(value: object) -> tuple[int, AddedToken]:
@@ -60,22 +102,6 @@ def tokens_by_id(value: object) -> dict[int, AddedToken]:
     return {token_id_text(key): added_token(token) for key, token in json_object(value).items()}
 
 
-def merge_added_tokens(
-    listed: Iterable[tuple[int, AddedToken]],
-    ids: Mapping[str, int],
-    decoder: Mapping[int, AddedToken],
-    special_texts: Collection[str],
-) -> dict[int, AddedToken]:
-    """Every added token by its id; where files disagree, the last of these wins.
-
-    Args:
-        listed: tokenizer.json's ``added_tokens``.
-        ids: added_tokens.json, which does not say what is special.
-        decoder: tokenizer_config.json's ``added_tokens_decoder``.
-        special_texts: texts that the folder calls special elsewhere.
-    """
-    merged = dict(listed)
-    for content, number in ids.items():
-        known = merged.get(number)
-        merged[number] = AddedToken(content, content in special_texts or (known is not None and known.special))
-    return {**merged, **decoder}
+def named_token(value: object) -> AddedToken:
+    """Parse a special token as the files name it: its text, or an object."""
+    return replace(added_token(value), special=True) if isinstance(value, dict) else AddedToken(text(value), True)

@@ -8,14 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from .added_tokens import AddedToken, merge_added_tokens
-from .json_values import read_json, read_text, token_ids
+from ....ir import TokenType
+from .added_tokens import AddedToken, NamedTokens
+from .json_values import Fields, optional, read_json, read_text, text, token_ids
+from .numbering import AddedTokens, TokenSources, merge_added_tokens
 from .sentencepiece_model import NAMES, SentencePieceModel, read_sentencepiece_model
-from .tokenizer_config import NamedTokens, TokenizerConfig, read_special_tokens_map, read_tokenizer_config
-from .tokenizer_json import Model, TokenizerJson, read_tokenizer_json
+from .tokenizer_config import TokenizerConfig, read_special_tokens_map, read_tokenizer_config
+from .tokenizer_json import BpeModel, Model, TokenizerJson, UnigramModel, WordPieceModel, read_tokenizer_json
 from .vocabulary_files import read_merges_txt, read_vocab_json, read_vocab_txt
 
 M = TypeVar("M", bound=Model)
+_NO_DEFAULTS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class TokenizerFolder:
         path: the folder, for messages.
         tokenizer_json: tokenizer.json, or None where it is missing.
         config: tokenizer_config.json.
-        special_tokens_map: special_tokens_map.json.
+        special_tokens_map: the tokens that special_tokens_map.json names.
         added_tokens_json: added_tokens.json: text -> id.
         stops: generation_config.json's ``eos_token_id``: the ids that generation stops at.
     """
@@ -52,20 +55,70 @@ class TokenizerFolder:
         return self.tokenizer_json, self.tokenizer_json.model
 
     def named_texts(self, *keys: str) -> list[str]:
-        """The texts that the files give under these keys, such as ``bos_token``: the first key's texts first."""
-        sources = (self.config.tokens.by_key, self.special_tokens_map.by_key)
-        return [source[key] for key in keys for source in sources if key in source]
+        """The texts of the tokens that the files name by these keys, such as ``bos_token``: the first key's first."""
+        found = (self.named_tokens.by_key.get(key) for key in keys)
+        return [token.text for token in found if token is not None]
 
     @cached_property
-    def special_texts(self) -> frozenset[str]:
-        """Texts that tokenizer_config.json or special_tokens_map.json call special."""
-        return self.config.tokens.texts | self.special_tokens_map.texts
+    def named_tokens(self) -> NamedTokens:
+        """The special tokens that the files name.
+
+        special_tokens_map.json counts where tokenizer_config.json has no ``added_tokens_decoder``.
+        """
+        named = self.config.named_tokens
+        return named if self.config.added_tokens_decoder is not None else named.updated(self.special_tokens_map)
 
     @cached_property
-    def added_tokens(self) -> dict[int, AddedToken]:
-        """Every added token by its id; the later of tokenizer.json, added_tokens.json, tokenizer_config.json wins."""
-        listed = () if self.tokenizer_json is None else self.tokenizer_json.added_tokens
-        return merge_added_tokens(listed, self.added_tokens_json, self.config.added_tokens_decoder, self.special_texts)
+    def differing_piece(self) -> tuple[int, str, str | None] | None:
+        """The first piece that is another token in tokenizer.json: its id, its text, and the text there; or None.
+
+        transformers runs tokenizer.json, whatever lies beside it. Bytes may be written as characters there (Gemma), and
+        added tokens may take the places of pieces.
+        """
+        document = self.tokenizer_json
+        if document is None or document.is_byte_level or isinstance(document.model, UnigramModel | WordPieceModel):
+            return None  # a SentencePiece model beside such a file is another program's
+        if (found := self.sentencepiece) is None or found.is_unigram:
+            return None
+        vocab = document.model.vocab if isinstance(document.model, BpeModel) else {}
+        texts = {number: content for content, number in vocab.items()}
+        added = {token.text for _, token in document.added_tokens}
+        for number, piece in enumerate(found.pieces):
+            there = texts.pop(number, None)
+            free = piece.type in (TokenType.BYTE, TokenType.UNKNOWN) and there is not None
+            if there != piece.text and there not in added and not free:
+                return number, piece.text, there
+        beyond = next(((number, content) for number, content in texts.items() if content not in added), None)
+        return None if beyond is None else (beyond[0], "", beyond[1])
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each file that is left aside because it contradicts another."""
+        if self.differing_piece is None:
+            return []
+        number, text, there = self.differing_piece
+        return [f"tokenizer.json is read, not tokenizer.model: token {number} is {there!r} there, {text!r} here"]
+
+    def added_tokens(
+        self, base: Mapping[str, int], *, defaults: Mapping[str, str] = _NO_DEFAULTS, ids_stand: bool = False
+    ) -> AddedTokens:
+        """The added tokens by their ids; see ``merge_added_tokens``.
+
+        Args:
+            base: text -> id of the vocabulary without added tokens.
+            defaults: the special tokens of transformers' class by their keys, where the files name no others.
+            ids_stand: whether the ids that the files declare stand.
+        """
+        own = {key: AddedToken(content, special=True) for key, content in defaults.items() if content in base}
+        sources = TokenSources(
+            path=self.path,
+            listed=None if self.tokenizer_json is None else self.tokenizer_json.added_tokens,
+            decoder=self.config.added_tokens_decoder,
+            ids=self.added_tokens_json,
+            named=NamedTokens(own, None, None).updated(self.named_tokens),
+            tokenizer_class=self.config.tokenizer_class,
+        )
+        return merge_added_tokens(base, sources, ids_stand=ids_stand)
 
     @cached_property
     def sentencepiece_path(self) -> Path | None:
@@ -96,8 +149,9 @@ class TokenizerFolder:
     def chat_templates(self) -> dict[str, str]:
         """Name -> Jinja text. As in transformers, files of their own win over tokenizer_config.json."""
         templates = dict(self.config.chat_templates)
-        of_processor = read_json(self.path / "chat_template.json").get("chat_template")
-        if isinstance(of_processor, str):
+        path = self.path / "chat_template.json"
+        of_processor = Fields(read_json(path), path).take("chat_template", optional(text))
+        if of_processor is not None:
             templates.setdefault("default", of_processor)
         if self.has("chat_template.jinja"):
             templates["default"] = read_text(self.path / "chat_template.jinja")
@@ -117,14 +171,15 @@ def read_folder(path: Path) -> TokenizerFolder:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "added_tokens.json").write_text('{"<think>": 7}')
-        >>> read_folder(folder).added_tokens
+        >>> read_folder(folder).added_tokens({"a": 0}, ids_stand=True).by_id
         {7: AddedToken(text='<think>', special=False, lstrip=False, rstrip=False)}
     """
+    generation = Fields(read_json(path / "generation_config.json"), path / "generation_config.json")
     return TokenizerFolder(
         path=path,
         config=read_tokenizer_config(path / "tokenizer_config.json"),
         special_tokens_map=read_special_tokens_map(path / "special_tokens_map.json"),
         added_tokens_json=read_vocab_json(path / "added_tokens.json"),
-        stops=token_ids(read_json(path / "generation_config.json").get("eos_token_id")),
+        stops=generation.take("eos_token_id", token_ids),
         tokenizer_json=read_tokenizer_json(path / "tokenizer.json"),
     )

@@ -59,6 +59,10 @@ class Fields:
                 hint="download it again",
             ) from None
 
+    def take_if_there(self, key: str, parse: Parser[T]) -> T | None:
+        """As ``take``, or None where the object has no such key; a null is a value that the parser must accept."""
+        return self.take(key, parse) if key in self.values else None
+
 
 def text(value: object) -> str:
     """A string."""
@@ -122,22 +126,17 @@ def mapping_of(parse: Parser[T]) -> Parser[dict[str, T]]:
     return lambda value: {key: parse(item) for key, item in json_object(value).items()}
 
 
-def known_flag(value: object) -> bool | None:
-    """A boolean, or None for anything else."""
-    return value if isinstance(value, bool) else None
-
-
-def token_text(value: object) -> str | None:
-    """A token as these files write it: its text, or an object with ``content``; None for anything else."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
+def flag(value: object) -> bool:
+    """A boolean."""
+    if not isinstance(value, bool):
+        raise Unexpected
+    return value
 
 
 def token_ids(value: object) -> tuple[int, ...]:
-    """The ids in a number or a list of numbers; what is not an id, such as -1 for none, is left out."""
-    values = value if isinstance(value, list) else [value]
-    return tuple(number for number in values if type(number) is int and 0 <= number < _MAX_ID)
+    """The ids in null, a number or a list of numbers; negative ones stand for none."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return tuple(token_id(number) for number in values if type(number) is not int or number >= 0)
 
 
 def read_json(path: Path) -> Json:

@@ -7,43 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....ir import TokenType
-from .added_tokens import AddedToken, tokens_by_id
+from .added_tokens import TOKEN_KEYS, AddedToken, NamedTokens, named_token, tokens_by_id
 from .json_values import (
     Fields,
     Unexpected,
+    flag,
     is_id_text,
-    json_list,
     json_object,
-    known_flag,
     mapping_of,
     optional,
     read_json,
     text,
-    token_text,
     tuple_of,
 )
 
 RECORDED_KEY = "quantmill"
 _MAX_EXTRA_IDS = 1 << 16  # T5 has 100
 _TYPES = {int(kind) for kind in TokenType}
-
-
-@dataclass(frozen=True)
-class NamedTokens:
-    """The special tokens that a file names.
-
-    Args:
-        by_key: such as ``bos_token`` -> its text.
-        further: the texts of those without a key of their own.
-    """
-
-    by_key: Mapping[str, str]
-    further: frozenset[str]
-
-    @property
-    def texts(self) -> frozenset[str]:
-        """The texts of all of them."""
-        return self.further.union(text for text in self.by_key.values() if text)
 
 
 @dataclass(frozen=True)
@@ -65,8 +45,8 @@ class TokenizerConfig:
 
     Args:
         path: the file, for messages.
-        tokens: the special tokens it names.
-        added_tokens_decoder: added tokens by id.
+        named_tokens: the special tokens it names.
+        added_tokens_decoder: added tokens by id; None where it has none.
         chat_templates: name -> Jinja text; the nameless one is ``default``.
         tokenizer_class: transformers' class.
         extra_ids: how many ``<extra_id_N>`` a T5 has.
@@ -80,8 +60,8 @@ class TokenizerConfig:
     """
 
     path: Path
-    tokens: NamedTokens
-    added_tokens_decoder: Mapping[int, AddedToken]
+    named_tokens: NamedTokens
+    added_tokens_decoder: Mapping[int, AddedToken] | None
     chat_templates: Mapping[str, str]
     tokenizer_class: str | None
     extra_ids: int | None
@@ -102,20 +82,19 @@ def read_tokenizer_config(path: Path) -> TokenizerConfig:
     """
     document = read_json(path)
     fields = Fields(document, path)
-    decoder = fields.take("added_tokens_decoder", optional(tokens_by_id))
     return TokenizerConfig(
         path=path,
-        tokens=_named_tokens(fields),
-        added_tokens_decoder=decoder or {},
+        named_tokens=_named_tokens(fields),
+        added_tokens_decoder=fields.take_if_there("added_tokens_decoder", tokens_by_id),
         chat_templates=fields.take("chat_template", _chat_templates),
-        tokenizer_class=fields.take("tokenizer_class", lambda value: str(value) if value else None),
+        tokenizer_class=fields.take("tokenizer_class", optional(text)) or None,
         extra_ids=fields.take("extra_ids", optional(_extra_ids)),
-        add_bos_token=fields.take("add_bos_token", known_flag),
-        add_eos_token=fields.take("add_eos_token", known_flag),
-        add_prefix_space=fields.take("add_prefix_space", known_flag),
-        do_lower_case=fields.take("do_lower_case", optional(bool), missing=True),
-        strip_accents=fields.take("strip_accents", optional(bool)),
-        tokenize_chinese_chars=fields.take("tokenize_chinese_chars", optional(bool), missing=True),
+        add_bos_token=fields.take("add_bos_token", optional(flag)),
+        add_eos_token=fields.take("add_eos_token", optional(flag)),
+        add_prefix_space=fields.take("add_prefix_space", optional(flag)),
+        do_lower_case=fields.take("do_lower_case", optional(flag), missing=True),
+        strip_accents=fields.take("strip_accents", optional(flag)),
+        tokenize_chinese_chars=fields.take("tokenize_chinese_chars", optional(flag), missing=True),
         recorded=fields.take(RECORDED_KEY, _recorded_facts),
     )
 
@@ -126,21 +105,22 @@ def read_special_tokens_map(path: Path) -> NamedTokens:
 
 
 def _named_tokens(fields: Fields) -> NamedTokens:
-    by_key = {
-        key: content
-        for key, value in fields.values.items()
-        if key.endswith("_token") and (content := token_text(value)) is not None
+    by_key = {key: fields.take(key, optional(named_token)) for key in TOKEN_KEYS if key in fields.values}
+    others = [key for key in fields.values if key.endswith("_token") and key not in TOKEN_KEYS]
+    by_key |= {key: fields.take(key, named_token) for key in others if _is_token(fields.values[key])}
+    extra = fields.values.get("extra_special_tokens")
+    if isinstance(extra, dict):  # of named ones
+        by_key |= fields.take("extra_special_tokens", mapping_of(named_token))
+    further = {
+        key: None if isinstance(fields.values.get(key), dict) else fields.take(key, optional(tuple_of(named_token)))
+        for key in ("additional_special_tokens", "extra_special_tokens")
     }
-    further: set[str] = set()
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        further.update(fields.take(key, _texts))
-    return NamedTokens(by_key, frozenset(further))
+    return NamedTokens(by_key, *further.values())
 
 
-def _texts(value: object) -> list[str]:
-    """The texts in a list of tokens, or in an object of them, or null."""
-    tokens = list(value.values()) if isinstance(value, dict) else json_list([] if value is None else value)
-    return [content for token in tokens if (content := token_text(token))]
+def _is_token(value: object) -> bool:
+    """Whether it looks like one: an option may end in ``_token``, too, such as ``add_bos_token``."""
+    return isinstance(value, str) or (isinstance(value, dict) and "content" in value)
 
 
 def _chat_templates(value: object) -> Mapping[str, str]:

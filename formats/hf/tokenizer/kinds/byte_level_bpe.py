@@ -15,6 +15,7 @@ from ..common.merges import merge_from_gguf, merges_to_gguf
 from ..common.vocabulary import Vocabulary
 from ..files.folder import TokenizerFolder
 from ..files.json_values import Json
+from ..files.numbering import AddedTokens
 from ..files.tokenizer_json import BpeModel
 from ..splitting.detect import detect_pre
 from ..splitting.pre_tokenizers import BY_NAME, MASK_LSTRIP, NAMES
@@ -26,23 +27,23 @@ class _TokenizerClass:
 
     Args:
         pre: the name of the pre-tokenizer that splits as it does.
-        special_texts: the texts of its special tokens.
+        special: its special tokens where the files name no others.
     """
 
     pre: str
-    special_texts: tuple[str, ...]
+    special: Mapping[str, str]
 
 
-_GPT2 = _TokenizerClass("gpt-2", ("<|endoftext|>",))
-_ROBERTA = _TokenizerClass("gpt-2", ("<s>", "</s>", "<unk>", "<pad>", "<mask>"))
-_QWEN2 = _TokenizerClass("qwen2", ("<|endoftext|>",))
+_ROBERTA_NAMES = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
+_GPT2 = _TokenizerClass("gpt-2", dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"))
+_ROBERTA = _TokenizerClass("gpt-2", {f"{name}_token": text for name, text in _ROBERTA_NAMES.items()})
+_QWEN2 = _TokenizerClass("qwen2", dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"))
 # Classes whose folders may hold vocab.json and merges.txt only.
 _CLASSES = {
     **dict.fromkeys(("GPT2Tokenizer", "GPT2TokenizerFast", "CodeGenTokenizer", "CodeGenTokenizerFast"), _GPT2),
     **dict.fromkeys(("RobertaTokenizer", "RobertaTokenizerFast"), _ROBERTA),
     **dict.fromkeys(("Qwen2Tokenizer", "Qwen2TokenizerFast"), _QWEN2),
 }
-_ROBERTA_NAMES = ("bos", "eos", "unk", "pad", "mask")  # of its special texts
 
 
 def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
@@ -56,12 +57,13 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
         TokenizerError: llama.cpp has no such pre-tokenizer.
     """
     document, model = folder.document(BpeModel)
+    added = folder.added_tokens(model.vocab)
     if pre is None:
         pre = detect_pre(document)
-        if pre == "gpt-2" and any(added.text == "<mask>" and added.lstrip for added in folder.added_tokens.values()):
+        if pre == "gpt-2" and any(token.text == "<mask>" and token.lstrip for token in added.by_id.values()):
             pre = MASK_LSTRIP[0]
     tokens = {number: (text, TokenType.NORMAL) for text, number in model.vocab.items()}
-    return Vocabulary("gpt2", pre, _with_added(folder, tokens), merges=merges_to_gguf(model.merges))
+    return Vocabulary("gpt2", pre, _with_added(tokens, added), added, merges=merges_to_gguf(model.merges))
 
 
 def read_vocab_and_merges(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
@@ -78,20 +80,18 @@ def read_vocab_and_merges(folder: TokenizerFolder, pre: str | None) -> Vocabular
     known = _CLASSES.get(folder.config.tokenizer_class or "")
     if known is None and pre is None:
         raise _unknown_class(folder)
-    texts = () if known is None else known.special_texts
-    control = folder.special_texts.union(texts)
-    tokens = {n: (text, TokenType.CONTROL if text in control else TokenType.NORMAL) for text, n in vocab.items()}
+    added = folder.added_tokens(vocab, defaults={} if known is None else known.special)
+    tokens = {number: (text, TokenType.NORMAL) for text, number in vocab.items()}
     special: Mapping[str, int] = {}
     flags: Mapping[str, bool] = {}
     if known is not None:
         pre = pre or known.pre
-        if known is _ROBERTA and vocab.keys() >= set(texts):
+        if known is _ROBERTA and vocab.keys() >= {*_ROBERTA_NAMES.values()}:
             pre = MASK_LSTRIP[0] if pre == known.pre else pre
-            special = {name: vocab[text] for name, text in zip(_ROBERTA_NAMES, texts, strict=True)}
-            special |= {"sep": vocab["</s>"]}
+            special = {name: vocab[text] for name, text in _ROBERTA_NAMES.items()}
             flags = dict.fromkeys(("add_bos_token", "add_eos_token", "add_sep_token", "mask_lstrip"), True)
-    tokens = _with_added(folder, tokens)
-    return Vocabulary("gpt2", pre, tokens, merges=folder.merges_txt, special=special, flags=flags)
+    tokens = _with_added(tokens, added)
+    return Vocabulary("gpt2", pre, tokens, added, merges=folder.merges_txt, special=special, flags=flags)
 
 
 def to_document(tok: Tokenizer) -> Json:
@@ -125,10 +125,8 @@ def to_document(tok: Tokenizer) -> Json:
     )
 
 
-def _with_added(
-    folder: TokenizerFolder, tokens: Mapping[int, tuple[str, TokenType]]
-) -> dict[int, tuple[str, TokenType]]:
-    return {**tokens, **{number: (added.stored_text, added.type) for number, added in folder.added_tokens.items()}}
+def _with_added(tokens: Mapping[int, tuple[str, TokenType]], added: AddedTokens) -> dict[int, tuple[str, TokenType]]:
+    return {**tokens, **{number: (token.stored_text, token.type) for number, token in added.by_id.items()}}
 
 
 def _unknown_class(folder: TokenizerFolder) -> TokenizerError:

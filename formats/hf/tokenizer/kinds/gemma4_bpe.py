@@ -50,13 +50,15 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
     _, model = folder.document(BpeModel)
     unknown = unknown_piece(folder, model)
     tokens = {number: (text, piece_type(text, unknown)) for text, number in model.vocab.items()}
-    for number, added in folder.added_tokens.items():
-        if added.text != unknown:
-            tokens[number] = (added.stored_text, _type(added))
+    added = folder.added_tokens(model.vocab)
+    for number, token in added.by_id.items():
+        if token.text != unknown:
+            tokens[number] = (token.stored_text, _type(token))
     return Vocabulary(
         model="gemma4",
         pre=None,
         tokens=tokens,
+        added=added,
         scores=dict.fromkeys(tokens, ADDED_SCORE),  # llama.cpp does not look at them
         merges=merges_to_gguf(model.merges),
         special={"unk": model.vocab[unknown]} if unknown in model.vocab else {},

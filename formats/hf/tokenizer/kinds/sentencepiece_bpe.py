@@ -18,6 +18,7 @@ from ..common.pieces import piece_type, unknown_piece
 from ..common.vocabulary import ADDED_SCORE, Vocabulary
 from ..files.folder import TokenizerFolder
 from ..files.json_values import Json
+from ..files.numbering import AddedTokens
 from ..files.sentencepiece_model import BPE
 from ..files.tokenizer_json import BpeModel, Merge
 
@@ -45,7 +46,11 @@ def read_model(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
         for name, number in found.special.items()
         if tokens[number][1] in (TokenType.CONTROL, TokenType.UNKNOWN)
     }
-    return _vocabulary(folder, tokens, scores, special, adds_prefix=found.adds_space_prefix)
+    if folder.tokenizer_json is None:
+        added = folder.added_tokens({piece.text: number for number, piece in enumerate(found.pieces)}, ids_stand=True)
+    else:
+        added = folder.added_tokens(folder.document(BpeModel)[1].vocab)
+    return _vocabulary(folder, added, tokens, scores, special, adds_prefix=found.adds_space_prefix)
 
 
 def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
@@ -58,17 +63,17 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
         pre: ignored.
     """
     document, model = folder.document(BpeModel)
-    unknown = unknown_piece(folder, model)
+    added, unknown = folder.added_tokens(model.vocab), unknown_piece(folder, model)
     tokens = {}
     for text, number in model.vocab.items():
         kind = piece_type(text, unknown)
-        added = folder.added_tokens.get(number)
-        if kind is TokenType.NORMAL and added is not None and added.type is TokenType.CONTROL:
+        token = added.by_id.get(number)
+        if kind is TokenType.NORMAL and token is not None and token.type is TokenType.CONTROL:
             kind = TokenType.CONTROL
         tokens[number] = (text, kind)
     scores = _scores(tokens, model.merges)
     special = {"unk": model.vocab[unknown]} if unknown in model.vocab else {}
-    return _vocabulary(folder, tokens, scores, special, adds_prefix=document.adds_space_prefix)
+    return _vocabulary(folder, added, tokens, scores, special, adds_prefix=document.adds_space_prefix)
 
 
 def to_document(tok: Tokenizer) -> Json:
@@ -126,6 +131,7 @@ def _scores(tokens: Mapping[int, tuple[str, TokenType]], merges: Sequence[Merge]
 
 def _vocabulary(
     folder: TokenizerFolder,
+    added: AddedTokens,
     tokens: dict[int, tuple[str, TokenType]],
     scores: dict[int, float],
     special: Mapping[str, int],
@@ -133,16 +139,16 @@ def _vocabulary(
     adds_prefix: bool,
 ) -> Vocabulary:
     """The vocabulary with its added tokens; those that only repeat its own special tokens change nothing."""
-    for number, added in folder.added_tokens.items():
+    for number, token in added.by_id.items():
         known = tokens.get(number)
-        if known is not None and known[0] == added.text and known[1] in (TokenType.UNKNOWN, TokenType.CONTROL):
+        if known is not None and known[0] == token.text and known[1] in (TokenType.UNKNOWN, TokenType.CONTROL):
             continue
-        if known != (added.stored_text, added.type):
-            tokens[number], scores[number] = (added.stored_text, added.type), ADDED_SCORE
+        if known != (token.stored_text, token.type):
+            tokens[number], scores[number] = (token.stored_text, token.type), ADDED_SCORE
     flags = {} if adds_prefix else {"add_space_prefix": False}
     if folder.tokenizer_json is not None and folder.tokenizer_json.prepend_scheme == "first":
         flags["legacy"] = False
-    return Vocabulary("llama", "default", tokens, scores, special=special, flags=flags)
+    return Vocabulary("llama", "default", tokens, added, scores, special=special, flags=flags)
 
 
 def _merges(tok: Tokenizer, scores: list[float]) -> list[list[str]]:

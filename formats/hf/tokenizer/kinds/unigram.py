@@ -19,6 +19,7 @@ from ..common.vocabulary import ADDED_SCORE, PADDING_SCORE, Vocabulary
 from ..files.folder import TokenizerFolder
 from ..files.json_values import Json
 from ..files.json_values import text as json_text
+from ..files.numbering import AddedTokens
 from ..files.sentencepiece_model import Piece
 from ..files.tokenizer_json import TokenizerJson, UnigramModel
 from ..splitting.probes import PROBES, differing_probes, split_probes
@@ -41,6 +42,7 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
         TokenizerError: they do something else, or the table is damaged.
     """
     document, model = folder.document(UnigramModel)
+    added = folder.added_tokens({text: number for number, (text, _) in enumerate(model.pieces)})
     tokens, scores = {}, {}
     for number, (text, score) in enumerate(model.pieces):
         kind = TokenType.NORMAL
@@ -48,7 +50,7 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
             kind = TokenType.UNKNOWN
         elif model.byte_fallback and is_byte(text):
             kind = TokenType.BYTE
-        elif text == f"[PAD{number}]" and number not in folder.added_tokens:
+        elif text == f"[PAD{number}]" and number not in added.by_id:
             kind, score = TokenType.UNUSED, PADDING_SCORE
         tokens[number], scores[number] = (text, kind), score
     for number, piece in enumerate(folder.sentencepiece.pieces if folder.sentencepiece is not None else ()):
@@ -60,7 +62,7 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
     prefix, merge = _spaces(document, charsmap, checked=pre is None)
     special = {} if model.unk_id is None else {"unk": model.unk_id}
     flags = {"add_space_prefix": prefix, "remove_extra_whitespaces": merge}
-    return _vocabulary(folder, tokens, scores, special, flags, charsmap)
+    return _vocabulary(added, tokens, scores, special, flags, charsmap)
 
 
 def read_model(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
@@ -105,7 +107,8 @@ def read_model(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
         "remove_extra_whitespaces": found.removes_extra_spaces,
         **({"add_sep_token": True, "mask_lstrip": True} if fairseq else {"add_sep_token": False}),
     }
-    return _vocabulary(folder, tokens, scores, special, flags, found.charsmap)
+    added = folder.added_tokens({piece.text: number for number, piece in enumerate(pieces)}, ids_stand=True)
+    return _vocabulary(added, tokens, scores, special, flags, found.charsmap)
 
 
 def to_document(tok: Tokenizer) -> Json:
@@ -172,7 +175,7 @@ def normalize_spaces(text: str, prefix: bool, merge: bool) -> str:
 
 
 def _vocabulary(
-    folder: TokenizerFolder,
+    added: AddedTokens,
     tokens: dict[int, tuple[str, TokenType]],
     scores: dict[int, float],
     special: Mapping[str, int],
@@ -180,12 +183,12 @@ def _vocabulary(
     charsmap: bytes | None,
 ) -> Vocabulary:
     """The vocabulary with its added tokens, which keep the scores it has for them; the unknown token stays as it is."""
-    for number, added in folder.added_tokens.items():
+    for number, token in added.by_id.items():
         if number in tokens and tokens[number][1] is TokenType.UNKNOWN:
             continue
-        tokens[number] = (added.stored_text, added.type)
+        tokens[number] = (token.stored_text, token.type)
         scores.setdefault(number, ADDED_SCORE)
-    return Vocabulary("t5", "default", tokens, scores, special=special, flags=flags, charsmap=charsmap)
+    return Vocabulary("t5", "default", tokens, added, scores, special=special, flags=flags, charsmap=charsmap)
 
 
 def _charsmap(document: TokenizerJson) -> bytes | None:

@@ -48,7 +48,7 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
         problem = f"pieces inside a word start with {model.continuing_prefix!r}; only '##' is known"
         raise TokenizerError(problem, path=document.path, where="model")
     flags = _flags_of_normalizer(document, checked=pre is None)
-    return _vocabulary(folder, model.vocab, flags, control=frozenset())
+    return _vocabulary(folder, model.vocab, flags, defaults={})
 
 
 def read_vocab_txt(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
@@ -64,8 +64,9 @@ def read_vocab_txt(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
         "handle_chinese_chars": folder.config.tokenize_chinese_chars,
     }
     around = {"add_bos_token": True, "add_eos_token": True, "add_sep_token": False}  # by BertTokenizer's code
-    control = folder.special_texts.union(_SPECIAL.values())
-    return _vocabulary(folder, folder.vocab_txt, _flags(fields) | around, control)
+    defaults = {f"{name}_token": text for name, text in _SPECIAL.items() if name not in ("bos", "eos")}
+    defaults["cls_token"] = _SPECIAL["bos"]
+    return _vocabulary(folder, folder.vocab_txt, _flags(fields) | around, defaults)
 
 
 def to_document(tok: Tokenizer) -> Json:
@@ -115,16 +116,13 @@ def piece_from_gguf(piece: str) -> str:
 
 
 def _vocabulary(
-    folder: TokenizerFolder, vocab: Mapping[str, int], flags: Mapping[str, bool], control: frozenset[str]
+    folder: TokenizerFolder, vocab: Mapping[str, int], flags: Mapping[str, bool], defaults: Mapping[str, str]
 ) -> Vocabulary:
-    tokens = {
-        number: (text, TokenType.CONTROL) if text in control else (piece_to_gguf(text), TokenType.NORMAL)
-        for text, number in vocab.items()
-    }
-    for number, added in folder.added_tokens.items():
-        tokens[number] = (added.stored_text, added.type)
+    added = folder.added_tokens(vocab, defaults=defaults)
+    tokens = {number: (piece_to_gguf(text), TokenType.NORMAL) for text, number in vocab.items()}
+    tokens |= {number: (token.stored_text, token.type) for number, token in added.by_id.items()}
     special = {name: vocab[text] for name, text in _SPECIAL.items() if text in vocab}
-    return Vocabulary("bert", "default", tokens, special=special, flags=flags)
+    return Vocabulary("bert", "default", tokens, added, special=special, flags=flags)
 
 
 def _normalizer(lowercase: bool, strip_accents: bool | None, chinese: bool, clean: bool) -> Json:
