@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import TokenizerError
 from ...ir import Tokenizer, TokenType
+from .common.documents import ids_by_text
 from .common.tokenizer_model import sentencepiece_bytes
 from .files.json_values import Json, json_object, optional
 from .files.tokenizer_config import RECORDED_KEY
@@ -73,7 +74,8 @@ def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
         folder: where to write them; it is made if it does not exist.
 
     Raises:
-        TokenizerError: a kind of tokenizer, or a pre-tokenizer name, that has no counterpart here.
+        TokenizerError: a kind of tokenizer, or a pre-tokenizer name, that has no counterpart here; or a text that two
+            tokens have.
 
     Example:
         >>> import tempfile
@@ -87,7 +89,7 @@ def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
     bad = next((i for i, token in enumerate(tok.tokens) if not _is_utf8(token)), None)
     if bad is not None:
         raise TokenizerError(f"token {bad} is not UTF-8, as JSON must be", hint="get the original checkpoint")
-    folder.mkdir(parents=True, exist_ok=True)
+    ids_by_text(enumerate(tok.tokens))
     writer = next((row for row in WRITERS if row.fits(tok)), None)
     if writer is None:
         known = ", ".join(dict.fromkeys(row.model for row in WRITERS))
@@ -95,6 +97,7 @@ def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
             f"a {tok.model!r} tokenizer cannot be written for Hugging Face", hint=f"these can: {known}"
         )
     document = writer.to_document(tok)
+    folder.mkdir(parents=True, exist_ok=True)
     if writer.has_model_file:
         (folder / "tokenizer.model").write_bytes(sentencepiece_bytes(tok))
     plain = optional(json_object)(document.pop("post_processor"))

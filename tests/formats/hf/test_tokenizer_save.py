@@ -191,3 +191,32 @@ def test_errors(change: dict[str, object], message: str, tmp_path: Path) -> None
     with pytest.raises(TokenizerError) as error:
         write_tokenizer(replace(tok, **change), tmp_path)  # type: ignore[arg-type]
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama", "t5", "bert", "gemma4"])
+@pytest.mark.parametrize(
+    ("tokens", "ids", "text"),
+    [
+        (("<unk>", "a", "b", "a"), (1, 3), "a"),
+        (("<unk>", "a", "b", "<unk>"), (0, 3), "<unk>"),
+        (("<unk>", "[PAD3]", "b", "[PAD3]"), (1, 3), "[PAD3]"),  # the second only fills a row
+    ],
+)
+def test_a_text_of_two_tokens(
+    model: str, tokens: tuple[str, ...], ids: tuple[int, int], text: str, tmp_path: Path
+) -> None:
+    """An id would be lost, or the folder could not be read again."""
+    types = np.array([TokenType.UNKNOWN, TokenType.NORMAL, TokenType.NORMAL, TokenType.UNUSED], np.int32)
+    tok = Tokenizer(model, "gpt-2", tokens, types, np.zeros(4, np.float32), ("a b",), {"unk": 0})
+    with pytest.raises(TokenizerError) as error:
+        write_tokenizer(tok, tmp_path / "out")
+    assert str(error.value).startswith(f"tokenizer.ggml.tokens: tokens {ids[0]} and {ids[1]} are both {text!r}, and")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pieces_that_are_one_text_in_vocab_txt(tmp_path: Path) -> None:
+    """GGUF's ▁un starts a word, un as a control token is that very text: BERT's vocabulary has un for both."""
+    types = np.array([TokenType.CONTROL, TokenType.NORMAL, TokenType.CONTROL], np.int32)
+    tok = Tokenizer("bert", None, ("[UNK]", "▁un", "un"), types, special={"unk": 0})
+    with pytest.raises(TokenizerError, match="tokens 1 and 2 are both 'un'"):
+        write_tokenizer(tok, tmp_path / "out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ....errors import TokenizerError
 from ....ir import Tokenizer, TokenType
 from ..files.json_values import Json
 
@@ -30,6 +31,27 @@ def tokenizer_document(
         "decoder": decoder,
         "model": model,
     }
+
+
+def ids_by_text(texts: Iterable[tuple[int, str]]) -> dict[str, int]:
+    """The vocabulary that a folder's files hold: text -> id.
+
+    Raises:
+        TokenizerError: a text that two tokens have; one of them would be lost.
+
+    Example:
+        >>> ids_by_text(enumerate(["a", "b"]))
+        {'a': 0, 'b': 1}
+    """
+    vocab: dict[str, int] = {}
+    for number, text in texts:
+        if (other := vocab.setdefault(text, number)) != number:
+            raise TokenizerError(
+                f"tokens {other} and {number} are both {text!r}, and a Hugging Face tokenizer has one token of a text",
+                where="tokenizer.ggml.tokens",
+                hint="llama.cpp refuses such a file, too; make it again from its checkpoint, or rename one of the two",
+            )
+    return vocab
 
 
 def bpe_model(

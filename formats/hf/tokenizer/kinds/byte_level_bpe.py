@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ....errors import TokenizerError
 from ....ir import Tokenizer, TokenType
-from ..common.documents import bpe_model, is_padding, tokenizer_document
+from ..common.documents import bpe_model, ids_by_text, is_padding, tokenizer_document
 from ..common.merges import merge_from_gguf, merges_to_gguf
 from ..common.vocabulary import Vocabulary
 from ..files.folder import TokenizerFolder
@@ -117,7 +117,7 @@ def to_document(tok: Tokenizer) -> Json:
         post_processor={**byte_level, "trim_offsets": False},
         decoder=byte_level,
         model=bpe_model(
-            {text: i for i, text in enumerate(tok.tokens) if not is_padding(tok, i)},
+            ids_by_text((i, text) for i, text in enumerate(tok.tokens) if not is_padding(tok, i)),
             map(merge_from_gguf, tok.merges),
             byte_fallback=False,
             ignore_merges=row.ignore_merges,

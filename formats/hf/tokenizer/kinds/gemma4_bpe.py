@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from ....errors import TokenizerError
 from ....ir import Tokenizer, TokenType
-from ..common.documents import SPACE, bpe_model, content_length, piece_decoder, tokenizer_document, unknown_text
+from ..common.documents import (
+    SPACE,
+    bpe_model,
+    content_length,
+    ids_by_text,
+    piece_decoder,
+    tokenizer_document,
+    unknown_text,
+)
 from ..common.merges import merge_from_gguf, merges_to_gguf
 from ..common.pieces import piece_type, unknown_piece
 from ..common.vocabulary import ADDED_SCORE, Vocabulary
@@ -79,7 +87,7 @@ def to_document(tok: Tokenizer) -> Json:
         pre_tokenizer={"type": "Split", "pattern": {"Regex": "\n+"}, "behavior": "Isolated", "invert": False},
         decoder=piece_decoder(strip_prefix=False),
         model=bpe_model(
-            {text: i for i, text in enumerate(tok.tokens[: content_length(tok)])},
+            ids_by_text(enumerate(tok.tokens[: content_length(tok)])),
             map(merge_from_gguf, tok.merges),
             byte_fallback=True,
             unk_token=unknown_text(tok),

@@ -12,7 +12,15 @@ from collections.abc import Mapping, Sequence
 
 from ....errors import TokenizerError
 from ....ir import Tokenizer, TokenType
-from ..common.documents import SPACE, bpe_model, content_length, piece_decoder, tokenizer_document, unknown_text
+from ..common.documents import (
+    SPACE,
+    bpe_model,
+    content_length,
+    ids_by_text,
+    piece_decoder,
+    tokenizer_document,
+    unknown_text,
+)
 from ..common.merges import merged_text
 from ..common.pieces import piece_type, unknown_piece
 from ..common.vocabulary import ADDED_SCORE, Vocabulary
@@ -98,7 +106,7 @@ def to_document(tok: Tokenizer) -> Json:
         pre_tokenizer=pre_tokenizer,
         decoder=piece_decoder(strip_prefix=prefix),
         model=bpe_model(
-            {text: i for i, text in enumerate(tok.tokens[: content_length(tok)])},
+            ids_by_text(enumerate(tok.tokens[: content_length(tok)])),
             _merges(tok, tok.scores.tolist()),
             byte_fallback=True,
             unk_token=unknown_text(tok),

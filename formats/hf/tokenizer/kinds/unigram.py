@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from ....errors import TokenizerError
 from ....ir import Tokenizer, TokenType
-from ..common.documents import SPACE, content_length, piece_decoder, tokenizer_document, unknown_id
+from ..common.documents import SPACE, content_length, ids_by_text, piece_decoder, tokenizer_document, unknown_id
 from ..common.pieces import is_byte
 from ..common.vocabulary import ADDED_SCORE, PADDING_SCORE, Vocabulary
 from ..files.folder import TokenizerFolder
@@ -142,7 +142,7 @@ def to_document(tok: Tokenizer) -> Json:
         model={
             "type": "Unigram",
             "unk_id": unknown_id(tok),
-            "vocab": [[text, score] for text, score in zip(tok.tokens, scores, strict=False)],
+            "vocab": [[text, scores[number]] for text, number in ids_by_text(enumerate(tok.tokens[:n])).items()],
             "byte_fallback": types.count(TokenType.BYTE) == 256,
         },
     )

@@ -13,7 +13,7 @@ from itertools import product
 
 from ....errors import TokenizerError
 from ....ir import Tokenizer, TokenType
-from ..common.documents import content_length, tokenizer_document
+from ..common.documents import content_length, ids_by_text, tokenizer_document
 from ..common.vocabulary import Vocabulary
 from ..files.folder import TokenizerFolder
 from ..files.json_values import Json
@@ -73,9 +73,8 @@ def to_document(tok: Tokenizer) -> Json:
     """The tokenizer.json of a tokenizer, without added tokens and post-processor."""
     n = content_length(tok)
     unk = tok.special.get("unk", 100)  # llama.cpp's default
-    vocab = {}
-    for i, (text, kind) in enumerate(zip(tok.tokens[:n], tok.types[:n].tolist(), strict=True)):
-        vocab[piece_from_gguf(text) if kind == TokenType.NORMAL else text] = i
+    kinds = zip(tok.tokens[:n], tok.types[:n].tolist(), strict=True)
+    pieces = [piece_from_gguf(text) if kind == TokenType.NORMAL else text for text, kind in kinds]
     return tokenizer_document(
         normalizer=_normalizer(
             tok.flags.get("normalizer_lowercase", True),  # llama.cpp's default, too
@@ -90,7 +89,7 @@ def to_document(tok: Tokenizer) -> Json:
             "unk_token": tok.tokens[unk] if unk < n else "[UNK]",
             "continuing_subword_prefix": _CONTINUING,
             "max_input_chars_per_word": 100,  # transformers' constant; llama.cpp has no limit
-            "vocab": vocab,
+            "vocab": ids_by_text(enumerate(pieces)),
         },
     )
 
