@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import tensor_from_array
-from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, WeightError, name_list
+from ..errors import FormatError, TokenizerError, UnknownArchitecture, UnmatchedTensor, WeightError, name_list
 from ..floats import from_f32, to_f32
 from ..gguf.vocab import tokenizer_from_metadata
 from ..ir import Bytes, Model, Role, Tensor
@@ -89,7 +89,7 @@ def write_hf(
         tensors = [replace(tensor, name=tensor.name.removeprefix(arch.base)) for tensor in tensors]
     # transformers 4 knows torch_dtype only, transformers 5 reads it too.
     config["torch_dtype"] = TORCH_NAMES[common.name]
-    tokenizer = tokenizer_from_metadata(model.metadata)
+    files = _tokenizer_files(model)  # the last that may be refused, and before the folder is made
 
     if isinstance(folder, GrowingFolder):
         path, title = folder.path, folder.target.name
@@ -100,12 +100,26 @@ def write_hf(
     write_json(path / "config.json", config)
     if generation := restore_generation(model.metadata):
         write_json(path / "generation_config.json", generation)
-    if tokenizer is not None:
-        from .tokenizer.write import write_tokenizer
+    if files:
+        from .tokenizer.write import write_files
 
-        write_tokenizer(tokenizer, path)
+        write_files(files, path)
     with work(progress, title, sum(tensor.nbytes for tensor in tensors)) as done:
         write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes, done=done)
+
+
+def _tokenizer_files(model: Model) -> dict[str, bytes]:
+    """The files of the model's tokenizer, name -> bytes; none without a tokenizer."""
+    tokenizer = tokenizer_from_metadata(model.metadata)
+    if tokenizer is None:
+        return {}
+    from .tokenizer.write import tokenizer_files
+
+    try:
+        return tokenizer_files(tokenizer)
+    except TokenizerError as error:
+        error.path = error.path or model.path
+        raise
 
 
 def arch_of_model(model: Model) -> tuple[Arch, str]:

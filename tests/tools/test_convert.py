@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from oracles.small_tokenizers import train_sentencepiece, write_folder
 from quantmill.formats.gguf.reader import read_gguf, read_header
 
-Cli = Callable[..., object]
+Cli = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,25 @@ def test_a_folder_is_not_replaced_unasked(folder: Path, cli: Cli, refused: Calla
     (tmp_path / "back").mkdir()
     (tmp_path / "back" / "mine.txt").write_text("mine")
     assert "--force" in refused("convert", tmp_path / "a.gguf", tmp_path / "back")
+
+
+def test_tokens_beyond_the_embedding(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    """The refusal names the option, the option leaves them out and says so."""
+    source = tmp_path / "longer"
+    shutil.copytree(folder, source)
+    write_folder(source, {"tokenizer.model": train_sentencepiece(400), "added_tokens.json": {"<x>": 400}})
+    done = cli("convert", source, tmp_path / "m.gguf")
+    assert done.code == 2
+    assert "token 400 ('<x>') is beyond the embedding's 320 rows" in done.err
+    assert "--drop-extra-tokens" in done.err
+    assert not (tmp_path / "m.gguf").exists()
+    done = cli("convert", source, tmp_path / "m.gguf", "--drop-extra-tokens")
+    assert done.code == 0
+    assert "left out tokens beyond the embedding's 320 rows: 320 (" in done.err
+    tokens = read_gguf(tmp_path / "m.gguf").get("tokenizer.ggml.tokens")
+    assert len(tokens) == 320
+    done = cli("convert", tmp_path / "m.gguf", tmp_path / "n.gguf", "--drop-extra-tokens")
+    assert (done.code, done.err.strip()) == (
+        2,
+        "convert: --drop-extra-tokens: is for a checkpoint's folder, and the source is not one",
+    )

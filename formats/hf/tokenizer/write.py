@@ -86,6 +86,19 @@ def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
         >>> json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
         [['a', 'b']]
     """
+    write_files(tokenizer_files(tok), folder)
+
+
+def write_files(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write what ``tokenizer_files`` made."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def tokenizer_files(tok: Tokenizer) -> dict[str, bytes]:
+    """The files of a tokenizer, name -> bytes. Arguments and errors as for ``write_tokenizer``."""
     bad = next((i for i, token in enumerate(tok.tokens) if not _is_utf8(token)), None)
     if bad is not None:
         raise TokenizerError(f"token {bad} is not UTF-8, as JSON must be", hint="get the original checkpoint")
@@ -97,17 +110,17 @@ def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
             f"a {tok.model!r} tokenizer cannot be written for Hugging Face", hint=f"these can: {known}"
         )
     document = writer.to_document(tok)
-    folder.mkdir(parents=True, exist_ok=True)
-    if writer.has_model_file:
-        (folder / "tokenizer.model").write_bytes(sentencepiece_bytes(tok))
     plain = optional(json_object)(document.pop("post_processor"))
     document["added_tokens"] = [{"id": number, **token} for number, token in _added_tokens(tok).items()]
     document["post_processor"] = post_processor(tok, plain)
-    _write_json(folder / "tokenizer.json", document)
-    _write_json(folder / "tokenizer_config.json", _config(tok))
     mapped = {_KEYS[name]: tok.tokens[tok.special[name]] for name in _MAPPED if name in tok.special}
-    _write_json(folder / "special_tokens_map.json", mapped)
-    _write_templates(tok.chat_templates, folder)
+    return {
+        "tokenizer.json": _json_bytes(document),
+        "tokenizer_config.json": _json_bytes(_config(tok)),
+        "special_tokens_map.json": _json_bytes(mapped),
+        **({"tokenizer.model": sentencepiece_bytes(tok)} if writer.has_model_file else {}),
+        **_template_files(tok.chat_templates),
+    }
 
 
 def _added_tokens(tok: Tokenizer) -> dict[int, Json]:
@@ -156,21 +169,24 @@ def _config(tok: Tokenizer) -> Json:
     return config
 
 
-def _write_templates(templates: Mapping[str, str], folder: Path) -> None:
+def _template_files(templates: Mapping[str, str]) -> dict[str, bytes]:
     """One file each, as transformers has done since 2025."""
+    files = {}
     for name, text in templates.items():
         if name == "default":
-            path = folder / "chat_template.jinja"
+            path = "chat_template.jinja"
         elif name.replace("_", "").replace("-", "").isalnum():  # a file's name comes from a stranger's metadata
-            path = folder / "additional_chat_templates" / f"{name}.jinja"
-            path.parent.mkdir(exist_ok=True)
+            path = f"additional_chat_templates/{name}.jinja"
         else:
             raise TokenizerError(
                 f"a chat template called {name!r} cannot be a file's name", where="tokenizer.chat_template"
             )
-        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        files[path] = text.encode("utf-8", "surrogateescape")
+    return files
 
 
+def _json_bytes(data: Mapping[str, object]) -> bytes:
+    return (json.dumps(data, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "surrogateescape")
 def _is_utf8(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 

@@ -14,8 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from quantmill.formats.errors import FormatError, QuantmillError, UnknownArchitecture, UnmatchedTensor, WeightError
+from quantmill.formats.errors import (
+    FormatError,
+    QuantmillError,
+    TokenizerError,
+    UnknownArchitecture,
+    UnmatchedTensor,
+    WeightError,
+)
+from quantmill.formats.examples import tiny_llama
 from quantmill.formats.floats import from_f32, to_f32
+from quantmill.formats.gguf.vocab import tokenizer_from_metadata, tokenizer_to_metadata
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.save import write_hf
 from quantmill.formats.ir import Model
@@ -131,3 +140,15 @@ def test_damaged_private_keys_are_no_harm(checkpoint: Make, tmp_path: Path) -> N
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert config["torch_dtype"] == "float16"
+
+
+def test_a_tokenizer_that_cannot_be_written_leaves_no_folder(tmp_path: Path) -> None:
+    model = tiny_llama()
+    tokenizer = tokenizer_from_metadata(model.metadata)
+    assert tokenizer is not None
+    twice = replace(tokenizer, tokens=(*tokenizer.tokens[:-1], tokenizer.tokens[-2]))
+    model = replace(model, metadata={**model.metadata, **tokenizer_to_metadata(twice)})
+    n = len(twice.tokens)
+    said = message(model, tmp_path / "out", TokenizerError)
+    assert said.startswith(f"{model.path}: tokenizer.ggml.tokens: tokens {n - 2} and {n - 1} are both ")
+    assert not (tmp_path / "out").exists()
