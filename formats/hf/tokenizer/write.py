@@ -187,6 +187,8 @@ def _template_files(templates: Mapping[str, str]) -> dict[str, bytes]:
 
 def _json_bytes(data: Mapping[str, object]) -> bytes:
     return (json.dumps(data, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "surrogateescape")
+
+
 def _is_utf8(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
