@@ -27,6 +27,7 @@ from .names import Named, by_our_names, without_wrappers
 from .ops import Tensors, Transpose
 from .packed import decode_packed
 from .packed_tensors import UnpackedTensor, transposed
+from .pooling import pooling_type
 from .rows import metadata_key
 from .rules import Arch, HFClass, Slot, with_gguf_names, without_head
 from .settle import Found, Say, copies, extra_of, ignore, say_bare, settle_copies
@@ -137,6 +138,8 @@ def assemble(
             for suffix, value in row.to_gguf(config):
                 key = metadata_key(arch.gguf, suffix)
                 metadata[key] = typed(key, value)
+    if (pooling := pooling_type(folder, arch, say)) is not None:
+        metadata[f"{arch.gguf}.pooling_type"] = typed(f"{arch.gguf}.pooling_type", pooling)
     if tokenizer is None:  # llama.cpp counts tokens there when there are none
         metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
     metadata |= _vocabulary(tokenizer)

@@ -177,6 +177,7 @@ class Arch:
         base: what tensor names begin with in a class with a head, and not in the bare class: ``base_model_prefix`` of
             transformers, and a dot.
         roots: beginnings of tensor names, and those that the rules use instead, for checkpoints of other wrappers.
+        pools: llama.cpp's converter writes the pooling that files of sentence-transformers name.
         extras: tensors of checkpoints that become no tensor of the file, and why; ``extras.py`` adds what is common.
     """
 
@@ -190,6 +191,7 @@ class Arch:
     implied: Mapping[str, Implied] = field(default_factory=dict)
     base: str = "model."
     roots: Mapping[str, str] = field(default_factory=dict)
+    pools: bool = False
     extras: tuple[Extra, ...] = ()
 
     @property

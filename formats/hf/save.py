@@ -17,7 +17,7 @@ from ..floats import from_f32, to_f32
 from ..gguf.vocab import tokenizer_from_metadata
 from ..ir import Bytes, Model, Role, Tensor
 from ..json_text import write_json
-from ..progress import Progress, work
+from ..progress import Progress, note, work
 from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
 from . import rope
@@ -96,6 +96,8 @@ def write_hf(
     else:
         folder = path = Path(folder)
         title = path.name
+    if model.get(f"{arch.gguf}.pooling_type"):
+        note(progress, f"{title}: the pooling of embeddings is left out; it is no part of a transformers checkpoint")
     path.mkdir(exist_ok=True)
     write_json(path / "config.json", config)
     if generation := restore_generation(model.metadata):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...formats.hf.rules import Arch
 
 # What tests/formats/hf/test_archs.py shows of every entry; an architecture without a proof fails there.
 PROVEN = {
@@ -19,7 +23,8 @@ class Architecture:
     Args:
         name: its name here.
         gguf: its name in GGUF, ``general.architecture``.
-        hf_classes: the transformers classes whose checkpoints it reads.
+        hf_classes: the transformers classes whose checkpoints it reads, the bare ones without a head (``LlamaModel``)
+            last.
         proven: what tests prove of it; keys of ``PROVEN``.
     """
 
@@ -40,5 +45,11 @@ def architectures(pattern: str = "") -> tuple[Architecture, ...]:
     from ...formats.hf.archs import ARCHS
 
     wanted = pattern.lower()
-    found = [arch for arch in ARCHS if any(wanted in name.lower() for name in (arch.name, *arch.classes))]
-    return tuple(Architecture(a.name, a.gguf, tuple(a.classes)) for a in sorted(found, key=lambda arch: arch.name))
+    all_of_them = (Architecture(arch.name, arch.gguf, _classes(arch)) for arch in ARCHS)
+    found = [arch for arch in all_of_them if any(wanted in name.lower() for name in (arch.name, *arch.hf_classes))]
+    return tuple(sorted(found, key=lambda arch: arch.name))
+
+
+def _classes(arch: Arch) -> tuple[str, ...]:
+    """The classes whose checkpoints become files that llama.cpp loads: those without a head only where it needs none."""
+    return tuple(name for name, cls in arch.classes.items() if not (cls.bare and arch.needs_head))

@@ -62,6 +62,7 @@ BERT = Arch(
     fixed={"hidden_act": ("gelu", "gelu_new", "gelu_pytorch_tanh"), "is_decoder": False, "add_cross_attention": False},
     base="bert.",
     extras=(POSITIONS, LeftOut("cls.*", "heads of pretraining")),
+    pools=True,
 )  # fmt: skip
 
 _NOMIC = "encoder.layers.{layer}."
@@ -95,6 +96,7 @@ NOMIC_BERT = Arch(
     ),
     fixed={"hidden_act": "silu"},
     base="nomic_bert.",
+    pools=True,
 )  # fmt: skip
 
 _MODERN = "layers.{layer}."
@@ -146,4 +148,5 @@ MODERN_BERT = Arch(
     needs={_EVERY: ~Is(_EVERY) | Is(_EVERY, 3)},
     implied={"layer_types": LayerPattern("sliding_attention", "full_attention", Dim(3), first=True)},
     extras=tuple(LeftOut(f"{module}.*", "head that predicts masked tokens") for module in ("head", "decoder")),
+    pools=True,
 )  # fmt: skip

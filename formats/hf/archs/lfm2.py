@@ -74,6 +74,7 @@ LFM2 = Arch(
     fixed={"conv_bias": False, "block_ffn_dim_multiplier": (1.0, 1)},
     needs={"tie_embedding": ~Is("tie_embedding", False)},  # a key of old configs
     implied={"intermediate_size": OrDefault("block_ff_dim", 12288)},  # an old key, and transformers' default
+    pools=True,
 )
 
 _DENSE = Dim("num_dense_layers") > LAYER_INDEX

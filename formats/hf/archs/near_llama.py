@@ -54,6 +54,7 @@ ARCEE = Arch(
         HEAD,
     ),
     fixed={"hidden_act": "relu2", "mlp_bias": False, "attention_bias": False},
+    pools=True,
 )
 
 SMOLLM3 = Arch(

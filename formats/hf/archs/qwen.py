@@ -52,6 +52,7 @@ QWEN2 = Arch(
     config=KEYS,
     rules=(EMBEDDING, ATTN_NORM, *attention(bias=ALWAYS), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
     fixed=_FIXED,
+    pools=True,
 )
 
 QWEN3 = Arch(
@@ -60,6 +61,7 @@ QWEN3 = Arch(
     config=(*KEYS, *HEAD_DIM_KEYS),
     rules=(EMBEDDING, ATTN_NORM, *attention(), *qk_norm(), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
     fixed=_FIXED | {"attention_bias": False},
+    pools=True,
 )
 
 QWEN2_MOE = Arch(

@@ -1,0 +1,74 @@
+"""How token embeddings become one of the text, by the files of sentence-transformers beside a checkpoint.
+
+Source: ``_try_set_pooling_type`` in conversion/base.py of llama.cpp; ``Pooling`` of sentence-transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError
+from ..json_text import ROOM, parse_json, read_json
+from ..json_types import FLAG, OBJECT, TEXT, check, list_of, take
+from .rules import Arch
+from .settle import Say
+
+MODULES = "modules.json"
+_TYPES = {"mean": 1, "cls": 2, "lasttoken": 3}  # enum llama_pooling_type of llama.h
+_OPTIONS = {"mean": "mean", "cls": "cls", "lasttoken": "last"}  # of llama.cpp's --pooling
+_FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
+_KNOWN = ("Transformer", "Pooling", "Normalize")  # llama.cpp's programs normalize
+
+
+def pooling_type(folder: Path, arch: Arch, say: Say) -> int | None:
+    """llama.cpp's number of the pooling that modules.json names, where its converter writes one; None elsewhere.
+
+    Args:
+        folder: the checkpoint's.
+        say: called with a line about what the file cannot hold.
+
+    Raises:
+        FormatError: llama.cpp has no such pooling, or a file is damaged.
+    """
+    modules = _modules(folder / MODULES)
+    beyond = [name for kind, name in modules if kind not in _KNOWN]
+    if beyond:
+        say(f"{folder}: left out, though sentence-transformers applies it to the embeddings: {', '.join(beyond)}")
+    found = next((name for kind, name in modules if kind == "Pooling"), None)
+    if found is None:
+        return None
+    path = folder / found / "config.json"
+    mode = _mode(read_json(path, required=True), path)
+    if arch.pools:
+        return _TYPES[mode]
+    option = f"--pooling {_OPTIONS[mode]}"
+    say(f"{folder}: {MODULES} says {mode} pooling, which files of {arch.gguf} do not: give llama.cpp {option}")
+    return None
+
+
+def _modules(path: Path) -> list[tuple[str, str]]:
+    """The last part of each module's class, and its folder."""
+    if not path.is_file():
+        return []
+    raw = path.read_bytes()
+    modules = parse_json(raw, path, room=len(raw) + ROOM)
+    check(modules, list_of(OBJECT, "objects"), path=path, where="modules")
+    found = []
+    for i, module in enumerate(modules):
+        kind, name = (take(module, key, TEXT, "", path=path, inside=f"{i}.") for key in ("type", "path"))
+        if Path(name).name != name or name == ".." or "\0" in name:
+            raise FormatError(f"{name!r} is no folder beside it", path=path, where=f"{i}.path")
+        found.append((kind.rpartition(".")[2], name))
+    return found
+
+
+def _mode(config: dict[str, Any], path: Path) -> str:
+    """The one mode of a pooling module's config, as old or new versions of sentence-transformers write it."""
+    flags = [key for key in config if key.startswith("pooling_mode_") and take(config, key, FLAG, False, path=path)]
+    modes = [_FLAGS.get(key, key) for key in flags] or [take(config, "pooling_mode", TEXT, "none", path=path)]
+    if len(modes) > 1 or modes[0] not in _TYPES:
+        problem = f"llama.cpp has no pooling like {' with '.join(modes)}, only {', '.join(_TYPES)}"
+        hint = f"without {MODULES} the model converts, and pools nothing"
+        raise FormatError(problem, path=path, where="pooling_mode", hint=hint)
+    return modes[0]
