@@ -51,5 +51,5 @@ def architectures(pattern: str = "") -> tuple[Architecture, ...]:
 
 
 def _classes(arch: Arch) -> tuple[str, ...]:
-    """The classes whose checkpoints become files that llama.cpp loads: those without a head only where it needs none."""
+    """The classes whose checkpoints become files that llama.cpp loads: bare ones only where it needs no head."""
     return tuple(name for name, cls in arch.classes.items() if not (cls.bare and arch.needs_head))
