@@ -163,7 +163,8 @@ def _without_index(folder: Path, kind: str, stem: str, names: Sequence[str]) -> 
     elif not series and len(variants) > 1:
         unclear = f"{len(variants)} variants, {name_list(variants)}"
     if unclear:
-        hint = f"get {stem}.{kind}.index.json, or move what you do not want out of the folder"
+        index = f"get {stem}.{kind}.index.json, or " if series else ""
+        hint = f"{index}move what you do not want out of the folder"
         raise FormatError(f"{unclear}, and nothing says which to read", path=folder, hint=hint)
     if series:
         before, count, after = series[0]

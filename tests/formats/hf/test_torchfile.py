@@ -24,7 +24,8 @@ STATES = {
     "transposed": {"t": torch.randn(6, 4).half().t(), "spread": torch.randn(3, 1).expand(3, 5)},
     "no axes": {"s": torch.tensor(1.5), "none": torch.empty(0, 4)},
     "other types": {"i": torch.arange(5), "b": torch.ones(3, dtype=torch.bool), "u": torch.ones(2).to(torch.uint16),
-                    "f8": torch.randn(3, 8).to(torch.float8_e4m3fn), "d": torch.randn(2, 2).double()},
+                    "f8": torch.randn(3, 8).to(torch.float8_e4m3fn), "d": torch.randn(2, 2).double(),
+                    "c": torch.randn(2, 2).to(torch.complex128), "e8": torch.ones(4).to(torch.float8_e8m0fnu)},
 }  # fmt: skip
 
 

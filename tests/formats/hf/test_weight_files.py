@@ -271,7 +271,11 @@ HINT = "(get model.safetensors.index.json, or move what you do not want out of t
 WHICH = f"and nothing says which to read {HINT}"
 ERRORS: list[tuple[Callable[[Folder], None], str]] = [
     (two_series, f": 2 series of shards, model-*-of-00002.safetensors, model-*-of-00003.safetensors, {WHICH}"),
-    (two_variants, f": 2 variants, model.bf16.safetensors, model.fp16.safetensors, {WHICH}"),
+    (
+        two_variants,
+        ": 2 variants, model.bf16.safetensors, model.fp16.safetensors, and nothing says which to read "
+        "(move what you do not want out of the folder)",
+    ),
     (
         series_of_two_variants,
         f": 2 series of shards, model-*-of-00002.safetensors, model.fp16-*-of-00002.safetensors, {WHICH}",
