@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .quantize.execute import execute as execute
     from .quantize.gptq.block import GPTQReport as GPTQReport
     from .quantize.gptq.settings import GPTQSettings as GPTQSettings
+    from .quantize.importance import ImportanceFit as ImportanceFit
     from .quantize.plan import Plan as Plan
     from .quantize.plan import Step as Step
     from .quantize.plan import make_plan as make_plan
@@ -126,6 +127,7 @@ _MODULES = {
     "GPTQReport": "quantize.gptq.block",
     "GPTQSettings": "quantize.gptq.settings",
     "Imatrix": "formats.imatrix_file",
+    "ImportanceFit": "quantize.importance",
     "ImportanceMissing": "formats.errors",
     "LevelSize": "quantize.estimate.levels",
     "Model": "formats.ir",

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..formats.errors import FormatError, QuantmillError
+from ..formats.errors import FormatError, QuantmillError, name_list
 from ..formats.imatrix_file import Entry, Imatrix, read_imatrix
 from ..formats.ir import Model
 from .sums import Sums, merged_sums, with_expert_prior
+
+_NAMED = 3  # entries in a line
 
 
 def to_imatrix(
@@ -94,15 +96,49 @@ def add_files(files: Sequence[Imatrix], chunk_size: int | None) -> tuple[dict[st
     return total, [name for file in files for name in file.datasets], size
 
 
-def check_belongs(sums: Mapping[str, Sums], model: Model, path: Path) -> None:
-    """Raise ``QuantmillError`` unless the sums, read from ``path``, fit the model's tensors."""
+def check_same_model(files: Sequence[Imatrix]) -> list[str]:
+    """Lines that say where a file's entries are not those of the files before it.
+
+    Raises:
+        QuantmillError: it has none of theirs: it is of another model.
+    """
+    before: set[str] = set()
+    lines = []
+    for file in files:
+        own = set(file.entries)
+        if before and own.isdisjoint(before):
+            theirs, ours = name_list(sorted(before), _NAMED), name_list(sorted(own), _NAMED)
+            problem = f"has no entry of the files before it: they have {theirs}; it has {ours}"
+            raise QuantmillError(problem, path=file.path, hint="merge files of one model")
+        if before and own != before:
+            only, lacks = (name_list(sorted(names), _NAMED) for names in (own - before, before - own))
+            more = f"; only it has {len(own - before)} ({only})" if only else ""
+            less = f"; it lacks {len(before - own)} ({lacks})" if lacks else ""
+            lines.append(f"{file.path}: {len(own & before)} entries are those of the files before{more}{less}")
+        before |= own
+    return lines
+
+
+def check_belongs(file: Imatrix, model: Model) -> list[str]:
+    """Lines that say which entries of a file belong to no tensor of the model.
+
+    Raises:
+        QuantmillError: none does, or one has another number of columns.
+    """
     tensors = {tensor.name: tensor for tensor in model.tensors}
-    known = [name for name in sums if name in tensors]
+    known = [name for name in file.entries if name in tensors]
     if not known:
-        raise QuantmillError("holds no tensor of this model", path=path, hint="it belongs to another model")
+        theirs, ours = name_list(list(file.entries), _NAMED), name_list(list(tensors), _NAMED)
+        problem = f"holds no tensor of this model: it has {theirs}; the model has {ours}"
+        raise QuantmillError(problem, path=file.path, hint="it belongs to another model")
     for name in known:
-        tensor = tensors[name]
-        expected = tensor.width * prod(tensor.shape[:-2])
-        if sums[name].values.size != expected:
-            problem = f"has {sums[name].values.size} columns, the model's tensor {expected}"
-            raise QuantmillError(problem, path=path, where=name, hint="it belongs to another model")
+        columns = file.entries[name].sums.size
+        expected = tensors[name].width * prod(tensors[name].shape[:-2])
+        if columns != expected:
+            problem = f"has {columns} columns, the model's tensor {expected}"
+            raise QuantmillError(problem, path=file.path, where=name, hint="it belongs to another model")
+    missed = [name for name in file.entries if name not in tensors]
+    if not missed:
+        return []
+    counts = f"{len(missed)} of {len(file.entries)} entries belong to no tensor of this model, and are kept"
+    return [f"warning: {file.path}: {counts}: {name_list(missed, _NAMED)}"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..formats.errors import PlanError, QuantmillError
@@ -14,9 +15,12 @@ from ..formats.gguf.writer import ggml_shape
 from ..formats.ir import Model, Role, Tensor
 from ..formats.qtypes import BF16, BY_NAME, F16, F32, QType, qtype
 from .kernels import ENCODABLE
+from .patterns import Pattern, compile_patterns
 from .plan_options import PlanOptions
 from .recipe import FFN_CATEGORIES, VALUE_CATEGORIES, Category, Place, Recipe, Traits, category_of
 from .recipes import BIG_MODELS, NEVER, NEVER_IN_ARCH, NEVER_WHOLE, WIDTH_FALLBACKS
+
+OUTPUT_OPTION, EMBEDDING_OPTION = "--output-tensor-type", "--token-embedding-type"
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,14 @@ class Choice:
         reason: why it was chosen, in words.
         wanted: the type that a fallback replaced, or None.
         forced: whether an option that allows no fallback asked for it.
+        option: the option that asked for it, or empty.
     """
 
     type: QType
     reason: str
     wanted: QType | None = None
     forced: bool = False
+    option: str = ""
 
 
 def visiting_order(name: str) -> tuple[int, bytes]:
@@ -102,7 +108,7 @@ def choose_types(model: Model, recipe: Recipe, options: PlanOptions) -> dict[str
     """
     tensors = sorted(model.tensors, key=lambda t: visiting_order(t.name))
     allowed = [t for t in tensors if may_quantize(t, model.arch, options.leave_output)]
-    patterns = _compile(options, tensors)
+    patterns = patterns_of(options, tensors)
     chosen = {name: Choice(type, "chosen for the budget") for name, type in options.chosen_types.items()}
     manual = {t.name: chosen.get(t.name) or _first_match(patterns, t.name) for t in allowed}
     choices: dict[str, Choice] = {}
@@ -148,7 +154,8 @@ def _mix(
         )
         seen[counted] += 1
         if place.category is Category.OUTPUT and options.output_type is not None:
-            choices[tensor.name] = Choice(encodable(options.output_type), "--output-tensor-type, tied embeddings")
+            type, reason = encodable(options.output_type), f"{OUTPUT_OPTION}, tied embeddings"
+            choices[tensor.name] = Choice(type, reason, option=OUTPUT_OPTION)
         else:
             choices[tensor.name] = Choice(*recipe.choose(place, traits))
     return choices
@@ -160,9 +167,9 @@ def _forced(tensor: Tensor, options: PlanOptions, named: bool) -> Choice | None:
     # The per-layer table is large and separate, so a --tensor-type that names it wins.
     if options.embedding_type is not None and category is Category.TOKEN_EMBD:
         if tensor.role is Role.TOKEN_EMBD or tensor.name == "token_embd.weight" or not named:
-            return Choice(encodable(options.embedding_type), "--token-embedding-type", forced=True)
+            return Choice(encodable(options.embedding_type), EMBEDDING_OPTION, forced=True, option=EMBEDDING_OPTION)
     elif options.output_type is not None and category is Category.OUTPUT:
-        return Choice(encodable(options.output_type), "--output-tensor-type", forced=True)
+        return Choice(encodable(options.output_type), OUTPUT_OPTION, forced=True, option=OUTPUT_OPTION)
     return None
 
 
@@ -184,7 +191,8 @@ def _fit(tensor: Tensor, choice: Choice, options: PlanOptions) -> Choice:
         fallback = fallback if width % fallback.block_size == 0 else F16
     if fallback is None:
         raise PlanError(f"{problem}, and llama.cpp defines no fallback", where=where, hint="--fallback-type TYPE")
-    return Choice(fallback, f"{wanted} does not fit {width} columns ({choice.reason})", wanted)
+    reason = f"{wanted} does not fit {width} columns ({choice.reason})"
+    return Choice(fallback, reason, wanted, option=choice.option)
 
 
 def _width_fallback(wanted: QType, width: int) -> QType | None:
@@ -194,21 +202,15 @@ def _width_fallback(wanted: QType, width: int) -> QType | None:
     return BY_NAME[name] if width % BY_NAME[name].block_size == 0 else F16
 
 
-def _compile(options: PlanOptions, tensors: list[Tensor]) -> list[tuple[re.Pattern[str], str, QType]]:
-    rows = []
-    for pattern, type in options.tensor_types:
-        try:
-            compiled = re.compile(pattern.lower())
-        except re.error as error:
-            raise PlanError(f"--tensor-type {pattern!r} is not a valid regular expression: {error}") from error
-        if not any(compiled.search(t.name) for t in tensors):
-            raise PlanError(f"--tensor-type {pattern!r} matches no tensor", hint="--dry-run lists the names")
-        rows.append((compiled, pattern, encodable(type)))
-    return rows
+def patterns_of(options: PlanOptions, tensors: Sequence[Tensor]) -> list[Pattern]:
+    """The compiled patterns of ``tensor_types``, for these tensors."""
+    pairs = [(text, encodable(type)) for text, type in options.tensor_types]
+    return compile_patterns(pairs, [tensor.name for tensor in tensors])
 
 
-def _first_match(patterns: list[tuple[re.Pattern[str], str, QType]], name: str) -> Choice | None:
-    return next((Choice(t, f"--tensor-type {text}") for regex, text, t in patterns if regex.search(name)), None)
+def _first_match(patterns: list[Pattern], name: str) -> Choice | None:
+    found = next((pattern for pattern in patterns if pattern.regex.search(name)), None)
+    return None if found is None else Choice(found.type, f"--tensor-type {found.text}", option=found.option)
 
 
 def encodable(type: str | QType) -> QType:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-import numpy as np
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from ..formats.errors import ImportanceMissing, PlanError
 from ..formats.gguf.keys import (
@@ -28,10 +25,13 @@ from .choose import (
     guess_float_type,
     visiting_order,
 )
+from .importance import ImportanceFit, check_matches, check_values, matching, n_matrices, weighed_tensors
 from .kernels import ENCODABLE
 from .plan_options import Importance, MakeLayout, PlanOptions
-from .recipe import Category, Recipe, category_of
-from .recipes import REFUSES_WITHOUT, find_recipe
+from .recipe import Recipe
+from .recipes import IGNORES_IMPORTANCE, REFUSES_WITHOUT, find_recipe
+from .refine import REFINED
+from .remarks import check_options, unrefined, unused_importance, unused_options
 
 __all__ = ["Importance", "MakeLayout", "Plan", "PlanOptions", "Step", "make_plan"]
 
@@ -80,6 +80,7 @@ class Plan:
         metadata: the file's keys.
         layout: the file's header and each tensor's place.
         importance: the importance vectors to encode with, by tensor name.
+        remarks: what the options asked for in vain, in lines.
 
     Example:
         >>> from quantmill import make_plan, tiny_llama
@@ -94,6 +95,21 @@ class Plan:
     metadata: Metadata
     layout: Layout
     importance: Importance = field(default_factory=dict, repr=False, compare=False)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def importance_fit(self) -> ImportanceFit | None:
+        """How far the importance and the tensors fit each other; None where none was given."""
+        if not self.importance:
+            return None
+        matched = matching(self.source, self.importance)
+        taken = frozenset(matched)
+        return ImportanceFit(
+            matched=matched,
+            missed=tuple(name for name in self.importance if name not in taken),
+            weighed=tuple(step.tensor.name for step in self.steps if step.uses_importance),
+            lacking=tuple(step.tensor.name for step in self.steps if _could_use(step) and not step.uses_importance),
+        )
 
     @property
     def n_weights(self) -> int:
@@ -132,6 +148,11 @@ class Plan:
         return bits / max(1, self.n_weights)
 
 
+def _could_use(step: Step) -> bool:
+    """Whether importance would change the bytes of a step."""
+    return step.type.is_quantized and step.type is not step.tensor.qtype and step.type.name not in IGNORES_IMPORTANCE
+
+
 def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> Plan:
     """Plan a model's file at a level: each tensor's type and place. No weight is read.
 
@@ -142,8 +163,9 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
         options: how to depart from the level's recipe, and the importance to quantize with.
 
     Raises:
-        PlanError: the level, a type or a pattern is unknown; a tensor would be quantized twice; importance has the
-            wrong length, is negative or is not finite; a width fits no type.
+        PlanError: the level, a type or a pattern is unknown; options exclude each other; a tensor would be quantized
+            twice; importance is of another model, has the wrong length, is negative or is not finite; a width fits no
+            type.
         ImportanceMissing: tensors that need importance have none; names them all.
 
     Example:
@@ -162,12 +184,15 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
         level = guess_float_type(model).name
     recipe = find_recipe(level, options.recipe_set)
     importance = options.importance or {}
-    _check_values(importance)
+    check_options(options)
+    check_matches(model, importance)
+    check_values(importance)
     choices = choose_types(model, recipe, options)
+    remarks = tuple(unused_options(model, recipe, options, choices))
     if model.from_checkpoint:
         choices = _as_converter(model, recipe, choices, keep_blocks)
     choices = {t.name: choices.get(t.name, Choice(t.qtype, "kept")) for t in model.tensors}
-    weighed = _with_importance(model, choices, importance)
+    weighed = weighed_tensors(model, choices, importance)
     choices |= _without_importance(model, recipe, choices, weighed, options)
     _check_sources(model, choices, options.allow_requantize or model.from_checkpoint)
     refined = _to_refine(model, choices, weighed, options.moments) if options.moments is not None else frozenset()
@@ -183,7 +208,17 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
         Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed, t.name in refined)
         for t, c, info, offset in zip(tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True)
     )
-    return Plan(model, level, steps, metadata, place, importance)
+    plan = Plan(model, level, steps, metadata, place, importance)
+    return replace(plan, remarks=(*remarks, *_remarks_on_importance(plan, options.moments is not None)))
+
+
+def _remarks_on_importance(plan: Plan, refine: bool) -> Iterator[str]:
+    fit = plan.importance_fit
+    if fit is not None:
+        yield from unused_importance(plan.level, fit)
+    if refine:
+        weighed = [step for step in plan.steps if step.uses_importance]
+        yield from unrefined([step.tensor.name for step in weighed if not step.refined and step.type.name in REFINED])
 
 
 def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice], keep_blocks: bool) -> dict[str, Choice]:
@@ -235,40 +270,10 @@ def _metadata(source: Metadata, level: str, extra: Metadata, in_place: bool) -> 
     return kept | new
 
 
-def _check_values(importance: Importance) -> None:
-    for name, vector in importance.items():
-        bad = np.flatnonzero(~(np.isfinite(vector) & (vector >= 0)))
-        if bad.size:
-            value = vector[bad[0]]
-            kind = "negative" if np.isfinite(value) else "not finite"
-            raise PlanError(f"importance {value} at index {bad[0]} is {kind}", where=name, hint="make a new imatrix")
-
-
-def _with_importance(model: Model, choices: dict[str, Choice], importance: Importance) -> frozenset[str]:
-    """The names of tensors to encode with importance. Raises ``PlanError`` if a vector has the wrong length."""
-    names = set()
-    for tensor in model.tensors:
-        vector = importance.get(tensor.name)
-        if vector is None or not choices[tensor.name].type.is_quantized or choices[tensor.name].type is tensor.qtype:
-            continue
-        expected = tensor.width * _matrices(tensor)
-        if vector.size == expected:
-            names.add(tensor.name)
-        elif category_of(tensor.name) is not Category.TOKEN_EMBD:  # counts tokens; llama-quantize skips it
-            raise PlanError(
-                f"its importance has {vector.size} values, its rows have {expected}",
-                where=tensor.name,
-                hint="this imatrix belongs to another model",
-            )
-    return frozenset(names)
-
-
 def _to_refine(
     model: Model, choices: Mapping[str, Choice], weighed: frozenset[str], moments: Moments
 ) -> frozenset[str]:
     """The names of tensors to refine. Raises ``PlanError`` if the second moments are of another model."""
-    from .refine import REFINED
-
     names = set()
     for tensor in model.tensors:
         if tensor.name not in weighed or choices[tensor.name].type.name not in REFINED:
@@ -276,17 +281,12 @@ def _to_refine(
         if moments.holder(tensor.name) is None:
             continue
         have = (moments.n_matrices(tensor.name), moments.width(tensor.name))
-        want = (_matrices(tensor), tensor.width)
+        want = (n_matrices(tensor), tensor.width)
         if have != want:
             problem = f"its second moments are of {have[0]} x {have[1]} columns, it has {want[0]} x {want[1]}"
             raise PlanError(problem, where=tensor.name, hint="this imatrix belongs to another model")
         names.add(tensor.name)
     return frozenset(names)
-
-
-def _matrices(tensor: Tensor) -> int:
-    """The number of matrices stacked in a tensor. Each has importance of its own."""
-    return math.prod(tensor.shape[:-2])
 
 
 def _without_importance(

@@ -30,8 +30,8 @@ class PlanOptions:
         leave_output: keep ``output.weight`` in the type that it has.
         output_type: the type of ``output.weight``.
         embedding_type: the type of the token embeddings.
-        tensor_types: (pattern, type) pairs. The pattern is a regular expression, lower-cased as llama-quantize does it,
-            and searched for in each tensor's name. The first pair that matches replaces the recipe's choice.
+        tensor_types: (pattern, type) pairs. The pattern is a regular expression that is searched for in each tensor's
+            name, whatever the case of its letters. The first pair that matches replaces the recipe's choice.
         fallback_type: the type of tensors whose width fits no type, or that lack the importance which their type needs.
         no_fallback: raise an error for a tensor whose width does not fit its type, instead of choosing another type.
         allow_requantize: quantize tensors again that are quantized already. Tensors of a checkpoint may always be

@@ -38,6 +38,8 @@ WIDTH_FALLBACKS = {
 NEEDS_IMPORTANCE = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 # Types whose encoder refuses to run without it, also for the embeddings (ggml.c and the asserts in ggml-quants.c).
 REFUSES_WITHOUT = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"})
+# Types whose encoder does not look at importance: the bytes are the same with and without.
+IGNORES_IMPORTANCE = frozenset({"Q8_0", "Q1_0", "Q2_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"})
 
 # Architecture -> layers of the model llama.cpp takes for its 70B (``LLM_TYPE_70B`` in src/models); for llama only with
 # grouped-query attention and without 8 experts.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .terminal.lines import print_line
+from .terminal.lines import print_json, print_line
 from .terminal.options import (
     KINDS,
     cluster_from,
@@ -115,14 +115,18 @@ def command(
 
         print_conversion(done, as_json=as_json, quiet=quiet)
     else:
-        _print(done, quiet)
+        _print(done, as_json, quiet)
 
 
-def _print(done: Conversion, quiet: bool) -> None:
+def _print(done: Conversion, as_json: bool, quiet: bool) -> None:
     """Print what became of a model whose tensors were written without a plan."""
     from ..formats.storage.output import human_bytes
 
     n = len(done.model.tensors)
+    if as_json:
+        made = {"source": str(done.model.path), "output": str(done.paths[0]), "kind": done.kind, "tensors": n}
+        print_json({**made, "size": done.size, "seconds": round(done.seconds, 3)})
+        return
     how = f"{human_bytes(done.size)} as they decode" if done.kind == "hf" else "as they are"
     if not done.written:
         print_line(f"{done.paths[0]}: {n} tensors, {how}")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from .api.checks import refuse
 from .api.running import RunOptions
 from .terminal.lines import print_json, print_line
-from .terminal.options import cluster_from, cluster_options
+from .terminal.options import cluster_from, cluster_options, given
 from .terminal.progress import ProgressDisplay
 from .terminal.units import Size
 
@@ -101,6 +102,7 @@ def command(
 
     if as_json and not show_statistics:
         raise click.UsageError("--json goes with --show-statistics")
+    _check_given(merges=model is None and bool(in_files), show_statistics=show_statistics)
     if show_statistics:
         _show_statistics(in_files, n_ctx, as_json)
         return
@@ -131,6 +133,23 @@ def command(
         print_line(f"perplexity {figures.perplexity:.4f} ± {figures.perplexity_error:.4f}", err=True)
     counts = f"{len(made.imatrix.entries)} tensors, {made.imatrix.chunk_count} chunks"
     print_line(f"{output}: {counts}, {made.seconds:.1f} s", err=True)
+
+
+_OF_STATISTICS = ("--in-file", "--ctx-size", "--show-statistics", "--json", "--quiet")
+_OF_MERGES = (
+    "--in-file", "--output", "--ctx-size", "--output-format", "--no-expert-prior", "--second-moments", "--force",
+    "--quiet",
+)  # fmt: skip
+
+
+def _check_given(*, merges: bool, show_statistics: bool) -> None:
+    """Refuse options of a run where no model is run."""
+    if show_statistics:
+        refuse({name: is_given and name not in _OF_STATISTICS for name, is_given in given().items()},
+               "--show-statistics does nothing else")  # fmt: skip
+    elif merges:
+        refuse({name: is_given and name not in _OF_MERGES for name, is_given in given().items()},
+               "without -m the files are merged")  # fmt: skip
 
 
 def _show_statistics(in_files: Sequence[Path], n_ctx: int | None, as_json: bool) -> None:

@@ -71,9 +71,12 @@ def command(
     if target is not None:
         if levels or format != "gguf" or fits is not None:
             raise click.UsageError("--target-size and --target-bpw choose the types of a GGUF file, whatever the level")
+        from .api.checks import refuse
         from .api.convert import convert
+        from .terminal.options import given
         from .terminal.plans import choice_as_json, print_choice
 
+        refuse(given("ctx"), "a target is a size, whatever the context")
         with ProgressDisplay(quiet=quiet) as progress:
             found = convert(model, imatrix=imatrix, target=target, options=options, dry_run=True, progress=progress)
         if as_json:
@@ -95,9 +98,13 @@ def command(
     _print_rows(table, rows)
     if not quiet:
         _print_notes(table, rows)
+    else:
+        _print_remarks(table, rows)
 
 
 def _as_json(path: Path, table: SizeTable) -> dict[str, object]:
+    from .terminal.plans import importance_as_json
+
     levels = [
         {
             "level": row.level,
@@ -110,6 +117,8 @@ def _as_json(path: Path, table: SizeTable) -> dict[str, object]:
             "fallback_types": row.fallbacks,
             "fallback_bytes": row.fallback_bytes,
             "needs_importance": row.needs_importance,
+            "importance": importance_as_json(row.importance_fit),
+            "remarks": list(row.remarks),
         }
         for row in table.levels
         if not row.problem
@@ -149,7 +158,18 @@ def _print_rows(table: SizeTable, rows: tuple[LevelSize, ...]) -> None:
     print_table(cells, right=(1, 2, 3, 4))
 
 
+def _print_remarks(table: SizeTable, rows: tuple[LevelSize, ...]) -> None:
+    """Print what was given in vain for levels that were named; of all levels, some take no importance."""
+    if not table.all_levels:
+        for line in dict.fromkeys(line for row in rows for line in row.remarks):
+            print_line(line, err=True)
+
+
 def _print_notes(table: SizeTable, rows: tuple[LevelSize, ...]) -> None:
+    _print_remarks(table, rows)
+    fit = next((row.importance_fit for row in rows if row.importance_fit is not None), None)
+    if fit is not None:
+        print_line(fit.entries)
     if any(row.needs_importance for row in rows):
         print_line("* needs an importance matrix (--imatrix), whose name adds about 200 bytes to the file")
     if table.vocabulary_assumed:

@@ -103,6 +103,8 @@ def command(
     else:
         level = "auto"
         out, threads = _parse_arguments_of_target(arguments)
+    if threads is not None and write.threads not in (None, threads):
+        raise click.UsageError(f"{threads} threads and --threads {write.threads}: give one of them")
     kind = kind or ("ggml" if out is not None and ending(out) == ".bin" else "gguf")
     if target is not None and kind == "ggml":
         raise click.UsageError("--target-size and --target-bpw are for GGUF files")

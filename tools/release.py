@@ -85,6 +85,8 @@ def command(
         )  # fmt: skip
     if not quiet:
         print_line(f"{folder}: {len(made.files)} files, README.md, SHA256SUMS, manifest.json")
+        if (used := made.manifest.imatrix) is not None:
+            print_line(f"importance: {used.matched} entries matched, {len(used.missed)} missed")
 
 
 def _split(levels: str | None) -> list[str] | None:

@@ -103,7 +103,7 @@ def make_budgeted_plan(
     base = make_plan(model, _BASE, options)
     nbytes = limit(base)
     first = choose_types(model, find_recipe(_BASE, options.recipe_set), options)
-    free = [t for t in model.tensors if t.name in first and not first[t.name].reason.startswith("--")]
+    free = [t for t in model.tensors if t.name in first and not first[t.name].option]
     _check_sources(model, free)
     types = {t.name: candidates(t, _has_importance(t, options.importance)) for t in free}
     padded = partial(_padded, alignment=base.layout.alignment)

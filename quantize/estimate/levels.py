@@ -13,6 +13,7 @@ from ...formats.gguf.keys import GENERAL_ALIGNMENT
 from ...formats.gguf.wire import DEFAULT_ALIGNMENT, encode_value
 from ...formats.gguf.writer import layout as gguf_layout
 from ...formats.ir import Metadata, Model, Value, ValueType
+from ..importance import ImportanceFit
 from ..plan import Importance, Plan, PlanOptions, make_plan
 from ..recipes import find_recipe, recipes_of
 
@@ -35,6 +36,8 @@ class LevelSize:
         needs_importance: whether the file needs an importance matrix, and none was given. The size then lacks the keys
             that name one, about 200 bytes.
         problem: why there can be no such file, or empty; if there is none, all numbers are 0.
+        importance_fit: how far the importance and the tensors fit each other; None where none was given.
+        remarks: what the options asked for in vain, in lines.
 
     Example:
         >>> from quantmill import plan, tiny_llama
@@ -51,6 +54,8 @@ class LevelSize:
     fallback_bytes: int = 0
     needs_importance: bool = False
     problem: str = ""
+    importance_fit: ImportanceFit | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def max_ram(self) -> int:
@@ -94,7 +99,8 @@ def _size(model: Model, level: str, options: PlanOptions, saved: int) -> LevelSi
         return LevelSize(level, problem=error.problem)
     try:
         with_importance = replace(options, importance=uniform_importance(model))
-        return replace(_described(make_plan(model, level, with_importance), saved), needs_importance=True)
+        found = _described(make_plan(model, level, with_importance), saved)
+        return replace(found, needs_importance=True, importance_fit=None)
     except PlanError as error:
         return LevelSize(level, problem=error.problem)
 
@@ -109,6 +115,8 @@ def _described(plan: Plan, saved: int) -> LevelSize:
         dict(Counter(step.type.name for step in plan.steps).most_common()),
         dict(Counter(f"{step.wanted} -> {step.type}" for step in swapped).most_common()),
         round(cost),
+        importance_fit=plan.importance_fit,
+        remarks=plan.remarks,
     )
 
 

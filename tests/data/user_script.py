@@ -25,6 +25,7 @@ from quantmill import (
     GPTQReport,
     GPTQSettings,
     Imatrix,
+    ImportanceFit,
     LevelSize,
     Model,
     ModelDifferences,
@@ -104,6 +105,8 @@ def measure(path: Path, base: Path, text: Path) -> float:
 def step_by_step(folder: Path, out: Path) -> None:
     model: Model = quantmill.read_hf(folder)
     plan: Plan = quantmill.make_plan(model, "Q4_K_M", PlanOptions(pure=True))
+    fit: ImportanceFit | None = plan.importance_fit
+    print(fit, plan.remarks)
     step: Step
     for step in plan.steps:
         tensor: Tensor = step.tensor

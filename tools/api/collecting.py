@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ...imatrix.evaluate import Evaluation, Record
     from ...imatrix.runner import Runner
     from ...imatrix.second_moments import MomentSums
-    from ...imatrix.sums import Sums
 
 _NAMED = 12  # tensors listed by name
 
@@ -66,7 +65,6 @@ def collect(
     text: Path | None,
     state: Path,
     files: Sequence[Imatrix],
-    others: Mapping[str, Sums],
     options: CollectOptions,
     progress: Progress | None,
 ) -> Collected:
@@ -74,16 +72,15 @@ def collect(
 
     Args:
         state: the folder for what an interrupted run leaves, and for what does not fit in memory.
-        files: importance matrices that the result will be merged with, of which ``others`` are the sums.
+        files: importance matrices that the result will be merged with.
     """
     from ...imatrix.collect import Collector
     from ...imatrix.matrix import check_belongs
     from ...imatrix.run_state import run_key
 
     runner = open_run(model, text, state, options.run, progress)
-    if others:
-        assert files[0].path is not None
-        check_belongs(others, runner.weights.model, files[0].path)
+    for line in (line for file in files for line in check_belongs(file, runner.weights.model)):
+        note(progress, line, important=True)
     if options.level is not None:
         _report_needs(runner, options.level, progress)
     collector = Collector(moments=_plan_moments(runner, state, files, options, progress))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError
-from ...formats.progress import Note, Progress, notes, work
+from ...formats.progress import Note, Progress, note, notes, work
 from ...formats.version import __version__
 from .models import output_path
 from .options import Kind, WriteOptions
@@ -75,8 +75,8 @@ class Request:
 
 def write_copy(request: Request, kind: Kind) -> Conversion:
     """Write a file with the tensors as they are: of another kind, version or byte order."""
-    _check_only_for_levels(request)
     model, write = request.model, request.write
+    _note_threads(request)
     if request.dst is None:
         raise PlanError("a file without a level needs an output", where="dst")
     path = request.dst
@@ -84,7 +84,6 @@ def write_copy(request: Request, kind: Kind) -> Conversion:
     if kind == "ggml":
         from ...formats.ggml.writer import write_ggml
 
-        check_little_endian(write)
         if not request.dry_run:
             size = write_ggml(path, model, force=write.force, restart=write.restart, progress=request.progress).size
             note_client_options(request, kind, model.metadata, path)
@@ -104,7 +103,7 @@ def write_checkpoint(request: Request, level: str) -> Conversion:
     from ...formats.storage.folder import resumable_folder
     from ...quantize.decode import as_float
 
-    _check_only_for_levels(request)
+    _note_threads(request)
     if request.dst is None:
         raise PlanError("a checkpoint needs an output folder", where="dst")
     dst, write = request.dst, request.write
@@ -125,10 +124,9 @@ def write_checkpoint(request: Request, level: str) -> Conversion:
     return Conversion(model, "hf", (dst,), size)
 
 
-def _check_only_for_levels(request: Request) -> None:
-    given = {"--cluster": request.cluster is not None, "--keep-split": request.keep_split}
-    for name in (name for name, is_given in given.items() if is_given):
-        raise PlanError("is only for a file that is written at a level", where=name, hint="leave it out")
+def _note_threads(request: Request) -> None:
+    if request.write.threads is not None:
+        note(request.progress, "--threads has no effect: the tensors are written one after the other", important=True)
 
 
 def _digest(model: Model, dtype: str) -> str:
@@ -158,11 +156,6 @@ def _watched(model: Model, done: Callable[[int], object]) -> Model:
         return replace(tensor, read=read)
 
     return replace(model, tensors=tuple(watch(tensor) for tensor in model))
-
-
-def check_little_endian(write: WriteOptions) -> None:
-    if write.big_endian:
-        raise PlanError("a GGML file is little-endian", where="--big-endian", hint="leave it out")
 
 
 def note_client_options(request: Request, kind: Kind, metadata: Metadata, path: Path) -> None:

@@ -13,20 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError
-from ...formats.progress import Progress, notes
+from ...formats.progress import Progress, note, notes
 from ...formats.storage.endings import without_ending
+from .checks import (
+    check_cluster,
+    check_layout,
+    check_read,
+    check_target,
+    check_write,
+    plan_options_given,
+    refuse,
+)
 from .conversion import (
     FLOATS,
     Conversion,
     Request,
-    check_little_endian,
     note_client_options,
     write_checkpoint,
     write_copy,
 )
 from .models import output_path, read_model, source_kind, target_kind
 from .options import Kind, ReadOptions, SizeTarget, StrPath, WriteOptions
-from .planning import with_imatrix
+from .planning import DEFAULT_REFINE_WIDTH, report_importance, with_imatrix
 from .ray_pool import ClusterOptions, connected
 
 if TYPE_CHECKING:
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
     from ...quantize.refine.refiner import Refiner
 
 _DEFAULT_READ, _DEFAULT_WRITE = ReadOptions(), WriteOptions()
+_NAME_A_LEVEL = "leave it out, or name a level such as Q4_K_M"
 
 
 def convert(
@@ -46,7 +55,7 @@ def convert(
     *,
     imatrix: StrPath | None = None,
     refine: bool = False,
-    refine_width: int = 256,
+    refine_width: int = DEFAULT_REFINE_WIDTH,
     text: StrPath | None = None,
     target: SizeTarget | None = None,
     options: PlanOptions | None = None,
@@ -109,47 +118,56 @@ def convert(
     from ...quantize.plan import PlanOptions
 
     start = time.monotonic()
+    options = options or PlanOptions()
+    check_layout(options)
     if isinstance(src, Model):
         model, is_adapter = src, False
+        check_read(None, read)
     else:
         source = read.kind or source_kind(Path(src))
-        _check_read(source, read)
+        check_read(source, read)
         is_adapter = source == "lora"
         model = _read_adapter(Path(src), read, level) if is_adapter else read_model(src, read, progress=progress)
     request = Request(model, None if dst is None else Path(dst), write, cluster, keep_split, dry_run, progress)
-    kind = kind or ("gguf" if request.dst is None else target_kind(request.dst))
-    if text is not None and (not refine or imatrix is not None or dry_run):
-        raise PlanError("needs --refine, and neither --imatrix nor --dry-run", where="--file")
-    if is_adapter:
-        done = write_copy(request, "gguf")
-    elif kind == "hf":
-        done = write_checkpoint(request, level)
-    elif target is None and level.lower() == "auto" and not model.from_checkpoint:
+    kind = kind or ("gguf" if is_adapter or request.dst is None else target_kind(request.dst))
+    if is_adapter and kind != "gguf":
+        raise PlanError("an adapter becomes a GGUF file", where="--to", hint="leave it out")
+    check_write(kind, write)
+    auto = level.lower() == "auto"
+    for_levels = {
+        "--imatrix": imatrix is not None, "--refine": refine, "--file": text is not None,
+        "--refine-width": refine_width != DEFAULT_REFINE_WIDTH,
+    }  # fmt: skip
+    for_plans = {
+        **for_levels, **plan_options_given(options), "target": target is not None,
+        "--cluster": cluster is not None, "--keep-split": keep_split,
+    }  # fmt: skip
+    if is_adapter or kind == "hf":
+        refuse(for_plans, "an adapter is not quantized" if is_adapter else "a Hugging Face folder holds floats")
+        done = write_copy(request, "gguf") if is_adapter else write_checkpoint(request, level)
+    elif target is None and auto and not model.from_checkpoint:
+        refuse(for_plans, "without a level the tensors are copied as they are", _NAME_A_LEVEL)
         done = write_copy(request, kind)
     else:
-        if level.lower() == "auto" and kind == "ggml" and model.from_checkpoint:
+        if target is None and auto:
+            refuse(for_levels, "without a level nothing is quantized", _NAME_A_LEVEL)
+        if target is not None:
+            check_target(target, level, kind)
+        check_cluster(cluster, write.threads)
+        if text is not None and (not refine or imatrix is not None or dry_run):
+            raise PlanError("needs --refine, and neither --imatrix nor --dry-run", where="--file")
+        if auto and kind == "ggml" and model.from_checkpoint:
             level = "F16"  # the only 16-bit type of GGML files
+        planned, options = _for_kind(request, kind, options)
         with _collected(request, text) as collected:
             used = collected or (None if imatrix is None else Path(imatrix))
             name = None if text is None else Path(text).name
             options, refiner = with_imatrix(
-                options or PlanOptions(), model, used, name=name, refine=refine, refine_width=refine_width
+                options, planned, used, name=name, refine=refine, refine_width=refine_width, progress=progress
             )
-            done = _quantize(request, level, target, kind, options, refiner, [] if used is None else [used])
+            inputs = [] if used is None else [used]
+            done = _quantize(request, planned, level, target, kind, options, refiner, inputs)
     return replace(done, written=not dry_run, seconds=time.monotonic() - start)
-
-
-def _check_read(source: str, read: ReadOptions) -> None:
-    """Raise ``PlanError`` for options that say something of another kind of source."""
-    settings = {} if read.ggml is None else vars(read.ggml)
-    for name, value in settings.items():
-        if value is not None and source != "ggml":
-            raise PlanError("is for GGML files, and the source is not one", where=f"--{name.replace('_', '-')}")
-    if read.lora_base is not None and source != "lora":
-        raise PlanError("is for LoRA adapters, and the source is not one", where="--base")
-    folder = source == "hf" or settings.get("vocab_dir") is not None
-    if read.drop_extra_tokens and not folder:
-        raise PlanError("is for a checkpoint's folder, and the source is not one", where="--drop-extra-tokens")
 
 
 def _read_adapter(src: Path, read: ReadOptions, level: str) -> Model:
@@ -176,6 +194,8 @@ def _collected(request: Request, text: StrPath | None) -> Iterator[Path | None]:
     beside = request.dst or output_path(src, "text")
     digest = hashlib.sha256(file_stamps([src]).encode("utf-8", "surrogateescape") + os.fsencode(text)).hexdigest()
     path = beside.with_name(f".{beside.name}.{digest[:8]}.imatrix.gguf")
+    if request.cluster is not None:
+        note(request.progress, "second moments are collected on this machine, not on the cluster", important=True)
     if not path.exists():
         collect_imatrix(src, path, text=text, perplexity=False, second_moments=True, progress=request.progress)
     yield path
@@ -184,6 +204,7 @@ def _collected(request: Request, text: StrPath | None) -> Iterator[Path | None]:
 
 def _quantize(
     request: Request,
+    model: Model,
     level: str,
     target: SizeTarget | None,
     kind: Kind,
@@ -195,11 +216,8 @@ def _quantize(
     from ...quantize.execute import Job
     from ...quantize.plan import make_plan
 
-    model, options = _for_kind(request, kind, options)
     budget = None
     if target is not None:
-        if kind == "ggml":
-            raise PlanError("a target size is for GGUF files", where="target")
         from .target import plan_for_target
 
         threads, progress = request.write.threads, request.progress
@@ -209,9 +227,13 @@ def _quantize(
     else:
         plan = make_plan(model, level, options)
         path = request.output(plan.level, kind)
-        if refiner is not None and not any(step.refined for step in plan.steps):
-            hint = "leave --refine out, or make an imatrix of this model with --second-moments"
-            raise PlanError(f"no tensor of {plan.level} can be refined", path=inputs[0], hint=hint)
+    if refiner is not None and not any(step.refined for step in plan.steps):
+        hint = "leave --refine out, or make an imatrix of this model with --second-moments"
+        raise PlanError(f"no tensor of {plan.level} can be refined", path=inputs[0], hint=hint)
+    for file in inputs:
+        report_importance(plan, file, request.progress)
+    for line in plan.remarks:
+        note(request.progress, line, important=True)
     jobs = [Job(plan, path)]
     if request.keep_split:
         from ...quantize.sharded import split_as_source
@@ -240,7 +262,6 @@ def _for_kind(request: Request, kind: Kind, options: PlanOptions) -> tuple[Model
 
     if request.keep_split:
         raise PlanError("a GGML file has no shards", where="--keep-split", hint="leave it out")
-    check_little_endian(request.write)
     return untied(request.model), replace(options, layout=layout, recipe_set=options.recipe_set or "ggml-v3")
 
 
@@ -291,6 +312,5 @@ def _open_pool(
 ) -> AbstractContextManager[Pool | None]:
     if cluster is None:
         return nullcontext()
-    if threads is not None:
-        raise PlanError("is for one machine", where="--threads", hint="--workers limits the workers of a cluster")
+    check_cluster(cluster, threads)
     return connected(cluster.address, cluster.workers, say=notes(progress))

@@ -7,8 +7,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, overload
 
 from ...formats.errors import QuantmillError
-from ...formats.progress import Progress, StepDone, WorkEnded, emit
+from ...formats.progress import Progress, StepDone, WorkEnded, emit, note
 from ...formats.storage.endings import ending
+from .checks import refuse
 from .options import StrPath
 from .running import DEFAULT_RUN, RunOptions, finish_run, open_text, open_weights, start_run
 
@@ -92,6 +93,8 @@ def evaluate(
             raise QuantmillError("cannot be combined with a base", where="save_base", hint="leave one of them out")
         if (path := Path(save_base)).exists():
             raise QuantmillError("exists already", path=path, hint="give another name")
+    why = "a part of the text would be judged, which compares with nothing"
+    refuse({"run.skip_bad_chunks": run.skip_bad_chunks}, why)
     weights = open_weights(Path(model), progress)
     text_path = None if text is None else Path(text)
     corpus = open_text(weights, text_path, run)
@@ -106,6 +109,7 @@ def evaluate(
         else:
             other = open_weights(Path(base), progress)
             _check_same_text(corpus, open_text(other, text_path, run), Path(base))
+            _note_other_shape(weights, other, Path(base), progress)
             _add_against(Path(model), weights, Path(base), other, corpus, folder, run, record, progress)
     emit(progress, WorkEnded())
     return record.report()
@@ -144,6 +148,15 @@ def _add_against(
 def _check_same_text(ours: Corpus, theirs: Corpus, base: Path) -> None:
     if ours.inputs.shape != theirs.inputs.shape or (ours.inputs != theirs.inputs).any():
         raise QuantmillError("it splits the text into other tokens", path=base, hint="the base is another model")
+
+
+def _note_other_shape(ours: Weights, theirs: Weights, base: Path, progress: Progress | None) -> None:
+    """Say if the base is not the model in other types. With the same tokens it can still be compared."""
+    facts = [
+        f"{side.model.arch}, {side.model.n_layers} layers, {side.embedding.width} wide" for side in (ours, theirs)
+    ]  # fmt: skip
+    if facts[0] != facts[1]:
+        note(progress, f"warning: {base}: is another model ({facts[1]}; this one: {facts[0]})", important=True)
 
 
 def _add_against_saved(runner: Runner, path: Path, record: Record) -> None:

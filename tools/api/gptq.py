@@ -96,6 +96,9 @@ def _method(settings: GPTQSettings, checkpoint_format: CheckpointFormat) -> Bloc
             ragged.add(width)
 
     def remark() -> str | None:
+        orders = [f"--{name.replace('_', '-')}" for name in ("desc_act", "static_groups") if getattr(settings, name)]
+        if settings.group_size == -1 and orders:
+            return f"{' and '.join(orders)} change nothing with --group-size -1: a row has one group"
         if not ragged:
             return None
         widths = ", ".join(map(str, sorted(ragged)))

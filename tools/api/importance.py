@@ -14,6 +14,7 @@ from ...formats.errors import OutputError, PlanError
 from ...formats.progress import Progress, note
 from ...formats.storage.endings import ending
 from ...formats.storage.output import check_writable
+from .checks import refuse
 from .options import StrPath
 from .ray_pool import ClusterOptions
 from .running import DEFAULT_N_CTX, DEFAULT_RUN, RunOptions
@@ -131,7 +132,9 @@ def collect_imatrix(
     legacy = _is_legacy(path, output_format)
     if second_moments:
         _check_second_moments(path, legacy, cluster)
-    files = _read(merge)
+    else:
+        refuse({"--moments-size": moments_size != DEFAULT_MOMENTS_SIZE}, "--second-moments is not given")
+    files = _read(merge, progress)
     _check_moments(files, legacy, second_moments, progress)
     run = replace(run, n_ctx=run.n_ctx or DEFAULT_N_CTX)
     sums, datasets, n_ctx = _add(files, run.n_ctx)
@@ -140,7 +143,7 @@ def collect_imatrix(
         moments_size=moments_size if second_moments else None, save_every=0 if path is None else save_every,
     )  # fmt: skip
     with _state(path) as state:
-        found = collect(Path(model), None if text is None else Path(text), state, files, sums, options, progress)
+        found = collect(Path(model), None if text is None else Path(text), state, files, options, progress)
         moments = [] if legacy else [file.moments for file in files if file.moments is not None]
         if found.collector.moments is not None:
             moments.append(found.collector.moments.moments(found.collector.sums))
@@ -194,7 +197,7 @@ def merge_imatrices(
     path = None if output is None else Path(output)
     _check_output(path, force)
     legacy = _is_legacy(path, output_format)
-    files = _read(in_files)
+    files = _read(in_files, progress)
     if not files:
         raise PlanError("there is nothing to merge", where="in_files", hint="name one file at least")
     if second_moments:
@@ -249,10 +252,15 @@ def _is_legacy(path: Path | None, output_format: Format | None) -> bool:
     return (output_format or ("" if path is None else ending(path).removeprefix("."))) == "dat"
 
 
-def _read(paths: Sequence[StrPath]) -> list[Imatrix]:
+def _read(paths: Sequence[StrPath], progress: Progress | None) -> list[Imatrix]:
+    """Read files of one model, and say where their entries differ."""
     from ...formats.imatrix_file import read_imatrix
+    from ...imatrix.matrix import check_same_model
 
-    return [read_imatrix(Path(path)) for path in paths]
+    files = [read_imatrix(Path(path)) for path in paths]
+    for line in check_same_model(files):
+        note(progress, line, important=True)
+    return files
 
 
 def _add(files: Sequence[Imatrix], n_ctx: int | None) -> tuple[dict[str, Sums], list[str], int]:

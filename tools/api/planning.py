@@ -6,12 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...formats.errors import PlanError
+import numpy as np
+
+from ...formats.errors import PlanError, name_list
+from ...formats.progress import Progress, note
 from ...quantize.plan_options import PlanOptions as PlanOptions
 
 if TYPE_CHECKING:
     from ...formats.ir import Model
+    from ...quantize.importance import ImportanceFit as ImportanceFit
+    from ...quantize.plan import Plan
     from ...quantize.refine.refiner import Refiner
+
+DEFAULT_REFINE_WIDTH = 256  # a super-block of the k-quants, of which other widths are multiples
+_NAMED = 5  # entries in a line
 
 
 def with_imatrix(
@@ -21,7 +29,8 @@ def with_imatrix(
     *,
     name: str | None = None,
     refine: bool = False,
-    refine_width: int = 256,
+    refine_width: int = DEFAULT_REFINE_WIDTH,
+    progress: Progress | None = None,
 ) -> tuple[PlanOptions, Refiner | None]:
     """Add what an importance matrix's file holds to a plan's options.
 
@@ -31,32 +40,69 @@ def with_imatrix(
         imatrix: the file, ``.gguf`` or ``.dat``.
         name: the file's name as it is noted in the output; None for the path itself.
         refine: use the file's second moments to let later weights correct the errors of earlier ones.
-        refine_width: how many columns correct each other, at most; rounded down to a multiple of 256.
+        refine_width: how many columns correct each other, at most; a multiple of 256.
+        progress: told if ``refine_width`` is more than the file holds.
 
     Returns:
         the options, and what refines the weights, or None.
 
     Raises:
-        PlanError: the file holds no tensor of the model, or no second moments; or ``refine`` is given without a file.
+        PlanError: the file holds no tensor of the model, or no second moments; ``refine`` is given without a file, or
+            the options have importance already; ``refine_width`` is of no use, or no multiple of 256.
         FormatError: the file is damaged.
     """
+    _check_refine(imatrix, refine, refine_width)
     if imatrix is None:
-        if refine:
-            hint = "--imatrix FILE, made by imatrix --second-moments"
-            raise PlanError("needs an importance matrix with second moments", where="--refine", hint=hint)
         return options, None
+    if options.importance is not None or options.moments is not None:
+        raise PlanError("the options have importance already", where="imatrix", hint="give one of them")
     from ...formats.imatrix_file import read_imatrix
+    from ...quantize.importance import check_matches, matching
 
     read = read_imatrix(imatrix)
     importance = read.vectors()
-    if not any(tensor.name in importance for tensor in model):
-        raise PlanError("holds no tensor of this model", path=imatrix, hint="it was made from another model")
-    options = replace(options, importance=importance, extra_metadata=read.provenance(name or imatrix))
+    check_matches(model, importance, imatrix)
+    provenance = read.provenance(name or imatrix, len(matching(model, importance)))
+    options = replace(options, importance=importance, extra_metadata={**options.extra_metadata, **provenance})
     if not refine:
         return options, None
     if read.moments is None:
         raise PlanError("holds no second moments", path=imatrix, hint="make it with imatrix --second-moments")
     from ...quantize.refine.refiner import Refiner
 
-    refiner = Refiner(read.moments, max(256, refine_width // 256 * 256))
+    if refine_width > max(DEFAULT_REFINE_WIDTH, read.moments.block_width):
+        held = read.moments.block_width
+        note(progress, f"{imatrix}: its second moments are in blocks of {held} columns; --refine-width ends there")
+    refiner = Refiner(read.moments, refine_width)
     return replace(options, moments=refiner.moments), refiner
+
+
+def _check_refine(imatrix: Path | None, refine: bool, refine_width: int) -> None:
+    if refine and imatrix is None:
+        hint = "--imatrix FILE, made by imatrix --second-moments"
+        raise PlanError("needs an importance matrix with second moments", where="--refine", hint=hint)
+    if refine_width != DEFAULT_REFINE_WIDTH and not refine:
+        raise PlanError("needs --refine", where="--refine-width", hint="leave it out")
+    if refine_width % DEFAULT_REFINE_WIDTH or refine_width < 1:
+        raise PlanError(f"{refine_width} is not a multiple of {DEFAULT_REFINE_WIDTH}", where="--refine-width")
+
+
+def report_importance(plan: Plan, path: Path, progress: Progress | None) -> None:
+    """Say which entries of an importance matrix's file a plan does not use, and which tell nothing.
+
+    Args:
+        plan: made with the file's importance.
+        path: the file.
+        progress: told each in a line.
+    """
+    fit = plan.importance_fit
+    if fit is None:
+        return
+    if fit.missed:
+        counts = f"{len(fit.missed)} of {len(plan.importance)} entries belong to no tensor of this model"
+        names = name_list(fit.missed, _NAMED)
+        note(progress, f"warning: {path}: {counts}, or to one of another width: {names}", important=True)
+    flat = [name for name in fit.weighed if np.ptp(plan.importance[name]) == 0]
+    if flat:
+        counts = f"{len(flat)} entries give all columns the same importance, as if they had seen no input"
+        note(progress, f"warning: {path}: {counts}: {name_list(flat, _NAMED)}", important=True)

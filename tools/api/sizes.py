@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ...formats.errors import PlanError
 from ...formats.storage.endings import ending
 from ...formats.storage.output import human_bytes
+from .checks import check_layout, plan_options_given, refuse
 from .models import read_for_plan
 from .options import StrPath
 from .planning import with_imatrix
@@ -114,9 +115,18 @@ def plan(
     assumed = source.from_checkpoint and ending(str(model)) == ".json" and lacks_vocabulary(source)
     if assumed:
         source = with_vocabulary(source)
-    options, _ = with_imatrix(options or PlanOptions(), source, None if imatrix is None else Path(imatrix))
+    options = options or PlanOptions()
+    check_layout(options)
+    if format == "gptq":
+        refuse({"--imatrix": imatrix is not None, **plan_options_given(options)}, "GPTQ takes no plan")
     recipe_set = {"gguf": options.recipe_set or "current", "ggml": options.recipe_set or "ggml-v3"}.get(format)
-    rows = _sizes(source, levels, format, replace(options, recipe_set=recipe_set))
+    planned = source
+    if format == "ggml":
+        from ...formats.ggml.writer import layout, untied
+
+        planned, options = untied(source), replace(options, layout=layout)
+    options, _ = with_imatrix(options, planned, None if imatrix is None else Path(imatrix))
+    rows = _sizes(planned, levels, format, replace(options, recipe_set=recipe_set))
     memory = {row.level: run_memory(source, row.nbytes, ctx) for row in rows}
     return SizeTable(source, format, recipe_set, ctx, tuple(rows), memory, not levels, assumed)
 
@@ -128,8 +138,4 @@ def _sizes(model: Model, levels: Sequence[str], format: Format, options: PlanOpt
         from ...quantize.estimate.packed import VARIANTS, parse_variant, size_variants
 
         return size_variants(model, [parse_variant(level) for level in levels] or VARIANTS)
-    if format == "ggml":
-        from ...formats.ggml.writer import layout, untied
-
-        model, options = untied(model), replace(options, layout=layout)
     return size_levels(model, levels, options)

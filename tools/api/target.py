@@ -35,7 +35,7 @@ def plan_for_target(
 
     Args:
         model: a float file's or a checkpoint's.
-        target: the size.
+        target: the size, checked before.
         options: as ``make_plan`` takes them.
         refiner: refines the tensors that have second moments, or None.
         threads: None for one for each CPU.
@@ -48,8 +48,6 @@ def plan_for_target(
     from ...quantize.plan import make_plan
     from ...quantize.threads import cpu_count
 
-    if (target.nbytes is None) == (target.bpw is None):
-        raise PlanError("give a target in bytes or in bits per weight, not both", where="target")
     if options.pure:
         raise PlanError("takes one type for all tensors; a target chooses a type for each", where="--pure")
     make_plan(model, "F16", options)  # raises if an option is wrong, before any weight is read

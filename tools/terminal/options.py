@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from ...formats.errors import PlanError
 from ..api.options import ReadOptions, SizeTarget, SourceKind, WriteOptions
@@ -60,6 +61,22 @@ def _gather(name: str, build: Callable[..., object], *options: Callable[[F], F])
         return _group(*options)(cast(F, gathered))
 
     return decorate
+
+
+def given(*names: str, ctx: click.Context | None = None) -> dict[str, bool]:
+    """Whether options stand on the command line, by how they are spelt in the help; defaults and variables do not.
+
+    Args:
+        names: of the command's parameters; none for all of its options.
+        ctx: of the command; None for the one that runs.
+    """
+    ctx = ctx or click.get_current_context()
+    options = [param for param in ctx.command.params if isinstance(param, click.Option)]
+    return {
+        max(option.opts, key=len): ctx.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        for option in options
+        if not names or option.name in names
+    }
 
 
 recipe_set_option = click.option(

@@ -12,6 +12,7 @@ from .units import in_gb
 
 if TYPE_CHECKING:
     from ..api.conversion import Conversion
+    from ..api.planning import ImportanceFit
 
 Json = dict[str, object]
 
@@ -73,6 +74,8 @@ def _print_summary(done: Conversion, before: str, after: str) -> None:
         print_line(f"{again} quantized tensors decoded and quantized again")
     if refined := sum(step.refined for step in plan.steps):
         print_line(f"{refined} tensors refined with second moments")
+    if plan.importance_fit is not None:
+        print_line(str(plan.importance_fit))
     if plan.fallbacks:
         swaps = Counter(f"{step.wanted} -> {step.type}" for step in plan.fallbacks)
         listed = ", ".join(f"{n} {swap}" for swap, n in swaps.most_common())
@@ -92,6 +95,20 @@ def _totals(done: Conversion) -> Json:
         "bpw": round(plan.bpw, 4),
         "fallbacks": len(plan.fallbacks),
         "fallback_bpw": round(plan.fallback_bpw, 4),
+        "importance": importance_as_json(plan.importance_fit),
+        "remarks": list(plan.remarks),
+    }
+
+
+def importance_as_json(fit: ImportanceFit | None) -> Json | None:
+    """How far importance and tensors fit each other, as plain data: counts, and the names of what goes without."""
+    if fit is None:
+        return None
+    return {
+        "matched": len(fit.matched),
+        "missed": list(fit.missed),
+        "tensors": len(fit.weighed),
+        "tensors_without": list(fit.lacking),
     }
 
 
@@ -113,6 +130,8 @@ def print_choice(done: Conversion) -> None:
         f"{in_gb(plan.size)} ({plan.size} bytes, {plan.size / found.limit:.2%} of the target), "
         f"{plan.bpw:.2f} bpw, expected KL divergence {found.loss:.4f}"
     )
+    if plan.importance_fit is not None and not done.written:
+        print_line(plan.importance_fit)
 
 
 def _name_in_layer(name: str) -> str:
@@ -131,6 +150,8 @@ def choice_as_json(done: Conversion) -> Json:
         "bpw": round(plan.bpw, 4),
         "expected_kld": found.loss,
         "level": plan.level,
+        "importance": importance_as_json(plan.importance_fit),
+        "remarks": list(plan.remarks),
         "types": dict(Counter(step.type.name for step in plan.steps).most_common()),
         "tensors": {step.tensor.name: step.type.name for step in plan.steps},
     }

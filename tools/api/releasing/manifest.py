@@ -70,12 +70,16 @@ class ImatrixFacts:
         sha256: of the file.
         text: what it was collected from; None if the file was given.
         n_ctx: tokens in a chunk of the text.
+        matched: how many of its entries belong to a tensor of the model; None in manifests of earlier versions.
+        missed: the other entries.
     """
 
     file: str
     sha256: str
     text: TextFacts | None
     n_ctx: int
+    matched: int | None = None
+    missed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,8 @@ class Manifest:
                 "sha256": imatrix.sha256,
                 "text": None if imatrix.text is None else vars(imatrix.text),
                 "context": imatrix.n_ctx,
+                "matched": imatrix.matched,
+                "missed": list(imatrix.missed),
             }
         if evaluation is not None:
             content["evaluation"] = {
@@ -176,10 +182,17 @@ def _parse(content: Mapping[str, Any], path: Path) -> Manifest:
         source_name=content["source"].get("name", ""),
         source={name: FileFacts.from_json(about) for name, about in content["source"]["files"].items()},
         recipe_set=options.get("recipe_set") or options.get("book") or "current",  # "book" is the former name
-        imatrix=imatrix and ImatrixFacts(imatrix["file"], imatrix["sha256"], _text(imatrix), imatrix.get("context", 0)),
+        imatrix=imatrix and _imatrix(imatrix),
         files=files,
         evaluation=evaluation
         and EvaluationFacts(TextFacts(**evaluation["text"]), evaluation["base"], evaluation["files"]),
+    )
+
+
+def _imatrix(content: Mapping[str, Any]) -> ImatrixFacts:
+    missed = tuple(map(str, content.get("missed", ())))
+    return ImatrixFacts(
+        content["file"], content["sha256"], _text(content), content.get("context", 0), content.get("matched"), missed
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def publish(
         source_name=checkpoint_name(path),
         source=state.source or {},
         recipe_set=options.recipe_set,
-        imatrix=None if imatrix is None else _imatrix_facts(imatrix, calibration_text, options.n_ctx),
+        imatrix=None if imatrix is None else _imatrix_facts(imatrix, calibration_text, options.n_ctx, plans),
         files={row.name: state.files[row.name] for row in rows},
         evaluation=_evaluation_facts(state, evaluation_text) if options.evaluate else None,
     )
@@ -93,8 +94,10 @@ def _row(path: Path, level: str, plan: Plan, state: ReleaseState) -> File:
     return File(path.name, level, plan.size, plan.bpw, types, figures.get("perplexity"), figures.get("kld_mean"))
 
 
-def _imatrix_facts(path: Path, text: Path | None, n_ctx: int) -> ImatrixFacts:
-    return ImatrixFacts(path.name, sha256_of_file(path), None if text is None else TextFacts.of(text), n_ctx)
+def _imatrix_facts(path: Path, text: Path | None, n_ctx: int, plans: Mapping[str, Plan]) -> ImatrixFacts:
+    fit = next(iter(plans.values())).importance_fit
+    facts = ImatrixFacts(path.name, sha256_of_file(path), None if text is None else TextFacts.of(text), n_ctx)
+    return facts if fit is None else replace(facts, matched=len(fit.matched), missed=fit.missed)
 
 
 def _evaluation_facts(state: ReleaseState, text: Path) -> EvaluationFacts:
@@ -154,6 +157,10 @@ def _provenance(manifest: Manifest, options: ReleaseOptions, folder: str) -> lis
     else:
         made = f"{code(imatrix.file)}, from {code(imatrix.text.name)} (SHA-256 `{imatrix.text.sha256}`)"
         lines.append(("Importance matrix", f"{made} in chunks of {imatrix.n_ctx} tokens"))
+    if imatrix is not None and imatrix.missed:
+        total = (imatrix.matched or 0) + len(imatrix.missed)
+        used = f"{imatrix.matched} of {total} entries; the model has no tensor of the others"
+        lines.append(("Importance used", used))
     if evaluation is not None:
         measured = f"on {code(evaluation.text.name)} (SHA-256 `{evaluation.text.sha256}`), apart from the calibration"
         lines.append(

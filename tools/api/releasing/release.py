@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....formats.errors import PlanError, WeightError, visible
+from ....formats.errors import WeightError, visible
 from ....formats.hf.hub_cache import checkpoint_name
 from ....formats.progress import Progress, note, notes
 from ....formats.storage.endings import without_ending
 from ....formats.storage.interrupts import when_cut_off
 from ....formats.storage.output import explained
+from ..checks import check_cluster, refuse
 from ..convert import write_plans
 from ..models import read_model, without_float_ending
 from ..options import StrPath, WriteOptions
-from ..planning import with_imatrix
+from ..planning import report_importance, with_imatrix
 from .levels import chosen_levels
 from .manifest import Figures, FileFacts, Manifest, source_files
 from .options import AUTO, ReleaseOptions
@@ -95,8 +96,8 @@ def release(
         ...     sorted(path.name for path in made.folder.iterdir())
         ['README.md', 'SHA256SUMS', 'manifest.json', 'tiny.Q8_0.gguf']
     """
-    if options.imatrix is None and options.text is not None:
-        raise PlanError("a text is of no use without importance", where="--file", hint="leave it out")
+    _check_options(options)
+    check_cluster(cluster, threads)
     path, folder = Path(model), Path(folder)
     importance = options.imatrix is not None
     levels = chosen_levels(options.levels, importance=importance, recipe_set=options.recipe_set)
@@ -110,6 +111,19 @@ def release(
 
     with explained(folder), when_cut_off(cut_off):
         return steps.run(restart)
+
+
+def _check_options(options: ReleaseOptions) -> None:
+    """Raise ``PlanError`` for options that would have no effect."""
+    collects = options.imatrix == AUTO
+    if not collects:
+        why = "no importance is collected" if options.imatrix is None else "importance is a file's"
+        refuse({"--file": options.text is not None}, why)
+    if not options.evaluate:
+        refuse({"--evaluation-text": options.evaluation_text is not None}, "nothing is measured without --evaluate")
+        if not collects:
+            size = options.n_ctx != _DEFAULT.n_ctx
+            refuse({"--ctx-size": size, "--chunks": options.chunks is not None}, "no text is read")
 
 
 @dataclass(frozen=True)
@@ -152,11 +166,12 @@ class _Steps:
     def run(self, restart: bool) -> Release:
         from .publish import publish
 
-        if not self.collects:
-            self.plans()  # a level that cannot be made leaves no folder behind either
+        self.check_levels()  # a level that cannot be made leaves no folder behind either
         state = open_state(self.folder, self.key(), stem=self.stem, restart=restart, say=notes(self.progress))
         self.collect(state)
         plans = self.plans()
+        if self.imatrix is not None:
+            report_importance(next(iter(plans.values())), self.imatrix, self.progress)
         self.quantize(plans)
         self.verify(state)
         self.evaluate(state)
@@ -206,17 +221,32 @@ class _Steps:
             state.text_chunks = open_text(open_weights(self.path), None, RunOptions(n_ctx=n_ctx)).n_chunks
             state.save()
         kept = state.text_chunks // _EVALUATION_SHARE if self.options.evaluate else 0
-        first = state.text_chunks - kept
-        return RunOptions(n_ctx=n_ctx, chunks=first) if calibration else RunOptions(n_ctx=n_ctx, first_chunk=first)
+        first, most = state.text_chunks - kept, self.options.chunks
+        if not calibration:
+            return RunOptions(n_ctx=n_ctx, first_chunk=first, chunks=most)
+        return RunOptions(n_ctx=n_ctx, chunks=first if most is None else min(first, most))
+
+    def check_levels(self) -> None:
+        """Raise ``PlanError`` if a level cannot be made; say if importance is for none of them."""
+        from ....quantize.estimate.levels import uniform_importance
+        from ....quantize.plan import PlanOptions, make_plan
+
+        if self.collects:
+            options = PlanOptions(recipe_set=self.options.recipe_set, importance=uniform_importance(self.model))
+            plans = {level: make_plan(self.model, level, options) for level in self.levels}
+        else:
+            plans = self.plans()
+        if self.imatrix is not None and not any(step.uses_importance for plan in plans.values() for step in plan.steps):
+            line = "no level of this release is encoded with importance: --imatrix none makes the same weights"
+            note(self.progress, line, important=True)
 
     def plans(self) -> dict[str, Plan]:
         """The plan of each level: nothing is written before all of them are known to be possible."""
         from ....quantize.plan import PlanOptions, make_plan
 
         name = None if self.imatrix is None else self.imatrix.name  # its folder is another one on every machine
-        options, _ = with_imatrix(
-            PlanOptions(recipe_set=self.options.recipe_set), self.model, self.imatrix, name=name
-        )  # fmt: skip
+        options = PlanOptions(recipe_set=self.options.recipe_set)
+        options, _ = with_imatrix(options, self.model, self.imatrix, name=name)
         return {level: make_plan(self.model, level, options) for level in self.levels}
 
     def quantize(self, plans: Mapping[str, Plan]) -> None:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from ....formats.errors import FormatError, PlanError
 from ....formats.progress import Progress
 from ....formats.storage.durable import sha256_of_file
+from ..checks import refuse
 from ..convert import write_plans
 from ..models import read_model
 from ..options import StrPath, WriteOptions
@@ -114,6 +115,7 @@ def _check_source(manifest: Manifest, model: Path) -> None:
 
 def _find_imatrix(manifest: Manifest, given: StrPath | None, path: Path) -> Path | None:
     if manifest.imatrix is None:
+        refuse({"--imatrix": given is not None}, "the release was made without importance")
         return None
     imatrix = Path(given) if given is not None else path.parent / manifest.imatrix.file
     if not imatrix.is_file():
