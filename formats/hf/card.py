@@ -8,11 +8,12 @@ Follows gguf-py's metadata.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
+from ..ir import Tensor
 from .hub_cache import checkpoint_id, checkpoint_name, id_of_snapshot
 
 # general.* key -> the front matter's names for it, the first present wins.
@@ -54,7 +55,7 @@ SAMPLING = {  # general.sampling.* -> generation_config key
 
 
 def general(
-    folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any], n_weights: int
+    folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any], tensors: Sequence[Tensor]
 ) -> Iterator[tuple[str, Any]]:
     """The ``general.*`` keys with plain values, in the converter's order, without architecture and file type.
 
@@ -62,8 +63,9 @@ def general(
         folder: the checkpoint.
         config: config.json as it stands (``_name_or_path``).
         generation: generation_config.json as it stands.
-        n_weights: weights in all tensors, for the size label.
+        tensors: of the whole model in GGUF's form, for the size label.
     """
+    n_weights = sum(tensor.n_weights for tensor in tensors)
     card = front_matter(folder / "README.md")
     facts: dict[str, Any] = {
         key: next((card[name] for name in names if name in card), None) for key, names in _CARD.items()
@@ -74,7 +76,7 @@ def general(
         for key, value in name_parts(one, n_weights).items():
             facts[key] = value if facts[key] is None else facts[key]
     facts["name"] = facts["name"] or checkpoint_name(folder)
-    facts["size_label"] = facts["size_label"] or size_label(n_weights)
+    facts["size_label"] = facts["size_label"] or model_size(tensors)
     if isinstance(facts["license"], list):
         facts["license"] = ",".join(str(one) for one in facts["license"])
 
@@ -182,6 +184,16 @@ def _no_text(value: Any) -> str | None:
         elif isinstance(one, int) and abs(one) >= _MAX_INT:
             return "a number of thousands of digits"
     return f"more than {_MAX_VALUES} values"
+
+
+def model_size(tensors: Sequence[Tensor]) -> str:
+    """The size label of a model: that of one with one expert only, after the number of experts: ``8x7B``."""
+    experts = [tensor for tensor in tensors if "_exps." in tensor.name and len(tensor.shape) == 3 and tensor.shape[0]]
+    if not experts:
+        return size_label(sum(tensor.n_weights for tensor in tensors))
+    beside = sum(tensor.n_weights - tensor.n_weights // tensor.shape[0] for tensor in experts)
+    count = sum(tensor.shape[0] for tensor in experts) // len(experts)
+    return f"{count}x{size_label(sum(tensor.n_weights for tensor in tensors) - beside)}"
 
 
 def size_label(n_weights: int) -> str:

@@ -126,11 +126,10 @@ def assemble(
     )
     generation = read_generation(folder / FILE)
 
-    n_weights = sum(tensor.n_weights for tensor in tensors)
     metadata = {"general.architecture": typed("general.architecture", arch.gguf)}
     metadata["general.type"] = typed("general.type", "model")
     with located(folder / FILE):  # where all but texts come from
-        metadata |= {key: typed(key, value) for key, value in general(folder, raw, generation, n_weights)}
+        metadata |= {key: typed(key, value) for key, value in general(folder, raw, generation, tensors)}
     theirs = {ours: name for name, ours in cls.names.items()}
     for row in arch.config:
         hf = getattr(row, "hf", "") or ""

@@ -41,6 +41,8 @@ _TYPES = {
     **dict.fromkeys(("mscale", "mscale_all_dim", "llama_4_scaling_beta"), NUMBER),
 }
 
+_ALPHA_CONTEXT = 256 * 1024  # Hunyuan's; see ``alpha_keys``
+
 # llama.cpp (2026-10) computes the attention factor from the scaling factor whatever yarn_attn_factor says: a checkpoint
 # whose own differs from 0.1 ln(factor) + 1 runs otherwise there. The key is written as its converter does.
 _YARN = {  # config key -> rope.scaling key
@@ -133,8 +135,17 @@ def dimensions(rope: Mapping[str, Any], head_dim: int) -> int:
     return int(head_dim * rope.get("partial_rotary_factor", 1.0))
 
 
-def alpha_theta(rope: Mapping[str, Any], head_dim: int) -> float:
-    """The base of Hunyuan, whose ``dynamic`` scaling is a factor that does not depend on the length."""
+def alpha_keys(rope: Mapping[str, Any], head_dim: int, context: int) -> Iterator[tuple[str, Any]]:
+    """The keys of Hunyuan, whose ``dynamic`` scaling is a factor of the base that does not depend on the length."""
+    yield "rope.freq_base", _alpha_theta(rope, head_dim)
+    yield "rope.scaling.type", "none"
+    yield "rope.scaling.factor", 1.0
+    # What config.json calls 32k is 256k, to llama.cpp's converter, which knows no other length.
+    yield "rope.scaling.original_context_length", _ALPHA_CONTEXT
+    yield "context_length", _ALPHA_CONTEXT if context == 32 * 1024 else context
+
+
+def _alpha_theta(rope: Mapping[str, Any], head_dim: int) -> float:
     try:
         theta = float(rope["rope_theta"] * rope["alpha"] ** (head_dim / (head_dim - 2)))
     except (ZeroDivisionError, OverflowError):

@@ -207,7 +207,7 @@ class Alternating:
         each = [at_layer(config, layer, len(kinds))[self.hf] for layer in range(len(kinds))]
         of_kind = dict(zip(kinds, each, strict=True))
         if not self.swa:
-            yield self.gguf, each
+            yield self.gguf, each[0] if len({*each}) == 1 else each
             return
         for suffix, kind in ((self.gguf, "full_attention"), (self.swa, "sliding_attention")):
             if kind in of_kind:
@@ -215,6 +215,8 @@ class Alternating:
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         full, sliding = get(self.gguf, each=True), get(self.swa) if self.swa else None
+        if not self.swa and full is not None and not isinstance(full, list):
+            return {self.hf: full}
         flags = get("attention.sliding_window_pattern", each=True)
         if isinstance(full, list) and isinstance(flags, list) and len(flags) == len(full):
             of_kind = dict(zip(flags, full, strict=True))
@@ -281,6 +283,7 @@ class Rope:
         extra: further entries of ``rope_parameters``, and their hyper-parameters.
         scaled: like ``extra``, each with a factor by which the entry is multiplied in GGUF.
         partial: the rotated part of a head if the config does not say; None for all of it.
+        says_none: whether ``rope.scaling.type`` is ``none`` where nothing is scaled, instead of missing.
     """
 
     dimension: bool = False
@@ -288,13 +291,16 @@ class Rope:
     extra: Mapping[str, str] = field(default_factory=dict)
     scaled: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     partial: float | None = None
+    says_none: bool = False
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         found = config["rope_parameters"]
         main = found.get("full_attention", found)
+        if self.says_none:
+            yield "rope.scaling.type", "none"
         yield from rope.to_gguf(main)
         if main["rope_type"] == "dynamic" and main.get("alpha"):
-            yield "rope.freq_base", rope.alpha_theta(main, HEAD_DIM(config))
+            yield from rope.alpha_keys(main, HEAD_DIM(config), CONTEXT(config))
         if main["rope_type"] == "longrope":
             yield "rope.scaling.original_context_length", main["original_max_position_embeddings"]
             yield "rope.scaling.attn_factor", rope.longrope_attention_factor(main, CONTEXT(config))

@@ -36,9 +36,7 @@ def make() -> Path:
     half = folder().with_name(f"{folder().name}.{os.getpid()}")
     half.mkdir(parents=True)
     try:
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python"]
-        subprocess.run([*pip, PINNED, "-d", str(half)], check=True)
-        (archive,) = half.glob("*.tar.gz")
+        archive = download(half)
         with tarfile.open(archive) as tar:
             for member in tar:
                 name = Path(member.name)
@@ -52,6 +50,14 @@ def make() -> Path:
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return folder()
+
+
+def download(folder: Path) -> Path:
+    """The source distribution, as an archive in ``folder``."""
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python"]
+    subprocess.run([*pip, PINNED, "-d", str(folder)], check=True)
+    (archive,) = folder.glob("*.tar.gz")
+    return archive
 
 
 def cases(name: str) -> tuple[list[str], list[list[int]]]:

@@ -40,6 +40,9 @@ class Proof:
         embeds: the model has no logits: its last hidden states are compared.
         encodes: an encoder reads the tokens, a decoder the same from last to first.
         nulls: keys that are passed as None.
+        published: what config.json says in published checkpoints and not in those that transformers 5.23 saves, for the
+            proof by the converter: both converters read it.
+        options: further options of llama.cpp's converter there.
     """
 
     arch: str
@@ -50,6 +53,8 @@ class Proof:
     embeds: bool = False
     encodes: bool = False
     nulls: tuple[str, ...] = ()
+    published: Mapping[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -78,7 +83,7 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
     settings |= dict.fromkeys(proof.nulls)
     torch.manual_seed(17)
     model = cls(cls.config_class(**settings))
-    generator = torch.Generator().manual_seed(17)
+    generator = np.random.default_rng(17)  # torch's own numbers depend on the processor
     saved = model.state_dict().keys()
     buffers = ((name, b) for name, b in model.named_buffers() if name in saved and b.is_floating_point())
     with torch.no_grad():
@@ -89,13 +94,14 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
     return model
 
 
-def _randomise(weight: torch.Tensor, spread: float, generator: torch.Generator) -> None:
+def _randomise(weight: torch.Tensor, spread: float, generator: np.random.Generator) -> None:
     """Ones and zeros of the usual initialization would hide mistakes."""
+    import torch
+
     centre = 1.0 if float(weight.mean()) > 0.5 else 0.0  # what it was made as: norms of ones stay about one
-    if weight.dim() > 1 and not centre:
-        weight.normal_(0, spread, generator=generator)
-    else:
-        weight.normal_(centre, 0.2, generator=generator)
+    width = spread if weight.dim() > 1 and not centre else 0.2
+    values = generator.standard_normal(tuple(weight.shape)) * width + centre
+    weight.copy_(torch.from_numpy(values.astype(np.float32)))
 
 
 def run_proof(proof: Proof, model: torch.nn.Module) -> np.ndarray:

@@ -19,7 +19,9 @@ def training_text(n: int = 60_000) -> str:
     return "\n".join(pydoc_data.topics.topics.values())[:n]
 
 
-def train_bpe(pre_tokenizer: Json | None, extra: Iterable[str] = (), vocab_size: int = 1500) -> Json:
+def train_bpe(
+    pre_tokenizer: Json | None, extra: Iterable[str] = (), vocab_size: int = 1500, text: str | None = None
+) -> Json:
     """tokenizer.json of a byte-level BPE trained with this pre_tokenizer; None lets merges cross every boundary."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -31,7 +33,7 @@ def train_bpe(pre_tokenizer: Json | None, extra: Iterable[str] = (), vocab_size:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False, max_token_length=12
     )
-    text = training_text()
+    text = text or training_text()
     tok.train_from_iterator([*(text[i : i + 2000] for i in range(0, len(text), 2000)), *extra], trainer)
     trained: Json = json.loads(tok.to_str())
     trained["decoder"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
@@ -62,7 +64,7 @@ def write_folder(folder: Path, files: Mapping[str, Any]) -> Path:
 
 
 @cache
-def _raw_bpe(vocab_size: int) -> str:
+def _raw_bpe(vocab_size: int, text: str | None) -> str:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tok = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -71,14 +73,14 @@ def _raw_bpe(vocab_size: int) -> str:
     tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex("\n+"), "isolated"), words])
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<|channel>", *(f"<0x{i:02X}>" for i in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    tok.train_from_iterator([training_text(), "é è 你 好 ß 😀\n\n\n\n\n    \n"], trainer)
+    tok.train_from_iterator([text] if text else [training_text(), "é è 你 好 ß 😀\n\n\n\n\n    \n"], trainer)
     tok.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return tok.to_str()
 
 
-def train_raw_bpe(vocab_size: int = 900) -> Json:
+def train_raw_bpe(vocab_size: int = 900, text: str | None = None) -> Json:
     """tokenizer.json as Gemma 4's: characters with ▁ for a space, bytes for the rest, merges within lines."""
-    document: Json = json.loads(_raw_bpe(vocab_size))
+    document: Json = json.loads(_raw_bpe(vocab_size, text))
     document["added_tokens"] = document["added_tokens"][:5]
     document["pre_tokenizer"] = {
         **{"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
@@ -87,9 +89,10 @@ def train_raw_bpe(vocab_size: int = 900) -> Json:
 
 
 @cache
-def train_sentencepiece(vocab_size: int = 900) -> bytes:
+def train_sentencepiece(vocab_size: int = 900, text: str | None = None, **options: Any) -> bytes:
     """A tokenizer.model as Llama 2's: BPE, byte fallback, identity normalization, split digits."""
     return _train(
+        text,
         model_type="bpe",
         vocab_size=vocab_size,
         byte_fallback=True,
@@ -97,22 +100,23 @@ def train_sentencepiece(vocab_size: int = 900) -> bytes:
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True,
+        **options,
     )
 
 
 @cache
-def train_unigram(vocab_size: int = 900, byte_fallback: bool = False, **options: Any) -> bytes:
+def train_unigram(vocab_size: int = 900, byte_fallback: bool = False, text: str | None = None, **options: Any) -> bytes:
     """A spiece.model as T5's: Unigram, NFKC, runs of spaces made one, <pad> </s> <unk> in front."""
     t5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-    return _train(model_type="unigram", vocab_size=vocab_size, byte_fallback=byte_fallback, **{**t5, **options})
+    return _train(text, model_type="unigram", vocab_size=vocab_size, byte_fallback=byte_fallback, **{**t5, **options})
 
 
-def _train(**options: Any) -> bytes:
+def _train(text: str | None, **options: Any) -> bytes:
     import sentencepiece
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(training_text().split("\n")),
+        sentence_iterator=iter((text or training_text()).split("\n")),
         model_writer=model,
         character_coverage=0.9995,
         minloglevel=2,

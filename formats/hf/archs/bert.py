@@ -9,9 +9,9 @@ from __future__ import annotations
 from ...ir import Role
 from ..dimensions import ALWAYS, CONTEXT, EMBD, FF, LAYER_INDEX, VOCAB, Dim, Is, LayerPattern, Q
 from ..extras import POSITIONS, LeftOut
-from ..rows import ConfigRow, Constant, Key, LayerFlags, Rope
+from ..rows import ConfigRow, Constant, Key, LayerFlags, Mapped, Rope
 from ..rules import Arch, HFClass, Rule
-from .shared import SIZE_KEYS
+from .shared import HEAD_DIM_KEYS, SIZE_KEYS
 
 _TYPES = Rule("embeddings.token_type_embeddings", Role.TOKEN_TYPES, (Dim("type_vocab_size"), EMBD))
 _WORDS = Rule("embeddings.word_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD))
@@ -81,7 +81,7 @@ NOMIC_BERT = Arch(
             },
         )
     },
-    config=(*_SIZES, Rope(), *_CONFIG[len(_SIZES) :]),
+    config=(*_SIZES, Rope(), *_CONFIG[len(_SIZES) :], *HEAD_DIM_KEYS),
     rules=(
         _WORDS,
         _TYPES,
@@ -123,9 +123,11 @@ MODERN_BERT = Arch(
     },
     config=(
         *_SIZES,
-        Rope(sliding="local_rope_theta"),
+        Rope(sliding="local_rope_theta", says_none=True),
+        Key("norm_eps", "attention.layer_norm_rms_epsilon"),  # as llama.cpp's converter: it is no RMS norm's
         Key("norm_eps", "attention.layer_norm_epsilon"),
         Constant("attention.causal", False),
+        Mapped("classifier_pooling", "classifier.pooling_type", {"mean": 1, "cls": 2}),
         Key("local_attention", "attention.sliding_window"),
         LayerFlags("layer_types", "attention.sliding_window_pattern"),
         Key("vocab_size", "vocab_size"),

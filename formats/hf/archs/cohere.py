@@ -9,7 +9,17 @@ from ...ir import Role
 from ..dimensions import HEAD_DIM, HEADS, KV_HEADS, LAYERS, Dim, Is
 from ..rows import Computed, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
-from .shared import ATTN_NORM, EMBEDDING, FINAL_NORM, LAYER_PREFIX, SIZE_KEYS, TIED_HEAD, attention, gated_mlp
+from .shared import (
+    ATTN_NORM,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD_DIM_KEYS,
+    LAYER_PREFIX,
+    SIZE_KEYS,
+    TIED_HEAD,
+    attention,
+    gated_mlp,
+)
 
 _COMMON = {
     "vocab_size": 256000, "hidden_size": 8192, "intermediate_size": 22528, "num_hidden_layers": 40,
@@ -19,12 +29,9 @@ _COMMON = {
 }  # fmt: skip
 # Untied only if the head is equal all the same.
 _FIXED = {"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": (True, False)}
-_KEYS = (
-    *SIZE_KEYS,
-    Rope(dimension=True),
+_NORM_AND_LOGITS = (
     Key("layer_norm_eps", "attention.layer_norm_epsilon"),
     Key("logit_scale", "logit_scale"),
-    Key("vocab_size", "vocab_size"),
 )
 _NORMED = Is("use_qk_norm")
 _DEEP = LAYERS >= 64
@@ -35,7 +42,12 @@ COMMAND_R = Arch(
         "CohereForCausalLM": HFClass("cohere", _COMMON | {"use_qk_norm": False, "rope_theta": 500000.0}),
     },
     # max_position_embeddings is the context at the beginning of training
-    config=(*_KEYS, Computed("context_length", Dim("model_max_length"), when=Is("model_max_length"))),
+    config=(
+        *SIZE_KEYS,
+        Rope(says_none=True),
+        *_NORM_AND_LOGITS,
+        Computed("context_length", Dim("model_max_length"), when=Is("model_max_length")),
+    ),
     rules=(
         EMBEDDING,
         ATTN_NORM,
@@ -55,7 +67,11 @@ COHERE2 = Arch(
     name="cohere2",
     classes={"Cohere2ForCausalLM": HFClass("cohere2", _COMMON | {"sliding_window": 4096})},
     config=(
-        *_KEYS,
+        *SIZE_KEYS,
+        Rope(dimension=True, says_none=True),
+        *_NORM_AND_LOGITS,
+        *HEAD_DIM_KEYS,
+        Key("vocab_size", "vocab_size"),
         Key("sliding_window", "attention.sliding_window"),
         LayerFlags("layer_types", "attention.sliding_window_pattern"),
     ),

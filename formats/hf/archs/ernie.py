@@ -9,7 +9,6 @@ from __future__ import annotations
 from ...ir import Role
 from ..dimensions import EXPERT_FF, EXPERTS, LAYER_INDEX, LAYERS, Dim, Equal, Is
 from ..extras import LeftOut
-from ..ops import Reshape
 from ..rows import Computed, Key
 from ..rules import Arch, HFClass, Rule
 from .shared import (
@@ -90,7 +89,6 @@ ERNIE4_5_MOE = Arch(
             _MLP + "moe_statics.e_score_correction_bias",
             Role.FFN_EXP_PROBS_B,
             (Dim(1), EXPERTS),
-            (Reshape((Dim(1), EXPERTS), (EXPERTS,)),),
             when=~_DENSE,
             tensor=True,
             part="bias",

@@ -6,7 +6,7 @@ Sources: HunYuanDenseV1Config and HunYuanMoEV1Config of transformers 5.23; conve
 from __future__ import annotations
 
 from ..dimensions import FF, Is
-from ..rows import Key
+from ..rows import Constant, Key
 from ..rules import Arch, HFClass
 from .shared import (
     ATTN_NORM,
@@ -67,6 +67,7 @@ HUNYUAN_MOE = Arch(
         *KEYS,
         *HEAD_DIM_KEYS,
         *EXPERT_KEYS,
+        Constant("expert_shared_count", 1),
         Key("intermediate_size", "expert_shared_feed_forward_length"),
         Key("intermediate_size", "expert_feed_forward_length"),
     ),

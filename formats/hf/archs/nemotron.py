@@ -36,9 +36,10 @@ NEMOTRON = Arch(
     },
     config=(
         *SIZE_KEYS,
-        Rope(dimension=True),
+        Rope(dimension=True, says_none=True),
         *HEAD_DIM_KEYS,
         Key("vocab_size", "vocab_size"),
+        Key("norm_eps", "attention.layer_norm_rms_epsilon"),  # as llama.cpp's converter: it is no RMS norm's
         Key("norm_eps", "attention.layer_norm_epsilon"),
     ),
     rules=(

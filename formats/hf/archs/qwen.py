@@ -150,6 +150,7 @@ QWEN3_NEXT = Arch(
         Key("linear_num_key_heads", "ssm.group_count"),
         Key("linear_num_value_heads", "ssm.time_step_rank"),
         Computed("ssm.inner_size", _VALUES),
+        Key("full_attention_interval", "full_attention_interval", optional=True),
         LayerFlags("layer_types", "attention.recurrent_layers", true="linear_attention"),
     ),
     rules=(

@@ -28,6 +28,7 @@ NEWER = {
     "tokenizer.ggml.suppress_tokens",
     "{arch}.attention.recurrent_layers",
     "{arch}.attention.value_scale",
+    "{arch}.classifier.pooling_type",
     "{arch}.hidden_activation",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+from oracles.converter import GOLDENS, differences, golden_path, keys_of, summary, weights_digest
+from oracles.converter_differences import LESS, MORE, OTHER, UNCONVERTED, is_listed
+from oracles.converter_folders import publish
 from oracles.llama import Llama, LlamaError
 from oracles.proofs import Proof, all_proofs, run_proof, save_proof, tokens_of
 from quantmill.formats.gguf.keys import KEY_TYPES
@@ -155,6 +160,44 @@ def test_every_level_is_planned(proven: Proven) -> None:
     for level in LEVELS:
         plan = make_plan(proven.source, level, PlanOptions(importance=importance, fallback_type="F16"))
         assert len(plan.steps) == len(proven.source.tensors)
+
+
+def test_the_file_is_that_of_llama_cpp_s_converter(proven: Proven) -> None:
+    if proven.proof.id in UNCONVERTED:
+        assert not golden_path(proven.proof.id).exists()
+        return
+    golden = json.loads(golden_path(proven.proof.id).read_text(encoding="utf-8"))
+    folder = proven.folder / golden_path(proven.proof.id).stem
+    folder.mkdir()
+    for path in (proven.folder / "hf").iterdir():
+        shutil.copyfile(path, folder / path.name)
+    assert weights_digest(folder) == golden["weights"], f"other weights than with {golden['made with']}"
+    publish(proven.proof, folder)
+    source = read_hf(folder)
+    files = [proven.folder / f"published-{level}.gguf" for level in ("F32", "F16")]
+    for path, level in zip(files, ("F32", "F16"), strict=True):
+        execute(make_plan(source, level), path, threads=1)
+    found = differences(summary(*files), golden)
+    assert {key: pair for key, pair in found.items() if not is_listed(proven.proof.arch, key, *pair)} == {}
+    types = {level: [step.type for step in make_plan(source, level).steps] for level in ("auto", "F16")}
+    assert types["auto"] == types["F16"]  # as there: F16 is the 16-bit type of a checkpoint in F32
+
+
+def test_listed_differences_are_in_the_goldens() -> None:
+    """What only we have is missing there; what only they have, or have otherwise, is there."""
+    goldens = {
+        proof.id: json.loads(golden_path(proof.id).read_text()) for proof in PROOFS if proof.id not in UNCONVERTED
+    }
+    assert {path.stem for path in GOLDENS.iterdir()} == {golden_path(name).stem for name in goldens}
+    for listed, there in ((MORE, False), (LESS, True), (OTHER, True)):
+        for one in listed:
+            assert {*one.archs} <= {arch.name for arch in ARCHS}
+            of_each = [
+                any(one.covers(proof.arch, key) for key in keys_of(goldens[proof.id]))
+                for proof in PROOFS
+                if proof.id in goldens and (not one.archs or proof.arch in one.archs)
+            ]
+            assert there in of_each, one
 
 
 @pytest.mark.parametrize("level", QUANTIZED)

@@ -9,7 +9,7 @@ import pytest
 from quantmill.formats.hf import rope
 from quantmill.formats.hf.dimensions import Dim as S
 from quantmill.formats.hf.dimensions import LayerPattern, OrDefault
-from quantmill.formats.hf.rows import AttentionLayers, Key, ReadBack, metadata_key
+from quantmill.formats.hf.rows import Alternating, AttentionLayers, Key, ReadBack, metadata_key
 
 
 def test_layers_without_attention_have_no_heads() -> None:
@@ -57,5 +57,14 @@ def test_words_may_begin_with_the_other() -> None:
 
 def test_hunyuan_s_base() -> None:
     """The number that llama.cpp's converter gives for A13B."""
-    found = rope.alpha_theta({"rope_theta": 10000.0, "alpha": 1000}, 128)
-    assert found == pytest.approx(11158839.9251)
+    found = dict(rope.alpha_keys({"rope_theta": 10000.0, "alpha": 1000}, 128, 32768))
+    assert found["rope.freq_base"] == pytest.approx(11158839.9251)
+    assert found["context_length"] == 262144
+    assert dict(rope.alpha_keys({"rope_theta": 10000.0, "alpha": 1000}, 128, 2048))["context_length"] == 2048
+
+
+def test_one_number_of_heads_for_all_layers_stays_one() -> None:
+    row = Alternating("num_key_value_heads", "attention.head_count_kv", "", "num_global_key_value_heads")
+    config = {"num_key_value_heads": 2, "layer_types": ["sliding_attention", "full_attention"]}
+    assert list(row.to_gguf(config)) == [("attention.head_count_kv", 2)]
+    assert row.to_hf(lambda suffix, each=False: 2 if suffix.endswith("kv") else None) == {"num_key_value_heads": 2}

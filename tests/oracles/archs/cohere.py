@@ -12,5 +12,10 @@ PROOFS = (
         _HEADS | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 64, "use_qk_norm": True},
         "plus",
     ),
-    Proof("cohere2", "Cohere2ForCausalLM", _HEADS | {"num_hidden_layers": 5, "sliding_window": 24}),
+    Proof(
+        "cohere2",
+        "Cohere2ForCausalLM",
+        _HEADS | {"num_hidden_layers": 5, "sliding_window": 24},
+        published={"rotary_pct": 1.0},
+    ),
 )

@@ -12,11 +12,15 @@ _YARN = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
     "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
 }  # fmt: skip
+_SIGMOID = {"scoring_func": "sigmoid"}
 
 PROOFS = (
-    Proof("deepseek2", "DeepseekV2ForCausalLM", _MLA | {"n_shared_experts": 2}),
-    Proof("deepseek3", "DeepseekV3ForCausalLM", _MLA | {"n_group": 4, "topk_group": 2}),
     Proof(
-        "deepseek3", "DeepseekV3ForCausalLM", _MLA | {"n_group": 1, "topk_group": 1, "rope_parameters": _YARN}, "yarn"
+        "deepseek2",
+        "DeepseekV2ForCausalLM",
+        _MLA | {"n_shared_experts": 2},
+        published={"scoring_func": "softmax", "norm_topk_prob": False},
     ),
+    Proof("deepseek3", "DeepseekV3ForCausalLM", _MLA | {"n_group": 4, "topk_group": 2}, published=_SIGMOID),
+    Proof("deepseek3", "DeepseekV3ForCausalLM", _ONE_GROUP | {"rope_parameters": _YARN}, "yarn", published=_SIGMOID),
 )

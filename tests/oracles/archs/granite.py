@@ -12,14 +12,16 @@ _HYBRID = _EXPERTS | {
     "num_hidden_layers": 4, "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
     "mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 128, "shared_intermediate_size": 256,
 }  # fmt: skip
+_NAMES = {"layer_types": ["mamba", "attention", "mamba", "attention"]}
 
 PROOFS = (
     Proof("granite", "GraniteForCausalLM", _SCALES | {"attention_bias": True, "tie_word_embeddings": True}),
     Proof("granitemoe", "GraniteMoeForCausalLM", _EXPERTS),
     Proof("granitemoe", "GraniteMoeSharedForCausalLM", _EXPERTS | {"shared_intermediate_size": 256}, "shared"),
-    Proof("granitehybrid", "GraniteMoeHybridForCausalLM", _HYBRID),
+    Proof("granitehybrid", "GraniteMoeHybridForCausalLM", _HYBRID, published=_NAMES),
     Proof(
         "granitehybrid", "GraniteMoeHybridForCausalLM",
         _HYBRID | {"num_local_experts": 0, "num_experts_per_tok": 0, "position_embedding_type": "rope"}, "dense",
+        published=_NAMES,
     ),
 )  # fmt: skip

@@ -28,5 +28,7 @@ PROOFS = (
             "linear_num_value_heads": 8,
         }
         | {"layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"]},
+        published={"full_attention_interval": 2},
+        options=("--no-mtp",),
     ),
 )

@@ -9,4 +9,13 @@ _SIZES = {
 }  # fmt: skip
 
 # GGML computes GELU in half precision, and attention without a scale makes much of little: weights are smaller here.
-PROOFS = (Proof("t5", "T5ForConditionalGeneration", _SIZES, encodes=True, spread=0.03),)
+PROOFS = (
+    Proof(
+        "t5",
+        "T5ForConditionalGeneration",
+        _SIZES,
+        encodes=True,
+        spread=0.03,
+        published={"decoder_start_token_id": 0, "eos_token_id": 1},
+    ),
+)

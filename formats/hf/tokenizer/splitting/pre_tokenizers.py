@@ -226,7 +226,7 @@ PRE_TOKENIZERS = (
         ignore_merges=True,
     ),
     PreTokenizer("ufakzeka", _splits(rf"{_WORD}|\p{{N}}|{_TAIL}")),
-    PreTokenizer("poro-chat", _splits(r" ?[^(\s|.,!?…。，、।۔،)]+"), aliases=("bloom", "gpt3-finnish")),
+    PreTokenizer("bloom", _splits(r" ?[^(\s|.,!?…。，、।۔،)]+"), aliases=("poro-chat", "gpt3-finnish")),
     PreTokenizer(
         "viking", (_split(r" ?[^(\s|.,!?…。，、।۔،)]+"), _digits(individual=True), _byte_level(use_regex=False))
     ),

@@ -1,0 +1,88 @@
+"""Where our files are not those of llama.cpp's converter, and why. Everything that is not listed here is equal."""
+
+from __future__ import annotations
+
+from oracles.converter import Difference
+
+_DEFAULT = "llama.cpp takes the same for granted where it is missing"
+_PUBLISHED_ID = "llama.cpp's converter writes the id that the published vocabulary has, whatever the folder's says"
+_FF = "llama.cpp's converter writes 4 times the width, whatever the weights have"
+
+# What only our files have.
+MORE = (
+    Difference("quantmill.hf.*", "what no standard key holds, for the way back"),
+    Difference("tokenizer.ggml.eot_token_id", "the end of a turn, by the rule in tokenizer/special_ids.py"),
+    Difference("tokenizer.ggml.add_*_token", "always said: llama.cpp has a default for each pre-tokenizer"),
+    Difference(
+        "tokenizer.ggml.unknown_token_id",
+        "tokenizer.model names it; llama.cpp's converter asks tokenizer.json and config.json",
+        ("ernie4_5", "ernie4_5-moe", "gemma", "gemma2", "gemma3", "llama", "mixtral", "arcee", "phi3", "t5"),
+    ),
+    Difference("*.attention.key_length", _DEFAULT, ("ernie4_5-moe", "exaone4", "smollm3")),
+    Difference("*.attention.value_length", _DEFAULT, ("ernie4_5-moe", "exaone4", "smollm3")),
+    Difference("*.expert_weights_norm", _DEFAULT, ("deepseek2",)),
+    Difference(
+        "*.attention.sliding_window_pattern",
+        "the kind of each layer, where llama.cpp knows a rule for all",
+        ("modern-bert", "cohere2", "exaone4", "gemma3", "gpt-oss"),
+    ),
+    Difference(
+        "*.rope.freq_base",
+        "llama.cpp's converter leaves it at the default, and loses what config.json says",
+        ("falcon", "gemma", "gemma2", "gptneox", "phi2", "stablelm"),
+    ),
+    Difference("general.file_type", "left out there", ("gptneox", "mpt")),
+    Difference("tensor:cls.*", "the pooler, which llama.cpp's converter drops", ("bert",)),
+)
+# What only llama.cpp's have.
+LESS = (
+    Difference("tokenizer.ggml.add_sep_token", _DEFAULT),
+    Difference("tokenizer.ggml.unknown_token_id", "llama.cpp's converter looks <|endoftext|> up", ("glm4", "glm4moe")),
+    Difference("tokenizer.ggml.eom_token_id", "llama.cpp's converter looks <|observation|> up", ("glm4moe",)),
+    Difference("tokenizer.ggml.padding_token_id", _PUBLISHED_ID, ("nemotron",)),
+)
+# What both have, with another value.
+OTHER = (
+    Difference("tokenizer.ggml.eot_token_id", "llama.cpp's converter looks <|user|> up", ("glm4", "glm4moe")),
+    Difference("tokenizer.ggml.eot_token_id", _PUBLISHED_ID, ("gemma",)),
+    Difference("tokenizer.ggml.unknown_token_id", _PUBLISHED_ID, ("nemotron",)),
+    Difference("tokenizer.ggml.tokens", "the names of ids that have no token", ("bert", "nomic-bert")),
+    Difference("tokenizer.ggml.token_type", "<unk> is of the type for unknown tokens, not of control", ("gemma4",)),
+    *(
+        Difference(f"tokenizer.ggml.{key}", "the <extra_id_N> that T5's class adds are tokens, not unused ids", ("t5",))
+        for key in ("tokens", "token_type", "scores")
+    ),
+    Difference("*.feed_forward_length", _FF, ("falcon", "gpt2", "phi2", "starcoder")),
+    Difference(
+        "*.feed_forward_length",
+        "where no experts are, the shared one's; published checkpoints have one size for both",
+        ("granitehybrid",),
+    ),
+    Difference(
+        "*.expert_shared_feed_forward_length",
+        "the width of the weights; llama.cpp's converter divides by the number of key/value heads",
+        ("ernie4_5-moe",),
+    ),
+    Difference("*.context_length", "config.json's; llama.cpp's converter writes 2048 for any", ("falcon",)),
+    Difference("*.context_length", "config.json's; llama.cpp's converter writes 2^20", ("granitehybrid",)),
+    Difference(
+        "*.rope.scaling.finetuned",
+        "config.json says rope; llama.cpp's converter turns it off in every hybrid but Bamba",
+        ("granitehybrid",),
+    ),
+    Difference("general.size_label", "the pooler counts", ("bert",)),
+    Difference("tensor:*.ffn_gate_inp.weight", "F16 there; a router is F32 in every other model", ("dbrx",)),
+    Difference("tensor:*.ssm_a", "-exp(x), rounded once; torch's is an ulp beside it here and there", ("mamba",)),
+    Difference("order", "of the experts' tensors: that in which the checkpoint completes them", ("ernie4_5-moe",)),
+)
+
+# Proofs without a golden.
+UNCONVERTED = {
+    "stablelm-12b": "llama.cpp's converter collects the norms of q and k, and then drops them: 'Unprocessed norms'",
+}
+
+
+def is_listed(arch: str, key: str, ours: object, theirs: object) -> bool:
+    """Whether a difference is one of those above."""
+    kind = MORE if theirs is None else LESS if ours is None else OTHER
+    return any(one.covers(arch, key) for one in kind)

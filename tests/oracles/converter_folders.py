@@ -1,0 +1,164 @@
+"""The proofs' tiny models as folders that people publish: a tokenizer, a chat template and a model card beside them.
+
+Every tokenizer is real, trained within 320 tokens, and of the kind that the architecture's models are published with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from oracles.proofs import Proof
+from oracles.small_tokenizers import (
+    Json,
+    train_bpe,
+    train_raw_bpe,
+    train_sentencepiece,
+    train_unigram,
+    train_wordpiece,
+    with_added,
+    write_folder,
+)
+from quantmill.formats.hf.tokenizer.splitting.pre_tokenizers import BY_NAME
+
+CARD = """---
+license: apache-2.0
+license_name: apache-2
+license_link: https://example.org/license
+base_model: example-org/Base-7B-v0.2
+tags:
+- tiny
+- random
+pipeline_tag: text-generation
+language:
+- en
+datasets: example-org/some-text
+---
+# A tiny random model
+"""
+TEMPLATE = "{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
+
+# The pre-tokenizer of an architecture's byte-level BPE, by llama.cpp's name.
+BYTE_LEVEL = {
+    "bloom": "bloom", "command-r": "command-r", "cohere2": "command-r", "dbrx": "dbrx", "deepseek2": "deepseek-llm",
+    "deepseek3": "deepseek-v3", "exaone4": "gpt-2", "falcon": "falcon", "glm4": "llama-bpe", "glm4moe": "llama-bpe",
+    "gpt2": "gpt-2", "gpt-oss": "gpt-4o", "gptneox": "olmo", "granite": "smollm", "granitemoe": "smollm",
+    "granitehybrid": "dbrx", "hunyuan-dense": "deepseek-v3", "hunyuan-moe": "qwen2", "lfm2": "llama-bpe",
+    "lfm2moe": "llama-bpe", "llama4": "gpt-4o", "mamba": "olmo", "mamba2": "olmo", "mistral3": "tekken",
+    "mpt": "olmo", "olmo": "olmo", "olmo2": "dbrx", "olmo3": "dbrx", "olmoe": "olmo",
+    "phi2": "gpt-2", "qwen2": "qwen2", "qwen2moe": "qwen2", "qwen3": "qwen2", "qwen3moe": "qwen2",
+    "qwen3next": "qwen2", "seed_oss": "seed-coder", "smollm3": "llama-bpe", "stablelm": "qwen2",
+    "starcoder": "smollm", "starcoder2": "smollm",
+}  # fmt: skip
+N_TOKENS, N_UNIGRAM = 320, 70
+# Few letters, so that 320 tokens hold them, the 256 bytes and words. The standard library's texts change with Python.
+TEXT = """the tide took the old boat out past the point, and the men stood at the rail and told the same tale again.
+in the morning the rain had gone; the road to the mill was a line of pools, and in each of them lay a piece of sky.
+she put the tea on, read the letter to the end, and then read it once more to see what it did not say.
+there are ten stones in the wall that no one has moved, and one that moves a little when the trains go by."""
+
+
+def publish(proof: Proof, folder: Path) -> None:
+    """Write beside a saved model what is published with one."""
+    if proof.published:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | dict(proof.published), indent=2))
+    write_folder(folder, {**tokenizer_files(proof.arch), "README.md": CARD})
+
+
+def tokenizer_files(arch: str) -> Mapping[str, Any]:
+    """The tokenizer's files of an architecture's folder, by name."""
+    if arch in BYTE_LEVEL:
+        return _byte_level(BYTE_LEVEL[arch])
+    return _OTHERS.get(arch, _llama)()
+
+
+def pre_name(arch: str) -> str:
+    """llama.cpp's name of the architecture's pre-tokenizer."""
+    return BYTE_LEVEL.get(arch, "olmo" if arch == "modern-bert" else "default")
+
+
+# GLM's and Hunyuan's conversions ask for these by name.
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "[gMASK]", "<|user|>", "<|observation|>")
+_SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+@cache
+def _byte_level(pre: str) -> Mapping[str, Any]:
+    row = BY_NAME[pre]
+    trained = train_bpe(row.pre_tokenizer, vocab_size=N_TOKENS - 12, text=TEXT)
+    document = with_added(trained, SPECIAL, ("<think>", "</think>")) | {"normalizer": row.normalizer}
+    document["model"]["ignore_merges"] = row.ignore_merges
+    first = ("<|endoftext|>",) if row.ignore_merges else ()  # as Llama 3's and Mistral's
+    document["post_processor"] = _around(document, first, ()) if first else _BYTE_LEVEL
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+    return {"tokenizer.json": document, "tokenizer_config.json": config | {"chat_template": TEMPLATE}}
+
+
+@cache
+def _modern_bert() -> Mapping[str, Any]:
+    texts = {f"{text[1:-1].lower()}_token": text for text in _SPECIAL_PIECES}
+    trained = train_bpe(BY_NAME["gpt-2"].pre_tokenizer, vocab_size=N_TOKENS - 12, text=TEXT)
+    document = with_added(trained, tuple(texts.values())) | {"normalizer": {"type": "NFC"}}
+    document["post_processor"] = _around(document, ("[CLS]",), ("[SEP]",))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **texts}
+    return {"tokenizer.json": document, "tokenizer_config.json": config}
+
+
+def _around(document: Json, first: tuple[str, ...], last: tuple[str, ...]) -> Json:
+    """A post-processor that adds these tokens around a text, and ``last`` between two."""
+    ids = {added["content"]: added["id"] for added in document["added_tokens"]}
+    before, after = ([{"SpecialToken": {"id": text, "type_id": 0}} for text in texts] for texts in (first, last))
+    a, b = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    special = {text: {"id": text, "ids": [ids[text]], "tokens": [text]} for text in (*first, *last)}
+    single, pair = [*before, a, *after], [*before, a, *(after or before), b, *after]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
+
+
+@cache
+def _llama(prefix: bool = True) -> Mapping[str, Any]:
+    config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False}
+    texts = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    model = train_sentencepiece(N_TOKENS - 8, text=TEXT, add_dummy_prefix=prefix)
+    return {"tokenizer.model": model, "tokenizer_config.json": config | texts | {"chat_template": TEMPLATE}}
+
+
+def _gemma() -> Mapping[str, Any]:
+    return _llama(prefix=False)
+
+
+@cache
+def _unigram() -> Mapping[str, Any]:
+    config = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    return {"spiece.model": train_unigram(N_UNIGRAM, text=TEXT), "tokenizer_config.json": config}
+
+
+@cache
+def _wordpiece() -> Mapping[str, Any]:
+    texts = {f"{text[1:-1].lower()}_token": text for text in _SPECIAL_PIECES}
+    words = sorted({*TEXT.replace(".", " ").replace(",", " ").replace(";", " ").split()})
+    letters = sorted({*TEXT} - {" ", "\n"})
+    # Not trained: that tokenizers does another way each time.
+    pieces = [*_SPECIAL_PIECES, *letters, *(f"##{letter}" for letter in letters), *(w for w in words if len(w) > 1)]
+    document = train_wordpiece()
+    document["model"]["vocab"] = {piece: i for i, piece in enumerate(pieces)}
+    return {"tokenizer.json": document, "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", **texts}}
+
+
+@cache
+def _gemma4() -> Mapping[str, Any]:
+    names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    document = train_raw_bpe(N_TOKENS, text=TEXT)
+    document["post_processor"] = _around(document, ("<bos>",), ())
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "chat_template": TEMPLATE}
+    return {"tokenizer.json": document, "tokenizer_config.json": config}
+
+
+_OTHERS: Mapping[str, Callable[[], Mapping[str, Any]]] = {  # what is not here has a tokenizer as Llama 2's
+    "bert": _wordpiece, "gemma": _gemma, "gemma2": _gemma, "gemma3": _gemma, "gemma4": _gemma4,
+    "modern-bert": _modern_bert, "nomic-bert": _wordpiece, "t5": _unigram,
+}  # fmt: skip

@@ -1,0 +1,138 @@
+"""Let llama.cpp's own converter convert the proofs' tiny models: makes tests/formats/hf/goldens/converter.
+
+PYTHONPATH=tests python tests/oracles/make_converter_goldens.py [PART OF A NAME...]
+
+The converter comes from the source distribution of llama-cpp-python (77 MB, unpacked into ``QUANTMILL_CLIENTS``,
+default ~/.cache/quantmill-clients) and runs with the torch and transformers that are installed: a minute for all.
+
+Its table of pre-tokenizers knows published vocabularies only, by a hash of the ids that one text gets. Its
+convert_hf_to_gguf_update.py adds a row for each new vocabulary; for our small ones that is done here, with the name of
+the pre-tokenizer that they were trained with.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from oracles.converter import GOLDENS, golden_path, summary, weights_digest
+from oracles.converter_differences import UNCONVERTED
+from oracles.converter_folders import pre_name, publish
+from oracles.make_vocabularies import PINNED, download
+from oracles.proofs import Proof, all_proofs, save_proof
+
+PARTS = ("conversion/", "gguf-py/", "convert_hf_to_gguf.py", "models/templates/")
+# Reading config.json, transformers 5 moves keys that these conversions ask for: they get the file as it stands.
+AS_IT_STANDS = ("gptneox",)  # rotary_pct
+
+
+def fetch() -> Path:
+    """The converter's files, unpacked once."""
+    root = Path(os.environ.get("QUANTMILL_CLIENTS", "~/.cache/quantmill-clients")).expanduser()
+    folder = root / f"converter-{PINNED.replace('==', '-')}"
+    if folder.is_dir():
+        return folder
+    half = folder.with_name(f"{folder.name}.{os.getpid()}")
+    half.mkdir(parents=True)
+    try:
+        archive = download(half)
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                _, _, inside = member.name.partition("/vendor/llama.cpp/")
+                if member.isfile() and inside.startswith(PARTS):
+                    member.name = inside
+                    tar.extract(member, half, filter="data")
+        archive.unlink()
+        half.rename(folder)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    return folder
+
+
+class Unreadable:
+    """In place of transformers' ``AutoConfig``: the converter then reads config.json itself."""
+
+    @staticmethod
+    def from_pretrained(*_: Any, **__: Any) -> None:
+        raise ValueError("to be read as it stands")
+
+
+class Converter:
+    """llama.cpp's converter in this process."""
+
+    def __init__(self, source: Path) -> None:
+        sys.path.insert(0, str(source))
+        self.module = importlib.import_module("convert_hf_to_gguf")
+        self.base = importlib.import_module("conversion.base")
+        # A13B's tokenizer is code beside the checkpoint; ours is a tokenizer.json, as the dense models have it.
+        hunyuan = importlib.import_module("conversion.hunyuan")
+        hunyuan.HunYuanMoEModel.set_vocab = self.base.TextModel._set_vocab_gpt2
+        logging.disable(logging.ERROR)
+
+    def convert(self, proof: Proof, folder: Path, path: Path, outtype: str) -> None:
+        self.base.AutoConfig = Unreadable if proof.arch in AS_IT_STANDS else transformers.AutoConfig
+        self.base.TextModel.get_vocab_base_pre = lambda *_: pre_name(proof.arch)
+        options = ["--outfile", str(path), "--outtype", outtype, *proof.options]
+        sys.argv = ["convert_hf_to_gguf.py", str(folder), *options]
+        self.module.main()
+
+
+def make(proof: Proof, converter: Converter) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / golden_path(proof.id).stem  # the model is called by it
+        save_proof(proof, folder)
+        publish(proof, folder)
+        files = [Path(temporary) / f"{outtype}.gguf" for outtype in ("f32", "f16")]
+        for path in files:
+            converter.convert(proof, folder, path, path.stem)
+        versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "sentencepiece", "numpy")}
+        made = {"llama-cpp-python": PINNED.partition("==")[2], **versions}
+        golden = {"made with": made, "weights": weights_digest(folder), **summary(*files)}
+    GOLDENS.mkdir(parents=True, exist_ok=True)
+    golden_path(proof.id).write_text(as_lines(golden), encoding="utf-8")
+
+
+def as_lines(golden: dict[str, Any]) -> str:
+    """JSON with a line for each key and each tensor."""
+    parts = []
+    for name, value in golden.items():
+        if name == "metadata":
+            rows = [f"  {json.dumps(key)}: {json.dumps(one, ensure_ascii=False)}" for key, one in value.items()]
+            parts.append('"metadata": {\n' + ",\n".join(rows) + "\n}")
+        elif name == "tensors":
+            parts.append('"tensors": [\n' + ",\n".join(f"  {json.dumps(one)}" for one in value) + "\n]")
+        else:
+            parts.append(f"{json.dumps(name)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def main(patterns: list[str]) -> None:
+    converter = Converter(fetch())
+    failed = 0
+    for proof in all_proofs():
+        if proof.id in UNCONVERTED or (patterns and not any(pattern in proof.id for pattern in patterns)):
+            continue
+        try:
+            make(proof, converter)
+            print(proof.id)
+        except Exception as error:
+            failed += 1
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"{proof.id}: {type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
