@@ -67,7 +67,7 @@ DBRX = Arch(
         OWN_HEAD,
     ),
     fixed={
-        "ffn_config.moe_normalize_expert_weights": 1.0,
+        "tie_word_embeddings": False, "ffn_config.moe_normalize_expert_weights": 1.0,
         "ffn_config.ffn_act_fn": ({"name": "silu"}, None),
     },
     base="transformer.",
