@@ -30,7 +30,7 @@ from .packed_tensors import UnpackedTensor, transposed
 from .pooling import pooling_type
 from .rows import metadata_key
 from .rules import Arch, HFClass, Slot, with_gguf_names, without_head
-from .settle import Found, Say, copies, extra_of, ignore, say_bare, settle_copies
+from .settle import Found, Say, extra_of, ignore, known_names, say_bare, settle_copies
 from .weights import Stored, read_weights
 
 ORIGINAL = "quantmill.hf.original."  # + the rules' name of a tensor
@@ -160,7 +160,7 @@ def _named(
     say: Say,
 ) -> Named:
     """The checkpoint's tensors, decoded if they are packed, under the rules' names, without the extras."""
-    known = {name for slot in slots for name in slot.sources} | {copy.name for copy in copies(arch)}
+    known = known_names(arch, slots)
 
     def is_extra(name: str) -> bool:
         return extra_of(arch, config, name) is not None

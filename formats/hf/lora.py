@@ -24,18 +24,21 @@ from .classes import read_config
 from .config import complete_config
 from .hub_cache import checkpoint_name, id_of_snapshot
 from .links import check_link, check_links
+from .lora_base import check_base
 from .lora_config import CONFIG, LoraConfig, read_lora_config
 from .names import our_name
 from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
 from .rules import Arch, Slot
 from .safetensors import read_safetensors
+from .settle import Say, ignore
 from .weights import Stored, read_bin
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PART = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<which>A|B|embedding_A|embedding_B)(?:\.(?:\w+\.)?weight)?"
 )
-_COPIED = ".base_layer.weight"  # the base's own weight, which PEFT saves along with pairs of an embedding
+# The base's own weight, which PEFT saves along with pairs of an embedding.
+_COPIED = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.base_layer\.weight")
 _ROW_OPS = (PermuteRope, Split, Regroup)
 
 
@@ -52,20 +55,22 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32) -> Model:
+def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32, *, say: Say | None = None) -> Model:
     """Read a LoRA adapter of PEFT.
 
     Args:
         folder: with adapter_config.json and adapter_model.safetensors (or .bin).
-        base: the base model's folder, of which only config.json is read; None for the folder that the adapter names.
+        base: the base model's folder, of which config.json is needed; None for the folder that the adapter names.
+            Weights that the adapter holds of it, too, are compared if they are there.
         qtype: the type of the tensors: F32, F16 or BF16.
+        say: called with a line about what could not be compared.
 
     Returns:
         a model with ``general.type`` adapter and tensors such as ``blk.0.attn_q.weight.lora_a`` and ``...lora_b``.
 
     Raises:
         FormatError: the adapter is not a LoRA, belongs to another base, or has parts that llama.cpp cannot apply, such
-            as DoRA or biases.
+            as DoRA, biases, or changes of an embedding that is the head, too.
         UnmatchedTensor: a tensor is neither lora_A nor lora_B, or the base has no such weight.
     """
     folder = Path(folder)
@@ -74,7 +79,10 @@ def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32) -> Mod
     base = base or _named_base(about)
     raw, arch, name = read_config(base / "config.json")
     config = complete_config(raw, arch, arch.classes[name], base / "config.json")
-    pairs = _pairs(_read(folder), folder)
+    stored = _read(folder)
+    pairs = _pairs(stored, folder)
+    copied = {match["module"] + ".weight": one for name, one in stored.items() if (match := _COPIED.fullmatch(name))}
+    check_base(arch, config, base, changed=pairs, copied=copied, folder=folder, say=say or ignore)
     tensors = tuple(cast(tensor, qtype) for tensor in _place(arch, config, pairs, about, folder))
     return Model(arch.gguf, _metadata(folder, arch, about), tensors, folder)
 
@@ -100,7 +108,7 @@ def _pairs(stored: Mapping[str, Stored], folder: Path) -> dict[str, _Pair]:
     halves: dict[str, dict[str, Tensor]] = {}
     strange = []
     for name, one in stored.items():
-        if name.endswith(_COPIED):
+        if _COPIED.fullmatch(name):
             continue
         match = _PART.fullmatch(name)
         if match is None:

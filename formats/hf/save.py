@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..arrays import tensor_from_array
 from ..errors import FormatError, TokenizerError, UnknownArchitecture, UnmatchedTensor, WeightError, name_list
@@ -179,7 +180,26 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
         if full["rope_type"] == "default":
             full |= {"rope_type": "proportional", "partial_rotary_factor": turning / factors.width}
     written = config_for_class(config, recorded, arch, cls)
-    return with_defaults(config, arch, cls), {"architectures": [name], "model_type": cls.model_type, **written}
+    complete = with_defaults(config, arch, cls)
+    _check_factors(model, complete)
+    return complete, {"architectures": [name], "model_type": cls.model_type, **written}
+
+
+def _check_factors(model: Model, config: Mapping[str, Any]) -> None:
+    """Raise ``FormatError`` if the rope of a config does not give the factors of a file."""
+    given = {tensor.name: tensor for tensor in model if tensor.role in rope.FACTOR_ROLES}
+    made = {tensor.name: tensor for tensor in rope.factor_tensors(config)}
+    for name in given.keys() | made.keys():
+        ours, theirs = (_vector(found.get(name)) for found in (made, given))
+        if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-6, atol=0):
+            problem = "the rope parameters in the metadata do not give these frequency factors"
+            raise FormatError(problem, path=model.path, where=name, hint="convert from the original checkpoint instead")
+
+
+def _vector(tensor: Tensor | None) -> NDArray[np.float32]:
+    return (
+        np.empty(0, np.float32) if tensor is None else to_f32(tensor.rows(0, tensor.n_rows), tensor.qtype).reshape(-1)
+    )
 
 
 def _is_bare(arch: Arch, name: str, model: Model) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..storage.output import human_bytes
 from .dimensions import Config
 from .extras import EVERYWHERE, TIED, Buffer, Copy, LeftOut
 from .packed_tensors import unpack_blocks
-from .rules import Arch, Rule
+from .rules import Arch, Rule, Slot
 from .weights import Stored
 
 Say = Callable[[str], object]
@@ -44,6 +44,11 @@ def copies(arch: Arch) -> tuple[Copy, ...]:
     return (*listed, Copy(f"{head.modules[0]}.weight", f"{embedding.modules[0]}.weight", kept=True))
 
 
+def known_names(arch: Arch, slots: Iterable[Slot]) -> set[str]:
+    """The names of all tensors that the rules, and the copies beside them, know in a checkpoint."""
+    return {name for slot in slots for name in slot.sources} | {copy.name for copy in copies(arch)}
+
+
 def _global(arch: Arch, role: Role) -> Rule | None:
     return next((rule for rule in arch.rules if rule.roles == (role,)), None)
 
@@ -64,7 +69,7 @@ def settle_copies(
     """
     out = dict(stored)
     for copy in copies(arch):
-        rule = next((rule for rule in arch.rules if f"{rule.modules[0]}.weight" == copy.name), None)
+        rule = rule_of(arch, copy)
         tied = copy.key is None or bool(config.get(copy.key))
         if tied:
             _complete(copy, rule, arch, out, folder, say)
@@ -95,12 +100,17 @@ def _complete(copy: Copy, rule: Rule | None, arch: Arch, out: dict[str, Stored],
         renamed = {copy.of if name == copy.name else name: tensor for name, tensor in out.items()}
         out.clear()
         out.update(renamed)
-    if copy.of in out and copy.name not in out and _is_needed(rule):
+    if copy.of in out and copy.name not in out and is_needed(rule):
         out[copy.name] = out[copy.of]
         say(f"{folder}: {copy.of} is written as {copy.name}, too: llama.cpp's {arch.gguf} does not tie them")
 
 
-def _is_needed(rule: Rule | None) -> bool:
+def rule_of(arch: Arch, copy: Copy) -> Rule | None:
+    """The rule that has a copy's name, if llama.cpp has a place for it."""
+    return next((rule for rule in arch.rules if f"{rule.modules[0]}.weight" == copy.name), None)
+
+
+def is_needed(rule: Rule | None) -> bool:
     """Whether llama.cpp loads no file without the rule's tensor."""
     return rule is not None and rule.unless is None and not rule.optional
 

@@ -127,7 +127,10 @@ def convert(
         source = read.kind or source_kind(Path(src))
         check_read(source, read)
         is_adapter = source == "lora"
-        model = _read_adapter(Path(src), read, level) if is_adapter else read_model(src, read, progress=progress)
+        if is_adapter:
+            model = _read_adapter(Path(src), read, level, progress)
+        else:
+            model = read_model(src, read, progress=progress)
     request = Request(model, None if dst is None else Path(dst), write, cluster, keep_split, dry_run, progress)
     kind = kind or ("gguf" if is_adapter or request.dst is None else target_kind(request.dst))
     if is_adapter and kind != "gguf":
@@ -170,14 +173,14 @@ def convert(
     return replace(done, written=not dry_run, seconds=time.monotonic() - start)
 
 
-def _read_adapter(src: Path, read: ReadOptions, level: str) -> Model:
+def _read_adapter(src: Path, read: ReadOptions, level: str, progress: Progress | None) -> Model:
     from ...formats.hf.lora import read_lora
     from ...formats.qtypes import BY_NAME
 
     dtype = "F32" if level.lower() == "auto" else level.upper()
     if dtype not in FLOATS:
         raise PlanError(f"an adapter cannot be {level}", hint=f"--outtype auto, {', '.join(FLOATS)}")
-    return read_lora(src, read.lora_base, BY_NAME[dtype])
+    return read_lora(src, read.lora_base, BY_NAME[dtype], say=notes(progress))
 
 
 @contextmanager

@@ -152,6 +152,39 @@ def test_bad_adapters(case: str, tmp_path: Path) -> None:
         read_lora(adapter, base)
 
 
+_TIED = replace(_LLAMA, config=_HEADS | {"tie_word_embeddings": True})
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_an_embedding_that_is_the_head_cannot_change_alone(module: str, tmp_path: Path) -> None:
+    """llama.cpp aborts on a pair of such an embedding, and does not load one of such a head."""
+    base, adapter, _ = save_adapter(_TIED, tmp_path, target_modules=[module])
+    with pytest.raises(FormatError, match=rf"{module}.weight: lm_head.weight and model.embed_tokens.weight are one"):
+        read_lora(adapter, base)
+    weights = load_file(base / "model.safetensors")
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}, base / "model.safetensors")
+    assert len(read_lora(adapter, base).tensors) == 2  # in a file of this base they are two
+
+
+def test_weights_of_the_base_in_an_adapter(tmp_path: Path) -> None:
+    """PEFT saves an embedding along with its pair, and puts it in the place of the base's."""
+    base, adapter, _ = save_adapter(_LLAMA, tmp_path, target_modules=["embed_tokens"])
+    said: list[str] = []
+    assert len(read_lora(adapter, base, say=said.append).tensors) == 2
+    assert said == []
+    path, name = adapter / "adapter_model.safetensors", "base_model.model.model.embed_tokens.base_layer.weight"
+    weights = load_file(path)
+    save_file(weights | {name: weights[name] + 1}, path)
+    with pytest.raises(
+        FormatError, match=r"model.embed_tokens.weight: the adapter holds it, too, and not with the base"
+    ):
+        read_lora(adapter, base)
+    (base / "model.safetensors").unlink()
+    read_lora(adapter, base, say=said.append)
+    line = f"{adapter}: holds the base's model.embed_tokens.weight, too: not compared, as {base} does not hold it"
+    assert said == [line]
+
+
 def test_another_base(tmp_path: Path) -> None:
     base, adapter, _ = save_adapter(_LLAMA, tmp_path, target_modules=["q_proj"])
     other = replace(_LLAMA, config=_HEADS | {"hidden_size": 512})

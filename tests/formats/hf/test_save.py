@@ -116,6 +116,23 @@ def test_refusals_come_before_any_writing(checkpoint: Make, tmp_path: Path) -> N
     assert not out.exists()
 
 
+def test_frequency_factors_are_those_of_the_config(checkpoint: Make, tmp_path: Path) -> None:
+    """No checkpoint can hold others, so another model would come out."""
+    model, plain = read_hf(checkpoint("llama3")), read_hf(checkpoint("linear"))
+    factors = model.tensors[0]
+    other = (factors.rows(0, 1).view("<f4") * np.float32(1.5)).view(np.uint8)
+    changed = replace(factors, read=lambda a, b: other[a:b])
+    write_hf(model, tmp_path / "whole")
+    for tensors in (
+        (changed, *model.tensors[1:]),
+        model.tensors[1:],
+    ):
+        assert "rope_freqs.weight: the rope parameters in the metadata do not give these frequency factors" in message(
+            replace(model, tensors=tensors), tmp_path / "a"
+        )
+    assert "do not give these" in message(replace(plain, tensors=(factors, *plain.tensors)), tmp_path / "a")
+
+
 def test_heads_that_differ_by_layer_are_refused(checkpoint: Make, tmp_path: Path) -> None:
     from quantmill.formats.gguf.keys import typed
 
