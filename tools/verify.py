@@ -50,10 +50,10 @@ def command(
     With --against, also measure each tensor's relative RMSE, largest error and cosine similarity. The exit code is 1
     when a weight is not finite, a tensor is missing on either side, or a bound is exceeded.
 
-    --strict is for one GGUF file, or the shards of one model. It requires that padding is zero, that tensors lie in
-    order with nothing between or after them, that metadata has the types and values that llama.cpp requires, that the
-    tokenizer's arrays fit each other and the embedding, and that the scales of every block are finite. Each violation
-    is printed on a line with its place and its remedy; the exit code is 2.
+    --strict is for one GGUF file, or the shards of one model. It rejects what llama.cpp would not load, as far as keys,
+    vocabulary and layout tell: wrong types and numbers, nested arrays, tokens that occur twice, names that it does not
+    know. It also requires that padding is zero, that nothing lies between or after the tensors, and that the scales of
+    every block are finite. Each violation is printed on a line with its place and its remedy; the exit code is 2.
 
     \b
     Example: quantmill verify model.Q4_K_M.gguf --against model-f16.gguf --min-cosine 0.99

@@ -200,10 +200,10 @@ def _read_alignment(cursor: Cursor, metadata: dict[str, Value]) -> int:
         return DEFAULT_ALIGNMENT
     cursor.what = f"metadata key {GENERAL_ALIGNMENT!r}"
     if value.type is not ValueType.UINT32:
-        raise cursor.fail(f"must be a uint32, is {value.type.name.lower()}")
+        raise cursor.fail(f"must be a uint32, is {value.type.name.lower()}", hint="the file is damaged")
     alignment = value.data if isinstance(value.data, int) else 0
     if not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise cursor.fail(f"{alignment} is not a power of two up to {_MAX_ALIGNMENT}")
+        raise cursor.fail(f"{alignment} is not a power of two up to {_MAX_ALIGNMENT}", hint="the file is damaged")
     return alignment
 
 

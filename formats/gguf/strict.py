@@ -1,33 +1,33 @@
 """Check a GGUF file more strictly than a reader needs to: the check behind ``quantmill verify --strict``.
 
-The reader refuses what it cannot read and tolerates the rest, as llama.cpp does. Here everything that it tolerates is
-an error, with its place and its remedy. Source: docs/gguf.md of ggml, and gguf.cpp and llama-vocab.cpp of llama.cpp.
+The reader refuses what it cannot read and tolerates the rest. Here everything that it tolerates is an error, with its
+place and its remedy: what llama.cpp refuses to load (of the metadata, see ``loadable.py``), and what cannot be meant.
+Source: docs/gguf.md of ggml, and gguf.cpp and llama-model-loader.cpp of llama.cpp.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import FormatError
-from ..ir import Model, Tensor, TokenType, Value, ValueData, ValueType
+from ..ir import Model, Tensor
 from ..storage.source import SourceFile
 from .header import GGUFHeader
-from .keys import FILE_TYPES, GENERAL_ARCHITECTURE, GENERAL_FILE_TYPE, KeyType, is_token_id, key_type, type_name
+from .keys import GENERAL_ALIGNMENT
+from .loadable import check_metadata
 from .reader import read_gguf, read_headers
-from .vocab import tokenizer_from_metadata
 from .wire import align
 
 _MAX_NAME = 63  # GGML_MAX_NAME without the final zero
-_KEY = re.compile(r"[a-z0-9_]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
+_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
+_NOT_WEIGHTS = _INTEGERS | {"F64", "Q8_1", "Q8_K"}
 _PIECE = 4 << 20  # bytes of a gap, or of rows, checked at a time
 _REWRITE = "rewrite it: quantmill convert FILE NEW.gguf"
-_SET = "quantmill set-metadata corrects it"
+_SET = "gguf-set-metadata corrects it"
 _GET = "get the file, or the checkpoint, again and convert it"
 
 
@@ -57,7 +57,7 @@ def check_gguf(path: Path) -> Iterator[FormatError]:
         for check in (_names, _order, _padding, _metadata):
             yield from (_error(header.path, finding) for finding in check(header))
     model = read_gguf(path)
-    for find in (_architecture, _tokenizer, _scales):
+    for find in (_shapes, _scales):
         yield from (_error(path, finding) for finding in find(model))
 
 
@@ -66,11 +66,10 @@ def _error(path: Path, finding: Finding) -> FormatError:
 
 
 def _names(header: GGUFHeader) -> Iterator[Finding]:
-    for key in header.metadata:
-        if not _KEY.fullmatch(key):
-            yield Finding(f"metadata key {key!r}", "is not made of words joined by dots", _SET)
     for entry in header.tensors:
         where = f"tensor {entry.name!r}"
+        if "\0" in entry.name:
+            yield Finding(where, "its name has a zero byte, at which llama.cpp cuts it", _REWRITE)
         if not entry.name or len(entry.name.encode("utf-8", "surrogateescape")) > _MAX_NAME:
             yield Finding(where, f"a name must have 1 to {_MAX_NAME} bytes; llama.cpp refuses the file", _REWRITE)
         if not entry.shape or not all(entry.shape):
@@ -111,110 +110,44 @@ def _padding(header: GGUFHeader) -> Iterator[Finding]:
 
 
 def _metadata(header: GGUFHeader) -> Iterator[Finding]:
-    for key, value in header.metadata.items():
-        where = f"metadata key {key!r}"
-        wanted = key_type(key)
-        if wanted is not None and not _is_of(value, wanted):
-            yield Finding(where, f"is {type_name(value.type, value.item)}; must be {type_name(*wanted)}", _SET)
-        if isinstance(value.data, float) and not np.isfinite(value.data):
-            yield Finding(where, f"is {value.data}", _SET)
-        if isinstance(value.data, np.ndarray) and value.data.dtype.kind == "f" and not np.isfinite(value.data).all():
-            place = int(np.flatnonzero(~np.isfinite(value.data))[0])
-            yield Finding(where, f"entry {place} is {value.data[place]}", _GET)
-        if (bad := next((i for i, text in enumerate(value.texts) if not _is_utf8(text)), None)) is not None:
-            yield Finding(where, f"entry {bad} is not UTF-8" if value.item else "is not UTF-8", _GET)
-    if header.alignment % 8:
-        yield Finding("metadata key 'general.alignment'", f"{header.alignment} is not a multiple of 8", _REWRITE)
+    for found in check_metadata(header.metadata):
+        hint = _GET if found.remade and found.key != GENERAL_ALIGNMENT else _REWRITE if found.remade else _SET
+        yield Finding(f"metadata key {found.key!r}", found.problem, hint)
 
 
-def _is_of(value: Value, wanted: KeyType) -> bool:
-    """Whether a value has a type. A hyper-parameter may be an array, and a whole number signed; an empty array always
-    fits.
-    """
-    if value.type is ValueType.ARRAY and not len(value.items):
-        return wanted[0] is ValueType.ARRAY
-    found = {value.item or value.type, wanted[1] or wanted[0]}
-    return (value.type is ValueType.ARRAY or wanted[0] is not ValueType.ARRAY) and (
-        len(found) == 1 or found <= {ValueType.UINT32, ValueType.INT32}
-    )
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _architecture(model: Model) -> Iterator[Finding]:
-    if not model.arch:
-        yield Finding(f"metadata key {GENERAL_ARCHITECTURE!r}", "is missing", _SET)
+def _shapes(model: Model) -> Iterator[Finding]:
+    """Tensors must fit the numbers of the metadata, and be of types that llama.cpp computes with."""
+    if model.get("general.type") not in (None, "model"):
         return
-    counts = [_counted(lambda: model.n_layers), _counted(lambda: model.n_expert), _counted(lambda: model.n_gqa)]
-    yield from (count for count in counts if isinstance(count, Finding))
-    layers = counts[0]
-    highest = max((tensor.layer for tensor in model if tensor.layer is not None), default=-1)
-    if isinstance(layers, int) and highest >= 0 and highest >= layers:
-        yield Finding(f"metadata key '{model.arch}.block_count'", f"is {layers}; there is a blk.{highest}", _SET)
-    level = model.get(GENERAL_FILE_TYPE)
-    if level is not None and level not in FILE_TYPES.values():
-        yield Finding(f"metadata key {GENERAL_FILE_TYPE!r}", f"{level} is not the number of a level", _SET)
+    for tensor in model:
+        if len(tensor.shape) == 1 and tensor.qtype.name != "F32" and tensor.qtype.name not in _INTEGERS:
+            yield Finding(f"tensor {tensor.name!r}", f"a vector of {tensor.qtype}; llama.cpp needs F32", _REWRITE)
+        elif len(tensor.shape) > 1 and tensor.qtype.name in _NOT_WEIGHTS:
+            yield Finding(f"tensor {tensor.name!r}", f"llama.cpp has no weights of {tensor.qtype}", _GET)
     embedding = next((t for t in model if t.name == "token_embd.weight"), None)
+    if model.arch != "clip" and embedding is None:
+        yield Finding("tensor 'token_embd.weight'", "is missing; llama.cpp refuses the file", _GET)
     width = model.hparam("embedding_length")
     if embedding is not None and isinstance(width, int) and embedding.width != width:
         problem = f"rows of {embedding.width}; {model.arch}.embedding_length is {width}"
         yield Finding("tensor 'token_embd.weight'", problem, _GET)
+    tokens = model.metadata.get("tokenizer.ggml.tokens")
+    if embedding is not None and tokens is not None and embedding.n_rows != len(tokens.texts):
+        problem = f"{len(tokens.texts)} tokens, the embedding has {embedding.n_rows} rows; llama.cpp refuses the file"
+        yield Finding("metadata key 'tokenizer.ggml.tokens'", problem, _GET)
+    yield from _blocks(model)
 
 
-def _counted(count: Callable[[], int]) -> int | Finding:
+def _blocks(model: Model) -> Iterator[Finding]:
     try:
-        return count()
-    except FormatError as error:
-        return Finding(f"metadata key {error.where!r}", error.problem, _SET)
-
-
-def _tokenizer(model: Model) -> Iterator[Finding]:
-    """Arrays must be as long as the vocabulary, the vocabulary as long as the embedding, ids valid, texts distinct."""
-    try:
-        tokenizer = tokenizer_from_metadata(model.metadata)
-    except FormatError as error:
-        yield Finding(f"metadata key {error.where!r}", error.problem, _GET)
-        return
-    if tokenizer is None:
-        return
-    n = len(tokenizer.tokens)
-    rows = next((t.n_rows for t in model if t.name == "token_embd.weight"), n)
-    where = "metadata key 'tokenizer.ggml.tokens'"
-    if rows != n:
-        yield Finding(where, f"{n} tokens, the embedding has {rows} rows; llama.cpp refuses the file", _GET)
-    if len(set(tokenizer.tokens)) != n:
-        yield Finding(where, f"{n - len(set(tokenizer.tokens))} tokens occur twice", _GET)
-    if not n:
-        yield Finding(where, "an empty vocabulary", _GET)
-    if tokenizer.model in ("gpt2", "gemma4") and not tokenizer.merges:
-        yield Finding("metadata key 'tokenizer.ggml.merges'", f"a {tokenizer.model} tokenizer needs merges", _GET)
-    if tokenizer.model in ("llama", "t5") and tokenizer.scores is None:
-        yield Finding("metadata key 'tokenizer.ggml.scores'", f"a {tokenizer.model} tokenizer needs scores", _GET)
-    for place, merge in enumerate(tokenizer.merges or ()):
-        if " " not in merge[1:]:
-            yield Finding("metadata key 'tokenizer.ggml.merges'", f"entry {place}, {merge!r}, is not a pair", _GET)
-            break
-    yield from _token_types(tokenizer.model, tokenizer.types)
-    for key, value in model.metadata.items():
-        if is_token_id(key) and not _is_token(value.data, n):
-            yield Finding(f"metadata key {key!r}", f"{value.data!r} is not one of {n} tokens", _SET)
-
-
-def _is_token(data: ValueData, n_tokens: int) -> bool:
-    return isinstance(data, int) and not isinstance(data, bool) and 0 <= data < n_tokens
-
-
-def _token_types(kind: str, types: np.ndarray[Any, np.dtype[np.int32]]) -> Iterator[Finding]:
-    n_bytes = int(np.count_nonzero(types == TokenType.BYTE))
-    if kind == "llama" and n_bytes not in (0, 256):
-        problem = f"{n_bytes} tokens are bytes; a SentencePiece vocabulary has 256 of them, or none"
-        yield Finding("metadata key 'tokenizer.ggml.token_type'", problem, _GET)
+        layers, extra = model.n_layers, model.number("nextn_predict_layers")
+    except FormatError:
+        return  # said of the key's type
+    highest = max((tensor.layer for tensor in model if tensor.layer is not None), default=-1)
+    if highest >= layers:
+        yield Finding(f"metadata key '{model.arch}.block_count'", f"is {layers}; there is a blk.{highest}", _SET)
+    elif 0 <= highest < layers - extra - 1 and model.arch != "deci":  # whose last blocks may be empty
+        yield Finding(f"metadata key '{model.arch}.block_count'", f"is {layers}; the last is blk.{highest}", _SET)
 
 
 def _scales(model: Model) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ F32, Q8_0 = BY_NAME["F32"], BY_NAME["Q8_0"]
 SHAPES = [("token_embd.weight", (3, 32), F32), ("blk.0.attn_q.weight", (2, 32), F32), ("output_norm.weight", (4,), F32)]
 KEYS = {
     "general.architecture": Value(V.STRING, "llama"),
+    "llama.context_length": Value(V.UINT32, 32),
     "llama.block_count": Value(V.UINT32, 1),
     "llama.embedding_length": Value(V.UINT32, 32),
     "general.file_type": Value(V.UINT32, 0),
@@ -38,6 +39,14 @@ def test_sound(cli: Callable[..., Any], tmp_path: Path) -> None:
     done = cli("verify", path, "--strict")
     assert (done.code, done.err) == (0, "")
     assert "3 tensors, all well" in done.out
+
+
+def test_a_split_file_is_sound(cli: Callable[..., Any], tmp_path: Path) -> None:
+    """Later shards have no architecture and no vocabulary of their own."""
+    (tmp_path / "x.gguf").write_bytes(sound())
+    assert cli("split", tmp_path / "x.gguf", tmp_path / "s", "--max-tensors", 1).code == 0
+    done = cli("verify", tmp_path / "s-00002-of-00003.gguf", "--strict")
+    assert (done.code, done.err) == (0, "")
 
 
 def test_a_published_file_is_sound(cli: Callable[..., Any], smollm2_q4_1: Path) -> None:

@@ -23,6 +23,7 @@ from oracles.proofs import Proof, all_proofs, run_proof, save_proof, tokens_of
 from quantmill.formats.gguf.keys import KEY_TYPES
 from quantmill.formats.gguf.names import GLOBAL_ROLES, parse_name
 from quantmill.formats.gguf.reader import read_gguf
+from quantmill.formats.gguf.strict import check_gguf
 from quantmill.formats.hf.archs import ARCHS, BY_CLASS
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.rows import metadata_key
@@ -153,6 +154,10 @@ def test_the_way_back_is_the_identity(proven: Proven) -> None:
     assert config_of(back) == config_of(proven.folder / "hf")
     model = getattr(transformers, proven.proof.model).from_pretrained(back)
     assert np.array_equal(run_proof(proven.proof, model.eval()), proven.expected)
+
+
+def test_strict_checks_find_nothing(proven: Proven) -> None:
+    assert [str(error) for error in check_gguf(proven.f32)] == []
 
 
 def test_every_level_is_planned(proven: Proven) -> None:

@@ -1,0 +1,226 @@
+"""Whether llama.cpp can load what a file's metadata says: for ``verify --strict``, and before a key is changed.
+
+The readers here take what they can use. llama.cpp is stricter in places: it wants a key's exact type, and ends the
+whole program at some numbers. What it would only ignore (a token's id outside the vocabulary) counts, too.
+Sources: gguf.cpp, ``load_hparams`` in llama-model.cpp, ``get_key`` and ``get_key_or_arr`` in llama-model-loader.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+
+from ..ir import Metadata, Value, ValueType
+from .keys import (
+    FILE_TYPES,
+    GENERAL_ALIGNMENT,
+    GENERAL_ARCHITECTURE,
+    GENERAL_FILE_TYPE,
+    KeyType,
+    key_type,
+    type_name,
+)  # fmt: skip
+from .known import ARCHITECTURES, MAX_EXPERTS, MAX_LAYERS, ROPE_SCALINGS
+from .loadable_vocab import vocabulary_problems
+from .shards import SPLIT_NO
+from .wire import DEFAULT_ALIGNMENT
+
+# Hyper-parameters that may be an array with a value for each layer, of either sign: get_key_or_arr and get_arr.
+_PER_LAYER_WORDS = """
+    feed_forward_length expert_feed_forward_length expert_used_count attention.head_count attention.head_count_kv
+    attention.sliding_window_pattern attention.recurrent_layers attention.indexer.types attention.compress_ratios
+    swiglu_clamp_exp swiglu_clamp_shexp
+"""
+_PER_LAYER = frozenset(_PER_LAYER_WORDS.split())
+_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
+_REQUIRED = ("context_length", "embedding_length", "block_count")
+_WHOLE_ROTARY = frozenset({"llama", "deci", "falcon", "llama-embed"})  # every axis of a head is rotated
+_SIGNED = {ValueType.UINT32, ValueType.INT32}
+
+
+@dataclass(frozen=True)
+class KeyFinding:
+    """Something that llama.cpp would refuse, or that cannot be meant.
+
+    Args:
+        key: the metadata key.
+        problem: what is wrong.
+        remade: whether only another file mends it; else a new value of the key does.
+    """
+
+    key: str
+    problem: str
+    remade: bool = False
+
+
+def check_metadata(metadata: Metadata) -> Iterator[KeyFinding]:
+    """Find what llama.cpp would refuse in the metadata of a file. A later shard of a model needs only its own keys.
+
+    Example:
+        >>> from quantmill.formats.gguf.keys import typed
+        >>> from quantmill.formats.gguf.loadable import check_metadata
+        >>> keys = {"general.alignment": typed("general.alignment", 3)}
+        >>> [finding.problem for finding in check_metadata(keys)][:1]
+        ['3 is not a power of two from 8 on']
+    """
+    for key, value in metadata.items():
+        yield from (KeyFinding(key, problem, remade) for problem, remade in _value_problems(key, value))
+    yield from _alignment(metadata)
+    if not _whole(metadata, SPLIT_NO) and _text(metadata, "general.type") in (None, "model"):
+        yield from _architecture(metadata)
+        yield from (KeyFinding(*problem) for problem in vocabulary_problems(metadata))
+
+
+def _value_problems(key: str, value: Value) -> Iterator[tuple[str, bool]]:
+    """What is wrong with a value whatever the others are, and whether it needs another file."""
+    if not _KEY.fullmatch(key):
+        yield "is not made of words joined by dots", False
+    if value.item is ValueType.ARRAY:
+        yield "is an array of arrays; llama.cpp refuses the file", False
+        return
+    wanted = key_type(key)
+    if wanted is not None and not fits_key(key, value):
+        yield f"is {type_name(value.type, value.item)}; must be {type_name(*wanted)}", False
+    if isinstance(value.data, float) and not np.isfinite(value.data):
+        yield f"is {value.data}", False
+    if isinstance(value.data, np.ndarray) and value.data.dtype.kind == "f" and not np.isfinite(value.data).all():
+        place = int(np.flatnonzero(~np.isfinite(value.data))[0])
+        yield f"entry {place} is {value.data[place]}", True
+    if (bad := next((i for i, text in enumerate(value.texts) if not _is_utf8(text)), None)) is not None:
+        yield (f"entry {bad} is not UTF-8" if value.item else "is not UTF-8"), True
+
+
+def fits_key(key: str, value: Value, wanted: KeyType | None = None) -> bool:
+    """Whether a value has the type of a key, exactly, or is an array where llama.cpp takes one for each layer.
+
+    Args:
+        wanted: the key's type; None for that of ``key_type``. A key of no known type takes any.
+    """
+    wanted = wanted or key_type(key)
+    if wanted is None or (value.type, value.item) == wanted:
+        return True
+    if value.type is not ValueType.ARRAY or key.startswith(("general.", "tokenizer.")):
+        return value.type is ValueType.ARRAY and wanted[0] is ValueType.ARRAY and not len(value.items)
+    if wanted[0] is not ValueType.ARRAY and key.partition(".")[2] not in _PER_LAYER:
+        return False
+    found, item = value.item, wanted[1] or wanted[0]
+    return not len(value.items) or found is item or {found, item} <= _SIGNED or (found, item) in _FLAGS
+
+
+_FLAGS = {(ValueType.BOOL, ValueType.UINT32), (ValueType.UINT32, ValueType.BOOL), (ValueType.INT32, ValueType.BOOL)}
+
+
+def _alignment(metadata: Metadata) -> Iterator[KeyFinding]:
+    value = metadata.get(GENERAL_ALIGNMENT)
+    data = DEFAULT_ALIGNMENT if value is None else value.data
+    if not isinstance(data, int) or data < 8 or data & (data - 1):
+        yield KeyFinding(GENERAL_ALIGNMENT, f"{data} is not a power of two from 8 on", remade=True)
+
+
+def _architecture(metadata: Metadata) -> Iterator[KeyFinding]:
+    arch = _text(metadata, GENERAL_ARCHITECTURE)
+    if not arch:
+        yield KeyFinding(GENERAL_ARCHITECTURE, "is missing")
+        return
+    if arch not in ARCHITECTURES:
+        near = get_close_matches(arch, ARCHITECTURES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        yield KeyFinding(GENERAL_ARCHITECTURE, f"llama.cpp knows no architecture {arch!r}{hint}")
+    if (level := _whole(metadata, GENERAL_FILE_TYPE)) is not None and level not in FILE_TYPES.values():
+        yield KeyFinding(GENERAL_FILE_TYPE, f"{level} is not the number of a level")
+    if arch == "clip":
+        return
+    missing = [name for name in _REQUIRED if f"{arch}.{name}" not in metadata]
+    yield from (KeyFinding(f"{arch}.{name}", "is missing; llama.cpp refuses the file") for name in missing)
+    numbers = _Numbers(metadata, arch)
+    for check in (_layers, _experts, _heads):
+        yield from check(numbers)
+    scaling = _text(metadata, f"{arch}.rope.scaling.type")
+    if scaling is not None and scaling not in ROPE_SCALINGS:
+        yield KeyFinding(f"{arch}.rope.scaling.type", f"{scaling!r} is none of {', '.join(sorted(ROPE_SCALINGS))}")
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The hyper-parameters that are whole numbers, or a whole number for each layer."""
+
+    metadata: Metadata
+    arch: str
+
+    def each(self, name: str) -> list[int]:
+        """The values, one or as many as there are layers; none if there is no such key."""
+        value = self.metadata.get(f"{self.arch}.{name}")
+        items = [] if value is None else list(np.atleast_1d(np.asarray(value.data, object)))
+        return [int(item) for item in items if isinstance(item, (int, np.integer)) and not isinstance(item, bool)]
+
+    def most(self, name: str) -> int:
+        """The largest value; 0 if there is none."""
+        return max(self.each(name), default=0)
+
+    def found(self, name: str, problem: str) -> KeyFinding:
+        """A finding about a key."""
+        return KeyFinding(f"{self.arch}.{name}", f"{problem}; llama.cpp refuses the file")
+
+
+def _layers(numbers: _Numbers) -> Iterator[KeyFinding]:
+    layers = numbers.each("block_count")
+    if not layers:
+        return
+    if not 0 < layers[0] <= MAX_LAYERS:
+        yield numbers.found("block_count", f"is {layers[0]}, not 1 to {MAX_LAYERS}")
+        return
+    if (extra := numbers.most("nextn_predict_layers")) > layers[0]:
+        yield numbers.found("nextn_predict_layers", f"is {extra} of {layers[0]} layers")
+    for name in sorted(_PER_LAYER):
+        value = numbers.metadata.get(f"{numbers.arch}.{name}")
+        if value is not None and value.type is ValueType.ARRAY and len(value.items) != layers[0]:
+            yield numbers.found(name, f"has {len(value.items)} entries for {layers[0]} layers")
+
+
+def _experts(numbers: _Numbers) -> Iterator[KeyFinding]:
+    count, used = numbers.most("expert_count"), numbers.most("expert_used_count")
+    groups, of_them = numbers.most("expert_group_count"), numbers.most("expert_group_used_count")
+    if numbers.arch in ("hunyuan_vl", "hunyuan-dense") and count <= 1:
+        return
+    if count > MAX_EXPERTS:
+        yield numbers.found("expert_count", f"is {count}; {MAX_EXPERTS} is the most")
+    if used > count or (count and not used):
+        yield numbers.found("expert_used_count", f"is {used} of {count} experts")
+    if groups and groups >= count:
+        yield numbers.found("expert_group_count", f"is {groups} for {count} experts")
+    elif groups > 1 and count % groups:
+        yield numbers.found("expert_group_count", f"{count} experts are not a multiple of {groups} groups")
+    elif groups > 1 and not 0 < of_them < groups:
+        yield numbers.found("expert_group_used_count", f"is {of_them} of {groups} groups")
+
+
+def _heads(numbers: _Numbers) -> Iterator[KeyFinding]:
+    heads, width = next(iter(numbers.each("attention.head_count")), 0), numbers.most("embedding_length")
+    if heads <= 0:
+        return
+    size = next(iter(numbers.each("attention.key_length")), width // heads)
+    rotated = next(iter(numbers.each("rope.dimension_count")), size)
+    if numbers.arch in _WHOLE_ROTARY and rotated != size:
+        yield numbers.found("rope.dimension_count", f"is {rotated}; a head has {size}")
+
+
+def _text(metadata: Metadata, key: str) -> str | None:
+    value = metadata.get(key)
+    return value.data if value is not None and isinstance(value.data, str) else None
+
+
+def _whole(metadata: Metadata, key: str) -> int | None:
+    value = metadata.get(key)
+    return value.data if value is not None and isinstance(value.data, int) else None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
