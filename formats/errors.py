@@ -124,14 +124,14 @@ class OutputError(QuantmillError):
 
 @contextmanager
 def located(path: Path, where: str | None = None) -> Iterator[None]:
-    """Turn the errors of a block into ``FormatError``s of a file; those that name no place in it get this one."""
+    """Let errors of a block name a file and a place in it, if they name none; plain ones become a ``FormatError``."""
     try:
         yield
-    except FormatError as error:
+    except QuantmillError as error:
+        if type(error) is QuantmillError:
+            raise FormatError(error.problem, path=path, where=where or error.where, hint=error.hint) from None
         error.path, error.where = error.path or path, error.where or where
         raise
-    except QuantmillError as error:
-        raise FormatError(error.problem, path=path, where=where or error.where, hint=error.hint) from None
 
 
 def name_list(names: Sequence[str], limit: int = 10) -> str:

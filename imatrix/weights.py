@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor
+from ..formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor, located
 from ..formats.floats import to_f32
 from ..formats.gguf.names import tensor_name
 from ..formats.ir import Model, Role, Tensor
@@ -171,13 +171,13 @@ class Weights:
         """
         from tokenizers import Tokenizer as Encoder
 
-        from ..formats.gguf.vocab import tokenizer_from_metadata
+        from ..formats.gguf.vocab import tokenizer_of
         from ..formats.hf.tokenizer.write import write_tokenizer
 
-        tokenizer = tokenizer_from_metadata(self.model.metadata)
+        tokenizer = tokenizer_of(self.model)
         if tokenizer is None:
             raise TokenizerError("the model has no tokenizer", path=self.model.path)
-        with TemporaryDirectory(prefix="quantmill-") as folder:
+        with TemporaryDirectory(prefix="quantmill-") as folder, located(self.model.path):
             write_tokenizer(tokenizer, Path(folder))
             encoder = Encoder.from_file(str(Path(folder) / "tokenizer.json"))
         bos = tokenizer.special.get("bos")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ..formats.errors import ImportanceMissing, PlanError
+from ..formats.errors import ImportanceMissing, PlanError, located
 from ..formats.gguf.keys import (
     FILE_TYPES,
     GENERAL_FILE_TYPE,
@@ -203,7 +203,8 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
     metadata = _metadata(model.metadata, level, options.extra_metadata, in_place=in_order)
     shape = (lambda t: t.shape) if in_order else (lambda t: ggml_shape(t.shape))
     infos = [TensorInfo(t.name, shape(t), choices[t.name].type) for t in tensors]
-    place = options.layout(metadata, infos)
+    with located(model.path):
+        place = options.layout(metadata, infos)
     steps = tuple(
         Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed, t.name in refined)
         for t, c, info, offset in zip(tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,25 @@ if TYPE_CHECKING:
     from ..formats.gguf.edit import Edit
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Command):
+    """Takes ``-1`` and ``-inf`` for a value, as they are no options; anything else is parsed as usual."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        at = next((i for i, word in enumerate(args[:end]) if _NEGATIVE.match(word)), None)
+        given = None if at is None else args.pop(at)
+        rest = super().parse_args(ctx, args)
+        if given is not None:
+            if ctx.params["value"] is not None:
+                raise click.UsageError(f"Got unexpected extra argument ({given})", ctx)
+            ctx.params["value"] = given
+        return rest
+
+
+_NEGATIVE = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
+
+
+@click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("key")
 @click.argument("value", required=False)
@@ -43,10 +62,13 @@ def command(
 ) -> None:
     """Set the metadata KEY of a GGUF FILE to VALUE.
 
-    KEY is a full key or a short form (eos_token_id, context_length, chat_template). Write an array as JSON. The tensors
-    stay as they are, and a crash leaves the old or the new file, whole.
+    KEY is a full key or a short form (eos_token_id, context_length, chat_template). Write an array as JSON, and a
+    token's id as a number or as the token. The tensors stay as they are, and a crash leaves the old or the new file,
+    whole. A value with which llama.cpp would not load the file needs --force.
 
+    \b
     Example: gguf-set-metadata llama3.Q4_K_M.gguf eos_token_id 128009
+             gguf-set-metadata qwen2.Q4_K_M.gguf eos_token_id "<|im_end|>"
     """
     from .api.metadata import remove_metadata, set_metadata
 
@@ -70,9 +92,15 @@ def _text(value: str | None, value_file: Path | None) -> str:
 
 def _print(edit: Edit, dry_run: bool) -> None:
     from ..formats.gguf.edit import show_value
+    from ..formats.gguf.keys import type_name
+    from ..formats.ir import ValueType
 
     for change in edit.changes:
+        both = [value for value in (change.old, change.new) if value is not None]
+        kinds = [type_name(value.type, value.item) for value in both]
         old, new = (show_value(value, edit.header.metadata, change.key) for value in (change.old, change.new))
+        if len(set(kinds)) > 1 and both[0].type is not ValueType.ARRAY is not both[1].type:
+            old, new = f"{old} ({kinds[0]})", f"{new} ({kinds[1]})"
         print_line(f"{change.key}: {old} -> {new}")
     if not edit.changed:
         print_line("nothing to change")

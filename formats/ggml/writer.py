@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import PlanError
 from ..gguf.keys import FILE_TYPES, GENERAL_ARCHITECTURE, GENERAL_FILE_TYPE
+from ..gguf.loadable import check_kinds
 from ..gguf.names import parse_name, tensor_name
 from ..gguf.vocab import tokenizer_from_metadata
 from ..gguf.wire import align
@@ -67,6 +68,7 @@ def layout(metadata: Metadata, infos: Iterable[TensorInfo]) -> Layout:
     Raises:
         PlanError: a GGML file, or its clients, cannot hold the model.
     """
+    check_kinds(metadata)
     tensors = tuple(infos)
     facts = _facts(metadata)
     n_vocab = next((info.shape[0] for info in tensors if info.name == _EMBEDDING and info.shape), 0)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ from ..ir import Metadata, Value, ValueType
 from ..storage.output import Output, atomic_output
 from .header import GGUFHeader
 from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE, KeyType, is_token_id, make_value, type_name
+from .loadable import check_metadata
 from .reader import read_header
-from .wire import MAGIC, encode_number, encode_string, encode_value
+from .wire import DEFAULT_ALIGNMENT, MAGIC, encode_number, encode_string, encode_value
 
 SECTOR = 512  # bytes a disk writes atomically: the least any block device promises
 _COPY_CHUNK = 64 << 20
@@ -110,6 +112,7 @@ def plan_edit(
 ) -> Edit:
     """Plan what ``set_metadata`` does; nothing is written. Arguments and errors as there."""
     gone = list(dict.fromkeys(removals))
+    after = {key: value for key, value in header.metadata.items() if key not in gone} | dict(changes)
     for key in gone:
         if key not in header.metadata:
             raise QuantmillError("no such key", path=header.path, where=key)
@@ -119,6 +122,8 @@ def plan_edit(
             check_value(header, key, value)
     for key in gone:
         _check_fixed(header, key, None)
+    if not force:
+        _check_loadable(header, after, {*changes, *gone})
     with header.path.open("rb") as file:
         old = file.read(header.data_start)
     new = _new_header(header, old, changes, set(gone))
@@ -135,8 +140,18 @@ def apply_edit(edit: Edit) -> None:
         _write_new_file(edit)
 
 
+def _check_loadable(header: GGUFHeader, after: Metadata, edited: set[str]) -> None:
+    """Refuse what makes a file one that llama.cpp does not load; not what was wrong before, and stays as it is."""
+    before = set(check_metadata(header.metadata))
+    for found in check_metadata(after):
+        if found not in before or (found.key in edited and found.key in after):
+            raise QuantmillError(
+                found.problem, path=header.path, where=found.key, hint="--force makes the change all the same"
+            )
+
+
 def check_value(header: GGUFHeader, key: str, value: Value) -> None:
-    """Check that loaders could use a value.
+    """Check the entries of a value against the vocabulary.
 
     Raises:
         QuantmillError: a token id outside the vocabulary, or an array of one entry per token with another length.
@@ -185,10 +200,10 @@ def parse_value(text: str, type: KeyType, where: str) -> Value:
         >>> parse_value("0x10", parse_type("uint32"), "llama.block_count").data
         16
     """
-    kind, _ = type
+    kind, item = type
     if kind is ValueType.STRING:
         return Value(kind, text)
-    return make_value(type, _parse_json_array(text, where) if kind is ValueType.ARRAY else _parse(text, kind), where)
+    return make_value(type, _parse(text, kind) if item is None else _parse_json_array(text, item, where), where)
 
 
 def show_value(value: Value | None, metadata: Metadata, key: str, limit: int = 72) -> str:
@@ -223,23 +238,38 @@ def _shorten(text: str, limit: int) -> str:
 
 
 def _parse(text: str, type: ValueType) -> Any:
-    """Parse a number or a bool. Any other text is returned as it is, for ``make_value`` to refuse."""
+    """Parse a number or a bool. Any other text is returned as it is, for ``make_value`` to refuse.
+
+    So is a number that becomes infinite or 0 in the type: it would be another one.
+    """
     word = text.strip().lower()
     if type is ValueType.BOOL:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(word, text)
     for parse in (lambda: int(word, 0), lambda: int(word), lambda: float(word)):
         try:
-            return parse()
+            number = parse()
         except ValueError:
             continue
+        return number if _is_kept(word, number, type) else text
     return text
 
 
-def _parse_json_array(text: str, where: str) -> Any:
+def _is_kept(word: str, number: float, type: ValueType) -> bool:
+    """Whether a number that is written neither as infinite nor as 0 is neither in its type."""
+    if not isinstance(number, float):
+        return True
+    with np.errstate(over="ignore", under="ignore"):
+        stored = float(np.float32(number)) if type is ValueType.FLOAT32 else number
+    if np.isinf(stored):
+        return word.lstrip("+-").startswith("inf")
+    return stored != 0 or not re.search("[1-9]", word.partition("e")[0])
+
+
+def _parse_json_array(text: str, item: ValueType, where: str) -> Any:
     import json
 
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_float=lambda word: _parse(word, item))
     except ValueError as error:
         raise QuantmillError(
             f"not JSON: {error}", where=where, hint='an array is written ["a", "b"] or [1, 2]'
@@ -253,7 +283,7 @@ def _check_fixed(header: GGUFHeader, key: str, value: Value | None) -> None:
     """Refuse to change keys that the rest of the file depends on."""
     if not key:
         raise QuantmillError("a key cannot be empty", path=header.path)
-    if key == GENERAL_ALIGNMENT and value != header.metadata.get(key):
+    if key == GENERAL_ALIGNMENT and (DEFAULT_ALIGNMENT if value is None else value.data) != header.alignment:
         raise QuantmillError(
             "cannot be edited: the tensors are laid out by it", path=header.path, where=key, hint="convert again"
         )

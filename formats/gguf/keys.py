@@ -182,7 +182,7 @@ def key_type(key: str) -> KeyType | None:
         return ValueType.STRING, None
     if key.startswith(("general.base_model.", "general.dataset.")):
         return ValueType.STRING, None
-    return None
+    return (ValueType.UINT32, None) if is_token_id(key) else None
 
 
 def typed(key: str, data: Any) -> Value:

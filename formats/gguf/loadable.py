@@ -11,16 +11,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 import numpy as np
 
+from ..errors import FormatError
 from ..ir import Metadata, Value, ValueType
 from .keys import (
     FILE_TYPES,
     GENERAL_ALIGNMENT,
     GENERAL_ARCHITECTURE,
     GENERAL_FILE_TYPE,
+    NUMPY_TYPES,
     KeyType,
+    is_token_id,
     key_type,
     type_name,
 )  # fmt: skip
@@ -83,7 +87,8 @@ def _value_problems(key: str, value: Value) -> Iterator[tuple[str, bool]]:
         yield "is an array of arrays; llama.cpp refuses the file", False
         return
     wanted = key_type(key)
-    if wanted is not None and not fits_key(key, value):
+    empty = value.type is ValueType.ARRAY and not len(value.items)
+    if wanted is not None and not takes(key, value.type, value.item) and not (empty and wanted[0] is ValueType.ARRAY):
         yield f"is {type_name(value.type, value.item)}; must be {type_name(*wanted)}", False
     if isinstance(value.data, float) and not np.isfinite(value.data):
         yield f"is {value.data}", False
@@ -94,23 +99,74 @@ def _value_problems(key: str, value: Value) -> Iterator[tuple[str, bool]]:
         yield (f"entry {bad} is not UTF-8" if value.item else "is not UTF-8"), True
 
 
-def fits_key(key: str, value: Value, wanted: KeyType | None = None) -> bool:
-    """Whether a value has the type of a key, exactly, or is an array where llama.cpp takes one for each layer.
+def takes(key: str, kind: ValueType, item: ValueType | None) -> bool:
+    """Whether a key takes values of a type: its own, or an array of it where llama.cpp reads one for each layer.
 
-    Args:
-        wanted: the key's type; None for that of ``key_type``. A key of no known type takes any.
+    Whole numbers of such arrays may have signs or not. A key of no known type takes any.
+
+    Example:
+        >>> from quantmill.formats.gguf.keys import parse_type
+        >>> from quantmill.formats.gguf.loadable import takes
+        >>> takes("llama.feed_forward_length", *parse_type("int32[]")), takes("llama.block_count", *parse_type("int32"))
+        (True, False)
     """
-    wanted = wanted or key_type(key)
-    if wanted is None or (value.type, value.item) == wanted:
+    wanted = key_type(key)
+    if wanted is None or (kind, item) == wanted:
         return True
-    if value.type is not ValueType.ARRAY or key.startswith(("general.", "tokenizer.")):
-        return value.type is ValueType.ARRAY and wanted[0] is ValueType.ARRAY and not len(value.items)
+    if kind is not ValueType.ARRAY or key.startswith(("general.", "tokenizer.")):
+        return False
     if wanted[0] is not ValueType.ARRAY and key.partition(".")[2] not in _PER_LAYER:
         return False
-    found, item = value.item, wanted[1] or wanted[0]
-    return not len(value.items) or found is item or {found, item} <= _SIGNED or (found, item) in _FLAGS
+    wanted_item = wanted[1] or wanted[0]
+    return item is wanted_item or {item, wanted_item} <= _SIGNED or (item, wanted_item) in _FLAGS
 
 
+def check_kinds(metadata: Metadata, path: Path | None = None) -> None:
+    """Check that a model's hyper-parameters are what they are taken for: numbers, flags, texts.
+
+    Unlike llama.cpp, readers here forgive the width of a number, and that a whole one has a sign.
+
+    Raises:
+        FormatError: naming the file and the key.
+
+    Example:
+        >>> from quantmill.formats.examples import tiny_llama
+        >>> from quantmill.formats.gguf.loadable import check_kinds
+        >>> check_kinds(tiny_llama().metadata)
+    """
+    arch = _text(metadata, GENERAL_ARCHITECTURE)
+    for key, value in metadata.items():
+        known = key.startswith(f"{arch}.") or is_token_id(key) or key == GENERAL_ARCHITECTURE
+        wanted = key_type(key) if known else None
+        if wanted is not None and not _is_of_kind(key, value, wanted):
+            problem = f"is {_described(value)}; must be {type_name(*wanted)}"
+            raise FormatError(problem, path=path, where=key, hint="gguf-set-metadata corrects it")
+
+
+def _is_of_kind(key: str, value: Value, wanted: KeyType) -> bool:
+    array = value.type is ValueType.ARRAY
+    if array != (wanted[0] is ValueType.ARRAY) and not (array and key.partition(".")[2] in _PER_LAYER):
+        return False
+    item = wanted[1] or wanted[0]
+    if item is ValueType.STRING:
+        return (value.item or value.type) is ValueType.STRING
+    if value.item is ValueType.ARRAY:
+        return False
+    found = np.atleast_1d(np.asarray(value.data))
+    if item is ValueType.BOOL or (array and found.dtype.kind == "b"):
+        return found.dtype.kind == "b" or (array and found.dtype.kind in "iu")
+    if item in (ValueType.FLOAT32, ValueType.FLOAT64):
+        return found.dtype.kind == "f" and bool(np.isfinite(found).all())
+    limits = np.iinfo(NUMPY_TYPES[ValueType.INT32 if array else item])
+    return found.dtype.kind in "iu" and bool(((found >= limits.min) & (found <= limits.max)).all())
+
+
+def _described(value: Value) -> str:
+    plain = value.type is not ValueType.ARRAY
+    return f"{value.data!r}" if plain and not isinstance(value.data, str) else type_name(value.type, value.item)
+
+
+# (what is there, what is wanted)
 _FLAGS = {(ValueType.BOOL, ValueType.UINT32), (ValueType.UINT32, ValueType.BOOL), (ValueType.INT32, ValueType.BOOL)}
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import TokenizerError
-from ..ir import Metadata, Tokenizer, TokenType, Value, ValueType
+from ..errors import TokenizerError, located
+from ..ir import Metadata, Model, Tokenizer, TokenType, Value, ValueType
 
 _PREFIX = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
@@ -137,6 +137,12 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer | None:
         chat_templates=_templates_from_metadata(metadata),
         precompiled_charsmap=None if charsmap is None else charsmap.tobytes(),
     )
+
+
+def tokenizer_of(model: Model) -> Tokenizer | None:
+    """The tokenizer of a model; as ``tokenizer_from_metadata``, and errors name the model's file."""
+    with located(model.path):
+        return tokenizer_from_metadata(model.metadata)
 
 
 def _templates_to_metadata(templates: Mapping[str, str]) -> dict[str, Value]:

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import tensor_from_array
-from ..errors import FormatError, TokenizerError, UnknownArchitecture, UnmatchedTensor, WeightError, name_list
+from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, WeightError, located, name_list
 from ..floats import from_f32, to_f32
-from ..gguf.vocab import tokenizer_from_metadata
+from ..gguf.keys import GENERAL_ARCHITECTURE
+from ..gguf.loadable import check_kinds
+from ..gguf.vocab import tokenizer_of
 from ..ir import Bytes, Model, Role, Tensor
 from ..json_text import write_json
 from ..progress import Progress, note, work
@@ -113,16 +115,13 @@ def write_hf(
 
 def _tokenizer_files(model: Model) -> dict[str, bytes]:
     """The files of the model's tokenizer, name -> bytes; none without a tokenizer."""
-    tokenizer = tokenizer_from_metadata(model.metadata)
+    tokenizer = tokenizer_of(model)
     if tokenizer is None:
         return {}
     from .tokenizer.write import tokenizer_files
 
-    try:
+    with located(model.path):
         return tokenizer_files(tokenizer)
-    except TokenizerError as error:
-        error.path = error.path or model.path
-        raise
 
 
 def arch_of_model(model: Model) -> tuple[Arch, str]:
@@ -135,7 +134,9 @@ def arch_of_model(model: Model) -> tuple[Arch, str]:
     if not archs:
         known = ", ".join(sorted({arch.gguf for arch in ARCHS}))
         hint = f"known: {known}; see docs/adding-an-architecture.md"
-        raise UnknownArchitecture(f"unknown architecture {model.arch!r}", path=model.path, hint=hint)
+        raise UnknownArchitecture(
+            f"unknown architecture {model.arch!r}", path=model.path, where=GENERAL_ARCHITECTURE, hint=hint
+        )
     name = model.get("quantmill.hf.class")
     for arch in archs:
         if isinstance(name, str) and name in arch.classes:
@@ -159,6 +160,7 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
     Returns:
         the completed config under quantmill's names, as rules and ops need it; and config.json as the class writes it.
     """
+    check_kinds(model.metadata, model.path)
     cls = arch.classes[name]
     derived = derive_config(arch, cls, model.metadata, model.tensors, model.path)
     recorded = read_private(model.metadata.get("quantmill.hf.config"))

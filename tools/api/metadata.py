@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...formats.errors import QuantmillError
+from ...formats.errors import QuantmillError, located
 
 if TYPE_CHECKING:
     from ...formats.gguf.edit import Edit
     from ...formats.gguf.keys import KeyType
-    from ...formats.ir import Metadata
+    from ...formats.ir import Metadata, Value
 
 MetadataValue = bool | int | float | str | Sequence[bool] | Sequence[int] | Sequence[float] | Sequence[str]
 
@@ -30,7 +31,8 @@ def set_metadata(
     Args:
         path: the file.
         key: a full key, or a short form such as ``eos_token_id``, ``context_length`` or ``chat_template``.
-        value: the new value. A text is parsed where the key is not of texts: ``"128009"``, ``"[1, 2]"``.
+        value: the new value. A text is parsed where the key is not of texts: ``"128009"``, ``"[1, 2]"``. For a token's
+            id it may also be the token: ``"<|im_end|>"``.
         type: the type, such as ``uint32``, ``float32``, ``bool``, ``string``, or ``string[]`` for an array; adds the
             key if it is missing. None for the type that it has in the file.
         force: add a missing key of a well-known type; set a value that the checks refuse.
@@ -61,7 +63,11 @@ def set_metadata(
 
     name, metadata = _resolve(path, key)
     wanted = _type_of(Path(path), name, metadata, type, force)
-    new = parse_value(value, wanted, name) if isinstance(value, str) else make_value(wanted, value, name)
+    with located(Path(path)):
+        if isinstance(value, str):
+            new = _token(value, wanted, name, metadata) or parse_value(value, wanted, name)
+        else:
+            new = make_value(wanted, value, name)
     return edit_metadata(path, {name: new}, force=force, dry_run=dry_run)
 
 
@@ -100,25 +106,47 @@ def _resolve(path: str | Path, key: str) -> tuple[str, Metadata]:
 
 
 def _type_of(path: Path, name: str, metadata: Metadata, given: str | None, force: bool) -> KeyType:
-    """The type of the new value: the one that is given, the file's, or that of the well-known key, in this order."""
+    """The type of the new value: the given one, the file's if the key takes it, or that of the well-known key."""
     from ...formats.gguf.keys import key_type, parse_type, type_name
+    from ...formats.gguf.loadable import takes
 
     old = metadata.get(name)
     known = key_type(name)
     if given is not None:
         wanted = parse_type(given)
-        if known is not None and wanted != known and not force and (old is None or wanted != (old.type, old.item)):
+        if known is not None and not force and not takes(name, *wanted):
             problem = f"llama.cpp requires {type_name(*known)} here, not {type_name(*wanted)}"
             raise QuantmillError(problem, path=path, where=name, hint="--force sets it all the same")
         return wanted
-    if old is not None:
+    if old is not None and (known is None or force or takes(name, old.type, old.item)):
         return old.type, old.item
-    if not force:
+    if not force and old is None:
         how = f"--force adds it as {type_name(*known)}" if known else "--type TYPE adds it"
         raise _missing(path, name, metadata, how)
     if known is None:
         raise QuantmillError("the type of this key is unknown", path=path, where=name, hint="give it with --type TYPE")
     return known
+
+
+def _token(text: str, type: KeyType, key: str, metadata: Metadata) -> Value | None:
+    """The id of a token that is given by its text; None for a number, and where the key is not of a token's id.
+
+    Raises:
+        QuantmillError: no token has this text, or several have.
+    """
+    from ...formats.gguf.keys import is_token_id, make_value
+
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if type[1] is not None or not is_token_id(key) or tokens is None or _WHOLE.fullmatch(text.strip()):
+        return None
+    found = [number for number, token in enumerate(tokens.texts) if token == text]
+    if len(found) != 1:
+        problem = f"no token is {text!r}" if not found else f"tokens {', '.join(map(str, found[:9]))} are {text!r}"
+        raise QuantmillError(problem, where=key, hint="give an id")
+    return make_value(type, found[0], key)
+
+
+_WHOLE = re.compile(r"[+-]?(\d[\d_]*|0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+)", re.ASCII)
 
 
 def _missing(path: Path, name: str, metadata: Metadata, how: str | None = None) -> QuantmillError:

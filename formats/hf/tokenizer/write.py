@@ -107,7 +107,9 @@ def tokenizer_files(tok: Tokenizer) -> dict[str, bytes]:
     if writer is None:
         known = ", ".join(dict.fromkeys(row.model for row in WRITERS))
         raise TokenizerError(
-            f"a {tok.model!r} tokenizer cannot be written for Hugging Face", hint=f"these can: {known}"
+            f"a {tok.model!r} tokenizer cannot be written for Hugging Face",
+            where="tokenizer.ggml.model",
+            hint=f"these can: {known}",
         )
     document = writer.to_document(tok)
     plain = optional(json_object)(document.pop("post_processor"))

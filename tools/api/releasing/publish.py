@@ -114,12 +114,12 @@ def _card_facts(
     folder: str,
     plot: str | None,
 ) -> Facts:
-    from ....formats.gguf.vocab import tokenizer_from_metadata
+    from ....formats.gguf.vocab import tokenizer_of
     from ....formats.hf.card import front_matter
 
     context = model.hparam("context_length")
     card = front_matter(path / "README.md") if path.is_dir() else {}
-    tokenizer = tokenizer_from_metadata(model.metadata)
+    tokenizer = tokenizer_of(model)
     tokens, template = {}, None
     if tokenizer is not None:
         ids = {f"{short}_token": tokenizer.special.get(short) for short in ("bos", "eos")}
