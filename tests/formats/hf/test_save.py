@@ -90,7 +90,7 @@ def test_refusals_come_before_any_writing(checkpoint: Make, tmp_path: Path) -> N
     out = tmp_path / "out"
     where = model.path
     unknown = message(replace(model, arch="gptx"), out, UnknownArchitecture)
-    assert unknown.startswith(f"{where}: unknown architecture 'gptx' (known: ")
+    assert unknown.startswith(f"{where}: general.architecture: unknown architecture 'gptx' (known: ")
     assert unknown.endswith("; see docs/adding-an-architecture.md)")
     assert " llama, " in unknown
     assert message(without(model, "llama.block_count"), out) == (
