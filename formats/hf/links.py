@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from ..errors import FormatError
+from ..storage.endings import ending
 from .hub_cache import is_blobs
 
 _MAX_LINKS = 40  # in a row, as Linux allows
@@ -28,7 +29,7 @@ def check_links(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in (*sorted(folder.iterdir()), *sorted(folder.glob("additional_chat_templates/*"))):
-        if path.name in _NAMES or path.suffix in _SUFFIXES:
+        if path.name in _NAMES or ending(path) in _SUFFIXES:
             check_link(path, folder)
 
 
