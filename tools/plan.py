@@ -84,8 +84,7 @@ def command(
         else:
             print_choice(found)
         return
-    with ProgressDisplay(quiet=quiet) as progress:
-        table = plan(model, levels, format=format, imatrix=imatrix, options=options, ctx=ctx, progress=progress)
+    table = plan(model, levels, format=format, imatrix=imatrix, options=options, ctx=ctx)
     best = None if fits is None else table.best_fit(fits)
     if as_json:
         facts = _as_json(model, table)

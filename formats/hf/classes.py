@@ -10,9 +10,10 @@ from typing import Any
 
 from ..errors import FormatError, UnknownArchitecture, name_list
 from ..json_text import read_json
-from ..json_types import OBJECT, take
+from ..json_types import FLAG, OBJECT, take
 from .archs import ARCHS, BY_CLASS, BY_MODEL_TYPE
 from .config import text_config
+from .extras import TIED
 from .rules import Arch, stem
 from .settle import Say
 
@@ -28,6 +29,7 @@ def read_config(path: Path, say: Say | None = None) -> tuple[dict[str, Any], Arc
             ``arch_of_config``.
     """
     outer = read_json(path, required=True)
+    take(outer, TIED, FLAG, path=path)
     raw = text_config(outer)
     arch, name = arch_of_config(raw, path, say)
     cls = arch.classes[name]

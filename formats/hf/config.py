@@ -66,7 +66,11 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
     for key in flat:
         if cls.names.get(key, key) in _SIZES:
             _check_size(flat, key, path)
-    check_types(given, arch, cls, path, _IMPLIED)
+    check_types(given, arch, cls, {**_COMMON, **cls.defaults}, path, _IMPLIED)
+    for layer, own in (given.get("per_layer_config") or {}).items():
+        for key in _SIZES:
+            if key in own:
+                _check_size(own, key, path, f"per_layer_config.{layer}.")
     with located(path):
         config = with_defaults(given, arch, cls)
     for key in _SIZES:
@@ -86,13 +90,18 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
         if not met:
             problem = f"{shown(config.get(key))} is not what llama.cpp's {arch.gguf} takes for granted"
             raise FormatError(problem, path=path, where=key)
-    if row := next((row for row in arch.config if isinstance(row, Rope)), None):
+    if row := rope_row(arch):
         if row.partial is not None and config.get("partial_rotary_factor") is None:
             config["partial_rotary_factor"] = row.partial
         config["rope_parameters"] = rope.canonical(config, path, sliding=row.sliding)
         for key in ("rope_theta", "rope_scaling", "partial_rotary_factor", row.sliding or ""):
             config.pop(key, None)
     return config
+
+
+def rope_row(arch: Arch) -> Rope | None:
+    """The row of rotary embeddings; None for architectures without them, whatever a config says."""
+    return next((row for row in arch.config if isinstance(row, Rope)), None)
 
 
 def _flat(config: Config, cls: HFClass, path: Path) -> dict[str, Any]:
@@ -131,13 +140,13 @@ def implied(arch: Arch, config: Config) -> dict[str, Implied]:
     return {**(_IMPLIED if has_heads else {}), **arch.implied}
 
 
-def _check_size(config: Config, key: str, path: Path) -> None:
+def _check_size(config: Config, key: str, path: Path, inside: str = "") -> None:
     value = config.get(key)
     if value is None and key not in _NEEDED:
         return
     for size in value if isinstance(value, list) and value else (value,):
         if not POSITIVE_WHOLE.holds(size):
-            raise FormatError(f"{shown(size)} is not a positive integer", path=path, where=key)
+            raise FormatError(f"{shown(size)} is not a positive integer", path=path, where=inside + key)
 
 
 def derive_config(

@@ -45,40 +45,46 @@ _ALWAYS = {
 }
 
 
-def check_types(config: Config, arch: Arch, cls: HFClass, path: Path, implied: Container[str] = ()) -> None:
+def check_types(
+    config: Config, arch: Arch, cls: HFClass, defaults: Config, path: Path, implied: Container[str] = ()
+) -> None:
     """Check the values of a config.json, under quantmill's names and without defaults.
 
     Args:
+        defaults: what missing keys stand for.
         implied: keys that are inferred where they are null.
 
     Raises:
         FormatError: a value is not of the type that the architecture takes it for.
     """
     theirs = {ours: name for name, ours in cls.names.items()}
-    for key, type in {**_types(arch, cls), **_ALWAYS}.items():
+    types = {**types_of(arch, defaults), **_ALWAYS}
+    for key, type in types.items():
         value = config.get(key)
-        if key not in config or (value is None and _may_be_null(key, arch, cls, implied)):
+        if key not in config or (value is None and _may_be_null(key, arch, defaults, implied)):
             continue
         if type is WHOLE and isinstance(value, list) and value and len(value) == config.get("num_hidden_layers"):
             type = WHOLES  # a value for each layer
         check(value, type, path=path, where=theirs.get(key, key))
     for layer, own in (config.get("per_layer_config") or {}).items():
         check(own, OBJECT, path=path, where=f"per_layer_config.{layer}")
+        for key in types.keys() & own.keys():
+            check(own[key], types[key], path=path, where=f"per_layer_config.{layer}.{key}")
     _check_words(config, arch, path)
 
 
-def _may_be_null(key: str, arch: Arch, cls: HFClass, implied: Container[str]) -> bool:
+def _may_be_null(key: str, arch: Arch, defaults: Config, implied: Container[str]) -> bool:
     """Whether null says no more than a missing key would, or has a meaning of its own."""
     rows = [row for row in arch.config if isinstance(row, Key) and row.hf == key]
-    return cls.defaults.get(key) is None or key in implied or any(row.optional or row.null is not None for row in rows)
+    return defaults.get(key) is None or key in implied or any(row.optional or row.null is not None for row in rows)
 
 
-def _types(arch: Arch, cls: HFClass) -> dict[str, JsonType]:
+def types_of(arch: Arch, defaults: Config) -> dict[str, JsonType]:
     """The keys that the architecture reads, and their types: where only a default tells, that of the default."""
     types: dict[str, JsonType] = {}
     for noun in arch.nouns:
         for key, type in _reads(noun):
-            found = type or _of_example(cls.defaults.get(key))
+            found = type or _of_example(defaults.get(key))
             if found is not None:
                 types.setdefault(key, found)
     types.pop(str(LAYER_INDEX.of), None)  # which no config holds

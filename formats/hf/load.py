@@ -20,7 +20,7 @@ from ..ir import Model, Role, Tensor, Tokenizer, Value
 from . import rope
 from .card import general
 from .classes import read_config
-from .config import complete_config, config_residue, derive_config
+from .config import complete_config, config_residue, derive_config, rope_row
 from .generation import FILE, generation_residue, read_generation
 from .links import check_links
 from .names import Named, by_our_names, without_wrappers
@@ -142,7 +142,8 @@ def assemble(
     if tokenizer is None:  # llama.cpp counts tokens there when there are none
         metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
     metadata |= _vocabulary(tokenizer)
-    metadata |= _private(arch, cls.text_of or name, config, metadata, tensors, kept, path)
+    with located(path):
+        metadata |= _private(arch, cls.text_of or name, config, metadata, tensors, kept, path)
     if named.bare:
         metadata[BARE] = typed(BARE, True)
     metadata |= generation_residue(generation, metadata)
@@ -260,7 +261,7 @@ def _read_tensors(
     """The model's tensors, in the order in which the checkpoint completes them."""
     slot_of = {name: slot for slot in slots for name in slot.sources}
     found: dict[tuple[str, ...], dict[str, Tensor]] = {}
-    tensors: list[Tensor] = list(rope.factor_tensors(config))
+    tensors: list[Tensor] = list(rope.factor_tensors(config) if rope_row(arch) else ())
     kept = _Kept()
     unmatched = []
     for name, weights in stored.items():

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import FormatError
 from ..ir import Bytes, Tensor
 from .dimensions import Config, Dim
 
@@ -114,7 +115,8 @@ class Regroup(RowOp):
         (tensor,) = tensors
         n, inner = tensor.shape[self.axis], prod(tensor.shape[self.axis + 1 : -1])
         parts = _sizes(self.parts, config, n)
-        assert prod(parts) == n, (tensor.name, parts, tensor.shape)
+        if prod(parts) != n:
+            raise _uneven(tensor, n)
         after = tuple(parts[i] for i in self.order)
 
         def source_of(rows: Rows) -> Rows:
@@ -152,8 +154,9 @@ class Ungroup(RowOp):
     def move(self, tensors: Tensors, config: Config) -> Tensors:
         (tensor,) = tensors
         groups, inner = self.groups(config), prod(tensor.shape[1:-1])
-        sizes = _sizes(self.parts, config, tensor.shape[0] // groups)
-        assert groups * sum(sizes) == tensor.shape[0], (tensor.name, groups, sizes, tensor.shape)
+        sizes = _sizes(self.parts, config, tensor.shape[0] // max(1, groups))
+        if not groups or groups * sum(sizes) != tensor.shape[0]:
+            raise _uneven(tensor, tensor.shape[0])
         numbers = np.arange(tensor.shape[0]).reshape(groups, -1)
         parts = np.split(numbers, np.cumsum(sizes)[:-1], axis=1)
         order = np.concatenate([part.reshape(-1) for part in parts])
@@ -164,6 +167,11 @@ class Ungroup(RowOp):
             return found
 
         return (moved_rows(tensor, tensor.shape, source_of),)
+
+
+def _uneven(tensor: Tensor, n: int) -> FormatError:
+    problem = f"its {n} rows do not come in the groups that the config makes of them"
+    return FormatError(problem, where=tensor.name, hint="do the numbers of heads fit each other?")
 
 
 def _sizes(shape: Shape, config: Config, total: int) -> tuple[int, ...]:

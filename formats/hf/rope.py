@@ -27,6 +27,7 @@ from .dimensions import CONTEXT, HEAD_DIM, at_layer
 DEFAULT_THETA = 10000.0  # transformers' default_theta
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
 
+_MAX_HEAD_DIM = 1 << 16  # a hundred times the widest; tables of sines have a row for each of its pairs
 _KINDS_OF_LAYER = ("full_attention", "sliding_attention")
 _FRACTION = JsonType("a number above 0 and at most 1", lambda value: POSITIVE.holds(value) and value <= 1)
 # Of null, transformers makes what it makes of a missing key.
@@ -131,7 +132,13 @@ def longrope_attention_factor(rope: Mapping[str, Any], context: int) -> float:
 
 
 def dimensions(rope: Mapping[str, Any], head_dim: int) -> int:
-    """The number of rotated dimensions of a head."""
+    """The number of rotated dimensions of a head.
+
+    Raises:
+        FormatError: the head is wider than any model's.
+    """
+    if head_dim > _MAX_HEAD_DIM:
+        raise FormatError(f"heads of {shown(head_dim)} are wider than any model's", where="head_dim")
     return int(head_dim * rope.get("partial_rotary_factor", 1.0))
 
 

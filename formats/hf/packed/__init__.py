@@ -17,10 +17,12 @@ import numpy as np
 from ...errors import FormatError
 from ...ir import Tensor
 from ...json_text import read_json
+from ...json_types import shown
 from ..packed_tensors import TransposedTensor, UnpackedTensor
 from ..safetensors import StoredTensor
 from ..weights import Stored
 from . import awq, compressed, fp8, gptq, mxfp4
+from .described import check_types
 from .integer_grid import IntegerGrid
 from .stored import Module, Panels
 
@@ -69,8 +71,7 @@ def decode_packed(
             part is missing.
     """
     say = say or _ignore
-    config = find_config(raw, folder, say)
-    path = folder / "config.json"
+    config, path = find_config(raw, folder, say)
     if config is None:
         if name := next((name for name in weights if name.endswith(_PACKED_ENDINGS)), None):
             files = " or ".join(("config.json", *BESIDE[:1]))
@@ -78,7 +79,7 @@ def decode_packed(
             raise FormatError(problem, path=folder, hint=f"get {files} of the same checkpoint")
         return _with_plain_fp8(weights, raw, folder, unread, say)
     if method_of(config) not in _WHILE_RUNNING and is_plain(weights, unread):
-        problem = f"says that the weights are quantized by {method_of(config)!r}, but all are plain floats"
+        problem = f"says that the weights are quantized by {shown(method_of(config))}, but all are plain floats"
         say(f"{folder}: {KEYS[0]} {problem}: they are read as they are")
         return dict(weights)
     method = METHODS.get(str(config.get("quant_method")))
@@ -126,10 +127,7 @@ class Method:
 
 
 def _check_fp8(config: Config, path: Path) -> None:
-    size = config.get("weight_block_size")
-    if size is not None and fp8.block_size(size) is None:
-        place = "quantization_config.weight_block_size"
-        raise FormatError(f"{size!r} is not a valid block size, such as [128, 128]", path=path, where=place)
+    check_types(config, {"weight_block_size": fp8.BLOCK}, path)
 
 
 def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
@@ -207,34 +205,37 @@ def _with_plain_fp8(
 
 def _unknown(config: Config, path: Path) -> FormatError:
     hint = f"{', '.join(METHODS)} are read; convert the original checkpoint"
-    return FormatError(f"the weights are quantized by {method_of(config)!r}", path=path, where=KEYS[0], hint=hint)
+    problem = f"the weights are quantized by {shown(method_of(config))}"
+    return FormatError(problem, path=path, where=KEYS[0] if path.name == "config.json" else "quant_method", hint=hint)
 
 
-def find_config(raw: Config, folder: Path, say: Say) -> dict[str, Any] | None:
-    """Find the quantization's config, in config.json or the file beside it; None if there is no quantization.
+def find_config(raw: Config, folder: Path, say: Say) -> tuple[dict[str, Any] | None, Path]:
+    """Find the quantization's config, and its file: config.json or one beside it. None if there is no quantization.
 
     Raises:
         FormatError: it is not a JSON object, or the two places disagree.
     """
+    path = folder / "config.json"
+    for key in KEYS:
+        if not (raw.get(key) is None or isinstance(raw[key], Mapping)):
+            raise FormatError("is not a JSON object", path=path, where=key)
     inside = next((raw[key] for key in KEYS if raw.get(key)), None)
-    if inside is not None and not isinstance(inside, Mapping):
-        raise FormatError("is not a JSON object", path=folder / "config.json", where=KEYS[0])
     beside = next(((name, found) for name in BESIDE if (found := read_json(folder / name))), None)
     if beside is None:
         if inside is not None and inside.get("quant_method") == "gptq":
             say(f"{folder}: no {BESIDE[0]} beside config.json, which older programs look for")
-        return None if inside is None else dict(inside)
+        return None if inside is None else dict(inside), path
     name, found = beside[0], {_AWQ_NAMES.get(key, key): value for key, value in beside[1].items()}
     if inside is None:
         say(
             f"{folder}: only {name} says that the weights are packed; loaders that read config.json alone will not know"
         )
-        return {"quant_method": "awq" if name == BESIDE[1] else "gptq", **found}
+        return {"quant_method": "awq" if name == BESIDE[1] else "gptq", **found}, folder / name
     for key in ("bits", "group_size", "checkpoint_format", "quant_method"):
         if key in inside and key in found and inside[key] != found[key]:
-            problem = f"{key} is {found[key]!r} here and {inside[key]!r} in config.json"
+            problem = f"{key} is {shown(found[key])} here and {shown(inside[key])} in config.json"
             raise FormatError(problem, path=folder / name, hint="get both of the same checkpoint")
-    return {**found, **inside}
+    return {**found, **inside}, path
 
 
 def _modules(weights: Mapping[str, Stored], method: Method, panels: Panels) -> dict[str, Module]:

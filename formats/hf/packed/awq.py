@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import FormatError, QuantmillError
+from ...errors import QuantmillError
+from ...json_types import TEXT, shown
 from .bits import unpack_bits
+from .described import check_types, refusal
 from .integer_grid import IntegerGrid
 from .stored import FLOAT_DTYPES, Module, float_rows
 
@@ -51,27 +53,30 @@ def unpack(words: NDArray[np.int32]) -> NDArray[np.uint8]:
     return codes.reshape(rows, width * 8)
 
 
+MAX_GROUP = 1 << 24  # far above any layer's width
 PARTS = ("qweight", "qzeros", "scales")
+_TYPES = {"version": TEXT, "format": TEXT}
 VERSIONS = ("gemm", "gemv")
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
     """Raise ``FormatError`` for a config that is not supported."""
 
-    def refuse(key: str, problem: str, hint: str | None = None) -> FormatError:
-        return FormatError(problem, path=path, where=f"quantization_config.{key}", hint=hint)
-
+    check_types(config, _TYPES, path)
     bits, group = config.get("bits"), config.get("group_size")
     if type(bits) is not int or bits != 4:
-        raise refuse("bits", f"{bits!r} bits: AWQ checkpoints of 4 bits are read")
-    if type(group) is not int or not (group == -1 or group > 0):
-        raise refuse("group_size", f"{group!r} is not a valid group size", "a positive number, or -1 for whole rows")
+        raise refusal(path, "bits", f"{shown(bits)} bits: AWQ checkpoints of 4 bits are read")
+    if type(group) is not int or not (group == -1 or 0 < group <= MAX_GROUP):
+        raise refusal(
+            path, "group_size", f"{shown(group)} is not a valid group size", "a positive number, or -1 for whole rows"
+        )
     if _version(config) not in VERSIONS:
-        raise refuse("version", f"{_version(config)!r} is not read", f"{' and '.join(VERSIONS)} are")
+        raise refusal(path, "version", f"{_version(config)!r} is not read", f"{' and '.join(VERSIONS)} are")
 
 
 def _version(config: Mapping[str, Any]) -> str:
-    return str(config.get("version") or config.get("format") or "gemm").lower()
+    named = (config[key] for key in ("version", "format") if config.get(key) is not None)
+    return str(next(named, "gemm")).lower()
 
 
 def read_layer(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import FormatError
 from ...ir import Tensor
+from ...json_types import OBJECT, TEXT, WHOLE, shown
 from . import fp8
 from .bits import unpack_bits
+from .described import check_types, refusal
 from .integer_grid import IntegerGrid
 from .stored import FLOAT_DTYPES, Matrix, Module, float_rows
 
@@ -25,31 +26,38 @@ EXTRAS = (
     "input_scale", "input_zero_point", "output_scale", "output_zero_point", "input_global_scale",
     "k_scale", "v_scale", "q_scale",
 )  # fmt: skip
+_WEIGHTS = {"num_bits": WHOLE, "block_structure": fp8.BLOCK}
 FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "float-quantized")
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
     """Raise ``FormatError`` for a config that is not supported."""
-    place = "quantization_config"
-    sparsity = config.get("sparsity_config")
-    named = [config.get("format"), *(group.get("format") for group in _groups(config))]
-    if isinstance(sparsity, Mapping) and sparsity.get("format") != "dense":
+    check_types(config, {"format": TEXT, "config_groups": OBJECT, "sparsity_config": OBJECT}, path)
+    groups = config.get("config_groups") or {}
+    check_types(groups, dict.fromkeys(groups, OBJECT), path, "config_groups.")
+    for name, group in _groups(config).items():
+        at = f"config_groups.{name}."
+        check_types(group, {"format": TEXT, "weights": OBJECT}, path, at)
+        check_types(group.get("weights") or {}, _WEIGHTS, path, f"{at}weights.")
+    sparsity = config.get("sparsity_config") or {}
+    check_types(sparsity, {"format": TEXT}, path, "sparsity_config.")
+    named = [config.get("format"), *(group.get("format") for group in _groups(config).values())]
+    if sparsity.get("format") != "dense":
         named.append(sparsity.get("format"))
-    for name in named:
-        if name is not None and name not in (*FORMATS, "mixed-precision", "dense"):
+    for known in named:
+        if known is not None and known not in (*FORMATS, "mixed-precision", "dense"):
             hint = f"{', '.join(FORMATS)} are; convert the original checkpoint"
-            raise FormatError(f"compressed-tensors format {name!r} is not read", path=path, where=place, hint=hint)
+            raise refusal(path, "format", f"compressed-tensors format {shown(known)} is not read", hint)
     if not any(_weights(config)):
-        raise FormatError("no scheme for weights", path=path, where=f"{place}.config_groups")
+        raise refusal(path, "config_groups", "no scheme for weights")
 
 
-def _groups(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    groups = config.get("config_groups")
-    return [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
+def _groups(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {name: group for name, group in (config.get("config_groups") or {}).items() if group is not None}
 
 
 def _weights(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    return (group["weights"] for group in _groups(config) if isinstance(group.get("weights"), Mapping))
+    return (group["weights"] for group in _groups(config).values() if group.get("weights"))
 
 
 def read_layer(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid | Tensor:

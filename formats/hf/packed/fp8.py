@@ -6,6 +6,7 @@ compressed-tensors' ``float-quantized``. ``weight_scale_inv``, despite its name,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from math import prod
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import FormatError
 from ...ir import Bytes, Role, Tensor
+from ...json_types import JsonType
 from ...qtypes import F32
 from ..safetensors import StoredTensor
 from .stored import FLOAT_DTYPES, Module, float_rows
@@ -37,10 +39,15 @@ def table(dtype: str) -> NDArray[np.float32]:
 
 
 def block_size(value: Any) -> tuple[int, int] | None:
-    """Rows and columns of a block from a config's value; None if the value is not valid."""
+    """Rows and columns of a block from a config's value, ``[128, 128]`` or ``"128x128"``; None if it is not valid."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", value, re.ASCII)):
+        value = [int(match[1]), int(match[2])]
     if isinstance(value, list) and len(value) == 2 and all(type(n) is int and 0 < n < 1 << 31 for n in value):
         return value[0], value[1]
     return None
+
+
+BLOCK = JsonType("a valid block size, such as [128, 128]", lambda value: block_size(value) is not None)
 
 
 def read_layer(module: Module, block: tuple[int, int] | None) -> Tensor:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import FormatError, QuantmillError
+from ...errors import QuantmillError
+from ...json_types import FLAG, OBJECT, TEXT, shown
 from .bits import unpack_bits
+from .described import check_types, refusal
 from .integer_grid import IntegerGrid
 from .stored import FLOAT_DTYPES, Matrix, Module, float_rows
 
@@ -93,29 +95,33 @@ def _unit(bits: Any, n_codes: int) -> int:
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 FORMATS = {"gptq": 1, "gptq_v2": 0}  # what is added to a stored zero: v1 stores it less one
+_TYPES = {"checkpoint_format": TEXT, "format": TEXT, "is_marlin_format": FLAG, "dynamic": OBJECT, "pack_dtype": TEXT}
 MAX_GROUP = 1 << 24  # far above any layer's width
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
     """Raise ``FormatError`` for a config that is not supported: other bits, or layouts of other programs."""
 
-    def refuse(key: str, problem: str, hint: str | None = None) -> FormatError:
-        return FormatError(problem, path=path, where=f"quantization_config.{key}", hint=hint)
-
+    check_types(config, _TYPES, path)
     bits, group, layout = config.get("bits"), config.get("group_size"), _layout(config)
     if type(bits) is not int or bits not in BITS:
-        raise refuse("bits", f"{bits!r} bits are none of {', '.join(map(str, BITS))}")
+        raise refusal(path, "bits", f"{shown(bits)} bits are none of {', '.join(map(str, BITS))}")
     if type(group) is not int or not (group == -1 or 0 < group <= MAX_GROUP):
-        raise refuse("group_size", f"{group!r} is not a valid group size", "a positive number, or -1 for whole rows")
+        raise refusal(
+            path, "group_size", f"{shown(group)} is not a valid group size", "a positive number, or -1 for whole rows"
+        )
     if layout not in FORMATS or config.get("is_marlin_format"):
         known = " and ".join(FORMATS)
-        raise refuse("checkpoint_format", f"{layout!r} is not read", f"{known} are; convert the original checkpoint")
-    if config.get("pack_dtype", "int32") != "int32":
-        raise refuse("pack_dtype", f"{config['pack_dtype']!r} is not read, int32 is")
+        raise refusal(
+            path, "checkpoint_format", f"{layout!r} is not read", f"{known} are; convert the original checkpoint"
+        )
+    if config.get("pack_dtype") not in (None, "int32"):
+        raise refusal(path, "pack_dtype", f"{config['pack_dtype']!r} is not read, int32 is")
 
 
 def _layout(config: Mapping[str, Any]) -> str:
-    return str(config.get("checkpoint_format") or config.get("format") or "gptq")
+    named = (config[key] for key in ("checkpoint_format", "format") if config.get(key) is not None)
+    return next(named, "gptq")
 
 
 def read_layer(module: Module, config: Mapping[str, Any], path: Path) -> IntegerGrid:

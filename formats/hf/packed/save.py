@@ -31,7 +31,7 @@ def check_unquantized(folder: Path) -> dict[str, Any]:
         FormatError: the checkpoint is already quantized, or has no config.json.
     """
     config = read_json(folder / "config.json", required=True)
-    found = find_config(text_config(config), folder, lambda line: None)
+    found, _ = find_config(text_config(config), folder, lambda line: None)
     if found is not None and not is_plain(read_weights(folder)):
         kind = method_of(found)
         problem = f"is already quantized{f', by {kind}' if kind else ''}"

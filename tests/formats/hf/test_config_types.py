@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import ARCHS
 from quantmill.formats.hf.config import complete_config
-from quantmill.formats.hf.config_types import _types, check_types
+from quantmill.formats.hf.config_types import check_types, types_of
 from quantmill.formats.hf.rules import Arch, HFClass
 from quantmill.formats.json_types import NUMBER
 
@@ -22,7 +22,7 @@ VALUES: tuple[Any, ...] = (None, True, 0, -1, 1.5, float("inf"), 10**30, "", "x"
 
 def refusal(arch: Arch, cls: HFClass, key: str, value: Any) -> str | None:
     try:
-        check_types({key: value}, arch, cls, PATH, ("num_key_value_heads", "head_dim"))
+        check_types({key: value}, arch, cls, cls.defaults, PATH, ("num_key_value_heads", "head_dim"))
     except FormatError as error:
         return str(error)
     return None
@@ -42,14 +42,14 @@ def accepts(config: Any, key: str, value: Any) -> bool:
 def test_what_transformers_refuses_is_refused(arch: Arch) -> None:
     """For every key that the architecture reads. Null may stand for what other keys say, and 1 for 1.0."""
     compared = 0
-    assert {"hidden_size", "num_hidden_layers"} <= set(_types(arch, next(iter(arch.classes.values()))))
+    assert {"hidden_size", "num_hidden_layers"} <= set(types_of(arch, next(iter(arch.classes.values())).defaults))
     for cls in {id(cls): cls for cls in arch.classes.values()}.values():
         try:
             config = AutoConfig.for_model(cls.model_type)
         except ValueError:
             continue  # a class of code that comes with checkpoints
         theirs = {ours: name for name, ours in cls.names.items()}
-        for key, of in _types(arch, cls).items():
+        for key, of in types_of(arch, cls.defaults).items():
             name = theirs.get(key, key)
             if name not in type(config).__validators__:
                 continue  # transformers reads no such key
@@ -79,11 +79,13 @@ WRONG: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         f"max_position_embeddings: {10**30} is not a whole",
     ),
     ("llama", "LlamaForCausalLM", {"eos_token_id": "</s>"}, "eos_token_id: '</s>' is not a whole number or a list of"),
-    ("command-r", "CohereForCausalLM", {"head_dim": [16, 8]}, "head_dim: [16, 8] is not a valid size"),
+    ("cohere2", "Cohere2ForCausalLM", {"head_dim": [16, 8]}, "head_dim: [16, 8] is not a valid size"),
     ("falcon", "FalconForCausalLM", {"alibi": 1.5}, "alibi: is 1.5; llama.cpp's falcon computes False"),
     ("falcon", "FalconForCausalLM", {"multi_query": "x"}, "multi_query: 'x' is not true or false"),
     ("gpt2", "GPT2LMHeadModel", {"n_head": True}, "n_head: True is not a positive integer"),
     ("mpt", "MPTForCausalLM", {"attn_config": 3}, "attn_config: 3 is not an object"),
+    ("llama", "LlamaForCausalLM", {"tie_word_embeddings": None}, "tie_word_embeddings: None is not true or false"),
+    ("gemma4", "Gemma4ForCausalLM", {"per_layer_config": {"0": {"head_dim": 0}}}, "per_layer_config.0.head_dim: 0 is"),
     ("gemma4", "Gemma4ForCausalLM", {"per_layer_config": {"0": 5}}, "per_layer_config.0: 5 is not an object"),
     (
         "gemma3",
