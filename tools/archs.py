@@ -10,14 +10,16 @@ from .terminal.table import print_table
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("pattern", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one object each: name, gguf, hf_classes, proven.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one object each: name, kind, gguf, hf_classes, proof, proven."
+)
 @click.option("--quiet", is_flag=True, help="Print names only.")
 def command(pattern: str | None, as_json: bool, quiet: bool) -> None:
     """List the architectures that can be converted, or those whose name or model class contains PATTERN.
 
     Each is a module of data in formats/hf/archs, and each is proven by tests: llama.cpp computes transformers' logits
-    from the converted file, converting back restores the checkpoint, and quantized files run. CONTRIBUTING.md shows how
-    to add one.
+    from the converted file, the file is that of llama.cpp's own converter but for listed differences, converting back
+    restores the checkpoint, and quantized files run. CONTRIBUTING.md shows how to add one.
 
     \b
     Example: quantmill archs

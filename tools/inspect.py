@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .api.checks import refuse
 from .terminal.lines import print_json, print_line
 from .terminal.progress import ProgressDisplay
 from .terminal.table import print_table
@@ -51,6 +52,7 @@ def command(
     from ..formats.storage.output import human_bytes
 
     if page is not None:
+        refuse({"--json": as_json, "--no-tensors": no_tensors}, "--html writes a page, with all tensors")
         from .reports.report import write_report
 
         with ProgressDisplay(quiet=quiet) as progress:
@@ -60,9 +62,8 @@ def command(
         if not quiet:
             print_line(f"{page}: {human_bytes(size)}")
         return
-    for name, given in (("against", against), ("imatrix", imatrix)):
-        if given is not None:
-            raise click.UsageError(f"--{name} is for the page: give --html PAGE too")
+    of_page = {"--against": against is not None, "--imatrix": imatrix is not None, "--threads": threads is not None}
+    refuse({**of_page, "--force": force}, "it is for the page", "give --html PAGE too")
     from .api.description import describe
 
     found = describe(file)

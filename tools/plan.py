@@ -84,7 +84,8 @@ def command(
         else:
             print_choice(found)
         return
-    table = plan(model, levels, format=format, imatrix=imatrix, options=options, ctx=ctx)
+    with ProgressDisplay(quiet=quiet) as progress:
+        table = plan(model, levels, format=format, imatrix=imatrix, options=options, ctx=ctx, progress=progress)
     best = None if fits is None else table.best_fit(fits)
     if as_json:
         facts = _as_json(model, table)

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import FormatError, TokenizerError, UnmatchedTensor
+from ..floats import to_f32
 from ..gguf.header import TensorEntry
 from ..gguf.keys import (
     FILE_TYPES,
@@ -73,6 +76,7 @@ class _Parsed:
     hparams: Hparams
     vocabulary: Vocabulary
     entries: Mapping[str, tuple[TensorEntry, Role, int | None]]
+    freqs: TensorEntry | None  # a buffer of Meta's checkpoints, which every client computes itself
 
 
 def read_ggml(
@@ -116,6 +120,8 @@ def read_ggml(
     metadata = _metadata(parsed, gqa, width, settings, warn)
     metadata |= tokenizer_to_metadata(_tokenizer(parsed, settings.vocab_dir, drop_extra_tokens, warn))
     tensors = tuple(_tensor(file, path, *found) for found in parsed.entries.values())
+    if parsed.freqs is not None and not _are_freqs(file, parsed.freqs, parsed.hparams.n_rot, metadata):
+        warn(f"{path}: {parsed.freqs.name} is not what the rotary base makes it; ignored, as clients do (--rope-base)")
     return Model("llama", metadata, tensors, path)
 
 
@@ -126,11 +132,11 @@ def _parse(cursor: Cursor) -> _Parsed:
     _check_hparams(cursor, hparams)
     vocabulary = read_vocabulary(cursor, hparams.n_vocab)
     entries: dict[str, tuple[TensorEntry, Role, int | None]] = {}
+    freqs: TensorEntry | None = None
     while cursor.position < cursor.size:
         entry, name = _read_entry(cursor, version)
-        if name.removesuffix(".weight").endswith(
-            "rope.freqs"
-        ):  # a buffer of Meta's checkpoints; every client computes it
+        if name.removesuffix(".weight").endswith("rope.freqs"):
+            freqs = entry
             continue
         found = wire.gguf_name(name)
         if found is None:
@@ -140,7 +146,7 @@ def _parse(cursor: Cursor) -> _Parsed:
         if found[0] in entries:
             raise FormatError("a second tensor of this name", path=cursor.path, where=f"tensor {name!r}", hint=_AGAIN)
         entries[found[0]] = entry, found[1], found[2]
-    return _Parsed(cursor.path, hparams, vocabulary, entries)
+    return _Parsed(cursor.path, hparams, vocabulary, entries, freqs)
 
 
 def _read_version(cursor: Cursor) -> int:
@@ -312,6 +318,16 @@ def _tokenizer(
             problem, path=path, hint="--vocab-dir FOLDER with the tokenizer of the original checkpoint"
         )
     return found
+
+
+def _are_freqs(file: SourceFile, entry: TensorEntry, n_rot: int, metadata: Mapping[str, Value]) -> bool:
+    """Whether a tensor holds the rotary frequencies of the model's base, but for rounding to F16."""
+    if entry.shape != (n_rot // 2,) or not entry.qtype.is_float:
+        return False
+    values = to_f32(file.read(entry.offset, entry.nbytes, entry.name)[None], entry.qtype)[0]
+    base = metadata["llama.rope.freq_base"].data
+    assert isinstance(base, float)
+    return np.allclose(values, base ** -(np.arange(0, n_rot, 2) / n_rot), rtol=0.01, atol=1e-6)
 
 
 def _tensor(file: SourceFile, path: Path, entry: TensorEntry, role: Role, layer: int | None) -> Tensor:

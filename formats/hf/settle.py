@@ -157,7 +157,10 @@ class Found:
     def lines(self, folder: Path) -> Iterator[str]:
         """What should be said."""
         if self.parts:
-            parts = [f"{what} ({n} tensors, {human_bytes(nbytes)})" for what, (n, nbytes) in self.parts.items()]
+            parts = [
+                f"{what} ({n} tensor{'s' if n > 1 else ''}, {human_bytes(nbytes)})"
+                for what, (n, nbytes) in self.parts.items()
+            ]
             yield f"{folder}: left out, as the text model is computed without it: {', '.join(parts)}"
         for what, names in self.unlike.items():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""

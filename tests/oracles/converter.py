@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
 
 GOLDENS = Path(__file__).parent.parent / "formats" / "hf" / "goldens" / "converter"
+SMOLLM2 = "smollm2"  # a published model's golden, beside those of the proofs
 LONG = 16  # longer arrays are a number and a hash
 
 Json = dict[str, Any]

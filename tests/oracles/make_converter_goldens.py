@@ -7,7 +7,7 @@ default ~/.cache/quantmill-clients) and runs with the torch and transformers tha
 
 Its table of pre-tokenizers knows published vocabularies only, by a hash of the ids that one text gets. Its
 convert_hf_to_gguf_update.py adds a row for each new vocabulary; for our small ones that is done here, with the name of
-the pre-tokenizer that they were trained with.
+the pre-tokenizer that they were trained with. SmolLM2, a published model, goes through as it is.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from typing import Any
 
 import transformers
 
-from oracles.converter import GOLDENS, golden_path, summary, weights_digest
+from oracles.converter import GOLDENS, SMOLLM2, golden_path, summary, weights_digest
 from oracles.converter_differences import UNCONVERTED
 from oracles.converter_folders import pre_name, publish
 from oracles.make_vocabularies import PINNED, download
 from oracles.proofs import Proof, all_proofs, save_proof
+from quantmill.tools.api.convert import convert
+from quantmill.tools.demo import smollm2_gguf
 
 PARTS = ("conversion/", "gguf-py/", "convert_hf_to_gguf.py", "models/templates/")
 # Reading config.json, transformers 5 moves keys that these conversions ask for: they get the file as it stands.
@@ -79,12 +81,15 @@ class Converter:
         # A13B's tokenizer is code beside the checkpoint; ours is a tokenizer.json, as the dense models have it.
         hunyuan = importlib.import_module("conversion.hunyuan")
         hunyuan.HunYuanMoEModel.set_vocab = self.base.TextModel._set_vocab_gpt2
+        self.look_up = self.base.TextModel.get_vocab_base_pre
         logging.disable(logging.ERROR)
 
-    def convert(self, proof: Proof, folder: Path, path: Path, outtype: str) -> None:
-        self.base.AutoConfig = Unreadable if proof.arch in AS_IT_STANDS else transformers.AutoConfig
-        self.base.TextModel.get_vocab_base_pre = lambda *_: pre_name(proof.arch)
-        options = ["--outfile", str(path), "--outtype", outtype, *proof.options]
+    def convert(self, folder: Path, path: Path, outtype: str, proof: Proof | None = None) -> None:
+        as_it_stands = proof is not None and proof.arch in AS_IT_STANDS
+        self.base.AutoConfig = Unreadable if as_it_stands else transformers.AutoConfig
+        added = None if proof is None else (lambda *_: pre_name(proof.arch))
+        self.base.TextModel.get_vocab_base_pre = added or self.look_up
+        options = ["--outfile", str(path), "--outtype", outtype, *(() if proof is None else proof.options)]
         sys.argv = ["convert_hf_to_gguf.py", str(folder), *options]
         self.module.main()
 
@@ -96,12 +101,27 @@ def make(proof: Proof, converter: Converter) -> None:
         publish(proof, folder)
         files = [Path(temporary) / f"{outtype}.gguf" for outtype in ("f32", "f16")]
         for path in files:
-            converter.convert(proof, folder, path, path.stem)
-        versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "sentencepiece", "numpy")}
-        made = {"llama-cpp-python": PINNED.partition("==")[2], **versions}
-        golden = {"made with": made, "weights": weights_digest(folder), **summary(*files)}
+            converter.convert(folder, path, path.stem, proof)
+        _write(proof.id, folder, files)
+
+
+def make_smollm2(converter: Converter) -> None:
+    """The golden of SmolLM2 as a checkpoint in F16, which its converter's ``auto`` keeps."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "SmolLM2-135M-Instruct"
+        convert(smollm2_gguf(), folder, "F16")
+        files = [Path(temporary) / f"{outtype}.gguf" for outtype in ("f16", "auto")]
+        for path in files:
+            converter.convert(folder, path, path.stem)
+        _write(SMOLLM2, folder, files)
+
+
+def _write(case: str, folder: Path, files: list[Path]) -> None:
+    versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "sentencepiece", "numpy")}
+    made = {"llama-cpp-python": PINNED.partition("==")[2], **versions}
+    golden = {"made with": made, "weights": weights_digest(folder), **summary(*files)}
     GOLDENS.mkdir(parents=True, exist_ok=True)
-    golden_path(proof.id).write_text(as_lines(golden), encoding="utf-8")
+    golden_path(case).write_text(as_lines(golden), encoding="utf-8")
 
 
 def as_lines(golden: dict[str, Any]) -> str:
@@ -121,6 +141,9 @@ def as_lines(golden: dict[str, Any]) -> str:
 def main(patterns: list[str]) -> None:
     converter = Converter(fetch())
     failed = 0
+    if not patterns or any(pattern in SMOLLM2 for pattern in patterns):
+        make_smollm2(converter)
+        print(SMOLLM2)
     for proof in all_proofs():
         if proof.id in UNCONVERTED or (patterns and not any(pattern in proof.id for pattern in patterns)):
             continue

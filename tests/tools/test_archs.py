@@ -26,7 +26,9 @@ def test_every_architecture_once() -> None:
     assert len(rows) >= 40
     (llama,) = (row for row in rows if row["name"] == "llama")
     assert "MistralForCausalLM" in llama["hf_classes"]
-    assert llama["proven"] == ["logits", "identity", "levels"]
+    assert llama["proven"] == ["logits", "converter", "identity", "levels"]
+    assert (llama["kind"], llama["proof"]) == ("text", "logits")
+    assert all(row["kind"] == "text" and row["proof"] in row["proven"] for row in rows)
     text = run()
     assert all(arch.name in text and next(iter(arch.classes)) in text for arch in ARCHS)
 
@@ -36,6 +38,7 @@ def test_what_is_said_to_be_proven_is_tested() -> None:
     source = PROOF.read_text()
     for word, test in (
         ("logits", "test_llama_cpp_computes_the_same"),
+        ("converter", "test_the_file_is_that_of_llama_cpp_s_converter"),
         ("identity", "test_the_way_back_is_the_identity"),
         ("levels", "test_every_level_is_planned"),
         ("levels", "test_llama_cpp_runs_quantized_files"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from oracles.small_tokenizers import train_sentencepiece, write_folder
@@ -118,3 +119,23 @@ def test_tokens_beyond_the_embedding(cli: Cli, folder: Path, tmp_path: Path) -> 
         2,
         "convert: --drop-extra-tokens: is for a checkpoint's folder, and the source is not one",
     )
+
+
+def test_what_is_left_out_is_said_once(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    """On stderr, by every command that reads the folder; the JSON on stdout stays whole."""
+    folder = Path(shutil.copytree(folder, tmp_path / "tiny"))
+    weights = load_file(folder / "model.safetensors")
+    tower = {"vision_tower.patch.weight": torch.ones(32, 32)}
+    save_file(weights | tower, folder / "model.safetensors", metadata={"format": "pt"})
+    line = f"{folder}: left out, as the text model is computed without it: vision tower (1 tensor, 4.1 kB)"
+    for words in (
+        ("convert", folder, tmp_path / "a.gguf"),
+        ("convert", folder, tmp_path / "b.gguf", "--json"),
+        ("convert", folder, tmp_path / "c.gguf", "--outtype", "q8_0", "--dry-run"),
+        ("plan", folder, "Q8_0"),
+        ("plan", folder, "Q8_0", "--json"),
+    ):
+        done = cli(*words)
+        assert (done.code, done.err.count(line)) == (0, 1), words
+        if "--json" in words:
+            json.loads(done.out)

@@ -218,6 +218,16 @@ def test_evaluating_against_another_model_is_said(here: Path, tmp_path: Path) ->
     assert "is another model (llama, 1 layers, 256 wide; this one: llama, 2 layers, 256 wide)" in said[0]
 
 
+def test_a_page_with_importance_of_another_model(
+    cli: Cli, refused: Cli, here: Path, partial: Path, tmp_path: Path
+) -> None:
+    other = matrix(tmp_path / "other.gguf", {FOREIGN: entries(here / "f16.gguf")["output.weight"]})
+    line = refused("inspect", here / "f16.gguf", "--html", tmp_path / "o.html", "--imatrix", other)
+    assert f"other.gguf: holds no tensor of this model: it has {FOREIGN}" in line
+    done = cli("inspect", here / "f16.gguf", "--html", tmp_path / "o.html", "--imatrix", partial, "--quiet")
+    assert (done.code, f"1 of 16 entries belong to no tensor of this model: {FOREIGN}" in done.err) == (0, True)
+
+
 # Options that are refused, on the command line
 
 
@@ -273,6 +283,15 @@ def test_evaluating_against_another_model_is_said(here: Path, tmp_path: Path) ->
         ("release f16.gguf o --imatrix none --chunks 3", "--chunks: has no effect: no text is read"),
         ("release f16.gguf o --imatrix partial.gguf -c 64", "--ctx-size: has no effect: no text is read"),
         ("release f16.gguf o --cluster local --threads 2", "--threads: is for one machine"),
+        # checks and pages
+        (
+            "verify f16.gguf --max-rmse 0.1",
+            "--max-rmse: has no effect: there is nothing to compare with (give --against",
+        ),
+        ("verify f16.gguf --min-cosine 0.9", "--min-cosine: has no effect: there is nothing to compare with"),
+        ("inspect f16.gguf --imatrix partial.gguf", "--imatrix: has no effect: it is for the page (give --html PAGE"),
+        ("inspect f16.gguf --threads 2", "--threads: has no effect: it is for the page"),
+        ("inspect f16.gguf --html o.html --json", "--json: has no effect: --html writes a page"),
         # importance
         (
             "imatrix --in-file partial.gguf -o o.gguf --chunks 3",

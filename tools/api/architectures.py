@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from ...formats.hf.rules import Arch
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 # What tests/formats/hf/test_archs.py shows of every entry; an architecture without a proof fails there.
 PROVEN = {
     "logits": "llama.cpp computes transformers' logits from the converted file",
+    "converter": "the file is that of llama.cpp's own converter, but for listed differences",
     "identity": "back from GGUF, weights, config and logits are the checkpoint's, bit for bit",
     "levels": "every level is planned; a k-quant and an IQ file run in llama.cpp",
 }
@@ -26,12 +27,17 @@ class Architecture:
         hf_classes: the transformers classes whose checkpoints it reads, the bare ones without a head (``LlamaModel``)
             last.
         proven: what tests prove of it; keys of ``PROVEN``.
+        kind: ``text``, a model of text.
+        proof: what proves that llama.cpp runs the same model: ``logits``, by the numbers that it computes, or
+            ``converter``, where it computes others than transformers: by the file of its own converter alone.
     """
 
     name: str
     gguf: str
     hf_classes: tuple[str, ...]
     proven: tuple[str, ...] = tuple(PROVEN)
+    kind: Literal["text"] = "text"
+    proof: Literal["logits", "converter"] = "logits"
 
 
 def architectures(pattern: str = "") -> tuple[Architecture, ...]:

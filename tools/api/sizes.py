@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...formats.errors import PlanError
+from ...formats.progress import Progress
 from ...formats.storage.endings import ending
 from ...formats.storage.output import human_bytes
 from .checks import check_layout, plan_options_given, refuse
@@ -84,6 +85,7 @@ def plan(
     imatrix: StrPath | None = None,
     options: PlanOptions | None = None,
     ctx: int = 4096,
+    progress: Progress | None = None,
 ) -> SizeTable:
     """Calculate the size of a model's file at each level. No weight is read.
 
@@ -94,6 +96,7 @@ def plan(
         imatrix: an importance matrix's file to plan with.
         options: how to depart from the levels' recipes; see ``PlanOptions``.
         ctx: the context in tokens to calculate the memory for.
+        progress: called with a ``Note`` for what is assumed or left out.
 
     Raises:
         PlanError: a level or the recipe set is unknown. FormatError: the model cannot be read.
@@ -110,7 +113,7 @@ def plan(
     from ...quantize.estimate.memory import run_memory
     from ...quantize.plan import PlanOptions
 
-    source = read_for_plan(model)
+    source = read_for_plan(model, progress=progress)
     # A config.json by itself: its checkpoint has a tokenizer, which is not here to be counted.
     assumed = source.from_checkpoint and ending(str(model)) == ".json" and lacks_vocabulary(source)
     if assumed:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...formats.errors import FormatError
 from ...formats.progress import Progress, work
+from .checks import refuse
 from .models import as_model, source_kind
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def verify(
         progress: receives the typed events of ``formats/progress.py``.
 
     Raises:
-        FormatError: a file cannot be read, or its structure is damaged.
+        FormatError: a file cannot be read, or its structure is damaged. PlanError: a bound is given, and nothing to
+            compare with.
 
     Example:
         >>> import numpy as np
@@ -79,6 +81,10 @@ def verify(
     """
     from ...quantize.compare import compare
 
+    if against is None:
+        bounds = {"--max-rmse": max_rmse, "--max-error": max_error, "--min-cosine": min_cosine}
+        given = {name: bound is not None for name, bound in bounds.items()}
+        refuse(given, "there is nothing to compare with", "give --against MODEL, or leave it out")
     ours = as_model(model, progress=progress)
     base = None if against is None else as_model(against, progress=progress)
     reports = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...formats.progress import Progress, work
+from ...formats.errors import PlanError, name_list
+from ...formats.progress import Progress, note, work
 from ..api.models import read_model
 from .figures import gather
 from .page import page as render
@@ -35,7 +36,8 @@ def write_report(
         The page's size in bytes.
 
     Raises:
-        FormatError: a file cannot be read. OutputError: the page exists or cannot be written.
+        FormatError: a file cannot be read. PlanError: the importance matrix is of another model. OutputError: the page
+            exists or cannot be written.
 
     Example:
         >>> import numpy as np
@@ -56,6 +58,15 @@ def write_report(
     model = read_gguf(file)
     base = None if against is None else read_model(against, progress=progress)
     importance = None if imatrix is None else read_imatrix(Path(imatrix))
+    if importance is not None:
+        names = {tensor.name for tensor in model}
+        missed = [name for name in importance.entries if name not in names]
+        if len(missed) == len(importance.entries):
+            problem = f"holds no tensor of this model: it has {name_list(missed, 3)}"
+            raise PlanError(problem, path=imatrix, hint="it was made from another model")
+        if missed:
+            counts = f"{len(missed)} of {len(importance.entries)} entries belong to no tensor of this model"
+            note(progress, f"warning: {imatrix}: {counts}: {name_list(missed, 3)}", important=True)
     inputs = [*model.paths, *(base.paths if base else ()), *([] if imatrix is None else [Path(imatrix)])]
     with atomic_output(page, None, force, inputs) as output:  # before the work: it may not be writable
         nbytes = sum(tensor.nbytes for tensor in model)

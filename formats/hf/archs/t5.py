@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ...ir import Role
 from ..dimensions import EMBD, FF, HEADS, LAYER_INDEX, LAYERS, VOCAB, Dim, Equal, Is, Q
-from ..extras import Copy
+from ..extras import Copy, LeftOut
 from ..rows import Constant, Key
 from ..rules import Arch, HFClass, Rule
 
@@ -104,6 +104,8 @@ T5 = Arch(
     implied={"num_decoder_layers": LAYERS},
     base="",
     extras=(
+        # of the first T5s; transformers ignores it, too
+        LeftOut("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", "bias without a use"),
         Copy("encoder.embed_tokens.weight", "shared.weight", key=None),
         Copy("decoder.embed_tokens.weight", "shared.weight", key=None),
         Copy("lm_head.weight", "shared.weight", key=None, kept=True),

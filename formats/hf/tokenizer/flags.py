@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...errors import TokenizerError
 from .common.vocabulary import Vocabulary
 from .files.folder import TokenizerFolder
 from .files.steps import TemplatePart, TemplateStep
@@ -44,9 +45,18 @@ def _declared(folder: TokenizerFolder, special: Mapping[str, int], ids: Mapping[
     out = {name: value for name, value in said.items() if value is not None}
     if config.add_prefix_space is not None:
         out["add_space_prefix"] = config.add_prefix_space
-    steps = None if folder.tokenizer_json is None else folder.tokenizer_json.post_processor
-    if steps is None:
+    document = folder.tokenizer_json
+    steps = None if document is None else document.post_processor
+    if document is None or steps is None:
         return out
+    for text, numbers in ((text, numbers) for step in steps for text, numbers in step.ids.items()):
+        if numbers != (ids.get(text, *numbers[:1]),):
+            raise TokenizerError(
+                f"adds the tokens {list(numbers)} for {text!r}, which is token {ids.get(text)} in the vocabulary",
+                path=document.path,
+                where="post_processor",
+                hint="save it again with transformers",
+            )
     added: dict[str, bool] = {}
     for step in steps:
         added = _of_step(step, added, special, ids)

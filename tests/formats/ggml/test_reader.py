@@ -168,8 +168,14 @@ def test_impossible_gqa(saved: Callable[..., Path], gqa: int) -> None:
 
 
 def test_a_rope_buffer_is_passed_over(saved: Callable[..., Path]) -> None:
-    model = read_ggml(saved(shapes=SHAPES | {"rope.freqs": (1,)}))
-    assert len(model.tensors) == len(SHAPES)
+    """With a word, unless it is what clients compute."""
+    path = saved(shapes=SHAPES | {"rope.freqs": (1,)})
+    for value, wrong in ((10.0, 1), (1.0, 0)):
+        path.write_bytes(path.read_bytes()[:-4] + struct.pack("<f", value))
+        said: list[str] = []
+        assert len(read_ggml(path, warn=said.append).tensors) == len(SHAPES)
+        line = f"{path}: rope.freqs.weight is not what the rotary base makes it; ignored, as clients do (--rope-base)"
+        assert said.count(line) == wrong
 
 
 def test_n_ff_of_the_published_models() -> None:

@@ -81,7 +81,7 @@ def test_nothing_is_left_out_in_silence(arch: Arch, extra: LeftOut | Buffer, sav
     said = read(with_tensors(folder, tmp_path, **{name: torch.full((320, 256), 0.25)}))
     if isinstance(extra, LeftOut):
         size = human_bytes(320 * 256 * 4)
-        expected = f"left out, as the text model is computed without it: {extra.what} (1 tensors, {size})"
+        expected = f"left out, as the text model is computed without it: {extra.what} (1 tensor, {size})"
     else:
         expected = f"{name}: not the {extra.what} that config.json gives; ignored, as transformers does"
     assert said == [f"{tmp_path}: {expected}"]

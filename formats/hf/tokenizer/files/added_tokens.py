@@ -13,6 +13,7 @@ from .json_values import flag, json_object, text, token_id, token_id_text
 _CONTROL_TEXTS = {"<pad>", "<mask>", "<2mass>", "[@BOS@]"}
 _CONTROL_BRACKETS = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
 
+_FLAGS = ("special", "lstrip", "rstrip", "normalized", "single_word")
 # transformers' SPECIAL_TOKENS_ATTRIBUTES, in its order.
 TOKEN_KEYS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
@@ -88,8 +89,8 @@ class NamedTokens:
 def added_token(value: object) -> AddedToken:
     """Parse ``{"content": ..., "special": ..., "lstrip": ..., "rstrip": ...}``."""
     token = json_object(value)
-    flags = (flag(token.get(key, False)) for key in ("special", "lstrip", "rstrip"))
-    return AddedToken(text(token.get("content")), *flags)
+    special, lstrip, rstrip, *_ = (flag(token.get(key, False)) for key in _FLAGS)
+    return AddedToken(text(token.get("content")), special, lstrip, rstrip)
 
 
 def numbered_token(value: object) -> tuple[int, AddedToken]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ....ir import TokenType
 from .added_tokens import AddedToken, NamedTokens
-from .json_values import Fields, optional, read_json, read_text, text, token_ids
+from .json_values import Fields, distinct_ids, optional, read_json, read_text, text, token_ids
 from .numbering import AddedTokens, TokenSources, merge_added_tokens
 from .sentencepiece_model import NAMES, SentencePieceModel, read_sentencepiece_model
 from .tokenizer_config import TokenizerConfig, read_special_tokens_map, read_tokenizer_config
@@ -93,11 +93,14 @@ class TokenizerFolder:
 
     @property
     def notes(self) -> list[str]:
-        """A line for each file that is left aside because it contradicts another."""
-        if self.differing_piece is None:
-            return []
-        number, text, there = self.differing_piece
-        return [f"tokenizer.json is read, not tokenizer.model: token {number} is {there!r} there, {text!r} here"]
+        """A line about each thing that is left aside."""
+        lines = [self.tokenizer_json.note] if self.tokenizer_json is not None and self.tokenizer_json.note else []
+        if self.differing_piece is not None:
+            number, text, there = self.differing_piece
+            lines.append(
+                f"tokenizer.json is read, not tokenizer.model: token {number} is {there!r} there, {text!r} here"
+            )
+        return lines
 
     def added_tokens(
         self, base: Mapping[str, int], *, defaults: Mapping[str, str] = _NO_DEFAULTS, ids_stand: bool = False
@@ -106,10 +109,10 @@ class TokenizerFolder:
 
         Args:
             base: text -> id of the vocabulary without added tokens.
-            defaults: the special tokens of transformers' class by their keys, where the files name no others.
+            defaults: the special tokens that transformers' class has by their keys where the files name no others.
             ids_stand: whether the ids that the files declare stand.
         """
-        own = {key: AddedToken(content, special=True) for key, content in defaults.items() if content in base}
+        own = {key: AddedToken(content, special=True) for key, content in defaults.items()}
         sources = TokenSources(
             path=self.path,
             listed=None if self.tokenizer_json is None else self.tokenizer_json.added_tokens,
@@ -133,7 +136,7 @@ class TokenizerFolder:
     @cached_property
     def vocab_json(self) -> dict[str, int]:
         """vocab.json: text -> id."""
-        return read_vocab_json(self.path / "vocab.json")
+        return distinct_ids(read_vocab_json(self.path / "vocab.json"), self.path / "vocab.json")
 
     @cached_property
     def merges_txt(self) -> tuple[str, ...]:

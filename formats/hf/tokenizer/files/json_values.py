@@ -111,6 +111,16 @@ def json_list(value: object) -> list[object]:
     return value
 
 
+def distinct_ids(vocab: dict[str, int], path: Path, where: str | None = None) -> dict[str, int]:
+    """The vocabulary, text -> id. Raises ``TokenizerError`` where two texts have one id."""
+    if len(texts := {number: text for text, number in vocab.items()}) < len(vocab):
+        text = next(text for text, number in vocab.items() if texts[number] != text)
+        raise TokenizerError(
+            f"{text!r} and {texts[vocab[text]]!r} have the same id, {vocab[text]}", path=path, where=where
+        )
+    return vocab
+
+
 def optional(parse: Parser[T]) -> Parser[T | None]:
     """Null, or what ``parse`` accepts."""
     return lambda value: None if value is None else parse(value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .json_values import Json, Unexpected, json_list, json_object, optional, text, tuple_of
+from .json_values import Json, Unexpected, json_list, json_object, optional, text, token_id, tuple_of
 
 Step = Json  # {"type": ..., and what this type needs}
 
@@ -34,11 +35,13 @@ class TemplateStep:
         type: ``TemplateProcessing``, ``ByteLevel``, ``RobertaProcessing``, ...
         single: what a TemplateProcessing makes of one text.
         pair: what it makes of two texts.
+        ids: the tokens that it adds: text -> ids.
     """
 
     type: str
     single: tuple[TemplatePart, ...]
     pair: tuple[TemplatePart, ...]
+    ids: Mapping[str, tuple[int, ...]]
 
     @property
     def between(self) -> tuple[TemplatePart, ...]:
@@ -71,7 +74,7 @@ def template_steps(tree: Step) -> tuple[TemplateStep, ...]:
     if children := _children(tree, "processors"):
         return tuple(found for child in children for found in template_steps(child))
     single, pair = (optional(tuple_of(_template_part))(tree.get(key)) or () for key in ("single", "pair"))
-    return (TemplateStep(text(tree["type"]), single, pair),)
+    return (TemplateStep(text(tree["type"]), single, pair, _template_ids(tree)),)
 
 
 def _step(value: object, depth: int) -> Step:
@@ -81,6 +84,7 @@ def _step(value: object, depth: int) -> Step:
         raise Unexpected
     for key in ("single", "pair"):
         optional(tuple_of(_template_part))(found.get(key))
+    _template_ids(found)
     for key in _INNER_KEYS:
         for child in json_list(found.get(key, [])):
             _step(child, depth + 1)
@@ -91,7 +95,15 @@ def _children(tree: Step, inner_key: str) -> list[Step]:
     return [json_object(child) for child in json_list(tree.get(inner_key, []))]
 
 
+def _template_ids(tree: Step) -> dict[str, tuple[int, ...]]:
+    """TemplateProcessing's ``special_tokens``, or ``cls`` and ``sep`` of the older steps: a text and an id each."""
+    tokens = [json_object(token) for token in json_object(tree.get("special_tokens", {})).values()]
+    ids = {text(token.get("id")): tuple_of(token_id)(token.get("ids")) for token in tokens}
+    pairs = [json_list(tree[key]) for key in ("cls", "sep") if key in tree]
+    return ids | {text(pair[0]): (token_id(pair[1]),) for pair in pairs if len(pair) == 2}
+
+
 def _template_part(value: object) -> TemplatePart:
     part = json_object(value)
     special = json_object(part.get("SpecialToken", {}))
-    return TemplatePart(str(special["id"]) if special.get("id") else None, "Sequence" in part)
+    return TemplatePart(optional(text)(special.get("id")) or None, "Sequence" in part)

@@ -108,14 +108,14 @@ def _named_tokens(fields: Fields) -> NamedTokens:
     by_key = {key: fields.take(key, optional(named_token)) for key in TOKEN_KEYS if key in fields.values}
     others = [key for key in fields.values if key.endswith("_token") and key not in TOKEN_KEYS]
     by_key |= {key: fields.take(key, named_token) for key in others if _is_token(fields.values[key])}
-    extra = fields.values.get("extra_special_tokens")
-    if isinstance(extra, dict):  # of named ones
-        by_key |= fields.take("extra_special_tokens", mapping_of(named_token))
-    further = {
-        key: None if isinstance(fields.values.get(key), dict) else fields.take(key, optional(tuple_of(named_token)))
-        for key in ("additional_special_tokens", "extra_special_tokens")
-    }
-    return NamedTokens(by_key, *further.values())
+    further: list[tuple[AddedToken, ...] | None] = []
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        if isinstance(fields.values.get(key), dict):  # of named ones
+            by_key |= fields.take(key, mapping_of(named_token))
+            further.append(None)
+        else:
+            further.append(fields.take(key, optional(tuple_of(named_token))))
+    return NamedTokens(by_key, *further)
 
 
 def _is_token(value: object) -> bool:

@@ -6,6 +6,7 @@ itself is asked what they do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from .json_values import (
     Fields,
     Json,
     Unexpected,
+    distinct_ids,
+    flag,
     json_list,
     json_object,
     mapping_of,
@@ -25,6 +28,7 @@ from .json_values import (
     token_id,
     tuple_of,
 )
+from .library import check_by_library
 from .steps import Step, TemplateStep, flat_steps, step, template_steps
 
 Merge = str | tuple[str, str]  # "left right" until 2024, then a pair, whose parts may hold spaces
@@ -123,6 +127,14 @@ class TokenizerJson:
         return isinstance(self.model, BpeModel) and any(found["type"] == "ByteLevel" for found in steps)
 
     @property
+    def note(self) -> str | None:
+        """A line about what llama.cpp has no counterpart for and what a model in use does not need."""
+        if not isinstance(self.model, BpeModel) or not self.model.document.get("dropout"):
+            return None
+        dropout = self.model.document["dropout"]
+        return f"tokenizer.json: model.dropout {dropout}, by which merges fail at random, is ignored"
+
+    @property
     def has_pieces(self) -> bool:
         """Whether it is what transformers makes of a SentencePiece BPE: pieces with ▁ for a space, bytes ``<0xNN>``."""
         if self.model_type is None or not isinstance(self.model, BpeModel):
@@ -153,13 +165,18 @@ class TokenizerJson:
 
 
 def read_tokenizer_json(path: Path) -> TokenizerJson | None:
-    """Read tokenizer.json; None where it is missing or an empty object.
+    """Read tokenizer.json; None where it is missing.
 
     Raises:
         TokenizerError: it is not JSON, or a value is not of the type and range that the tokenizers library writes.
     """
+    if not path.is_file():
+        return None
     document = read_json(path)
-    return parse_tokenizer_json(document, path) if document else None
+    parsed = parse_tokenizer_json(document, path)
+    if parsed.model is not None:
+        check_by_library(document, path)
+    return parsed
 
 
 def parse_tokenizer_json(document: Json, path: Path) -> TokenizerJson:
@@ -213,21 +230,41 @@ def _model_head(value: object) -> _ModelHead:
 def _parse_model(head: _ModelHead, path: Path) -> Model | None:
     fields = Fields(head.document, path, "model.")
     if head.type == "BPE" or "type" not in head.document:
+        for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+            if fields.take(key, optional(text)):
+                raise TokenizerError("llama.cpp's BPE has no such thing", path=path, where=f"model.{key}")
+        vocab = fields.take("vocab", mapping_of(token_id))
         return BpeModel(
-            vocab=fields.take("vocab", mapping_of(token_id)),
-            merges=fields.take("merges", tuple_of(_merge)),
+            vocab=distinct_ids(vocab, path, "model.vocab"),
+            merges=_known_merges(fields.take("merges", tuple_of(_merge)), vocab, path),
             unk_token=head.unk_token,
-            byte_fallback=fields.take("byte_fallback", bool),
-            ignore_merges=fields.take("ignore_merges", bool),
+            byte_fallback=bool(fields.take("byte_fallback", optional(flag))),
+            ignore_merges=bool(fields.take("ignore_merges", optional(flag))),
             document=head.document,
         )
     if head.type == "Unigram":
         pieces = fields.take("vocab", tuple_of(_piece))
-        return UnigramModel(pieces, head.unk_id, fields.take("byte_fallback", bool))
+        if head.unk_id is not None and head.unk_id >= len(pieces):
+            raise TokenizerError(f"{head.unk_id} is beyond its vocabulary", path=path, where="model.unk_id")
+        return UnigramModel(pieces, head.unk_id, bool(fields.take("byte_fallback", optional(flag))))
     if head.type == "WordPiece":
-        vocab = fields.take("vocab", mapping_of(token_id))
+        vocab = distinct_ids(fields.take("vocab", mapping_of(token_id)), path, "model.vocab")
         return WordPieceModel(vocab, fields.take("continuing_subword_prefix", optional(text), missing="##"))
     return None
+
+
+def _known_merges(merges: tuple[Merge, ...], vocab: Mapping[str, int], path: Path) -> tuple[Merge, ...]:
+    """The merges, whose parts and whose results the vocabulary has."""
+    for number, merge in enumerate(merges):
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        if left not in vocab or right not in vocab or left + right not in vocab:
+            raise TokenizerError(
+                f"{left!r} and {right!r}, or what they make, are not in its vocabulary",
+                path=path,
+                where=f"model.merges[{number}]",
+                hint="download it again",
+            )
+    return merges
 
 
 def _merge(value: object) -> Merge:

@@ -58,6 +58,9 @@ def read_vocab_txt(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
         folder: with vocab.txt.
         pre: ignored.
     """
+    for key in ("do_lower_case", "tokenize_chinese_chars"):
+        if getattr(folder.config, key) is None:
+            raise TokenizerError("null, where BertTokenizer needs true or false", path=folder.config.path, where=key)
     fields = {
         "normalizer_lowercase": folder.config.do_lower_case,
         "normalizer_strip_accents": folder.config.strip_accents,

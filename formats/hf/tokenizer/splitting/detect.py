@@ -6,10 +6,11 @@ import json
 
 from ....errors import TokenizerError
 from ..files.json_values import Json
+from ..files.library import library_errors
 from ..files.steps import Step
 from ..files.tokenizer_json import BpeModel, TokenizerJson
 from .pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
-from .probes import PROBES, differing_probes, library_errors, split, split_probes
+from .probes import PROBES, differing_probes, split, split_probes
 
 
 def detect_pre(document: TokenizerJson) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from ....errors import TokenizerError
 from ..files.json_values import Json
+from ..files.library import library_errors
 
 _PROBE_PARTS = (
     "Hello", "hello world", "I'm", "I'M", "we'll've", "WE'LL", "it's 's 'S", "don't", "you'd 'D", "'reason", "l'été",
@@ -61,14 +60,3 @@ def differing_probes(ours: Sequence[object], theirs: Sequence[object]) -> list[i
     """The indices of the probes that two tokenizers treat differently, the shortest probe first."""
     differing = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
     return sorted(differing, key=lambda i: len(PROBES[i]))
-
-
-@contextmanager
-def library_errors(path: Path, where: str) -> Iterator[None]:
-    """Turn what the tokenizers library raises into a ``TokenizerError``."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # tokenizers raises bare Exception, and its panics are not even that
-        raise TokenizerError(f"the tokenizers library refuses it: {error}", path=path, where=where) from None
