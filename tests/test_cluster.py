@@ -336,11 +336,11 @@ LOCAL = ("--cluster", "local")
         (["quantize", "{f16}", "{out}", "Q4_0", "--workers", "2"], "--workers: is for --cluster"),
         (
             ["convert", "{f16}", "{out}", "--cluster", "local"],
-            "--cluster: is only for a file that is written at a",
+            "--cluster: has no effect: without a level the tensors are copied as they are",
         ),
         (
             ["convert", "{f16}", "{folder}", "--cluster", "local"],
-            "--cluster: is only for a file that is written at a",
+            "--cluster: has no effect: a Hugging Face folder holds floats",
         ),
         (
             ["imatrix", "-m", "{f16}", "-o", "{out}", "-c", "64", *LOCAL, "--device", "meta"],
