@@ -235,6 +235,7 @@ class _Session:
             ("llama_get_embeddings_ith", ctypes.POINTER(ctypes.c_float), [pointer, i32]),
             ("llama_set_embeddings", None, [pointer, ctypes.c_bool]),
             ("llama_model_n_embd", i32, [pointer]),
+            ("llama_model_has_encoder", ctypes.c_bool, [pointer]),
             ("llama_adapter_lora_init", pointer, [pointer, text]),
             ("llama_set_adapters_lora", i32, [pointer, ctypes.POINTER(pointer), ctypes.c_size_t, pointer]),
             ("llama_free", None, [pointer]),
@@ -322,7 +323,8 @@ class _Session:
     def embeddings(self, tokens: list[int]) -> NDArray[np.float32]:
         self._forget()
         self.lib.llama_set_embeddings(self.context, True)
-        self._run(tokens, 0)
+        encodes = self.lib.llama_model_has_encoder(self.model)
+        self._run(tokens, 0, self.lib.llama_encode if encodes else None)
         return self._rows(self.lib.llama_get_embeddings_ith, len(tokens), self.lib.llama_model_n_embd(self.model))
 
     def decoded(self, source: list[int], target: list[int]) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ from .phi import PHI2, PHI3
 from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT
 from .stablelm import STABLELM
 from .starcoder import STARCODER, STARCODER2
-from .t5 import T5
+from .t5 import T5, T5_ENCODER
 
 ARCHS: tuple[Arch, ...] = tuple(
     value.with_bare_classes() for value in list(globals().values()) if isinstance(value, Arch)

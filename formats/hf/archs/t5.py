@@ -65,17 +65,21 @@ def _stack(name: str, layers: str, cross: bool) -> tuple[Rule, ...]:
     )
 
 
+_T5 = HFClass(
+    "t5",
+    _DEFAULTS
+    | {"vocab_size": 32128, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
+    | {"num_attention_heads": 8, "feed_forward_proj": "relu"},
+    _NAMES,
+)
+_FIXED = {"feed_forward_proj": "gated-gelu", "relative_attention_max_distance": 128}
+
+_ENCODER = _stack("encoder", "num_hidden_layers", cross=False)
+_OF_DECODER = ("decoder_block_count", "decoder_start_token_id")
+
 T5 = Arch(
     name="t5",
-    classes={
-        "T5ForConditionalGeneration": HFClass(
-            "t5",
-            _DEFAULTS
-            | {"vocab_size": 32128, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
-            | {"num_attention_heads": 8, "feed_forward_proj": "relu"},
-            _NAMES,
-        ),
-    },
+    classes={"T5ForConditionalGeneration": _T5},
     config=(
         Constant("context_length", 512),
         Key("hidden_size", "embedding_length"),
@@ -92,13 +96,11 @@ T5 = Arch(
     ),
     rules=(
         Rule("shared", Role.TOKEN_EMBD, (VOCAB, EMBD)),
-        *_stack("encoder", "num_hidden_layers", cross=False),
+        *_ENCODER,
         *_stack("decoder", "num_decoder_layers", cross=True),
         Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD), optional=True),
     ),
-    fixed={
-        "feed_forward_proj": "gated-gelu", "relative_attention_max_distance": 128, "is_encoder_decoder": True,
-    },
+    fixed=_FIXED | {"is_encoder_decoder": True},
     # In old configs, transformers takes untied embeddings as the sign that the decoder's output is not scaled.
     needs={"scale_decoder_outputs": Is("scale_decoder_outputs", False) | Is("tie_word_embeddings", False)},
     implied={"num_decoder_layers": LAYERS},
@@ -111,3 +113,15 @@ T5 = Arch(
         Copy("lm_head.weight", "shared.weight", key=None, kept=True),
     ),
 )  # fmt: skip
+
+# The encoder alone, of any of them: the scale that the first T5 has comes after the decoder.
+T5_ENCODER = Arch(
+    name="t5encoder",
+    classes={"T5EncoderModel": _T5},
+    config=tuple(row for row in T5.config if getattr(row, "gguf", "") not in _OF_DECODER),
+    rules=T5.rules[: 1 + len(_ENCODER)],
+    fixed=_FIXED,
+    implied=T5.implied,
+    base="",
+    extras=T5.extras[:1],
+)
