@@ -273,6 +273,11 @@ def test_one_line_for_each_mistake(tiny: Path, text: Path, tmp_path: Path, refus
     assert "is already quantized, by gptq (give the original checkpoint)" in line(source=done)
     odd = save_tiny_llama(tmp_path / "odd", layers=1, hidden=36)
     assert "model.layers.0.self_attn.q_proj: 36 inputs of 4 bits do not fill words of 32 bits" in line(source=odd)
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny, bare)
+    state = {name.removeprefix("model."): tensor for name, tensor in load_file(tiny / "model.safetensors").items()}
+    save_file(state, bare / "model.safetensors", {"format": "pt"})
+    assert "has it under another name (load it with transformers and save it)" in line(source=bare)
     broken = tmp_path / "broken"
     shutil.copytree(tiny, broken)
     state = load_file(tiny / "model.safetensors")

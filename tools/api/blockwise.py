@@ -249,7 +249,8 @@ def _check_all(runner: Runner, method: BlockMethod[Report]) -> None:
             for linear in (one for expert in experts for one in expert):
                 method.check(module, linear)
                 if f"{linear.name}.weight" not in names:
-                    raise PlanError("the checkpoint has it under another name", path=path, where=linear.name)
+                    problem, hint = "the checkpoint has it under another name", "load it with transformers and save it"
+                    raise PlanError(problem, path=path, where=linear.name, hint=hint)
                 found += 1
     if not found:
         raise PlanError("no linear layers found", path=path)

@@ -29,6 +29,7 @@ from quantmill.formats.ir import Model
 # One for each class with a head; the first proof of each has most features switched on.
 PROOFS = {proof.model: proof for proof in reversed(all_proofs()) if not proof.embeds}
 HEADLESS = [proof for proof in PROOFS.values() if not BY_CLASS[proof.model].needs_head]
+LOGITS = "where logits are asked for, llama.cpp takes the embedding"
 NEEDY = [proof for proof in PROOFS.values() if BY_CLASS[proof.model].needs_head]
 
 
@@ -119,8 +120,7 @@ def test_qwen3_embedding(tied: bool, peer: Llama, tmp_path: Path) -> None:
     expected = as_qwen3_embedding(tmp_path / "hf", tied=tied)
     said: list[str] = []
     write_gguf(tmp_path / "m.gguf", read_hf(tmp_path / "hf", say=said.append))
-    line = "a bare model, without lm_head.weight: where logits are asked for, llama.cpp takes the embedding"
-    assert said == ([] if tied else [f"{tmp_path}/hf: {line}"])
+    assert said == ([] if tied else [f"{tmp_path}/hf: a bare model, without lm_head.weight: {LOGITS}"])
     peer.open(tmp_path / "m.gguf")
     assert np.abs(peer.embeddings(tokens_of(PROOFS["Qwen3ForCausalLM"])) - expected).max() < 2e-3 * np.ptp(expected)
     write_hf(read_gguf(tmp_path / "m.gguf"), tmp_path / "back")
@@ -190,6 +190,19 @@ def test_a_missing_head_of_a_model_that_is_not_bare_is_an_error(tmp_path: Path) 
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(UnmatchedTensor, match=r"missing lm_head\.weight"):
         read_hf(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["Gemma2ForCausalLM", "CohereForCausalLM", "GemmaForCausalLM"])
+def test_where_llama_cpp_has_no_head_a_bare_model_lacks_none(model: str, tmp_path: Path) -> None:
+    """Whatever the config says of a tie that is no part of the model."""
+    save_bare(PROOFS[model], tmp_path / "hf")
+    edit_config(tmp_path / "hf", tie_word_embeddings=False)
+    said: list[str] = []
+    write_gguf(tmp_path / "m.gguf", read_hf(tmp_path / "hf", say=said.append))
+    assert said == [f"{tmp_path}/hf: a bare model, without lm_head.weight: {LOGITS}"]
+    write_hf(read_gguf(tmp_path / "m.gguf"), tmp_path / "back")
+    assert equal(tmp_path / "back", tmp_path / "hf")
+    assert config_of(tmp_path / "back")["tie_word_embeddings"] is False
 
 
 def test_shapes_of_a_bare_model(tmp_path: Path) -> None:

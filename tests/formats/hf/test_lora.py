@@ -219,3 +219,21 @@ def test_the_command(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert message in done.stderr
     assert not (tmp_path / "b.gguf").exists()
+
+
+def test_a_pair_for_a_bare_model(tmp_path: Path) -> None:
+    """PEFT's names of a model without a head lack model., whether the base's config names that class or not."""
+    proof = replace(_LLAMA, model="LlamaModel")
+    base, adapter, _ = save_adapter(proof, tmp_path, target_modules=["q_proj", "down_proj"])
+    state = load_file(adapter / "adapter_model.safetensors")
+    assert all(name.startswith("base_model.model.layers.") for name in state)
+    pairs = read_lora(adapter, base)
+    save_proof(_LLAMA, tmp_path / "whole")
+    assert {t.name for t in read_lora(adapter, tmp_path / "whole")} == {t.name for t in pairs}
+    assert len(pairs.tensors) == len(state)
+    name = "base_model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    other = name.replace("model.layers", "model.model.layers")
+    more = {other: state[name] + 1, other.replace("_A", "_B"): state[name.replace("_A", "_B")] + 1}
+    save_file({**state, **more}, adapter / "adapter_model.safetensors")
+    with pytest.raises(FormatError, match=r"changes the same weight as layers\.0\.self_attn\.q_proj\.weight"):
+        read_lora(adapter, base)
