@@ -16,7 +16,19 @@ MORE = (
     Difference(
         "tokenizer.ggml.unknown_token_id",
         "tokenizer.model names it; llama.cpp's converter asks tokenizer.json and config.json",
-        ("ernie4_5", "ernie4_5-moe", "gemma", "gemma2", "gemma3", "llama", "mixtral", "arcee", "phi3", "t5"),
+        (
+            "ernie4_5",
+            "ernie4_5-moe",
+            "gemma",
+            "gemma2",
+            "gemma3",
+            "llama",
+            "mixtral",
+            "arcee",
+            "phi3",
+            "t5",
+            "t5encoder",
+        ),
     ),
     Difference("*.attention.key_length", _DEFAULT, ("ernie4_5-moe", "exaone4", "smollm3")),
     Difference("*.attention.value_length", _DEFAULT, ("ernie4_5-moe", "exaone4", "smollm3")),
@@ -49,7 +61,11 @@ OTHER = (
     Difference("tokenizer.ggml.tokens", "the names of ids that have no token", ("bert", "nomic-bert")),
     Difference("tokenizer.ggml.token_type", "<unk> is of the type for unknown tokens, not of control", ("gemma4",)),
     *(
-        Difference(f"tokenizer.ggml.{key}", "the <extra_id_N> that T5's class adds are tokens, not unused ids", ("t5",))
+        Difference(
+            f"tokenizer.ggml.{key}",
+            "the <extra_id_N> that T5's class adds are tokens, not unused ids",
+            ("t5", "t5encoder"),
+        )
         for key in ("tokens", "token_type", "scores")
     ),
     Difference("*.feed_forward_length", _FF, ("falcon", "gpt2", "phi2", "starcoder")),

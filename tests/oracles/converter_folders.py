@@ -160,5 +160,5 @@ def _gemma4() -> Mapping[str, Any]:
 
 _OTHERS: Mapping[str, Callable[[], Mapping[str, Any]]] = {  # what is not here has a tokenizer as Llama 2's
     "bert": _wordpiece, "gemma": _gemma, "gemma2": _gemma, "gemma3": _gemma, "gemma4": _gemma4,
-    "modern-bert": _modern_bert, "nomic-bert": _wordpiece, "t5": _unigram,
+    "modern-bert": _modern_bert, "nomic-bert": _wordpiece, "t5": _unigram, "t5encoder": _unigram,
 }  # fmt: skip
