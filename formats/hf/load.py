@@ -38,7 +38,12 @@ BARE = "quantmill.hf.bare"  # true if the checkpoint's names lack the base model
 
 
 def read_hf(
-    folder: str | Path, *, pre: str | None = None, drop_extra_tokens: bool = False, say: Say | None = None
+    folder: str | Path,
+    *,
+    pre: str | None = None,
+    drop_extra_tokens: bool = False,
+    follow_links: bool = False,
+    say: Say | None = None,
 ) -> Model:
     """Read a Hugging Face checkpoint. Its weights stay on disk until their rows are asked for.
 
@@ -47,6 +52,7 @@ def read_hf(
             tokenizer's files. Without a tokenizer the model gets the vocabulary ``no_vocab``, which llama.cpp loads.
         pre: llama.cpp's name of the pre-tokenizer, such as ``qwen2``, instead of the one that is found.
         drop_extra_tokens: leave out tokens beyond the embedding's rows instead of refusing them.
+        follow_links: read files whose links lead out of the folder, instead of refusing them.
         say: called with a line about what is assumed, chosen or left out, and about what the weights of a quantized
             checkpoint (GPTQ, AWQ, FP8...) become.
 
@@ -72,11 +78,11 @@ def read_hf(
         ('llama', True, 'F16')
     """
     folder = Path(folder)
-    check_links(folder)
+    check_links(folder, follow=follow_links)
     path = folder / "config.json"
 
     def weights(slots: Sequence[Slot], config: Mapping[str, Any]) -> Mapping[str, Stored]:
-        return read_weights(folder, say)
+        return read_weights(folder, say, follow_links=follow_links)
 
     return assemble(path, weights, pre, drop_extra_tokens=drop_extra_tokens, say=say)
 

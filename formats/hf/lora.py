@@ -55,7 +55,14 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32, *, say: Say | None = None) -> Model:
+def read_lora(
+    folder: Path,
+    base: Path | None = None,
+    qtype: QType = F32,
+    *,
+    follow_links: bool = False,
+    say: Say | None = None,
+) -> Model:
     """Read a LoRA adapter of PEFT.
 
     Args:
@@ -63,6 +70,7 @@ def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32, *, say
         base: the base model's folder, of which config.json is needed; None for the folder that the adapter names.
             Weights that the adapter holds of it, too, are compared if they are there.
         qtype: the type of the tensors: F32, F16 or BF16.
+        follow_links: read files whose links lead out of their folder, instead of refusing them.
         say: called with a line about what could not be compared.
 
     Returns:
@@ -74,15 +82,17 @@ def read_lora(folder: Path, base: Path | None = None, qtype: QType = F32, *, say
         UnmatchedTensor: a tensor is neither lora_A nor lora_B, or the base has no such weight.
     """
     folder = Path(folder)
-    check_links(folder)
+    check_links(folder, follow=follow_links)
     about = read_lora_config(folder / CONFIG)
     base = base or _named_base(about)
     raw, arch, name = read_config(base / "config.json")
     config = complete_config(raw, arch, arch.classes[name], base / "config.json")
-    stored = _read(folder)
+    stored = _read(folder, follow_links)
     pairs = _pairs(stored, folder)
     copied = {match["module"] + ".weight": one for name, one in stored.items() if (match := _COPIED.fullmatch(name))}
-    check_base(arch, config, base, changed=pairs, copied=copied, folder=folder, say=say or ignore)
+    check_base(
+        arch, config, base, changed=pairs, copied=copied, folder=folder, follow_links=follow_links, say=say or ignore
+    )  # fmt: skip
     tensors = tuple(cast(tensor, qtype) for tensor in _place(arch, config, pairs, about, folder))
     return Model(arch.gguf, _metadata(folder, arch, about), tensors, folder)
 
@@ -94,10 +104,10 @@ def _named_base(about: LoraConfig) -> Path:
     raise FormatError(problem, path=about.path, hint="--base FOLDER, with the base's config.json in it")
 
 
-def _read(folder: Path) -> dict[str, Stored]:
+def _read(folder: Path, follow_links: bool) -> dict[str, Stored]:
     for name in _FILES:
         path = folder / name
-        check_link(path, folder)
+        check_link(path, folder, follow=follow_links)
         if path.is_file():
             return read_bin(path) if ending(path) == ".bin" else dict(read_safetensors(path))
     raise FormatError("holds no weights", path=folder, hint=f"{_FILES[0]} is expected")

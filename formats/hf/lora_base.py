@@ -22,6 +22,7 @@ def check_base(
     changed: Collection[str],
     copied: Mapping[str, Stored],
     folder: Path,
+    follow_links: bool,
     say: Say,
 ) -> None:
     """Check an adapter against its base, whose weights need not be there.
@@ -29,11 +30,12 @@ def check_base(
     Args:
         changed: names of the weights that it changes.
         copied: weights of the base that it holds, by their names there. PEFT puts them in the place of the base's.
+        follow_links: whether links of the base's weights may lead out of its folder.
 
     Raises:
         FormatError: it changes a head or an embedding that are one tensor, or holds other weights than the base.
     """
-    weights, known = _weights(arch, config, base), known_names(arch, arch.slots(config))
+    weights, known = _weights(arch, config, base, follow_links), known_names(arch, arch.slots(config))
     changed = {our_name(name, arch, known) or name for name in changed}
     for copy in copies(arch):
         name = next((name for name in (copy.name, copy.of) if name in changed), None)
@@ -59,10 +61,10 @@ def _is_own(copy: Copy, arch: Arch, config: Mapping[str, Any], weights: Mapping[
     return copy.kept or not same_weights(weights[copy.name], weights[copy.of])
 
 
-def _weights(arch: Arch, config: Mapping[str, Any], base: Path) -> dict[str, Stored]:
+def _weights(arch: Arch, config: Mapping[str, Any], base: Path, follow_links: bool) -> dict[str, Stored]:
     """The base's tensors under the names that the rules use; none if it has no weights, or they cannot be read."""
     try:
-        stored = read_weights(base)
+        stored = read_weights(base, follow_links=follow_links)
     except FormatError:
         return {}
     known = known_names(arch, arch.slots(config))

@@ -53,12 +53,13 @@ class WeightFiles:
     remark: str = ""
 
 
-def find_weight_files(folder: Path, say: Say | None = None) -> WeightFiles:
+def find_weight_files(folder: Path, say: Say | None = None, *, follow_links: bool = False) -> WeightFiles:
     """Find the files that hold a checkpoint's weights, all of which are there.
 
     Args:
         folder: the checkpoint's.
         say: called with a line where other weights lie beside those that are read, or something was assumed.
+        follow_links: whether links may lead out of the folder.
 
     Raises:
         FormatError: there are none, one is missing, or nothing says which of several are the checkpoint's.
@@ -66,7 +67,7 @@ def find_weight_files(folder: Path, say: Say | None = None) -> WeightFiles:
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     found = _choose(folder, there)
     for name in found.names:
-        check_link(folder / name, folder)
+        check_link(folder / name, folder, follow=follow_links)
     if say is not None:
         chosen = {*found.names, found.index_name}
         aside = [name for name in _model_files(there) if name not in chosen]

@@ -23,17 +23,18 @@ from .weight_files import Say, find_weight_files
 Stored = StoredTensor | Tensor
 
 
-def read_weights(folder: Path, say: Say | None = None) -> dict[str, Stored]:
+def read_weights(folder: Path, say: Say | None = None, *, follow_links: bool = False) -> dict[str, Stored]:
     """Find every tensor of a checkpoint by name. No weight is read.
 
     Args:
         folder: the checkpoint's.
         say: called with a line where other weights lie beside those that are read, or something was assumed.
+        follow_links: whether links may lead out of the folder.
 
     Raises:
         FormatError: there are no weights, a shard is missing or damaged, or a tensor is missing or in two shards.
     """
-    files = find_weight_files(folder, say)
+    files = find_weight_files(folder, say, follow_links=follow_links)
     reader = read_safetensors if files.kind == "safetensors" else read_bin
     found: dict[str, Stored] = {}
     shard_of: dict[str, str] = {}

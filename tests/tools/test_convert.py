@@ -139,3 +139,25 @@ def test_what_is_left_out_is_said_once(cli: Cli, folder: Path, tmp_path: Path) -
         assert (done.code, done.err.count(line)) == (0, 1), words
         if "--json" in words:
             json.loads(done.out)
+
+
+def test_links_out_of_the_folder(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    """Weights on another disk: the refusal names the option, and with it the file is what it is without links."""
+    source = tmp_path / "linked"
+    source.mkdir()
+    for path in folder.iterdir():
+        (source / path.name).symlink_to(path)
+    done = cli("convert", source, tmp_path / "m.gguf")
+    assert done.code == 2
+    assert done.err.strip().endswith(
+        f"'config.json' is a link to {folder}/config.json, outside the folder"
+        " (if you trust it, copy the file into the folder, or convert it with --follow-links)"
+    )
+    assert not (tmp_path / "m.gguf").exists()
+    assert cli("convert", source, tmp_path / "m.gguf", "--follow-links").code == 0
+    assert matrix_types(tmp_path / "m.gguf") == {"BF16"}
+    done = cli("convert", tmp_path / "m.gguf", tmp_path / "n.gguf", "--follow-links")
+    assert (done.code, done.err.strip()) == (
+        2,
+        "convert: --follow-links: is for a folder's files, and the source is not one (leave it out)",
+    )

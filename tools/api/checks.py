@@ -88,6 +88,10 @@ def check_read(source: SourceKind | None, read: ReadOptions) -> None:
             raise PlanError(f"is for {what}, and the source is not one", where=option, hint="leave it out")
     if read.drop_extra_tokens and source != "hf" and settings.get("vocab_dir") is None:
         raise PlanError("is for a checkpoint's folder, and the source is not one", where="--drop-extra-tokens")
+    if read.follow_links and source not in ("hf", "lora"):
+        raise PlanError(
+            "is for a folder's files, and the source is not one", where="--follow-links", hint="leave it out"
+        )
 
 
 def check_write(kind: Kind, write: WriteOptions) -> None:

@@ -75,7 +75,13 @@ def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress:
     if kind == "hf":
         from ...formats.hf.load import read_hf
 
-        return read_hf(path, pre=options.pre, drop_extra_tokens=options.drop_extra_tokens, say=notes(progress))
+        return read_hf(
+            path,
+            pre=options.pre,
+            drop_extra_tokens=options.drop_extra_tokens,
+            follow_links=options.follow_links,
+            say=notes(progress),
+        )
     if kind == "lora":
         hint = "quantmill convert makes a GGUF adapter of it"
         raise FormatError("is a LoRA adapter, not a model", path=path, hint=hint)

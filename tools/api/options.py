@@ -27,6 +27,8 @@ class ReadOptions:
         lora_base: the folder of the model that a LoRA adapter was trained on; None for the one that the adapter names.
         drop_extra_tokens: leave out a checkpoint's tokens beyond the embedding's rows, with a note, instead of refusing
             them.
+        follow_links: read files of a checkpoint or an adapter whose links lead out of the folder, instead of refusing
+            them.
 
     Example:
         >>> from quantmill import ReadOptions
@@ -39,6 +41,7 @@ class ReadOptions:
     ggml: GGMLSettings | None = None
     lora_base: Path | None = None
     drop_extra_tokens: bool = False
+    follow_links: bool = False
 
 
 @dataclass(frozen=True)

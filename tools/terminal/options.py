@@ -144,11 +144,12 @@ def _read_options(
     vocab_dir: Path | None,
     base: Path | None,
     drop_extra_tokens: bool,
+    follow_links: bool,
 ) -> ReadOptions:
     from ...formats.ggml.reader import GGMLSettings
 
     ggml = GGMLSettings(gqa, eps, rope_base, context, vocab_dir)
-    return ReadOptions(source, pre, ggml, base, drop_extra_tokens)
+    return ReadOptions(source, pre, ggml, base, drop_extra_tokens, follow_links)
 
 
 def cluster_from(address: str | None, workers: int | None) -> ClusterOptions | None:
@@ -281,5 +282,9 @@ read_options: Group[Any] = _gather(
     click.option(
         "--drop-extra-tokens", is_flag=True,
         help="Leave out a checkpoint's tokens beyond the embedding's rows, as llama.cpp does for SentencePiece.",
+    ),
+    click.option(
+        "--follow-links", is_flag=True,
+        help="Read files whose links lead out of SRC, which could be any file of this machine.",
     ),
 )  # fmt: skip

@@ -139,8 +139,9 @@ def test_links_out_of_the_folder_are_refused(plain: Path, tmp_path: Path) -> Non
                 read_hf(plain)
             assert str(error.value) == (
                 f"{plain}: {path.name!r} is a link to {outside / path.name}, outside the folder "
-                "(copy the file into the folder, if you trust it)"
+                "(if you trust it, copy the file into the folder, or convert it with --follow-links)"
             )
+            assert read_hf(plain, follow_links=True).arch == "llama"
         path.unlink()
         path.write_bytes(kept)
     assert read_hf(plain).arch == "llama"
@@ -171,6 +172,8 @@ def test_a_link_to_nothing(plain: Path) -> None:
         read_hf(plain)
     expected = "'tokenizer.json' is a link to blob, which is not there (download it again)"
     assert str(error.value) == f"{plain}: {expected}"
+    with pytest.raises(FormatError, match="which is not there"):
+        read_hf(plain, follow_links=True)
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d" * 32 + b"\nsize 12345\n"

@@ -237,3 +237,17 @@ def test_a_pair_for_a_bare_model(tmp_path: Path) -> None:
     save_file({**state, **more}, adapter / "adapter_model.safetensors")
     with pytest.raises(FormatError, match=r"changes the same weight as layers\.0\.self_attn\.q_proj\.weight"):
         read_lora(adapter, base)
+
+
+def test_links_out_of_the_folders(tmp_path: Path) -> None:
+    """One rule for the adapter's files and the base's, whose head is seen to differ from the embedding."""
+    base, adapter, _ = save_adapter(_LLAMA, tmp_path, target_modules=["embed_tokens"])
+    for folder in (base, adapter):
+        away = tmp_path / f"{folder.name} away"
+        away.mkdir()
+        for path in folder.iterdir():
+            path.rename(away / path.name)
+            path.symlink_to(away / path.name)
+    with pytest.raises(FormatError, match=r"is a link to .* --follow-links"):
+        read_lora(adapter, base)
+    assert len(read_lora(adapter, base, follow_links=True).tensors) == 2
