@@ -125,7 +125,7 @@ CASES: dict[str, tuple[Json, dict[str, int], str]] = {
     "decoder, and a file that nobody reads": (
         _with_decoder({"264": _token("<x1>"), "265": _token("<x2>")}) | {"added_tokens.json": {"<x3>": 266}},
         {"<x1>": 264, "<x2>": 265},
-        "",
+        "added_tokens.json: '<x3>' (id 266) not taken from it, as in transformers, since tokenizer_config.json has",
     ),
     "decoder of other flags": (
         _with_decoder({"264": _token("<x1>", True), "265": _token("<x2>", rstrip=True)}),
@@ -170,7 +170,13 @@ CASES: dict[str, tuple[Json, dict[str, int], str]] = {
             "special_tokens_map.json": {"eos_token": "<x2>", "additional_special_tokens": ["<z>"]},
         },
         {"<x1>": 264, "<x2>": 265, "<y>": 266},
-        "",
+        "tokenizer_config.json: its eos_token '<x1>' is not taken, as in transformers: '<x2>' is",
+    ),
+    "named by a map that nobody reads": (
+        _with_decoder({"264": _token("<x1>"), "265": _token("<x2>")}, eos_token="<x1>")
+        | {"special_tokens_map.json": {"eos_token": "<x2>", "pad_token": "[PAD]"}},
+        {"<x1>": 264, "<x2>": 265},
+        "special_tokens_map.json: its pad_token '[PAD]' is not taken, as in transformers: None is",
     ),
     "vocab.json": (
         _SLOW | {"added_tokens.json": {"<x3>": 100, "<x1>": 270, "ab": 266}},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ....ir import TokenType
-from .added_tokens import AddedToken, NamedTokens
+from .added_tokens import TOKEN_KEYS, AddedToken, NamedTokens
 from .json_values import Fields, distinct_ids, optional, read_json, read_text, text, token_ids
 from .numbering import AddedTokens, TokenSources, merge_added_tokens
 from .sentencepiece_model import NAMES, SentencePieceModel, read_sentencepiece_model
@@ -96,10 +96,22 @@ class TokenizerFolder:
         """A line about each thing that is left aside."""
         lines = [self.tokenizer_json.note] if self.tokenizer_json is not None and self.tokenizer_json.note else []
         if self.differing_piece is not None:
-            number, text, there = self.differing_piece
+            number, here, there = self.differing_piece
             lines.append(
-                f"tokenizer.json is read, not tokenizer.model: token {number} is {there!r} there, {text!r} here"
+                f"tokenizer.json is read, not tokenizer.model: token {number} is {there!r} there, {here!r} here"
             )
+        for key in TOKEN_KEYS:
+            files = {
+                "tokenizer_config.json": self.config.named_tokens,
+                "special_tokens_map.json": self.special_tokens_map,
+            }
+            said = {name: _text(tokens.by_key[key]) for name, tokens in files.items() if key in tokens.by_key}
+            taken = _text(self.named_tokens.by_key.get(key))
+            lines += [
+                f"{name}: its {key} {text!r} is not taken, as in transformers: {taken!r} is"
+                for name, text in said.items()
+                if text != taken
+            ]
         return lines
 
     def added_tokens(
@@ -186,3 +198,7 @@ def read_folder(path: Path) -> TokenizerFolder:
         stops=generation.take("eos_token_id", token_ids),
         tokenizer_json=read_tokenizer_json(path / "tokenizer.json"),
     )
+
+
+def _text(token: AddedToken | None) -> str | None:
+    return None if token is None else token.text

@@ -103,7 +103,7 @@ def merge_added_tokens(base: Mapping[str, int], sources: TokenSources, *, ids_st
     _refuse_other_classes(base, sources, numbering)
     notes = [
         *_notes_on_list(base, sources, numbering),
-        *_notes_on_declared(sources, numbering),
+        *_notes_on_declared(base, sources, numbering),
         *(_notes_on_standing_ids(base, sources, numbering) if ids_stand else ()),
     ]
     return AddedTokens(numbering.by_id, frozenset(numbering.only_named), tuple(notes))
@@ -219,7 +219,14 @@ def _notes_on_list(base: Mapping[str, int], sources: TokenSources, numbering: _N
         )
 
 
-def _notes_on_declared(sources: TokenSources, numbering: _Numbering) -> Iterator[str]:
+def _notes_on_declared(base: Mapping[str, int], sources: TokenSources, numbering: _Numbering) -> Iterator[str]:
+    unread = [] if sources.decoder is None else [(text, number) for text, number in sources.ids.items() if text]
+    if unread := [(text, n) for text, n in unread if numbering.ids.get(text, base.get(text)) != n]:
+        names = name_list([f"{text!r} (id {number})" for text, number in unread], 3)
+        yield (
+            f"added_tokens.json: {names} not taken from it, as in transformers, since tokenizer_config.json has"
+            " added_tokens_decoder"
+        )
     said, ids = [(text, number) for text, number in sources.declared_ids.items() if text], numbering.ids
     if left_out := [(text, number) for text, number in said if text not in ids]:
         names = name_list([f"{text!r} (id {number})" for text, number in left_out], 3)
