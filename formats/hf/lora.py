@@ -85,7 +85,7 @@ def read_lora(
     check_links(folder, follow=follow_links)
     about = read_lora_config(folder / CONFIG)
     base = base or _named_base(about)
-    raw, arch, name = read_config(base / "config.json")
+    raw, arch, name = read_config(base / "config.json", say)
     config = complete_config(raw, arch, arch.classes[name], base / "config.json")
     stored = _read(folder, follow_links)
     pairs = _pairs(stored, folder)

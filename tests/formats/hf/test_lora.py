@@ -228,6 +228,11 @@ def test_a_pair_for_a_bare_model(tmp_path: Path) -> None:
     state = load_file(adapter / "adapter_model.safetensors")
     assert all(name.startswith("base_model.model.layers.") for name in state)
     pairs = read_lora(adapter, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    said: list[str] = []
+    read_lora(adapter, base, say=said.append)
+    assert said[0] == f"{base}/config.json: names no model class: taken for LlamaForCausalLM, by its model_type llama"
     save_proof(_LLAMA, tmp_path / "whole")
     assert {t.name for t in read_lora(adapter, tmp_path / "whole")} == {t.name for t in pairs}
     assert len(pairs.tensors) == len(state)
