@@ -311,7 +311,7 @@ def test_tokens_beyond_the_embedding(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, {"tokenizer.json": _TWO, "tokenizer_config.json": {"pad_token": "[PAD]"}})
     tok, lines = _read(folder, vocab_size=266)
     assert lines == [
-        "left out the special tokens '[PAD]', which files name and no vocabulary has: the embedding has 266 rows, and"
+        "left out the special tokens '[PAD]', which are named but in no vocabulary: the embedding has 266 rows, and"
         " transformers would number them from 266 on"
     ]
     assert tok.tokens[264:] == ("<x1>", "<x2>")

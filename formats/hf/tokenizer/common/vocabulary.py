@@ -61,7 +61,7 @@ class Vocabulary:
         if named:
             names = name_list([repr(self.tokens[number][0]) for number in named], 3)
             lines.append(
-                f"left out the special tokens {names}, which files name and no vocabulary has: the embedding has"
+                f"left out the special tokens {names}, which are named but in no vocabulary: the embedding has"
                 f" {n_rows} rows, and transformers would number them from {named[0]} on"
             )
         if further:
