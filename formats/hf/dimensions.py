@@ -106,6 +106,25 @@ class LayerPattern:
 
 
 @dataclass(frozen=True)
+class LeadingLayers:
+    """A word for each layer: one for the first ``count`` of them, another for the rest.
+
+    Example:
+        >>> from quantmill.formats.hf.dimensions import Dim, LeadingLayers
+        >>> LeadingLayers("dense", "sparse", Dim(1))({"num_hidden_layers": 3})
+        ['dense', 'sparse', 'sparse']
+    """
+
+    first: str
+    rest: str
+    count: Dim | OrDefault
+
+    def __call__(self, config: Config) -> list[str]:
+        count = self.count(config)
+        return [self.first if layer < count else self.rest for layer in range(LAYERS(config))]
+
+
+@dataclass(frozen=True)
 class LayerOverrides:
     """``per_layer_config``: config keys that have another value in layers of one kind.
 
@@ -131,6 +150,17 @@ class OrDefault:
 
     def __call__(self, config: Config) -> int:
         return self.number if config.get(self.key) is None else Dim(self.key)(config)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One config key's number as a part of another's; None if the first is missing."""
+
+    key: str
+    of: Dim
+
+    def __call__(self, config: Config) -> float | None:
+        return None if config.get(self.key) is None else Dim(self.key)(config) / (self.of(config) or 1)
 
 
 @dataclass(frozen=True)
@@ -235,6 +265,7 @@ class Maybe(Always):
 
 
 ALWAYS = Always()
+NEVER = ~ALWAYS
 MAYBE = Maybe()
 
 LAYER_INDEX = Dim("layer")
@@ -250,6 +281,8 @@ Q = HEADS * HEAD_DIM
 KV = KV_HEADS * HEAD_DIM
 EXPERTS = Dim("num_local_experts")
 EXPERT_FF = Dim("moe_intermediate_size")
+
+MLP_TYPES = "mlp_layer_types"  # dense or sparse, for each layer
 
 _LAYER, _WHOLE = "layer", "whole config"
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import FormatError
+from ..json_types import shown
 from . import rope
-from .dimensions import ALWAYS, CONTEXT, HEAD_DIM, KV_HEADS, Condition, Config, Dim, at_layer
+from .dimensions import ALWAYS, CONTEXT, HEAD_DIM, KV_HEADS, LAYERS, MLP_TYPES, Condition, Config, Dim, at_layer
 
 
 class Getter(Protocol):
@@ -184,6 +185,30 @@ class LayerFlags:
         if not isinstance(flags, list):
             return {} if flags is None or not self.every else {self.every: flags}
         return {self.hf: [self.true if flag else self.false for flag in flags]}
+
+
+@dataclass(frozen=True)
+class LeadingDense:
+    """``mlp_layer_types``, a word for each layer: GGUF has the number of dense ones, which come first."""
+
+    hf: str = MLP_TYPES
+    gguf: str = "leading_dense_block_count"
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        words = config[self.hf]
+        if not isinstance(words, list) or len(words) != LAYERS(config) or not {*words} <= {"dense", "sparse"}:
+            problem = f"is not dense or sparse for each of {LAYERS(config)} layers: {shown(words)}"
+            raise FormatError(problem, where=self.hf)
+        first = words.count("dense")
+        if "sparse" in words[:first]:
+            raise FormatError("a dense layer follows a sparse one, which llama.cpp has no key for", where=self.hf)
+        yield self.gguf, first
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        first, layers = get(self.gguf), get("block_count")
+        if first is None or layers is None:
+            return {}
+        return {self.hf: ["dense" if layer < first else "sparse" for layer in range(layers)]}
 
 
 @dataclass(frozen=True)

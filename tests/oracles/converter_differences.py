@@ -7,6 +7,7 @@ from oracles.converter import Difference
 _DEFAULT = "llama.cpp takes the same for granted where it is missing"
 _PUBLISHED_ID = "llama.cpp's converter writes the id that the published vocabulary has, whatever the folder's says"
 _FF = "llama.cpp's converter writes 4 times the width, whatever the weights have"
+_GLM = ("glm4", "glm4moe", "glm4moelite", "chatglm")
 
 # What only our files have.
 MORE = (
@@ -43,19 +44,34 @@ MORE = (
         "llama.cpp's converter leaves it at the default, and loses what config.json says",
         ("falcon", "gemma", "gemma2", "gptneox", "phi2", "stablelm"),
     ),
+    Difference(
+        "*.expert_gating_func",
+        "llama.cpp knows GLM-4.7-Flash by its sizes; other models of the class would run with softmax",
+        ("glm4moelite",),
+    ),
+    *(
+        Difference(f"*.{key}", "what config.json says; llama.cpp sees it by the tensors", ("hy_v3",))
+        for key in ("leading_dense_block_count", "expert_shared_count")
+    ),
     Difference("general.file_type", "left out there", ("gptneox", "mpt")),
     Difference("tensor:cls.*", "the pooler, which llama.cpp's converter drops", ("bert",)),
 )
 # What only llama.cpp's have.
 LESS = (
     Difference("tokenizer.ggml.add_sep_token", _DEFAULT),
-    Difference("tokenizer.ggml.unknown_token_id", "llama.cpp's converter looks <|endoftext|> up", ("glm4", "glm4moe")),
-    Difference("tokenizer.ggml.eom_token_id", "llama.cpp's converter looks <|observation|> up", ("glm4moe",)),
+    Difference("tokenizer.ggml.unknown_token_id", "llama.cpp's converter looks <|endoftext|> up", _GLM),
+    Difference("tokenizer.ggml.unknown_token_id", "llama.cpp's converter looks <unk> up", ("solar-open",)),
+    Difference(
+        "tokenizer.ggml.eom_token_id", "llama.cpp's converter looks <|observation|> up", ("glm4moe", "glm4moelite")
+    ),
     Difference("tokenizer.ggml.padding_token_id", _PUBLISHED_ID, ("nemotron",)),
 )
 # What both have, with another value.
 OTHER = (
-    Difference("tokenizer.ggml.eot_token_id", "llama.cpp's converter looks <|user|> up", ("glm4", "glm4moe")),
+    Difference("tokenizer.ggml.eot_token_id", "llama.cpp's converter looks <|user|> up", _GLM),
+    Difference("tokenizer.ggml.eot_token_id", "llama.cpp's converter looks <|endoftext|> up", ("solar-open",)),
+    Difference("*.layer_norm_rms_epsilon", "config.json's; llama.cpp's converter writes 1e-5 for any", ("chatglm",)),
+    Difference("*.context_length", "config.json's; llama.cpp's converter writes the width", ("chatglm",)),
     Difference("tokenizer.ggml.eot_token_id", _PUBLISHED_ID, ("gemma",)),
     Difference("tokenizer.ggml.unknown_token_id", _PUBLISHED_ID, ("nemotron",)),
     Difference("tokenizer.ggml.tokens", "the names of ids that have no token", ("bert", "nomic-bert")),

@@ -51,7 +51,8 @@ BYTE_LEVEL = {
     "mpt": "olmo", "olmo": "olmo", "olmo2": "dbrx", "olmo3": "dbrx", "olmoe": "olmo",
     "phi2": "gpt-2", "qwen2": "qwen2", "qwen2moe": "qwen2", "qwen3": "qwen2", "qwen3moe": "qwen2",
     "qwen3next": "qwen2", "seed_oss": "seed-coder", "smollm3": "llama-bpe", "stablelm": "qwen2",
-    "starcoder": "smollm", "starcoder2": "smollm",
+    "starcoder": "smollm", "starcoder2": "smollm", "glm4moelite": "llama-bpe", "youtu": "youtu",
+    "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
 }  # fmt: skip
 N_TOKENS, N_UNIGRAM = 320, 70
 # Few letters, so that 320 tokens hold them, the 256 bytes and words. The standard library's texts change with Python.
@@ -72,7 +73,7 @@ def publish(proof: Proof, folder: Path) -> None:
 def tokenizer_files(arch: str) -> Mapping[str, Any]:
     """The tokenizer's files of an architecture's folder, by name."""
     if arch in BYTE_LEVEL:
-        return _byte_level(BYTE_LEVEL[arch])
+        return _byte_level(BYTE_LEVEL[arch], FURTHER.get(arch, ()))
     return _OTHERS.get(arch, _llama)()
 
 
@@ -83,15 +84,16 @@ def pre_name(arch: str) -> str:
 
 # GLM's and Hunyuan's conversions ask for these by name.
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "[gMASK]", "<|user|>", "<|observation|>")
+FURTHER = {"solar-open": ("<|startoftext|>", "<unk>")}
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
 @cache
-def _byte_level(pre: str) -> Mapping[str, Any]:
+def _byte_level(pre: str, further: tuple[str, ...]) -> Mapping[str, Any]:
     row = BY_NAME[pre]
     trained = train_bpe(row.pre_tokenizer, vocab_size=N_TOKENS - 12, text=TEXT)
-    document = with_added(trained, SPECIAL, ("<think>", "</think>")) | {"normalizer": row.normalizer}
+    document = with_added(trained, (*SPECIAL, *further), ("<think>", "</think>")) | {"normalizer": row.normalizer}
     document["model"]["ignore_merges"] = row.ignore_merges
     first = ("<|endoftext|>",) if row.ignore_merges else ()  # as Llama 3's and Mistral's
     document["post_processor"] = _around(document, first, ()) if first else _BYTE_LEVEL

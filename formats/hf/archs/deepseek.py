@@ -1,15 +1,29 @@
-"""DeepSeek V2 and V3: attention through a latent vector (MLA), shared experts beside routed ones.
+"""DeepSeek V2 and V3, GLM-4.7-Flash and Youtu-LLM: attention through a latent vector (MLA), mostly with experts.
 
-Sources: DeepseekV2Config and DeepseekV3Config of transformers 5.23; conversion/deepseek.py of llama.cpp, which turns
-MLA into attention with one head of keys: their part that does not turn is multiplied into the queries.
+Sources: DeepseekV2Config, DeepseekV3Config, Glm4MoeLiteConfig and YoutuConfig of transformers 5.23;
+conversion/deepseek.py and glm.py of llama.cpp, which turn MLA into attention with one head of keys: their part that
+does not turn is multiplied into the queries.
 """
 
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, EXPERTS, HEADS, LAYER_INDEX, Dim, Is
+from ..dimensions import (
+    EMBD,
+    EXPERT_FF,
+    FF,
+    HEADS,
+    LAYER_INDEX,
+    LAYERS,
+    MLP_TYPES,
+    Condition,
+    Dim,
+    Is,
+    LeadingLayers,
+    OrDefault,
+)
 from ..ops import On, Reshape, Split, Transpose
-from ..rows import Computed, ConfigRow, Constant, Key, Rope
+from ..rows import Computed, ConfigRow, Constant, Key, LeadingDense, Rope
 from ..rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
@@ -23,6 +37,7 @@ from .shared import (
     LAYER_PREFIX,
     SIZE_KEYS,
     TIED_HEAD,
+    correction,
     experts,
     gated_mlp,
     shared_expert,
@@ -38,17 +53,14 @@ _NAMES = {"n_routed_experts": "num_local_experts"}
 _ROPE, _NOPE, _V = Dim("qk_rope_head_dim"), Dim("qk_nope_head_dim"), Dim("v_head_dim")
 _LATENT, _Q_LATENT = Dim("kv_lora_rank"), Dim("q_lora_rank")
 _ATTN, _MLP = LAYER_PREFIX + "self_attn.", LAYER_PREFIX + "mlp."
+_CORRECTION = _MLP + "gate.e_score_correction_bias"
 _DENSE = Dim("first_k_dense_replace") > LAYER_INDEX
 
-_CONFIG: tuple[ConfigRow, ...] = (
+_MLA: tuple[ConfigRow, ...] = (
     *(key for key in SIZE_KEYS if key.hf != "num_key_value_heads"),
     Constant("attention.head_count_kv", 1),
     Rope(scaled={"mscale_all_dim": ("rope.scaling.yarn_log_multiplier", 0.1)}),
     EPS_KEY,
-    *EXPERT_KEYS,
-    Key("n_group", "expert_group_count", optional=True),
-    Key("topk_group", "expert_group_used_count", optional=True),
-    Key("first_k_dense_replace", "leading_dense_block_count"),
     Key("vocab_size", "vocab_size"),
     Key("q_lora_rank", "attention.q_lora_rank", optional=True),
     Key("kv_lora_rank", "attention.kv_lora_rank"),
@@ -56,15 +68,21 @@ _CONFIG: tuple[ConfigRow, ...] = (
     Computed("attention.value_length", _LATENT),
     Computed("attention.key_length_mla", _NOPE + _ROPE),
     Key("v_head_dim", "attention.value_length_mla"),
+    Key("qk_rope_head_dim", "rope.dimension_count"),
+)
+_ROUTED: tuple[ConfigRow, ...] = (
+    *EXPERT_KEYS,
+    Key("n_group", "expert_group_count", optional=True),
+    Key("topk_group", "expert_group_used_count", optional=True),
     Key("moe_intermediate_size", "expert_feed_forward_length"),
     Key("n_shared_experts", "expert_shared_count"),
     Key("routed_scaling_factor", "expert_weights_scale"),
     Key("norm_topk_prob", "expert_weights_norm"),
-    Key("qk_rope_head_dim", "rope.dimension_count"),
 )
+_CONFIG = (*_MLA, *_ROUTED, Key("first_k_dense_replace", "leading_dense_block_count"))
 
 
-def _rules(*correction: Rule) -> tuple[Rule, ...]:
+def _rules(*mlp: Rule) -> tuple[Rule, ...]:
     return (
         EMBEDDING,
         ATTN_NORM,
@@ -86,12 +104,19 @@ def _rules(*correction: Rule) -> tuple[Rule, ...]:
         ),
         Rule(_ATTN + "o_proj", Role.ATTN_OUTPUT, (EMBD, HEADS * _V)),
         FFN_NORM,
-        *gated_mlp(when=_DENSE),
-        *experts(when=~_DENSE),
-        *correction,
-        *shared_expert(at=_MLP + "shared_experts.", width=EXPERT_FF * Dim("n_shared_experts"), when=~_DENSE),
+        *mlp,
         FINAL_NORM,
         HEAD,
+    )
+
+
+def _experts(dense: Condition, *correction: Rule) -> tuple[Rule, ...]:
+    """The MLP of the first layers, and the experts of all others."""
+    return (
+        *gated_mlp(when=dense),
+        *experts(when=~dense),
+        *correction,
+        *shared_expert(at=_MLP + "shared_experts.", width=EXPERT_FF * Dim("n_shared_experts"), when=~dense),
     )
 
 
@@ -110,7 +135,7 @@ DEEPSEEK2 = Arch(
         )
     },
     config=(*_CONFIG, Constant("expert_gating_func", 1)),
-    rules=_rules(),
+    rules=_rules(*_experts(_DENSE)),
     # llama.cpp scores a group by its two best experts, as V3 does; V2 takes only the best.
     fixed={"hidden_act": "silu", "attention_bias": False, "topk_method": "greedy", "norm_topk_prob": False},
     extras=(TIED_HEAD, FURTHER_LAYERS),
@@ -132,16 +157,57 @@ DEEPSEEK3 = Arch(
         )
     },
     config=(*_CONFIG, Constant("expert_gating_func", 2)),
-    rules=_rules(
-        Rule(
-            _MLP + "gate.e_score_correction_bias",
-            Role.FFN_EXP_PROBS_B,
-            (EXPERTS,),
-            when=~_DENSE,
-            tensor=True,
-            part="bias",
-        )
-    ),
+    rules=_rules(*_experts(_DENSE, correction(_CORRECTION, ~_DENSE))),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
     extras=(TIED_HEAD, FURTHER_LAYERS),
+)
+
+_FIRST = Is(MLP_TYPES, "dense")
+
+GLM4_MOE_LITE = Arch(
+    name="glm4moelite",
+    gguf_name="deepseek2",
+    classes={
+        "Glm4MoeLiteForCausalLM": HFClass(
+            "glm4_moe_lite",
+            _COMMON
+            | {"vocab_size": 154880, "hidden_size": 2048, "intermediate_size": 10240, "moe_intermediate_size": 1536}
+            | {"num_hidden_layers": 47, "num_attention_heads": 20, "num_local_experts": 64, "n_shared_experts": 1}
+            | {"routed_scaling_factor": 1.8, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 4}
+            | {"norm_topk_prob": True, "max_position_embeddings": 202752, "rms_norm_eps": 1e-5, "v_head_dim": 256}
+            | {"q_lora_rank": 768, "qk_nope_head_dim": 192, "rope_interleave": True, "mlp_layer_types": None}
+            | {"bos_token_id": 0, "eos_token_id": 1, "num_key_value_heads": 20},
+            _NAMES,
+        )
+    },
+    config=(*_MLA, *_ROUTED, LeadingDense(), Constant("expert_gating_func", 2)),
+    rules=_rules(*_experts(_FIRST, correction(_CORRECTION, ~_FIRST))),
+    fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
+    implied={MLP_TYPES: LeadingLayers("dense", "sparse", OrDefault("first_k_dense_replace", 1))},
+    extras=(TIED_HEAD, FURTHER_LAYERS),
+)
+
+YOUTU = Arch(
+    name="youtu",
+    gguf_name="deepseek2",
+    classes={
+        "YoutuForCausalLM": HFClass(
+            "youtu",
+            {key: value for key, value in _COMMON.items() if key not in ("pretraining_tp", "output_router_logits")}
+            | {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 6144, "num_attention_heads": 16}
+            | {"num_key_value_heads": 16, "max_position_embeddings": 131072, "rope_interleave": True}
+            | {"bos_token_id": 128000, "eos_token_id": 128001, "tie_word_embeddings": True},
+        )
+    },
+    # llama.cpp asks for the sizes of experts even where no layer has any.
+    config=(
+        *_MLA,
+        Computed("leading_dense_block_count", LAYERS),
+        Computed("expert_feed_forward_length", FF),
+        Constant("expert_shared_count", 0),
+    ),
+    rules=_rules(*gated_mlp()),
+    fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
+    needs={"q_lora_rank": Is("q_lora_rank")},
+    extras=(TIED_HEAD,),
 )

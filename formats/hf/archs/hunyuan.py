@@ -1,12 +1,15 @@
-"""Hunyuan, dense and with experts (A13B).
+"""Hunyuan, dense and with experts (A13B); Hy3.
 
-Sources: HunYuanDenseV1Config and HunYuanMoEV1Config of transformers 5.23; conversion/hunyuan.py of llama.cpp.
+Sources: HunYuanDenseV1Config, HunYuanMoEV1Config and HYV3Config of transformers 5.23; conversion/hunyuan.py of
+llama.cpp.
 """
 
 from __future__ import annotations
 
-from ..dimensions import FF, Is
-from ..rows import Constant, Key
+from dataclasses import replace
+
+from ..dimensions import EXPERT_FF, FF, MLP_TYPES, Dim, Is, LeadingLayers, OrDefault
+from ..rows import Computed, Constant, Key, LeadingDense
 from ..rules import Arch, HFClass
 from .shared import (
     ATTN_NORM,
@@ -14,12 +17,14 @@ from .shared import (
     EXPERT_KEYS,
     FFN_NORM,
     FINAL_NORM,
+    FURTHER_LAYERS,
     HEAD,
     HEAD_DIM_KEYS,
     KEYS,
     LAYER_PREFIX,
     TIED_HEAD,
     attention,
+    correction,
     experts,
     gated_mlp,
     qk_norm,
@@ -86,3 +91,54 @@ HUNYUAN_MOE = Arch(
     extras=(TIED_HEAD,),
     needs={"use_qk_norm": ~Is("use_qk_norm", False)},
 )
+
+_FIRST = Is(MLP_TYPES, "dense")
+_SHARED = EXPERT_FF * Dim("num_shared_experts")
+_MLP = LAYER_PREFIX + "mlp."
+
+HY_V3 = Arch(
+    name="hy_v3",
+    classes={
+        "HYV3ForCausalLM": HFClass(
+            "hy_v3",
+            {
+                "vocab_size": 120832, "hidden_size": 4096, "intermediate_size": 13312, "num_hidden_layers": 80,
+                "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "hidden_act": "silu",
+                "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "attention_bias": False, "mlp_bias": False,
+                "num_local_experts": 192, "num_experts_per_tok": 8, "num_shared_experts": 1, "rope_theta": 11158840.0,
+                "moe_intermediate_size": 1536, "router_scaling_factor": 2.826, "enable_moe_fp32_combine": True,
+                "mlp_layer_types": None, "output_router_logits": False,
+            },
+            {"num_experts": "num_local_experts"},
+        )
+    },
+    config=(
+        *KEYS,
+        *EXPERT_KEYS,
+        *HEAD_DIM_KEYS,
+        Key("moe_intermediate_size", "expert_feed_forward_length"),
+        Computed("expert_shared_feed_forward_length", _SHARED),
+        Key("num_shared_experts", "expert_shared_count"),
+        Constant("expert_weights_norm", True),
+        Key("router_scaling_factor", "expert_weights_scale"),
+        Constant("expert_gating_func", 2),
+        LeadingDense(),
+    ),
+    rules=(
+        EMBEDDING,
+        ATTN_NORM,
+        *attention(),
+        *qk_norm(),
+        FFN_NORM,
+        *gated_mlp(when=_FIRST),
+        *experts(router="router.gate", when=~_FIRST),
+        replace(correction(_MLP + "expert_bias", ~_FIRST), part=""),
+        *shared_expert(at=_MLP + "shared_mlp.", width=_SHARED, when=~_FIRST),
+        FINAL_NORM,
+        HEAD,
+    ),
+    fixed=_FIXED | {"mlp_bias": False},
+    needs={"route_norm": ~Is("route_norm", False)},
+    implied={MLP_TYPES: LeadingLayers("dense", "sparse", OrDefault("first_k_dense_replace", 1))},
+    extras=(FURTHER_LAYERS,),
+)  # fmt: skip

@@ -123,6 +123,11 @@ def experts(
     )
 
 
+def correction(name: str, when: Condition = ALWAYS) -> Rule:
+    """The rule of what is added to the experts' scores when they are chosen, a tensor without ``.bias`` behind it."""
+    return Rule(name, Role.FFN_EXP_PROBS_B, (EXPERTS,), when=when, tensor=True, part="bias")
+
+
 def shared_expert(*, at: str, width: Dim, when: Condition = ALWAYS) -> tuple[Rule, ...]:
     """The expert that every token goes to."""
     return (

@@ -1,4 +1,4 @@
-"""DeepSeek."""
+"""DeepSeek, GLM-4.7-Flash and Youtu-LLM."""
 
 from oracles.proofs import Proof
 
@@ -12,6 +12,16 @@ _YARN = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
     "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
 }  # fmt: skip
+_FLASH = _ONE_GROUP | {
+    "first_k_dense_replace": None,
+    "n_shared_experts": 2,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+}
+_YOUTU = {
+    key: value
+    for key, value in _MLA.items()
+    if "expert" not in key and "moe" not in key and "rout" not in key and "first" not in key
+}
 _SIGMOID = {"scoring_func": "sigmoid"}
 
 PROOFS = (
@@ -23,4 +33,8 @@ PROOFS = (
     ),
     Proof("deepseek3", "DeepseekV3ForCausalLM", _MLA | {"n_group": 4, "topk_group": 2}, published=_SIGMOID),
     Proof("deepseek3", "DeepseekV3ForCausalLM", _ONE_GROUP | {"rope_parameters": _YARN}, "yarn", published=_SIGMOID),
+    Proof(
+        "glm4moelite", "Glm4MoeLiteForCausalLM", _FLASH, published={"first_k_dense_replace": 1}, options=("--no-mtp",)
+    ),
+    Proof("youtu", "YoutuForCausalLM", _YOUTU),
 )

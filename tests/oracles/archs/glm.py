@@ -1,4 +1,4 @@
-"""GLM."""
+"""GLM and Solar Open."""
 
 from oracles.proofs import Proof
 
@@ -9,7 +9,16 @@ _EXPERTS = _HEADS | {
     "moe_intermediate_size": 256, "routed_scaling_factor": 1.5, "pad_token_id": 0, "n_shared_experts": 2,
 }  # fmt: skip
 
+_SOLAR = {key: value for key, value in _EXPERTS.items() if key != "use_qk_norm"}
+
 PROOFS = (
     Proof("glm4", "Glm4ForCausalLM", _HEADS | {"head_dim": 64, "pad_token_id": 0}),
     Proof("glm4moe", "Glm4MoeForCausalLM", _EXPERTS, options=("--no-mtp",)),
+    Proof("chatglm", "GlmForCausalLM", _HEADS | {"head_dim": 32, "pad_token_id": 0}),
+    Proof(
+        "solar-open",
+        "SolarOpenForCausalLM",
+        _SOLAR,
+        published={"partial_rotary_factor": 1.0, "first_k_dense_replace": 0, "intermediate_size": 512},
+    ),
 )

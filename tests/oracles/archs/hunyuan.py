@@ -1,4 +1,4 @@
-"""Hunyuan, dense and with experts."""
+"""Hunyuan, dense and with experts; Hy3."""
 
 from oracles.proofs import Proof
 
@@ -15,9 +15,15 @@ _WIDE = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128}
 _EOD = {"eod_token_id": 310}  # what the tokenizer ends a text with
 _LISTS = {"moe_intermediate_size": [512] * 3, "moe_topk": [2] * 3, "num_shared_expert": [1] * 3}
 
+_HY3 = {
+    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 48, "num_experts": 6, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256, "num_shared_experts": 2,
+}  # fmt: skip
+
 PROOFS = (
     Proof("hunyuan-dense", "HunYuanDenseV1ForCausalLM", _HEADS, published=_EOD),
     Proof("hunyuan-dense", "HunYuanDenseV1ForCausalLM", _HEADS | _ALPHA, "alpha", published=_EOD),
     Proof("hunyuan-moe", "HunYuanMoEV1ForCausalLM", _EXPERTS, published=_LISTS),
     Proof("hunyuan-moe", "HunYuanMoEV1ForCausalLM", _EXPERTS | _WIDE | _ALPHA, "alpha", published=_LISTS),
+    Proof("hy_v3", "HYV3ForCausalLM", _HY3),
 )
