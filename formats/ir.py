@@ -133,6 +133,8 @@ class Role(Enum):
     SSM_NORM = "ssm_norm"
     SSM_OUT = "ssm_out"
     SSM_BETA_ALPHA = "ssm_ba"
+    SSM_BETA = "ssm_beta"
+    SSM_ALPHA = "ssm_alpha"
     SHORTCONV_CONV = "shortconv.conv"
     SHORTCONV_INPROJ = "shortconv.in_proj"
     SHORTCONV_OUTPROJ = "shortconv.out_proj"

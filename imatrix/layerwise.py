@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 
 from ..formats.errors import QuantmillError, UnmatchedTensor
+from ..formats.hf.dimensions import at_layer
 from ..formats.ir import Role
 from ..formats.progress import Event, Progress
 from .record_inputs import record_inputs
@@ -243,7 +244,8 @@ def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict
     Raises:
         UnmatchedTensor: the checkpoint has no names of its own for the experts.
     """
-    per_layer = [rule for rule in weights.arch.rules if rule.per_layer]
+    config = at_layer(weights.config, layer, weights.n_layers)
+    per_layer = [rule for rule in weights.arch.rules if rule.per_layer and rule.when(config)]
     rule_of = {name: rule for rule in per_layer for name in rule.targets(layer, "weight")}
     parameters = dict(module.named_parameters())
     found: dict[str, list[tuple[Linear, ...]]] = {}

@@ -33,6 +33,8 @@ class _LinearInputs(TorchFunctionMode):
             found = self.stacks.get(weight.untyped_storage().data_ptr())
             if found is not None and x.numel():
                 recorded, stride = found
+                if recorded.columns is not None:
+                    x = x[..., torch.from_numpy(recorded.columns).to(x.device)]
                 self.on_input(recorded, weight.storage_offset() // stride if recorded.n_matrices > 1 else 0, x)
         return func(*args, **(kwargs or {}))
 
@@ -44,7 +46,8 @@ def record_inputs(module: torch.nn.Module, recorded: Mapping[str, RecordedWeight
     Args:
         module: its parameters must have their weights (not be on the meta device).
         recorded: by parameter name; the parameters are [out, in], or [experts, out, in] for a stack.
-        on_input: is given the input x [..., in] just before it is multiplied; ``expert`` is 0 for a plain matrix.
+        on_input: is given the input x [..., in] just before it is multiplied, in the order of GGUF's columns;
+            ``expert`` is 0 for a plain matrix.
     """
     stacks = {}
     for name, parameter in module.named_parameters():

@@ -33,6 +33,7 @@ STEP = 256  # a block's columns are a multiple of a super-block's
 _LEFT_OUT = {Role.FFN_GATE_INP, Role.FFN_GATE_INP_SHEXP, Role.SSM_CONV1D, Role.SHORTCONV_CONV}
 _SAME_INPUT = (
     {Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V},
+    {Role.ATTN_QKV, Role.ATTN_GATE, Role.SSM_BETA_ALPHA, Role.SSM_BETA, Role.SSM_ALPHA},
     {Role.FFN_GATE, Role.FFN_UP},
     {Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS},
     {Role.FFN_GATE_SHEXP, Role.FFN_UP_SHEXP},

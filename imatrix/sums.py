@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,12 @@ class RecordedWeight:
     Args:
         names: the GGUF tensors it consists of (two where a module fuses two of them).
         n_matrices: experts in the stack; 1 for a plain matrix.
+        columns: which of the module's inputs each column of the tensors multiplies; None where the order is the same.
     """
 
     names: tuple[str, ...]
     n_matrices: int = 1
+    columns: NDArray[np.intp] | None = field(default=None, compare=False)
 
 
 def thin_experts(sums: dict[str, Sums], min_tokens: int) -> dict[str, list[tuple[int, int]]]:

@@ -151,16 +151,17 @@ class Weights:
         found = {}
         prefix = f"{self.layers_path}.{layer}."
         by_name = {
-            _renamed(slot.sources[0].removeprefix(prefix)): slot.targets
+            _renamed(slot.sources[0].removeprefix(prefix)): slot
             for slot in self._slots
             if slot.layer == layer and slot.part == "weight" and len(slot.sources) == 1 and len(slot.shape) > 1
         }
         for name, parameter in module.named_parameters():
             stack = _EXPERT_STACKS.get(name.rpartition(".")[2])
-            if name in by_name:
-                found[name] = RecordedWeight(by_name[name])
-            elif stack and parameter.dim() == 3:
+            if stack and parameter.dim() == 3:
                 found[name] = RecordedWeight(tuple(tensor_name(role, layer) for role in stack), parameter.shape[0])
+            elif name in by_name:
+                slot = by_name[name]
+                found[name] = RecordedWeight(slot.targets, columns=_columns(slot))
         return found
 
     def tokenizer(self) -> TextTokenizer:
@@ -183,6 +184,13 @@ class Weights:
         bos = tokenizer.special.get("bos")
         starts = encoder.encode("a").ids[:1] == [bos]
         return TextTokenizer(encoder, bos if starts else None, self.embedding.shape[0])
+
+
+def _columns(slot: Slot) -> NDArray[np.intp] | None:
+    from ..formats.hf.ops import RegroupColumns
+
+    moves = [op for op in slot.rule.ops if isinstance(op, RegroupColumns)]
+    return moves[0].sources(slot.shape[-1], slot.config) if moves else None
 
 
 def _renamed(name: str) -> str:

@@ -232,7 +232,8 @@ def config_for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass)
     theirs = {ours: name for name, ours in cls.names.items()}
     sizes = implied(arch, config).items()
     inferred = {key for key, size in sizes if config.get(key) == size(config)} - set(cls.defaults) - set(recorded)
-    known = _old_rope({key: value for key, value in config.items() if key not in inferred})
+    unsaid = inferred | set(arch.layouts)
+    known = _old_rope({key: value for key, value in config.items() if key not in unsaid})
     if known.get("partial_rotary_factor", _MISSING) == cls.defaults.get("partial_rotary_factor"):
         del known["partial_rotary_factor"]
     return _nested({theirs.get(key, key): value for key, value in known.items()}, cls)

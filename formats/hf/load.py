@@ -113,6 +113,9 @@ def assemble(
         config = complete_config(raw, arch, cls, path)
         slots = list(arch.slots(config))
         found = find_weights(without_head(slots) if cls.bare else slots, config)
+        if layout := arch.layout_of(name for name in found if extra_of(arch, config, name) is None):
+            config |= layout
+            slots = list(arch.slots(config))
         named = _named(arch, cls, config, slots, found, raw, folder, say)
         bare = cls.bare or named.bare
         stored = settle_copies(arch, config, named.tensors, folder, say, bare=bare)

@@ -27,7 +27,7 @@ from .links import check_link, check_links
 from .lora_base import check_base
 from .lora_config import CONFIG, LoraConfig, read_lora_config
 from .names import our_name
-from .ops import Op, PermuteRope, Regroup, Split, Stack, Tensors, Transpose
+from .ops import Concat, On, Op, PermuteRope, Regroup, RegroupColumns, Split, Stack, Tensors, Transpose
 from .rules import Arch, Slot
 from .safetensors import read_safetensors
 from .settle import Say, ignore
@@ -39,7 +39,7 @@ _PART = re.compile(
 )
 # The base's own weight, which PEFT saves along with pairs of an embedding.
 _COPIED = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.base_layer\.weight")
-_ROW_OPS = (PermuteRope, Split, Regroup)
+_ROW_OPS = (PermuteRope, Split, Concat, Regroup)
 
 
 @dataclass(frozen=True)
@@ -206,12 +206,15 @@ def _halves(slot: Slot, pairs: list[_Pair], folder: Path) -> Iterator[Tensor]:
     b: Tensors = tuple(pair.b for pair in pairs)
     if ops and isinstance(ops[0], Stack):
         a, b, ops = ops[0].apply(a, slot.config), ops[0].apply(b, slot.config), ops[1:]
-    if len(b) != 1 or not all(_moves_rows(op) for op in ops):
+    if len(b) != 1 or not all(_can_follow(op) for op in ops):
         raise FormatError(
             "llama.cpp keeps this weight in a form that a pair cannot follow", path=folder, where=slot.sources[0]
         )
     for op in ops:
-        b = op.apply(b, slot.config)
+        if isinstance(op, RegroupColumns):
+            a = op.apply(a, slot.config)
+        else:
+            b = op.apply(b, slot.config)
     if slot.rule.roles == (Role.TOKEN_EMBD,):
         a = Transpose().apply(a, slot.config)  # llama.cpp looks rows of it up
     for target, role, second in zip(slot.targets, slot.rule.roles, b, strict=True):
@@ -219,8 +222,10 @@ def _halves(slot: Slot, pairs: list[_Pair], folder: Path) -> Iterator[Tensor]:
             yield replace(tensor, name=f"{target}.{half}", role=role, layer=slot.layer)
 
 
-def _moves_rows(op: Op) -> bool:
-    return isinstance(op, _ROW_OPS) and getattr(op, "axis", 0) == 0
+def _can_follow(op: Op) -> bool:
+    if isinstance(op, On):
+        return _can_follow(op.op)
+    return isinstance(op, RegroupColumns) or (isinstance(op, _ROW_OPS) and getattr(op, "axis", 0) == 0)
 
 
 def _scaled(pair: _Pair, factor: float) -> _Pair:

@@ -131,6 +131,38 @@ class Regroup(RowOp):
 
 
 @dataclass(frozen=True)
+class RegroupColumns:
+    """``Regroup`` the columns of matrices, for weights whose inputs have another order in llama.cpp."""
+
+    parts: Shape
+    order: tuple[int, ...]
+    exact = True
+
+    @property
+    def inverse(self) -> RegroupColumns:
+        back = tuple(int(i) for i in np.argsort(self.order))
+        return RegroupColumns(tuple(self.parts[i] for i in self.order), back)
+
+    def sources(self, width: int, config: Config) -> Rows:
+        """Which column of the matrix before each column is."""
+        parts = _sizes(self.parts, config, width)
+        return np.arange(width).reshape(parts).transpose(self.order).reshape(-1)
+
+    def apply(self, tensors: Tensors, config: Config) -> Tensors:
+        return tuple(self._moved(tensor, config) for tensor in tensors)
+
+    def _moved(self, tensor: Tensor, config: Config) -> Tensor:
+        columns = self.sources(tensor.width, config)
+        item = tensor.qtype.block_bytes  # one weight: as floats, since a block's would part
+
+        def read(a: int, b: int) -> Bytes:
+            weights = np.ascontiguousarray(tensor.rows(a, b)).reshape(b - a, -1, item)
+            return np.ascontiguousarray(weights[:, columns]).reshape(b - a, -1)
+
+        return replace(tensor, read=read)
+
+
+@dataclass(frozen=True)
 class Ungroup(RowOp):
     """Take apart rows that come in equal groups of unequal parts: the first part of all groups, then the second...
 

@@ -20,7 +20,7 @@ from ..arrays import tensor_from_array
 from ..errors import FormatError
 from ..gguf.names import tensor_name
 from ..ir import Role, Tensor
-from ..json_types import NUMBER, NUMBERS, OBJECT, POSITIVE, POSITIVE_WHOLE, TEXT, JsonType, check, shown, take
+from ..json_types import NUMBER, NUMBERS, OBJECT, POSITIVE, POSITIVE_WHOLE, TEXT, WHOLES, JsonType, check, shown, take
 from ..qtypes import F32
 from .dimensions import CONTEXT, HEAD_DIM, at_layer
 
@@ -30,6 +30,12 @@ KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proporti
 _MAX_HEAD_DIM = 1 << 16  # a hundred times the widest; tables of sines have a row for each of its pairs
 _KINDS_OF_LAYER = ("full_attention", "sliding_attention")
 _FRACTION = JsonType("a number above 0 and at most 1", lambda value: POSITIVE.holds(value) and value <= 1)
+
+
+def _is_sections(value: Any) -> bool:
+    return WHOLES.holds(value) and len(value) in (3, 4) and min(value[:3]) > 0 and value[3:] in ([], [0])
+
+
 # Of null, transformers makes what it makes of a missing key.
 _TYPES = {
     "rope_type": TEXT,
@@ -39,6 +45,7 @@ _TYPES = {
     "original_max_position_embeddings": POSITIVE_WHOLE,
     **dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor", "alpha"), POSITIVE),
     **dict.fromkeys(("attention_factor", "attn_factor", "extrapolation_factor", "beta_fast", "beta_slow"), NUMBER),
+    "mrope_section": JsonType("a list of 3 or 4 positive sizes", _is_sections),
     **dict.fromkeys(("mscale", "mscale_all_dim", "llama_4_scaling_beta"), NUMBER),
 }
 
@@ -140,6 +147,30 @@ def dimensions(rope: Mapping[str, Any], head_dim: int) -> int:
     if head_dim > _MAX_HEAD_DIM:
         raise FormatError(f"heads of {shown(head_dim)} are wider than any model's", where="head_dim")
     return int(head_dim * rope.get("partial_rotary_factor", 1.0))
+
+
+def sections(rope: Mapping[str, Any], default: tuple[int, ...], head_dim: int) -> list[int]:
+    """The four numbers of ``rope.dimension_sections``: of time, height and width, and of nothing.
+
+    Raises:
+        FormatError: they do not sum to the rotated pairs, or llama.cpp would leave pairs of a text unturned.
+    """
+    given, turning = rope.get("mrope_section"), dimensions(rope, head_dim) // 2
+    found = [*(default if given is None else given), 0, 0, 0][:4]
+    total = sum(found)
+    if given is not None and total != turning:
+        problem = f"{shown(given)} does not sum to the {turning} rotated pairs of a head"
+        raise FormatError(problem, where="rope_parameters.mrope_section")
+    # ggml takes the three in turn, and turns a pair beyond three times its section by nothing.
+    if any(pair >= 3 * found[pair % 3] for pair in (pair % total for pair in range(turning))):
+        problem = f"{shown(given)} leaves pairs of llama.cpp's rope unturned"
+        raise FormatError(problem, where="rope_parameters.mrope_section")
+    return found
+
+
+def sections_to_hf(found: Any) -> dict[str, Any]:
+    """Undo ``sections``."""
+    return {"mrope_section": found[:3], "mrope_interleaved": True} if isinstance(found, list) else {}
 
 
 def alpha_keys(rope: Mapping[str, Any], head_dim: int, context: int) -> Iterator[tuple[str, Any]]:

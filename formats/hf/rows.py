@@ -308,6 +308,8 @@ class Rope:
         extra: further entries of ``rope_parameters``, and their hyper-parameters.
         scaled: like ``extra``, each with a factor by which the entry is multiplied in GGUF.
         partial: the rotated part of a head if the config does not say; None for all of it.
+        sections: the rotated pairs that turn by time, height and width of images, taken in turn, if the config does not
+            say; None where all turn by the position.
         says_none: whether ``rope.scaling.type`` is ``none`` where nothing is scaled, instead of missing.
     """
 
@@ -316,6 +318,7 @@ class Rope:
     extra: Mapping[str, str] = field(default_factory=dict)
     scaled: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     partial: float | None = None
+    sections: tuple[int, ...] | None = None
     says_none: bool = False
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
@@ -329,6 +332,8 @@ class Rope:
         if main["rope_type"] == "longrope":
             yield "rope.scaling.original_context_length", main["original_max_position_embeddings"]
             yield "rope.scaling.attn_factor", rope.longrope_attention_factor(main, CONTEXT(config))
+        if self.sections is not None:
+            yield "rope.dimension_sections", rope.sections(main, self.sections, HEAD_DIM(config))
         yield from ((gguf, main[hf]) for hf, gguf in self.extra.items() if main.get(hf) is not None)
         yield from ((gguf, main[hf] * by) for hf, (gguf, by) in self.scaled.items() if main.get(hf) is not None)
         if "sliding_attention" in found:
@@ -345,6 +350,8 @@ class Rope:
             turning = get("rope.dimension_count")
             if head_dim and turning and (turning != head_dim or self.partial is not None):
                 found["partial_rotary_factor"] = turning / head_dim
+        if self.sections is not None:
+            found |= rope.sections_to_hf(get("rope.dimension_sections", each=True))
         if self.sliding is None:
             return {"rope_parameters": found}
         theta = get("rope.freq_base_swa")

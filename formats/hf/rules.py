@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,8 @@ class Arch:
         base: what tensor names begin with in a class with a head, and not in the bare class: ``base_model_prefix`` of
             transformers, and a dot.
         roots: beginnings of tensor names, and those that the rules use instead, for checkpoints of other wrappers.
+        layouts: conditions of rules (``Is``) where checkpoints hold the same weights in different tensors: a key that
+            no config.json has, and a pattern of names. It is true where a checkpoint has a tensor of such a name.
         pools: llama.cpp's converter writes the pooling that files of sentence-transformers name.
         extras: tensors of checkpoints that become no tensor of the file, and why; ``extras.py`` adds what is common.
     """
@@ -191,6 +194,7 @@ class Arch:
     implied: Mapping[str, Implied] = field(default_factory=dict)
     base: str = "model."
     roots: Mapping[str, str] = field(default_factory=dict)
+    layouts: Mapping[str, str] = field(default_factory=dict)
     pools: bool = False
     extras: tuple[Extra, ...] = ()
 
@@ -235,6 +239,13 @@ class Arch:
         text = "Text" if stem(name) in wrappers and not self.classes[name].text_of else ""
         _, slash, kind = name.partition("/")
         return f"{stem(name)}{text}Model{slash}{kind}"
+
+    def layout_of(self, names: Iterable[str]) -> dict[str, bool]:
+        """The keys of ``layouts`` that are true of a checkpoint with tensors of these names."""
+        if not self.layouts:
+            return {}
+        every = tuple(names)
+        return {key: True for key, like in self.layouts.items() if any(fnmatchcase(name, like) for name in every)}
 
     def slots(self, config: Config) -> Iterator[Slot]:
         """Every tensor that a model of this config may have, in the model's order.

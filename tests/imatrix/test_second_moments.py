@@ -219,6 +219,10 @@ KINDS = (
     "mixtral",
     "deepseek2",
     "stablelm",
+    "qwen3next",
+    "qwen35",
+    "qwen35moe",
+    "qwen35moe-fused",
 )
 
 

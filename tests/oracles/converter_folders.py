@@ -50,7 +50,8 @@ BYTE_LEVEL = {
     "lfm2moe": "llama-bpe", "llama4": "gpt-4o", "mamba": "olmo", "mamba2": "olmo", "mistral3": "tekken",
     "mpt": "olmo", "olmo": "olmo", "olmo2": "dbrx", "olmo3": "dbrx", "olmoe": "olmo",
     "phi2": "gpt-2", "qwen2": "qwen2", "qwen2moe": "qwen2", "qwen3": "qwen2", "qwen3moe": "qwen2",
-    "qwen3next": "qwen2", "seed_oss": "seed-coder", "smollm3": "llama-bpe", "stablelm": "qwen2",
+    "qwen3next": "qwen2", "qwen35": "qwen35", "qwen35moe": "qwen35",
+    "seed_oss": "seed-coder", "smollm3": "llama-bpe", "stablelm": "qwen2",
     "starcoder": "smollm", "starcoder2": "smollm", "glm4moelite": "llama-bpe", "youtu": "youtu",
     "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
 }  # fmt: skip

@@ -42,6 +42,7 @@ class Proof:
         nulls: keys that are passed as None.
         published: what config.json says in published checkpoints and not in those that transformers 5.23 saves, for the
             proof by the converter: both converters read it.
+        as_loaded: saved with the tensors that the model has in memory, not with those that its class saves.
         options: further options of llama.cpp's converter there.
     """
 
@@ -54,6 +55,7 @@ class Proof:
     encodes: bool = False
     nulls: tuple[str, ...] = ()
     published: Mapping[str, Any] = field(default_factory=dict)
+    as_loaded: bool = False
     options: tuple[str, ...] = ()
 
     @property
@@ -90,7 +92,7 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
         for _, weight in (*model.named_parameters(), *buffers):
             _randomise(weight, proof.spread, generator)
     model.eval()
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_original_format=not proof.as_loaded)
     return model
 
 

@@ -30,6 +30,7 @@ from .nemotron import NEMOTRON
 from .olmo import OLMO, OLMO2, OLMO3, OLMOE
 from .phi import PHI2, PHI3
 from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT
+from .qwen3_5 import QWEN35, QWEN35_MOE
 from .stablelm import STABLELM
 from .starcoder import STARCODER, STARCODER2
 from .t5 import T5, T5_ENCODER

@@ -6,7 +6,7 @@ Sources: their config classes in transformers 5.23; conversion/qwen.py of llama.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, Dim, Equal, Is, LayerPattern, Q
+from ..dimensions import ALWAYS, EMBD, Dim, Equal, Implied, Is, LayerPattern, Q
 from ..extras import LeftOut
 from ..ops import Reshape, Split, Ungroup
 from ..rows import Computed, Key, LayerFlags, Rope
@@ -41,7 +41,7 @@ _EXPERTS = {
     "hidden_size": 2048, "num_hidden_layers": 24, "num_local_experts": 60, "num_experts_per_tok": 4,
     "decoder_sparse_step": 1, "router_aux_loss_coef": 0.001, "output_router_logits": False,
 }  # fmt: skip
-_NAMES = {"num_experts": "num_local_experts"}
+NAMES = {"num_experts": "num_local_experts"}
 _FIXED = {"hidden_act": "silu", "use_sliding_window": (False, None)}
 # In llama.cpp every layer has experts.
 _ALL_SPARSE = {"decoder_sparse_step": 1, "mlp_only_layers": ([], None)}
@@ -73,7 +73,7 @@ QWEN2_MOE = Arch(
             | _EXPERTS
             | {"intermediate_size": 5632, "num_attention_heads": 16, "num_key_value_heads": 16, "qkv_bias": True}
             | {"moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "norm_topk_prob": False},
-            _NAMES,
+            NAMES,
         )
     },
     config=(
@@ -105,7 +105,7 @@ QWEN3_MOE = Arch(
             | _EXPERTS
             | {"intermediate_size": 6144, "num_key_value_heads": 4, "num_local_experts": 128, "num_experts_per_tok": 8}
             | {"moe_intermediate_size": 768, "norm_topk_prob": False, "attention_bias": False},
-            _NAMES,
+            NAMES,
         )
     },
     config=(*KEYS, *EXPERT_KEYS, *HEAD_DIM_KEYS, Key("moe_intermediate_size", "expert_feed_forward_length")),
@@ -113,13 +113,33 @@ QWEN3_MOE = Arch(
     fixed=_FIXED | _ALL_SPARSE | {"norm_topk_prob": True, "attention_bias": False},
 )
 
-_K_HEADS, _V_HEADS = Dim("linear_num_key_heads"), Dim("linear_num_value_heads")
-_K_DIM, _V_DIM = Dim("linear_key_head_dim"), Dim("linear_value_head_dim")
-_KEYS, _VALUES = _K_HEADS * _K_DIM, _V_HEADS * _V_DIM
-_GROUP = _V_HEADS // _K_HEADS * _V_DIM  # values for each key head
-_LINEAR, _KERNEL = Is("layer_types", "linear_attention"), Dim("linear_conv_kernel_dim")
-_DELTA = LAYER_PREFIX + "linear_attn."
-_ADD_ONE = (Add(1.0),)
+K_HEADS, V_HEADS = Dim("linear_num_key_heads"), Dim("linear_num_value_heads")
+K_DIM, V_DIM = Dim("linear_key_head_dim"), Dim("linear_value_head_dim")
+LINEAR_KEYS, VALUES = K_HEADS * K_DIM, V_HEADS * V_DIM
+_GROUP = V_HEADS // K_HEADS * V_DIM  # values for each key head
+LINEAR, KERNEL = Is("layer_types", "linear_attention"), Dim("linear_conv_kernel_dim")
+DELTA = LAYER_PREFIX + "linear_attn."
+ADD_ONE = (Add(1.0),)
+DELTA_DEFAULTS = {
+    "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32, "layer_types": None,
+}  # fmt: skip
+DELTA_ROWS = (
+    Key("linear_conv_kernel_dim", "ssm.conv_kernel"),
+    Key("linear_key_head_dim", "ssm.state_size"),
+    Key("linear_value_head_dim", "ssm.state_size"),
+    Key("linear_num_key_heads", "ssm.group_count"),
+    Key("linear_num_value_heads", "ssm.time_step_rank"),
+    Computed("ssm.inner_size", VALUES),
+    Key("full_attention_interval", "full_attention_interval", optional=True),
+    LayerFlags("layer_types", "attention.recurrent_layers", true="linear_attention"),
+)
+DELTA_IMPLIED: dict[str, Implied] = {
+    "full_attention_interval": Dim(4),
+    "layer_types": LayerPattern("linear_attention", "full_attention", Dim("full_attention_interval")),
+}
+DELTA_NEEDS = {"linear_value_head_dim": Equal(K_DIM, V_DIM)}
+MTP = LeftOut("mtp.*", "layers that predict further tokens")
 
 QWEN3_NEXT = Arch(
     name="qwen3next",
@@ -131,9 +151,8 @@ QWEN3_NEXT = Arch(
             | {"intermediate_size": 5632, "num_hidden_layers": 48, "num_attention_heads": 16, "num_key_value_heads": 2}
             | {"head_dim": 256, "num_local_experts": 512, "num_experts_per_tok": 10, "moe_intermediate_size": 512}
             | {"shared_expert_intermediate_size": 512, "norm_topk_prob": True, "attention_bias": False}
-            | {"linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128}
-            | {"linear_num_key_heads": 16, "linear_num_value_heads": 32, "layer_types": None},
-            _NAMES,
+            | DELTA_DEFAULTS,
+            NAMES,
         )
     },
     config=(
@@ -144,53 +163,43 @@ QWEN3_NEXT = Arch(
         *HEAD_DIM_KEYS,
         Key("moe_intermediate_size", "expert_feed_forward_length"),
         Key("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
-        Key("linear_conv_kernel_dim", "ssm.conv_kernel"),
-        Key("linear_key_head_dim", "ssm.state_size"),
-        Key("linear_value_head_dim", "ssm.state_size"),
-        Key("linear_num_key_heads", "ssm.group_count"),
-        Key("linear_num_value_heads", "ssm.time_step_rank"),
-        Computed("ssm.inner_size", _VALUES),
-        Key("full_attention_interval", "full_attention_interval", optional=True),
-        LayerFlags("layer_types", "attention.recurrent_layers", true="linear_attention"),
+        *DELTA_ROWS,
     ),
     rules=(
         EMBEDDING,
-        Rule(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM, (EMBD,), _ADD_ONE),
+        Rule(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM, (EMBD,), ADD_ONE),
         # For each head its queries, then its gate.
-        Rule(LAYER_PREFIX + "self_attn.q_proj", Role.ATTN_Q, (2 * Q, EMBD), when=~_LINEAR),
-        *attention(when=~_LINEAR)[1:],
-        *qk_norm(*_ADD_ONE, when=~_LINEAR),
+        Rule(LAYER_PREFIX + "self_attn.q_proj", Role.ATTN_Q, (2 * Q, EMBD), when=~LINEAR),
+        *attention(when=~LINEAR)[1:],
+        *qk_norm(*ADD_ONE, when=~LINEAR),
         Rule(
-            _DELTA + "in_proj_qkvz",
+            DELTA + "in_proj_qkvz",
             (Role.ATTN_QKV, Role.ATTN_GATE),
-            (2 * _KEYS + 2 * _VALUES, EMBD),
-            (Ungroup(_K_HEADS, (_K_DIM, _K_DIM, _GROUP, _GROUP)), Split((2 * _KEYS + _VALUES, _VALUES))),
-            when=_LINEAR,
+            (2 * LINEAR_KEYS + 2 * VALUES, EMBD),
+            (Ungroup(K_HEADS, (K_DIM, K_DIM, _GROUP, _GROUP)), Split((2 * LINEAR_KEYS + VALUES, VALUES))),
+            when=LINEAR,
         ),
-        Rule(_DELTA + "in_proj_ba", Role.SSM_BETA_ALPHA, (2 * _V_HEADS, EMBD), when=_LINEAR),
+        Rule(DELTA + "in_proj_ba", Role.SSM_BETA_ALPHA, (2 * V_HEADS, EMBD), when=LINEAR),
         Rule(
-            _DELTA + "conv1d",
+            DELTA + "conv1d",
             Role.SSM_CONV1D,
-            (2 * _KEYS + _VALUES, Dim(1), _KERNEL),
-            (Reshape((-1, 1, _KERNEL), (-1, _KERNEL)),),
-            when=_LINEAR,
+            (2 * LINEAR_KEYS + VALUES, Dim(1), KERNEL),
+            (Reshape((-1, 1, KERNEL), (-1, KERNEL)),),
+            when=LINEAR,
         ),
-        Rule(_DELTA + "dt_bias", Role.SSM_DT, (_V_HEADS,), when=_LINEAR, tensor=True, part="bias"),
-        Rule(_DELTA + "A_log", Role.SSM_A, (_V_HEADS,), (NegExp(),), when=_LINEAR, tensor=True, part=""),
-        Rule(_DELTA + "norm", Role.SSM_NORM, (_V_DIM,), when=_LINEAR),
-        Rule(_DELTA + "out_proj", Role.SSM_OUT, (EMBD, _VALUES), when=_LINEAR),
-        Rule(LAYER_PREFIX + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,), _ADD_ONE),
+        Rule(DELTA + "dt_bias", Role.SSM_DT, (V_HEADS,), when=LINEAR, tensor=True, part="bias"),
+        Rule(DELTA + "A_log", Role.SSM_A, (V_HEADS,), (NegExp(),), when=LINEAR, tensor=True, part=""),
+        Rule(DELTA + "norm", Role.SSM_NORM, (V_DIM,), when=LINEAR),
+        Rule(DELTA + "out_proj", Role.SSM_OUT, (EMBD, VALUES), when=LINEAR),
+        Rule(LAYER_PREFIX + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,), ADD_ONE),
         *experts(),
         Rule(LAYER_PREFIX + "mlp.shared_expert_gate", Role.FFN_GATE_INP_SHEXP, (Dim(1), EMBD)),
         *shared_expert(at=LAYER_PREFIX + "mlp.shared_expert.", width=Dim("shared_expert_intermediate_size")),
-        Rule("model.norm", Role.OUTPUT_NORM, (EMBD,), _ADD_ONE),
+        Rule("model.norm", Role.OUTPUT_NORM, (EMBD,), ADD_ONE),
         HEAD,
     ),
     fixed={"hidden_act": "silu", "norm_topk_prob": True, "attention_bias": False} | _ALL_SPARSE,
-    needs={"linear_value_head_dim": Equal(_K_DIM, _V_DIM)},
-    implied={
-        "full_attention_interval": Dim(4),
-        "layer_types": LayerPattern("linear_attention", "full_attention", Dim("full_attention_interval")),
-    },
-    extras=(LeftOut("mtp.*", "layers that predict further tokens"),),
+    needs=DELTA_NEEDS,
+    implied=DELTA_IMPLIED,
+    extras=(MTP,),
 )

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, EXPERT_FF, EXPERTS, FF, HEAD_DIM, HEADS, KV, KV_HEADS, VOCAB, Condition, Dim, Q
+from ..dimensions import (
+    ALWAYS,
+    EMBD,
+    EXPERT_FF,
+    EXPERTS,
+    FF,
+    HEAD_DIM,
+    HEADS,
+    KV,
+    KV_HEADS,
+    VOCAB,
+    Condition,
+    Dim,
+    Is,
+    Q,
+)
 from ..extras import Copy, LeftOut
-from ..ops import Op, PermuteRope, Stack
+from ..ops import Op, PermuteRope, Split, Stack
 from ..rows import Key, Rope
 from ..rules import Rule
 
@@ -36,6 +53,10 @@ VISION = tuple(
 )
 
 LAYER_PREFIX = "model.layers.{layer}."
+
+# ``Arch.layouts``: all experts of a layer in two tensors, or each in three of its own.
+_FUSED = "experts_are_fused"
+FUSED_EXPERTS = {_FUSED: "*.mlp.experts.gate_up_proj*"}
 
 EMBEDDING = Rule("model.embed_tokens", Role.TOKEN_EMBD, (VOCAB, EMBD))
 FINAL_NORM = Rule("model.norm", Role.OUTPUT_NORM, (EMBD,))
@@ -126,6 +147,20 @@ def experts(
 def correction(name: str, when: Condition = ALWAYS) -> Rule:
     """The rule of what is added to the experts' scores when they are chosen, a tensor without ``.bias`` behind it."""
     return Rule(name, Role.FFN_EXP_PROBS_B, (EXPERTS,), when=when, tensor=True, part="bias")
+
+
+def experts_of_either_layout(*, at: str = LAYER_PREFIX + "mlp.") -> tuple[Rule, ...]:
+    """The router, and experts with a tensor for each, as transformers 5 saves them, or fused, as they are published."""
+    router, *each = experts(at=at)
+    fused, halves = Is(_FUSED), (Split((EXPERT_FF, EXPERT_FF), axis=1),)
+    gate_up, down = at + "experts.gate_up_proj", at + "experts.down_proj"
+    gate_up_roles = (Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS)
+    return (
+        router,
+        *(replace(rule, when=~fused) for rule in each),
+        Rule(gate_up, gate_up_roles, (EXPERTS, 2 * EXPERT_FF, EMBD), halves, when=fused, tensor=True),
+        Rule(down, Role.FFN_DOWN_EXPS, (EXPERTS, EMBD, EXPERT_FF), when=fused, tensor=True),
+    )
 
 
 def shared_expert(*, at: str, width: Dim, when: Condition = ALWAYS) -> tuple[Rule, ...]:

@@ -119,7 +119,7 @@ def test_contradictions(names: list[str], kind: str | None, problem: str) -> Non
     ("name", "kind", "near"),
     [
         ("Qwen3VLForConditionalGeneration", "qwen3_vl", "Qwen3ForCausalLM"),
-        ("Qwen3_5MoeForCausalLM", "qwen3_5_moe", "Qwen3"),
+        ("Qwen3_6ForCausalLM", "qwen3_6", "Qwen3"),
         ("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", "Qwen2ForCausalLM"),
         ("Mistral4ForCausalLM", "mistral4", "MistralForCausalLM"),
         ("DeepseekV32ForCausalLM", "deepseek_v32", "DeepseekV3ForCausalLM"),

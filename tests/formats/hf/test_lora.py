@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from oracles.kills import run
 from oracles.llama import Llama
-from oracles.proofs import Proof, save_proof, tokens_of
+from oracles.proofs import Proof, all_proofs, save_proof, tokens_of
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
@@ -53,7 +53,11 @@ def expected(model: torch.nn.Module, tokens: list[int]) -> np.ndarray:
         return model(torch.tensor([tokens])).logits[0].float().numpy()
 
 
+_QWEN35 = next(proof for proof in all_proofs() if proof.id == "qwen35")
+
 CASES = {
+    # rows and columns of linear attention, which llama.cpp has in another order
+    "qwen35": (_QWEN35, {"target_modules": ["in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", *_ALL]}),
     "llama": (_LLAMA, {"target_modules": _ALL}),
     "one module": (_LLAMA, {"target_modules": ["v_proj"], "r": 8, "lora_alpha": 4}),
     "rslora": (_LLAMA, {"target_modules": _ALL, "use_rslora": True}),

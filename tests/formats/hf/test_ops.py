@@ -17,6 +17,7 @@ from quantmill.formats.hf.ops import (
     Op,
     PermuteRope,
     Regroup,
+    RegroupColumns,
     Reshape,
     Split,
     Stack,
@@ -50,6 +51,18 @@ def test_permute_rope_by_hand() -> None:
 def test_permute_rope_of_a_bias_by_hand() -> None:
     (out,) = PermuteRope(Dim("n")).apply((tensor_of(np.arange(8, dtype=np.float32)),), {"n": 2})
     assert array_of(out).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_regroup_columns_by_hand() -> None:
+    """Two key heads with three values of two columns each: the first values of both come first, then the second."""
+    columns = np.arange(24, dtype=np.float32).reshape(2, 12)
+    op = RegroupColumns((Dim("n"), -1, 2), (1, 0, 2))
+    (out,) = op.apply((tensor_of(columns),), {"n": 2})
+    assert array_of(out)[0].tolist() == [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
+    assert array_of(out)[1].tolist() == [12 + n for n in array_of(out)[0].tolist()]
+    assert np.array_equal(np.ascontiguousarray(out.rows(1, 2)).view("<f4")[0], array_of(out)[1])
+    (back,) = op.inverse.apply((out,), {"n": 2})
+    assert np.array_equal(array_of(back), columns)
 
 
 def test_permute_rope_is_llama_cpp_s_formula() -> None:

@@ -237,7 +237,8 @@ def test_other_roots_and_shards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arch", ["gemma2", "gemma3", "gemma4", "llama4", "mistral3", "mixtral", "qwen2moe", "qwen3next"]
+    "arch",
+    ["gemma2", "gemma3", "gemma4", "llama4", "mistral3", "mixtral", "qwen2moe", "qwen3next", "qwen35", "qwen35moe"],
 )
 def test_a_file_without_our_keys_comes_back(arch: str, tmp_path: Path) -> None:
     """As llama.cpp's converter writes them: the standard keys and the tensors tell all that a model computes."""

@@ -4,6 +4,14 @@ from oracles.proofs import Proof
 
 _HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2}
 _EXPERTS = _HEADS | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
+_DELTA = {
+    "head_dim": 64, "num_hidden_layers": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+    "linear_num_key_heads": 4, "linear_num_value_heads": 8,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+}  # fmt: skip
+_SECTIONS = {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2]}
+_HYBRID_EXPERTS = _EXPERTS | _DELTA | {"shared_expert_intermediate_size": 512}
+_HYBRID = {"published": {"full_attention_interval": 2}, "options": ("--no-mtp",)}
 
 PROOFS = (
     Proof("qwen2", "Qwen2ForCausalLM", _HEADS | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
@@ -19,16 +27,30 @@ PROOFS = (
     Proof(
         "qwen3next",
         "Qwen3NextForCausalLM",
-        _EXPERTS
-        | {"head_dim": 64, "shared_expert_intermediate_size": 512, "num_hidden_layers": 4}
-        | {
-            "linear_key_head_dim": 32,
-            "linear_value_head_dim": 32,
-            "linear_num_key_heads": 4,
-            "linear_num_value_heads": 8,
-        }
-        | {"layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"]},
-        published={"full_attention_interval": 2},
-        options=("--no-mtp",),
+        _HYBRID_EXPERTS,
+        **_HYBRID,
+    ),
+    # three value heads for each key head, and the vision tower's sections
+    Proof(
+        "qwen35",
+        "Qwen3_5ForCausalLM",
+        _HEADS | _DELTA | {"linear_num_value_heads": 12, "rope_parameters": _SECTIONS},
+        **_HYBRID,
+    ),
+    Proof(
+        "qwen35",
+        "Qwen3_5ForCausalLM",
+        _HEADS | _DELTA | {"linear_num_value_heads": 4, "tie_word_embeddings": True},
+        "tied",
+        **_HYBRID,
+    ),
+    Proof("qwen35moe", "Qwen3_5MoeForCausalLM", _HYBRID_EXPERTS, **_HYBRID),
+    Proof(
+        "qwen35moe",
+        "Qwen3_5MoeForCausalLM",
+        _HYBRID_EXPERTS,
+        "fused",
+        as_loaded=True,
+        **_HYBRID,
     ),
 )
