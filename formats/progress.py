@@ -134,9 +134,9 @@ Event = Note | WorkStarted | RowsDone | RunStarted | StepDone | WorkEnded
 Progress = Callable[[Event], object]
 
 
-def notes(progress: Progress | None) -> Callable[[str], object] | None:
+def notes(progress: Progress | None, *, important: bool = False) -> Callable[[str], object] | None:
     """A ``say`` that turns each line into a ``Note``; None where nobody listens."""
-    return None if progress is None else lambda text: progress(Note(text))
+    return None if progress is None else lambda text: progress(Note(text, important))
 
 
 def emit(progress: Progress | None, event: Event) -> None:

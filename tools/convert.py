@@ -133,6 +133,7 @@ def _print(done: Conversion, as_json: bool, quiet: bool) -> None:
     elif quiet:
         return
     elif done.model.get("general.type") == "adapter":
-        print_line(f"{done.paths[0]}: an adapter of {n // 2} weights of a {done.model.arch}")
+        weights = f"{n // 2} weights" if n > 2 else "1 weight"
+        print_line(f"{done.paths[0]}: an adapter of {weights} of a {done.model.arch}")
     elif done.kind == "hf":
         print_line(f"{done.paths[0]}: {n} tensors")

@@ -30,7 +30,7 @@ from .packed_tensors import UnpackedTensor, transposed
 from .pooling import pooling_type
 from .rows import metadata_key
 from .rules import Arch, HFClass, Slot, with_gguf_names, without_head
-from .settle import Found, Say, extra_of, ignore, known_names, say_bare, settle_copies
+from .settle import Found, Say, extra_of, ignore, known_names, say_bare, say_biases, settle_copies
 from .weights import Stored, read_weights
 
 ORIGINAL = "quantmill.hf.original."  # + the rules' name of a tensor
@@ -122,6 +122,7 @@ def assemble(
         slots = list(arch.slots(config))
         if bare:
             slots = _maybe_without_head(arch, slots, stored, folder, say)
+        say_biases(slots, stored, folder, say)
         if wide := sum(one.dtype == "F64" for one in stored.values() if not isinstance(one, Tensor)):
             say(f"{folder}: {wide} tensors of F64 are rounded to F32")
         tensors, kept = _read_tensors(arch, config, slots, stored, folder, readable)

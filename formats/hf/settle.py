@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,20 @@ def _complete(copy: Copy, rule: Rule | None, arch: Arch, out: dict[str, Stored],
     if copy.of in out and copy.name not in out and is_needed(rule):
         out[copy.name] = out[copy.of]
         say(f"{folder}: {copy.of} is written as {copy.name}, too: llama.cpp's {arch.gguf} does not tie them")
+
+
+def say_biases(slots: Iterable[Slot], stored: Mapping[str, Stored], folder: Path, say: Say) -> None:
+    """Say which biases are there although config.json has none: transformers drops them, as llama.cpp does not."""
+    numbers = Counter(
+        slot.rule.bias
+        for slot in slots
+        if slot.part == "bias" and isinstance(slot.rule.bias, str) and not slot.required
+        for name in slot.sources
+        if name in stored
+    )
+    for key, n in numbers.items():
+        kept = f"{n} biases are kept" if n > 1 else "1 bias is kept"
+        say(f"{folder}: {kept}, although config.json makes {key} false, with which transformers takes none")
 
 
 def rule_of(arch: Arch, copy: Copy) -> Rule | None:

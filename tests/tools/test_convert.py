@@ -131,6 +131,7 @@ def test_what_is_left_out_is_said_once(cli: Cli, folder: Path, tmp_path: Path) -
     for words in (
         ("convert", folder, tmp_path / "a.gguf"),
         ("convert", folder, tmp_path / "b.gguf", "--json"),
+        ("convert", folder, tmp_path / "d.gguf", "--quiet"),
         ("convert", folder, tmp_path / "c.gguf", "--outtype", "q8_0", "--dry-run"),
         ("plan", folder, "Q8_0"),
         ("plan", folder, "Q8_0", "--json"),

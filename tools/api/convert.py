@@ -180,7 +180,9 @@ def _read_adapter(src: Path, read: ReadOptions, level: str, progress: Progress |
     dtype = "F32" if level.lower() == "auto" else level.upper()
     if dtype not in FLOATS:
         raise PlanError(f"an adapter cannot be {level}", hint=f"--outtype auto, {', '.join(FLOATS)}")
-    return read_lora(src, read.lora_base, BY_NAME[dtype], follow_links=read.follow_links, say=notes(progress))
+    return read_lora(
+        src, read.lora_base, BY_NAME[dtype], follow_links=read.follow_links, say=notes(progress, important=True)
+    )
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress:
             pre=options.pre,
             drop_extra_tokens=options.drop_extra_tokens,
             follow_links=options.follow_links,
-            say=notes(progress),
+            say=notes(progress, important=True),
         )
     if kind == "lora":
         hint = "quantmill convert makes a GGUF adapter of it"
@@ -113,7 +113,7 @@ def read_for_plan(source: StrPath | Model, *, progress: Progress | None = None) 
     if bare or (path.is_dir() and (path / "config.json").is_file() and not _has_weights(path)):
         from ...formats.hf.shapes import read_shapes
 
-        return read_shapes(path if bare else path / "config.json", say=notes(progress))
+        return read_shapes(path if bare else path / "config.json", say=notes(progress, important=True))
     return read_model(path, progress=progress)
 
 

@@ -71,7 +71,8 @@ def decode_packed(
             part is missing.
     """
     say = say or _ignore
-    config, path = find_config(raw, folder, say)
+    lines: list[str] = []
+    config, path = find_config(raw, folder, lines.append)
     if config is None:
         if name := next((name for name in weights if name.endswith(_PACKED_ENDINGS)), None):
             files = " or ".join(("config.json", *BESIDE[:1]))
@@ -80,8 +81,11 @@ def decode_packed(
         return _with_plain_fp8(weights, raw, folder, unread, say)
     if method_of(config) not in _WHILE_RUNNING and is_plain(weights, unread):
         problem = f"says that the weights are quantized by {shown(method_of(config))}, but all are plain floats"
-        say(f"{folder}: {KEYS[0]} {problem}: they are read as they are")
+        place = KEYS[0] if path.name == "config.json" else path.name
+        say(f"{folder}: {place} {problem}: they are read as they are")
         return dict(weights)
+    for line in lines:
+        say(line)
     method = METHODS.get(str(config.get("quant_method")))
     if method is None:
         raise _unknown(config, path)

@@ -458,3 +458,24 @@ def test_size_labels_are_gguf_py_s(n: int) -> None:
     from gguf.utility import model_weight_count_rounded_notation
 
     assert size_label(n) == model_weight_count_rounded_notation(n)
+
+
+@pytest.mark.parametrize("names", [("q",), ("q", "k", "v")])
+def test_biases_that_config_json_denies(folder: Path, names: tuple[str, ...], tmp_path: Path) -> None:
+    """Kept, as llama.cpp's converter keeps them; transformers takes none, so a line says so. The way back is exact."""
+    config = json.loads((folder / "config.json").read_text())
+    wide = config["num_attention_heads"] * config["head_dim"], config["num_key_value_heads"] * config["head_dim"]
+    values = {
+        f"model.layers.1.self_attn.{name}_proj.bias": np.arange(wide[name != "q"], dtype=np.float32) for name in names
+    }
+    edit_weights(folder, lambda weights: weights.update(values))
+    lines: list[str] = []
+    model = read_hf(folder, say=lines.append)
+    kept = "1 bias is kept" if len(names) == 1 else "3 biases are kept"
+    why = "although config.json makes attention_bias false, with which transformers takes none"
+    assert lines == [f"{folder}: {kept}, {why}"]
+    assert sum(tensor.name.endswith(".bias") for tensor in model.tensors) == len(names)
+    write_hf(model, tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["attention_bias"] is False
+    again = load_file(tmp_path / "back" / "model.safetensors")
+    assert all(np.array_equal(again[name], value) for name, value in values.items())

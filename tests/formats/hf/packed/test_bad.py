@@ -187,7 +187,17 @@ def test_a_config_left_over_on_plain_floats(config: dict[str, Any], tmp_path: Pa
     assert decode_packed(weights, raw, tmp_path, unread={"mask"}, say=lines.append) == weights
     method = config.get("quant_method", "bitsandbytes")
     what = f"says that the weights are quantized by {method!r}, but all are plain floats"
-    assert lines[-1] == f"{tmp_path}: quantization_config {what}: they are read as they are"
+    assert lines == [f"{tmp_path}: quantization_config {what}: they are read as they are"]
+
+
+def test_a_file_left_over_beside_plain_floats(tmp_path: Path) -> None:
+    """The line names the file that says so, and no loader of packed weights is spoken of."""
+    save_file({"m.weight": torch.randn(4, 8)}, tmp_path / "model.safetensors")
+    (tmp_path / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 128}))
+    lines: list[str] = []
+    decode_packed(read_weights(tmp_path), {}, tmp_path, say=lines.append)
+    what = "says that the weights are quantized by 'gptq', but all are plain floats: they are read as they are"
+    assert lines == [f"{tmp_path}: quantize_config.json {what}"]
 
 
 @pytest.mark.parametrize(
