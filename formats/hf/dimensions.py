@@ -96,7 +96,7 @@ class LayerPattern:
 
     usual: str
     other: str
-    every: Dim
+    every: Dim | OrDefault
     first: bool = False
 
     def __call__(self, config: Config) -> list[str]:
@@ -224,6 +224,17 @@ class Equal(Condition):
 
     def __call__(self, config: Config) -> bool:
         return self.left(config) == self.right(config)
+
+
+@dataclass(frozen=True)
+class Follows(Condition):
+    """A key's word for each layer is that of a pattern."""
+
+    key: str
+    pattern: LayerPattern
+
+    def __call__(self, config: Config) -> bool:
+        return bool(config.get(self.key) == self.pattern(config))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ MORE = (
             "arcee",
             "phi3",
             "t5",
+            "minicpm3",
             "t5encoder",
         ),
     ),
@@ -37,12 +38,12 @@ MORE = (
     Difference(
         "*.attention.sliding_window_pattern",
         "the kind of each layer, where llama.cpp knows a rule for all",
-        ("modern-bert", "cohere2", "exaone4", "gemma3", "gpt-oss"),
+        ("modern-bert", "cohere2", "exaone4", "gemma3", "gpt-oss", "afmoe"),
     ),
     Difference(
         "*.rope.freq_base",
         "llama.cpp's converter leaves it at the default, and loses what config.json says",
-        ("falcon", "gemma", "gemma2", "gptneox", "phi2", "stablelm"),
+        ("falcon", "gemma", "gemma2", "gptneox", "phi2", "stablelm", "minicpm3"),
     ),
     Difference(
         "*.expert_gating_func",
@@ -105,7 +106,9 @@ OTHER = (
     Difference("general.size_label", "the pooler counts", ("bert",)),
     Difference("tensor:*.ffn_gate_inp.weight", "F16 there; a router is F32 in every other model", ("dbrx",)),
     Difference("tensor:*.ssm_a", "-exp(x), rounded once; torch's is an ulp beside it here and there", ("mamba",)),
-    Difference("order", "of the experts' tensors: that in which the checkpoint completes them", ("ernie4_5-moe",)),
+    Difference(
+        "order", "of the experts' tensors: that in which the checkpoint completes them", ("ernie4_5-moe", "afmoe")
+    ),
 )
 
 # Proofs without a golden.

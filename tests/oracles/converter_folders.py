@@ -54,6 +54,7 @@ BYTE_LEVEL = {
     "seed_oss": "seed-coder", "smollm3": "llama-bpe", "stablelm": "qwen2",
     "starcoder": "smollm", "starcoder2": "smollm", "glm4moelite": "llama-bpe", "youtu": "youtu",
     "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
+    "jais2": "qwen2", "afmoe": "qwen2", "exaone-moe": "qwen2",
 }  # fmt: skip
 N_TOKENS, N_UNIGRAM = 320, 70
 # Few letters, so that 320 tokens hold them, the 256 bytes and words. The standard library's texts change with Python.

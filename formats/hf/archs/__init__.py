@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..rules import Arch
+from .afmoe import AFMOE
 from .bert import BERT, MODERN_BERT, NOMIC_BERT
 from .bloom import BLOOM
 from .cohere import COHERE2, COMMAND_R
@@ -10,7 +11,7 @@ from .dbrx import DBRX
 from .deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE, YOUTU
 from .dots import DOTS1
 from .ernie import ERNIE4_5, ERNIE4_5_MOE
-from .exaone import EXAONE4
+from .exaone import EXAONE4, EXAONE_MOE
 from .falcon import FALCON
 from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gemma4 import GEMMA4
@@ -20,9 +21,11 @@ from .gpt_oss import GPT_OSS
 from .gptneox import GPTNEOX
 from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
 from .hunyuan import HUNYUAN, HUNYUAN_MOE, HY_V3
+from .jais import JAIS2
 from .lfm2 import LFM2, LFM2_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .mamba import MAMBA, MAMBA2
+from .minicpm import MINICPM3
 from .minimax import MINIMAX_M2
 from .mpt import MPT
 from .near_llama import ARCEE, SEED_OSS, SMOLLM3

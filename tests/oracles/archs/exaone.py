@@ -8,6 +8,12 @@ _WINDOWS = {
     "num_key_value_heads": 2, "sliding_window": 16, "sliding_window_pattern": 4,
 }  # fmt: skip
 
+_EXPERTS = {
+    "num_hidden_layers": 5, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 48, "sliding_window": 24,
+    "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "num_shared_experts": 2,
+    "first_k_dense_replace": 2,
+}  # fmt: skip
+
 PROOFS = (
     Proof(
         "exaone4",
@@ -16,4 +22,5 @@ PROOFS = (
         nulls=("sliding_window", "sliding_window_pattern"),
     ),
     Proof("exaone4", "Exaone4ForCausalLM", _WINDOWS, "windows"),
+    Proof("exaone-moe", "ExaoneMoeForCausalLM", _EXPERTS, published={"scoring_func": "sigmoid"}),
 )
