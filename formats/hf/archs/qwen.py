@@ -139,7 +139,7 @@ DELTA_IMPLIED: dict[str, Implied] = {
     "layer_types": LayerPattern("linear_attention", "full_attention", Dim("full_attention_interval")),
 }
 DELTA_NEEDS = {"linear_value_head_dim": Equal(K_DIM, V_DIM)}
-MTP = LeftOut("mtp.*", "layers that predict further tokens")
+MTP = tuple(LeftOut(name, "layers that predict further tokens") for name in ("mtp.*", "model.mtp.*"))
 
 QWEN3_NEXT = Arch(
     name="qwen3next",
@@ -201,5 +201,5 @@ QWEN3_NEXT = Arch(
     fixed={"hidden_act": "silu", "norm_topk_prob": True, "attention_bias": False} | _ALL_SPARSE,
     needs=DELTA_NEEDS,
     implied=DELTA_IMPLIED,
-    extras=(MTP,),
+    extras=MTP,
 )

@@ -101,7 +101,7 @@ _ATTENTION = (
 )
 _LAST = (Rule("model.norm", Role.OUTPUT_NORM, (EMBD,), ADD_ONE), HEAD)
 _FIXED = {"hidden_act": "silu", "attention_bias": False}
-_EXTRAS = (MTP, *VISION, LeftOut("model.visual.*", "vision tower"), LeftOut("visual.*", "vision tower"))
+_EXTRAS = (*MTP, *VISION, LeftOut("model.visual.*", "vision tower"), LeftOut("visual.*", "vision tower"))
 
 QWEN35 = Arch(
     name="qwen35",

@@ -42,7 +42,7 @@ def save_whole(proof: Proof, folder: Path) -> torch.nn.Module:
     model.save_pretrained(folder, save_original_format=not proof.as_loaded)
     tensors = load_file(folder / "model.safetensors")
     experts = "mtp.layers.0.mlp.experts." + ("0.gate_proj.weight" if proof.as_loaded else "gate_up_proj")
-    tensors |= {"mtp.fc.weight": torch.zeros(4, 8), experts: torch.zeros(2, 4)}
+    tensors |= {"mtp.fc.weight": torch.zeros(4, 8), experts: torch.zeros(2, 4), "model.mtp.norm.weight": torch.zeros(4)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return model
 
@@ -56,8 +56,8 @@ def test_the_text_model_of_a_whole_one(case: str, tmp_path: Path) -> None:
     assert fused == proof.as_loaded
     source = read_hf(tmp_path / "hf", say=said.append)
     assert said == [
-        f"{tmp_path / 'hf'}: left out, as the text model is computed without it: vision tower (21 tensors, 431.4 kB), "
-        f"layers that predict further tokens (2 tensors, 160 bytes)"
+        f"{tmp_path / 'hf'}: left out, as the text model is computed without it: "
+        "layers that predict further tokens (3 tensors, 176 bytes), vision tower (21 tensors, 431.4 kB)"
     ]
     execute(make_plan(source, "F32"), tmp_path / "f32.gguf", threads=1)
     with torch.no_grad():
