@@ -40,12 +40,20 @@ POSITIVE = JsonType("a positive number", lambda value: NUMBER.holds(value) and v
 POSITIVE_WHOLE = JsonType("a positive whole number", lambda value: WHOLE.holds(value) and value > 0)
 TEXT = JsonType("a text", lambda value: isinstance(value, str))
 NULL = JsonType("null", lambda value: value is None)
+LIST = JsonType("a list", lambda value: isinstance(value, list))
 OBJECT = JsonType("an object", lambda value: isinstance(value, dict))
 
 
 def list_of(type: JsonType, items: str) -> JsonType:
     """Lists of a type; ``items`` names several of it: "numbers"."""
     return JsonType(f"a list of {items}", lambda value: isinstance(value, list) and all(map(type.holds, value)))
+
+
+def by_name(type: JsonType, items: str) -> JsonType:
+    """Objects whose values are of a type; ``items`` names several of it."""
+    return JsonType(
+        f"an object of {items}", lambda value: isinstance(value, dict) and all(map(type.holds, value.values()))
+    )
 
 
 def either(*types: JsonType) -> JsonType:

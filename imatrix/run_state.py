@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..formats.json_types import TEXT, WHOLE, JsonType, by_name, optional
 from ..formats.storage.durable import sha256_of_file, write_durably
 from ..formats.storage.journal import Journal, sound_lines
 from ..formats.storage.output import explained
@@ -47,7 +48,7 @@ class RunState:
     def read(self) -> None:
         """Read the entries again, of a run that another process is doing."""
         self._journal = Journal(self.folder / _JOURNAL, _KIND + json.dumps(self._key, sort_keys=True))
-        self.entries: list[dict[str, Any]] = [json.loads(line) for line in self._journal.lines]
+        self.entries = _sound_entries(self._journal.lines)
 
     def file(self, layer: int) -> Path:
         """The safetensors file with a finished block's arrays."""
@@ -64,6 +65,7 @@ class RunState:
             Whether there is such a block. If not, the state is discarded, and the run begins anew.
         """
         saved = any(entry["activations"] is not None for entry in self.entries)
+        saved = saved or len(self.entries) < len(self._journal.lines)
         while self.entries and not self._restore(runner, self.entries[-1]):
             self.entries.pop()
         if any(_digest(self.file(i)) != entry["arrays"] for i, entry in enumerate(self.entries)):
@@ -95,7 +97,9 @@ class RunState:
         other = self._journal.other or ""
         if not other.startswith(_KIND):
             return "version of this program"
-        theirs = json.loads(other.removeprefix(_KIND))
+        theirs = _parsed(other.removeprefix(_KIND))
+        if not isinstance(theirs, dict):
+            return "form"
         return ", ".join(name for name in {**self._key, **theirs} if theirs.get(name) != self._key.get(name))
 
     def discard(self, runner: Runner) -> None:
@@ -189,6 +193,37 @@ def run_key(runner: Runner, model: Path, extra: Mapping[str, Any]) -> dict[str, 
         "device": runner.options.device,
         **extra,
     }
+
+
+_BY_NAME = by_name(TEXT, "texts")
+_FILES = tuple(f"activations-{turn}.bin" for turn in "01ab")
+_TYPES = {
+    "arrays": TEXT,
+    "turn": WHOLE,
+    "dropped": JsonType("texts by number", lambda value: _BY_NAME.holds(value) and all(map(str.isdecimal, value))),
+    "activations": optional(TEXT),
+    "file": optional(JsonType("a file of activations", lambda value: str(value) in _FILES)),
+}
+
+
+def _sound_entries(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """The entries before the first that is not what ``add`` writes."""
+    entries = []
+    for line in lines:
+        entry = _parsed(line)
+        if not isinstance(entry, dict) or not all(type.holds(entry.get(key)) for key, type in _TYPES.items()):
+            break
+        if (entry["activations"] is None) != (entry["file"] is None) or "report" not in entry:
+            break
+        entries.append(entry)
+    return entries
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _digest(path: Path) -> str | None:

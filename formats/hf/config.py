@@ -34,6 +34,7 @@ _COMMON = {
     TIED: False,
 }  # fmt: skip
 
+RECORDED = "quantmill.hf.config"  # what no standard key of GGUF can hold, as JSON
 _SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
     "head_dim",
@@ -96,6 +97,26 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
         config["rope_parameters"] = rope.canonical(config, path, sliding=row.sliding)
         for key in ("rope_theta", "rope_scaling", "partial_rotary_factor", row.sliding or ""):
             config.pop(key, None)
+    return config
+
+
+def with_recorded(derived: Config, recorded: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any]:
+    """A config that was derived from a file's metadata, with what was recorded of the original.
+
+    Raises:
+        FormatError: a recorded value is of another type than a config.json has, or makes no rope.
+    """
+    config = {**derived, **recorded}
+    try:
+        n_layers = {key: derived[key] for key in ("num_hidden_layers",) if key in derived}
+        check_types({**n_layers, **recorded}, arch, cls, {**_COMMON, **cls.defaults}, path, _IMPLIED)
+        for key in recorded.keys() & set(_SIZES):
+            _check_size(recorded, key, path)
+        if (row := rope_row(arch)) and "rope_parameters" in recorded:
+            config["rope_parameters"] = rope.canonical(config, path, sliding=row.sliding)
+    except FormatError as error:
+        where = f"{RECORDED}: {error.where}"
+        raise FormatError(error.problem, path=path, where=where, hint="convert the original again") from None
     return config
 
 

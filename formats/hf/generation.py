@@ -80,6 +80,7 @@ def read_private(value: Value | None) -> dict[str, Any]:
     """The JSON object of a private key; {} if the key is missing or its value was changed to something else."""
     try:
         data = json.loads(value.data) if value is not None and isinstance(value.data, str) else {}
+        json.dumps(data, ensure_ascii=False).encode()  # half of a surrogate pair has no bytes
     except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -20,7 +20,7 @@ from ..ir import Model, Role, Tensor, Tokenizer, Value
 from . import rope
 from .card import general
 from .classes import read_config
-from .config import complete_config, config_residue, derive_config, rope_row
+from .config import RECORDED, complete_config, config_residue, derive_config, rope_row
 from .generation import FILE, generation_residue, read_generation
 from .links import check_links
 from .names import Named, by_our_names, without_wrappers
@@ -248,7 +248,7 @@ def _private(
     if others:
         facts["quantmill.hf.dtypes"] = others
     if rest:
-        facts["quantmill.hf.config"] = json.dumps(rest, ensure_ascii=False, sort_keys=True)
+        facts[RECORDED] = json.dumps(rest, ensure_ascii=False, sort_keys=True)
     facts |= {ORIGINAL + name: values for name, values in kept.originals.items()}
     return {key: typed(key, value) for key, value in facts.items()}
 

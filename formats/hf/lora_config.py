@@ -16,6 +16,7 @@ from ..errors import FormatError
 from ..json_text import read_json
 from ..json_types import (
     FLAG,
+    LIST,
     NUMBER,
     OBJECT,
     POSITIVE_WHOLE,
@@ -35,7 +36,6 @@ _DEFAULT = 8  # of both rank and alpha
 _LEAST = 1e-37  # in float32 less would be 0, by which llama.cpp means a scale of 1
 _END = r"(.*\.)?({})$"  # by which PEFT looks for a pattern
 _LAYER_OF = r".*\.{}\.(\d+)\."
-_LISTS = JsonType("a list", lambda value: isinstance(value, list))
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # beginnings of init_lora_weights by which PEFT changes the base
 
 
@@ -86,7 +86,7 @@ class LoraConfig:
             problem = f"the pair of {module} has rank {rank}, the config makes it {known}"
             raise FormatError(problem, path=self.path, where="r", hint="correct r or rank_pattern")
         if not self.targeted(module):
-            hint = "remove the pair, or correct target_modules, exclude_modules and layers_to_transform"
+            hint = "remove it, or correct target_modules, exclude_modules, layers_to_transform, layers_pattern"
             problem = f"leaves out {module}, which the file has a pair for"
             raise FormatError(problem, path=self.path, where="target_modules", hint=hint)
         alpha: float = _of_pattern(self.alphas, module, self.alpha)
@@ -158,7 +158,7 @@ def _check_supported(raw: Mapping[str, Any], path: Path) -> None:
         raise refuse("use_dora", "a GGUF adapter cannot hold DoRA", "merge it into the base")
     if take(raw, "modules_to_save", TEXTS, path=path):
         raise refuse("modules_to_save", "a GGUF adapter cannot hold whole modules", "merge it")
-    if take(raw, "layer_replication", _LISTS, path=path):
+    if take(raw, "layer_replication", LIST, path=path):
         raise refuse("layer_replication", "a GGUF adapter cannot repeat layers of the base", "merge it")
     start = take(raw, "init_lora_weights", either(FLAG, TEXT), path=path)
     if isinstance(start, str) and start.startswith(_CHANGES_BASE):

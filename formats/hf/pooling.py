@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..json_text import ROOM, parse_json, read_json
-from ..json_types import FLAG, OBJECT, TEXT, check, list_of, take
+from ..json_types import FLAG, LIST, OBJECT, TEXT, check, take
 from .rules import Arch
 from .settle import Say
 
@@ -53,9 +53,10 @@ def _modules(path: Path) -> list[tuple[str, str]]:
         return []
     raw = path.read_bytes()
     modules = parse_json(raw, path, room=len(raw) + ROOM)
-    check(modules, list_of(OBJECT, "objects"), path=path, where="modules")
+    check(modules, LIST, path=path, where="modules")
     found = []
     for i, module in enumerate(modules):
+        check(module, OBJECT, path=path, where=str(i))
         kind, name = (take(module, key, TEXT, "", path=path, inside=f"{i}.") for key in ("type", "path"))
         if Path(name).name != name or name == ".." or "\0" in name:
             raise FormatError(f"{name!r} is no folder beside it", path=path, where=f"{i}.path")

@@ -25,7 +25,7 @@ from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
 from . import rope
 from .archs import ARCHS
-from .config import config_for_class, derive_config, with_defaults
+from .config import RECORDED, config_for_class, derive_config, with_defaults, with_recorded
 from .extras import TIED
 from .generation import read_private, restore_generation
 from .load import BARE, ORIGINAL
@@ -163,8 +163,8 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
     check_kinds(model.metadata, model.path)
     cls = arch.classes[name]
     derived = derive_config(arch, cls, model.metadata, model.tensors, model.path)
-    recorded = read_private(model.metadata.get("quantmill.hf.config"))
-    config = {**derived, **recorded}
+    recorded = read_private(model.metadata.get(RECORDED))
+    config = with_recorded(derived, recorded, arch, cls, Path(model.path))
     if TIED in derived and not _is_bare(
         arch, name, model
     ):  # the tensors decide: a checkpoint may hold its embedding twice

@@ -301,6 +301,9 @@ def zipped(parts: dict[str, bytes]) -> bytes:
 JOURNAL_DIGEST = "0" * 64
 
 
+def journal_line(text: str) -> bytes:
+    return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
+
+
 def journal_bytes() -> bytes:
-    lines = [f"quantmill journal 1 {JOURNAL_DIGEST}", "0:0-16 1:0-8", "2:0-1"]
-    return b"".join(f"{line} {zlib.crc32(line.encode()):08x}\n".encode() for line in lines)
+    return b"".join(map(journal_line, (f"quantmill journal 1 {JOURNAL_DIGEST}", "0:0-16 1:0-8", "2:0-1")))

@@ -213,7 +213,7 @@ def _unknown(config: Config, path: Path) -> FormatError:
     return FormatError(problem, path=path, where=KEYS[0] if path.name == "config.json" else "quant_method", hint=hint)
 
 
-def find_config(raw: Config, folder: Path, say: Say) -> tuple[dict[str, Any] | None, Path]:
+def find_config(raw: Config, folder: Path, say: Say) -> tuple[Config | None, Path]:
     """Find the quantization's config, and its file: config.json or one beside it. None if there is no quantization.
 
     Raises:
@@ -228,7 +228,7 @@ def find_config(raw: Config, folder: Path, say: Say) -> tuple[dict[str, Any] | N
     if beside is None:
         if inside is not None and inside.get("quant_method") == "gptq":
             say(f"{folder}: no {BESIDE[0]} beside config.json, which older programs look for")
-        return None if inside is None else dict(inside), path
+        return inside, path
     name, found = beside[0], {_AWQ_NAMES.get(key, key): value for key, value in beside[1].items()}
     if inside is None:
         say(

@@ -7,17 +7,26 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ....formats.errors import FormatError, visible
+from ....formats.json_text import read_json
+from ....formats.json_types import OBJECT, TEXT, TEXTS, WHOLE, JsonType, by_name, check, shown, take
 from ....formats.storage.durable import sha256_of_file, write_durably
 from ....formats.version import __version__
 
 FORMAT = 1
 NAME = "manifest.json"
 _PACKAGES = ("numpy", "numba", "torch", "transformers", "tokenizers", "safetensors")
+
+_REMEDY = "give the manifest.json that release wrote"
+_SIZE = JsonType("a number of bytes", lambda value: type(value) is int and value >= 0)
+_TEXTS_BY_NAME = by_name(TEXT, "texts")
+FIGURES = by_name(JsonType("a number", lambda value: type(value) in (int, float)), "numbers")  # infinities, too
+FIGURES_BY_NAME = by_name(FIGURES, "objects of numbers")
 
 Figures = Mapping[str, float]  # those of imatrix/evaluate.py, by name
 
@@ -40,12 +49,16 @@ class FileFacts:
         return ({"level": self.level} if self.level else {}) | {"bytes": self.nbytes, "sha256": self.sha256}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> FileFacts:
-        """Read the fields. Raises KeyError or TypeError if they are not those of a file."""
-        found = cls(content["bytes"], content["sha256"], content.get("level", ""))
-        if not (isinstance(found.nbytes, int) and isinstance(found.sha256, str) and isinstance(found.level, str)):
-            raise TypeError
-        return found
+    def from_json(cls, content: Mapping[str, Any], path: Path, inside: str) -> FileFacts:
+        """Read the fields.
+
+        Raises:
+            FormatError: they are not those of a file.
+        """
+        found = partial(needed, content, path=path, inside=inside)
+        return cls(
+            found("bytes", _SIZE), found("sha256", TEXT), take(content, "level", TEXT, "", path=path, inside=inside)
+        )
 
 
 @dataclass(frozen=True)
@@ -157,48 +170,89 @@ def read_manifest(path: str | Path) -> Manifest:
         FormatError: the file cannot be read, is not a manifest, or is of a later version.
     """
     path = Path(path)
+    content = read_json(path, required=True)
+    if "format" not in content:
+        raise FormatError("is not the manifest of a release", path=path, hint=_REMEDY)
+    if content["format"] != FORMAT:
+        problem = f"is of format {shown(content['format'])}; {FORMAT} is known"
+        raise FormatError(problem, path=path, hint="update quantmill", where="format")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            problem = f"is of format {content['format']}; {FORMAT} is known"
-            raise FormatError(problem, path=path, hint="update quantmill")
         return _parse(content, path)
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", path=path) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        hint = "give the manifest.json that release wrote"
-        raise FormatError("is not the manifest of a release", path=path, hint=hint) from None
+    except FormatError as error:
+        raise FormatError(
+            f"is not the manifest of a release: {error.problem}", path=path, where=error.where, hint=_REMEDY
+        ) from None
 
 
 def _parse(content: Mapping[str, Any], path: Path) -> Manifest:
-    files = {name: FileFacts.from_json(about) for name, about in content["files"].items()}
+    files = files_from_json(content, "files", path)
     for name, facts in files.items():
         if Path(name).name != name or not facts.level:
-            raise FormatError("names a file that cannot be its own", path=path, where=str(name)[:80])
-    imatrix, evaluation = content.get("imatrix"), content.get("evaluation")
-    options = content["options"]
+            raise FormatError("names a file that cannot be its own", path=path, where=f"files.{name[:80]}")
+    options, source = (needed(content, key, OBJECT, path=path) for key in ("options", "source"))
+    sets = (take(options, key, TEXT, path=path, inside="options.") for key in ("recipe_set", "book"))
     return Manifest(
-        versions=content.get("versions", {}),
-        source_name=content["source"].get("name", ""),
-        source={name: FileFacts.from_json(about) for name, about in content["source"]["files"].items()},
-        recipe_set=options.get("recipe_set") or options.get("book") or "current",  # "book" is the former name
-        imatrix=imatrix and _imatrix(imatrix),
+        versions=take(content, "versions", _TEXTS_BY_NAME, path=path) or {},
+        source_name=take(source, "name", TEXT, path=path, inside="source.") or "",
+        source=files_from_json(source, "files", path, "source."),
+        recipe_set=next(filter(None, sets), "current"),  # "book" is the former name
+        imatrix=_imatrix(take(content, "imatrix", OBJECT, path=path), path),
         files=files,
-        evaluation=evaluation
-        and EvaluationFacts(TextFacts(**evaluation["text"]), evaluation["base"], evaluation["files"]),
+        evaluation=_evaluation(take(content, "evaluation", OBJECT, path=path), path),
     )
 
 
-def _imatrix(content: Mapping[str, Any]) -> ImatrixFacts:
-    missed = tuple(map(str, content.get("missed", ())))
+def _imatrix(content: Mapping[str, Any] | None, path: Path) -> ImatrixFacts | None:
+    if content is None:
+        return None
+    found = partial(needed, content, path=path, inside="imatrix.")
+    others = partial(take, content, path=path, inside="imatrix.")
+    text = others("text", OBJECT)
     return ImatrixFacts(
-        content["file"], content["sha256"], _text(content), content.get("context", 0), content.get("matched"), missed
+        found("file", TEXT),
+        found("sha256", TEXT),
+        None if text is None else _text(text, path, "imatrix.text."),
+        others("context", WHOLE, 0),
+        others("matched", WHOLE),
+        tuple(others("missed", TEXTS) or ()),
     )
 
 
-def _text(imatrix: Mapping[str, Any]) -> TextFacts | None:
-    text = imatrix.get("text")
-    return None if text is None else TextFacts(**text)
+def _evaluation(content: Mapping[str, Any] | None, path: Path) -> EvaluationFacts | None:
+    if content is None:
+        return None
+    found = partial(needed, content, path=path, inside="evaluation.")
+    text = _text(found("text", OBJECT), path, "evaluation.text.")
+    return EvaluationFacts(text, found("base", FIGURES), found("files", FIGURES_BY_NAME))
+
+
+def _text(content: Mapping[str, Any], path: Path, inside: str) -> TextFacts:
+    name, sha256 = (needed(content, key, TEXT, path=path, inside=inside) for key in ("name", "sha256"))
+    return TextFacts(name, sha256)
+
+
+def files_from_json(content: Mapping[str, Any], key: str, path: Path, inside: str = "") -> dict[str, FileFacts]:
+    """Read the files that a key lists, by name.
+
+    Raises:
+        FormatError: they are not described as files.
+    """
+    listed = needed(content, key, OBJECT, path=path, inside=inside)
+    found = {}
+    for name in listed:
+        about = needed(listed, name, OBJECT, path=path, inside=f"{inside}{key}.")
+        found[name] = FileFacts.from_json(about, path, f"{inside}{key}.{name}.")
+    return found
+
+
+def needed(content: Mapping[str, Any], key: str, type: JsonType, *, path: Path, inside: str = "") -> Any:
+    """A value that must be there.
+
+    Raises:
+        FormatError: it is missing, or of another type.
+    """
+    check(content.get(key), type, path=path, where=inside + key)
+    return content[key]
 
 
 def write_json(path: Path, content: object) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from glob import escape
 from pathlib import Path
 
 from ....formats.errors import FormatError, OutputError
+from ....formats.json_text import read_json
+from ....formats.json_types import OBJECT, WHOLE, take
 from ....formats.storage.durable import partial_name
-from .manifest import NAME, Figures, FileFacts, write_json
+from .manifest import FIGURES, FIGURES_BY_NAME, NAME, Figures, FileFacts, files_from_json, needed, write_json
 
 _STATE = ".release.json"
 _BASE = ".base.npz"
@@ -106,23 +108,23 @@ def open_state(
 def _read(folder: Path, key: Mapping[str, object]) -> ReleaseState:
     path = _path(folder)
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        differs = [name for name in key if saved["key"].get(name) != key[name]]
-        done = saved["done"]
-        files, source = ({} if done[name] is None else _files(done[name]) for name in ("files", "source"))
+        saved = read_json(path)
+        theirs, done = (needed(saved, name, OBJECT, path=path) for name in ("key", "done"))
+        found = partial(take, done, path=path, inside="done.")
+        files, source = (
+            {} if done.get(name) is None else files_from_json(done, name, path, "done.") for name in ("files", "source")
+        )
+        figures = found("figures", FIGURES_BY_NAME) or {}
         state = ReleaseState(
-            folder, key, done["text_chunks"], files, done["base"], dict(done["figures"]), source or None
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise FormatError("is damaged", path=path, hint="--restart begins anew") from None
-    if differs:
+            folder, key, found("text_chunks", WHOLE), files, found("base", FIGURES), figures, source or None
+        )
+    except FormatError as error:
+        problem = f"is damaged: {error.problem}"
+        raise FormatError(problem, path=path, where=error.where, hint="--restart begins anew") from None
+    if differs := [name for name in key if theirs.get(name) != key[name]]:
         problem = f"holds an unfinished release with other settings ({', '.join(differs)})"
         raise OutputError(problem, path=folder, hint="--restart discards it, or choose another folder")
     return state
-
-
-def _files(content: Mapping[str, Mapping[str, object]]) -> dict[str, FileFacts]:
-    return {name: FileFacts.from_json(about) for name, about in content.items()}
 
 
 def _path(folder: Path) -> Path:
