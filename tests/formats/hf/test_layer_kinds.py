@@ -1,0 +1,73 @@
+"""Kinds of layers that GGUF has a number for, or nothing: what the number cannot say is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantmill.formats.errors import FormatError
+from quantmill.formats.hf.archs import BY_CLASS
+from quantmill.formats.hf.config import complete_config
+from quantmill.formats.hf.dimensions import Dim, LeadingLayers, Share
+from quantmill.formats.hf.rows import LeadingDense
+
+D, S = "dense", "sparse"
+
+
+@pytest.mark.parametrize("words", [[S, S], [D, S], [D, D]])
+def test_leading_dense_layers_are_counted_and_read_back(words: list[str]) -> None:
+    written = dict(LeadingDense().to_gguf({"mlp_layer_types": words, "num_hidden_layers": 2}))
+    assert written == {"leading_dense_block_count": words.count(D)}
+
+    def get(suffix: str, *, each: bool = False) -> Any:
+        return {**written, "block_count": 2}.get(suffix)
+
+    assert LeadingDense().to_hf(get) == {"mlp_layer_types": words}
+
+
+@pytest.mark.parametrize("words", [[S, D], [D, S, D], [D], [D, S, S, S], [D, S, "other"], "dense"])
+def test_what_no_count_says_is_refused(words: Any) -> None:
+    with pytest.raises(FormatError, match="mlp_layer_types"):
+        dict(LeadingDense().to_gguf({"mlp_layer_types": words, "num_hidden_layers": 3 if len(words) != 2 else 2}))
+
+
+def test_parts_and_leading_layers() -> None:
+    assert Share("rotary_dim", Dim("head_dim"))({"rotary_dim": 32, "head_dim": 128}) == 0.25
+    assert Share("rotary_dim", Dim("head_dim"))({"head_dim": 128}) is None
+    assert LeadingLayers(D, S, Dim(2))({"num_hidden_layers": 3}) == [D, D, S]
+
+
+_SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 32, "head_dim": 16}
+
+
+@pytest.mark.parametrize("name", ["AfmoeForCausalLM", "ExaoneMoeForCausalLM"])
+def test_windows_that_llama_cpp_has_elsewhere_are_refused(name: str) -> None:
+    arch = BY_CLASS[name]
+    usual = ["sliding_attention"] * 3 + ["full_attention"]
+    config = _SIZES | {"num_key_value_heads": 4, "mup_enabled": True, "layer_types": usual}
+    assert complete_config(config, arch, arch.classes[name], Path("config.json"))["layer_types"] == usual
+    with pytest.raises(FormatError, match="layer_types"):
+        complete_config(config | {"layer_types": usual[::-1]}, arch, arch.classes[name], Path("config.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("AfmoeForCausalLM", {"mup_enabled": False}),
+        ("Dots1ForCausalLM", {"num_key_value_heads": 2}),
+        ("GlmForCausalLM", {"head_dim": 32}),
+        ("HYV3ForCausalLM", {"route_norm": False}),
+        ("MiniMaxM2ForCausalLM", {"scoring_func": "softmax"}),
+        ("MiniCPM3ForCausalLM", {"scale_emb": 1}),
+        ("SolarOpenForCausalLM", {"use_qk_norm": True}),
+        ("YoutuForCausalLM", {"q_lora_rank": None}),
+    ],
+)
+def test_other_models_of_the_classes_are_refused(name: str, wrong: dict[str, Any]) -> None:
+    arch = BY_CLASS[name]
+    config = _SIZES | {"num_key_value_heads": 4, **({"mup_enabled": True} if name == "AfmoeForCausalLM" else {})}
+    complete_config(config, arch, arch.classes[name], Path("config.json"))
+    with pytest.raises(FormatError, match=next(iter(wrong))):
+        complete_config(config | wrong, arch, arch.classes[name], Path("config.json"))
