@@ -87,7 +87,7 @@ def read_lora(
     base = base or _named_base(about)
     raw, arch, name = read_config(base / "config.json", say)
     config = complete_config(raw, arch, arch.classes[name], base / "config.json")
-    stored = _read(folder, follow_links)
+    stored = _read(folder, follow_links, say or ignore)
     pairs = _pairs(stored, folder)
     copied = {match["module"] + ".weight": one for name, one in stored.items() if (match := _COPIED.fullmatch(name))}
     check_base(
@@ -104,11 +104,13 @@ def _named_base(about: LoraConfig) -> Path:
     raise FormatError(problem, path=about.path, hint="--base FOLDER, with the base's config.json in it")
 
 
-def _read(folder: Path, follow_links: bool) -> dict[str, Stored]:
+def _read(folder: Path, follow_links: bool, say: Say) -> dict[str, Stored]:
     for name in _FILES:
         path = folder / name
         check_link(path, folder, follow=follow_links)
         if path.is_file():
+            if aside := [other for other in _FILES if other != name and (folder / other).exists()]:
+                say(f"{folder}: reads {name}, as PEFT does; left aside: {name_list(aside)}")
             return read_bin(path) if ending(path) == ".bin" else dict(read_safetensors(path))
     raise FormatError("holds no weights", path=folder, hint=f"{_FILES[0]} is expected")
 

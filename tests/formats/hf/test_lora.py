@@ -260,3 +260,21 @@ def test_links_out_of_the_folders(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"is a link to .* --follow-links"):
         read_lora(adapter, base)
     assert len(read_lora(adapter, base, follow_links=True).tensors) == 2
+
+
+def test_two_files_of_weights(tmp_path: Path) -> None:
+    """PEFT loads the safetensors file, whatever lies beside it; a line says so, and what the base was taken for."""
+    base, adapter, _ = save_adapter(_LLAMA, tmp_path, target_modules=["v_proj"])
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "architectures": None}))
+    state = load_file(adapter / "adapter_model.safetensors")
+    torch.save({name: tensor + 1 for name, tensor in state.items()}, adapter / "adapter_model.bin")
+    said: list[str] = []
+    model = read_lora(adapter, base, say=said.append)
+    assert said == [
+        f"{base}/config.json: names no model class: taken for LlamaForCausalLM, by its model_type llama",
+        f"{adapter}: reads adapter_model.safetensors, as PEFT does; left aside: adapter_model.bin",
+    ]
+    halves = {tensor.name: tensor.rows(0, tensor.n_rows).view("<f4") for tensor in model.tensors}
+    first = state["base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight"].numpy()
+    assert np.array_equal(halves["blk.0.attn_v.weight.lora_a"].reshape(first.shape), first)
