@@ -163,10 +163,11 @@ def test_scales_change_nothing_but_the_rounding(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=getattr(torch, dtype))
     model.save_pretrained(tmp_path / "model")
     scaled = walk_without_rounding(proof, tmp_path, monkeypatch)
-    # experts' routers are rounded to the checkpoint's type once scaled
-    loose = 2e-2 if "moe" in case and dtype != "float32" else 2e-5
+    # experts' routers are rounded to the checkpoint's type: a token between two experts may choose the other
+    rounded = "moe" in case and dtype != "float32"
+    loose, share = (5e-3, 0.98) if rounded else (2e-5, 1.0)
     for exponents, remarks, change in scaled:
-        assert change < loose
+        assert (change < loose).float().mean() >= share
         if case == "command-r":  # attention and feed forward read the same norm: only the folds inside them hold
             assert any("attn_norm cannot take the scales of attn_q" in remark for remark in remarks)
             assert exponents["attn_output"] or exponents["ffn_down"]
@@ -179,8 +180,8 @@ def test_scales_change_nothing_but_the_rounding(
 
 def walk_without_rounding(
     proof: Proof, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[dict[str, float], list[str], float]]:
-    """For each block: exponents by role, remarks, and how much its scales change its output."""
+) -> Iterator[tuple[dict[str, float], list[str], torch.Tensor]]:
+    """For each block: exponents by role, remarks, and how much its scales change its output, for each token."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, 320, (4 * 64,), generator=generator).tolist()
     runs = []
@@ -204,7 +205,7 @@ def walk_without_rounding(
         plain.advance()
         before, after = plain.activations.get([0, 1, 2, 3]), scaled.activations.get([0, 1, 2, 3])
         exponents = {row.role: row.exponent for row in quantizer.reports if row.exponent}
-        found.append((exponents, quantizer.remarks, float((after - before).norm() / before.norm())))
+        found.append((exponents, quantizer.remarks, (after - before).norm(dim=-1) / before.norm(dim=-1)))
         scaled.activations.put([0, 1, 2, 3], before)
         scaled.activations.flip()
     return iter(found)
