@@ -67,7 +67,8 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
     for key in flat:
         if cls.names.get(key, key) in _SIZES:
             _check_size(flat, key, path)
-    check_types(given, arch, cls, {**_COMMON, **cls.defaults}, path, _IMPLIED)
+    names = {cls.names.get(key, key): key for key in flat}
+    check_types(given, arch, {**_COMMON, **cls.defaults}, path, _IMPLIED, names)
     for layer, own in (given.get("per_layer_config") or {}).items():
         for key in _SIZES:
             if key in own:
@@ -109,7 +110,7 @@ def with_recorded(derived: Config, recorded: Config, arch: Arch, cls: HFClass, p
     config = {**derived, **recorded}
     try:
         n_layers = {key: derived[key] for key in ("num_hidden_layers",) if key in derived}
-        check_types({**n_layers, **recorded}, arch, cls, {**_COMMON, **cls.defaults}, path, _IMPLIED)
+        check_types({**n_layers, **recorded}, arch, {**_COMMON, **cls.defaults}, path, _IMPLIED)
         for key in recorded.keys() & set(_SIZES):
             _check_size(recorded, key, path)
         if (row := rope_row(arch)) and "rope_parameters" in recorded:

@@ -6,7 +6,7 @@ that nothing reads may hold anything.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from .rows import Alternating, AttentionLayers, Key, LayerFlags, LeadingDense, M
 from .rules import Rule
 
 if TYPE_CHECKING:
-    from .rules import Arch, HFClass
+    from .rules import Arch
 
 _OF_GGUF = {
     ValueType.BOOL: FLAG,
@@ -46,18 +46,23 @@ _ALWAYS = {
 
 
 def check_types(
-    config: Config, arch: Arch, cls: HFClass, defaults: Config, path: Path, implied: Container[str] = ()
+    config: Config,
+    arch: Arch,
+    defaults: Config,
+    path: Path,
+    implied: Container[str] = (),
+    names: Mapping[str, str] | None = None,
 ) -> None:
     """Check the values of a config.json, under quantmill's names and without defaults.
 
     Args:
         defaults: what missing keys stand for.
         implied: keys that are inferred where they are null.
+        names: the file's names of keys, where they are others.
 
     Raises:
         FormatError: a value is not of the type that the architecture takes it for.
     """
-    theirs = {ours: name for name, ours in cls.names.items()}
     types = {**types_of(arch, defaults), **_ALWAYS}
     for key, type in types.items():
         value = config.get(key)
@@ -65,7 +70,7 @@ def check_types(
             continue
         if type is WHOLE and isinstance(value, list) and value and len(value) == config.get("num_hidden_layers"):
             type = WHOLES  # a value for each layer
-        check(value, type, path=path, where=theirs.get(key, key))
+        check(value, type, path=path, where=(names or {}).get(key, key))
     for layer, own in (config.get("per_layer_config") or {}).items():
         check(own, OBJECT, path=path, where=f"per_layer_config.{layer}")
         for key in types.keys() & own.keys():

@@ -252,7 +252,8 @@ class Split(RowOp):
         axis = self.axis
         n, inner = tensor.shape[axis], prod(tensor.shape[axis + 1 : -1])
         sizes = [size(config) if isinstance(size, Dim) else size for size in self.sizes]
-        assert sum(sizes) == n, (tensor.name, sizes, tensor.shape)
+        if sum(sizes) != n:
+            raise _uneven(tensor, n)
 
         def part(size: int, start: int) -> Tensor:
             def source_of(rows: Rows) -> Rows:
@@ -391,7 +392,8 @@ class Reshape:
     def apply(self, tensors: Tensors, config: Config) -> Tensors:
         (tensor,) = tensors
         out = replace(tensor, shape=_sizes(self.after, config, tensor.n_weights))
-        assert out.n_weights == tensor.n_weights, (tensor.name, tensor.shape, out.shape)
+        if out.n_weights != tensor.n_weights:
+            raise _uneven(tensor, tensor.n_rows)
 
         def read(a: int, b: int) -> Bytes:
             first, last = a * out.row_bytes, b * out.row_bytes

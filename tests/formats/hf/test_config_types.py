@@ -22,7 +22,8 @@ VALUES: tuple[Any, ...] = (None, True, 0, -1, 1.5, float("inf"), 10**30, "", "x"
 
 def refusal(arch: Arch, cls: HFClass, key: str, value: Any) -> str | None:
     try:
-        check_types({key: value}, arch, cls, cls.defaults, PATH, ("num_key_value_heads", "head_dim"))
+        theirs = {ours: name for name, ours in cls.names.items()}
+        check_types({key: value}, arch, cls.defaults, PATH, ("num_key_value_heads", "head_dim"), theirs)
     except FormatError as error:
         return str(error)
     return None

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.dimensions import Dim
 from quantmill.formats.hf.ops import (
     Concat,
@@ -206,3 +207,20 @@ def test_computing_from_bf16_is_float32_arithmetic() -> None:
 )
 def test_the_inverse_of_the_inverse_is_the_op(op: Op) -> None:
     assert op.inverse.inverse == op
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        Ungroup(Dim("heads"), (2, -1)),
+        Ungroup(Dim(3), (2, 1)),
+        Regroup((Dim(3), 5), (1, 0)),
+        Split((3, 4)),
+        Reshape((8, 4), (Dim(3), 4)),
+    ],
+    ids=str,
+)
+def test_rows_that_do_not_come_in_the_config_s_groups(op: Op) -> None:
+    """Heads of a config that its other numbers do not fit: a line, no assertion of ours."""
+    with pytest.raises(FormatError, match="t: its 8 rows do not come in the groups that the config makes of them"):
+        op.apply((tensor_of(np.zeros((8, 4), np.float32)),), {"heads": 0})

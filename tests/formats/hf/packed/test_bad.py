@@ -266,6 +266,9 @@ def test_a_truncated_shard(told: Callable[..., str], tmp_path: Path) -> None:
     [
         ({**AWQ, "bits": 8}, "quantization_config.bits: 8 bits: AWQ checkpoints of 4 bits are read"),
         ({**AWQ, "version": "gemv_fast"}, "quantization_config.version: 'gemv_fast' is not read (gemm and gemv are)"),
+        ({**AWQ, "version": ["gemm"]}, "quantization_config.version: ['gemm'] is not a text"),
+        ({**AWQ, "version": ""}, "quantization_config.version: '' is not read"),
+        ({**AWQ, "group_size": 10**30}, f"quantization_config.group_size: {10**30} is not a valid group size"),
         ({**AWQ, "group_size": 48}, "m.qweight: groups of 48 do not divide its 64 columns"),
         ({**AWQ, "group_size": 64}, "m.qzeros: its shape is [2, 4], qweight makes it [1, 4]"),
     ],
@@ -286,6 +289,12 @@ def test_awq(told: Callable[..., str], config: Any, expected: str) -> None:
             {**COMPRESSED, "sparsity_config": {"format": "sparse-24-bitmask"}},
             {},
             "format 'sparse-24-bitmask' is not read",
+        ),
+        ({**COMPRESSED, "config_groups": [1]}, {}, "quantization_config.config_groups: [1] is not an object"),
+        (
+            {**COMPRESSED, "config_groups": {"g": {"weights": {**INT4, "num_bits": "4"}}}},
+            {},
+            "quantization_config.config_groups.g.weights.num_bits: '4' is not a whole number",
         ),
         ({**COMPRESSED, "config_groups": {}}, {}, "quantization_config.config_groups: no scheme for weights"),
         (COMPRESSED, {"m.weight_shape": torch.tensor([32, 128])}, "8 words a row do not hold 128 codes of 4 bits"),

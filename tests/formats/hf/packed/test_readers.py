@@ -198,7 +198,7 @@ def test_fp8(
     elif scheme == "row":
         wide = scale[..., None]
     name = "weight_scale_inv" if inverse else "weight_scale"
-    config = {"quant_method": "fp8", "weight_block_size": [16, 32]}
+    config = {"quant_method": "fp8", "weight_block_size": [16, 32] if inverse else "16x32"}
     found = decode({"m.weight": weight, f"m.{name}": scale, "m.input_scale": torch.ones(1)}, config)
     assert list(found) == ["m.weight"]
     assert same_bits(floats(found["m.weight"]), weight.float() * wide)
