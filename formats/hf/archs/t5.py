@@ -123,5 +123,5 @@ T5_ENCODER = Arch(
     fixed=_FIXED,
     implied=T5.implied,
     base="",
-    extras=T5.extras[:1],
+    extras=(Copy("encoder.embed_tokens.weight", "shared.weight", key=None),),
 )
