@@ -1,6 +1,6 @@
 """The same input and options give the same bytes: a matrix of ways to one file, each compared by its SHA-256.
 
-``tests/imatrix`` and ``tests/test_cluster.py`` show the same of importance matrices, ``tests/test_kills.py`` of runs
+``tests/imatrix`` and ``tests/test_cluster.py`` show the same of importance matrices, ``tests/kills`` of runs
 that were killed.
 """
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +13,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+KILLS = int(os.environ.get("QUANTMILL_KILLS", "6"))  # of each command; 50 for a thorough look
+CALIBRATION = ["-f", "SRC/text.txt", "-c", "64", "--chunks", "4", "--save-every", "1"]
+# Command line, and what it makes; SRC/smollm2 and its F16 GGUF are real, SRC/small is random and six layers deep.
+WRITING = {
+    "quantize": (["quantize", "SRC/f16.gguf", "o.gguf", "Q4_K_M", "--threads", "1"], "o.gguf"),
+    "convert in one pass": (["convert", "SRC/smollm2", "o.gguf", "--outtype", "Q4_K_S", "--threads", "2"], "o.gguf"),
+    "convert to a folder": (["convert", "SRC/f16.gguf", "o", "--outtype", "bf16"], "o"),
+    "release": (["release", "SRC/smollm2", "o", "--levels", "Q4_K_M,Q8_0", "--imatrix", "none"], "o"),
+}
+RUNNING = {
+    "imatrix": (["imatrix", "-m", "SRC/smollm2", "-o", "o.gguf", *CALIBRATION], "o.gguf"),
+    "gptq": (["gptq", "SRC/small", "o", "--group-size", "32", *CALIBRATION], "o"),
+    "awq": (["awq", "SRC/small", "o", "--group-size", "32", *CALIBRATION], "o"),
+}
+COMMANDS = WRITING | RUNNING
 # The command line, with a journal that is written often enough for short commands to have one. The first argument is
 # Python to run before it.
 PROGRAM = """
@@ -84,3 +102,34 @@ def survive(
         assert result() == expected, f"kill {number}: other bytes"
         taken_up += any(word in again.stderr for word in TAKEN_UP)
     return taken_up
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's; empty for what has not ended. A release works in its own folder, where
+    hidden files say that it is not whole."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    if not files or any(file.name.startswith(".") for file in files):
+        return ""
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.name.encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check(name: str, sources: Path, folder: Path, kills: int, before: str = "") -> str:
+    """Gives what was counted. ``before``: Python to run in the command's process first."""
+    words, made = COMMANDS[name]
+    folder.mkdir()
+    words = [word.replace("SRC", str(sources)) for word in words]
+    out = folder / made
+    taken_up = survive(words, folder, lambda: digest(out), lambda: remove(out), kills, before)
+    assert taken_up or kills < 6  # the first may all fall into the start, before there is anything to take up
+    assert [path.name for path in folder.iterdir()] == [made]
+    return f"{name}: {kills} of {kills} killed runs ended in the same bytes, {taken_up} were taken up"
