@@ -35,6 +35,7 @@ def facts_to_record(tok: Tokenizer) -> Json:
     if tok.model == "gpt2" and tok.pre in BY_NAME and BY_NAME[tok.pre].name != tok.pre:
         facts["pre"] = tok.pre
     unk = unknown_id(tok) if tok.model in ("llama", "t5", "gemma4") else None
+    named = set(tok.special.values())  # which makes them special to transformers, of whatever type they are
     types = {}
     for i, (text, kind) in enumerate(zip(tok.tokens, tok.types.tolist(), strict=True)):
         if kind == TokenType.USER_DEFINED:
@@ -42,7 +43,8 @@ def facts_to_record(tok: Tokenizer) -> Json:
         elif kind in (TokenType.UNKNOWN, TokenType.CONTROL):
             found = (kind == TokenType.UNKNOWN) == (i == unk)
         else:
-            found = kind != TokenType.UNUSED or is_padding(tok, i) or tok.model in ("llama", "t5")
+            ordinary = kind != TokenType.UNUSED or is_padding(tok, i) or tok.model in ("llama", "t5")
+            found = ordinary and i not in named
         if not found:
             types[str(i)] = kind
     return {**facts, **({"token_types": types} if types else {})}
