@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-KILLS = int(os.environ.get("QUANTMILL_KILLS", "6"))  # of each command; 50 for a thorough look
+KILLS = int(os.environ.get("QUANTMILL_KILLS", "5"))  # of each command; 50 for a thorough look
 CALIBRATION = ["-f", "SRC/text.txt", "-c", "64", "--chunks", "4", "--save-every", "1"]
 # Command line, and what it makes; SRC/smollm2 and its F16 GGUF are real, SRC/small is random and six layers deep.
 WRITING = {
