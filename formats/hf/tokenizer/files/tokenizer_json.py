@@ -28,8 +28,8 @@ from .json_values import (
     token_id,
     tuple_of,
 )
-from .library import check_by_library
 from .steps import Step, TemplateStep, flat_steps, step, template_steps
+from .tokenizers_check import check_by_library
 
 Merge = str | tuple[str, str]  # "left right" until 2024, then a pair, whose parts may hold spaces
 

@@ -6,9 +6,9 @@ import json
 
 from ....errors import TokenizerError
 from ..files.json_values import Json
-from ..files.library import library_errors
 from ..files.steps import Step
 from ..files.tokenizer_json import BpeModel, TokenizerJson
+from ..files.tokenizers_check import library_errors
 from .pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from .probes import PROBES, differing_probes, split, split_probes
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..files.json_values import Json
-from ..files.library import library_errors
+from ..files.tokenizers_check import library_errors
 
 _PROBE_PARTS = (
     "Hello", "hello world", "I'm", "I'M", "we'll've", "WE'LL", "it's 's 'S", "don't", "you'd 'D", "'reason", "l'été",
