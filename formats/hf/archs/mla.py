@@ -1,0 +1,106 @@
+"""Attention through a latent vector (MLA), as DeepSeek V2 began it: rows and rules of all that have it.
+
+llama.cpp's converter (conversion/deepseek.py) turns it into attention with one head of keys: the part of the keys that
+does not turn is multiplied into the queries.
+"""
+
+from __future__ import annotations
+
+from ...ir import Role
+from ..dimensions import EMBD, EXPERT_FF, HEADS, LAYER_INDEX, Condition, Dim, Is
+from ..ops import On, Reshape, Split, Transpose
+from ..rows import Computed, ConfigRow, Constant, Key, Rope
+from ..rules import Rule
+from .shared import (
+    ATTN_NORM,
+    EMBEDDING,
+    EPS_KEY,
+    EXPERT_KEYS,
+    FFN_NORM,
+    FINAL_NORM,
+    HEAD,
+    LAYER_PREFIX,
+    SIZE_KEYS,
+    correction,
+    experts,
+    gated_mlp,
+    shared_expert,
+)
+
+DEFAULTS = {
+    "num_attention_heads": 32, "num_key_value_heads": None, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    "attention_bias": False, "pretraining_tp": 1, "output_router_logits": False, "kv_lora_rank": 512,
+    "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 128,
+}  # fmt: skip
+NAMES = {"n_routed_experts": "num_local_experts"}
+
+ROPE, NOPE, V = Dim("qk_rope_head_dim"), Dim("qk_nope_head_dim"), Dim("v_head_dim")
+LATENT, Q_LATENT = Dim("kv_lora_rank"), Dim("q_lora_rank")
+ATTN, MLP = LAYER_PREFIX + "self_attn.", LAYER_PREFIX + "mlp."
+DENSE = Dim("first_k_dense_replace") > LAYER_INDEX
+
+MLA_ROPE = Rope(scaled={"mscale_all_dim": ("rope.scaling.yarn_log_multiplier", 0.1)})
+MLA_SIZES: tuple[ConfigRow, ...] = (
+    *(key for key in SIZE_KEYS if key.hf != "num_key_value_heads"),
+    Constant("attention.head_count_kv", 1),
+)
+MLA_KEYS: tuple[ConfigRow, ...] = (
+    EPS_KEY,
+    Key("vocab_size", "vocab_size"),
+    Key("q_lora_rank", "attention.q_lora_rank", optional=True),
+    Key("kv_lora_rank", "attention.kv_lora_rank"),
+    Computed("attention.key_length", LATENT + ROPE),
+    Computed("attention.value_length", LATENT),
+    Computed("attention.key_length_mla", NOPE + ROPE),
+    Key("v_head_dim", "attention.value_length_mla"),
+    Key("qk_rope_head_dim", "rope.dimension_count"),
+)
+MLA = (*MLA_SIZES, MLA_ROPE, *MLA_KEYS)
+ROUTED: tuple[ConfigRow, ...] = (
+    *EXPERT_KEYS,
+    Key("n_group", "expert_group_count", optional=True),
+    Key("topk_group", "expert_group_used_count", optional=True),
+    Key("moe_intermediate_size", "expert_feed_forward_length"),
+    Key("n_shared_experts", "expert_shared_count"),
+    Key("routed_scaling_factor", "expert_weights_scale"),
+    Key("norm_topk_prob", "expert_weights_norm"),
+)
+
+
+_HEADS, _BOTH = HEADS * (NOPE + ROPE), HEADS * (NOPE + V)
+_SPLIT_KEYS = (
+    Reshape((_BOTH, LATENT), (HEADS, NOPE + V, LATENT)),
+    Split((NOPE, V), axis=1),
+    On((0,), Transpose()),
+)
+ATTENTION: tuple[Rule, ...] = (
+    Rule(ATTN + "q_proj", Role.ATTN_Q, (_HEADS, EMBD), when=~Is("q_lora_rank")),
+    Rule(ATTN + "q_a_proj", Role.ATTN_Q_A, (Q_LATENT, EMBD), when=Is("q_lora_rank")),
+    Rule(ATTN + "q_a_layernorm", Role.ATTN_Q_A_NORM, (Q_LATENT,), when=Is("q_lora_rank")),
+    Rule(ATTN + "q_b_proj", Role.ATTN_Q_B, (_HEADS, Q_LATENT), when=Is("q_lora_rank")),
+    Rule(ATTN + "kv_a_proj_with_mqa", Role.ATTN_KV_A_MQA, (LATENT + ROPE, EMBD)),
+    Rule(ATTN + "kv_a_layernorm", Role.ATTN_KV_A_NORM, (LATENT,)),
+    Rule(ATTN + "kv_b_proj", (Role.ATTN_K_B, Role.ATTN_V_B), (_BOTH, LATENT), _SPLIT_KEYS),
+    Rule(ATTN + "o_proj", Role.ATTN_OUTPUT, (EMBD, HEADS * V)),
+)
+
+
+def model_rules(*mlp: Rule, attention: tuple[Rule, ...] = ATTENTION) -> tuple[Rule, ...]:
+    """The rules of a whole model with this MLP, and this attention if it has more than MLA's."""
+    return (EMBEDDING, ATTN_NORM, *attention, FFN_NORM, *mlp, FINAL_NORM, HEAD)
+
+
+def routed_rules(dense: Condition, *, corrected: bool = True) -> tuple[Rule, ...]:
+    """The MLP of the dense layers, and the experts of all others.
+
+    Args:
+        dense: the layers without experts.
+        corrected: whether something is added to the experts' scores when they are chosen.
+    """
+    added = (correction(MLP + "gate.e_score_correction_bias", ~dense),) if corrected else ()
+    return (
+        *gated_mlp(when=dense),
+        *experts(when=~dense),
+        *added,
+        *shared_expert(at=MLP + "shared_experts.", width=EXPERT_FF * Dim("n_shared_experts"), when=~dense),
+    )
