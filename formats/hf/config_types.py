@@ -15,7 +15,7 @@ from ..gguf.keys import key_type
 from ..ir import ValueType
 from ..json_types import FLAG, NUMBER, OBJECT, TEXT, TEXTS, WHOLE, WHOLES, JsonType, check, optional, shown
 from .dimensions import LAYER_INDEX, Config, Dim, Is, LayerIn, LayerOverrides, OrDefault
-from .rows import Alternating, AttentionLayers, Key, LayerFlags, LeadingDense, Mapped
+from .rows import Alternating, AttentionLayers, Key, LayerFlags, LeadingDense, Mapped, SizeOfLayer
 from .rules import Rule
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
             yield noun.every, WHOLE
     elif isinstance(noun, LeadingDense):
         yield noun.hf, TEXTS
+    elif isinstance(noun, SizeOfLayer):
+        yield from ((noun.hf, WHOLE), (noun.flag, FLAG))
     elif isinstance(noun, AttentionLayers):
         yield "layer_types", TEXTS
     elif isinstance(noun, Mapped):

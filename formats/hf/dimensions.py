@@ -238,6 +238,30 @@ class Follows(Condition):
 
 
 @dataclass(frozen=True)
+class EndsWith(Condition):
+    """A key's word of the last layer is this one."""
+
+    key: str
+    word: str
+
+    def __call__(self, config: Config) -> bool:
+        words = config.get(self.key)
+        return isinstance(words, list) and words[-1:] == [self.word]
+
+
+@dataclass(frozen=True)
+class AllAmongFirst(Condition):
+    """Each word that a key has for any layer, it has for one of the first ``count`` layers."""
+
+    key: str
+    count: Dim
+
+    def __call__(self, config: Config) -> bool:
+        words = config.get(self.key) or []
+        return {*words} == {*words[: max(0, self.count(config))]}
+
+
+@dataclass(frozen=True)
 class LayerIn(Condition):
     """The layer's number is in the list that a key holds."""
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..errors import FormatError
 from ..json_types import shown
 from . import rope
-from .dimensions import ALWAYS, CONTEXT, HEAD_DIM, KV_HEADS, LAYERS, MLP_TYPES, Condition, Config, Dim, at_layer
+from .dimensions import ALWAYS, CONTEXT, HEAD_DIM, KV_HEADS, LAYERS, MLP_TYPES, Condition, Config, Dim, If, at_layer
 
 
 class Getter(Protocol):
@@ -149,6 +149,34 @@ class PerLayer:
     def to_hf(self, get: Getter) -> dict[str, Any]:
         value = get(self.gguf, each=True)
         return {} if value is None else {self.hf: value}
+
+
+@dataclass(frozen=True)
+class SizeOfLayer:
+    """A size that some layers have otherwise than the first, written as an array if a flag says that they may.
+
+    Args:
+        hf: the config key, which has the size of the first layer.
+        gguf: the hyper-parameter.
+        size: what it is in a layer.
+        flag: the config key of the flag.
+    """
+
+    hf: str
+    gguf: str
+    size: Dim | If
+    flag: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        n = LAYERS(config)
+        each = [self.size(at_layer(config, layer, n)) for layer in range(n)]
+        yield self.gguf, each if config.get(self.flag) else each[0]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        each = get(self.gguf, each=True)
+        if not isinstance(each, list):
+            return {} if each is None else {self.hf: each}
+        return {self.hf: each[0], self.flag: len({*each}) > 1} if each else {}
 
 
 @dataclass(frozen=True)

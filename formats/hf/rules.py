@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError
 from ..gguf.names import tensor_name
 from ..ir import Role, Tensor
-from .dimensions import ALWAYS, EXPERTS, Condition, Config, Dim, Implied, Maybe, at_layer
+from .dimensions import ALWAYS, EXPERTS, Condition, Config, Dim, If, Implied, Maybe, at_layer
 from .ops import Op, Tensors, Transpose
 from .packed_tensors import apply_op
 
@@ -49,7 +49,7 @@ class Rule:
 
     hf: str | tuple[str, ...]
     role: Role | tuple[Role, ...]
-    shape: tuple[Dim, ...]
+    shape: tuple[Dim | If, ...]
     ops: tuple[Op, ...] = ()
     bias: str | Condition | None = None
     when: Condition = ALWAYS

@@ -18,6 +18,7 @@ from ..dimensions import (
     VOCAB,
     Condition,
     Dim,
+    If,
     Is,
     Q,
 )
@@ -111,7 +112,11 @@ def qk_norm(
 
 
 def gated_mlp(
-    *, bias: str | Condition | None = None, when: Condition = ALWAYS, at: str = LAYER_PREFIX + "mlp.", width: Dim = FF
+    *,
+    bias: str | Condition | None = None,
+    when: Condition = ALWAYS,
+    at: str = LAYER_PREFIX + "mlp.",
+    width: Dim | If = FF,
 ) -> tuple[Rule, ...]:
     """The rules of gate, up and down."""
     return (

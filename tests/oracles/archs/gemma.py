@@ -23,7 +23,9 @@ PROOFS = (
     Proof(
         "gemma4",
         "Gemma4ForCausalLM",
-        _GEMMA4 | {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 320},
+        _GEMMA4
+        | {"num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+        | {"hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 320},
     ),
     Proof(
         "gemma4",
@@ -32,5 +34,12 @@ PROOFS = (
         | {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
         | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 256},
         "experts",
+    ),
+    Proof(
+        "gemma4",
+        "Gemma4UnifiedForCausalLM",
+        _GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        "unified",
+        published={"architectures": ["Gemma4UnifiedForConditionalGeneration"], "moe_intermediate_size": None},
     ),
 )

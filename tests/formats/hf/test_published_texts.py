@@ -1,0 +1,91 @@
+"""Text models as they are published, inside of wrappers and beside other towers: the file of the text model alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from oracles.proofs import all_proofs, save_proof
+from quantmill.formats.hf.load import read_hf
+from quantmill.formats.ir import Model
+
+PROOFS = {proof.id: proof for proof in all_proofs()}
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a proof's model is published.
+
+    Args:
+        wrapper: the class that config.json names, and its ``model_type``.
+        names: beginnings of tensor names, and what is in their place; the first that fits.
+        beside: further tensors, all of zeros, by name.
+        said: what a line says of those.
+    """
+
+    proof: str
+    wrapper: tuple[str, str]
+    names: dict[str, str]
+    beside: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    said: str = ""
+
+
+CASES = (
+    Published(
+        "gemma4",
+        ("Gemma4ForConditionalGeneration", "gemma4"),
+        {"model.": "model.language_model."},
+        {
+            "model.vision_tower.patch_embedder.input_proj.weight": (8, 8),
+            "model.embed_vision.embedding_projection.weight": (8, 8),
+            "model.audio_tower.output_proj.weight": (8, 8),
+            "model.embed_audio.embedding_projection.weight": (8, 8),
+        },
+        "audio tower (2 tensors, 512 bytes), vision tower (2 tensors, 512 bytes)",
+    ),
+    Published(
+        "gemma4-unified",
+        ("Gemma4UnifiedForConditionalGeneration", "gemma4_unified"),
+        {"model.": "model.language_model."},
+        {
+            "model.vision_embedder.patch_dense.weight": (8, 8),
+            "model.embed_vision.embedding_projection.weight": (8, 8),
+            "model.embed_audio.embedding_projection.weight": (8, 8),
+        },
+        "audio tower (1 tensor, 256 bytes), vision tower (2 tensors, 512 bytes)",
+    ),
+)
+
+
+def contents(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All of a file but the name of the class, which is the text model's anyway."""
+    tensors = {t.name: (t.shape, bytes(np.ascontiguousarray(t.rows(0, t.n_rows)))) for t in model}
+    return {key: str(value.data) for key, value in model.metadata.items() if "hf.config" not in key}, tensors
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.proof)
+def test_a_wrapped_text_is_the_text(case: Published, tmp_path: Path) -> None:
+    plain, folder, said = tmp_path / "tiny", tmp_path / "wrapped" / "tiny", []
+    save_proof(PROOFS[case.proof], plain)
+    folder.mkdir(parents=True)
+    inner = json.loads((plain / "config.json").read_text())
+    outer = {"architectures": [case.wrapper[0]], "model_type": case.wrapper[1], "text_config": inner}
+    (folder / "config.json").write_text(json.dumps(outer))
+    (folder / "generation_config.json").write_bytes((plain / "generation_config.json").read_bytes())
+    tensors = {}
+    for name, weight in load_file(plain / "model.safetensors").items():
+        root = next((root for root in case.names if name.startswith(root)), "")
+        tensors[case.names.get(root, "") + name.removeprefix(root)] = weight
+    tensors |= {name: torch.zeros(shape) for name, shape in case.beside.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    ours, theirs = read_hf(plain), read_hf(folder, say=said.append)
+    assert contents(theirs) == contents(ours)
+    left = f"{folder}: left out, as the text model is computed without it: {case.said}"
+    assert said == ([left] if case.beside else [])
