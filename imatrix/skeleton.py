@@ -124,7 +124,11 @@ class Skeleton:
     def _fill(self, module: nn.Module, named: Iterator[tuple[str, np.ndarray[Any, Any]]]) -> None:
         for name, values in named:
             owner, _, leaf = name.rpartition(".")
-            setattr(module.get_submodule(owner), leaf, self._parameter(values))
+            part = module.get_submodule(owner)
+            if leaf in part._buffers:  # in its own type, which transformers does not round
+                setattr(part, leaf, torch.from_numpy(values).to(self.device, part.get_buffer(leaf).dtype))
+            else:
+                setattr(part, leaf, self._parameter(values))
 
     def _parameter(self, values: np.ndarray[Any, Any]) -> nn.Parameter:
         return nn.Parameter(torch.from_numpy(values).to(self.device, self.dtype), requires_grad=False)

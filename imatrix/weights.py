@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,8 @@ _EXPERT_STACKS = {
     "down_proj": (Role.FFN_DOWN_EXPS,),
 }
 _STACKED = {role for roles in _EXPERT_STACKS.values() for role in roles}
+# The convolutions of Kimi Delta Attention, which transformers 5 keeps in one.
+_CONVOLUTIONS = ("q_conv1d", "k_conv1d", "v_conv1d")
 _PIECE = 16 << 20  # bytes of rows converted at a time
 
 
@@ -99,24 +101,34 @@ class Weights:
         return self.tensors[name]
 
     def block(self, layer: int, module: torch.nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Read a block's parameters, as pairs of a name relative to the block and float32 weights in its shape.
+        """Read a block's parameters and the buffers that checkpoints hold, such as what corrects experts' scores.
+
+        Yields:
+            a name relative to the block, and float32 weights in its shape.
 
         Raises:
             UnmatchedTensor: the model lacks a weight of the block, or has it in another shape.
         """
-        wanted = {name: tuple(p.shape) for name, p in module.named_parameters()}
-        prefix = f"{self.layers_path}.{layer}."
+        wanted = {name: tuple(p.shape) for name, p in module.state_dict().items()}
+        rest: dict[str, Tensor] = {}
         for slot in self._slots:
             if slot.layer == layer and not set(slot.rule.roles) & _STACKED:
                 for name, tensor in self._of_slot(slot):
-                    short = _renamed(name.removeprefix(prefix))
+                    short = self._in_block(name, layer, wanted)
                     if short in wanted:
                         yield short, self._checked(tensor, wanted.pop(short))
+                    else:
+                        rest[short] = tensor
+        for name in [n for n in wanted if n.endswith("conv1d.weight")]:
+            parts = [name.replace("conv1d", one) for one in _CONVOLUTIONS]
+            if rest.keys() >= {*parts}:
+                wanted.pop(name)
+                yield name, np.concatenate([read_floats(rest[part]) for part in parts])
         for name in [n for n in wanted if n.rpartition(".")[2] in _EXPERT_STACKS]:
             roles = _EXPERT_STACKS[name.rpartition(".")[2]]
-            parts = [read_floats(self._tensor(tensor_name(role, layer))) for role in roles]
+            stacks = [read_floats(self._tensor(tensor_name(role, layer))) for role in roles]
             wanted.pop(name)
-            yield name, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            yield name, stacks[0] if len(stacks) == 1 else np.concatenate(stacks, axis=1)
         if wanted:
             raise UnmatchedTensor(
                 f"the model has no weights for {', '.join(sorted(wanted))}", path=self.model.path, where=f"blk.{layer}"
@@ -140,6 +152,25 @@ class Weights:
         if len(made) == len(slot.targets):
             yield from zip(slot.sources, slot.to_hf(made), strict=True)
 
+    def _in_block(self, name: str, layer: int, known: Container[str]) -> str:
+        """The name that a block's module has for what a checkpoint calls ``name``: the same, or as it is renamed."""
+        from transformers.core_model_loading import rename_source_key
+
+        prefix = f"{self.layers_path}.{layer}."
+        plain = name.removeprefix(prefix)
+        if plain in known:
+            return plain
+        return str(rename_source_key(name, self._renamings, [])[0]).removeprefix(prefix)
+
+    @cached_property
+    def _renamings(self) -> list[Any]:
+        """How transformers 5 renames a checkpoint's tensors when it loads them."""
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+
+        steps = get_checkpoint_conversion_mapping(str(self.class_config["model_type"])) or ()
+        return [step for step in steps if isinstance(step, WeightRenaming)]
+
     def _checked(self, tensor: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
         if tensor.shape != shape:
             problem = f"has shape {list(tensor.shape)}, but its module has {list(shape)}"
@@ -149,9 +180,9 @@ class Weights:
     def recorded_weights(self, layer: int, module: torch.nn.Module) -> dict[str, RecordedWeight]:
         """Every matrix that a block multiplies with, by parameter name."""
         found = {}
-        prefix = f"{self.layers_path}.{layer}."
+        wanted = {name for name, _ in module.named_parameters()}
         by_name = {
-            _renamed(slot.sources[0].removeprefix(prefix)): slot
+            self._in_block(slot.sources[0], layer, wanted): slot
             for slot in self._slots
             if slot.layer == layer and slot.part == "weight" and len(slot.sources) == 1 and len(slot.shape) > 1
         }
@@ -191,12 +222,6 @@ def _columns(slot: Slot) -> NDArray[np.intp] | None:
 
     moves = [op for op in slot.rule.ops if isinstance(op, RegroupColumns)]
     return moves[0].sources(slot.shape[-1], slot.config) if moves else None
-
-
-def _renamed(name: str) -> str:
-    """A checkpoint's name under transformers 5's module names (its conversion_mapping.py, for Mixtral and the like)."""
-    head, _, rest = name.partition("block_sparse_moe.")
-    return f"{head}mlp.{rest}" if rest else name
 
 
 def read_floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:

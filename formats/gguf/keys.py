@@ -105,19 +105,22 @@ _KEYS = {
         "attention.temperature_length attention.indexer.head_count attention.indexer.key_length "
         "attention.indexer.top_k rope.dimension_count rope.dimension_count_swa "
         "rope.scaling.original_context_length ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank "
-        "ssm.group_count wkv.head_size shortconv.l_cache",
+        "ssm.group_count wkv.head_size shortconv.l_cache kda.head_dim hash_layer_count hyper_connection.count "
+        "hyper_connection.sinkhorn_iterations attention.output_group_count attention.output_lora_rank "
+        "attention.indexer.kpool",
         "FLOAT32": "expert_weights_scale expert_group_scale logit_scale attn_logit_softcapping "
         "router_logit_softcapping final_logit_softcapping residual_scale embedding_scale attention.max_alibi_bias "
         "attention.clamp_kqv attention.layer_norm_epsilon attention.layer_norm_rms_epsilon "
         "attention.group_norm_epsilon attention.scale attention.output_scale attention.value_scale "
         "attention.temperature_scale rope.freq_base rope.freq_base_swa rope.scaling.factor rope.scaling.alpha "
         "rope.scaling.attn_factor rope.scaling.yarn_log_multiplier rope.scaling.yarn_ext_factor "
-        "rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow",
+        "rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow "
+        "attention.compress_rope_freq_base hyper_connection.epsilon kda.gate_lower_bound",
         "BOOL": "use_parallel_residual expert_weights_norm swin_norm attention.causal rope.scaling.finetuned "
-        "ssm.dt_b_c_rms",
-        "INT32[]": "rope.dimension_sections",
+        "ssm.dt_b_c_rms kda.safe_gate attention.indexer.kpool_select_tail",
+        "INT32[]": "rope.dimension_sections attention.compress_ratios",
         "FLOAT32[]": "activation_sparsity_scale swiglu_clamp_exp swiglu_clamp_shexp",
-        "BOOL[]": "attention.recurrent_layers",
+        "BOOL[]": "attention.recurrent_layers attention.indexer.types",
         "STRING[]": "classifier.output_labels",
     },
     "": {

@@ -14,7 +14,7 @@ from ..errors import FormatError
 from ..gguf.keys import key_type
 from ..ir import ValueType
 from ..json_types import FLAG, NUMBER, OBJECT, TEXT, TEXTS, WHOLE, WHOLES, JsonType, check, optional, shown
-from .dimensions import LAYER_INDEX, Config, Dim, Is, LayerIn, LayerOverrides, OrDefault
+from .dimensions import LAYER_INDEX, Config, Dim, Is, LayerIn, LayerOverrides, ListedLayers, OrDefault
 from .rows import Alternating, AttentionLayers, Key, LayerFlags, LeadingDense, Mapped, SizeOfLayer
 from .rules import Rule
 
@@ -107,6 +107,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.key, WHOLE
     elif isinstance(noun, LayerOverrides):
         yield from ((held, WHOLE) for held in noun.keys.values())
+    elif isinstance(noun, ListedLayers):
+        yield from ((key, optional(WHOLES)) for key in noun.keys.values())
     elif isinstance(noun, Key):
         known = key_type(noun.gguf)
         yield noun.hf, None if known is None else _OF_GGUF.get(known[0])

@@ -125,6 +125,32 @@ class LeadingLayers:
 
 
 @dataclass(frozen=True)
+class ListedLayers:
+    """A word for each layer, by keys that list the layers of each word, counted from 1; None where there is no list.
+
+    Example:
+        >>> from quantmill.formats.hf.dimensions import ListedLayers
+        >>> words = ListedLayers({"linear": "kda_layers", "full": "full_attn_layers"})
+        >>> words({"num_hidden_layers": 3, "kda_layers": [1, 2], "full_attn_layers": [3]})
+        ['linear', 'linear', 'full']
+    """
+
+    keys: Mapping[str, str]
+
+    def __call__(self, config: Config) -> list[str] | None:
+        """Raises FormatError: a layer is in no list, or in two; or a list has layers that the model does not have."""
+        lists = {key: config.get(key) for key in self.keys.values()}
+        if all(numbers is None for numbers in lists.values()):
+            return None
+        words = {number: word for word, key in self.keys.items() for number in lists[key] or ()}
+        n_layers, listed = LAYERS(config), [number for numbers in lists.values() for number in numbers or ()]
+        if sorted(listed) != [*range(1, n_layers + 1)]:
+            problem = f"not each of the layers 1 to {n_layers} once: {shown(listed)}"
+            raise FormatError(problem, where=" and ".join(lists))
+        return [words[layer] for layer in sorted(words)]
+
+
+@dataclass(frozen=True)
 class LayerOverrides:
     """``per_layer_config``: config keys that have another value in layers of one kind.
 
@@ -228,13 +254,14 @@ class Equal(Condition):
 
 @dataclass(frozen=True)
 class Follows(Condition):
-    """A key's word for each layer is that of a pattern."""
+    """A key's word for each layer is that of a pattern, if the pattern says any."""
 
     key: str
-    pattern: LayerPattern
+    pattern: LayerPattern | ListedLayers
 
     def __call__(self, config: Config) -> bool:
-        return bool(config.get(self.key) == self.pattern(config))
+        words = self.pattern(config)
+        return words is None or bool(config.get(self.key) == words)
 
 
 @dataclass(frozen=True)

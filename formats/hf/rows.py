@@ -284,10 +284,12 @@ class AttentionLayers:
 
     Args:
         other: the word for layers without attention.
+        heads: the key/value heads of the others, if that is not what ``num_key_value_heads`` says.
     """
 
     other: str
     gguf: str = "attention.head_count_kv"
+    heads: Dim = KV_HEADS
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -297,15 +299,15 @@ class AttentionLayers:
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if config.get("layer_types") is None:
             raise FormatError("missing: which layers have attention", where="layer_types")
-        heads = KV_HEADS(config)
+        heads = self.heads(config)
         yield self.gguf, [heads if word in _ATTENTION else 0 for word in config["layer_types"]]
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         heads = get(self.gguf, each=True)
         if not isinstance(heads, list):
             return {}
-        words = ["full_attention" if number else self.other for number in heads]
-        return {"num_key_value_heads": max(heads), "layer_types": words}
+        found = {"num_key_value_heads": max(heads)} if self.heads is KV_HEADS else {}
+        return {**found, "layer_types": ["full_attention" if number else self.other for number in heads]}
 
 
 _ATTENTION = ("full_attention", "attention")  # the second in configs of transformers 4

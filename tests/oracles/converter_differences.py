@@ -54,6 +54,7 @@ MORE = (
         Difference(f"*.{key}", "what config.json says; llama.cpp sees it by the tensors", ("hy_v3",))
         for key in ("leading_dense_block_count", "expert_shared_count")
     ),
+    Difference("*.expert_group_count", "llama.cpp's converter asks for it under another name", ("kimi-linear",)),
     Difference("general.file_type", "left out there", ("gptneox", "mpt")),
     Difference("tensor:cls.*", "the pooler, which llama.cpp's converter drops", ("bert",)),
 )

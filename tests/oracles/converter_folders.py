@@ -6,10 +6,13 @@ Every tokenizer is real, trained within 320 tokens, and of the kind that the arc
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from safetensors.numpy import load_file, save_file
 
 from oracles.proofs import Proof
 from oracles.small_tokenizers import (
@@ -54,7 +57,7 @@ BYTE_LEVEL = {
     "seed_oss": "seed-coder", "smollm3": "llama-bpe", "stablelm": "qwen2",
     "starcoder": "smollm", "starcoder2": "smollm", "glm4moelite": "llama-bpe", "youtu": "youtu",
     "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
-    "jais2": "qwen2", "afmoe": "qwen2", "exaone-moe": "qwen2",
+    "kimi-linear": "kimi-k2", "jais2": "qwen2", "afmoe": "qwen2", "exaone-moe": "qwen2",
 }  # fmt: skip
 N_TOKENS, N_UNIGRAM = 320, 70
 # Few letters, so that 320 tokens hold them, the 256 bytes and words. The standard library's texts change with Python.
@@ -69,7 +72,19 @@ def publish(proof: Proof, folder: Path) -> None:
     if proof.published:
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | dict(proof.published), indent=2))
+    if proof.renamed:
+        weights = load_file(folder / "model.safetensors")
+        save_file(
+            {published_name(proof, name): weight for name, weight in weights.items()}, folder / "model.safetensors"
+        )
     write_folder(folder, {**tokenizer_files(proof.arch), "README.md": CARD})
+
+
+def published_name(proof: Proof, name: str) -> str:
+    """What published checkpoints call a tensor."""
+    for pattern, theirs in proof.renamed.items():
+        name = re.sub(pattern, theirs, name)
+    return name
 
 
 def tokenizer_files(arch: str) -> Mapping[str, Any]:

@@ -42,6 +42,8 @@ class Proof:
         nulls: keys that are passed as None.
         published: what config.json says in published checkpoints and not in those that transformers 5.23 saves, for the
             proof by the converter: both converters read it.
+        renamed: what tensors are called in published checkpoints, where transformers saves them under other names:
+            patterns of ``re.sub`` and what they become, for the proof by the converter.
         as_loaded: saved with the tensors that the model has in memory, not with those that its class saves.
         options: further options of llama.cpp's converter there.
     """
@@ -55,6 +57,7 @@ class Proof:
     encodes: bool = False
     nulls: tuple[str, ...] = ()
     published: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
     as_loaded: bool = False
     options: tuple[str, ...] = ()
 

@@ -22,6 +22,7 @@ from .gptneox import GPTNEOX
 from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
 from .hunyuan import HUNYUAN, HUNYUAN_MOE, HY_V3
 from .jais import JAIS2
+from .kimi import KIMI_LINEAR
 from .lfm2 import LFM2, LFM2_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .mamba import MAMBA, MAMBA2

@@ -10,7 +10,7 @@ import pytest
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.config import complete_config
-from quantmill.formats.hf.dimensions import Dim, LeadingLayers, Share
+from quantmill.formats.hf.dimensions import Dim, LeadingLayers, ListedLayers, Share
 from quantmill.formats.hf.rows import LeadingDense
 
 D, S = "dense", "sparse"
@@ -71,3 +71,33 @@ def test_other_models_of_the_classes_are_refused(name: str, wrong: dict[str, Any
     complete_config(config, arch, arch.classes[name], Path("config.json"))
     with pytest.raises(FormatError, match=next(iter(wrong))):
         complete_config(config | wrong, arch, arch.classes[name], Path("config.json"))
+
+
+LISTED = ListedLayers({"linear": "kda", "full": "attn"})
+
+
+@pytest.mark.parametrize(
+    ("kda", "attn", "words"),
+    [([1, 2], [3], ["linear", "linear", "full"]), ([], [3, 2, 1], ["full"] * 3), (None, None, None)],
+)
+def test_layers_by_lists(kda: list[int] | None, attn: list[int] | None, words: list[str] | None) -> None:
+    assert LISTED({"num_hidden_layers": 3, "kda": kda, "attn": attn}) == words
+
+
+@pytest.mark.parametrize(
+    ("kda", "attn"), [([1], [3]), ([1, 2], [2, 3]), ([1, 2, 3], [3]), ([0, 1], [2]), ([1, 2], None), ([1, 2, 4], [3])]
+)
+def test_lists_that_contradict_each_other_are_refused(kda: list[int], attn: list[int] | None) -> None:
+    with pytest.raises(FormatError, match="not each of the layers 1 to 3 once: "):
+        LISTED({"num_hidden_layers": 3, "kda": kda, "attn": attn})
+
+
+def test_lists_and_words_that_contradict_each_other_are_refused() -> None:
+    arch, name = BY_CLASS["KimiLinearForCausalLM"], "KimiLinearForCausalLM"
+    lists = {"kda_layers": [1, 2, 4], "full_attn_layers": [3], "head_dim": 16, "num_heads": 4}
+    config = _SIZES | {"linear_attn_config": lists, "num_key_value_heads": 4}
+    words = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
+    assert complete_config(config, arch, arch.classes[name], Path("config.json"))["layer_types"] == words
+    assert complete_config(config | {"layer_types": words}, arch, arch.classes[name], Path("config.json"))
+    with pytest.raises(FormatError, match="layer_types"):
+        complete_config(config | {"layer_types": words[::-1]}, arch, arch.classes[name], Path("config.json"))
