@@ -94,6 +94,8 @@ class Role(Enum):
     VIS_ATTN_QKV = "vis_attn_qkv"
     VIS_ATTN_OUTPUT = "vis_attn_output"
     INDEXER_ATTN_K = "indexer.attn_k"
+    INDEXER_K_NORM = "indexer.k_norm"
+    INDEXER_PROJ = "indexer.proj"
     INDEXER_ATTN_Q_B = "indexer.attn_q_b"
     INDEXER_K_PROJ = "indexer.k_proj"
     INDEXER_Q_PROJ = "indexer.q_proj"

@@ -138,25 +138,28 @@ def _of_example(value: object) -> JsonType | None:
 
 def _check_words(config: Config, arch: Arch, path: Path) -> None:
     """Check that ``layer_types`` has a word for each layer, and that the architecture knows the words of every key."""
-    words = config.get("layer_types")
-    kinds = {word for noun in arch.nouns for word in _words(noun)}
     for noun in arch.config:
         if isinstance(noun, Mapped):
             _check_word(config.get(noun.hf), noun.names, path, noun.hf)
-    if words is None or not kinds:
-        return
-    for word in words:
-        _check_word(word, kinds, path, "layer_types")
-    if len(words) != config.get("num_hidden_layers", len(words)):
-        problem = f"{len(words)} words for {config['num_hidden_layers']} layers"
-        raise FormatError(problem, path=path, where="layer_types", hint="is config.json of one model?")
+    others = {noun.hf: noun.words for noun in arch.config if isinstance(noun, LayerFlags)}
+    for key, kinds in {**others, "layer_types": {word for noun in arch.nouns for word in _words(noun)}}.items():
+        words = config.get(key)
+        if words is None or not kinds:
+            continue
+        for word in words:
+            _check_word(word, kinds, path, key)
+        if len(words) != config.get("num_hidden_layers", len(words)):
+            problem = f"{len(words)} words for {config['num_hidden_layers']} layers"
+            raise FormatError(problem, path=path, where=key, hint="is config.json of one model?")
 
 
 def _words(noun: Any) -> tuple[Any, ...]:
     """The words of ``layer_types`` that a noun knows."""
     if isinstance(noun, Is):
         return (noun.value,) if noun.key == "layer_types" else ()
-    return noun.words if isinstance(noun, (LayerFlags, AttentionLayers)) else ()
+    if isinstance(noun, LayerFlags):
+        return noun.words if noun.hf == "layer_types" else ()
+    return noun.words if isinstance(noun, AttentionLayers) else ()
 
 
 def _check_word(word: Any, known: Collection[Any], path: Path, where: str) -> None:

@@ -88,6 +88,12 @@ class Dim:
 class LayerPattern:
     """A word for each layer: one layer in ``every`` has the other word, the last of them, or the ``first``.
 
+    Args:
+        usual, other: the two words.
+        every: how many layers the pattern repeats after; 0 and 1 both mean that all have the other word.
+        first: the other word is that of the first layer in ``every``, not of the last.
+        skip: layers at the beginning that have the other word, before the pattern begins with the last of them.
+
     Example:
         >>> from quantmill.formats.hf.dimensions import Dim, LayerPattern
         >>> LayerPattern("sliding", "full", Dim(3))({"num_hidden_layers": 4})
@@ -98,11 +104,38 @@ class LayerPattern:
     other: str
     every: Dim | OrDefault
     first: bool = False
+    skip: OrDefault | None = None
 
     def __call__(self, config: Config) -> list[str]:
         every = self.every(config) or 1
-        shift = 0 if self.first else 1
-        return [self.usual if (layer + shift) % every else self.other for layer in range(LAYERS(config))]
+        shift = (0 if self.first else 1) - (self.skip(config) if self.skip else 0)
+        return [self.usual if max(layer + shift, 0) % every else self.other for layer in range(LAYERS(config))]
+
+
+@dataclass(frozen=True)
+class Lettered:
+    """A word for each layer, of which a key holds the letters, or the words; without the key, those of a pattern.
+
+    Example:
+        >>> from quantmill.formats.hf.dimensions import Dim, LayerPattern, Lettered
+        >>> words = Lettered("pattern", {"F": "full", "S": "shared"}, LayerPattern("full", "full", Dim(1)))
+        >>> words({"pattern": "FSS", "num_hidden_layers": 3})
+        ['full', 'shared', 'shared']
+    """
+
+    key: str
+    letters: Mapping[str, str]
+    otherwise: LayerPattern
+
+    def __call__(self, config: Config) -> list[str]:
+        given = config.get(self.key)
+        if given is None:
+            return self.otherwise(config)
+        words = [self.letters.get(one, one) for one in given] if isinstance(given, str | list) else []
+        if len(words) != LAYERS(config) or not {*words} <= {*self.letters.values()}:
+            problem = f"is not a letter ({', '.join(self.letters)}) for each of {LAYERS(config)} layers: {shown(given)}"
+            raise FormatError(problem, where=self.key)
+        return words
 
 
 @dataclass(frozen=True)
@@ -262,6 +295,18 @@ class Follows(Condition):
     def __call__(self, config: Config) -> bool:
         words = self.pattern(config)
         return words is None or bool(config.get(self.key) == words)
+
+
+@dataclass(frozen=True)
+class BeginsWith(Condition):
+    """A key's word of the first layer is this one."""
+
+    key: str
+    word: str
+
+    def __call__(self, config: Config) -> bool:
+        words = config.get(self.key)
+        return isinstance(words, list) and words[:1] == [self.word]
 
 
 @dataclass(frozen=True)

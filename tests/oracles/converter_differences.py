@@ -7,7 +7,7 @@ from oracles.converter import Difference
 _DEFAULT = "llama.cpp takes the same for granted where it is missing"
 _PUBLISHED_ID = "llama.cpp's converter writes the id that the published vocabulary has, whatever the folder's says"
 _FF = "llama.cpp's converter writes 4 times the width, whatever the weights have"
-_GLM = ("glm4", "glm4moe", "glm4moelite", "chatglm")
+_GLM = ("glm4", "glm4moe", "glm4moelite", "chatglm", "glm-dsa")
 
 # What only our files have.
 MORE = (
@@ -64,7 +64,9 @@ LESS = (
     Difference("tokenizer.ggml.unknown_token_id", "llama.cpp's converter looks <|endoftext|> up", _GLM),
     Difference("tokenizer.ggml.unknown_token_id", "llama.cpp's converter looks <unk> up", ("solar-open",)),
     Difference(
-        "tokenizer.ggml.eom_token_id", "llama.cpp's converter looks <|observation|> up", ("glm4moe", "glm4moelite")
+        "tokenizer.ggml.eom_token_id",
+        "llama.cpp's converter looks <|observation|> up",
+        ("glm4moe", "glm4moelite", "glm-dsa"),
     ),
     Difference("tokenizer.ggml.padding_token_id", _PUBLISHED_ID, ("nemotron",)),
 )

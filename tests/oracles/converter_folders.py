@@ -47,7 +47,8 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] + eos_token }}{% 
 # The pre-tokenizer of an architecture's byte-level BPE, by llama.cpp's name.
 BYTE_LEVEL = {
     "bloom": "bloom", "command-r": "command-r", "cohere2": "command-r", "dbrx": "dbrx", "deepseek2": "deepseek-llm",
-    "deepseek3": "deepseek-v3", "exaone4": "gpt-2", "falcon": "falcon", "glm4": "llama-bpe", "glm4moe": "llama-bpe",
+    "deepseek3": "deepseek-v3", "deepseek32": "deepseek-v3", "glm-dsa": "llama-bpe",
+    "exaone4": "gpt-2", "falcon": "falcon", "glm4": "llama-bpe", "glm4moe": "llama-bpe",
     "gpt2": "gpt-2", "gpt-oss": "gpt-4o", "gptneox": "olmo", "granite": "smollm", "granitemoe": "smollm",
     "granitehybrid": "dbrx", "hunyuan-dense": "deepseek-v3", "hunyuan-moe": "qwen2", "lfm2": "llama-bpe",
     "lfm2moe": "llama-bpe", "llama4": "gpt-4o", "mamba": "olmo", "mamba2": "olmo", "mistral3": "tekken",

@@ -81,6 +81,9 @@ class Converter:
         # A13B's tokenizer is code beside the checkpoint; ours is a tokenizer.json, as the dense models have it.
         hunyuan = importlib.import_module("conversion.hunyuan")
         hunyuan.HunYuanMoEModel.set_vocab = self.base.TextModel._set_vocab_gpt2
+        # V3.2's asks for a flag that transformers 5 takes from the post-processor, which the published one lacks.
+        deepseek = importlib.import_module("conversion.deepseek")
+        deepseek.DeepseekV32Model.set_vocab = self.base.TextModel._set_vocab_gpt2
         self.look_up = self.base.TextModel.get_vocab_base_pre
         logging.disable(logging.ERROR)
 

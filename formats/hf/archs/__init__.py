@@ -10,6 +10,7 @@ from .cohere import COHERE2, COMMAND_R
 from .dbrx import DBRX
 from .deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE, YOUTU
 from .dots import DOTS1
+from .dsa import DEEPSEEK32, GLM_DSA
 from .ernie import ERNIE4_5, ERNIE4_5_MOE
 from .exaone import EXAONE4, EXAONE_MOE
 from .falcon import FALCON

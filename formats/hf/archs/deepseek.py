@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..dimensions import FF, LAYERS, MLP_TYPES, Is, LeadingLayers, OrDefault
 from ..rows import Computed, Constant, Key, LeadingDense
 from ..rules import Arch, HFClass
-from .mla import DEFAULTS, DENSE, MLA, NAMES, ROUTED, model_rules, routed_rules
+from .mla import DEFAULTS, DENSE, GROUPS_FIT, MLA, NAMES, ROUTED, model_rules, routed_rules
 from .shared import FURTHER_LAYERS, TIED_HEAD, gated_mlp
 
 _CONFIG = (*MLA, *ROUTED, Key("first_k_dense_replace", "leading_dense_block_count"))
@@ -32,6 +32,7 @@ DEEPSEEK2 = Arch(
     rules=model_rules(*routed_rules(DENSE, corrected=False)),
     # llama.cpp scores a group by its two best experts, as V3 does; V2 takes only the best.
     fixed={"hidden_act": "silu", "attention_bias": False, "topk_method": "greedy", "norm_topk_prob": False},
+    needs=GROUPS_FIT,
     extras=(TIED_HEAD, FURTHER_LAYERS),
 )
 
@@ -53,6 +54,7 @@ DEEPSEEK3 = Arch(
     config=(*_CONFIG, Constant("expert_gating_func", 2)),
     rules=model_rules(*routed_rules(DENSE)),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
+    needs=GROUPS_FIT,
     extras=(TIED_HEAD, FURTHER_LAYERS),
 )
 
@@ -75,6 +77,7 @@ GLM4_MOE_LITE = Arch(
     config=(*MLA, *ROUTED, LeadingDense(), Constant("expert_gating_func", 2)),
     rules=model_rules(*routed_rules(Is(MLP_TYPES, "dense"))),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
+    needs=GROUPS_FIT,
     implied={MLP_TYPES: LeadingLayers("dense", "sparse", OrDefault("first_k_dense_replace", 1))},
     extras=(TIED_HEAD, FURTHER_LAYERS),
 )

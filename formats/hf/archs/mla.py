@@ -7,7 +7,7 @@ does not turn is multiplied into the queries.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, HEADS, LAYER_INDEX, Condition, Dim, Is
+from ..dimensions import EMBD, EXPERT_FF, EXPERTS, HEADS, LAYER_INDEX, Condition, Dim, Equal, Is
 from ..ops import On, Reshape, Split, Transpose
 from ..rows import Computed, ConfigRow, Constant, Key, Rope
 from ..rules import Rule
@@ -56,6 +56,11 @@ MLA_KEYS: tuple[ConfigRow, ...] = (
     Key("qk_rope_head_dim", "rope.dimension_count"),
 )
 MLA = (*MLA_SIZES, MLA_ROPE, *MLA_KEYS)
+_GROUPS, _CHOSEN = Dim("n_group"), Dim("topk_group")
+GROUPS_FIT: dict[str, Condition] = {
+    "n_group": ~Is("n_group") | Equal(EXPERTS % _GROUPS, Dim(0)),
+    "topk_group": ~Is("n_group") | (_GROUPS >= _CHOSEN),
+}
 ROUTED: tuple[ConfigRow, ...] = (
     *EXPERT_KEYS,
     Key("n_group", "expert_group_count", optional=True),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GlmMoeDsaConfig
 
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
@@ -39,6 +40,16 @@ def test_parts_and_leading_layers() -> None:
     assert LeadingLayers(D, S, Dim(2))({"num_hidden_layers": 3}) == [D, D, S]
 
 
+@pytest.mark.parametrize(
+    "given", [{}, {"index_topk_freq": 4, "index_skip_topk_offset": 3}, {"index_topk_freq": 3}, {"index_topk_freq": 0}]
+)
+@pytest.mark.parametrize("pattern", [None, "FSSFSSFF", ["full", "full", *["shared"] * 6]], ids=str)
+def test_the_layers_that_have_an_indexer_are_those_of_transformers(given: dict[str, Any], pattern: Any) -> None:
+    given = given | ({} if pattern is None else {"index_topk_pattern": pattern})
+    words = BY_CLASS["GlmMoeDsaForCausalLM"].implied["indexer_types"]({"num_hidden_layers": 8, **given})
+    assert words == GlmMoeDsaConfig(num_hidden_layers=8, **given).indexer_types
+
+
 _SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 32, "head_dim": 16}
 
 
@@ -56,8 +67,19 @@ def test_windows_that_llama_cpp_has_elsewhere_are_refused(name: str) -> None:
     ("name", "wrong"),
     [
         ("AfmoeForCausalLM", {"mup_enabled": False}),
+        ("DeepseekV3ForCausalLM", {"n_group": 7}),
+        ("DeepseekV3ForCausalLM", {"topk_group": 9}),
+        ("DeepseekV32ForCausalLM", {"layer_types": ["full_attention"] * 4}),
+        ("DeepseekV32ForCausalLM", {"index_head_dim": 96}),
+        ("DeepseekV32ForCausalLM", {"qk_rope_head_dim": 192, "index_head_dim": 128}),
         ("Dots1ForCausalLM", {"num_key_value_heads": 2}),
         ("GlmForCausalLM", {"head_dim": 32}),
+        ("GlmMoeDsaForCausalLM", {"indexer_types": ["shared", "full", "full", "full"]}),
+        ("GlmMoeDsaForCausalLM", {"indexer_types": ["full", "shared"]}),
+        ("GlmMoeDsaForCausalLM", {"indexer_types": ["full", "half", "full", "full"]}),
+        ("GlmMoeDsaForCausalLM", {"index_topk_pattern": "FFS"}),
+        ("GlmMoeDsaForCausalLM", {"index_topk_pattern": "FFSX"}),
+        ("GlmMoeDsaForCausalLM", {"index_topk_pattern": 4}),
         ("HYV3ForCausalLM", {"route_norm": False}),
         ("MiniMaxM2ForCausalLM", {"scoring_func": "softmax"}),
         ("MiniCPM3ForCausalLM", {"scale_emb": 1}),
@@ -69,7 +91,7 @@ def test_other_models_of_the_classes_are_refused(name: str, wrong: dict[str, Any
     arch = BY_CLASS[name]
     config = _SIZES | {"num_key_value_heads": 4, **({"mup_enabled": True} if name == "AfmoeForCausalLM" else {})}
     complete_config(config, arch, arch.classes[name], Path("config.json"))
-    with pytest.raises(FormatError, match=next(iter(wrong))):
+    with pytest.raises(FormatError, match=list(wrong)[-1]):
         complete_config(config | wrong, arch, arch.classes[name], Path("config.json"))
 
 

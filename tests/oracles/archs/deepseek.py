@@ -1,4 +1,4 @@
-"""DeepSeek, GLM-4.7-Flash and Youtu-LLM."""
+"""DeepSeek, GLM-4.7-Flash, GLM-5 and Youtu-LLM."""
 
 from oracles.proofs import Proof
 
@@ -23,6 +23,8 @@ _YOUTU = {
     if "expert" not in key and "moe" not in key and "rout" not in key and "first" not in key
 }
 _SIGMOID = {"scoring_func": "sigmoid"}
+# With few heads many scores are 0: then ties decide what is chosen, which each program breaks in its own way.
+_INDEXER = {"index_n_heads": 32, "index_head_dim": 64, "index_topk": 16}
 
 PROOFS = (
     Proof(
@@ -35,6 +37,18 @@ PROOFS = (
     Proof("deepseek3", "DeepseekV3ForCausalLM", _ONE_GROUP | {"rope_parameters": _YARN}, "yarn", published=_SIGMOID),
     Proof(
         "glm4moelite", "Glm4MoeLiteForCausalLM", _FLASH, published={"first_k_dense_replace": 1}, options=("--no-mtp",)
+    ),
+    Proof(
+        "deepseek32",
+        "DeepseekV32ForCausalLM",
+        _MLA | _INDEXER | {"n_group": 4, "topk_group": 2, "rope_parameters": _YARN},
+        published=_SIGMOID,
+    ),
+    Proof(
+        "glm-dsa",
+        "GlmMoeDsaForCausalLM",
+        _ONE_GROUP | _INDEXER | {"indexer_types": ["full", "shared", "full"]},
+        published=_SIGMOID,
     ),
     Proof("youtu", "YoutuForCausalLM", _YOUTU),
 )
