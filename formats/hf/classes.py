@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import FormatError, UnknownArchitecture, name_list
 from ..json_text import read_json
 from ..json_types import FLAG, OBJECT, take
-from .archs import ARCHS, BY_CLASS, BY_MODEL_TYPE
+from .archs import ARCHS, BY_CLASS, BY_MODEL_TYPE, REFUSED
 from .config import text_config
 from .extras import TIED
 from .rules import Arch, stem
@@ -82,6 +82,8 @@ def _by_names(names: list[str], kind: Any, of_type: tuple[str, ...], raw: Mappin
     known = [next((key for key in (f"{name}/{kind}", name) if key in BY_CLASS), "") for name in names]
     known = [name for name in known if name]
     if not known:
+        if names[0] in REFUSED:
+            raise UnknownArchitecture(f"{names[0]}: {REFUSED[names[0]]}", path=path, where="architectures", hint=_GUIDE)
         problem = f"unknown model class {names[0]!r}{_origin(names[0], raw)}"
         raise UnknownArchitecture(problem, path=path, where="architectures", hint=_hint(names[0], kind, of_type))
     archs = {BY_CLASS[name].name for name in of_type or known} & {BY_CLASS[name].name for name in known}

@@ -13,7 +13,7 @@ from ..ir import Metadata, Role, Tensor
 from ..json_types import OBJECT, POSITIVE_WHOLE, shown, take
 from . import rope
 from .config_types import check_types
-from .dimensions import EMBD, HEADS, Config, Implied, Is
+from .dimensions import CLASS_HEAD, EMBD, HEADS, Config, Implied, Is
 from .extras import TIED
 from .rows import Rope, metadata_key
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Stored elsewhere (class and dtype have keys of their own), or true only of the folder it was found in.
 _NOT_KEPT = {
     "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "auto_map",
-    "quantization_config", "compression_config",
+    "quantization_config", "compression_config", CLASS_HEAD,
 }  # fmt: skip
 _TOKEN_IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 # Keys of the outer config that apply to the text model in ``text_config``, too.
@@ -149,7 +149,7 @@ def _nested(config: Config, cls: HFClass) -> dict[str, Any]:
 
 def with_defaults(config: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
     """Add the class's defaults and the sizes that other keys imply."""
-    out = {**_COMMON, **cls.defaults, **config}
+    out = {**_COMMON, **cls.defaults, **config, CLASS_HEAD: cls.head}
     for key, size in implied(arch, out).items():
         if out.get(key) is None:
             out[key] = size(out)
@@ -254,7 +254,7 @@ def config_for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass)
     theirs = {ours: name for name, ours in cls.names.items()}
     sizes = implied(arch, config).items()
     inferred = {key for key, size in sizes if config.get(key) == size(config)} - set(cls.defaults) - set(recorded)
-    unsaid = inferred | set(arch.layouts)
+    unsaid = {*inferred, *arch.layouts, CLASS_HEAD}
     known = _old_rope({key: value for key, value in config.items() if key not in unsaid})
     if known.get("partial_rotary_factor", _MISSING) == cls.defaults.get("partial_rotary_factor"):
         del known["partial_rotary_factor"]

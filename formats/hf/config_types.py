@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError
 from ..gguf.keys import key_type
 from ..ir import ValueType
-from ..json_types import FLAG, NUMBER, OBJECT, TEXT, TEXTS, WHOLE, WHOLES, JsonType, check, optional, shown
-from .dimensions import LAYER_INDEX, Config, Dim, Is, LayerIn, LayerOverrides, ListedLayers, OrDefault
-from .rows import Alternating, AttentionLayers, Key, LayerFlags, LeadingDense, Mapped, SizeOfLayer
+from ..json_types import FLAG, NUMBER, OBJECT, TEXT, TEXTS, WHOLE, WHOLES, JsonType, by_name, check, optional, shown
+from .dimensions import CLASS_HEAD, LAYER_INDEX, Config, Dim, Is, LayerIn, LayerOverrides, ListedLayers, OrDefault
+from .rows import AfterPadding, Alternating, AttentionLayers, Key, Labels, LayerFlags, LeadingDense, Mapped, SizeOfLayer
 from .rules import Rule
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def types_of(arch: Arch, defaults: Config) -> dict[str, JsonType]:
             found = type or _of_example(defaults.get(key))
             if found is not None:
                 types.setdefault(key, found)
-    types.pop(str(LAYER_INDEX.of), None)  # which no config holds
+    for key in (str(LAYER_INDEX.of), CLASS_HEAD):  # which no config holds
+        types.pop(key, None)
     return types
 
 
@@ -112,6 +113,11 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
     elif isinstance(noun, Key):
         known = key_type(noun.gguf)
         yield noun.hf, None if known is None else _OF_GGUF.get(known[0])
+    elif isinstance(noun, AfterPadding):
+        yield noun.hf, WHOLE
+        yield "pad_token_id", WHOLE
+    elif isinstance(noun, Labels):
+        yield noun.hf, optional(by_name(TEXT, "texts"))
     elif isinstance(noun, LayerFlags):
         yield noun.hf, TEXTS
         if noun.every:

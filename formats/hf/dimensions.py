@@ -212,6 +212,17 @@ class OrDefault:
 
 
 @dataclass(frozen=True)
+class CountOf:
+    """How many entries a config key has, or a default if the key is missing."""
+
+    key: str
+    default: int
+
+    def __call__(self, config: Config) -> int:
+        return self.default if config.get(self.key) is None else len(config[self.key])
+
+
+@dataclass(frozen=True)
 class Share:
     """One config key's number as a part of another's; None if the first is missing."""
 
@@ -390,6 +401,10 @@ EXPERTS = Dim("num_local_experts")
 EXPERT_FF = Dim("moe_intermediate_size")
 
 MLP_TYPES = "mlp_layer_types"  # dense or sparse, for each layer
+
+CLASS_HEAD = "head of the class"  # ``HFClass.head``, as a key that no config.json has
+CLASSIFIES = Is(CLASS_HEAD, "classifier")
+LABELS = Dim("num_labels")
 
 _LAYER, _WHOLE = "layer", "whole config"
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import rope
-from .dimensions import Config
+from .dimensions import ALWAYS, Condition, Config
 
 TIED = "tie_word_embeddings"
 # Whether rows (float64 [n, width], and their numbers) of a buffer are what the config makes them.
@@ -47,13 +47,17 @@ class LeftOut:
     Args:
         pattern: ``*`` stands for anything, ``{beyond}`` for the number of a layer after the last.
         what: what it is, for the line that says so.
+        when: the configs in which it is such a part.
     """
 
     pattern: str
     what: str
+    when: Condition = ALWAYS
 
     def matches(self, name: str, config: Config) -> bool:
         """Whether a tensor of this name is such a part."""
+        if not self.when(config):
+            return False
         root, beyond, rest = self.pattern.partition("{beyond}")
         if not beyond:
             return fnmatchcase(name, self.pattern)

@@ -153,8 +153,9 @@ def assemble(
         metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
     metadata |= _vocabulary(tokenizer)
     with located(path):
-        metadata |= _private(arch, cls.text_of or name, config, metadata, tensors, kept, path)
-    if named.bare:
+        written = cls.text_of or cls.without_head or name
+        metadata |= _private(arch, written, config, metadata, tensors, kept, path)
+    if named.bare or cls.without_head:
         metadata[BARE] = typed(BARE, True)
     metadata |= generation_residue(generation, metadata)
     return Model(arch.gguf, metadata, tensors, folder, from_checkpoint=True)
@@ -315,9 +316,9 @@ def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:
 
 
 def _lost(slot: Slot, sources: Tensors, made: Tensors) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The sources that the inverse ops do not restore bit for bit."""
+    """The sources that the inverse ops do not restore bit for bit: their rows up to the last that differs."""
     for name, source, back in zip(slot.sources, sources, slot.to_hf(made), strict=True):
         values = to_f32(source.rows(0, source.n_rows), source.qtype)
         restored = to_f32(from_f32(to_f32(back.rows(0, back.n_rows), back.qtype), source.qtype), source.qtype)
-        if not np.array_equal(values.view(np.uint32), restored.view(np.uint32)):
-            yield name, values.reshape(-1)
+        if (lost := (values.view(np.uint32) != restored.view(np.uint32)).any(axis=-1)).any():
+            yield name, values[: np.flatnonzero(lost)[-1] + 1].reshape(-1)

@@ -301,6 +301,48 @@ class Concat(RowOp):
 
 
 @dataclass(frozen=True)
+class DropRows:
+    """Leave out the first rows of a matrix, such as the positions that padding stands at."""
+
+    count: Dim
+    exact = False
+
+    @property
+    def inverse(self) -> AddRows:
+        return AddRows(self.count)
+
+    def apply(self, tensors: Tensors, config: Config) -> Tensors:
+        (tensor,) = tensors
+        count = self.count(config)
+        if count >= tensor.shape[0]:
+            problem = f"nothing is left of {tensor.shape[0]} rows without the first {count}"
+            raise FormatError(problem, where=tensor.name, hint="is config.json of the same model?")
+        return (replace(_slice(tensor, count), shape=(tensor.shape[0] - count, *tensor.shape[1:])),)
+
+
+@dataclass(frozen=True)
+class AddRows:
+    """Put rows of zeros before a matrix: what ``DropRows`` has left out, as far as can be known."""
+
+    count: Dim
+    exact = True
+
+    @property
+    def inverse(self) -> DropRows:
+        return DropRows(self.count)
+
+    def apply(self, tensors: Tensors, config: Config) -> Tensors:
+        (tensor,) = tensors
+        count = self.count(config)
+
+        def read(a: int, b: int) -> Bytes:
+            zeros = np.zeros((max(0, min(b, count) - a), tensor.row_bytes), np.uint8)
+            return np.concatenate([zeros, tensor.rows(max(a - count, 0), max(b - count, 0))])
+
+        return (replace(tensor, shape=(tensor.shape[0] + count, *tensor.shape[1:]), read=read),)
+
+
+@dataclass(frozen=True)
 class Stack:
     """Stack tensors of the same shape, one for each expert, along a new first axis."""
 

@@ -13,7 +13,21 @@ from typing import Any, Protocol
 from ..errors import FormatError
 from ..json_types import shown
 from . import rope
-from .dimensions import ALWAYS, CONTEXT, HEAD_DIM, KV_HEADS, LAYERS, MLP_TYPES, Condition, Config, Dim, If, at_layer
+from .dimensions import (
+    ALWAYS,
+    CLASSIFIES,
+    CONTEXT,
+    HEAD_DIM,
+    KV_HEADS,
+    LABELS,
+    LAYERS,
+    MLP_TYPES,
+    Condition,
+    Config,
+    Dim,
+    If,
+    at_layer,
+)
 
 
 class Getter(Protocol):
@@ -113,6 +127,55 @@ class GreaterThan:
     def to_hf(self, get: Getter) -> dict[str, Any]:
         value = get(self.gguf)
         return {} if value is None else {self.hf: value > self.than}
+
+
+@dataclass(frozen=True)
+class AfterPadding:
+    """A context whose positions are counted from the padding's id on: GGUF has the number of those that text can take.
+
+    Args:
+        hf: the config key, with the positions that are never taken.
+        gguf: the hyper-parameter's key.
+        pad: the padding's id, where neither config nor tokenizer says it.
+    """
+
+    hf: str = "max_position_embeddings"
+    gguf: str = "context_length"
+    pad: int = 1
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        room = Dim(self.hf)(config) - Dim("pad_token_id")(config) - 1
+        if room < 1:
+            raise FormatError(f"no position is left behind pad_token_id {config['pad_token_id']}", where=self.hf)
+        yield self.gguf, room
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        room, pad = get(self.gguf), get("tokenizer.ggml.padding_token_id")
+        return {} if room is None else {self.hf: room + 1 + (self.pad if pad is None else pad)}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The names of a classifier's results: ``id2label``, and ``label2id`` with it."""
+
+    hf: str = "id2label"
+    gguf: str = "classifier.output_labels"
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if not CLASSIFIES(config):
+            return
+        count = LABELS(config)
+        found = config.get(self.hf) or {str(i): f"LABEL_{i}" for i in range(count)}
+        names = {str(number): name for number, name in found.items()}
+        if not count or names.keys() != {str(i) for i in range(count)}:
+            raise FormatError(f"not a name for each of {count} results: {shown(found)}", where=self.hf)
+        yield self.gguf, [names[str(i)] for i in range(count)]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        names = get(self.gguf, each=True)
+        if names is None:
+            return {}
+        return {self.hf: {str(i): n for i, n in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,8 @@ class HFClass:
         text_of: for a class with vision or sound, the class of its text model, which is written back instead.
         parts: keys that hold nested dicts of the text model; a key ``k`` in ``ffn_config`` is called ``ffn_config.k``.
         bare: the class has no head: its result is the last hidden states.
+        head: the kind of head that the file holds, if not one that predicts tokens: ``classifier``.
+        without_head: for a class whose head llama.cpp has no place for, the class that is written back instead.
     """
 
     model_type: str
@@ -158,6 +160,8 @@ class HFClass:
     text_of: str | None = None
     parts: tuple[str, ...] = ()
     bare: bool = False
+    head: str = ""
+    without_head: str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,7 @@ class Arch:
         layouts: conditions of rules (``Is``) where checkpoints hold the same weights in different tensors: a key that
             no config.json has, and a pattern of names. It is true where a checkpoint has a tensor of such a name.
         pools: llama.cpp's converter writes the pooling that files of sentence-transformers name.
+        refused: classes of the same family that llama.cpp cannot compute, and why.
         extras: tensors of checkpoints that become no tensor of the file, and why; ``extras.py`` adds what is common.
     """
 
@@ -196,6 +201,7 @@ class Arch:
     roots: Mapping[str, str] = field(default_factory=dict)
     layouts: Mapping[str, str] = field(default_factory=dict)
     pools: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
 
     @property

@@ -88,7 +88,7 @@ def write_hf(
         ]
     else:
         tensors = [_cast(tensor, common) for tensor in tensors]
-    if model.get(BARE):
+    if model.get(BARE) or (arch.classes[name].bare and model.get("quantmill.hf.class") is None):
         tensors = [replace(tensor, name=tensor.name.removeprefix(arch.base)) for tensor in tensors]
     # transformers 4 knows torch_dtype only, transformers 5 reads it too.
     config["torch_dtype"] = TORCH_NAMES[common.name]
@@ -259,10 +259,12 @@ def _restore(slot: Slot, made: Tensors, model: Model) -> Iterator[Tensor]:
 def _recorded(slot: Slot, made: Tensors, model: Model) -> dict[str, Tensor]:
     """The originals that were recorded with the tensors computed from them, unless these have been changed since."""
     found = {}
-    for name in slot.sources if not slot.rule.exact else ():
+    for name, restored in zip(slot.sources, slot.to_hf(made), strict=True) if not slot.rule.exact else ():
         values = model.get(ORIGINAL + name)
-        if isinstance(values, np.ndarray) and values.size == prod(slot.shape):
-            original = tensor_from_array(name, values.astype(np.float32).reshape(slot.shape))
+        if isinstance(values, np.ndarray) and values.size <= prod(slot.shape) and values.size % slot.shape[-1] == 0:
+            first = values.astype(np.float32).reshape(-1, slot.shape[-1])
+            rest = to_f32(restored.rows(len(first), restored.n_rows), restored.qtype)
+            original = tensor_from_array(name, np.concatenate([first, rest]).reshape(slot.shape))
             found[name] = replace(original, source=ORIGINAL + name)
     if len(found) < len(slot.sources) or not all(map(_same, slot.to_gguf(tuple(found.values())), made)):
         return {}

@@ -34,7 +34,7 @@ class ValueOp(ABC):
         def read(a: int, b: int) -> Bytes:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 values = self.compute(to_f32(tensor.rows(a, b), tensor.qtype), config)
-            return np.ascontiguousarray(values.astype("<f4")).view(np.uint8).reshape(b - a, -1)
+            return np.ascontiguousarray(values.astype("<f4")).view(np.uint8).reshape(b - a, 4 * tensor.width)
 
         return replace(tensor, qtype=F32, read=read)
 

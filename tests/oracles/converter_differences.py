@@ -56,7 +56,8 @@ MORE = (
     ),
     Difference("*.expert_group_count", "llama.cpp's converter asks for it under another name", ("kimi-linear",)),
     Difference("general.file_type", "left out there", ("gptneox", "mpt")),
-    Difference("tensor:cls.*", "the pooler, which llama.cpp's converter drops", ("bert",)),
+    Difference("tensor:cls.*", "the pooler, which llama.cpp's converter drops", ("bert", "roberta")),
+    Difference("quantmill.tokenizer.*", "what no standard key holds, for the way back"),
 )
 # What only llama.cpp's have.
 LESS = (
@@ -78,7 +79,16 @@ OTHER = (
     Difference("*.context_length", "config.json's; llama.cpp's converter writes the width", ("chatglm",)),
     Difference("tokenizer.ggml.eot_token_id", _PUBLISHED_ID, ("gemma",)),
     Difference("tokenizer.ggml.unknown_token_id", _PUBLISHED_ID, ("nemotron",)),
-    Difference("tokenizer.ggml.tokens", "the names of ids that have no token", ("bert", "nomic-bert")),
+    Difference("tokenizer.ggml.tokens", "the names of ids that have no token", ("bert", "nomic-bert", "distilbert")),
+    *(
+        Difference(
+            f"tokenizer.ggml.{key}",
+            "<mask> and the ids that have no token: XLM-RoBERTa's pieces are shifted there, but not those",
+            ("roberta",),
+        )
+        for key in ("tokens", "token_type", "scores")
+    ),
+    Difference("tokenizer.ggml.pre", "the same, but with it llama.cpp takes the spaces before <mask>", ("roberta",)),
     Difference("tokenizer.ggml.token_type", "<unk> is of the type for unknown tokens, not of control", ("gemma4",)),
     *(
         Difference(
@@ -106,7 +116,7 @@ OTHER = (
         "config.json says rope; llama.cpp's converter turns it off in every hybrid but Bamba",
         ("granitehybrid",),
     ),
-    Difference("general.size_label", "the pooler counts", ("bert",)),
+    Difference("general.size_label", "the pooler counts", ("bert", "roberta")),
     Difference("tensor:*.ffn_gate_inp.weight", "F16 there; a router is F32 in every other model", ("dbrx",)),
     Difference("tensor:*.ssm_a", "-exp(x), rounded once; torch's is an ulp beside it here and there", ("mamba",)),
     Difference(

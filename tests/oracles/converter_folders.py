@@ -78,7 +78,7 @@ def publish(proof: Proof, folder: Path) -> None:
         save_file(
             {published_name(proof, name): weight for name, weight in weights.items()}, folder / "model.safetensors"
         )
-    write_folder(folder, {**tokenizer_files(proof.arch), "README.md": CARD})
+    write_folder(folder, {**tokenizer_files(proof), "README.md": CARD})
 
 
 def published_name(proof: Proof, name: str) -> str:
@@ -88,16 +88,18 @@ def published_name(proof: Proof, name: str) -> str:
     return name
 
 
-def tokenizer_files(arch: str) -> Mapping[str, Any]:
-    """The tokenizer's files of an architecture's folder, by name."""
-    if arch in BYTE_LEVEL:
-        return _byte_level(BYTE_LEVEL[arch], FURTHER.get(arch, ()))
-    return _OTHERS.get(arch, _llama)()
+def tokenizer_files(proof: Proof) -> Mapping[str, Any]:
+    """The tokenizer's files of a proof's folder, by name: of its own kind, or of its architecture's."""
+    if proof.arch in BYTE_LEVEL:
+        return _byte_level(BYTE_LEVEL[proof.arch], FURTHER.get(proof.arch, ()))
+    return _OTHERS.get(proof.id, _OTHERS.get(proof.arch, _llama))()
 
 
-def pre_name(arch: str) -> str:
-    """llama.cpp's name of the architecture's pre-tokenizer."""
-    return BYTE_LEVEL.get(arch, "olmo" if arch == "modern-bert" else "default")
+def pre_name(proof: Proof) -> str:
+    """llama.cpp's name of the proof's pre-tokenizer."""
+    if proof.id == "roberta-byte level":
+        return "roberta-bpe"
+    return BYTE_LEVEL.get(proof.arch, "olmo" if proof.arch == "modern-bert" else "default")
 
 
 # GLM's and Hunyuan's conversions ask for these by name.
@@ -158,6 +160,54 @@ def _unigram() -> Mapping[str, Any]:
 
 
 @cache
+def _fairseq() -> Mapping[str, Any]:
+    """XLM-RoBERTa's: a SentencePiece model, and a tokenizer.json in which its pieces follow one place later."""
+    import base64
+
+    from sentencepiece import sentencepiece_model_pb2
+
+    data = train_unigram(N_UNIGRAM, text=TEXT, pad_id=-1, unk_id=0, bos_id=1, eos_id=2)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(data)
+    pieces = [(text, 0.0) for text in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces += [(piece.piece, piece.score) for piece in proto.pieces[3:]] + [("<mask>", 0.0)]
+    table = base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()
+    meta = {"type": "Metaspace", "replacement": "▁", "add_prefix_space": True}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    document = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": i, "content": pieces[i][0], **plain, "special": True, "lstrip": i > 3}
+            for i in (0, 1, 2, 3, len(pieces) - 1)
+        ],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": table},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, meta]},
+        "decoder": meta,
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": pieces},
+    }
+    document["post_processor"] = _around(document, ("<s>",), ("</s>",))
+    texts = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    texts |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
+    config = {"tokenizer_class": "XLMRobertaTokenizer", **texts}
+    return {"sentencepiece.bpe.model": data, "tokenizer.json": document, "tokenizer_config.json": config}
+
+
+@cache
+def _roberta() -> Mapping[str, Any]:
+    names = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    trained = train_bpe(BY_NAME["gpt-2"].pre_tokenizer, vocab_size=N_TOKENS - 12, text=TEXT)
+    document = with_added(trained, names)
+    ids = {added["content"]: added["id"] for added in document["added_tokens"]}
+    document["added_tokens"][-1]["lstrip"] = True
+    document["post_processor"] = {
+        **{"type": "RobertaProcessing", "sep": ["</s>", ids["</s>"]], "cls": ["<s>", ids["<s>"]]},
+        **{"trim_offsets": True, "add_prefix_space": False},
+    }
+    texts = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    texts |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
+    return {"tokenizer.json": document, "tokenizer_config.json": {"tokenizer_class": "RobertaTokenizer", **texts}}
+
+
+@cache
 def _wordpiece() -> Mapping[str, Any]:
     texts = {f"{text[1:-1].lower()}_token": text for text in _SPECIAL_PIECES}
     words = sorted({*TEXT.replace(".", " ").replace(",", " ").replace(";", " ").split()})
@@ -179,6 +229,7 @@ def _gemma4() -> Mapping[str, Any]:
 
 
 _OTHERS: Mapping[str, Callable[[], Mapping[str, Any]]] = {  # what is not here has a tokenizer as Llama 2's
-    "bert": _wordpiece, "gemma": _gemma, "gemma2": _gemma, "gemma3": _gemma, "gemma4": _gemma4,
+    "bert": _wordpiece, "distilbert": _wordpiece, "roberta": _fairseq, "roberta-byte level": _roberta,
+    "gemma": _gemma, "gemma2": _gemma, "gemma3": _gemma, "gemma4": _gemma4,
     "modern-bert": _modern_bert, "nomic-bert": _wordpiece, "t5": _unigram, "t5encoder": _unigram,
 }  # fmt: skip

@@ -97,6 +97,16 @@ class Llama:
         result: NDArray[np.float32] = self._ask("embeddings", list(tokens))
         return result
 
+    def pooled(self, texts: Sequence[Sequence[int]], pooling: str | None = None) -> NDArray[np.float32]:
+        """float32 [len(texts), width]: one embedding, or a classifier's results, of each text.
+
+        Args:
+            texts: their tokens.
+            pooling: ``mean``, ``cls``, ``last`` or ``rank``, which is a classifier's; None for what the file says.
+        """
+        result: NDArray[np.float32] = self._ask("pooled", [list(text) for text in texts], pooling)
+        return result
+
     def decoded(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32]:
         """float32 [len(target), n_vocab] of an encoder-decoder: logits of ``target`` with ``source`` encoded."""
         result: NDArray[np.float32] = self._ask("decoded", list(source), list(target))
@@ -210,6 +220,8 @@ class _Batch(ctypes.Structure):
 
 _LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _SPECIAL = ("bos", "eos", "eot", "sep", "nl", "pad", "mask")
+_UNSPECIFIED = -1  # enum llama_pooling_type
+_POOLINGS = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
 
 
 class _Session:
@@ -233,7 +245,11 @@ class _Session:
             ("llama_encode", i32, [pointer, _Batch]),
             ("llama_get_logits_ith", ctypes.POINTER(ctypes.c_float), [pointer, i32]),
             ("llama_get_embeddings_ith", ctypes.POINTER(ctypes.c_float), [pointer, i32]),
+            ("llama_get_embeddings_seq", ctypes.POINTER(ctypes.c_float), [pointer, i32]),
+            ("llama_pooling_type", i32, [pointer]),
             ("llama_set_embeddings", None, [pointer, ctypes.c_bool]),
+            ("llama_model_n_cls_out", ctypes.c_uint32, [pointer]),
+            ("llama_model_n_embd_out", i32, [pointer]),
             ("llama_model_n_embd", i32, [pointer]),
             ("llama_model_has_encoder", ctypes.c_bool, [pointer]),
             ("llama_adapter_lora_init", pointer, [pointer, text]),
@@ -268,16 +284,21 @@ class _Session:
         self.vocab = self.lib.llama_model_get_vocab(self.model)
         self.n_ctx = n_ctx
         if not vocab_only:
-            context = self.lib.llama_context_default_params()
-            context.n_ctx = context.n_batch = context.n_ubatch = n_ctx
-            context.n_threads = context.n_threads_batch = min(4, os.cpu_count() or 1)
-            # Keys and values in F32, not F16: less rounding between us and the truth.
-            assert (context.type_k, context.type_v) == (1, 1), "struct llama_context_params has changed"
-            context.type_k = context.type_v = context.flash_attn_type = 0
-            self.context = self.lib.llama_init_from_model(self.model, context)
-            if not self.context:
-                raise LlamaError(f"{path}: " + "".join(self.log[-6:]))
+            self.context = self._new_context()
             self.batch = self.lib.llama_batch_init(n_ctx, 0, 1)
+
+    def _new_context(self, pooling: int = _UNSPECIFIED) -> int:
+        context = self.lib.llama_context_default_params()
+        context.n_ctx = context.n_batch = context.n_ubatch = self.n_ctx
+        context.n_threads = context.n_threads_batch = min(4, os.cpu_count() or 1)
+        # Keys and values in F32, not F16: less rounding between us and the truth.
+        assert (context.type_k, context.type_v) == (1, 1), "struct llama_context_params has changed"
+        context.type_k = context.type_v = context.flash_attn_type = 0
+        context.pooling_type = pooling
+        made: int | None = self.lib.llama_init_from_model(self.model, context)
+        if not made:
+            raise LlamaError("no context: " + "".join(self.log[-6:]))
+        return made
 
     def adapt(self, path: str) -> None:
         adapter = self.lib.llama_adapter_lora_init(self.model, os.fsencode(path))
@@ -319,6 +340,23 @@ class _Session:
     def logits(self, tokens: list[int]) -> NDArray[np.float32]:
         self._forget()
         return self._decode(tokens, 0)
+
+    def pooled(self, texts: list[list[int]], pooling: str | None) -> NDArray[np.float32]:
+        whole, self.context = self.context, self._new_context(_POOLINGS.get(pooling or "", _UNSPECIFIED))
+        try:
+            self.lib.llama_set_embeddings(self.context, True)
+            ranks = self.lib.llama_pooling_type(self.context) == _POOLINGS["rank"]
+            width = (self.lib.llama_model_n_cls_out if ranks else self.lib.llama_model_n_embd_out)(self.model)
+            encodes = self.lib.llama_model_has_encoder(self.model)
+            rows = []
+            for tokens in texts:
+                self._forget()
+                self._run(tokens, 0, self.lib.llama_encode if encodes else None)
+                rows.append(self._rows(self.lib.llama_get_embeddings_seq, 1, width)[0])
+            return np.stack(rows)
+        finally:
+            self.lib.llama_free(self.context)
+            self.context = whole
 
     def embeddings(self, tokens: list[int]) -> NDArray[np.float32]:
         self._forget()

@@ -90,7 +90,7 @@ class Converter:
     def convert(self, folder: Path, path: Path, outtype: str, proof: Proof | None = None) -> None:
         as_it_stands = proof is not None and proof.arch in AS_IT_STANDS
         self.base.AutoConfig = Unreadable if as_it_stands else transformers.AutoConfig
-        added = None if proof is None else (lambda *_: pre_name(proof.arch))
+        added = None if proof is None else (lambda *_: pre_name(proof))
         self.base.TextModel.get_vocab_base_pre = added or self.look_up
         options = ["--outfile", str(path), "--outtype", outtype, *(() if proof is None else proof.options)]
         sys.argv = ["convert_hf_to_gguf.py", str(folder), *options]

@@ -13,6 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+    from oracles.llama import Llama
+
 N_TOKENS = 64
 # Every proof's, unless it says otherwise; a config class takes what it knows.
 SMALL = {
@@ -38,6 +40,8 @@ class Proof:
         case: where an architecture has several proofs, what this one is about.
         spread: standard deviation of the random weights. Norms are 1 +- 0.2, biases 0 +- 0.2.
         embeds: the model has no logits: its last hidden states are compared.
+        pooling: the model has one embedding for the text, so pooled (``mean``), or a classifier's results (``rank``).
+        softmax: llama.cpp gives the classifier's results as probabilities.
         encodes: an encoder reads the tokens, a decoder the same from last to first.
         nulls: keys that are passed as None.
         published: what config.json says in published checkpoints and not in those that transformers 5.23 saves, for the
@@ -54,12 +58,19 @@ class Proof:
     case: str = ""
     spread: float = 0.05
     embeds: bool = False
+    pooling: str = ""
+    softmax: bool = False
     encodes: bool = False
     nulls: tuple[str, ...] = ()
     published: Mapping[str, Any] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     as_loaded: bool = False
     options: tuple[str, ...] = ()
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the model predicts tokens."""
+        return not (self.embeds or self.pooling)
 
     @property
     def id(self) -> str:
@@ -110,11 +121,25 @@ def _randomise(weight: torch.Tensor, spread: float, generator: np.random.Generat
 
 
 def run_proof(proof: Proof, model: torch.nn.Module) -> np.ndarray:
-    """transformers' logits, or last hidden states: float32 [64, width]."""
+    """transformers' logits, or last hidden states: float32 [64, width]; [1, width] where they are pooled."""
     import torch
 
     with torch.no_grad():
         tokens = torch.tensor([tokens_of(proof)])
         out = model(tokens, decoder_input_ids=tokens.flip(1)) if proof.encodes else model(tokens)
-    found: np.ndarray = (out.last_hidden_state if proof.embeds else out.logits)[0].float().numpy()
-    return found
+    if proof.pooling == "rank":
+        scores = out.logits.float()
+        return np.asarray(scores.softmax(-1) if proof.softmax else scores)
+    hidden = out.last_hidden_state if proof.embeds or proof.pooling else out.logits
+    found: np.ndarray = hidden[0].float().numpy()
+    return found.mean(axis=0, keepdims=True) if proof.pooling == "mean" else found
+
+
+def ask(llama: Llama, proof: Proof) -> np.ndarray:
+    """The same of llama.cpp."""
+    tokens = tokens_of(proof)
+    if proof.pooling:
+        return llama.pooled([tokens], proof.pooling)
+    if proof.encodes:
+        return llama.decoded(tokens, tokens[::-1])
+    return llama.embeddings(tokens) if proof.embeds else llama.logits(tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..rules import Arch
 from .afmoe import AFMOE
-from .bert import BERT, MODERN_BERT, NOMIC_BERT
+from .bert import BERT, DISTILBERT, MODERN_BERT, NOMIC_BERT, ROBERTA
 from .bloom import BLOOM
 from .cohere import COHERE2, COMMAND_R
 from .dbrx import DBRX
@@ -44,6 +44,7 @@ ARCHS: tuple[Arch, ...] = tuple(
     value.with_bare_classes() for value in list(globals().values()) if isinstance(value, Arch)
 )
 
+REFUSED = {name: reason for arch in ARCHS for name, reason in arch.refused.items()}
 BY_CLASS = {name: arch for arch in ARCHS for name in arch.classes}
 # The classes of each ``model_type``, those with a head first.
 BY_MODEL_TYPE: dict[str, tuple[str, ...]] = {}

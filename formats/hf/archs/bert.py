@@ -1,67 +1,192 @@
-"""Encoders that return an embedding for each token: BERT, Nomic BERT, ModernBERT.
+"""Encoders that return an embedding for each token, and classifiers on top of them: BERT, RoBERTa and XLM-RoBERTa,
+DistilBERT, Nomic BERT, ModernBERT.
 
-Sources: BertConfig, NomicBertConfig and ModernBertConfig of transformers 5.23; conversion/bert.py of llama.cpp. BERT's
-pooler is what llama.cpp calls the classifier's first layer.
+Sources: their config classes in transformers 5.23; conversion/bert.py of llama.cpp. BERT's pooler is what llama.cpp
+calls the classifier's first layer. Heads that predict masked tokens have no place there: their models are written back
+without one.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...ir import Role
-from ..dimensions import ALWAYS, CONTEXT, EMBD, FF, LAYER_INDEX, VOCAB, Dim, Is, LayerPattern, Q
+from ..dimensions import (
+    ALWAYS,
+    CLASSIFIES,
+    CONTEXT,
+    EMBD,
+    FF,
+    LABELS,
+    LAYER_INDEX,
+    VOCAB,
+    Condition,
+    CountOf,
+    Dim,
+    Implied,
+    Is,
+    LayerPattern,
+    Q,
+)
 from ..extras import POSITIONS, LeftOut
-from ..rows import ConfigRow, Constant, Key, LayerFlags, Mapped, Rope
+from ..ops import DropRows, Op
+from ..rows import AfterPadding, ConfigRow, Constant, Key, Labels, LayerFlags, Mapped, Rope
 from ..rules import Arch, HFClass, Rule
 from .shared import HEAD_DIM_KEYS, SIZE_KEYS
 
-_TYPES = Rule("embeddings.token_type_embeddings", Role.TOKEN_TYPES, (Dim("type_vocab_size"), EMBD))
-_WORDS = Rule("embeddings.word_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD))
 _SIZES = tuple(key for key in SIZE_KEYS if key.hf != "num_key_value_heads")
+_ENCODES = Constant("attention.causal", False)
 _CONFIG: tuple[ConfigRow, ...] = (
     *_SIZES,
     Key("layer_norm_eps", "attention.layer_norm_epsilon"),
-    Constant("attention.causal", False),
+    _ENCODES,
     Key("type_vocab_size", "tokenizer.ggml.token_type_count"),
+    Labels(),
 )
-_BERT = "encoder.layer.{layer}."
+_LABELS: dict[str, Implied] = {"num_labels": CountOf("id2label", 2)}
+# llama.cpp computes the tanh form of all of them
+_GELU = ("gelu", "gelu_new", "gelu_pytorch_tanh")
+_POSITIONS = "position_embedding_type"
+_ABSOLUTE: dict[str, Condition] = {_POSITIONS: ~Is(_POSITIONS) | Is(_POSITIONS, "absolute")}
+_MASKED = "head that predicts masked tokens"
 
 
-def _dense(hf: str, role: Role, high: Dim = EMBD, wide: Dim = EMBD) -> Rule:
-    return Rule(_BERT + hf, role, (high, wide), bias=ALWAYS)
+def _classes(base: str, cls: HFClass) -> dict[str, HFClass]:
+    """The classes of a model: bare, with a classifier, and with the head of its training, which is left out."""
+    return {
+        f"{base}Model": replace(cls, bare=True),
+        f"{base}ForSequenceClassification": replace(cls, head="classifier"),
+        f"{base}ForMaskedLM": replace(cls, without_head=f"{base}Model"),
+    }
 
+
+def _bert(base: str, *positions: Op) -> tuple[Rule, ...]:
+    """The rules of BERT's layout: the embeddings, with what becomes of the positions, and the blocks."""
+    at, layer = base + "embeddings.", base + "encoder.layer.{layer}."
+
+    def dense(hf: str, role: Role, high: Dim = EMBD, wide: Dim = EMBD) -> Rule:
+        return Rule(layer + hf, role, (high, wide), bias=ALWAYS)
+
+    return (
+        Rule(at + "word_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD)),
+        Rule(at + "position_embeddings", Role.POS_EMBD, (CONTEXT, EMBD), positions),
+        Rule(at + "token_type_embeddings", Role.TOKEN_TYPES, (Dim("type_vocab_size"), EMBD)),
+        Rule(at + "LayerNorm", Role.TOKEN_EMBD_NORM, (EMBD,), bias=ALWAYS),
+        dense("attention.self.query", Role.ATTN_Q),
+        dense("attention.self.key", Role.ATTN_K),
+        dense("attention.self.value", Role.ATTN_V),
+        dense("attention.output.dense", Role.ATTN_OUTPUT),
+        Rule(layer + "attention.output.LayerNorm", Role.ATTN_OUTPUT_NORM, (EMBD,), bias=ALWAYS),
+        dense("intermediate.dense", Role.FFN_UP, FF),
+        dense("output.dense", Role.FFN_DOWN, EMBD, FF),
+        Rule(layer + "output.LayerNorm", Role.LAYER_OUT_NORM, (EMBD,), bias=ALWAYS),
+        Rule(base + "pooler.dense", Role.CLS, (EMBD, EMBD), bias=ALWAYS, when=~CLASSIFIES, optional=True),
+    )
+
+
+_BERT = HFClass(
+    "bert",
+    {
+        "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "intermediate_size": 3072, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1, "max_position_embeddings": 512, "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12, "pad_token_id": 0, "classifier_dropout": None, "is_decoder": False,
+        "add_cross_attention": False, "tie_word_embeddings": True,
+    },
+)  # fmt: skip
+_BERT_FIXED = {"hidden_act": _GELU, "is_decoder": False, "add_cross_attention": False}
 
 BERT = Arch(
     name="bert",
-    classes={
-        "BertModel": HFClass(
-            "bert",
-            {
-                "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-                "intermediate_size": 3072, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
-                "attention_probs_dropout_prob": 0.1, "max_position_embeddings": 512, "type_vocab_size": 2,
-                "layer_norm_eps": 1e-12, "pad_token_id": 0, "classifier_dropout": None, "is_decoder": False,
-                "add_cross_attention": False, "tie_word_embeddings": True,
-            },
-        )
-    },
+    classes={**_classes("Bert", _BERT), "BertForPreTraining": replace(_BERT, without_head="BertModel")},
     config=_CONFIG,
     rules=(
-        _WORDS,
-        Rule("embeddings.position_embeddings", Role.POS_EMBD, (CONTEXT, EMBD)),
-        _TYPES,
-        Rule("embeddings.LayerNorm", Role.TOKEN_EMBD_NORM, (EMBD,), bias=ALWAYS),
-        _dense("attention.self.query", Role.ATTN_Q),
-        _dense("attention.self.key", Role.ATTN_K),
-        _dense("attention.self.value", Role.ATTN_V),
-        _dense("attention.output.dense", Role.ATTN_OUTPUT),
-        Rule(_BERT + "attention.output.LayerNorm", Role.ATTN_OUTPUT_NORM, (EMBD,), bias=ALWAYS),
-        _dense("intermediate.dense", Role.FFN_UP, FF),
-        _dense("output.dense", Role.FFN_DOWN, EMBD, FF),
-        Rule(_BERT + "output.LayerNorm", Role.LAYER_OUT_NORM, (EMBD,), bias=ALWAYS),
-        Rule("pooler.dense", Role.CLS, (EMBD, EMBD), bias=ALWAYS, optional=True),
+        *_bert("bert."),
+        Rule("bert.pooler.dense", Role.CLS, (EMBD, EMBD), bias=ALWAYS, when=CLASSIFIES),
+        Rule("classifier", Role.CLS_OUT, (LABELS, EMBD), bias=ALWAYS, when=CLASSIFIES),
     ),
-    fixed={"hidden_act": ("gelu", "gelu_new", "gelu_pytorch_tanh"), "is_decoder": False, "add_cross_attention": False},
+    fixed=_BERT_FIXED,
+    needs=_ABSOLUTE,
+    implied=_LABELS,
     base="bert.",
     extras=(POSITIONS, LeftOut("cls.*", "heads of pretraining")),
+    pools=True,
+)
+
+_ROBERTA = replace(_BERT, model_type="roberta", defaults=_BERT.defaults | {"vocab_size": 50265, "pad_token_id": 1})
+_XLM_ROBERTA = replace(_ROBERTA, model_type="xlm-roberta", defaults=_BERT.defaults | {"pad_token_id": 1})
+
+# Positions are counted from the one behind the padding's: those before it are not in the file.
+ROBERTA = Arch(
+    name="roberta",
+    gguf_name="bert",
+    classes={
+        **_classes("XLMRoberta", _XLM_ROBERTA),
+        **_classes("Roberta", _ROBERTA),
+        **_classes("Camembert", replace(_XLM_ROBERTA, model_type="camembert")),
+    },
+    config=(AfterPadding(), *(row for row in _CONFIG if getattr(row, "gguf", "") != "context_length")),
+    rules=(
+        *_bert("roberta.", DropRows(Dim("pad_token_id") + 1)),
+        Rule("classifier.dense", Role.CLS, (EMBD, EMBD), bias=ALWAYS, when=CLASSIFIES),
+        Rule("classifier.out_proj", Role.CLS_OUT, (LABELS, EMBD), bias=ALWAYS, when=CLASSIFIES),
+    ),
+    fixed=_BERT_FIXED,
+    needs=_ABSOLUTE,
+    implied=_LABELS,
+    base="roberta.",
+    extras=(POSITIONS, LeftOut("lm_head.*", _MASKED)),
+    pools=True,
+)
+
+_DISTIL = "distilbert.transformer.layer.{layer}."
+
+DISTILBERT = Arch(
+    name="distilbert",
+    gguf_name="bert",
+    classes={
+        name: cls
+        for name, cls in _classes(
+            "DistilBert",
+            HFClass(
+                "distilbert",
+                {
+                    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12,
+                    "intermediate_size": 3072, "hidden_act": "gelu", "dropout": 0.1, "attention_dropout": 0.1,
+                    "qa_dropout": 0.1, "seq_classif_dropout": 0.2, "max_position_embeddings": 512, "pad_token_id": 0,
+                    "sinusoidal_pos_embds": False, "tie_word_embeddings": True,
+                },
+                {
+                    "dim": "hidden_size", "hidden_dim": "intermediate_size", "n_layers": "num_hidden_layers",
+                    "n_heads": "num_attention_heads", "activation": "hidden_act",
+                },
+            ),
+        ).items()
+        if not cls.head
+    },
+    config=(
+        *_SIZES,
+        Constant("attention.layer_norm_epsilon", 1e-12),
+        _ENCODES,
+        Constant("tokenizer.ggml.token_type_count", 1),
+    ),
+    rules=(
+        Rule("distilbert.embeddings.word_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD)),
+        Rule("distilbert.embeddings.position_embeddings", Role.POS_EMBD, (CONTEXT, EMBD)),
+        Rule("distilbert.embeddings.LayerNorm", Role.TOKEN_EMBD_NORM, (EMBD,), bias=ALWAYS),
+        Rule(_DISTIL + "attention.q_lin", Role.ATTN_Q, (EMBD, EMBD), bias=ALWAYS),
+        Rule(_DISTIL + "attention.k_lin", Role.ATTN_K, (EMBD, EMBD), bias=ALWAYS),
+        Rule(_DISTIL + "attention.v_lin", Role.ATTN_V, (EMBD, EMBD), bias=ALWAYS),
+        Rule(_DISTIL + "attention.out_lin", Role.ATTN_OUTPUT, (EMBD, EMBD), bias=ALWAYS),
+        Rule(_DISTIL + "sa_layer_norm", Role.ATTN_OUTPUT_NORM, (EMBD,), bias=ALWAYS),
+        Rule(_DISTIL + "ffn.lin1", Role.FFN_UP, (FF, EMBD), bias=ALWAYS),
+        Rule(_DISTIL + "ffn.lin2", Role.FFN_DOWN, (EMBD, FF), bias=ALWAYS),
+        Rule(_DISTIL + "output_layer_norm", Role.LAYER_OUT_NORM, (EMBD,), bias=ALWAYS),
+    ),
+    fixed={"hidden_act": "gelu"},
+    base="distilbert.",
+    refused={"DistilBertForSequenceClassification": "its head has a ReLU where llama.cpp computes a tanh"},
+    extras=(POSITIONS, LeftOut("vocab_*", _MASKED)),
     pools=True,
 )  # fmt: skip
 
@@ -81,10 +206,10 @@ NOMIC_BERT = Arch(
             },
         )
     },
-    config=(*_SIZES, Rope(), *_CONFIG[len(_SIZES) :], *HEAD_DIM_KEYS),
+    config=(*_SIZES, Rope(), *_CONFIG[len(_SIZES) : -1], *HEAD_DIM_KEYS),
     rules=(
-        _WORDS,
-        _TYPES,
+        Rule("embeddings.word_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD)),
+        Rule("embeddings.token_type_embeddings", Role.TOKEN_TYPES, (Dim("type_vocab_size"), EMBD)),
         Rule("emb_ln", Role.TOKEN_EMBD_NORM, (EMBD,), bias=ALWAYS),
         Rule(_NOMIC + "attn.Wqkv", Role.ATTN_QKV, (3 * Q, EMBD)),
         Rule(_NOMIC + "attn.out_proj", Role.ATTN_OUTPUT, (EMBD, Q)),
@@ -99,13 +224,14 @@ NOMIC_BERT = Arch(
     pools=True,
 )  # fmt: skip
 
-_MODERN = "layers.{layer}."
+_MODERN = "model.layers.{layer}."
 _EVERY = "global_attn_every_n_layers"  # a key of old configs
 
 MODERN_BERT = Arch(
     name="modern-bert",
-    classes={
-        "ModernBertModel": HFClass(
+    classes=_classes(
+        "ModernBert",
+        HFClass(
             "modernbert",
             {
                 "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
@@ -119,36 +245,45 @@ MODERN_BERT = Arch(
                 "tie_word_embeddings": True,
             },
             {"global_rope_theta": "rope_theta"},
-        )
-    },
+        ),
+    ),
     config=(
         *_SIZES,
         Rope(sliding="local_rope_theta", says_none=True),
         Key("norm_eps", "attention.layer_norm_rms_epsilon"),  # as llama.cpp's converter: it is no RMS norm's
         Key("norm_eps", "attention.layer_norm_epsilon"),
-        Constant("attention.causal", False),
+        _ENCODES,
         Mapped("classifier_pooling", "classifier.pooling_type", {"mean": 1, "cls": 2}),
         Key("local_attention", "attention.sliding_window"),
         LayerFlags("layer_types", "attention.sliding_window_pattern"),
         Key("vocab_size", "vocab_size"),
         Key("hidden_activation", "hidden_activation"),
+        Labels(),
     ),
     rules=(
-        Rule("embeddings.tok_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD)),
-        Rule("embeddings.norm", Role.TOKEN_EMBD_NORM, (EMBD,)),
+        Rule("model.embeddings.tok_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD)),
+        Rule("model.embeddings.norm", Role.TOKEN_EMBD_NORM, (EMBD,)),
         Rule(_MODERN + "attn_norm", Role.ATTN_NORM, (EMBD,), when=LAYER_INDEX >= 1),
         Rule(_MODERN + "attn.Wqkv", Role.ATTN_QKV, (3 * EMBD, EMBD)),
         Rule(_MODERN + "attn.Wo", Role.ATTN_OUTPUT, (EMBD, EMBD)),
         Rule(_MODERN + "mlp_norm", Role.FFN_NORM, (EMBD,)),
         Rule(_MODERN + "mlp.Wi", Role.FFN_UP, (2 * FF, EMBD)),
         Rule(_MODERN + "mlp.Wo", Role.FFN_DOWN, (EMBD, FF)),
-        Rule("final_norm", Role.OUTPUT_NORM, (EMBD,)),
+        Rule("model.final_norm", Role.OUTPUT_NORM, (EMBD,)),
+        Rule("head.dense", Role.CLS, (EMBD, EMBD), when=CLASSIFIES),
+        Rule("head.norm", Role.CLS_NORM, (EMBD,), when=CLASSIFIES),
+        Rule("classifier", Role.CLS_OUT, (LABELS, EMBD), bias=ALWAYS, when=CLASSIFIES),
     ),
     fixed={
         "hidden_activation": ("gelu", "silu"), "norm_bias": False, "attention_bias": False, "mlp_bias": False,
     },
-    needs={_EVERY: ~Is(_EVERY) | Is(_EVERY, 3)},
-    implied={"layer_types": LayerPattern("sliding_attention", "full_attention", Dim(3), first=True)},
-    extras=tuple(LeftOut(f"{module}.*", "head that predicts masked tokens") for module in ("head", "decoder")),
+    needs={
+        _EVERY: ~Is(_EVERY) | Is(_EVERY, 3),
+        "classifier_bias": ~CLASSIFIES | ~Is("classifier_bias"),
+        "classifier_activation": ~CLASSIFIES | Is("classifier_activation", "gelu"),
+    },
+    implied=_LABELS
+    | {"layer_types": LayerPattern("sliding_attention", "full_attention", Dim(3), first=True)},
+    extras=(LeftOut("head.*", _MASKED, when=~CLASSIFIES), LeftOut("decoder.*", _MASKED)),
     pools=True,
 )  # fmt: skip

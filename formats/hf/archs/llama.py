@@ -86,6 +86,7 @@ LLAMA = Arch(
     ),
     fixed={"hidden_act": "silu"},
     roots=TEXT_ROOTS,
+    refused={"LlamaForSequenceClassification": "llama.cpp's llama loads no classifier"},
     extras=VISION,
 )
 

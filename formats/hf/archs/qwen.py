@@ -53,6 +53,7 @@ QWEN2 = Arch(
     rules=(EMBEDDING, ATTN_NORM, *attention(bias=ALWAYS), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
     fixed=_FIXED,
     pools=True,
+    refused={"Qwen2ForSequenceClassification": "llama.cpp's qwen2 loads no classifier"},
 )
 
 QWEN3 = Arch(

@@ -19,7 +19,7 @@ from oracles.converter import GOLDENS, SMOLLM2, differences, golden_path, keys_o
 from oracles.converter_differences import LESS, MORE, OTHER, UNCONVERTED, is_listed
 from oracles.converter_folders import publish
 from oracles.llama import Llama, LlamaError
-from oracles.proofs import Proof, all_proofs, run_proof, save_proof, tokens_of
+from oracles.proofs import Proof, all_proofs, ask, run_proof, save_proof
 from quantmill.formats.gguf.keys import KEY_TYPES
 from quantmill.formats.gguf.names import GLOBAL_ROLES, parse_name
 from quantmill.formats.gguf.reader import read_gguf
@@ -116,14 +116,12 @@ class Peer:
                 self.child = Llama(path)
             else:
                 self.child.open(path)
-            tokens, verb = tokens_of(proof), self.child.embeddings if proof.embeds else self.child.logits
-            found: np.ndarray = self.child.decoded(tokens, tokens[::-1]) if proof.encodes else verb(tokens)
+            return ask(self.child, proof)
         except LlamaError:
             if self.child is not None:
                 self.child.close()
             self.child = None
             raise
-        return found
 
 
 @pytest.fixture(scope="module")

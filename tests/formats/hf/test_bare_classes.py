@@ -27,7 +27,7 @@ from quantmill.formats.hf.shapes import read_shapes
 from quantmill.formats.ir import Model
 
 # One for each class with a head; the first proof of each has most features switched on.
-PROOFS = {proof.model: proof for proof in reversed(all_proofs()) if not proof.embeds}
+PROOFS = {proof.model: proof for proof in reversed(all_proofs()) if proof.predicts}
 HEADLESS = [proof for proof in PROOFS.values() if not BY_CLASS[proof.model].needs_head]
 LOGITS = "where logits are asked for, llama.cpp takes the embedding"
 NEEDY = [proof for proof in PROOFS.values() if BY_CLASS[proof.model].needs_head]

@@ -31,7 +31,7 @@ from quantmill.formats.ir import Model, Role, Tensor
 ARCH = {arch.name: arch for arch in ARCHS}
 UNTIED = ("dbrx", "kimi-linear")  # transformers refuses to tie them, or leaves them untied
 # One proof of each architecture that has a head.
-PROOFS = list({proof.arch: proof for proof in all_proofs() if not proof.embeds and proof.arch not in UNTIED}.values())
+PROOFS = list({proof.arch: proof for proof in all_proofs() if proof.predicts and proof.arch not in UNTIED}.values())
 LOW_LIMIT = 2e-3
 
 

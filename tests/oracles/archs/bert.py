@@ -12,8 +12,26 @@ _NOMIC = {
     "rotary_emb_interleaved": False, "rotary_emb_scale_base": None,
 }  # fmt: skip
 
+# positions behind the padding's, as many as others have; the first numbers of a vocabulary as RoBERTa's
+_ROBERTA = _HEADS | {"max_position_embeddings": 130, "pad_token_id": 1, "bos_token_id": 0, "type_vocab_size": 1}
+_DISTIL = {"dim": 256, "hidden_dim": 512, "n_layers": 3, "n_heads": 4, "hidden_size": None, "num_hidden_layers": None}
+_THREE = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}
+
 PROOFS = (
     Proof("bert", "BertModel", _HEADS, embeds=True),
+    Proof("bert", "BertForSequenceClassification", _HEADS | _THREE, "classifier", pooling="rank"),
+    Proof("roberta", "XLMRobertaModel", _ROBERTA, embeds=True),
+    Proof("roberta", "XLMRobertaForSequenceClassification", _ROBERTA | _THREE, "classifier", pooling="rank"),
+    Proof("roberta", "RobertaModel", _ROBERTA, "byte level", embeds=True),
+    Proof("distilbert", "DistilBertModel", _DISTIL, embeds=True),
     Proof("nomic-bert", "NomicBertModel", _HEADS, embeds=True, published=_NOMIC),
     Proof("modern-bert", "ModernBertModel", _MODERN, embeds=True, published={"layer_norm_eps": 1e-5}),
+    Proof(
+        "modern-bert",
+        "ModernBertForSequenceClassification",
+        _MODERN | _THREE | {"classifier_pooling": "mean"},
+        "classifier",
+        pooling="rank",
+        published={"layer_norm_eps": 1e-5},
+    ),
 )

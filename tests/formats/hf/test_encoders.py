@@ -1,0 +1,147 @@
+"""Encoders' classes: heads that are left out, classifiers and their labels, positions behind the padding's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from oracles.llama import Llama
+from oracles.proofs import Proof, all_proofs, ask, run_proof, save_proof, tokens_of
+from quantmill.formats.errors import FormatError, QuantmillError, UnmatchedTensor
+from quantmill.formats.gguf.reader import read_gguf
+from quantmill.formats.gguf.writer import write_gguf
+from quantmill.formats.hf.load import ORIGINAL, read_hf
+from quantmill.formats.hf.save import write_hf
+
+PROOF = {proof.model: proof for proof in all_proofs()}
+MASKED = ("Bert", "XLMRoberta", "Roberta", "Camembert", "DistilBert", "ModernBert")
+_POSITIONS = "embeddings.position_embeddings.weight"
+
+
+def proof_of(model: str) -> Proof:
+    """The proof of a class; CamemBERT's is XLM-RoBERTa's."""
+    return replace(PROOF[model.replace("Camembert", "XLMRoberta")], model=model)
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("base", MASKED)
+def test_a_head_that_predicts_masked_tokens_is_left_out(base: str, tmp_path: Path) -> None:
+    """Said in a line; the rest is the bare model's, and is written back as one."""
+    proof = replace(proof_of(f"{base}Model"), model=f"{base}ForMaskedLM")
+    model = save_proof(proof, tmp_path / "hf")
+    said: list[str] = []
+    source = read_hf(tmp_path / "hf", say=said.append)
+    assert [line.partition(": ")[2].partition(" (")[0] for line in said] == [
+        "left out, as the text model is computed without it: "
+        + ("heads of pretraining" if base == "Bert" else "head that predicts masked tokens")
+    ]
+    write_gguf(tmp_path / "m.gguf", source)
+    inner = getattr(model, model.base_model_prefix)
+    with Llama(tmp_path / "m.gguf") as llama:
+        want = run_proof(replace(proof, embeds=True), inner)
+        assert np.abs(llama.embeddings(tokens_of(proof)) - want).max() < 2e-3 * np.ptp(want)
+    write_hf(read_gguf(tmp_path / "m.gguf"), tmp_path / "back")
+    back = getattr(transformers, f"{base}Model").from_pretrained(tmp_path / "back").eval()
+    assert np.array_equal(run_proof(replace(proof, embeds=True), back), want)
+    assert json.loads((tmp_path / "back/config.json").read_text())["architectures"] == [f"{base}Model"]
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_one_and_two_labels(labels: int, tmp_path: Path) -> None:
+    """One result is a reranker's. Without names, transformers makes some up."""
+    proof = replace(PROOF["BertForSequenceClassification"], config={"num_attention_heads": 4, "num_labels": labels})
+    model = save_proof(proof, tmp_path / "hf")
+    source = read_hf(tmp_path / "hf")
+    assert source.get("bert.classifier.output_labels") == tuple(f"LABEL_{i}" for i in range(labels))
+    write_gguf(tmp_path / "m.gguf", source)
+    with Llama(tmp_path / "m.gguf") as llama:
+        assert np.abs(ask(llama, proof) - run_proof(proof, model)).max() < 5e-3
+    write_hf(read_gguf(tmp_path / "m.gguf"), tmp_path / "back")
+    back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back").eval()
+    assert np.array_equal(run_proof(proof, back), run_proof(proof, model))
+
+
+def test_names_without_the_model_s_own_give_the_same_file(tmp_path: Path) -> None:
+    """Published BERTs have them with ``bert.``, those of sentence-transformers without; old ones say gamma and beta."""
+    save_proof(PROOF["XLMRobertaModel"], tmp_path / "hf")
+    one = read_hf(tmp_path / "hf")
+    state = {f"roberta.{name}": weight for name, weight in load_file(tmp_path / "hf/model.safetensors").items()}
+    save_file(state, tmp_path / "hf/model.safetensors", metadata={"format": "pt"})
+    other = read_hf(tmp_path / "hf")
+    for a, b in zip(one, other, strict=True):
+        assert (a.name, a.shape) == (b.name, b.shape)
+        assert np.array_equal(a.rows(0, a.n_rows), b.rows(0, b.n_rows))
+
+
+def test_positions_before_the_padding_s(tmp_path: Path) -> None:
+    """What is nothing there need not be kept; what is kept is only those rows; a changed file gives its own."""
+    save_proof(PROOF["XLMRobertaModel"], tmp_path / "hf")
+    model = read_hf(tmp_path / "hf")
+    assert model.hparam("context_length") == 128
+    kept = model.get(ORIGINAL + f"roberta.{_POSITIONS}")
+    assert isinstance(kept, np.ndarray)
+    assert kept.size == 2 * 256
+    state = load_file(tmp_path / "hf/model.safetensors")
+    state[_POSITIONS][:2] = 0
+    save_file(state, tmp_path / "hf/model.safetensors", metadata={"format": "pt"})
+    zeros = read_hf(tmp_path / "hf")
+    assert zeros.get(ORIGINAL + f"roberta.{_POSITIONS}") is None
+    write_hf(zeros, tmp_path / "back")
+    assert torch.equal(load_file(tmp_path / "back/model.safetensors")[_POSITIONS], state[_POSITIONS])
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("BertForSequenceClassification", {"id2label": {"0": "a", "2": "b", "3": "c"}}, "not a name for each of 3"),
+        ("BertForSequenceClassification", {"id2label": {"0": 1}}, "id2label: {'0': 1} is not an object of texts"),
+        ("BertForSequenceClassification", {"id2label": {"0": "a"}}, "classifier.bias: its shape is [3], the"),
+        ("BertModel", {"position_embedding_type": "relative_key"}, "position_embedding_type: 'relative_key' is not"),
+        ("XLMRobertaModel", {"pad_token_id": 129}, "nothing is left of 130 rows without the first 130"),
+        ("XLMRobertaModel", {"pad_token_id": None}, "pad_token_id: None is not a"),
+        ("ModernBertForSequenceClassification", {"classifier_bias": True}, "classifier_bias: True is not what"),
+    ],
+)
+def test_what_makes_no_encoder(model: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    save_proof(PROOF[model], tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(FormatError) as error:
+        read_hf(tmp_path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_without_a_head(tmp_path: Path) -> None:
+    save_proof(PROOF["BertForSequenceClassification"], tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    left = {name: weight for name, weight in state.items() if not name.startswith("classifier")}
+    save_file(left, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnmatchedTensor, match=r"missing classifier\.weight, classifier\.bias"):
+        read_hf(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("DistilBertForSequenceClassification", "its head has a ReLU where llama.cpp computes a tanh"),
+        ("LlamaForSequenceClassification", "llama.cpp's llama loads no classifier"),
+        ("Qwen2ForSequenceClassification", "llama.cpp's qwen2 loads no classifier"),
+    ],
+)
+def test_classifiers_that_llama_cpp_lacks(model: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [model], "model_type": "llama"}))
+    with pytest.raises(QuantmillError) as error:
+        read_hf(tmp_path)
+    assert f"architectures: {model}: {reason}" in str(error.value)
