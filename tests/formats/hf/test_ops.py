@@ -14,6 +14,7 @@ from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.dimensions import Dim
 from quantmill.formats.hf.ops import (
     Concat,
+    DropRows,
     On,
     Op,
     PermuteRope,
@@ -64,6 +65,19 @@ def test_regroup_columns_by_hand() -> None:
     assert np.array_equal(np.ascontiguousarray(out.rows(1, 2)).view("<f4")[0], array_of(out)[1])
     (back,) = op.inverse.apply((out,), {"n": 2})
     assert np.array_equal(array_of(back), columns)
+
+
+@pytest.mark.parametrize("span", [(0, 5), (0, 2), (1, 4), (2, 5), (3, 3)])
+def test_rows_that_are_dropped_come_back_as_zeros(span: tuple[int, int]) -> None:
+    rows = np.arange(10, dtype=np.float32).reshape(5, 2) + 1
+    (out,) = DropRows(Dim("n")).apply((tensor_of(rows),), {"n": 2})
+    assert np.array_equal(array_of(out), rows[2:])
+    (back,) = DropRows(Dim("n")).inverse.apply((out,), {"n": 2})
+    assert back.shape == (5, 2)
+    wanted = np.concatenate([np.zeros((2, 2), np.float32), rows[2:]])
+    assert np.array_equal(back.rows(*span).view("<f4").reshape(-1, 2), wanted[slice(*span)])
+    with pytest.raises(FormatError, match="nothing is left of 5 rows"):
+        DropRows(Dim("n")).apply((tensor_of(rows),), {"n": 5})
 
 
 def test_permute_rope_is_llama_cpp_s_formula() -> None:
