@@ -113,8 +113,8 @@ BERT = Arch(
     pools=True,
 )
 
-_ROBERTA = replace(_BERT, model_type="roberta", defaults=_BERT.defaults | {"vocab_size": 50265, "pad_token_id": 1})
-_XLM_ROBERTA = replace(_ROBERTA, model_type="xlm-roberta", defaults=_BERT.defaults | {"pad_token_id": 1})
+_ROBERTA = replace(_BERT, model_type="roberta", defaults={**_BERT.defaults, "vocab_size": 50265, "pad_token_id": 1})
+_XLM_ROBERTA = replace(_ROBERTA, model_type="xlm-roberta", defaults={**_BERT.defaults, "pad_token_id": 1})
 
 # Positions are counted from the one behind the padding's: those before it are not in the file.
 ROBERTA = Arch(
