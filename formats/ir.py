@@ -99,6 +99,7 @@ class Role(Enum):
     INDEXER_ATTN_Q_B = "indexer.attn_q_b"
     INDEXER_K_PROJ = "indexer.k_proj"
     INDEXER_Q_PROJ = "indexer.q_proj"
+    INDEXER_Q_NORM = "indexer.q_norm"
     ATTN_COMPRESSOR_KV = "attn_compressor_kv"
     ATTN_COMPRESSOR_GATE = "attn_compressor_gate"
     ATTN_COMPRESSOR_APE = "attn_compressor_ape"

@@ -81,12 +81,16 @@ _CONVERTED_F32 = frozenset(
 )  # fmt: skip
 
 
-def converted_type(tensor: Tensor, float_type: QType) -> QType:
+_CONVERTED_F32_IN_ARCH = {"minimax-m3": "indexer."}  # what names begin with
+
+
+def converted_type(tensor: Tensor, float_type: QType, arch: str) -> QType:
     """A checkpoint tensor's type in a float GGUF file: F32 for vectors, norms and a few more, else ``float_type``."""
     base = tensor.name.removesuffix(".weight").split(".", 2)[-1] if tensor.name.startswith("blk.") else tensor.name
     base = base.removesuffix(".weight")
     single = len(tensor.shape) <= 1 or tensor.name.endswith("_norm.weight")
-    if single or base in _CONVERTED_F32 or not tensor.name.endswith((".weight", ".lora_a", ".lora_b")):
+    wide = base in _CONVERTED_F32 or base.startswith(_CONVERTED_F32_IN_ARCH.get(arch, "\0"))
+    if single or wide or not tensor.name.endswith((".weight", ".lora_a", ".lora_b")):
         return F32
     return float_type
 

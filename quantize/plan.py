@@ -238,7 +238,7 @@ def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice], keep
             converted[tensor.name] = Choice(tensor.qtype, "kept exactly")
         elif tensor.qtype.is_float or tensor.qtype.is_quantized:
             float_type = tensor.qtype if default.is_quantized else default
-            found = converted_type(tensor, float_type)
+            found = converted_type(tensor, float_type, model.arch)
             converted[tensor.name] = Choice(found, "default" if found is float_type else "kept whole")
     return converted
 

@@ -14,7 +14,20 @@ from ..errors import FormatError
 from ..gguf.keys import key_type
 from ..ir import ValueType
 from ..json_types import FLAG, NUMBER, OBJECT, TEXT, TEXTS, WHOLE, WHOLES, JsonType, by_name, check, optional, shown
-from .dimensions import CLASS_HEAD, LAYER_INDEX, Config, Dim, Is, LayerIn, LayerOverrides, ListedLayers, OrDefault
+from .dimensions import (
+    CLASS_HEAD,
+    LAYER_INDEX,
+    MLP_TYPES,
+    Config,
+    Dim,
+    Is,
+    LayerIn,
+    LayerOverrides,
+    ListedLayers,
+    OrDefault,
+    Paired,
+    WordsFrom,
+)
 from .rows import AfterPadding, Alternating, AttentionLayers, Key, Labels, LayerFlags, LeadingDense, Mapped, SizeOfLayer
 from .rules import Rule
 
@@ -101,11 +114,16 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
     if isinstance(noun, Dim) and isinstance(noun.of, str):
         yield noun.of, WHOLE
     elif isinstance(noun, Is):
-        yield noun.key, _of_example(noun.value)
+        yield noun.key, TEXTS if noun.key in ("layer_types", MLP_TYPES) else _of_example(noun.value)
     elif isinstance(noun, LayerIn):
         yield noun.key, optional(WHOLES)
     elif isinstance(noun, OrDefault):
         yield noun.key, WHOLE
+    elif isinstance(noun, WordsFrom):
+        for key, words in noun.sources.items():
+            yield key, TEXTS if all(isinstance(entry, str) for entry in words) else WHOLES
+    elif isinstance(noun, Paired):
+        yield from ((noun.key, TEXTS), (noun.other, TEXTS))
     elif isinstance(noun, LayerOverrides):
         yield from ((held, WHOLE) for held in noun.keys.values())
     elif isinstance(noun, ListedLayers):
@@ -163,6 +181,8 @@ def _words(noun: Any) -> tuple[Any, ...]:
     """The words of ``layer_types`` that a noun knows."""
     if isinstance(noun, Is):
         return (noun.value,) if noun.key == "layer_types" else ()
+    if isinstance(noun, Paired):
+        return tuple(noun.pairs) if noun.key == "layer_types" else ()
     if isinstance(noun, LayerFlags):
         return noun.words if noun.hf == "layer_types" else ()
     return noun.words if isinstance(noun, AttentionLayers) else ()

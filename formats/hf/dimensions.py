@@ -184,6 +184,36 @@ class ListedLayers:
 
 
 @dataclass(frozen=True)
+class WordsFrom:
+    """A word for each layer, by the entries that another key has for them.
+
+    Args:
+        sources: for each such key, of which the first that a config has counts, the word of each entry.
+        otherwise: the word of all layers where there is no such key.
+
+    Example:
+        >>> from quantmill.formats.hf.dimensions import WordsFrom
+        >>> kinds = WordsFrom({"moe_layer_freq": {0: "dense", 1: "sparse"}}, "sparse")
+        >>> kinds({"moe_layer_freq": [0, 1], "num_hidden_layers": 2}), kinds({"num_hidden_layers": 3})
+        (['dense', 'sparse'], ['sparse', 'sparse', 'sparse'])
+    """
+
+    sources: Mapping[str, Mapping[Any, str]]
+    otherwise: str
+
+    def __call__(self, config: Config) -> list[str]:
+        n = LAYERS(config)
+        for key, words in self.sources.items():
+            if (entries := config.get(key)) is None:
+                continue
+            if len(entries) != n or not {*entries} <= words.keys():
+                known = " or ".join(map(str, words))
+                raise FormatError(f"is not {known} for each of {n} layers: {shown(entries)}", where=key)
+            return [words[entry] for entry in entries]
+        return [self.otherwise] * n
+
+
+@dataclass(frozen=True)
 class LayerOverrides:
     """``per_layer_config``: config keys that have another value in layers of one kind.
 
@@ -342,6 +372,18 @@ class AllAmongFirst(Condition):
     def __call__(self, config: Config) -> bool:
         words = config.get(self.key) or []
         return {*words} == {*words[: max(0, self.count(config))]}
+
+
+@dataclass(frozen=True)
+class Paired(Condition):
+    """A key's word for each layer goes with the one that another key has for it."""
+
+    key: str
+    other: str
+    pairs: Mapping[str, str]
+
+    def __call__(self, config: Config) -> bool:
+        return [self.pairs.get(word) for word in config.get(self.key) or ()] == config.get(self.other)
 
 
 @dataclass(frozen=True)

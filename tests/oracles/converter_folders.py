@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from oracles.proofs import Proof
@@ -59,6 +60,7 @@ BYTE_LEVEL = {
     "starcoder": "smollm", "starcoder2": "smollm", "glm4moelite": "llama-bpe", "youtu": "youtu",
     "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
     "kimi-linear": "kimi-k2", "jais2": "qwen2", "afmoe": "qwen2", "exaone-moe": "qwen2",
+    "minimax-m3": "gpt-4o",
 }  # fmt: skip
 N_TOKENS, N_UNIGRAM = 320, 70
 # Few letters, so that 320 tokens hold them, the 256 bytes and words. The standard library's texts change with Python.
@@ -69,16 +71,20 @@ there are ten stones in the wall that no one has moved, and one that moves a lit
 
 
 def publish(proof: Proof, folder: Path) -> None:
-    """Write beside a saved model what is published with one."""
+    """Write beside a saved model what is published with one, and its tensors as they are published."""
     if proof.published:
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | dict(proof.published), indent=2))
-    if proof.renamed:
-        weights = load_file(folder / "model.safetensors")
-        save_file(
-            {published_name(proof, name): weight for name, weight in weights.items()}, folder / "model.safetensors"
-        )
+    if proof.renamed or proof.layout:
+        path = folder / "model.safetensors"
+        save_file(published_tensors(proof, load_file(path)), path)
     write_folder(folder, {**tokenizer_files(proof), "README.md": CARD})
+
+
+def published_tensors(proof: Proof, weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A saved model's tensors as they are published."""
+    laid_out = proof.layout(weights) if proof.layout else weights
+    return {published_name(proof, name): weight for name, weight in laid_out.items()}
 
 
 def published_name(proof: Proof, name: str) -> str:

@@ -27,9 +27,12 @@ class LlamaError(RuntimeError):
 
 
 class Llama:
-    """A GGUF model in llama.cpp. With ``vocab_only`` its weights are not read and only the tokenizer works."""
+    """A GGUF model in llama.cpp. With ``vocab_only`` its weights are not read and only the tokenizer works.
 
-    def __init__(self, path: str | Path, vocab_only: bool = False, n_ctx: int = 512) -> None:
+    ``flash``: with flash attention, which is off for the other models as it rounds.
+    """
+
+    def __init__(self, path: str | Path, vocab_only: bool = False, n_ctx: int = 512, flash: bool = False) -> None:
         self._child = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -37,14 +40,14 @@ class Llama:
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},
         )
         try:
-            self.open(path, vocab_only, n_ctx)
+            self.open(path, vocab_only, n_ctx, flash)
         except LlamaError:
             self.close()
             raise
 
-    def open(self, path: str | Path, vocab_only: bool = False, n_ctx: int = 512) -> None:
+    def open(self, path: str | Path, vocab_only: bool = False, n_ctx: int = 512, flash: bool = False) -> None:
         """Another model, in place of the one before; the child stays unless llama.cpp aborts."""
-        self._ask("open", str(path), vocab_only, n_ctx)
+        self._ask("open", str(path), vocab_only, n_ctx, flash)
 
     def __enter__(self) -> Llama:
         return self
@@ -269,7 +272,7 @@ class _Session:
         self.model: int | None = None
         self.context: int | None = None
 
-    def open(self, path: str, vocab_only: bool, n_ctx: int) -> None:
+    def open(self, path: str, vocab_only: bool, n_ctx: int, flash: bool) -> None:
         if self.context:
             self.lib.llama_free(self.context)
         if self.model:
@@ -284,6 +287,7 @@ class _Session:
         self.vocab = self.lib.llama_model_get_vocab(self.model)
         self.n_ctx = n_ctx
         if not vocab_only:
+            self.flash = flash
             self.context = self._new_context()
             self.batch = self.lib.llama_batch_init(n_ctx, 0, 1)
 
@@ -293,7 +297,8 @@ class _Session:
         context.n_threads = context.n_threads_batch = min(4, os.cpu_count() or 1)
         # Keys and values in F32, not F16: less rounding between us and the truth.
         assert (context.type_k, context.type_v) == (1, 1), "struct llama_context_params has changed"
-        context.type_k = context.type_v = context.flash_attn_type = 0
+        context.type_k = context.type_v = 0
+        context.flash_attn_type = int(self.flash)
         context.pooling_type = pooling
         made: int | None = self.lib.llama_init_from_model(self.model, context)
         if not made:

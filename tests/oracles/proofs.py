@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
 
     from oracles.llama import Llama
 
+Tensors = Mapping[str, NDArray[Any]]
 N_TOKENS = 64
 # Every proof's, unless it says otherwise; a config class takes what it knows.
 SMALL = {
@@ -50,6 +52,8 @@ class Proof:
             patterns of ``re.sub`` and what they become, for the proof by the converter.
         as_loaded: saved with the tensors that the model has in memory, not with those that its class saves.
         options: further options of llama.cpp's converter there.
+        layout: makes of a checkpoint's tensors those that are published, before they are renamed.
+        flash: llama.cpp needs flash attention for it.
     """
 
     arch: str
@@ -66,6 +70,8 @@ class Proof:
     renamed: Mapping[str, str] = field(default_factory=dict)
     as_loaded: bool = False
     options: tuple[str, ...] = ()
+    layout: Callable[[Tensors], dict[str, NDArray[Any]]] | None = None
+    flash: bool = False
 
     @property
     def predicts(self) -> bool:

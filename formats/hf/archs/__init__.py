@@ -28,7 +28,7 @@ from .lfm2 import LFM2, LFM2_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .mamba import MAMBA, MAMBA2
 from .minicpm import MINICPM3
-from .minimax import MINIMAX_M2
+from .minimax import MINIMAX_M2, MINIMAX_M3
 from .mpt import MPT
 from .near_llama import ARCEE, SEED_OSS, SMOLLM3
 from .nemotron import NEMOTRON

@@ -51,5 +51,11 @@ def test_names_are_those_of_gguf_py() -> None:
             assert parsed == layer or template.startswith(("enc.", "dec.")), template
             found.add(role)
     # In llama-arch.cpp, not in gguf 0.19, which calls the last one's base "ffn" and its part "act".
-    newer = {Role.FFN_GATE_TID2EID, Role.INDEXER_Q_PROJ, Role.INDEXER_K_PROJ, Role.FFN_ACT}
-    assert set(Role) - found == newer | {Role.OTHER}
+    newer = {
+        *(f"attn_{name}" for name in ("compressor_ape", "compressor_gate", "compressor_kv", "compressor_norm")),
+        *("attn_kv", "attn_output_a", "attn_output_b", "ffn_gate_tid2eid", "ffn.act"),
+        *(f"{place}_{part}" for place in ("hc_attn", "hc_ffn", "output_hc") for part in ("base", "fn", "scale")),
+        *(f"indexer_compressor_{part}" for part in ("ape", "gate", "kv", "norm")),
+        *("indexer.q_proj", "indexer.k_proj", "indexer.q_norm"),
+    }
+    assert {role.value for role in set(Role) - found} == newer | {Role.OTHER.value}

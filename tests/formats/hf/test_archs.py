@@ -113,9 +113,9 @@ class Peer:
     def run(self, path: Path, proof: Proof) -> np.ndarray:
         try:
             if self.child is None:
-                self.child = Llama(path)
+                self.child = Llama(path, flash=proof.flash)
             else:
-                self.child.open(path)
+                self.child.open(path, flash=proof.flash)
             return ask(self.child, proof)
         except LlamaError:
             if self.child is not None:

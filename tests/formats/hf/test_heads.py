@@ -92,9 +92,9 @@ class Peer:
         tokens = tokens_of(proof)
         try:
             if self.child is None:
-                self.child = Llama(path)
+                self.child = Llama(path, flash=proof.flash)
             else:
-                self.child.open(path)
+                self.child.open(path, flash=proof.flash)
             return self.child.decoded(tokens, tokens[::-1]) if proof.encodes else self.child.logits(tokens)
         except LlamaError:
             self.close()

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
+from oracles.converter_folders import published_tensors
 from oracles.proofs import all_proofs, save_proof
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.ir import Model
@@ -61,13 +61,25 @@ CASES = (
         },
         "audio tower (1 tensor, 256 bytes), vision tower (2 tensors, 512 bytes)",
     ),
+    Published(
+        "minimax-m3",
+        ("MiniMaxM3SparseForConditionalGeneration", "minimax_m3_vl"),
+        {"model.": "language_model.model.", "lm_head.": "language_model.lm_head."},
+        {
+            "vision_tower.vision_model.pre_layrnorm.weight": (8,),
+            "multi_modal_projector.linear_1.weight": (8, 8),
+            "patch_merge_mlp.linear_1.weight": (8, 8),
+            "language_model.model.mtp.layers.0.input_layernorm.weight": (8,),
+        },
+        "layers that predict further tokens (1 tensor, 32 bytes), vision tower (3 tensors, 544 bytes)",
+    ),
 )
 
 
 def contents(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All of a file but the name of the class, which is the text model's anyway."""
+    """All of a file but what is there for the way back, which has the checkpoint's names."""
     tensors = {t.name: (t.shape, bytes(np.ascontiguousarray(t.rows(0, t.n_rows)))) for t in model}
-    return {key: str(value.data) for key, value in model.metadata.items() if "hf.config" not in key}, tensors
+    return {key: str(value.data) for key, value in model.metadata.items() if not key.startswith("quantmill.")}, tensors
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.proof)
@@ -76,14 +88,15 @@ def test_a_wrapped_text_is_the_text(case: Published, tmp_path: Path) -> None:
     save_proof(PROOFS[case.proof], plain)
     folder.mkdir(parents=True)
     inner = json.loads((plain / "config.json").read_text())
+    inner |= {key: value for key, value in PROOFS[case.proof].published.items() if key != "architectures"}
     outer = {"architectures": [case.wrapper[0]], "model_type": case.wrapper[1], "text_config": inner}
     (folder / "config.json").write_text(json.dumps(outer))
     (folder / "generation_config.json").write_bytes((plain / "generation_config.json").read_bytes())
     tensors = {}
-    for name, weight in load_file(plain / "model.safetensors").items():
+    for name, weight in published_tensors(PROOFS[case.proof], load_file(plain / "model.safetensors")).items():
         root = next((root for root in case.names if name.startswith(root)), "")
         tensors[case.names.get(root, "") + name.removeprefix(root)] = weight
-    tensors |= {name: torch.zeros(shape) for name, shape in case.beside.items()}
+    tensors |= {name: np.zeros(shape, np.float32) for name, shape in case.beside.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     ours, theirs = read_hf(plain), read_hf(folder, say=said.append)
     assert contents(theirs) == contents(ours)
