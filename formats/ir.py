@@ -137,6 +137,8 @@ class Role(Enum):
     FFN_UP_CHEXPS = "ffn_up_chexps"
     FFN_DOWN_CHEXPS = "ffn_down_chexps"
     FFN_NORM_EXPS = "ffn_norm_exps"
+    FFN_LATENT_DOWN = "ffn_latent_down"
+    FFN_LATENT_UP = "ffn_latent_up"
     FFN_ACT = "ffn.act"
     LAYER_OUT_NORM = "layer_output_norm"
     # Gemma 4: each layer's own inputs

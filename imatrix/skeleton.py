@@ -34,16 +34,17 @@ class Skeleton:
     """
 
     def __init__(self, weights: Weights, dtype: torch.dtype, device: str) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
         self.weights, self.dtype, self.device = weights, dtype, device
-        config = dict(weights.class_config)
+        config: dict[str, Any] = _with_floats(weights.class_config)
         try:
             built = AutoConfig.for_model(config.pop("model_type"), **config)
             # eager experts are plain linear products, which imatrix/record_inputs.py can record
             built._experts_implementation = "eager"
+            attention = "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(built)]._supports_sdpa else "eager"
             with _parameters_on_meta():
-                self.model = AutoModelForCausalLM.from_config(built, attn_implementation="sdpa", dtype=dtype)
+                self.model = AutoModelForCausalLM.from_config(built, attn_implementation=attention, dtype=dtype)
         except (KeyError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
             raise unsupported(error, weights.model.path) from error
         self.model.eval()
@@ -201,6 +202,7 @@ class _HeadProduct(nn.Module):
         self.tensor, self.dtype, self.device, self.keep, self.see = tensor, dtype, device, keep, see
         small = tensor.n_weights * dtype.itemsize <= _KEPT_HEAD
         self.kept = torch.from_numpy(read_floats(tensor)).to(device, dtype) if small else None
+        self.weight = torch.empty(0, dtype=dtype)  # whose type is what Mamba makes the hidden states
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.see is not None:
@@ -227,6 +229,14 @@ def _rows(tensor: Tensor, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]
             out[at:end] = read_floats(tensor, start, stop).reshape(stop - start, -1)[numbers[at:end] - start]
         at = end
     return out
+
+
+def _with_floats(value: Any) -> Any:
+    """A config.json's content with the floats that transformers 5 writes as objects, since JSON has none such."""
+    if isinstance(value, dict):
+        special = value.get("__float__")
+        return float(special) if special is not None else {key: _with_floats(one) for key, one in value.items()}
+    return [_with_floats(one) for one in value] if isinstance(value, list) else value
 
 
 @contextmanager

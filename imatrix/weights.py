@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # A layer's experts in transformers 5: two 3-D parameters, whatever the checkpoint's names were.
 _EXPERT_STACKS = {
     "gate_up_proj": (Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS),
+    "up_proj": (Role.FFN_UP_EXPS,),  # of experts without a gate
     "down_proj": (Role.FFN_DOWN_EXPS,),
 }
 _STACKED = {role for roles in _EXPERT_STACKS.values() for role in roles}
@@ -77,8 +78,13 @@ class Weights:
         """The name of the list of blocks in transformers' model, such as ``model.layers``."""
         for rule in self.arch.rules:
             if rule.per_layer:
-                return rule.modules[0].partition(".{layer}")[0]
+                return self._module(rule.modules[0]).partition(".{layer}")[0]
         raise AssertionError("an architecture without blocks")
+
+    def _module(self, name: str) -> str:
+        """The name in transformers' model of what the checkpoint's names call so."""
+        base = self.arch.base
+        return self.arch.module + name.removeprefix(base) if self.arch.module and name.startswith(base) else name
 
     @cached_property
     def tied(self) -> bool:
@@ -150,7 +156,7 @@ class Weights:
     def _of_slot(self, slot: Slot) -> Iterator[tuple[str, Tensor]]:
         made = tuple(self.tensors[name] for name in slot.targets if name in self.tensors)
         if len(made) == len(slot.targets):
-            yield from zip(slot.sources, slot.to_hf(made), strict=True)
+            yield from zip(map(self._module, slot.sources), slot.to_hf(made), strict=True)
 
     def _in_block(self, name: str, layer: int, known: Container[str]) -> str:
         """The name that a block's module has for what a checkpoint calls ``name``: the same, or as it is renamed."""
@@ -182,7 +188,7 @@ class Weights:
         found = {}
         wanted = {name for name, _ in module.named_parameters()}
         by_name = {
-            self._in_block(slot.sources[0], layer, wanted): slot
+            self._in_block(self._module(slot.sources[0]), layer, wanted): slot
             for slot in self._slots
             if slot.layer == layer and slot.part == "weight" and len(slot.sources) == 1 and len(slot.shape) > 1
         }

@@ -108,7 +108,7 @@ _KEYS = {
         "rope.scaling.original_context_length ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank "
         "ssm.group_count wkv.head_size shortconv.l_cache kda.head_dim hash_layer_count hyper_connection.count "
         "hyper_connection.sinkhorn_iterations attention.output_group_count attention.output_lora_rank "
-        "attention.indexer.kpool",
+        "attention.indexer.kpool moe_latent_size",
         "FLOAT32": "expert_weights_scale expert_group_scale logit_scale attn_logit_softcapping "
         "router_logit_softcapping final_logit_softcapping residual_scale embedding_scale attention.max_alibi_bias "
         "attention.clamp_kqv attention.layer_norm_epsilon attention.layer_norm_rms_epsilon "

@@ -64,7 +64,14 @@ def arch_of_config(raw: Mapping[str, Any], path: Path, say: Say | None = None) -
         chosen = _by_type(kind, of_type, path)
         if say:
             say(f"{path}: names no model class: taken for {chosen}, by its model_type {kind}")
+    chosen = next((key for key in BY_CLASS if key.startswith(f"{chosen}/") and _is_of(key, raw)), chosen)
     return BY_CLASS[chosen], chosen
+
+
+def _is_of(key: str, raw: Mapping[str, Any]) -> bool:
+    """Whether a config is of an architecture that has some models of its class."""
+    when = BY_CLASS[key].classes[key].when
+    return when is not None and when(raw)
 
 
 def _names(raw: Mapping[str, Any], path: Path) -> list[str]:

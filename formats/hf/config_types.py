@@ -16,6 +16,7 @@ from ..ir import ValueType
 from ..json_types import FLAG, NUMBER, OBJECT, TEXT, TEXTS, WHOLE, WHOLES, JsonType, by_name, check, optional, shown
 from .dimensions import (
     CLASS_HEAD,
+    KV_HEADS,
     LAYER_INDEX,
     MLP_TYPES,
     Config,
@@ -28,7 +29,19 @@ from .dimensions import (
     Paired,
     WordsFrom,
 )
-from .rows import AfterPadding, Alternating, AttentionLayers, Key, Labels, LayerFlags, LeadingDense, Mapped, SizeOfLayer
+from .layer_words import Letters
+from .rows import (
+    AfterPadding,
+    Alternating,
+    AttentionLayers,
+    Key,
+    Labels,
+    LayerFlags,
+    LeadingDense,
+    Mapped,
+    MixerLayers,
+    SizeOfLayer,
+)
 from .rules import Rule
 
 if TYPE_CHECKING:
@@ -146,6 +159,10 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield from ((noun.hf, WHOLE), (noun.flag, FLAG))
     elif isinstance(noun, AttentionLayers):
         yield "layer_types", TEXTS
+    elif isinstance(noun, MixerLayers):
+        yield from (("layer_types", TEXTS), (noun.width, WHOLE), (str(KV_HEADS.of), WHOLE))
+    elif isinstance(noun, Letters):
+        yield noun.key, optional(TEXT)
     elif isinstance(noun, Mapped):
         yield noun.hf, TEXT
     elif isinstance(noun, Alternating):
@@ -185,7 +202,7 @@ def _words(noun: Any) -> tuple[Any, ...]:
         return tuple(noun.pairs) if noun.key == "layer_types" else ()
     if isinstance(noun, LayerFlags):
         return noun.words if noun.hf == "layer_types" else ()
-    return noun.words if isinstance(noun, AttentionLayers) else ()
+    return noun.words if isinstance(noun, (AttentionLayers, MixerLayers)) else ()
 
 
 def _check_word(word: Any, known: Collection[Any], path: Path, where: str) -> None:

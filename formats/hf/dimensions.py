@@ -293,6 +293,29 @@ class Is(Condition):
 
 
 @dataclass(frozen=True)
+class Contains(Condition):
+    """The text or list of a key contains this."""
+
+    key: str
+    item: str
+
+    def __call__(self, config: Config) -> bool:
+        found = config.get(self.key)
+        return isinstance(found, (str, list)) and self.item in found
+
+
+@dataclass(frozen=True)
+class Alike(Condition):
+    """Two keys have the same value."""
+
+    left: str
+    right: str
+
+    def __call__(self, config: Config) -> bool:
+        return bool(config.get(self.left) == config.get(self.right))
+
+
+@dataclass(frozen=True)
 class If:
     """One of two dimensions, by a condition."""
 
@@ -331,7 +354,7 @@ class Follows(Condition):
     """A key's word for each layer is that of a pattern, if the pattern says any."""
 
     key: str
-    pattern: LayerPattern | ListedLayers
+    pattern: Implied
 
     def __call__(self, config: Config) -> bool:
         words = self.pattern(config)

@@ -152,6 +152,8 @@ class HFClass:
         bare: the class has no head: its result is the last hidden states.
         head: the kind of head that the file holds, if not one that predicts tokens: ``classifier``.
         without_head: for a class whose head llama.cpp has no place for, the class that is written back instead.
+        when: for ``Class/kind``, where models of one class are of several architectures in GGUF: which configs, as they
+            stand in the file, are of this one.
     """
 
     model_type: str
@@ -162,6 +164,7 @@ class HFClass:
     bare: bool = False
     head: str = ""
     without_head: str | None = None
+    when: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,8 @@ class Arch:
     Args:
         name: quantmill's name for it, unique.
         classes: by their name in config.json's ``architectures``; the first is written for files that name none.
-            ``Wrapper/type`` stands for the class ``Wrapper`` around a text model with the ``model_type`` ``type``.
+            ``Wrapper/type`` stands for the class ``Wrapper`` around a text model with the ``model_type`` ``type``, and
+            ``Class/kind`` for those models of a class that ``HFClass.when`` tells from others.
         config: config keys <-> ``{gguf}.*`` keys, in the order they are written.
         rules: the tensors, in the model's own order.
         gguf_name: ``general.architecture``, if that is not ``name``; several architectures may share one of GGUF's.
@@ -181,6 +185,7 @@ class Arch:
         implied: config keys that may be missing or null, and their value then.
         base: what tensor names begin with in a class with a head, and not in the bare class: ``base_model_prefix`` of
             transformers, and a dot.
+        module: what transformers' own model calls ``base``, where checkpoints have another name.
         roots: beginnings of tensor names, and those that the rules use instead, for checkpoints of other wrappers.
         layouts: conditions of rules (``Is``) where checkpoints hold the same weights in different tensors: a key that
             no config.json has, and a pattern of names. It is true where a checkpoint has a tensor of such a name.
@@ -198,6 +203,7 @@ class Arch:
     needs: Mapping[str, Condition] = field(default_factory=dict)
     implied: Mapping[str, Implied] = field(default_factory=dict)
     base: str = "model."
+    module: str = ""
     roots: Mapping[str, str] = field(default_factory=dict)
     layouts: Mapping[str, str] = field(default_factory=dict)
     pools: bool = False

@@ -184,7 +184,7 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
     written = config_for_class(config, recorded, arch, cls)
     complete = with_defaults(config, arch, cls)
     _check_factors(model, complete)
-    return complete, {"architectures": [name], "model_type": cls.model_type, **written}
+    return complete, {"architectures": [name.partition("/")[0]], "model_type": cls.model_type, **written}
 
 
 def _check_factors(model: Model, config: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Layers of linear attention in the layer-wise runner: the whole model's logits, and inputs in llama.cpp's order."""
+"""Hybrids and routers in the layer-wise runner: the whole model's logits, and inputs in llama.cpp's order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from quantmill.imatrix.runner import DTYPES, ComputeOptions, Runner
 from quantmill.imatrix.weights import Weights
 from quantmill.quantize.choose import may_quantize
 
-CASES = ("qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32")
+CASES = ("qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32", "nemotron_h_moe")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -48,7 +48,7 @@ def test_layer_by_layer_is_the_whole_model(case: str, tmp_path: Path) -> None:
     if not seen:
         return
     squares = (seen[0] ** 2).sum((0, 1)).numpy()
-    if case != "qwen3next":  # of each key head the first value head, then the second, ...
+    if case.startswith("qwen35"):  # of each key head the first value head, then the second, ...
         config = weights.config
         heads = (config["linear_num_key_heads"], -1, config["linear_value_head_dim"])
         squares = squares.reshape(heads).swapaxes(0, 1).reshape(-1)

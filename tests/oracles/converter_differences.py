@@ -110,7 +110,11 @@ OTHER = (
         ("ernie4_5-moe",),
     ),
     Difference("*.context_length", "config.json's; llama.cpp's converter writes 2048 for any", ("falcon",)),
-    Difference("*.context_length", "config.json's; llama.cpp's converter writes 2^20", ("granitehybrid",)),
+    Difference(
+        "*.context_length",
+        "config.json's; llama.cpp's converter writes 2^20",
+        ("granitehybrid", "nemotron_h", "nemotron_h_moe"),
+    ),
     Difference(
         "*.rope.scaling.finetuned",
         "config.json says rope; llama.cpp's converter turns it off in every hybrid but Bamba",

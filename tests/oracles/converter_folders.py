@@ -61,6 +61,7 @@ BYTE_LEVEL = {
     "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
     "kimi-linear": "kimi-k2", "jais2": "qwen2", "afmoe": "qwen2", "exaone-moe": "qwen2",
     "minimax-m3": "gpt-4o",
+    "nemotron_h": "tekken", "nemotron_h_moe": "tekken",
 }  # fmt: skip
 N_TOKENS, N_UNIGRAM = 320, 70
 # Few letters, so that 320 tokens hold them, the 256 bytes and words. The standard library's texts change with Python.
@@ -74,7 +75,8 @@ def publish(proof: Proof, folder: Path) -> None:
     """Write beside a saved model what is published with one, and its tensors as they are published."""
     if proof.published:
         path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | dict(proof.published), indent=2))
+        config = json.loads(path.read_text()) | dict(proof.published)
+        path.write_text(json.dumps({key: one for key, one in config.items() if one is not None}, indent=2))
     if proof.renamed or proof.layout:
         path = folder / "model.safetensors"
         save_file(published_tensors(proof, load_file(path)), path)

@@ -47,7 +47,7 @@ class Proof:
         encodes: an encoder reads the tokens, a decoder the same from last to first.
         nulls: keys that are passed as None.
         published: what config.json says in published checkpoints and not in those that transformers 5.23 saves, for the
-            proof by the converter: both converters read it.
+            proof by the converter: both converters read it. A key that is None here is one that they lack.
         renamed: what tensors are called in published checkpoints, where transformers saves them under other names:
             patterns of ``re.sub`` and what they become, for the proof by the converter.
         as_loaded: saved with the tensors that the model has in memory, not with those that its class saves.

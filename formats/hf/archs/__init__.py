@@ -32,6 +32,7 @@ from .minimax import MINIMAX_M2, MINIMAX_M3
 from .mpt import MPT
 from .near_llama import ARCEE, SEED_OSS, SMOLLM3
 from .nemotron import NEMOTRON
+from .nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE
 from .olmo import OLMO, OLMO2, OLMO3, OLMOE
 from .phi import PHI2, PHI3
 from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT

@@ -29,7 +29,9 @@ from quantmill.formats.hf.settle import copies, is_needed, rule_of
 from quantmill.formats.ir import Model, Role, Tensor
 
 ARCH = {arch.name: arch for arch in ARCHS}
-UNTIED = ("dbrx", "kimi-linear")  # transformers refuses to tie them, or leaves them untied
+# transformers refuses to tie them, or leaves them untied
+NEVER_TIED = [arch.name for arch in ARCHS if arch.fixed.get("tie_word_embeddings") is False]
+UNTIED = (*NEVER_TIED, "kimi-linear")
 # One proof of each architecture that has a head.
 PROOFS = list({proof.arch: proof for proof in all_proofs() if proof.predicts and proof.arch not in UNTIED}.values())
 LOW_LIMIT = 2e-3
@@ -202,8 +204,9 @@ def test_a_head_that_the_config_wants(tied: Tied) -> None:
         assert ("output.weight" in names(model), said) == (True, [])
 
 
-def test_dbrx_is_never_tied(tmp_path: Path) -> None:
-    save_proof(next(proof for proof in all_proofs() if proof.arch == "dbrx"), tmp_path)
+@pytest.mark.parametrize("arch", NEVER_TIED)
+def test_what_transformers_never_ties(arch: str, tmp_path: Path) -> None:
+    save_proof(next(proof for proof in all_proofs() if proof.arch == arch), tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": True}))
     with pytest.raises(FormatError, match="tie_word_embeddings: is True"):
