@@ -24,12 +24,10 @@ from .dimensions import (
     Is,
     LayerIn,
     LayerOverrides,
-    ListedLayers,
     OrDefault,
     Paired,
-    WordsFrom,
 )
-from .layer_words import Letters
+from .layer_words import Letters, ListedLayers, WordsFrom
 from .rows import (
     AfterPadding,
     Alternating,

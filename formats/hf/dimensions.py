@@ -113,32 +113,6 @@ class LayerPattern:
 
 
 @dataclass(frozen=True)
-class Lettered:
-    """A word for each layer, of which a key holds the letters, or the words; without the key, those of a pattern.
-
-    Example:
-        >>> from quantmill.formats.hf.dimensions import Dim, LayerPattern, Lettered
-        >>> words = Lettered("pattern", {"F": "full", "S": "shared"}, LayerPattern("full", "full", Dim(1)))
-        >>> words({"pattern": "FSS", "num_hidden_layers": 3})
-        ['full', 'shared', 'shared']
-    """
-
-    key: str
-    letters: Mapping[str, str]
-    otherwise: LayerPattern
-
-    def __call__(self, config: Config) -> list[str]:
-        given = config.get(self.key)
-        if given is None:
-            return self.otherwise(config)
-        words = [self.letters.get(one, one) for one in given] if isinstance(given, str | list) else []
-        if len(words) != LAYERS(config) or not {*words} <= {*self.letters.values()}:
-            problem = f"is not a letter ({', '.join(self.letters)}) for each of {LAYERS(config)} layers: {shown(given)}"
-            raise FormatError(problem, where=self.key)
-        return words
-
-
-@dataclass(frozen=True)
 class LeadingLayers:
     """A word for each layer: one for the first ``count`` of them, another for the rest.
 
@@ -155,62 +129,6 @@ class LeadingLayers:
     def __call__(self, config: Config) -> list[str]:
         count = self.count(config)
         return [self.first if layer < count else self.rest for layer in range(LAYERS(config))]
-
-
-@dataclass(frozen=True)
-class ListedLayers:
-    """A word for each layer, by keys that list the layers of each word, counted from 1; None where there is no list.
-
-    Example:
-        >>> from quantmill.formats.hf.dimensions import ListedLayers
-        >>> words = ListedLayers({"linear": "kda_layers", "full": "full_attn_layers"})
-        >>> words({"num_hidden_layers": 3, "kda_layers": [1, 2], "full_attn_layers": [3]})
-        ['linear', 'linear', 'full']
-    """
-
-    keys: Mapping[str, str]
-
-    def __call__(self, config: Config) -> list[str] | None:
-        """Raises FormatError: a layer is in no list, or in two; or a list has layers that the model does not have."""
-        lists = {key: config.get(key) for key in self.keys.values()}
-        if all(numbers is None for numbers in lists.values()):
-            return None
-        words = {number: word for word, key in self.keys.items() for number in lists[key] or ()}
-        n_layers, listed = LAYERS(config), [number for numbers in lists.values() for number in numbers or ()]
-        if sorted(listed) != [*range(1, n_layers + 1)]:
-            problem = f"not each of the layers 1 to {n_layers} once: {shown(listed)}"
-            raise FormatError(problem, where=" and ".join(lists))
-        return [words[layer] for layer in sorted(words)]
-
-
-@dataclass(frozen=True)
-class WordsFrom:
-    """A word for each layer, by the entries that another key has for them.
-
-    Args:
-        sources: for each such key, of which the first that a config has counts, the word of each entry.
-        otherwise: the word of all layers where there is no such key.
-
-    Example:
-        >>> from quantmill.formats.hf.dimensions import WordsFrom
-        >>> kinds = WordsFrom({"moe_layer_freq": {0: "dense", 1: "sparse"}}, "sparse")
-        >>> kinds({"moe_layer_freq": [0, 1], "num_hidden_layers": 2}), kinds({"num_hidden_layers": 3})
-        (['dense', 'sparse'], ['sparse', 'sparse', 'sparse'])
-    """
-
-    sources: Mapping[str, Mapping[Any, str]]
-    otherwise: str
-
-    def __call__(self, config: Config) -> list[str]:
-        n = LAYERS(config)
-        for key, words in self.sources.items():
-            if (entries := config.get(key)) is None:
-                continue
-            if len(entries) != n or not {*entries} <= words.keys():
-                known = " or ".join(map(str, words))
-                raise FormatError(f"is not {known} for each of {n} layers: {shown(entries)}", where=key)
-            return [words[entry] for entry in entries]
-        return [self.otherwise] * n
 
 
 @dataclass(frozen=True)

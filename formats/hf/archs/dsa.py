@@ -20,9 +20,9 @@ from ..dimensions import (
     Is,
     LayerPattern,
     LeadingLayers,
-    Lettered,
     OrDefault,
 )
+from ..layer_words import Lettered
 from ..rows import ConfigRow, Constant, Key, LayerFlags, LeadingDense
 from ..rules import Arch, HFClass, Rule
 from .mla import ATTENTION, ATTN, DEFAULTS, GROUPS_FIT, MLA, NAMES, Q_LATENT, ROPE, ROUTED, model_rules, routed_rules

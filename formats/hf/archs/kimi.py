@@ -16,9 +16,9 @@ from ..dimensions import (
     Follows,
     Is,
     LeadingLayers,
-    ListedLayers,
     OrDefault,
 )
+from ..layer_words import ListedLayers
 from ..rows import AttentionLayers, Computed, Constant, Key, LeadingDense
 from ..rules import Arch, HFClass
 from ..values import NegExp

@@ -27,9 +27,9 @@ from ..dimensions import (
     Paired,
     Q,
     Share,
-    WordsFrom,
 )
 from ..extras import LeftOut
+from ..layer_words import WordsFrom
 from ..ops import Op, Split
 from ..rows import Constant, Key, LeadingDense, Rope
 from ..rules import Arch, HFClass, Rule

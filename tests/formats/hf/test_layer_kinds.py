@@ -11,7 +11,8 @@ from transformers import GlmMoeDsaConfig
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.config import complete_config
-from quantmill.formats.hf.dimensions import Dim, LeadingLayers, ListedLayers, Share
+from quantmill.formats.hf.dimensions import Dim, LeadingLayers, Share
+from quantmill.formats.hf.layer_words import ListedLayers
 from quantmill.formats.hf.rows import LeadingDense
 
 D, S = "dense", "sparse"

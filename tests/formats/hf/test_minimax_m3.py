@@ -10,7 +10,7 @@ import pytest
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.config import complete_config
-from quantmill.formats.hf.dimensions import WordsFrom
+from quantmill.formats.hf.layer_words import WordsFrom
 from quantmill.formats.hf.rows import LeadingDense
 
 D, S = "dense", "sparse"
