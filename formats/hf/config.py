@@ -13,7 +13,7 @@ from ..ir import Metadata, Role, Tensor
 from ..json_types import OBJECT, POSITIVE_WHOLE, shown, take
 from . import rope
 from .config_types import check_types
-from .dimensions import CLASS_HEAD, EMBD, HEADS, Config, Implied, Is
+from .dimensions import CLASS_HEAD, EMBD, HEADS, Config, Implied, Is, at_layer
 from .extras import TIED
 from .rows import Rope, metadata_key
 
@@ -77,20 +77,15 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
         config = with_defaults(given, arch, cls)
     for key in _SIZES:
         _check_size(config, key, path)
-    heads, kv = config.get("num_attention_heads"), config.get("num_key_value_heads")
-    if isinstance(heads, int) and isinstance(kv, int) and heads % kv:
-        problem = f"{heads} heads cannot share {kv} key/value heads"
-        raise FormatError(problem, path=path, where="num_key_value_heads")
+    for seen in _views(config):
+        heads, kv = seen.get("num_attention_heads"), seen.get("num_key_value_heads")
+        if isinstance(heads, int) and isinstance(kv, int) and heads % kv:
+            problem = f"{heads} heads cannot share {kv} key/value heads"
+            raise FormatError(problem, path=path, where="num_key_value_heads")
     for key, value in arch.fixed.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if key in config and config[key] not in allowed:
             problem = f"is {shown(config[key])}; llama.cpp's {arch.gguf} computes {allowed[0]!r}"
-            raise FormatError(problem, path=path, where=key)
-    for key, condition in arch.needs.items():
-        with located(path, key):
-            met = condition(config)
-        if not met:
-            problem = f"{shown(config.get(key))} is not what llama.cpp's {arch.gguf} takes for granted"
             raise FormatError(problem, path=path, where=key)
     if row := rope_row(arch):
         if row.partial is not None and config.get("partial_rotary_factor") is None:
@@ -98,7 +93,23 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
         config["rope_parameters"] = rope.canonical(config, path, sliding=row.sliding)
         for key in ("rope_theta", "rope_scaling", "partial_rotary_factor", row.sliding or ""):
             config.pop(key, None)
+    for key, condition in arch.needs.items():
+        with located(path, key):
+            met = condition(config)
+        if not met:
+            problem = f"{shown(config.get(key))} is not what llama.cpp's {arch.gguf} takes for granted"
+            raise FormatError(problem, path=path, where=key)
     return config
+
+
+def _views(config: Config) -> Iterator[Config]:
+    """The config, and as layers see it that have other numbers of heads."""
+    yield config
+    n_layers = config["num_hidden_layers"]
+    own = [int(layer) for layer in config.get("per_layer_config") or () if layer.isdecimal()]
+    heads = config.get("num_attention_heads")
+    layers = range(n_layers) if isinstance(heads, list) and len(heads) == n_layers else own
+    yield from (at_layer(config, layer, n_layers) for layer in layers)
 
 
 def with_recorded(derived: Config, recorded: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any]:
@@ -199,6 +210,7 @@ def derive_config(
         if rule.roles == (Role.OUTPUT,) and not rule.optional:
             config[TIED] = (Role.OUTPUT, "weight") not in roles
     config = {**dict(_optional_flags({role for role, _ in roles}, arch, cls)), **config}
+    config |= _words_by_shape(arch, cls, config, shapes)
     if "rope_parameters" in config:
         config["rope_parameters"] |= rope.longrope_from_factors(tensors, get("rope.scaling.original_context_length"))
         if "partial_rotary_factor" in cls.defaults:  # whose default is not 1
@@ -216,6 +228,21 @@ def _optional_flags(found: Container[Role], arch: Arch, cls: HFClass) -> Iterato
         others = {role for other in arch.rules if other.when != rule.when for role in other.roles}
         if flag is not None and cls.defaults.get(flag) is False and rule.roles[0] not in others:
             yield flag, rule.roles[0] in found
+
+
+def _words_by_shape(arch: Arch, cls: HFClass, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The words that only a tensor's shape tells: of rules for the same tensor, that whose shape it has."""
+    found: dict[str, Any] = {}
+    for rule in arch.rules:
+        word = rule.when if isinstance(rule.when, Is) and rule.when.value is not None else None
+        if word is None or word.key in config or word.key not in cls.defaults or rule.ops:
+            continue
+        others = [other for other in arch.rules if other.modules == rule.modules and other.when == ~word]
+        shape = shapes.get(rule.targets(0, "weight")[0])
+        if others and shape is not None:
+            first = at_layer({**config, word.key: word.value}, 0, config.get("num_hidden_layers", 0))
+            found |= {word.key: word.value} if rule.size("weight", first) == shape else {}
+    return found
 
 
 def plain_number(value: Any, path: Path, where: str, *, each: bool = False) -> Any:

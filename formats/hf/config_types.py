@@ -13,7 +13,22 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError
 from ..gguf.keys import key_type
 from ..ir import ValueType
-from ..json_types import FLAG, NUMBER, OBJECT, TEXT, TEXTS, WHOLE, WHOLES, JsonType, by_name, check, optional, shown
+from ..json_types import (
+    FLAG,
+    NUMBER,
+    NUMBERS,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    WHOLES,
+    JsonType,
+    by_name,
+    check,
+    either,
+    optional,
+    shown,
+)
 from .dimensions import (
     CLASS_HEAD,
     KV_HEADS,
@@ -27,6 +42,8 @@ from .dimensions import (
     OrDefault,
     Paired,
 )
+from .layer_kinds import NoOther
+from .layer_rows import PerLayer
 from .layer_words import Letters, ListedLayers, WordsFrom
 from .rows import (
     AfterPadding,
@@ -52,6 +69,7 @@ _OF_GGUF = {
     ValueType.FLOAT32: NUMBER,
     ValueType.STRING: TEXT,
 }
+_KINDS = "layer_types"
 _OF_PYTHON = ((bool, FLAG), (int, WHOLE), (float, NUMBER), (str, TEXT))
 # What the readers of every checkpoint look up beside the architecture's data.
 _ALWAYS = {
@@ -60,8 +78,8 @@ _ALWAYS = {
     "pad_token_id": optional(WHOLE),
     "dtype": optional(TEXT),
     "torch_dtype": optional(TEXT),
-    "rope_theta": optional(NUMBER),
-    "partial_rotary_factor": optional(NUMBER),
+    "rope_theta": optional(NUMBER, NUMBERS),  # of the kinds of layers where there are two
+    "partial_rotary_factor": optional(NUMBER, NUMBERS),
     "rope_scaling": optional(OBJECT),
     "rope_parameters": optional(OBJECT),
     "original_max_position_embeddings": optional(WHOLE),
@@ -113,7 +131,10 @@ def types_of(arch: Arch, defaults: Config) -> dict[str, JsonType]:
     types: dict[str, JsonType] = {}
     for noun in arch.nouns:
         for key, type in _reads(noun):
-            found = type or _of_example(defaults.get(key))
+            usual = _of_example(defaults.get(key))
+            found = type or usual
+            if isinstance(noun, Is) and type and usual and type is not usual:  # a flag that may be a word, too
+                found = either(type, usual)
             if found is not None:
                 types.setdefault(key, found)
     for key in (str(LAYER_INDEX.of), CLASS_HEAD):  # which no config holds
@@ -125,7 +146,9 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
     if isinstance(noun, Dim) and isinstance(noun.of, str):
         yield noun.of, WHOLE
     elif isinstance(noun, Is):
-        yield noun.key, TEXTS if noun.key in ("layer_types", MLP_TYPES) else _of_example(noun.value)
+        yield noun.key, TEXTS if noun.key in (_KINDS, MLP_TYPES) else _of_example(noun.value)
+    elif isinstance(noun, NoOther):
+        yield noun.key, None if isinstance(noun.value, Dim) else _of_example(noun.value)
     elif isinstance(noun, LayerIn):
         yield noun.key, optional(WHOLES)
     elif isinstance(noun, OrDefault):
@@ -147,6 +170,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield "pad_token_id", WHOLE
     elif isinstance(noun, Labels):
         yield noun.hf, optional(by_name(TEXT, "texts"))
+    elif isinstance(noun, PerLayer) and noun.each:
+        yield noun.hf, optional(WHOLES)
     elif isinstance(noun, LayerFlags):
         yield noun.hf, TEXTS
         if noun.every:
@@ -156,15 +181,15 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
     elif isinstance(noun, SizeOfLayer):
         yield from ((noun.hf, WHOLE), (noun.flag, FLAG))
     elif isinstance(noun, AttentionLayers):
-        yield "layer_types", TEXTS
+        yield _KINDS, TEXTS
     elif isinstance(noun, MixerLayers):
-        yield from (("layer_types", TEXTS), (noun.width, WHOLE), (str(KV_HEADS.of), WHOLE))
+        yield from ((_KINDS, TEXTS), (noun.width, WHOLE), (str(KV_HEADS.of), WHOLE))
     elif isinstance(noun, Letters):
         yield noun.key, optional(TEXT)
     elif isinstance(noun, Mapped):
         yield noun.hf, TEXT
     elif isinstance(noun, Alternating):
-        yield from ((key, WHOLE) for key in (noun.hf, noun.full))
+        yield from ((key, WHOLE) for key in (noun.hf, noun.other))
     elif isinstance(noun, Rule):
         yield from ((key, FLAG) for key in (noun.bias, noun.unless) if isinstance(key, str))
         if noun.per_layer:
@@ -181,7 +206,7 @@ def _check_words(config: Config, arch: Arch, path: Path) -> None:
         if isinstance(noun, Mapped):
             _check_word(config.get(noun.hf), noun.names, path, noun.hf)
     others = {noun.hf: noun.words for noun in arch.config if isinstance(noun, LayerFlags)}
-    for key, kinds in {**others, "layer_types": {word for noun in arch.nouns for word in _words(noun)}}.items():
+    for key, kinds in {**others, _KINDS: {word for noun in arch.nouns for word in _words(noun)}}.items():
         words = config.get(key)
         if words is None or not kinds:
             continue
@@ -195,11 +220,11 @@ def _check_words(config: Config, arch: Arch, path: Path) -> None:
 def _words(noun: Any) -> tuple[Any, ...]:
     """The words of ``layer_types`` that a noun knows."""
     if isinstance(noun, Is):
-        return (noun.value,) if noun.key == "layer_types" else ()
+        return (noun.value,) if noun.key == _KINDS else ()
     if isinstance(noun, Paired):
-        return tuple(noun.pairs) if noun.key == "layer_types" else ()
+        return tuple(noun.pairs) if noun.key == _KINDS else ()
     if isinstance(noun, LayerFlags):
-        return noun.words if noun.hf == "layer_types" else ()
+        return noun.words if noun.hf == _KINDS else ()
     return noun.words if isinstance(noun, (AttentionLayers, MixerLayers)) else ()
 
 

@@ -123,12 +123,13 @@ class LeadingLayers:
     """
 
     first: str
-    rest: str
+    rest: str | LayerPattern
     count: Dim | OrDefault
 
     def __call__(self, config: Config) -> list[str]:
         count = self.count(config)
-        return [self.first if layer < count else self.rest for layer in range(LAYERS(config))]
+        rest = [self.rest] * LAYERS(config) if isinstance(self.rest, str) else self.rest(config)
+        return [self.first if layer < count else word for layer, word in enumerate(rest)]
 
 
 @dataclass(frozen=True)

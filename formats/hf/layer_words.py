@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..json_types import shown
-from .dimensions import LAYERS, Config, LayerPattern
+from .dimensions import LAYERS, Config, Dim, Implied, LayerPattern
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class WordsFrom:
 
     Args:
         sources: for each such key, of which the first that a config has counts, the word of each entry.
-        otherwise: the word of all layers where there is no such key.
+        otherwise: the word of all layers where there is no such key, or what makes their words; None for none.
 
     Example:
         >>> from quantmill.formats.hf.layer_words import WordsFrom
@@ -123,9 +123,9 @@ class WordsFrom:
     """
 
     sources: Mapping[str, Mapping[Any, str]]
-    otherwise: str
+    otherwise: str | Implied | None = None
 
-    def __call__(self, config: Config) -> list[str]:
+    def __call__(self, config: Config) -> list[str] | None:
         n = LAYERS(config)
         for key, words in self.sources.items():
             if (entries := config.get(key)) is None:
@@ -134,4 +134,17 @@ class WordsFrom:
                 known = " or ".join(map(str, words))
                 raise FormatError(f"is not {known} for each of {n} layers: {shown(entries)}", where=key)
             return [words[entry] for entry in entries]
-        return [self.otherwise] * n
+        if callable(self.otherwise):
+            made: list[str] | None = self.otherwise(config)
+            return made
+        return None if self.otherwise is None else [self.otherwise] * n
+
+
+@dataclass(frozen=True)
+class EachLayer:
+    """The same number for each layer."""
+
+    size: Dim
+
+    def __call__(self, config: Config) -> list[int]:
+        return [self.size(config)] * LAYERS(config)

@@ -37,11 +37,11 @@ class _Meaning:
 
 def _meaning(name: str, arch: Arch, known: Collection[str]) -> _Meaning | None:
     for whole, bare in ((name, False), (arch.base + name, True), (name.removeprefix(arch.base), False)):
-        if whole in known:
-            return _Meaning(whole, bare)
-        for root, ours in arch.roots.items():
-            if whole.startswith(root) and (inner := ours + whole.removeprefix(root)) in known:
-                return _Meaning(inner, bare, root)
+        for root, ours in (("", ""), *arch.roots.items()):
+            inner = ours + whole.removeprefix(root)
+            for spelled in (inner, arch.respelled(inner)):
+                if whole.startswith(root) and spelled in known:
+                    return _Meaning(spelled, bare, root)
     return None
 
 

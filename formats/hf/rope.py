@@ -51,8 +51,6 @@ _TYPES = {
 
 _ALPHA_CONTEXT = 256 * 1024  # Hunyuan's; see ``alpha_keys``
 
-# llama.cpp (2026-10) computes the attention factor from the scaling factor whatever yarn_attn_factor says: a checkpoint
-# whose own differs from 0.1 ln(factor) + 1 runs otherwise there. The key is written as its converter does.
 _YARN = {  # config key -> rope.scaling key
     "extrapolation_factor": "yarn_ext_factor",
     "attention_factor": "yarn_attn_factor",
@@ -75,15 +73,30 @@ def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None)
     rope = take(config, place, OBJECT, path=path) or {}
     if sliding is None:
         return _canonical(rope, config, path, place)
+    of_kind = {kind: _of_kind(config, kind, path) for kind in _KINDS_OF_LAYER}
     if not any(kind in rope for kind in _KINDS_OF_LAYER):
-        theta = take(config, sliding, POSITIVE, path=path)
-        local = {"rope_type": "default", "rope_theta": DEFAULT_THETA if theta is None else theta}
-        return {"full_attention": _canonical(rope, config, path, place), "sliding_attention": local}
+        local = of_kind["sliding_attention"]
+        theta = take(local, sliding, POSITIVE, path=path)
+        local["rope_theta"] = DEFAULT_THETA if theta is None else theta
+        full = _canonical(rope, of_kind["full_attention"], path, place)
+        return {"full_attention": full, "sliding_attention": _canonical({}, local, path, place)}
     found = {}
     for kind in _KINDS_OF_LAYER:
         inner = take(rope, kind, OBJECT, path=path, inside=f"{place}.") or {}
-        found[kind] = _canonical(inner, config, path, f"{place}.{kind}")
+        found[kind] = _canonical(inner, of_kind[kind], path, f"{place}.{kind}")
     return found
+
+
+def _of_kind(config: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]:
+    """The config, with the value of layers of a kind where a key has one for each layer."""
+    out, words = dict(config), config.get("layer_types") or ()
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if isinstance(each := config.get(key), list):
+            found = {value for value, word in zip(each, words, strict=False) if word == kind}
+            if len(found) > 1:
+                raise FormatError(f"differs between layers of {kind}: {shown(each)}", path=path, where=key)
+            out[key] = found.pop() if found else None
+    return out
 
 
 def _canonical(given: Mapping[str, Any], config: Mapping[str, Any], path: Path, place: str) -> dict[str, Any]:
@@ -207,6 +220,18 @@ def to_gguf(rope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             if value is not None:
                 yield f"rope.scaling.{gguf}", value
     yield "rope.freq_base", rope["rope_theta"]
+
+
+def yarn_correction(rope: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The key for an attention factor that is not 0.1 ln(factor) + 1.
+
+    llama.cpp (2026-10) computes with that whatever ``yarn_attn_factor`` says, which is written as its converter does;
+    but it multiplies by ``attn_factor``.
+    """
+    own = rope.get("attention_factor")
+    usual = 0.1 * math.log(max(rope["factor"], 1)) + 1
+    if own is not None and not math.isclose(own, usual, rel_tol=1e-5):
+        yield "rope.scaling.attn_factor", own / usual
 
 
 def to_hf(get: Callable[[str], Any]) -> dict[str, Any]:

@@ -199,22 +199,6 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class PerLayer:
-    """A config key with a value for each layer, written as an array; a single value stays single."""
-
-    hf: str
-    gguf: str
-
-    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
-        if (value := config.get(self.hf)) is not None:
-            yield self.gguf, value
-
-    def to_hf(self, get: Getter) -> dict[str, Any]:
-        value = get(self.gguf, each=True)
-        return {} if value is None else {self.hf: value}
-
-
-@dataclass(frozen=True)
 class SizeOfLayer:
     """A size that some layers have otherwise than the first, written as an array if a flag says that they may.
 
@@ -304,19 +288,21 @@ class LeadingDense:
 
 @dataclass(frozen=True)
 class Alternating:
-    """A config key with another value in full-attention layers (``per_layer_config``).
+    """A config key with another value in layers of one kind (``per_layer_config``).
 
     Args:
         hf: the config key.
         gguf: the hyper-parameter of the full-attention layers.
         swa: the hyper-parameter of the other layers; empty if ``gguf`` is an array of both.
-        full: the config key that holds the value of full-attention layers.
+        other: the config key that holds the value of layers of the kind.
+        kind: which layers these are.
     """
 
     hf: str
     gguf: str
     swa: str
-    full: str
+    other: str
+    kind: str = "full_attention"
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         kinds = config["layer_types"]
@@ -335,9 +321,10 @@ class Alternating:
             return {self.hf: full}
         flags = get("attention.sliding_window_pattern", each=True)
         if isinstance(full, list) and isinstance(flags, list) and len(flags) == len(full):
-            of_kind = dict(zip(flags, full, strict=True))
+            of_kind = dict(zip(map(bool, flags), full, strict=True))
             full, sliding = of_kind.get(False), of_kind.get(True)
-        found = {self.hf: sliding, self.full: full}
+        usual, other = (sliding, full) if self.kind == "full_attention" else (full, sliding)
+        found = {self.hf: usual, self.other: other}
         return {key: value for key, value in found.items() if value is not None}
 
 
@@ -439,6 +426,7 @@ class Rope:
         sections: the rotated pairs that turn by time, height and width of images, taken in turn, if the config does not
             say; None where all turn by the position.
         says_none: whether ``rope.scaling.type`` is ``none`` where nothing is scaled, instead of missing.
+        dimension_swa: whether to write ``rope.dimension_count_swa``, where layers with a window rotate another part.
     """
 
     dimension: bool = False
@@ -448,6 +436,7 @@ class Rope:
     partial: float | None = None
     sections: tuple[int, ...] | None = None
     says_none: bool = False
+    dimension_swa: bool = False
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         found = config["rope_parameters"]
@@ -460,6 +449,8 @@ class Rope:
         if main["rope_type"] == "longrope":
             yield "rope.scaling.original_context_length", main["original_max_position_embeddings"]
             yield "rope.scaling.attn_factor", rope.longrope_attention_factor(main, CONTEXT(config))
+        if main["rope_type"] == "yarn" and not any(main.get(key) for key in self.scaled):
+            yield from rope.yarn_correction(main)
         if self.sections is not None:
             yield "rope.dimension_sections", rope.sections(main, self.sections, HEAD_DIM(config))
         yield from ((gguf, main[hf]) for hf, gguf in self.extra.items() if main.get(hf) is not None)
@@ -468,23 +459,29 @@ class Rope:
             yield "rope.freq_base_swa", found["sliding_attention"]["rope_theta"]
         if self.dimension:
             yield "rope.dimension_count", rope.dimensions(main, HEAD_DIM(config))
+        if self.dimension_swa:
+            yield "rope.dimension_count_swa", rope.dimensions(found["sliding_attention"], HEAD_DIM(config))
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         found = rope.to_hf(get)
         found |= {hf: value for hf, gguf in self.extra.items() if (value := get(gguf)) is not None}
         found |= {hf: value / by for hf, (gguf, by) in self.scaled.items() if (value := get(gguf)) is not None}
-        if self.dimension:
-            head_dim = get("attention.key_length") or _head_dim(get)
-            turning = get("rope.dimension_count")
-            if head_dim and turning and (turning != head_dim or self.partial is not None):
-                found["partial_rotary_factor"] = turning / head_dim
+        part = self._part(get, "rope.dimension_count") if self.dimension else {}
+        found |= part
         if self.sections is not None:
             found |= rope.sections_to_hf(get("rope.dimension_sections", each=True))
         if self.sliding is None:
             return {"rope_parameters": found}
         theta = get("rope.freq_base_swa")
         local = {"rope_type": "default", "rope_theta": rope.DEFAULT_THETA if theta is None else theta}
+        local |= self._part(get, "rope.dimension_count_swa") if self.dimension_swa else part
         return {"rope_parameters": {"full_attention": found, "sliding_attention": local}}
+
+    def _part(self, get: Getter, gguf: str) -> dict[str, float]:
+        head_dim, turning = get("attention.key_length") or _head_dim(get), get(gguf)
+        if head_dim and turning and (turning != head_dim or self.partial is not None):
+            return {"partial_rotary_factor": turning / head_dim}
+        return {}
 
 
 def _head_dim(get: Getter) -> int | None:

@@ -187,6 +187,8 @@ class Arch:
             transformers, and a dot.
         module: what transformers' own model calls ``base``, where checkpoints have another name.
         roots: beginnings of tensor names, and those that the rules use instead, for checkpoints of other wrappers.
+        spellings: parts of tensors' names in transformers' memory, and those that the rules use instead, as it saves
+            them.
         layouts: conditions of rules (``Is``) where checkpoints hold the same weights in different tensors: a key that
             no config.json has, and a pattern of names. It is true where a checkpoint has a tensor of such a name.
         pools: llama.cpp's converter writes the pooling that files of sentence-transformers name.
@@ -205,6 +207,7 @@ class Arch:
     base: str = "model."
     module: str = ""
     roots: Mapping[str, str] = field(default_factory=dict)
+    spellings: Mapping[str, str] = field(default_factory=dict)
     layouts: Mapping[str, str] = field(default_factory=dict)
     pools: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -251,6 +254,12 @@ class Arch:
         text = "Text" if stem(name) in wrappers and not self.classes[name].text_of else ""
         _, slash, kind = name.partition("/")
         return f"{stem(name)}{text}Model{slash}{kind}"
+
+    def respelled(self, name: str) -> str:
+        """A tensor's name with the rules' spellings."""
+        for theirs, ours in self.spellings.items():
+            name = name.replace(theirs, ours)
+        return name
 
     def layout_of(self, names: Iterable[str]) -> dict[str, bool]:
         """The keys of ``layouts`` that are true of a checkpoint with tensors of these names."""

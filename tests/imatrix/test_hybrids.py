@@ -18,7 +18,7 @@ from quantmill.imatrix.runner import DTYPES, ComputeOptions, Runner
 from quantmill.imatrix.weights import Weights
 from quantmill.quantize.choose import may_quantize
 
-CASES = ("qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32", "nemotron_h_moe")
+CASES = ("qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32", "nemotron_h_moe", "mimo2")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -38,7 +38,7 @@ MORE = (
     Difference(
         "*.attention.sliding_window_pattern",
         "the kind of each layer, where llama.cpp knows a rule for all",
-        ("modern-bert", "cohere2", "exaone4", "gemma3", "gpt-oss", "afmoe"),
+        ("modern-bert", "cohere2", "exaone4", "gemma3", "gpt-oss", "afmoe", "laguna"),
     ),
     Difference(
         "*.rope.freq_base",
@@ -55,6 +55,11 @@ MORE = (
         for key in ("leading_dense_block_count", "expert_shared_count")
     ),
     Difference("*.expert_group_count", "llama.cpp's converter asks for it under another name", ("kimi-linear",)),
+    Difference(
+        "*.rope.scaling.attn_factor",
+        "YaRN's attention factor, which llama.cpp does not read from the key that its converter writes",
+        ("laguna",),
+    ),
     Difference("general.file_type", "left out there", ("gptneox", "mpt")),
     Difference("tensor:cls.*", "the pooler, which llama.cpp's converter drops", ("bert", "roberta")),
     Difference("quantmill.tokenizer.*", "what no standard key holds, for the way back"),
@@ -70,6 +75,7 @@ LESS = (
         ("glm4moe", "glm4moelite", "glm-dsa"),
     ),
     Difference("tokenizer.ggml.padding_token_id", _PUBLISHED_ID, ("nemotron",)),
+    Difference("*.attention.sliding_window", "llama.cpp ends where no layer has one", ("laguna",)),
 )
 # What both have, with another value.
 OTHER = (
@@ -120,11 +126,14 @@ OTHER = (
         "config.json says rope; llama.cpp's converter turns it off in every hybrid but Bamba",
         ("granitehybrid",),
     ),
+    Difference("*.attention.sliding_window_pattern", "flags, as in every other model; numbers there", ("mimo2",)),
     Difference("general.size_label", "the pooler counts", ("bert", "roberta")),
     Difference("tensor:*.ffn_gate_inp.weight", "F16 there; a router is F32 in every other model", ("dbrx",)),
     Difference("tensor:*.ssm_a", "-exp(x), rounded once; torch's is an ulp beside it here and there", ("mamba",)),
     Difference(
-        "order", "of the experts' tensors: that in which the checkpoint completes them", ("ernie4_5-moe", "afmoe")
+        "order",
+        "of the experts' tensors: that in which the checkpoint completes them",
+        ("ernie4_5-moe", "afmoe", "laguna", "mimo2"),
     ),
 )
 

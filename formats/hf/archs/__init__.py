@@ -24,9 +24,12 @@ from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
 from .hunyuan import HUNYUAN, HUNYUAN_MOE, HY_V3
 from .jais import JAIS2
 from .kimi import KIMI_LINEAR
+from .laguna import LAGUNA
 from .lfm2 import LFM2, LFM2_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
 from .mamba import MAMBA, MAMBA2
+from .mellum import MELLUM
+from .mimo import MIMO2
 from .minicpm import MINICPM3
 from .minimax import MINIMAX_M2, MINIMAX_M3
 from .mpt import MPT

@@ -68,6 +68,8 @@ class TestEveryArch:
             if "partial_rotary_factor" in default:
                 rope = AutoConfig.for_model(cls.model_type).rope_parameters
                 default["partial_rotary_factor"] = rope["partial_rotary_factor"]
+            if "rope_parameters" in default:
+                default["rope_parameters"] = AutoConfig.for_model(cls.model_type).rope_parameters
             assert default == dict(cls.defaults), name
 
     def test_keys_are_known_and_layers_are_where_they_belong(self, arch: Arch) -> None:

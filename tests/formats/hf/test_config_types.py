@@ -108,6 +108,12 @@ WRONG: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         {"position_embedding_type": "x"},
         "position_embedding_type: 'x' has no",
     ),
+    (
+        "laguna",
+        "LagunaForCausalLM",
+        {"num_attention_heads_per_layer": [8, 12]},
+        "num_key_value_heads: 12 heads cannot share 8",
+    ),
     ("mamba2", "Mamba2ForCausalLM", {"num_heads": 0, "head_dim": None}, "num_heads: 0 is not a valid size"),
 )
 

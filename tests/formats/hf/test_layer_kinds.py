@@ -64,6 +64,12 @@ def test_windows_that_llama_cpp_has_elsewhere_are_refused(name: str) -> None:
         complete_config(config | {"layer_types": usual[::-1]}, arch, arch.classes[name], Path("config.json"))
 
 
+_ALSO = {"AfmoeForCausalLM": {"mup_enabled": True}, "MiMoV2FlashForCausalLM": {"num_key_value_heads": 2}}
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_MIXED = [_FULL, _SLIDING, _SLIDING, _FULL]
+_SCALED = {"rope_type": "linear", "factor": 2.0}
+
+
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
@@ -73,6 +79,18 @@ def test_windows_that_llama_cpp_has_elsewhere_are_refused(name: str) -> None:
         ("DeepseekV32ForCausalLM", {"layer_types": ["full_attention"] * 4}),
         ("DeepseekV32ForCausalLM", {"index_head_dim": 96}),
         ("DeepseekV32ForCausalLM", {"qk_rope_head_dim": 192, "index_head_dim": 128}),
+        ("LagunaForCausalLM", {"moe_router_logit_softcapping": 30.0}),
+        ("LagunaForCausalLM", {"layer_types": [*_MIXED[1:], _FULL]}),
+        ("LagunaForCausalLM", {"layer_types": _MIXED, "rope_parameters": {_SLIDING: _SCALED}}),
+        ("MellumForCausalLM", {"mlp_layer_types": [D, S, S, S]}),
+        ("MellumForCausalLM", {"layer_types": _MIXED, "rope_parameters": {_FULL: {"rope_theta": 5e5}}}),
+        ("MiMoV2FlashForCausalLM", {"hybrid_layer_pattern": [0, 1]}),
+        ("MiMoV2FlashForCausalLM", {"hybrid_layer_pattern": [0, 1, 1, 1], "layer_types": _MIXED}),
+        ("MiMoV2FlashForCausalLM", {"moe_layer_freq": [0, 1, 1, 1], "mlp_layer_types": [S, S, S, S]}),
+        ("MiMoV2FlashForCausalLM", {"layer_types": _MIXED, "rope_parameters": {_FULL: _SCALED}}),
+        ("MiMoV2FlashForCausalLM", {"routed_scaling_factor": 2.5}),
+        ("MiMoV2FlashForCausalLM", {"swa_num_key_value_heads": 2}),
+        ("MiMoV2FlashForCausalLM", {"add_full_attention_sink_bias": True}),
         ("Dots1ForCausalLM", {"num_key_value_heads": 2}),
         ("GlmForCausalLM", {"head_dim": 32}),
         ("GlmMoeDsaForCausalLM", {"indexer_types": ["shared", "full", "full", "full"]}),
@@ -90,7 +108,7 @@ def test_windows_that_llama_cpp_has_elsewhere_are_refused(name: str) -> None:
 )
 def test_other_models_of_the_classes_are_refused(name: str, wrong: dict[str, Any]) -> None:
     arch = BY_CLASS[name]
-    config = _SIZES | {"num_key_value_heads": 4, **({"mup_enabled": True} if name == "AfmoeForCausalLM" else {})}
+    config = _SIZES | {"num_key_value_heads": 4} | _ALSO.get(name, {})
     complete_config(config, arch, arch.classes[name], Path("config.json"))
     with pytest.raises(FormatError, match=list(wrong)[-1]):
         complete_config(config | wrong, arch, arch.classes[name], Path("config.json"))

@@ -33,8 +33,9 @@ from quantmill.formats.hf.dimensions import (
     LayerPattern,
     at_layer,
 )
+from quantmill.formats.hf.layer_rows import PerLayer
 from quantmill.formats.hf.load import ORIGINAL, read_hf
-from quantmill.formats.hf.rows import Computed, Constant, GreaterThan, Key, LayerFlags, Mapped, PerLayer, Rope
+from quantmill.formats.hf.rows import Computed, Constant, GreaterThan, Key, LayerFlags, Mapped, Rope
 from quantmill.formats.hf.save import write_hf
 from quantmill.formats.ir import Model
 

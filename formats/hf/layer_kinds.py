@@ -1,0 +1,56 @@
+"""Conditions on kinds of layers, and on what configs say of one kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .dimensions import Condition, Config, Dim
+
+
+@dataclass(frozen=True)
+class NoOther(Condition):
+    """A key has no other value than this one: it may be missing, or null."""
+
+    key: str
+    value: Any
+
+    def __call__(self, config: Config) -> bool:
+        wanted = self.value(config) if isinstance(self.value, Dim) else self.value
+        return config.get(self.key) in (None, wanted)
+
+
+@dataclass(frozen=True)
+class HasWord(Condition):
+    """A key has this word for some layer."""
+
+    key: str
+    word: str
+
+    def __call__(self, config: Config) -> bool:
+        return self.word in (config.get(self.key) or ())
+
+
+@dataclass(frozen=True)
+class SameRope(Condition):
+    """An entry of ``rope_parameters`` is the same in layers with a window and in those without, if there are both."""
+
+    entry: str
+
+    def __call__(self, config: Config) -> bool:
+        of_kind = config.get("rope_parameters") or {}
+        kinds = {*(config.get("layer_types") or ())}
+        return len({(of_kind.get(kind) or {}).get(self.entry) for kind in kinds}) < 2
+
+
+@dataclass(frozen=True)
+class RopeIs(Condition):
+    """An entry of ``rope_parameters`` has this value in layers of a kind, if there are any."""
+
+    kind: str
+    entry: str
+    value: Any
+
+    def __call__(self, config: Config) -> bool:
+        of_kind = (config.get("rope_parameters") or {}).get(self.kind) or {}
+        return self.kind not in (config.get("layer_types") or ()) or of_kind.get(self.entry) == self.value
