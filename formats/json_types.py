@@ -72,7 +72,7 @@ NUMBERS = list_of(NUMBER, "numbers")
 TEXTS = list_of(TEXT, "texts")
 
 
-def check(value: object, type: JsonType, *, path: Path, where: str) -> None:
+def check(value: object, type: JsonType, *, path: Path | None = None, where: str) -> None:
     """Check a value.
 
     Raises:

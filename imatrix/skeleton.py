@@ -34,6 +34,7 @@ class Skeleton:
     """
 
     def __init__(self, weights: Weights, dtype: torch.dtype, device: str) -> None:
+        import transformers
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
         self.weights, self.dtype, self.device = weights, dtype, device
@@ -41,10 +42,15 @@ class Skeleton:
         try:
             built = AutoConfig.for_model(config.pop("model_type"), **config)
             # eager experts are plain linear products, which imatrix/record_inputs.py can record
-            built._experts_implementation = "eager"
-            attention = "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(built)]._supports_sdpa else "eager"
+            built._experts_implementation = built.get_text_config()._experts_implementation = "eager"
+            make, cls = AutoModelForCausalLM.from_config, None
+            if weights.wrapper is not None:
+                cls = getattr(transformers, weights.wrapper)
+                make = cls._from_config
+            cls = cls or MODEL_FOR_CAUSAL_LM_MAPPING[type(built)]
+            attention = "sdpa" if cls._supports_sdpa else "eager"
             with _parameters_on_meta():
-                self.model = AutoModelForCausalLM.from_config(built, attn_implementation=attention, dtype=dtype)
+                self.model = make(built, attn_implementation=attention, dtype=dtype)
         except (KeyError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
             raise unsupported(error, weights.model.path) from error
         self.model.eval()

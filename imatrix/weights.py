@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor, located
 from ..formats.floats import to_f32
 from ..formats.gguf.names import tensor_name
+from ..formats.hf.rules import LANGUAGE_MODEL
 from ..formats.ir import Model, Role, Tensor
 from .corpus import TextTokenizer
 from .sums import RecordedWeight
@@ -81,10 +82,16 @@ class Weights:
                 return self._module(rule.modules[0]).partition(".{layer}")[0]
         raise AssertionError("an architecture without blocks")
 
+    @cached_property
+    def wrapper(self) -> str | None:
+        """The class with a head around the text model, if transformers has none of the text model alone."""
+        wraps, classes = self.arch.classes[self.class_name].wraps, self.arch.classes.items()
+        return next((name for name, cls in classes if wraps and cls.wraps == wraps and not cls.bare), None)
+
     def _module(self, name: str) -> str:
         """The name in transformers' model of what the checkpoint's names call so."""
-        base = self.arch.base
-        return self.arch.module + name.removeprefix(base) if self.arch.module and name.startswith(base) else name
+        base, module = self.arch.base, LANGUAGE_MODEL if self.wrapper else self.arch.module
+        return module + name.removeprefix(base) if module and name.startswith(base) else name
 
     @cached_property
     def tied(self) -> bool:

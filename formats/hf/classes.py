@@ -12,7 +12,7 @@ from ..errors import FormatError, UnknownArchitecture, name_list
 from ..json_text import read_json
 from ..json_types import FLAG, OBJECT, take
 from .archs import ARCHS, BY_CLASS, BY_MODEL_TYPE, REFUSED
-from .config import text_config
+from .config import of_class, text_config
 from .extras import TIED
 from .rules import Arch, stem
 from .settle import Say
@@ -29,12 +29,15 @@ def read_config(path: Path, say: Say | None = None) -> tuple[dict[str, Any], Arc
             ``arch_of_config``.
     """
     outer = read_json(path, required=True)
+    if (thinker := take(outer, "thinker_config", OBJECT, path=path)) is not None:
+        outer = {**thinker, **{key: outer[key] for key in ("architectures", "_name_or_path") if key in outer}}
     take(outer, TIED, FLAG, path=path)
     raw = text_config(outer)
     arch, name = arch_of_config(raw, path, say)
     cls = arch.classes[name]
-    if cls.text_of or "/" in name:
+    if cls.text_of or cls.wraps or "/" in name:
         take(outer, "text_config", OBJECT, path=path)
+        raw = of_class(raw, outer, cls)
     elif outer.get("model_type") == cls.model_type:
         raw = outer  # transformers' config of a text model has no other inside
     return raw, arch, name

@@ -13,7 +13,7 @@ from ..ir import Metadata, Role, Tensor
 from ..json_types import OBJECT, POSITIVE_WHOLE, shown, take
 from . import rope
 from .config_types import check_types
-from .dimensions import CLASS_HEAD, EMBD, HEADS, Config, Implied, Is, at_layer
+from .dimensions import CLASS_HEAD, EMBD, HEADS, WRAPPER, Config, Implied, Is, at_layer
 from .extras import TIED
 from .rows import Rope, metadata_key
 
@@ -35,6 +35,7 @@ _COMMON = {
 }  # fmt: skip
 
 RECORDED = "quantmill.hf.config"  # what no standard key of GGUF can hold, as JSON
+_OF_WRAPPER = ("_config", "_id", "_index")  # how its keys end where a published config.json has all in one
 _SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
     "head_dim",
@@ -54,6 +55,47 @@ def text_config(raw: Config) -> dict[str, Any]:
     if outer.get(TIED):  # the wrapper ties what its text model alone would not
         merged[TIED] = True
     return merged
+
+
+def of_class(raw: Config, outer: Config, cls: HFClass) -> dict[str, Any]:
+    """The text model's config as a class with other towers reads it; what is around it is under ``WRAPPER``.
+
+    Args:
+        raw: from ``text_config``.
+        outer: the whole config.json.
+    """
+    nested = isinstance(outer.get("text_config"), Mapping)
+    found = dict(raw)
+    if nested and cls.ties and outer.get(TIED) is None:
+        found[TIED] = True
+    elif cls.wraps:  # whatever its text model alone would do
+        found.setdefault(TIED, bool(outer.get(TIED)))
+    if not cls.wraps:
+        return found
+    known = {*_COMMON, *_TOKEN_IDS, *cls.defaults, *_NOT_KEPT}
+    if nested:
+        around = {key for key in outer if key not in ("text_config", *_NOT_KEPT)}
+    else:
+        around = {key for key in outer if key.endswith(_OF_WRAPPER) and cls.names.get(key, key) not in known}
+        found = {key: value for key, value in found.items() if key not in around}
+    return {**found, WRAPPER: {key: outer[key] for key in around}} if around else found
+
+
+def token_ids(raw: Config) -> dict[str, Any]:
+    """A config with the ids of special tokens that only the config around it has."""
+    around = raw.get(WRAPPER, {})
+    return {**raw, **{key: around[key] for key in _TOKEN_IDS if key in around and raw.get(key) is None}}
+
+
+def config_json(name: str, cls: HFClass, written: Config) -> dict[str, Any]:
+    """The config.json of a class: with the text model's config in it, if other towers belong to the class."""
+    text = {"model_type": cls.model_type, **written}
+    if not cls.wraps:
+        return {"architectures": [name], **text}
+    around = {**text.pop(WRAPPER, {}), TIED: text.get(TIED)}
+    if TIED not in cls.defaults:
+        text.pop(TIED, None)
+    return {"architectures": [name], "model_type": cls.wraps, **around, "text_config": text}
 
 
 def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..ir import Model, Role, Tensor, Tokenizer, Value
 from . import rope
 from .card import general
 from .classes import read_config
-from .config import RECORDED, complete_config, config_residue, derive_config, rope_row
+from .config import RECORDED, complete_config, config_residue, derive_config, rope_row, token_ids
 from .generation import FILE, generation_residue, read_generation
 from .links import check_links
 from .names import Named, by_our_names, without_wrappers
@@ -113,7 +113,8 @@ def assemble(
         config = complete_config(raw, arch, cls, path)
         slots = list(arch.slots(config))
         found = find_weights(without_head(slots) if cls.bare else slots, config)
-        if layout := arch.layout_of(name for name in found if extra_of(arch, config, name) is None):
+        own = {name: tensor.shape for name, tensor in found.items() if extra_of(arch, config, name) is None}
+        if layout := arch.layout_of(own, config):
             config |= layout
             slots = list(arch.slots(config))
         named = _named(arch, cls, config, slots, found, raw, folder, say)
@@ -129,7 +130,7 @@ def assemble(
     tokenizer = read_tokenizer(
         folder,
         vocab_size=config["vocab_size"],
-        model_ids=raw,
+        model_ids=token_ids(raw),
         pre=pre,
         drop_extra_tokens=drop_extra_tokens,
         say=say,

@@ -150,7 +150,7 @@ def by_our_names(
         else:
             problem = f"differs from {origin[ours]}, which means the same tensor: two models in one"
             raise FormatError(problem, path=folder, where=name, hint="keep the tensors of one of them")
-    if roots and not cls.text_of:
+    if roots and not (cls.text_of or cls.wraps):
         say(f"{folder}: names that begin with {name_list(sorted(roots))} are taken for those of {arch.base}")
     if twice:
         say(f"{folder}: left out, being equal to others that mean the same: {name_list(twice)}")

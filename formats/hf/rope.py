@@ -25,6 +25,7 @@ from ..qtypes import F32
 from .dimensions import CONTEXT, HEAD_DIM, at_layer
 
 DEFAULT_THETA = 10000.0  # transformers' default_theta
+_OLD_KINDS = {"su": "longrope", "mrope": "default"}  # the second only said that there are sections
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
 
 _MAX_HEAD_DIM = 1 << 16  # a hundred times the widest; tables of sines have a row for each of its pairs
@@ -49,6 +50,7 @@ _TYPES = {
     **dict.fromkeys(("mscale", "mscale_all_dim", "llama_4_scaling_beta"), NUMBER),
 }
 
+_HARDLY = 0.25  # radians over the whole context: 0.1 of Qwen3-VL's 262,144 tokens
 _ALPHA_CONTEXT = 256 * 1024  # Hunyuan's; see ``alpha_keys``
 
 _YARN = {  # config key -> rope.scaling key
@@ -108,7 +110,7 @@ def _canonical(given: Mapping[str, Any], config: Mapping[str, Any], path: Path, 
         rope["rope_theta"] = DEFAULT_THETA if theta is None else theta
     if config.get("partial_rotary_factor") is not None:
         rope.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
-    kind = rope["rope_type"] = "longrope" if rope["rope_type"] == "su" else rope["rope_type"]
+    kind = rope["rope_type"] = _OLD_KINDS.get(rope["rope_type"], rope["rope_type"])
     if kind not in KINDS:
         raise FormatError(
             f"unknown rope type {shown(kind)}", path=path, where="rope_parameters", hint=f"known: {', '.join(KINDS)}"
@@ -162,8 +164,20 @@ def dimensions(rope: Mapping[str, Any], head_dim: int) -> int:
     return int(head_dim * rope.get("partial_rotary_factor", 1.0))
 
 
-def sections(rope: Mapping[str, Any], default: tuple[int, ...], head_dim: int) -> list[int]:
+def sections(
+    rope: Mapping[str, Any],
+    default: tuple[int, ...],
+    head_dim: int,
+    context: int | None = None,
+    *,
+    interleaved: bool = True,
+) -> list[int]:
     """The four numbers of ``rope.dimension_sections``: of time, height and width, and of nothing.
+
+    Args:
+        default: where the config does not say.
+        context: the tokens that a model is for.
+        interleaved: the three take their pairs in turn, instead of one after the other.
 
     Raises:
         FormatError: they do not sum to the rotated pairs, or llama.cpp would leave pairs of a text unturned.
@@ -174,16 +188,24 @@ def sections(rope: Mapping[str, Any], default: tuple[int, ...], head_dim: int) -
     if given is not None and total != turning:
         problem = f"{shown(given)} does not sum to the {turning} rotated pairs of a head"
         raise FormatError(problem, where="rope_parameters.mrope_section")
-    # ggml takes the three in turn, and turns a pair beyond three times its section by nothing.
-    if any(pair >= 3 * found[pair % 3] for pair in (pair % total for pair in range(turning))):
+    # ggml turns a pair beyond three times its section by nothing: Qwen3-VL's last two, which hardly turn anyway.
+    beyond = (pair for pair in range(turning) if pair % total >= 3 * found[pair % total % 3])
+    if interleaved and any(context is None or _turns(rope, pair / turning, context) for pair in beyond):
         problem = f"{shown(given)} leaves pairs of llama.cpp's rope unturned"
         raise FormatError(problem, where="rope_parameters.mrope_section")
     return found
 
 
-def sections_to_hf(found: Any) -> dict[str, Any]:
+def _turns(rope: Mapping[str, Any], place: float, context: int) -> bool:
+    """Whether a pair turns noticeably within a context; ``place`` is 0 for the first pair, and 1 beyond the last."""
+    return bool(context * float(rope["rope_theta"]) ** -place > _HARDLY)
+
+
+def sections_to_hf(found: Any, *, interleaved: bool = True) -> dict[str, Any]:
     """Undo ``sections``."""
-    return {"mrope_section": found[:3], "mrope_interleaved": True} if isinstance(found, list) else {}
+    if not isinstance(found, list):
+        return {}
+    return {"mrope_section": found[:3]} | ({"mrope_interleaved": True} if interleaved else {})
 
 
 def alpha_keys(rope: Mapping[str, Any], head_dim: int, context: int) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import FormatError
-from ..json_types import shown
+from ..json_types import OBJECT, WHOLES, check, shown
 from . import rope
 from .dimensions import (
     ALWAYS,
@@ -22,6 +22,7 @@ from .dimensions import (
     LABELS,
     LAYERS,
     MLP_TYPES,
+    WRAPPER,
     Condition,
     Config,
     Dim,
@@ -413,6 +414,36 @@ class ReadBack:
 
 
 @dataclass(frozen=True)
+class Deepstack:
+    """How many layers of the vision tower are added to the first of the text model, from the config around it.
+
+    A file does not have their numbers, only how many they are.
+
+    Args:
+        default: their numbers if the config does not say.
+    """
+
+    default: tuple[int, ...]
+    gguf: str = "n_deepstack_layers"
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        place = "vision_config.deepstack_visual_indexes"
+        vision = (config.get(WRAPPER) or {}).get("vision_config") or {}
+        check(vision, OBJECT, where="vision_config")
+        layers = vision.get("deepstack_visual_indexes", [*self.default])
+        check(layers, WHOLES, where=place)
+        if len(layers) > LAYERS(config):
+            raise FormatError(f"{len(layers)} layers are more than the text model has", where=place)
+        yield self.gguf, len(layers)
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        number = get(self.gguf)
+        if number is None or number == len(self.default):
+            return {}
+        return {WRAPPER: {"vision_config": {"deepstack_visual_indexes": [*range(number)]}}}
+
+
+@dataclass(frozen=True)
 class Rope:
     """``rope_parameters`` and the ``rope.*`` keys.
 
@@ -425,6 +456,7 @@ class Rope:
         partial: the rotated part of a head if the config does not say; None for all of it.
         sections: the rotated pairs that turn by time, height and width of images, taken in turn, if the config does not
             say; None where all turn by the position.
+        interleaved: these take their pairs in turn, instead of one after the other.
         says_none: whether ``rope.scaling.type`` is ``none`` where nothing is scaled, instead of missing.
         dimension_swa: whether to write ``rope.dimension_count_swa``, where layers with a window rotate another part.
     """
@@ -435,6 +467,7 @@ class Rope:
     scaled: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     partial: float | None = None
     sections: tuple[int, ...] | None = None
+    interleaved: bool = True
     says_none: bool = False
     dimension_swa: bool = False
 
@@ -452,7 +485,9 @@ class Rope:
         if main["rope_type"] == "yarn" and not any(main.get(key) for key in self.scaled):
             yield from rope.yarn_correction(main)
         if self.sections is not None:
-            yield "rope.dimension_sections", rope.sections(main, self.sections, HEAD_DIM(config))
+            context = config.get("max_position_embeddings")
+            found = rope.sections(main, self.sections, HEAD_DIM(config), context, interleaved=self.interleaved)
+            yield "rope.dimension_sections", found
         yield from ((gguf, main[hf]) for hf, gguf in self.extra.items() if main.get(hf) is not None)
         yield from ((gguf, main[hf] * by) for hf, (gguf, by) in self.scaled.items() if main.get(hf) is not None)
         if "sliding_attention" in found:
@@ -469,7 +504,7 @@ class Rope:
         part = self._part(get, "rope.dimension_count") if self.dimension else {}
         found |= part
         if self.sections is not None:
-            found |= rope.sections_to_hf(get("rope.dimension_sections", each=True))
+            found |= rope.sections_to_hf(get("rope.dimension_sections", each=True), interleaved=self.interleaved)
         if self.sliding is None:
             return {"rope_parameters": found}
         theta = get("rope.freq_base_swa")

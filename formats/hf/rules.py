@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # No checkpoint has so many tensors (DeepSeek V3 has 91,000); a config that claims them is wrong or hostile.
 MAX_TENSORS = 2_000_000
 
+LANGUAGE_MODEL = "model.language_model."  # where transformers 5 has the text model of most classes around one
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -154,6 +156,11 @@ class HFClass:
         without_head: for a class whose head llama.cpp has no place for, the class that is written back instead.
         when: for ``Class/kind``, where models of one class are of several architectures in GGUF: which configs, as they
             stand in the file, are of this one.
+        wraps: for a class with vision or sound that is written back itself, without its towers, as transformers has no
+            class of its text model with a head: the ``model_type`` of the whole, where ``model_type`` is that of its
+            ``text_config``.
+        root: what its tensors' names begin with, where the rules have ``Arch.base``.
+        ties: the class around a text model ties the head to the embedding where its config does not say.
     """
 
     model_type: str
@@ -165,6 +172,20 @@ class HFClass:
     head: str = ""
     without_head: str | None = None
     when: Condition | None = None
+    wraps: str = ""
+    root: str = ""
+    ties: bool = False
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """Tensors of a checkpoint, by a pattern of names and their shape."""
+
+    like: str
+    shape: tuple[Dim, ...]
+
+    def __call__(self, config: Config) -> tuple[int, ...]:
+        return tuple(dim(config) for dim in self.shape)
 
 
 @dataclass(frozen=True)
@@ -190,7 +211,7 @@ class Arch:
         spellings: parts of tensors' names in transformers' memory, and those that the rules use instead, as it saves
             them.
         layouts: conditions of rules (``Is``) where checkpoints hold the same weights in different tensors: a key that
-            no config.json has, and a pattern of names. It is true where a checkpoint has a tensor of such a name.
+            no config.json has, and a pattern of names, or also a shape. It is true where such a tensor is there.
         pools: llama.cpp's converter writes the pooling that files of sentence-transformers name.
         refused: classes of the same family that llama.cpp cannot compute, and why.
         extras: tensors of checkpoints that become no tensor of the file, and why; ``extras.py`` adds what is common.
@@ -208,7 +229,7 @@ class Arch:
     module: str = ""
     roots: Mapping[str, str] = field(default_factory=dict)
     spellings: Mapping[str, str] = field(default_factory=dict)
-    layouts: Mapping[str, str] = field(default_factory=dict)
+    layouts: Mapping[str, str | Shaped] = field(default_factory=dict)
     pools: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
@@ -245,7 +266,9 @@ class Arch:
         for name, cls in self.classes.items():
             if (own := self._bare(name)) not in self.classes:
                 text = cls.text_of and self._bare(cls.text_of)
-                bare.setdefault(own, replace(cls, bare=True, text_of=text))
+                # whatever the names of the class with a head are
+                root = LANGUAGE_MODEL if cls.wraps and not cls.text_of else cls.root
+                bare.setdefault(own, replace(cls, bare=True, text_of=text, root=root))
         return replace(self, classes={**self.classes, **bare})
 
     def _bare(self, name: str) -> str:
@@ -261,12 +284,14 @@ class Arch:
             name = name.replace(theirs, ours)
         return name
 
-    def layout_of(self, names: Iterable[str]) -> dict[str, bool]:
-        """The keys of ``layouts`` that are true of a checkpoint with tensors of these names."""
-        if not self.layouts:
-            return {}
-        every = tuple(names)
-        return {key: True for key, like in self.layouts.items() if any(fnmatchcase(name, like) for name in every)}
+    def layout_of(self, shapes: Mapping[str, tuple[int, ...]], config: Config) -> dict[str, bool]:
+        """The keys of ``layouts`` that are true of a checkpoint with tensors of these names and shapes."""
+        found = {}
+        for key, layout in self.layouts.items():
+            like, wanted = (layout, None) if isinstance(layout, str) else (layout.like, layout(config))
+            if any(fnmatchcase(name, like) and wanted in (None, shape) for name, shape in shapes.items()):
+                found[key] = True
+        return found
 
     def slots(self, config: Config) -> Iterator[Slot]:
         """Every tensor that a model of this config may have, in the model's order.

@@ -25,12 +25,12 @@ from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
 from . import rope
 from .archs import ARCHS
-from .config import RECORDED, config_for_class, derive_config, with_defaults, with_recorded
+from .config import RECORDED, config_for_class, config_json, derive_config, with_defaults, with_recorded
 from .extras import TIED
 from .generation import read_private, restore_generation
 from .load import BARE, ORIGINAL
 from .ops import Tensors
-from .rows import Key
+from .rows import Constant, Key
 from .rules import Arch, Slot, without_head
 from .safetensors import chunks, write_safetensors
 from .settle import same_weights
@@ -88,6 +88,9 @@ def write_hf(
         ]
     else:
         tensors = [_cast(tensor, common) for tensor in tensors]
+    if root := arch.classes[name].root:
+        inner = ((tensor, tensor.name.removeprefix(arch.base)) for tensor in tensors)
+        tensors = [replace(tensor, name=rest if rest == tensor.name else root + rest) for tensor, rest in inner]
     if model.get(BARE) or (arch.classes[name].bare and model.get("quantmill.hf.class") is None):
         tensors = [replace(tensor, name=tensor.name.removeprefix(arch.base)) for tensor in tensors]
     # transformers 4 knows torch_dtype only, transformers 5 reads it too.
@@ -101,6 +104,8 @@ def write_hf(
         title = path.name
     if model.get(f"{arch.gguf}.pooling_type"):
         note(progress, f"{title}: the pooling of embeddings is left out; it is no part of a transformers checkpoint")
+    if arch.classes[name].wraps:
+        note(progress, f"{title}: written as {name}, without its towers, which transformers fills with random numbers")
     path.mkdir(exist_ok=True)
     write_json(path / "config.json", config)
     if generation := restore_generation(model.metadata):
@@ -147,11 +152,13 @@ def arch_of_model(model: Model) -> tuple[Arch, str]:
 
 
 def _unknown(arch: Arch, model: Model) -> tuple[int, int]:
-    """Count the model's roles and its hyper-parameters that the architecture does not know."""
+    """Count the model's roles and its hyper-parameters that the architecture does not know, or has otherwise."""
     roles = {tensor.role for tensor in model.tensors} - set(rope.FACTOR_ROLES)
     keys = {key.removeprefix(f"{arch.gguf}.") for key in model.metadata if key.startswith(f"{arch.gguf}.")}
     known = {getattr(row, "gguf", None) for row in arch.config}
-    return len(roles - {role for rule in arch.rules for role in rule.roles}), len(keys - known)
+    constants = [(model.get(f"{arch.gguf}.{row.gguf}"), row.value) for row in arch.config if isinstance(row, Constant)]
+    others = sum(1 for found, ours in constants if isinstance(found, (int, str)) and found != ours)
+    return len(roles - {role for rule in arch.rules for role in rule.roles}), len(keys - known) + others
 
 
 def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -184,7 +191,7 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
     written = config_for_class(config, recorded, arch, cls)
     complete = with_defaults(config, arch, cls)
     _check_factors(model, complete)
-    return complete, {"architectures": [name.partition("/")[0]], "model_type": cls.model_type, **written}
+    return complete, config_json(name.partition("/")[0], cls, written)
 
 
 def _check_factors(model: Model, config: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,12 @@ class Proof:
         renamed: what tensors are called in published checkpoints, where transformers saves them under other names:
             patterns of ``re.sub`` and what they become, for the proof by the converter.
         as_loaded: saved with the tensors that the model has in memory, not with those that its class saves.
+        turned: a pattern of tensors whose last two axes published checkpoints have the other way round.
         options: further options of llama.cpp's converter there.
         layout: makes of a checkpoint's tensors those that are published, before they are renamed.
         flash: llama.cpp needs flash attention for it.
+        towers: for a class around a text model, which ``config`` is then of: the configs of its towers, and what else
+            stands in the outer config.
     """
 
     arch: str
@@ -69,9 +73,11 @@ class Proof:
     published: Mapping[str, Any] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     as_loaded: bool = False
+    turned: str = ""
     options: tuple[str, ...] = ()
     layout: Callable[[Tensors], dict[str, NDArray[Any]]] | None = None
     flash: bool = False
+    towers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def predicts(self) -> bool:
@@ -99,12 +105,13 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
     import transformers
 
     cls = getattr(transformers, proof.model)
-    blank = cls.config_class()
+    whole = cls.config_class
+    blank = whole().text_config if proof.towers else whole()
     small = {key: value for key, value in SMALL.items() if hasattr(blank, key)}
     settings = {key: value for key, value in {**small, **proof.config}.items() if value is not None}
     settings |= dict.fromkeys(proof.nulls)
     torch.manual_seed(17)
-    model = cls(cls.config_class(**settings))
+    model = cls(whole(text_config=settings, **proof.towers) if proof.towers else whole(**settings))
     generator = np.random.default_rng(17)  # torch's own numbers depend on the processor
     saved = model.state_dict().keys()
     buffers = ((name, b) for name, b in model.named_buffers() if name in saved and b.is_floating_point())
@@ -113,7 +120,17 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
             _randomise(weight, proof.spread, generator)
     model.eval()
     model.save_pretrained(folder, save_original_format=not proof.as_loaded)
+    if proof.turned:
+        _turn(proof.turned, folder / "model.safetensors")
     return model
+
+
+def _turn(pattern: str, path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path)
+    turned = {name: w.mT.contiguous() for name, w in weights.items() if fnmatchcase(name, pattern)}
+    save_file(weights | turned, path, metadata={"format": "pt"})
 
 
 def _randomise(weight: torch.Tensor, spread: float, generator: np.random.Generator) -> None:
@@ -124,6 +141,20 @@ def _randomise(weight: torch.Tensor, spread: float, generator: np.random.Generat
     width = spread if weight.dim() > 1 and not centre else 0.2
     values = generator.standard_normal(tuple(weight.shape)) * width + centre
     weight.copy_(torch.from_numpy(values.astype(np.float32)))
+
+
+def text_weights(proof: Proof, folder: Path) -> dict[str, torch.Tensor]:
+    """A saved model's weights, without those of towers, which the text model is computed without."""
+    from safetensors.torch import load_file
+
+    from quantmill.formats.hf.archs import BY_CLASS
+    from quantmill.formats.hf.settle import extra_of
+
+    weights = load_file(folder / "model.safetensors")
+    if not proof.towers:
+        return weights
+    arch = BY_CLASS[proof.model]
+    return {name: weight for name, weight in weights.items() if not extra_of(arch, {}, name)}
 
 
 def run_proof(proof: Proof, model: torch.nn.Module) -> np.ndarray:

@@ -40,6 +40,7 @@ from .olmo import OLMO, OLMO2, OLMO3, OLMOE
 from .phi import PHI2, PHI3
 from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT
 from .qwen3_5 import QWEN35, QWEN35_MOE
+from .qwen_vl import QWEN2VL, QWEN3ASR, QWEN3OMNIMOE, QWEN3VL, QWEN3VLMOE
 from .stablelm import STABLELM
 from .starcoder import STARCODER, STARCODER2
 from .t5 import T5, T5_ENCODER
@@ -54,4 +55,5 @@ BY_CLASS = {name: arch for arch in ARCHS for name in arch.classes}
 BY_MODEL_TYPE: dict[str, tuple[str, ...]] = {}
 for _arch in ARCHS:
     for _name, _cls in _arch.classes.items():
-        BY_MODEL_TYPE[_cls.model_type] = (*BY_MODEL_TYPE.get(_cls.model_type, ()), _name)
+        for _type in {_cls.model_type: 0, _cls.wraps or _cls.model_type: 0}:
+            BY_MODEL_TYPE[_type] = (*BY_MODEL_TYPE.get(_type, ()), _name)

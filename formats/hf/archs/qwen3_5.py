@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from ...ir import Role
 from ..dimensions import EMBD, FF, Dim, Q
-from ..extras import LeftOut
 from ..ops import Concat, On, Op, Regroup, RegroupColumns, Reshape, Split
 from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
@@ -43,6 +42,7 @@ from .shared import (
     SIZE_KEYS,
     TEXT_ROOTS,
     VISION,
+    VISUAL,
     attention,
     experts_of_either_layout,
     gated_mlp,
@@ -101,7 +101,7 @@ _ATTENTION = (
 )
 _LAST = (Rule("model.norm", Role.OUTPUT_NORM, (EMBD,), ADD_ONE), HEAD)
 _FIXED = {"hidden_act": "silu", "attention_bias": False}
-_EXTRAS = (*MTP, *VISION, LeftOut("model.visual.*", "vision tower"), LeftOut("visual.*", "vision tower"))
+_EXTRAS = (*MTP, *VISION, *VISUAL)
 
 QWEN35 = Arch(
     name="qwen35",

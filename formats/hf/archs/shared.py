@@ -47,10 +47,23 @@ TEXT_ROOTS = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
 }
-VISION = tuple(
-    LeftOut(f"{root}{name}*", "vision tower")
-    for root in ("", "model.")
-    for name in ("vision_tower.", "vision_model.", "multi_modal_projector.", "vision_embed_tokens.")
+
+
+def beside(name: str, what: str) -> tuple[LeftOut, LeftOut]:
+    """What wrappers have beside the text model, in both layouts."""
+    return LeftOut(name, what), LeftOut(f"model.{name}", what)
+
+
+PROJECTOR = beside("multi_modal_projector.*", "projector")
+VISION = (*beside("vision_*", "vision tower"), *PROJECTOR)
+VISUAL = beside("visual.*", "vision tower")
+AUDIO = beside("audio_*", "audio tower")
+# Those of a model that speaks, too.
+THINKER_ROOTS = {"thinker.model.": "model.", "thinker.lm_head.": "lm_head."}
+THINKER = (
+    LeftOut("thinker.visual.*", "vision tower"),
+    LeftOut("thinker.audio_tower.*", "audio tower"),
+    *(LeftOut(name, "speech") for name in ("talker.*", "code2wav.*", "token2wav.*")),
 )
 
 LAYER_PREFIX = "model.layers.{layer}."

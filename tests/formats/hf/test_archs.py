@@ -19,7 +19,7 @@ from oracles.converter import GOLDENS, SMOLLM2, differences, golden_path, keys_o
 from oracles.converter_differences import LESS, MORE, OTHER, UNCONVERTED, is_listed
 from oracles.converter_folders import publish
 from oracles.llama import Llama, LlamaError
-from oracles.proofs import Proof, all_proofs, ask, run_proof, save_proof
+from oracles.proofs import Proof, all_proofs, ask, run_proof, save_proof, text_weights
 from quantmill.formats.gguf.keys import KEY_TYPES
 from quantmill.formats.gguf.names import GLOBAL_ROLES, parse_name
 from quantmill.formats.gguf.reader import read_gguf
@@ -148,7 +148,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 def test_the_way_back_is_the_identity(proven: Proven) -> None:
     back = proven.folder / "back"
     write_hf(read_gguf(proven.f32), back)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (back, proven.folder / "hf"))
+    ours, theirs = load_file(back / "model.safetensors"), text_weights(proven.proof, proven.folder / "hf")
     assert ours.keys() == theirs.keys()
     for name, weight in theirs.items():
         assert ours[name].dtype == weight.dtype, name

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from oracles.proofs import Proof, all_proofs, run_proof, save_proof
+from oracles.proofs import Proof, all_proofs, run_proof, save_proof, text_weights
 from quantmill.formats.hf.archs import ARCHS
 from quantmill.formats.hf.dimensions import CLASS_HEAD
 from quantmill.formats.hf.extras import EVERYWHERE, Buffer, Copy, LeftOut
@@ -39,6 +39,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Save:
             made[arch] = tmp_path_factory.mktemp("hf") / arch
             made[arch].mkdir()
             save_proof(PROOF[arch], made[arch])
+            if PROOF[arch].towers:
+                own = text_weights(PROOF[arch], made[arch])
+                save_file(own, made[arch] / "model.safetensors", metadata={"format": "pt"})
         return made[arch]
 
     return save
@@ -46,6 +49,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Save:
 
 def config_of(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config |= config.get("text_config", {})
     return {"num_hidden_layers": config.get("n_layer") or config.get("num_layers"), **config}
 
 
@@ -71,7 +75,10 @@ def test_no_entry_matches_what_transformers_reads(proof: Proof, tmp_path: Path) 
     cls = next(cls for name, cls in arch.classes.items() if name.partition("/")[0] == proof.model)
     config = {**config_of(tmp_path), CLASS_HEAD: cls.head}
     names = {*load_file(tmp_path / "model.safetensors"), *model.state_dict()}
-    assert {name: found for name in names if (found := extra_of(arch, config, name))} == {}
+    towers = ("visual", "vision", "audio", "multi_modal") if proof.towers else ()
+    own = {name for name in names if not any(part in name for part in towers)}
+    assert {name: found for name in own if (found := extra_of(arch, config, name))} == {}
+    assert own == {name for name in names if not extra_of(arch, config, name)}
 
 
 @pytest.mark.parametrize(("arch", "extra"), TABLE, ids=lambda x: x.name if isinstance(x, Arch) else repr(x)[:40])
@@ -202,10 +209,13 @@ def test_towers_are_counted_and_the_wrapper_ties(name: str, inner: bool, outer: 
     model = read_hf(tmp_path, say=said.append)
     assert ("output.weight" in {tensor.name for tensor in model}) == (not outer)
     own = {name for name in weights if "language_model" in name or "lm_head" in name}
-    tower = [weight for name, weight in weights.items() if name not in own]
-    size = human_bytes(sum(weight.nbytes for weight in tower))
+    tower = {name: weight.nbytes for name, weight in weights.items() if name not in own}
+    joins = {name: nbytes for name, nbytes in tower.items() if "projector" in name}
+    sizes = {name: nbytes for name, nbytes in tower.items() if name not in joins}
+    projector = f"projector ({len(joins)} tensors, {human_bytes(sum(joins.values()))})"
+    vision = f"vision tower ({len(sizes)} tensors, {human_bytes(sum(sizes.values()))})"
     assert tower
-    left_out = f"left out, as the text model is computed without it: vision tower ({len(tower)} tensors, {size})"
+    left_out = f"left out, as the text model is computed without it: {projector}, {vision}"
     assert f"{tmp_path}: {left_out}" in said
     differs = f"{tmp_path}: lm_head.weight differs from model.embed_tokens.weight: kept, although the config ties them"
     assert said[1:] == ([differs] if inner and not outer else [])

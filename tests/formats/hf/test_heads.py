@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from oracles.llama import Llama, LlamaError
-from oracles.proofs import Proof, all_proofs, run_proof, save_proof, tokens_of
+from oracles.proofs import Proof, all_proofs, run_proof, save_proof, text_weights, tokens_of
 from quantmill.formats.errors import FormatError, UnmatchedTensor
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
@@ -50,15 +50,18 @@ class Tied:
         self.proof, self.folder, self.arch = proof, folder, ARCH[proof.arch]
         self.head, self.embedding = head_of(self.arch).name, head_of(self.arch).of
         self.config = json.loads((folder / "config.json").read_text())
-        weights = load_file(folder / "model.safetensors")
+        weights = text_weights(proof, folder)
+        self.at = next(name for name in weights if our_name(name, self.arch, {self.embedding}))
         self.weights = {name: weight for name, weight in weights.items() if name != self.head}
         generator = torch.Generator().manual_seed(5)
-        self.other = torch.empty_like(weights[self.embedding]).normal_(0, 0.05, generator=generator)
+        self.other = torch.empty_like(weights[self.at]).normal_(0, 0.05, generator=generator)
 
     def write(self, tied: bool, head: torch.Tensor | None = None, *, without: str = "") -> Path:
         config = self.config | {"tie_word_embeddings": tied}
         if self.arch.name == "t5":
             config["scale_decoder_outputs"] = False
+        if "tie_word_embeddings" in (text := config.get("text_config", {})):
+            config["text_config"] = text | {"tie_word_embeddings": tied}
         (self.folder / "config.json").write_text(json.dumps(config))
         weights = self.weights if head is None else {**self.weights, self.head: head.clone()}
         weights = {name: weight for name, weight in weights.items() if name != without}
@@ -67,7 +70,7 @@ class Tied:
 
     @property
     def equal(self) -> torch.Tensor:
-        return self.weights[self.embedding]
+        return self.weights[self.at]
 
     def logits(self) -> np.ndarray:
         model = getattr(transformers, self.proof.model).from_pretrained(self.folder)
@@ -149,7 +152,7 @@ def test_a_head_that_differs(tied: Tied, peer: Peer, tmp_path: Path) -> None:
         assert config["tie_word_embeddings"] is False
     back = load_file(tmp_path / "back" / "model.safetensors")
     assert torch.equal(back[tied.head], tied.other)
-    assert torch.equal(back[tied.embedding], tied.equal)
+    assert torch.equal(back[tied.at], tied.equal)
 
 
 def test_a_tied_head_that_is_missing(tied: Tied, peer: Peer, tmp_path: Path) -> None:
@@ -183,7 +186,7 @@ def test_a_head_that_is_equal(tied: Tied) -> None:
 
 def test_a_checkpoint_with_the_head_alone(tied: Tied) -> None:
     """transformers ties in both directions: the head is the embedding."""
-    model, _ = read(tied.write(True, tied.other, without=tied.embedding))
+    model, _ = read(tied.write(True, tied.other, without=tied.at))
     embedding = next(tensor for tensor in model if tensor.name == "token_embd.weight")
     assert embedding.rows(0, embedding.n_rows).tobytes() == tied.other.numpy().tobytes()
 
@@ -219,10 +222,8 @@ def test_the_copies_are_those_that_transformers_ties() -> None:
             cls = getattr(transformers, name, None)
             if cls is None or arch.classes[name].text_of or arch.classes[name].bare or not cls._tied_weights_keys:
                 continue
-            known = {
-                (our_name(copy, arch, {c.name for c in copies(arch)}), of)
-                for copy, of in cls._tied_weights_keys.items()
-            }
+            ours = {name for copy in copies(arch) for name in (copy.name, copy.of)}
+            known = {tuple(our_name(name, arch, ours) for name in pair) for pair in cls._tied_weights_keys.items()}
             assert known == {(copy.name, copy.of) for copy in copies(arch)}, name
 
 
