@@ -116,7 +116,7 @@ QWEN3ASR = replace(
     gguf_name="qwen3vl",
     classes={"Qwen3ASRForConditionalGeneration": _QWEN3_ASR},
     config=(*_DENSE_KEYS, _NO_DEEP),
-    fixed=QWEN3VL.fixed | _NO_WINDOW,
+    fixed={**QWEN3VL.fixed, **_NO_WINDOW},
     roots=_ROOTS,
     extras=(*AUDIO, *PROJECTOR, LeftOut("thinker.audio_*", "audio tower")),
 )
