@@ -13,8 +13,9 @@ from dataclasses import replace
 from ..dimensions import ALWAYS, EMBD, EXPERT_FF, EXPERTS, Equal, Is
 from ..extras import LeftOut
 from ..ops import Transpose
-from ..rows import Constant, Deepstack, Key, Rope
+from ..rows import Constant, Key, Rope
 from ..rules import LANGUAGE_MODEL, Arch, HFClass, Shaped
+from ..wrapper_rows import Deepstack
 from .qwen import NAMES
 from .shared import (
     ATTN_NORM,
