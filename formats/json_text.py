@@ -93,9 +93,13 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object with sorted keys, indented, as Hugging Face's libraries do."""
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Write an object as ``json_bytes`` gives it."""
+    path.write_bytes(json_bytes(content))
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """An object as transformers writes it: indented by two, keys sorted."""
+    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def _cost(raw: bytes) -> int:

@@ -19,6 +19,7 @@ from .patterns import Pattern, compile_patterns
 from .plan_options import PlanOptions
 from .recipe import FFN_CATEGORIES, VALUE_CATEGORIES, Category, Place, Recipe, Traits, category_of
 from .recipes import BIG_MODELS, NEVER, NEVER_IN_ARCH, NEVER_WHOLE, WIDTH_FALLBACKS
+from .towers import floats_of, is_kept
 
 OUTPUT_OPTION, EMBEDDING_OPTION = "--output-tensor-type", "--token-embedding-type"
 
@@ -111,7 +112,8 @@ def choose_types(model: Model, recipe: Recipe, options: PlanOptions) -> dict[str
         PlanError: a type cannot be encoded, a pattern is invalid or matches no tensor, or a width fits no type.
     """
     tensors = sorted(model.tensors, key=lambda t: visiting_order(t.name))
-    allowed = [t for t in tensors if may_quantize(t, model.arch, options.leave_output)]
+    floats = floats_of(model)
+    allowed = [t for t in tensors if may_quantize(t, model.arch, options.leave_output) and not is_kept(t, floats)]
     patterns = patterns_of(options, tensors)
     chosen = {name: Choice(type, "chosen for the budget") for name, type in options.chosen_types.items()}
     manual = {t.name: chosen.get(t.name) or _first_match(patterns, t.name) for t in allowed}

@@ -32,6 +32,7 @@ from .recipe import Recipe
 from .recipes import IGNORES_IMPORTANCE, REFUSES_WITHOUT, find_recipe
 from .refine import REFINED
 from .remarks import check_options, unrefined, unused_importance, unused_options
+from .towers import floats_of, whole_type
 
 __all__ = ["Importance", "MakeLayout", "Plan", "PlanOptions", "Step", "make_plan"]
 
@@ -228,7 +229,7 @@ def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice], keep
     Args:
         keep_blocks: keep the blocks of tensors that are quantized.
     """
-    default = recipe.default_type
+    default, floats = recipe.default_type, floats_of(model)
     converted = dict(choices)
     for tensor in model.tensors:
         choice = choices.get(tensor.name)
@@ -238,7 +239,7 @@ def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice], keep
             converted[tensor.name] = Choice(tensor.qtype, "kept exactly")
         elif tensor.qtype.is_float or tensor.qtype.is_quantized:
             float_type = tensor.qtype if default.is_quantized else default
-            found = converted_type(tensor, float_type, model.arch)
+            found = whole_type(tensor, converted_type(tensor, float_type, model.arch), floats)
             converted[tensor.name] = Choice(found, "default" if found is float_type else "kept whole")
     return converted
 

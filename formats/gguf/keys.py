@@ -125,6 +125,21 @@ _KEYS = {
         "BOOL[]": "attention.recurrent_layers attention.indexer.types",
         "STRING[]": "classifier.output_labels",
     },
+    "clip.": {
+        "STRING": "projector_type vision.projector_type audio.projector_type",
+        "UINT32": "vision.image_size vision.image_min_pixels vision.image_max_pixels vision.preproc_image_size "
+        "vision.preproc_min_tiles vision.preproc_max_tiles vision.patch_size vision.embedding_length "
+        "vision.feed_forward_length vision.projection_dim vision.block_count vision.spatial_merge_size "
+        "vision.n_wa_pattern vision.window_size vision.attention.head_count vision.attention.head_count_kv "
+        "vision.projector.scale_factor "
+        "audio.num_mel_bins audio.embedding_length audio.feed_forward_length audio.projection_dim audio.block_count "
+        "audio.attention.head_count audio.projector.stack_factor",
+        "FLOAT32": "vision.attention.layer_norm_epsilon audio.attention.layer_norm_epsilon",
+        "FLOAT32[]": "vision.image_mean vision.image_std",
+        "BOOL": "has_vision_encoder has_audio_encoder use_gelu use_silu",
+        "BOOL[]": "vision.is_deepstack_layers",
+        "INT32[]": "vision.feature_layer",
+    },
     "": {
         "STRING": "adapter.type adapter.lora.task_name adapter.lora.prompt_prefix",
         "FLOAT32": "adapter.lora.alpha",
@@ -135,7 +150,7 @@ _KEYS = {
     },
 }
 
-ARCH = "{arch}."
+ARCH, CLIP = "{arch}.", "clip."
 
 KeyType = tuple[ValueType, ValueType | None]  # the type, and for arrays the type of their items
 
@@ -180,7 +195,7 @@ def type_name(type: ValueType, item: ValueType | None = None) -> str:
 
 def key_type(key: str) -> KeyType | None:
     """The type of a well-known key, given in full (``llama.context_length``) or without the architecture; else None."""
-    for known in (key, ARCH + key, ARCH + key.partition(".")[2]):
+    for known in (key, ARCH + key, ARCH + key.partition(".")[2], CLIP + key):
         if known in KEY_TYPES:
             return KEY_TYPES[known]
     if key.startswith("tokenizer.chat_template."):

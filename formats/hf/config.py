@@ -40,7 +40,6 @@ _SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
     "head_dim",
 )  # fmt: skip
-_NEEDED = ("hidden_size", "num_hidden_layers", "vocab_size")
 _IMPLIED: dict[str, Implied] = {"num_key_value_heads": HEADS, "head_dim": EMBD // HEADS}
 
 
@@ -108,17 +107,17 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
     given = {cls.names.get(key, key): value for key, value in flat.items()}
     for key in flat:
         if cls.names.get(key, key) in _SIZES:
-            _check_size(flat, key, path)
+            _check_size(flat, key, path, needed=arch.needed)
     names = {cls.names.get(key, key): key for key in flat}
     check_types(given, arch, {**_COMMON, **cls.defaults}, path, _IMPLIED, names)
     for layer, own in (given.get("per_layer_config") or {}).items():
         for key in _SIZES:
             if key in own:
-                _check_size(own, key, path, f"per_layer_config.{layer}.")
+                _check_size(own, key, path, f"per_layer_config.{layer}.", arch.needed)
     with located(path):
         config = with_defaults(given, arch, cls)
     for key in _SIZES:
-        _check_size(config, key, path)
+        _check_size(config, key, path, needed=arch.needed)
     for seen in _views(config):
         heads, kv = seen.get("num_attention_heads"), seen.get("num_key_value_heads")
         if isinstance(heads, int) and isinstance(kv, int) and heads % kv:
@@ -165,7 +164,7 @@ def with_recorded(derived: Config, recorded: Config, arch: Arch, cls: HFClass, p
         n_layers = {key: derived[key] for key in ("num_hidden_layers",) if key in derived}
         check_types({**n_layers, **recorded}, arch, {**_COMMON, **cls.defaults}, path, _IMPLIED)
         for key in recorded.keys() & set(_SIZES):
-            _check_size(recorded, key, path)
+            _check_size(recorded, key, path, needed=arch.needed)
         if (row := rope_row(arch)) and "rope_parameters" in recorded:
             config["rope_parameters"] = rope.canonical(config, path, sliding=row.sliding)
     except FormatError as error:
@@ -215,9 +214,9 @@ def implied(arch: Arch, config: Config) -> dict[str, Implied]:
     return {**(_IMPLIED if has_heads else {}), **arch.implied}
 
 
-def _check_size(config: Config, key: str, path: Path, inside: str = "") -> None:
+def _check_size(config: Config, key: str, path: Path, inside: str = "", needed: Container[str] = ()) -> None:
     value = config.get(key)
-    if value is None and key not in _NEEDED:
+    if value is None and key not in needed:
         return
     for size in value if isinstance(value, list) and value else (value,):
         if not POSITIVE_WHOLE.holds(size):

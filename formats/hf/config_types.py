@@ -58,6 +58,7 @@ from .rows import (
     SizeOfLayer,
 )
 from .rules import Rule
+from .tower_rows import LayersListed, Values
 
 if TYPE_CHECKING:
     from .rules import Arch
@@ -172,6 +173,10 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.hf, optional(by_name(TEXT, "texts"))
     elif isinstance(noun, PerLayer) and noun.each:
         yield noun.hf, optional(WHOLES)
+    elif isinstance(noun, Values):
+        yield noun.hf, NUMBERS
+    elif isinstance(noun, LayersListed):
+        yield noun.hf, WHOLES
     elif isinstance(noun, LayerFlags):
         yield noun.hf, TEXTS
         if noun.every:

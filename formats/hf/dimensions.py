@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import isqrt
 from operator import add, floordiv, mod, mul, sub
 from typing import Any
 
@@ -20,7 +21,9 @@ Config = Mapping[str, Any]
 
 Implied = Callable[[Config], Any]  # a value implied by other keys: a Dim, If, LayerPattern...
 
-_OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "//": floordiv, "%": mod}
+_OPERATORS: dict[str, Callable[[int, int], int]] = {
+    "+": add, "-": sub, "*": mul, "//": floordiv, "%": mod, "root": lambda n, _: isqrt(n),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class Dim:
 
     def __mod__(self, other: Dim | int) -> Dim:
         return self._join("%", other)
+
+    @property
+    def root(self) -> Dim:
+        """The whole part of its square root: the side of a square grid."""
+        return self._join("root", 0)
 
     def __lt__(self, other: Dim | int) -> Condition:
         return Less(self, other if isinstance(other, Dim) else Dim(other))

@@ -126,7 +126,7 @@ def assemble(
         say_biases(slots, stored, folder, say)
         if wide := sum(one.dtype == "F64" for one in stored.values() if not isinstance(one, Tensor)):
             say(f"{folder}: {wide} tensors of F64 are rounded to F32")
-        tensors, kept = _read_tensors(arch, config, slots, stored, folder, readable)
+        tensors, kept = read_tensors(arch, config, slots, stored, folder, readable)
     tokenizer = read_tokenizer(
         folder,
         vocab_size=config["vocab_size"],
@@ -220,7 +220,7 @@ def _vocabulary(tokenizer: Tokenizer | None) -> dict[str, Value]:
 
 
 @dataclass
-class _Kept:
+class Kept:
     """What ``write_hf`` needs to know of the checkpoint's tensors, by their names in the checkpoint.
 
     Args:
@@ -238,7 +238,7 @@ def _private(
     config: Mapping[str, Any],
     metadata: Mapping[str, Value],
     tensors: tuple[Tensor, ...],
-    kept: _Kept,
+    kept: Kept,
     path: Path,
 ) -> dict[str, Value]:
     """The ``quantmill.hf.*`` keys: what ``write_hf`` needs and no standard key holds."""
@@ -262,19 +262,19 @@ def required_shapes(slots: Sequence[Slot]) -> Iterator[tuple[str, tuple[int, ...
             yield from ((name, slot.shape) for name in slot.sources)
 
 
-def _read_tensors(
+def read_tensors(
     arch: Arch,
     config: Mapping[str, Any],
     slots: Sequence[Slot],
     stored: Mapping[str, Stored],
     folder: Path,
     readable: bool,
-) -> tuple[tuple[Tensor, ...], _Kept]:
+) -> tuple[tuple[Tensor, ...], Kept]:
     """The model's tensors, in the order in which the checkpoint completes them."""
     slot_of = {name: slot for slot in slots for name in slot.sources}
     found: dict[tuple[str, ...], dict[str, Tensor]] = {}
     tensors: list[Tensor] = list(rope.factor_tensors(config) if rope_row(arch) else ())
-    kept = _Kept()
+    kept = Kept()
     unmatched = []
     for name, weights in stored.items():
         slot = slot_of.get(name)

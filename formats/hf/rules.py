@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .extras import Extra
     from .rows import ConfigRow
 
+Target = Role | str  # a role, or a name in GGUF
+
 # No checkpoint has so many tensors (DeepSeek V3 has 91,000); a config that claims them is wrong or hostile.
 MAX_TENSORS = 2_000_000
 
@@ -34,7 +36,8 @@ class Rule:
     Args:
         hf: the module's name, or several that become one; ``{layer}`` stands for a block's number, and ``{expert}`` for
             an expert's, if each expert has a tensor of its own (then the ops begin with ``Stack``).
-        role: its role in GGUF, or several if the ops split it.
+        role: its role in GGUF, or several if the ops split it; for tensors without a role, such as a tower's, its name
+            without the part, where ``{layer}`` stands for a block's number, too.
         shape: of each weight in the checkpoint (of one expert's, with ``{expert}``). A bias has its first dimension, or
             its last if the weight is transposed.
         ops: what happens on the way to GGUF; on the way back their inverses run from last to first.
@@ -47,10 +50,11 @@ class Rule:
         stack: ``enc.`` or ``dec.`` before the block's name in GGUF, for models that have both.
         layers: the config key with the number of blocks.
         each: the number of tensors that ``{expert}`` stands for, if not the number of experts.
+        numbers: the config key of a list with the number that each block has in GGUF, if that is not its own.
     """
 
     hf: str | tuple[str, ...]
-    role: Role | tuple[Role, ...]
+    role: Target | tuple[Target, ...]
     shape: tuple[Dim | If, ...]
     ops: tuple[Op, ...] = ()
     bias: str | Condition | None = None
@@ -62,6 +66,7 @@ class Rule:
     stack: str = ""
     layers: str = "num_hidden_layers"
     each: Dim = EXPERTS
+    numbers: str = ""
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
@@ -69,7 +74,11 @@ class Rule:
 
     @cached_property
     def roles(self) -> tuple[Role, ...]:
-        return (self.role,) if isinstance(self.role, Role) else self.role
+        return tuple(one if isinstance(one, Role) else Role.OTHER for one in self._targets)
+
+    @cached_property
+    def _targets(self) -> tuple[Target, ...]:
+        return self.role if isinstance(self.role, tuple) else (self.role,)
 
     @property
     def per_layer(self) -> bool:
@@ -86,10 +95,12 @@ class Rule:
         leaf = "" if self.tensor else f".{part}"
         return tuple(name.format(layer=layer, expert=expert) + leaf for name in self.modules for expert in experts)
 
-    def targets(self, layer: int | None, part: str) -> tuple[str, ...]:
-        """GGUF's names: one for each role."""
+    def targets(self, layer: int | None, part: str, config: Config | None = None) -> tuple[str, ...]:
+        """GGUF's names: one for each role. ``config`` is as the layer sees it; it may tell the block's number there."""
         part = self.part if part == "weight" else part
-        return tuple(tensor_name(role, layer, part, self.stack) for role in self.roles)
+        if self.numbers and config is not None:
+            layer = config[self.numbers]
+        return tuple(_gguf_name(one, layer, part, self.stack) for one in self._targets)
 
     def size(self, part: str, config: Config) -> tuple[int, ...]:
         """The shape of a part (weight or bias) in the checkpoint."""
@@ -120,7 +131,7 @@ class Slot:
 
     @cached_property
     def targets(self) -> tuple[str, ...]:
-        return self.rule.targets(self.layer, self.part)
+        return self.rule.targets(self.layer, self.part, self.config)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -158,7 +169,7 @@ class HFClass:
             stand in the file, are of this one.
         wraps: for a class with vision or sound that is written back itself, without its towers, as transformers has no
             class of its text model with a head: the ``model_type`` of the whole, where ``model_type`` is that of its
-            ``text_config``.
+            ``text_config``. Also of the classes of a tower, whose ``model_type`` is that of the tower's object.
         root: what its tensors' names begin with, where the rules have ``Arch.base``.
         ties: the class around a text model ties the head to the embedding where its config does not say.
     """
@@ -215,6 +226,7 @@ class Arch:
         pools: llama.cpp's converter writes the pooling that files of sentence-transformers name.
         refused: classes of the same family that llama.cpp cannot compute, and why.
         extras: tensors of checkpoints that become no tensor of the file, and why; ``extras.py`` adds what is common.
+        needed: the sizes that no config may leave out.
     """
 
     name: str
@@ -233,6 +245,7 @@ class Arch:
     pools: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
+    needed: tuple[str, ...] = ("hidden_size", "num_hidden_layers", "vocab_size")
 
     @property
     def gguf(self) -> str:
@@ -309,6 +322,13 @@ class Arch:
                 seen = at_layer(config, layer, count)
                 for rule in rules:
                     yield from _slots(rule, layer, seen)
+
+
+def _gguf_name(target: Target, layer: int | None, part: str, stack: str) -> str:
+    if isinstance(target, Role):
+        return tensor_name(target, layer, part, stack)
+    name = target.format(layer=layer)
+    return f"{name}.{part}" if part else name
 
 
 def stem(name: str) -> str:

@@ -29,11 +29,13 @@ from .config import RECORDED, config_for_class, config_json, derive_config, with
 from .extras import TIED
 from .generation import read_private, restore_generation
 from .load import BARE, ORIGINAL
+from .mmproj_save import processor_files, restore_towers, text_name, whole_config
 from .ops import Tensors
 from .rows import Constant, Key
 from .rules import Arch, Slot, without_head
 from .safetensors import chunks, write_safetensors
 from .settle import same_weights
+from .tower import TEXT
 
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -42,6 +44,7 @@ def write_hf(
     model: Model,
     folder: str | Path | GrowingFolder,
     *,
+    towers: Model | None = None,
     dtype: str = "auto",
     max_shard_bytes: float = 5e9,
     progress: Progress | None = None,
@@ -52,6 +55,7 @@ def write_hf(
         model: of a supported architecture, its tensors F32, F16 or BF16; ``as_float`` decodes quantized ones.
         folder: the checkpoint's folder, made if it does not exist. ``resumable_folder`` makes one that appears whole or
             not at all.
+        towers: an mmproj file's model: the checkpoint is then of the class that sees or hears.
         dtype: ``F32``, ``F16`` or ``BF16`` to round every tensor to it; ``auto`` for the checkpoint's dtype where that
             loses nothing, and else the tensor's own. The checkpoint's dtype is the one recorded when it was converted,
             or that of most weights (llama.cpp keeps vectors in F32 whatever the checkpoint had).
@@ -79,15 +83,7 @@ def write_hf(
     slots = list(arch.slots(complete))
     tensors = _restore_tensors(arch, model, without_head(slots) if _is_bare(arch, name, model) else slots)
     common = _common_dtype(model) if dtype == "auto" else _float_type(dtype, model.path)
-    if dtype == "auto":
-        own = _own_dtypes(model)
-        computed = _computed_names(slots)
-        tensors = [
-            (_cast if tensor.name in computed else _cast_exactly)(tensor, own.get(tensor.name, common))
-            for tensor in tensors
-        ]
-    else:
-        tensors = [_cast(tensor, common) for tensor in tensors]
+    tensors = _in_types(tensors, slots, _own_dtypes(model), common, exactly=dtype == "auto")
     if root := arch.classes[name].root:
         inner = ((tensor, tensor.name.removeprefix(arch.base)) for tensor in tensors)
         tensors = [replace(tensor, name=rest if rest == tensor.name else root + rest) for tensor, rest in inner]
@@ -95,7 +91,10 @@ def write_hf(
         tensors = [replace(tensor, name=tensor.name.removeprefix(arch.base)) for tensor in tensors]
     # transformers 4 knows torch_dtype only, transformers 5 reads it too.
     config["torch_dtype"] = TORCH_NAMES[common.name]
-    files = _tokenizer_files(model)  # the last that may be refused, and before the folder is made
+    files: dict[str, bytes] = {}
+    if towers is not None:
+        config, tensors, files = _with_towers(towers, model, config, tensors, common, exactly=dtype == "auto")
+    vocabulary = _tokenizer_files(model)  # the last that may be refused, and before the folder is made
 
     if isinstance(folder, GrowingFolder):
         path, title = folder.path, folder.target.name
@@ -104,18 +103,54 @@ def write_hf(
         title = path.name
     if model.get(f"{arch.gguf}.pooling_type"):
         note(progress, f"{title}: the pooling of embeddings is left out; it is no part of a transformers checkpoint")
-    if arch.classes[name].wraps:
+    if arch.classes[name].wraps and towers is None:
         note(progress, f"{title}: written as {name}, without its towers, which transformers fills with random numbers")
     path.mkdir(exist_ok=True)
     write_json(path / "config.json", config)
     if generation := restore_generation(model.metadata):
         write_json(path / "generation_config.json", generation)
-    if files:
+    for file, data in files.items():
+        (path / file).write_bytes(data)
+    if vocabulary:
         from .tokenizer.write import write_files
 
-        write_files(files, path)
+        write_files(vocabulary, path)
     with work(progress, title, sum(tensor.nbytes for tensor in tensors)) as done:
         write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes, done=done)
+
+
+def _with_towers(
+    mmproj: Model, model: Model, config: dict[str, Any], tensors: list[Tensor], common: QType, *, exactly: bool
+) -> tuple[dict[str, Any], list[Tensor], dict[str, bytes]]:
+    """config.json and the tensors of a text model with its towers, and the files of their processor."""
+    name, towers = restore_towers(mmproj)
+    whole = whole_config(mmproj, name, towers, config, Path(model.path))
+    plain = TEXT not in config  # a class around the text model has its own names
+    out = [replace(one, name=text_name(one.name, towers[0].tower)) if plain else one for one in tensors]
+    for one in towers:
+        own = _restore_tensors(one.tower, one.model, one.slots)
+        common = (one.dtype or _common_dtype(one.model)) if exactly else common
+        own = _in_types(own, one.slots, one.others, common, exactly=exactly)
+        out += [replace(tensor, name=one.name_of(tensor.name)) for tensor in own]
+    return whole, out, processor_files(mmproj, towers)
+
+
+def _in_types(
+    tensors: list[Tensor], slots: Sequence[Slot], own: Mapping[str, QType], common: QType, *, exactly: bool
+) -> list[Tensor]:
+    """The tensors in the checkpoint's types.
+
+    Args:
+        own: the types of tensors that differ from the common one, by name.
+        exactly: keep a tensor as it is where its type would lose bits; else all are rounded to the common type.
+    """
+    if not exactly:
+        return [_cast(tensor, common) for tensor in tensors]
+    computed = _computed_names(slots)
+    return [
+        (_cast if tensor.name in computed else _cast_exactly)(tensor, own.get(tensor.name, common))
+        for tensor in tensors
+    ]
 
 
 def _tokenizer_files(model: Model) -> dict[str, bytes]:

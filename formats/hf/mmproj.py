@@ -1,0 +1,188 @@
+"""Read the towers of a checkpoint that sees or hears: the model of an mmproj file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError, UnknownArchitecture, located, name_list
+from ..gguf.keys import typed
+from ..ir import Model, Tensor, Value
+from ..json_text import read_json
+from ..json_types import OBJECT, TEXTS, take
+from . import processor
+from .card import general
+from .config import complete_config, config_residue, derive_config
+from .config_types import types_of
+from .links import check_links
+from .load import ORIGINAL, read_tensors
+from .rows import metadata_key
+from .settle import Found, Say, ignore
+from .tower import OUTER, PARTS, PROCESSOR, TEXT, Tower
+from .tower_rows import Values
+from .towers import BY_CLASS
+from .weights import Stored, read_weights
+
+PRIVATE = "quantmill.hf."
+CLASS, TYPE, REST, FILE = PRIVATE + "class", PRIVATE + "model_type", PRIVATE + "outer", PRIVATE + "file."
+
+
+def read_mmproj(
+    folder: str | Path,
+    *,
+    given: Mapping[str, Any] | None = None,
+    follow_links: bool = False,
+    say: Say | None = None,
+) -> Model:
+    """Read the towers of a Hugging Face checkpoint. Their weights stay on disk until their rows are asked for.
+
+    Args:
+        folder: with config.json, the weights, and preprocessor_config.json or processor_config.json.
+        given: entries of the processor's config that its files lack, such as ``image_mean``.
+        follow_links: read files whose links lead out of the folder, instead of refusing them.
+        say: called with a line about what is assumed, chosen or left out.
+
+    Returns:
+        the model of an mmproj file: ``general.architecture`` is ``clip``, its tensors have the checkpoint's types.
+
+    Raises:
+        UnknownArchitecture: the model class has no tower, or none that is known.
+        UnmatchedTensor: a tensor of a tower is missing, or belongs to no rule.
+        FormatError: a file is damaged, or contradicts another, or says too little.
+    """
+    folder, say = Path(folder), say or ignore
+    check_links(folder, follow=follow_links)
+    path = folder / "config.json"
+    outer = read_json(path, required=True)
+    name, towers = towers_of(outer, path)
+    stored = read_weights(folder, say, follow_links=follow_links)
+    metadata: dict[str, Value] = {"general.architecture": typed("general.architecture", "clip")}
+    metadata["general.type"] = typed("general.type", "mmproj")
+    keys: dict[str, Value] = {}
+    private: dict[str, Value] = {}
+    tensors: list[Tensor] = []
+    for tower in towers:
+        found, own, facts = _read_tower(tower, name, outer, stored, folder, given or {}, len(towers) > 1, say)
+        tensors += found
+        keys |= own
+        private |= facts
+    metadata |= {key: typed(key, value) for key, value in general(folder, outer, {}, tensors)}
+    rest = {key: value for key, value in outer.items() if not _is_part(key, towers)}
+    facts = {CLASS: name, TYPE: outer.get("model_type", ""), REST: json.dumps(rest, sort_keys=True)}
+    facts |= {FILE + file: text for file, text in processor.processor_texts(folder).items()}
+    metadata |= keys | {key: typed(key, value) for key, value in facts.items()} | private
+    return Model("clip", metadata, tuple(tensors), folder, from_checkpoint=True)
+
+
+def towers_of(outer: Mapping[str, Any], path: Path) -> tuple[str, tuple[Tower, ...]]:
+    """The model class that a config.json names, and its towers.
+
+    Raises:
+        UnknownArchitecture: it has none.
+    """
+    names = take(outer, "architectures", TEXTS, [], path=path)
+    known = [name for name in names if name in BY_CLASS]
+    if not known:
+        what = name_list(names) if names else "no class"
+        hint = "quantmill archs lists those that see or hear; without --mmproj the text model converts"
+        raise UnknownArchitecture(f"{what} has no tower that is known", path=path, where="architectures", hint=hint)
+    present = tuple(tower for tower in BY_CLASS[known[0]] if _object(outer, tower.at, path) is not None)
+    if not present:
+        places = name_list([tower.at for tower in BY_CLASS[known[0]]])
+        raise FormatError(f"{known[0]} without {places}: there is no tower", path=path, hint="convert without --mmproj")
+    return known[0], present
+
+
+def _object(outer: Mapping[str, Any], place: str, path: Path) -> dict[str, Any] | None:
+    """The object at a place, with dots; None if there is none."""
+    found: Any = outer
+    for part in place.split("."):
+        found = take(found, part, OBJECT, path=path)
+        if found is None:
+            return None
+    return dict(found)
+
+
+def _is_part(key: str, towers: Iterable[Tower]) -> bool:
+    return key in (TEXT, "architectures", "model_type", "transformers_version", "_name_or_path") or any(
+        key == tower.at for tower in towers
+    )
+
+
+def tower_config(
+    tower: Tower, name: str, outer: Mapping[str, Any], folder: Path, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The completed config of a tower, with what its rows and rules read of the objects around it."""
+    path = folder / "config.json"
+    cls = tower.classes[name]
+    around = tower.at.rpartition(".")[0]
+    whole = (_object(outer, around, path) or {}) if around else dict(outer)
+    found = processor.read_processor(folder, tower) | given
+    read = types_of(tower, cls.defaults).keys() | {row.hf for row in tower.config if isinstance(row, Values)}
+    needed = [row.hf for row in tower.config if isinstance(row, Values) and row.hf.startswith(f"{PROCESSOR}.")]
+    processor.check_complete(folder, found, needed)
+    text = whole.get(TEXT) if isinstance(whole.get(TEXT), dict) else whole
+    raw: dict[str, Any] = _object(outer, tower.at, path) or {}
+    for part, entries in ((TEXT, text), (OUTER, whole), (PROCESSOR, found)):
+        raw[part] = {key: value for key, value in (entries or {}).items() if f"{part}.{key}" in read}
+    return complete_config(raw, tower, replace(cls, parts=PARTS), path)
+
+
+def _read_tower(
+    tower: Tower,
+    name: str,
+    outer: Mapping[str, Any],
+    stored: Mapping[str, Stored],
+    folder: Path,
+    given: Mapping[str, Any],
+    several: bool,
+    say: Say,
+) -> tuple[tuple[Tensor, ...], dict[str, Value], dict[str, Value]]:
+    """The tensors of a tower, its keys, and what the way back needs beside them."""
+    path = folder / "config.json"
+    cls = replace(tower.classes[name], parts=PARTS)
+    with located(path):
+        config = tower_config(tower, name, outer, folder, given)
+        slots = list(tower.slots(config))
+        known = {source for slot in slots for source in slot.sources}
+        named = {_our_name(tower, one): weights for one, weights in stored.items() if tower.has(one)}
+        extras = Found(f"{tower.name} is computed without it")
+        mine = {one: w for one, w in named.items() if one in known or not extras.take(tower, config, one, w)}
+        for line in extras.lines(folder):
+            say(line)
+        tensors, kept = read_tensors(tower, config, slots, mine, folder, readable=True)
+    metadata: dict[str, Value] = {}
+    for row in tower.config:
+        for suffix, value in row.to_gguf(config):
+            key = metadata_key(tower.gguf, suffix)
+            metadata[key] = typed(key, value)
+    projector = f"clip.{tower.modality}.projector_type" if several else "clip.projector_type"
+    metadata[projector] = typed(projector, tower.projector)
+    common = Counter(kept.dtypes.values()).most_common(1)[0][0]
+    others = [f"{dtype} {one}" for one, dtype in kept.dtypes.items() if dtype != common]
+    rest = config_residue(config, derive_config(tower, cls, metadata, tensors, path), cls)
+    at = f"{PRIVATE}{tower.modality}."
+    facts: dict[str, Any] = {at + "dtype": common, at + "config": json.dumps(rest, sort_keys=True)}
+    if others:
+        facts[at + "dtypes"] = others
+    if root := _root(tower, stored):
+        facts[at + "root"] = root
+    facts |= {ORIGINAL + one: values for one, values in kept.originals.items()}
+    return tensors, metadata, {key: typed(key, value) for key, value in facts.items()}
+
+
+def _root(tower: Tower, stored: Mapping[str, Stored]) -> str:
+    """The beginning of names, of those in ``Tower.roots``, that the checkpoint has."""
+    return next((root for root in tower.roots if any(name.startswith(root) for name in stored)), "")
+
+
+def _our_name(tower: Tower, name: str) -> str:
+    """The rules' name of a tensor."""
+    for root, ours in tower.roots.items():
+        if name.startswith(root):
+            return ours + name.removeprefix(root)
+    return name

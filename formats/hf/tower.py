@@ -1,0 +1,47 @@
+"""How a tower is described: an encoder of images or sound, and its projector, in the language of architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from .rules import Arch
+
+# Objects beside the encoder's config that rows and rules read, as ``text_config.hidden_size``.
+TEXT, OUTER, PROCESSOR = "text_config", "outer", "preprocessor_config"
+PARTS = (TEXT, OUTER, PROCESSOR)
+
+
+@dataclass(frozen=True)
+class Tower(Arch):
+    """A tower, as data. Its config is the encoder's object of config.json; ``PARTS`` stand for what lies around that.
+
+    ``classes`` are those that have the tower. ``roots`` and ``extras`` are as in ``Arch``.
+
+    Args:
+        modality: what it encodes; the beginning of its keys in GGUF.
+        at: the place of its object in config.json, with dots.
+        owns: patterns of the names of all its tensors in checkpoints: ``*`` stands for anything.
+        processor: the object of processor_config.json that speaks of its inputs.
+        text: beginnings of the text model's names, and those that they have beside this tower.
+    """
+
+    gguf_name: str = "clip"
+    base: str = ""
+    modality: Literal["vision", "audio"] = "vision"
+    at: str = "vision_config"
+    owns: tuple[str, ...] = ()
+    processor: str = "image_processor"
+    text: Mapping[str, str] = field(default_factory=lambda: {"model.": "model.language_model."})
+    needed: tuple[str, ...] = ()
+
+    @property
+    def projector(self) -> str:
+        """``clip.projector_type``."""
+        return self.name
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor of this name, as a checkpoint has it, is the tower's."""
+        return any(fnmatchcase(name, pattern) for pattern in self.owns)

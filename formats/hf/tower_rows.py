@@ -1,0 +1,45 @@
+"""Rows that the config tables of towers have beside those of text models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import FormatError
+from ..json_types import shown
+from .dimensions import LAYERS, Config
+from .rows import Getter
+
+
+@dataclass(frozen=True)
+class Values:
+    """A config key that is a list of numbers, such as the mean of each colour."""
+
+    hf: str
+    gguf: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        yield self.gguf, config[self.hf]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        value = get(self.gguf, each=True)
+        return {} if value is None else {self.hf: value}
+
+
+@dataclass(frozen=True)
+class LayersListed:
+    """A config key that lists the numbers of layers, written as a bool for each layer."""
+
+    hf: str
+    gguf: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        listed, layers = config.get(self.hf) or [], LAYERS(config)
+        if any(layer >= layers for layer in listed):
+            raise FormatError(f"lists a layer beyond the {layers} that there are: {shown(listed)}", where=self.hf)
+        yield self.gguf, [layer in listed for layer in range(layers)]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        flags = get(self.gguf, each=True)
+        return {self.hf: [layer for layer, flag in enumerate(flags) if flag]} if isinstance(flags, list) else {}

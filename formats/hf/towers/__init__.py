@@ -1,0 +1,14 @@
+"""The towers that are read and written: a module of data for each family, and one line here."""
+
+from __future__ import annotations
+
+from ..tower import Tower
+from .siglip import GEMMA3
+
+TOWERS: tuple[Tower, ...] = (GEMMA3,)
+
+# The towers of each model class, those that see first.
+BY_CLASS: dict[str, tuple[Tower, ...]] = {}
+for _tower in TOWERS:
+    for _name in _tower.classes:
+        BY_CLASS[_name] = (*BY_CLASS.get(_name, ()), _tower)

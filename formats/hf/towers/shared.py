@@ -1,0 +1,60 @@
+"""Rows and rules that many towers share."""
+
+from __future__ import annotations
+
+from ..dimensions import ALWAYS, EMBD, FF, Condition, Dim
+from ..ops import Op
+from ..rows import Constant, Key
+from ..rules import Rule
+from ..tower import PROCESSOR, TEXT
+from ..tower_rows import Values
+
+TEXT_WIDTH = Dim(f"{TEXT}.hidden_size")
+PATCH = Dim("patch_size")
+
+# In the order of ``MmprojModel.set_gguf_parameters`` in conversion/base.py.
+_ENCODER = (
+    Key("hidden_size", "vision.embedding_length"),
+    Key("intermediate_size", "vision.feed_forward_length"),
+    Key("num_hidden_layers", "vision.block_count"),
+    Key("num_attention_heads", "vision.attention.head_count"),
+)
+COLOURS = (
+    Values(f"{PROCESSOR}.image_mean", "vision.image_mean"),
+    Values(f"{PROCESSOR}.image_std", "vision.image_std"),
+)
+HEADER = (
+    Constant("has_vision_encoder", True),
+    Key(f"{TEXT}.hidden_size", "vision.projection_dim"),
+)
+IMAGE_KEYS = (Key("image_size", "vision.image_size"), Key("patch_size", "vision.patch_size"))
+VISION_KEYS = (*HEADER, *IMAGE_KEYS, *_ENCODER, *COLOURS)
+EPS_KEY = Key("layer_norm_eps", "vision.attention.layer_norm_epsilon")
+GELU = Constant("use_gelu", True)  # tanh
+SILU = Constant("use_silu", True)
+
+BLOCK = "v.blk.{layer}."
+
+
+def linear(hf: str, gguf: str, rows: Dim, columns: Dim, *ops: Op, bias: Condition | None = ALWAYS) -> Rule:
+    """The rule of a linear layer."""
+    return Rule(hf, gguf, (rows, columns), ops, bias=bias)
+
+
+def norm(hf: str, gguf: str, width: Dim = EMBD, *ops: Op, bias: Condition | None = ALWAYS) -> Rule:
+    """The rule of a norm."""
+    return Rule(hf, gguf, (width,), ops, bias=bias)
+
+
+def siglip_layer(at: str) -> tuple[Rule, ...]:
+    """The rules of a block of CLIP and SigLIP, whose names begin with ``at``."""
+    return (
+        norm(at + "layer_norm1", BLOCK + "ln1"),
+        norm(at + "layer_norm2", BLOCK + "ln2"),
+        linear(at + "mlp.fc1", BLOCK + "ffn_up", FF, EMBD),
+        linear(at + "mlp.fc2", BLOCK + "ffn_down", EMBD, FF),
+        linear(at + "self_attn.k_proj", BLOCK + "attn_k", EMBD, EMBD),
+        linear(at + "self_attn.out_proj", BLOCK + "attn_out", EMBD, EMBD),
+        linear(at + "self_attn.q_proj", BLOCK + "attn_q", EMBD, EMBD),
+        linear(at + "self_attn.v_proj", BLOCK + "attn_v", EMBD, EMBD),
+    )

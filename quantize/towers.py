@@ -1,0 +1,66 @@
+"""What files of towers (mmproj) keep in floats, where llama.cpp's programs would compute with what is left.
+
+Sources: ``tensor_force_quant`` of each ``MmprojModel`` in conversion of llama.cpp; the operations that its graphs run
+on a tensor, of which some are there for floats alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..formats.ir import Model, Tensor
+from ..formats.qtypes import F16, F32, QType
+
+ARCH = "clip"
+_PROJECTORS = ("clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type")
+
+
+@dataclass(frozen=True)
+class Floats:
+    """Tensors of a projector, by their names without ``.weight``.
+
+    Args:
+        whole: F32 in every file that is made from a checkpoint.
+        kept: never quantized.
+        why: what a quantized one would do.
+    """
+
+    whole: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    why: str = ""
+
+
+_ALL = Floats(whole=("v.position_embd", "a.position_embd"))
+_OF_PROJECTOR = {
+    "gemma3": Floats(
+        whole=("v.patch_embd", "mm.input_projection"),
+        kept=("mm.input_projection",),
+        why="llama.cpp turns it while it computes, which blocks do not survive: its results are NaN",
+    ),
+}
+# F16 in F16 files, and F32 in all others (``MmprojModel.tensor_force_quant``).
+_PATCHES = (".patch_embd", ".patch_merger")
+
+
+def floats_of(model: Model) -> tuple[Floats, ...]:
+    """The rows of the table that a model's projectors have; none for a model of text."""
+    if model.arch != ARCH:
+        return ()
+    names = (model.get(key) for key in _PROJECTORS)
+    return (_ALL, *(_OF_PROJECTOR[name] for name in names if isinstance(name, str) and name in _OF_PROJECTOR))
+
+
+def is_kept(tensor: Tensor, floats: tuple[Floats, ...]) -> bool:
+    """Whether a tensor is never quantized."""
+    base = tensor.name.removesuffix(".weight")
+    return any(base in row.kept for row in floats)
+
+
+def whole_type(tensor: Tensor, float_type: QType, floats: tuple[Floats, ...]) -> QType:
+    """The float type of a tensor in a file of ``float_type``, made from a checkpoint."""
+    base = tensor.name.removesuffix(".weight")
+    if any(base in row.whole for row in floats):
+        return F32
+    if floats and base.endswith(_PATCHES) and float_type is not F16:
+        return F32
+    return float_type

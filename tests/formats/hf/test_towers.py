@@ -1,0 +1,102 @@
+"""What every entry of TOWERS must hold, and its proof: what llama.cpp makes of an image is what transformers makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from oracles.mtmd import Mtmd
+from oracles.tower_proofs import (
+    TowerProof,
+    all_tower_proofs,
+    image_of,
+    run_tower_proof,
+    save_tower_proof,
+    vocabulary_for_towers,
+)
+from quantmill.formats.gguf.reader import read_gguf
+from quantmill.formats.hf.load import read_hf
+from quantmill.formats.hf.mmproj import read_mmproj
+from quantmill.formats.hf.save import write_hf
+from quantmill.formats.hf.tower import Tower
+from quantmill.formats.hf.towers import TOWERS
+from quantmill.quantize.execute import execute
+from quantmill.quantize.plan import make_plan
+
+PROOFS = all_tower_proofs()
+LIMITS = {"F32": 1.0, "F16": 5.0, "Q8_0": 30.0}  # in units of a proof's limit
+
+
+@pytest.mark.parametrize("tower", TOWERS, ids=lambda tower: tower.name)
+def test_every_tower_is_proven(tower: Tower) -> None:
+    assert tower.name in {proof.tower for proof in PROOFS}
+
+
+class Proven:
+    """A proof's files, made once for all its tests."""
+
+    def __init__(self, proof: TowerProof, folder: Path) -> None:
+        self.proof, self.folder = proof, folder
+        self.expected = run_tower_proof(proof, save_tower_proof(proof, folder / "hf"))
+        self.source = read_mmproj(folder / "hf")
+
+    def write(self, level: str) -> Path:
+        path = self.folder / f"mmproj-{level}.gguf"
+        if not path.exists():
+            execute(make_plan(self.source, level), path, threads=1)
+        return path
+
+
+@pytest.fixture(scope="module", params=PROOFS, ids=lambda proof: proof.id)
+def proven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Proven:
+    torch.set_num_threads(1)
+    return Proven(request.param, tmp_path_factory.mktemp(request.param.id))
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mtmd]:
+    with Mtmd(vocabulary_for_towers(tmp_path_factory.mktemp("vocabulary") / "bytes.gguf")) as found:
+        yield found
+
+
+@pytest.mark.parametrize("level", LIMITS)
+def test_llama_cpp_computes_the_same(proven: Proven, peer: Mtmd, level: str) -> None:
+    proof = proven.proof
+    peer.open(proven.write(level), proof.min_tokens)
+    found = np.concatenate(peer.encode_image(image_of(proof)))
+    assert found.shape == proven.expected.shape
+    difference = float(np.abs(found - proven.expected).max() / np.ptp(proven.expected))
+    print(f"{proof.id} {level}: {difference:.1e}")
+    assert difference < proof.limit * LIMITS[level]
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = AutoConfig.from_pretrained(folder).to_dict()
+    return {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
+
+
+def test_text_and_towers_give_the_checkpoint_back(proven: Proven) -> None:
+    text = proven.folder / "text.gguf"
+    execute(make_plan(read_hf(proven.folder / "hf"), "F32"), text, threads=1)
+    back = proven.folder / "back"
+    write_hf(read_gguf(text), back, towers=read_gguf(proven.write("F32")))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (back, proven.folder / "hf"))
+    assert ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        assert ours[name].dtype == weight.dtype, name
+        assert torch.equal(ours[name].view(torch.uint8), weight.view(torch.uint8)), name
+    assert config_of(back) == config_of(proven.folder / "hf")
+    names = ("preprocessor_config.json", "processor_config.json")
+    for name in names:
+        given = proven.folder / "hf" / name
+        assert not given.exists() or (back / name).read_text() == given.read_text()
+    model = getattr(transformers, proven.proof.model).from_pretrained(back)
+    assert np.array_equal(run_tower_proof(proven.proof, model.eval()), proven.expected)

@@ -1,0 +1,231 @@
+"""llama.cpp's towers, from xllamacpp's shared object: what mtmd makes of an image or of sound, in a child process.
+
+with Mtmd(text_gguf) as m:
+    m.open(mmproj)
+    m.encode_image(pixels)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from oracles.llama import _LOG, LlamaError, _ModelParams, _receive, _send
+
+
+class Mtmd:
+    """Towers in llama.cpp, one after the other, beside a text model of which only the vocabulary is read."""
+
+    def __init__(self, vocabulary: str | Path) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+        )
+        self._ask("load", str(vocabulary))
+
+    def __enter__(self) -> Mtmd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for pipe in (self._child.stdin, self._child.stdout):
+            assert pipe
+            pipe.close()
+        self._child.wait()
+
+    def open(self, mmproj: str | Path, image_min_tokens: int = -1) -> None:
+        self._ask("open", str(mmproj), image_min_tokens)
+
+    def encode_image(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """The embeddings of an image, uint8 [height, width, 3]: float32 [tokens, width] of each chunk."""
+        found: list[NDArray[np.float32]] = self._ask("image", pixels)
+        return found
+
+    def encode_audio(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The embeddings of sound, float32 at 16 kHz: float32 [tokens, width] of each chunk."""
+        found: list[NDArray[np.float32]] = self._ask("audio", samples)
+        return found
+
+    def _ask(self, verb: str, *args: Any) -> Any:
+        assert self._child.stdin
+        assert self._child.stdout
+        try:
+            _send(self._child.stdin, (verb, args))
+            ok, answer = _receive(self._child.stdout)
+        except (BrokenPipeError, EOFError):
+            raise LlamaError(f"llama.cpp died on {verb} (exit {self._child.wait()})") from None
+        if not ok:
+            raise LlamaError(answer)
+        return answer
+
+
+# --- the child
+
+
+class _MtmdParams(ctypes.Structure):
+    """mtmd.h, struct mtmd_context_params, with room for what later releases append."""
+
+    _fields_ = [
+        ("use_gpu", ctypes.c_bool),
+        ("device", ctypes.c_void_p),
+        ("print_timings", ctypes.c_bool),
+        ("n_threads", ctypes.c_int),
+        ("image_marker", ctypes.c_char_p),
+        ("media_marker", ctypes.c_char_p),
+        ("flash_attn", ctypes.c_int),
+        ("warmup", ctypes.c_bool),
+        ("image_min_tokens", ctypes.c_int),
+        ("image_max_tokens", ctypes.c_int),
+        ("cb_eval", ctypes.c_void_p),
+        ("cb_eval_user_data", ctypes.c_void_p),
+        ("batch_max_tokens", ctypes.c_int32),
+        ("progress_callback", ctypes.c_void_p),
+        ("progress_callback_user_data", ctypes.c_void_p),
+        ("opaque", ctypes.c_ubyte * 256),
+    ]
+
+
+class _Text(ctypes.Structure):
+    _fields_ = [
+        ("text", ctypes.c_char_p),
+        ("text_len", ctypes.c_size_t),
+        ("add_special", ctypes.c_bool),
+        ("parse_special", ctypes.c_bool),
+    ]
+
+
+class _Session:
+    def __init__(self) -> None:
+        spec = find_spec("xllamacpp")
+        assert spec, "xllamacpp is not installed (pip install '.[test]')"
+        self.lib = lib = ctypes.CDLL(str(next(Path(spec.origin or "").parent.glob("xllamacpp*.so"))))
+        pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+        for name, result, args in (
+            ("llama_model_default_params", _ModelParams, []),
+            ("llama_model_load_from_file", pointer, [text, _ModelParams]),
+            ("llama_model_n_embd", ctypes.c_int32, [pointer]),
+            ("mtmd_context_params_default", _MtmdParams, []),
+            ("mtmd_init_from_file", pointer, [text, pointer, _MtmdParams]),
+            ("mtmd_free", None, [pointer]),
+            ("mtmd_default_marker", text, []),
+            ("mtmd_bitmap_init", pointer, [ctypes.c_uint32, ctypes.c_uint32, pointer]),
+            ("mtmd_bitmap_init_from_audio", pointer, [size, pointer]),
+            ("mtmd_bitmap_free", None, [pointer]),
+            ("mtmd_input_chunks_init", pointer, []),
+            ("mtmd_input_chunks_free", None, [pointer]),
+            ("mtmd_input_chunks_size", size, [pointer]),
+            ("mtmd_input_chunks_get", pointer, [pointer, size]),
+            ("mtmd_input_chunk_get_type", ctypes.c_int, [pointer]),
+            ("mtmd_input_chunk_get_n_tokens", size, [pointer]),
+            ("mtmd_tokenize", ctypes.c_int32, [pointer, pointer, ctypes.POINTER(_Text), pointer, size]),
+            ("mtmd_encode_chunk", ctypes.c_int32, [pointer, pointer]),
+            ("mtmd_get_output_embd", ctypes.POINTER(ctypes.c_float), [pointer]),
+        ):
+            function = getattr(lib, name)
+            function.restype, function.argtypes = result, args
+        self.log: list[str] = []
+        self._callback = _LOG(lambda level, line, _: self.log.append(line.decode(errors="replace")))
+        for name in ("llama_log_set", "mtmd_log_set", "mtmd_helper_log_set"):
+            getattr(lib, name)(self._callback, None)
+        lib.llama_backend_init()
+        self.context: int | None = None
+
+    def load(self, path: str) -> None:
+        params = self.lib.llama_model_default_params()
+        params.vocab_only, params.n_gpu_layers = True, 0
+        self.model = self.lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.model:
+            raise LlamaError(f"{path}: " + "".join(self.log[-6:]))
+
+    def open(self, path: str, image_min_tokens: int) -> None:
+        if self.context:
+            self.lib.mtmd_free(self.context)
+        self.log.clear()
+        params = self.lib.mtmd_context_params_default()
+        drift = (params.n_threads, params.image_min_tokens, params.batch_max_tokens)
+        assert drift == (4, -1, 1024), f"struct mtmd_context_params has changed: {drift}"
+        params.use_gpu = params.warmup = params.print_timings = False
+        params.flash_attn, params.n_threads = 0, min(4, os.cpu_count() or 1)
+        params.image_min_tokens = image_min_tokens
+        self.width = _projection(Path(path))
+        self.context = self.lib.mtmd_init_from_file(os.fsencode(path), self.model, params)
+        if not self.context:
+            raise LlamaError(f"{path}: " + "".join(self.log[-8:]))
+
+    def image(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        height, width, _ = pixels.shape
+        data = np.ascontiguousarray(pixels)
+        return self._encode(self.lib.mtmd_bitmap_init(width, height, data.ctypes.data))
+
+    def audio(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        data = np.ascontiguousarray(samples, np.float32)
+        return self._encode(self.lib.mtmd_bitmap_init_from_audio(data.size, data.ctypes.data))
+
+    def _encode(self, bitmap: int) -> list[NDArray[np.float32]]:
+        lib = self.lib
+        chunks = lib.mtmd_input_chunks_init()
+        marker = lib.mtmd_default_marker()
+        text = _Text(marker, len(marker), False, True)
+        bitmaps = (ctypes.c_void_p * 1)(bitmap)
+        if code := lib.mtmd_tokenize(self.context, chunks, ctypes.byref(text), bitmaps, 1):
+            raise LlamaError(f"mtmd_tokenize gave {code}: " + "".join(self.log[-4:]))
+        out = []
+        for i in range(lib.mtmd_input_chunks_size(chunks)):
+            chunk = lib.mtmd_input_chunks_get(chunks, i)
+            if lib.mtmd_input_chunk_get_type(chunk) == 0:
+                continue
+            if code := lib.mtmd_encode_chunk(self.context, chunk):
+                raise LlamaError(f"mtmd_encode_chunk gave {code}: " + "".join(self.log[-4:]))
+            n = lib.mtmd_input_chunk_get_n_tokens(chunk)
+            found = lib.mtmd_get_output_embd(self.context)
+            out.append(np.ctypeslib.as_array(found, (n, self.width)).copy())
+        lib.mtmd_input_chunks_free(chunks)
+        lib.mtmd_bitmap_free(bitmap)
+        return out
+
+
+def _projection(path: Path) -> int:
+    """The width of the embeddings: for Qwen3-VL those of the deepstack layers stand beside the others."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+    name = next(
+        f"clip.{kind}.projection_dim" for kind in ("vision", "audio") if f"clip.{kind}.projection_dim" in fields
+    )
+    deep = fields.get("clip.vision.is_deepstack_layers")
+    return int(fields[name].contents()) * (1 + (sum(deep.contents()) if deep else 0))
+
+
+def _serve() -> None:
+    reader, writer = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the library prints must not lie among the answers
+    session = _Session()
+    while True:
+        try:
+            verb, args = _receive(reader)
+        except EOFError:
+            break
+        try:
+            answer = (True, getattr(session, verb)(*args))
+        except Exception as error:
+            answer = (False, f"{type(error).__name__}: {error}")
+        _send(writer, answer)
+    os._exit(0)  # the library's destructors may abort
+
+
+if __name__ == "__main__":
+    _serve()

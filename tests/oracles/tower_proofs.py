@@ -1,0 +1,122 @@
+"""The tiny models that prove the towers: one module of ``PROOFS`` a family in ``oracles/towers``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oracles.vocab_gguf import write_vocab_gguf
+from quantmill.formats.gguf.keys import typed
+
+if TYPE_CHECKING:
+    import torch
+
+# Of every text model, unless a proof says otherwise.
+TEXT = {
+    "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+COLOURS = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+
+
+@dataclass(frozen=True)
+class TowerProof:
+    """A tiny config of transformers for a tower, and how its features are asked for.
+
+    Args:
+        tower: the name of ours.
+        model: transformers' model class.
+        config: of the wrapper, with a config for each of its parts.
+        size: height and width of the image.
+        features: what transformers makes of the model and the input: float32 [tokens, width].
+        case: where a tower has several proofs, what this one is about.
+        processor: what preprocessor_config.json holds.
+        spread: standard deviation of the random weights.
+        limit: the largest difference from transformers', in parts of the range.
+        min_tokens: llama.cpp's ``image_min_tokens``, for towers that scale small images up.
+        order: the order of transformers' rows in which llama.cpp has them; None for the same.
+    """
+
+    tower: str
+    model: str
+    config: Mapping[str, Any]
+    features: Callable[[Any, NDArray[np.float32]], torch.Tensor]
+    size: tuple[int, int] = (64, 64)
+    case: str = ""
+    processor: Mapping[str, Any] = field(default_factory=lambda: dict(COLOURS))
+    spread: float = 0.15
+    limit: float = 1e-3
+    min_tokens: int = -1
+
+    @property
+    def id(self) -> str:
+        return f"{self.tower}-{self.case}" if self.case else self.tower
+
+
+def all_tower_proofs() -> tuple[TowerProof, ...]:
+    names = sorted(path.stem for path in (Path(__file__).parent / "towers").glob("*.py"))
+    return tuple(proof for name in names for proof in import_module(f"oracles.towers.{name}").PROOFS)
+
+
+def save_tower_proof(proof: TowerProof, folder: Path) -> torch.nn.Module:
+    """The model with random weights in a folder, as transformers saves it, with a preprocessor config."""
+    import torch
+    import transformers
+
+    cls = getattr(transformers, proof.model)
+    torch.manual_seed(17)
+    model = cls(cls.config_class(**proof.config))
+    generator = np.random.default_rng(17)
+    with torch.no_grad():
+        for _, weight in model.named_parameters():
+            centre = 1.0 if float(weight.mean()) > 0.5 else 0.0
+            width = proof.spread if weight.dim() > 1 and not centre else 0.2
+            values = generator.standard_normal(tuple(weight.shape)) * width + centre
+            weight.copy_(torch.from_numpy(np.asarray(values, np.float32)))
+    model.eval()
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(proof.processor), encoding="utf-8")
+    return model
+
+
+def image_of(proof: TowerProof) -> NDArray[np.uint8]:
+    """uint8 [height, width, 3]: noise over a slope, so that neighbours differ and so do far parts."""
+    height, width = proof.size
+    noise = np.random.default_rng(3).integers(0, 128, (height, width, 3))
+    slope = np.linspace(0, 127, height)[:, None, None] * np.linspace(0, 1, width)[None, :, None]
+    return (noise + slope).astype(np.uint8)
+
+
+def pixels_of(proof: TowerProof) -> NDArray[np.float32]:
+    """The image as transformers' processors hand it on: float32 [1, 3, height, width]."""
+    mean, std = (np.array(proof.processor[key], np.float32) for key in ("image_mean", "image_std"))
+    values = (image_of(proof).astype(np.float32) / 255 - mean) / std
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+
+
+def run_tower_proof(proof: TowerProof, model: torch.nn.Module) -> NDArray[np.float32]:
+    """transformers' features: float32 [tokens, width]."""
+    import torch
+
+    with torch.no_grad():
+        found: NDArray[np.float32] = proof.features(model, torch.from_numpy(pixels_of(proof))).float().numpy()
+    return found
+
+
+def vocabulary_for_towers(path: Path) -> Path:
+    """A GGUF with a vocabulary of bytes alone, beside which mtmd loads every tower."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    values = {
+        "model": "llama", "tokens": tokens, "scores": [0.0] * len(tokens), "token_type": [2, 3, 3] + [6] * 256,
+        "bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0,
+    }  # fmt: skip
+    keys = {f"tokenizer.ggml.{key}": value for key, value in values.items()}
+    return write_vocab_gguf(path, {key: typed(key, value) for key, value in keys.items()})
