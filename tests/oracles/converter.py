@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
 
 GOLDENS = Path(__file__).parent.parent / "formats" / "hf" / "goldens" / "converter"
+TOWER_GOLDENS = GOLDENS.with_name("mmproj")
 SMOLLM2 = "smollm2"  # a published model's golden, beside those of the proofs
 LONG = 16  # longer arrays are a number and a hash
 
@@ -44,7 +45,8 @@ class Difference:
 
 
 def golden_path(case: str) -> Path:
-    return GOLDENS / f"{case.replace(' ', '-')}.json"
+    name = f"{case.replace(' ', '-')}.json"
+    return (TOWER_GOLDENS if name.startswith("mmproj-") else GOLDENS) / name
 
 
 def summary(f32: Path, f16: Path) -> Json:

@@ -1,4 +1,4 @@
-"""Let llama.cpp's own converter convert the proofs' tiny models: makes tests/formats/hf/goldens/converter.
+"""Let llama.cpp's own converter convert the proofs' tiny models: makes tests/formats/hf/goldens/converter and mmproj.
 
 PYTHONPATH=tests python tests/oracles/make_converter_goldens.py [PART OF A NAME...]
 
@@ -27,11 +27,12 @@ from typing import Any
 
 import transformers
 
-from oracles.converter import GOLDENS, SMOLLM2, golden_path, summary, weights_digest
-from oracles.converter_differences import UNCONVERTED
+from oracles import converter_differences, tower_differences
+from oracles.converter import SMOLLM2, golden_path, summary, weights_digest
 from oracles.converter_folders import pre_name, publish
 from oracles.make_vocabularies import PINNED, download
 from oracles.proofs import Proof, all_proofs, save_proof
+from oracles.tower_proofs import TowerProof, all_tower_proofs, save_tower_proof
 from quantmill.tools.api.convert import convert
 from quantmill.tools.demo import smollm2_gguf
 
@@ -88,13 +89,15 @@ class Converter:
         self.look_up = self.base.TextModel.get_vocab_base_pre
         logging.disable(logging.ERROR)
 
-    def convert(self, folder: Path, path: Path, outtype: str, proof: Proof | None = None) -> None:
+    def convert(
+        self, folder: Path, path: Path, outtype: str, proof: Proof | None = None, options: tuple[str, ...] = ()
+    ) -> None:
         as_it_stands = proof is not None and proof.arch in AS_IT_STANDS
         self.base.AutoConfig = Unreadable if as_it_stands else transformers.AutoConfig
         added = None if proof is None else (lambda *_: pre_name(proof))
         self.base.TextModel.get_vocab_base_pre = added or self.look_up
-        options = ["--outfile", str(path), "--outtype", outtype, *(() if proof is None else proof.options)]
-        sys.argv = ["convert_hf_to_gguf.py", str(folder), *options]
+        further = options if proof is None else proof.options
+        sys.argv = ["convert_hf_to_gguf.py", str(folder), "--outfile", str(path), "--outtype", outtype, *further]
         self.module.main()
 
 
@@ -106,7 +109,7 @@ def make(proof: Proof, converter: Converter) -> None:
         files = [Path(temporary) / f"{outtype}.gguf" for outtype in ("f32", "f16")]
         for path in files:
             converter.convert(folder, path, path.stem, proof)
-        _write(proof.id, folder, files)
+        _write(proof.id, weights_digest(folder), files)
 
 
 def make_smollm2(converter: Converter) -> None:
@@ -117,14 +120,40 @@ def make_smollm2(converter: Converter) -> None:
         files = [Path(temporary) / f"{outtype}.gguf" for outtype in ("f16", "auto")]
         for path in files:
             converter.convert(folder, path, path.stem)
-        _write(SMOLLM2, folder, files)
+        _write(SMOLLM2, weights_digest(folder), files)
 
 
-def _write(case: str, folder: Path, files: list[Path]) -> None:
+def make_tower(proof: TowerProof, converter: Converter) -> None:
+    """The golden of a tower: its mmproj files."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / golden_path(proof.golden).stem
+        save_tower_proof(proof, folder)
+        digest = weights_digest(folder)
+        old_names(proof, folder)
+        files = [Path(temporary) / f"{outtype}.gguf" for outtype in ("f32", "f16")]
+        for path in files:
+            converter.convert(folder, path, path.stem, options=("--mmproj",))
+        _write(proof.golden, digest, files)
+
+
+def old_names(proof: TowerProof, folder: Path) -> None:
+    """Give the tensors the names that llama.cpp's converter knows, where transformers 5 saves others."""
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = {}
+    for name, weight in load_file(path).items():
+        for new, old in proof.old_names.items():
+            name = old + name.removeprefix(new) if name.startswith(new) else name
+        tensors[name] = weight
+    save_file(tensors, path, {"format": "pt"})
+
+
+def _write(case: str, weights: str, files: list[Path]) -> None:
     versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "sentencepiece", "numpy")}
     made = {"llama-cpp-python": PINNED.partition("==")[2], **versions}
-    golden = {"made with": made, "weights": weights_digest(folder), **summary(*files)}
-    GOLDENS.mkdir(parents=True, exist_ok=True)
+    golden = {"made with": made, "weights": weights, **summary(*files)}
+    golden_path(case).parent.mkdir(parents=True, exist_ok=True)
     golden_path(case).write_text(as_lines(golden), encoding="utf-8")
 
 
@@ -145,19 +174,21 @@ def as_lines(golden: dict[str, Any]) -> str:
 def main(patterns: list[str]) -> None:
     converter = Converter(fetch())
     failed = 0
+    unconverted = {*converter_differences.UNCONVERTED, *tower_differences.UNCONVERTED}
     if not patterns or any(pattern in SMOLLM2 for pattern in patterns):
         make_smollm2(converter)
         print(SMOLLM2)
-    for proof in all_proofs():
-        if proof.id in UNCONVERTED or (patterns and not any(pattern in proof.id for pattern in patterns)):
+    for proof in (*all_proofs(), *all_tower_proofs()):
+        name = proof.id if isinstance(proof, Proof) else proof.golden
+        if name in unconverted or (patterns and not any(pattern in name for pattern in patterns)):
             continue
         try:
-            make(proof, converter)
-            print(proof.id)
+            make(proof, converter) if isinstance(proof, Proof) else make_tower(proof, converter)
+            print(name)
         except Exception as error:
             failed += 1
             at = traceback.extract_tb(error.__traceback__)[-1]
-            print(f"{proof.id}: {type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})")
+            print(f"{name}: {type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})")
     sys.exit(failed > 0)
 
 

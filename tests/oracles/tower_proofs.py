@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oracles.vocab_gguf import write_vocab_gguf
 from quantmill.formats.gguf.keys import typed
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class TowerProof:
         spread: standard deviation of the random weights.
         limit: the largest difference from transformers', in parts of the range.
         min_tokens: llama.cpp's ``image_min_tokens``, for towers that scale small images up.
-        order: the order of transformers' rows in which llama.cpp has them; None for the same.
+        old_names: beginnings of tensors' names, and those that llama.cpp's converter knows in their place.
     """
 
     tower: str
@@ -55,10 +54,16 @@ class TowerProof:
     spread: float = 0.15
     limit: float = 1e-3
     min_tokens: int = -1
+    old_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         return f"{self.tower}-{self.case}" if self.case else self.tower
+
+    @property
+    def golden(self) -> str:
+        """The name of what llama.cpp's converter makes of it."""
+        return f"mmproj-{self.id}"
 
 
 def all_tower_proofs() -> tuple[TowerProof, ...]:
@@ -113,6 +118,8 @@ def run_tower_proof(proof: TowerProof, model: torch.nn.Module) -> NDArray[np.flo
 
 def vocabulary_for_towers(path: Path) -> Path:
     """A GGUF with a vocabulary of bytes alone, beside which mtmd loads every tower."""
+    from oracles.vocab_gguf import write_vocab_gguf  # llama.cpp's own gguf-py, where its converter has been imported
+
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     values = {
         "model": "llama", "tokens": tokens, "scores": [0.0] * len(tokens), "token_type": [2, 3, 3] + [6] * 256,

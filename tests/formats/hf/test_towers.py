@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+from oracles.converter import TOWER_GOLDENS, differences, golden_path, keys_of, summary, weights_digest
 from oracles.mtmd import Mtmd
+from oracles.tower_differences import LESS, MORE, OTHER, UNCONVERTED, is_listed
 from oracles.tower_proofs import (
     TowerProof,
     all_tower_proofs,
@@ -100,3 +104,36 @@ def test_text_and_towers_give_the_checkpoint_back(proven: Proven) -> None:
         assert not given.exists() or (back / name).read_text() == given.read_text()
     model = getattr(transformers, proven.proof.model).from_pretrained(back)
     assert np.array_equal(run_tower_proof(proven.proof, model.eval()), proven.expected)
+
+
+def test_the_file_is_that_of_llama_cpp_s_converter(proven: Proven) -> None:
+    name = proven.proof.golden
+    if name in UNCONVERTED:
+        assert not golden_path(name).exists()
+        return
+    golden = json.loads(golden_path(name).read_text(encoding="utf-8"))
+    folder = proven.folder / golden_path(name).stem
+    shutil.copytree(proven.folder / "hf", folder)
+    assert weights_digest(folder) == golden["weights"], f"other weights than with {golden['made with']}"
+    source = read_mmproj(folder)
+    files = [proven.folder / f"converted-{level}.gguf" for level in ("F32", "F16")]
+    for path, level in zip(files, ("F32", "F16"), strict=True):
+        execute(make_plan(source, level), path, threads=1)
+    found = differences(summary(*files), golden)
+    assert {key: pair for key, pair in found.items() if not is_listed(proven.proof.tower, key, *pair)} == {}
+
+
+def test_listed_differences_are_in_the_goldens() -> None:
+    """What only we have is missing there; what only they have, or have otherwise, is there."""
+    proofs = [proof for proof in PROOFS if proof.golden not in UNCONVERTED]
+    goldens = {proof.golden: json.loads(golden_path(proof.golden).read_text(encoding="utf-8")) for proof in proofs}
+    assert {path.stem for path in TOWER_GOLDENS.iterdir()} == {golden_path(name).stem for name in goldens}
+    for listed, there in ((MORE, False), (LESS, True), (OTHER, True)):
+        for one in listed:
+            assert {*one.archs} <= {tower.name for tower in TOWERS}
+            covered = [
+                any(one.covers(proof.tower, key) for key in keys_of(goldens[proof.golden]))
+                for proof in proofs
+                if not one.archs or proof.tower in one.archs
+            ]
+            assert there in covered, one

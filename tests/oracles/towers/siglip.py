@@ -12,6 +12,7 @@ PROOFS = (
         "gemma3",
         "Gemma3ForConditionalGeneration",
         {"text_config": TEXT | {"query_pre_attn_scalar": 32}, "vision_config": _VISION, "mm_tokens_per_image": 16},
-        lambda model, pixels: model.model.get_image_features(pixels).pooler_output[0],
+        old_names={"vision_tower.": "vision_tower.vision_model."},
+        features=lambda model, pixels: model.model.get_image_features(pixels).pooler_output[0],
     ),
 )

@@ -1,0 +1,34 @@
+"""Where our mmproj files are not those of llama.cpp's converter, and why. Everything that is not listed is equal."""
+
+from __future__ import annotations
+
+from oracles.converter import Difference
+
+# What only our files have.
+MORE = (
+    Difference("quantmill.hf.*", "what no standard key holds, for the way back"),
+    Difference(
+        "clip.vision.projector.scale_factor",
+        "by config.json's mm_tokens_per_image; llama.cpp's converter asks the processor's image_seq_length",
+        ("gemma3",),
+    ),
+)
+# What only llama.cpp's have.
+LESS: tuple[Difference, ...] = ()
+# What both have, with another value.
+OTHER = (
+    Difference(
+        "tensor:mm.input_projection.weight",
+        "F32, for an exact way back; llama.cpp loads both, and its converter rounds to F16",
+        ("gemma3",),
+    ),
+)
+
+# Proofs without a golden.
+UNCONVERTED: dict[str, str] = {}
+
+
+def is_listed(tower: str, key: str, ours: object, theirs: object) -> bool:
+    """Whether a difference is one of those above."""
+    kind = MORE if theirs is None else LESS if ours is None else OTHER
+    return any(one.covers(tower, key) for one in kind)
