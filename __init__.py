@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from .tools.api.metadata import remove_metadata as remove_metadata
     from .tools.api.metadata import set_metadata as set_metadata
     from .tools.api.models import read_model as read_model
+    from .tools.api.options import MmprojOptions as MmprojOptions
     from .tools.api.options import ReadOptions as ReadOptions
     from .tools.api.options import SizeTarget as SizeTarget
     from .tools.api.options import WriteOptions as WriteOptions
@@ -140,6 +141,7 @@ _MODULES = {
     "QType": "formats.qtypes",
     "QuantizedCheckpoint": "tools.api.blockwise",
     "QuantmillError": "formats.errors",
+    "MmprojOptions": "tools.api.options",
     "ReadOptions": "tools.api.options",
     "Release": "tools.api.releasing.release",
     "ReleaseOptions": "tools.api.releasing.options",

@@ -27,8 +27,10 @@ ROOMS: dict[str, set[str]] = {
     "formats/ggml": {"formats", "formats/storage", "formats/gguf", "formats/hf", "formats/hf/tokenizer"},
     "formats/hf": {
         "formats", "formats/storage", "formats/gguf", "formats/hf/archs", "formats/hf/packed", "formats/hf/tokenizer",
+        "formats/hf/towers",
     },
     "formats/hf/archs": {"formats", "formats/hf"},
+    "formats/hf/towers": {"formats", "formats/hf"},
     "formats/hf/packed": {"formats", "formats/storage", "formats/hf"},
     "formats/hf/tokenizer": {"formats", "formats/hf/tokenizer*"},
     "formats/hf/tokenizer/files": {"formats"},

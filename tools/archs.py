@@ -34,5 +34,8 @@ def command(pattern: str | None, as_json: bool, quiet: bool) -> None:
     elif quiet:
         print_table([[arch.name] for arch in found])
     else:
-        print_table([(arch.name, ", ".join(arch.hf_classes)) for arch in found])
-        print_line(f"{len(found)} architectures; of each: " + "; ".join(PROVEN.values()))
+        n_text = sum(arch.kind == "text" for arch in found)
+        print_table([(arch.name, arch.kind, ", ".join(arch.hf_classes)) for arch in found])
+        of_text = [PROVEN[key] for key in ("logits", "converter", "identity", "levels")]
+        print_line(f"{n_text} architectures of text; of each: " + "; ".join(of_text))
+        print_line(f"{len(found) - n_text} towers; of each: {PROVEN['embeddings']}; it comes back bit for bit")

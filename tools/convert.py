@@ -13,6 +13,7 @@ from .terminal.options import (
     cluster_from,
     cluster_options,
     imatrix_options,
+    mmproj_options,
     plan_options,
     print_options,
     quiet_option,
@@ -24,7 +25,7 @@ from .terminal.progress import ProgressDisplay
 if TYPE_CHECKING:
     from ..quantize.plan import PlanOptions
     from .api.conversion import Conversion
-    from .api.options import Kind, ReadOptions, WriteOptions
+    from .api.options import Kind, MmprojOptions, ReadOptions, WriteOptions
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 @plan_options
 @print_options
 @write_options
+@mmproj_options
 @quiet_option
 @cluster_options
 def command(
@@ -70,6 +72,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     write: WriteOptions,
+    mmproj: MmprojOptions | None,
     quiet: bool,
     cluster: str | None,
     workers: int | None,
@@ -89,6 +92,8 @@ def command(
              convert llama3.Q4_K_M.gguf llama3-f16.gguf --outtype f16
              convert llama-2-13b.ggmlv3.q4_K_M.bin llama-2-13b.Q4_K_M.gguf --eps 1e-5 --context 4096
              convert Meta-Llama-3-8B-Instruct llama3.Q3_K_M.gguf --outtype Q3_K_M --refine -f text.txt
+             convert gemma-3-4b-it gemma3.gguf --mmproj
+             convert gemma3.gguf gemma3-hf/ --mmproj mmproj-gemma-3-4b-it-F16.gguf
              convert my-lora my-lora.gguf --base Meta-Llama-3-8B-Instruct
     """
     from .api.convert import convert
@@ -106,6 +111,7 @@ def command(
             kind=kind,
             read=read,
             write=write,
+            mmproj=mmproj,
             cluster=cluster_from(cluster, workers),
             dry_run=dry_run,
             progress=progress,

@@ -17,7 +17,7 @@ from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Model, Role, Tensor, Tokenizer, Value
-from . import rope
+from . import rope, towers
 from .card import general
 from .classes import read_config
 from .config import RECORDED, complete_config, config_residue, derive_config, rope_row, token_ids
@@ -117,7 +117,8 @@ def assemble(
         if layout := arch.layout_of(own, config):
             config |= layout
             slots = list(arch.slots(config))
-        named = _named(arch, cls, config, slots, found, raw, folder, say)
+        remedy = "; --mmproj writes them" if name in towers.BY_CLASS else ""
+        named = _named(arch, cls, config, slots, found, raw, folder, say, remedy)
         bare = cls.bare or named.bare
         stored = settle_copies(arch, config, named.tensors, folder, say, bare=bare)
         slots = list(arch.slots(config))
@@ -171,8 +172,13 @@ def _named(
     raw: Mapping[str, Any],
     folder: Path,
     say: Say,
+    remedy: str = "",
 ) -> Named:
-    """The checkpoint's tensors, decoded if they are packed, under the rules' names, without the extras."""
+    """The checkpoint's tensors, decoded if they are packed, under the rules' names, without the extras.
+
+    Args:
+        remedy: what is said behind the parts that are left out.
+    """
     known = known_names(arch, slots)
 
     def is_extra(name: str) -> bool:
@@ -184,7 +190,7 @@ def _named(
     unread = {name for name in plain if is_extra(name)}
     stored = decode_packed(plain, raw, folder, required=required, unread=unread, say=say)
     named = by_our_names(stored, arch, cls, known, folder, say)
-    extras = Found()
+    extras = Found(remedy=remedy)
     tensors = {
         name: weights
         for name, weights in named.tensors.items()

@@ -72,9 +72,9 @@ def read_mmproj(
         private |= facts
     metadata |= {key: typed(key, value) for key, value in general(folder, outer, {}, tensors)}
     rest = {key: value for key, value in outer.items() if not _is_part(key, towers)}
-    facts = {CLASS: name, TYPE: outer.get("model_type", ""), REST: json.dumps(rest, sort_keys=True)}
-    facts |= {FILE + file: text for file, text in processor.processor_texts(folder).items()}
-    metadata |= keys | {key: typed(key, value) for key, value in facts.items()} | private
+    whole = {CLASS: name, TYPE: outer.get("model_type", ""), REST: json.dumps(rest, sort_keys=True)}
+    whole |= {FILE + file: text for file, text in processor.processor_texts(folder).items()}
+    metadata |= keys | {key: typed(key, value) for key, value in whole.items()} | private
     return Model("clip", metadata, tuple(tensors), folder, from_checkpoint=True)
 
 
@@ -121,7 +121,7 @@ def tower_config(
     cls = tower.classes[name]
     around = tower.at.rpartition(".")[0]
     whole = (_object(outer, around, path) or {}) if around else dict(outer)
-    found = processor.read_processor(folder, tower) | given
+    found = {**processor.read_processor(folder, tower), **given}
     read = types_of(tower, cls.defaults).keys() | {row.hf for row in tower.config if isinstance(row, Values)}
     needed = [row.hf for row in tower.config if isinstance(row, Values) and row.hf.startswith(f"{PROCESSOR}.")]
     processor.check_complete(folder, found, needed)

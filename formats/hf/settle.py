@@ -153,9 +153,11 @@ class Found:
         parts: the number of tensors that are left out, and their bytes, by what they are.
         unlike: names of buffers that are not what config.json makes them, by what they are.
         reason: why parts are left out.
+        remedy: what writes them all the same, or nothing.
     """
 
     reason: str = "the text model is computed without it"
+    remedy: str = ""
     parts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     unlike: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -177,7 +179,7 @@ class Found:
                 f"{what} ({n} tensor{'s' if n > 1 else ''}, {human_bytes(nbytes)})"
                 for what, (n, nbytes) in self.parts.items()
             ]
-            yield f"{folder}: left out, as {self.reason}: {', '.join(parts)}"
+            yield f"{folder}: left out, as {self.reason}: {', '.join(parts)}{self.remedy}"
         for what, names in self.unlike.items():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield f"{folder}: {names[0]}{more}: not the {what} that config.json gives; ignored, as transformers does"

@@ -14,13 +14,23 @@ from .rows import Getter
 
 @dataclass(frozen=True)
 class Values:
-    """A config key that is a list of numbers, such as the mean of each colour."""
+    """A config key that is a list of numbers, such as the mean of each colour.
+
+    Args:
+        hf: the config key.
+        gguf: the hyper-parameter's key.
+        count: how many.
+    """
 
     hf: str
     gguf: str
+    count: int = 3
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
-        yield self.gguf, config[self.hf]
+        values = config[self.hf]
+        if len(values) != self.count:
+            raise FormatError(f"has {len(values)} numbers, not {self.count}: {shown(values)}", where=self.hf)
+        yield self.gguf, values
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         value = get(self.gguf, each=True)

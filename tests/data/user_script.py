@@ -27,6 +27,7 @@ from quantmill import (
     Imatrix,
     ImportanceFit,
     LevelSize,
+    MmprojOptions,
     Model,
     ModelDifferences,
     Note,
@@ -74,6 +75,8 @@ def publish(checkpoint: Path, folder: Path) -> list[Path]:
     collected: CollectedImatrix = quantmill.collect_imatrix(
         f16.paths[0], folder / "imatrix.gguf", run=RunOptions(n_ctx=512, chunks=32), second_moments=True, progress=show
     )
+    seeing = quantmill.convert(checkpoint, folder / "seeing.gguf", mmproj=MmprojOptions(level="Q8_0"))
+    print(seeing.mmproj)
     assert collected.path is not None
     made: list[Conversion] = [f16]
     for level in ("Q4_K_M", "IQ3_XXS"):

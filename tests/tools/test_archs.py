@@ -8,6 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from quantmill.formats.hf.archs import ARCHS
+from quantmill.formats.hf.towers import TOWERS
 from quantmill.tools.api.architectures import PROVEN
 from quantmill.tools.archs import command
 
@@ -22,21 +23,30 @@ def run(*words: str) -> str:
 
 def test_every_architecture_once() -> None:
     rows = json.loads(run("--json"))
-    assert sorted(row["name"] for row in rows) == sorted(arch.name for arch in ARCHS)
-    assert len(rows) >= 40
+    texts = [row for row in rows if row["kind"] == "text"]
+    towers = [row for row in rows if row["kind"] == "tower"]
+    assert sorted(row["name"] for row in texts) == sorted(arch.name for arch in ARCHS)
+    assert sorted(row["name"] for row in towers) == sorted(tower.name for tower in TOWERS)
+    assert len(rows) == len(texts) + len(towers)
     (llama,) = (row for row in rows if row["name"] == "llama")
     assert "MistralForCausalLM" in llama["hf_classes"]
     assert llama["proven"] == ["logits", "converter", "identity", "levels"]
     assert (llama["kind"], llama["proof"]) == ("text", "logits")
-    assert all(row["kind"] == "text" and row["proof"] in row["proven"] for row in rows)
+    assert all(row["proof"] in row["proven"] for row in rows)
+    (gemma3,) = (row for row in towers if row["name"] == "gemma3")
+    assert gemma3["hf_classes"] == ["Gemma3ForConditionalGeneration"]
+    assert (gemma3["gguf"], gemma3["proof"]) == ("clip", "embeddings")
     text = run()
     assert all(arch.name in text and next(iter(arch.classes)) in text for arch in ARCHS)
 
 
 def test_what_is_said_to_be_proven_is_tested() -> None:
     """Each word stands for a test over all of them."""
-    source = PROOF.read_text()
+    source = PROOF.read_text() + PROOF.with_name("test_towers.py").read_text()
     for word, test in (
+        ("embeddings", "test_llama_cpp_makes_the_same_of_an_image"),
+        ("converter", "test_an_mmproj_file_is_that_of_llama_cpp_s_converter"),
+        ("identity", "test_text_and_towers_give_the_checkpoint_back"),
         ("logits", "test_llama_cpp_computes_the_same"),
         ("converter", "test_the_file_is_that_of_llama_cpp_s_converter"),
         ("identity", "test_the_way_back_is_the_identity"),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 # What tests/formats/hf/test_archs.py shows of every entry; an architecture without a proof fails there.
 PROVEN = {
     "logits": "llama.cpp computes transformers' logits from the converted file",
+    "embeddings": "llama.cpp makes of an image what transformers makes of it",
     "converter": "the file is that of llama.cpp's own converter, but for listed differences",
     "identity": "back from GGUF, weights, config and logits are the checkpoint's, bit for bit",
     "levels": "every level is planned; a k-quant and an IQ file run in llama.cpp",
@@ -27,17 +28,17 @@ class Architecture:
         hf_classes: the transformers classes whose checkpoints it reads, the bare ones without a head (``LlamaModel``)
             last.
         proven: what tests prove of it; keys of ``PROVEN``.
-        kind: ``text``, a model of text.
-        proof: what proves that llama.cpp runs the same model: ``logits``, by the numbers that it computes, or
-            ``converter``, where it computes others than transformers: by the file of its own converter alone.
+        kind: ``text``, a model of text, or ``tower``, an encoder of images or sound with its projector.
+        proof: what proves that llama.cpp runs the same model: ``logits`` or, of a tower, ``embeddings``, by the numbers
+            that it computes; or ``converter``, where they are others than transformers': by its converter's file.
     """
 
     name: str
     gguf: str
     hf_classes: tuple[str, ...]
-    proven: tuple[str, ...] = tuple(PROVEN)
-    kind: Literal["text"] = "text"
-    proof: Literal["logits", "converter"] = "logits"
+    proven: tuple[str, ...] = ("logits", "converter", "identity", "levels")
+    kind: Literal["text", "tower"] = "text"
+    proof: Literal["logits", "embeddings", "converter"] = "logits"
 
 
 def architectures(pattern: str = "") -> tuple[Architecture, ...]:
@@ -49,11 +50,22 @@ def architectures(pattern: str = "") -> tuple[Architecture, ...]:
         ['mixtral']
     """
     from ...formats.hf.archs import ARCHS
+    from ...formats.hf.towers import TOWERS
 
     wanted = pattern.lower()
     all_of_them = (Architecture(arch.name, arch.gguf, _classes(arch)) for arch in ARCHS)
-    found = [arch for arch in all_of_them if any(wanted in name.lower() for name in (arch.name, *arch.hf_classes))]
-    return tuple(sorted(found, key=lambda arch: arch.name))
+    towers = (
+        Architecture(
+            tower.name, tower.gguf, tuple(tower.classes), ("embeddings", "converter", "identity"), "tower", "embeddings"
+        )
+        for tower in TOWERS
+    )
+    found = [
+        arch
+        for arch in (*all_of_them, *towers)
+        if any(wanted in name.lower() for name in (arch.name, *arch.hf_classes))
+    ]
+    return tuple(sorted(found, key=lambda arch: (arch.kind, arch.name)))
 
 
 def _classes(arch: Arch) -> tuple[str, ...]:

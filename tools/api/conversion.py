@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from ...formats.errors import PlanError
 from ...formats.progress import Note, Progress, note, notes, work
 from ...formats.version import __version__
 from .models import output_path
-from .options import Kind, WriteOptions
+from .options import Kind, MmprojOptions, WriteOptions
 
 if TYPE_CHECKING:
     from ...formats.ir import Bytes, Metadata, Model, Tensor
@@ -36,6 +36,7 @@ class Conversion:
         budget: the choice of types for a target size, or None.
         written: False after a dry run.
         seconds: how long it took.
+        mmproj: the file of the model's towers that was written beside, or None.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -54,6 +55,7 @@ class Conversion:
     budget: BudgetedPlan | None = None
     written: bool = True
     seconds: float = 0.0
+    mmproj: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ def write_copy(request: Request, kind: Kind) -> Conversion:
     return Conversion(model, kind, (path,), size)
 
 
-def write_checkpoint(request: Request, level: str) -> Conversion:
-    """Write a Hugging Face folder, with quantized tensors decoded."""
+def write_checkpoint(request: Request, level: str, mmproj: MmprojOptions | None = None) -> Conversion:
+    """Write a Hugging Face folder, with quantized tensors decoded; with ``mmproj``, the towers of that file in it."""
+    from ...formats.gguf.reader import read_gguf
     from ...formats.hf.save import write_hf
     from ...formats.storage.folder import resumable_folder
     from ...quantize.decode import as_float
@@ -111,16 +114,19 @@ def write_checkpoint(request: Request, level: str) -> Conversion:
     if dtype not in ("auto", *FLOATS):
         raise PlanError(f"a checkpoint cannot hold {level}", hint=f"--outtype auto, {', '.join(FLOATS)}")
     model = as_float(request.model)
-    size = sum(tensor.nbytes for tensor in model)
+    towers = None if mmproj is None or mmproj.file is None else as_float(read_gguf(mmproj.file))
+    models = [model] if towers is None else [model, towers]
+    size = sum(tensor.nbytes for one in models for tensor in one)
     if not request.dry_run:
         with (
             resumable_folder(
-                dst, _digest(model, dtype), inputs=[model.path], force=write.force, restart=write.restart,
-                say=notes(request.progress),
+                dst, _digest(models, dtype), inputs=[one.path for one in models],
+                force=write.force, restart=write.restart, say=notes(request.progress),
             ) as folder,
             work(request.progress, dst.name, size) as done,
         ):  # fmt: skip
-            write_hf(model if done is None else _watched(model, done), folder, dtype=dtype)
+            watched = [one if done is None else _watched(one, done) for one in models]
+            write_hf(watched[0], folder, towers=None if towers is None else watched[1], dtype=dtype)
     return Conversion(model, "hf", (dst,), size)
 
 
@@ -129,18 +135,19 @@ def _note_threads(request: Request) -> None:
         note(request.progress, "--threads has no effect: the tensors are written one after the other", important=True)
 
 
-def _digest(model: Model, dtype: str) -> str:
+def _digest(models: Sequence[Model], dtype: str) -> str:
     """A digest of everything that the checkpoint's files depend on."""
     from ...formats.gguf.wire import encode_value
     from ...formats.storage.source import file_stamps
     from ...quantize.kernels.cachedir import sources_digest
 
     digest = hashlib.sha256(f"{__version__} {sources_digest()} {dtype}\n".encode())
-    for key, value in model.metadata.items():
-        digest.update(key.encode("utf-8", "surrogateescape") + b"\0" + encode_value(value))
-    for tensor in model:
-        digest.update(f"{tensor.name} {tensor.qtype} {tensor.shape}\n".encode("utf-8", "surrogateescape"))
-    digest.update(file_stamps(model.paths).encode("utf-8", "surrogateescape"))
+    for model in models:
+        for key, value in model.metadata.items():
+            digest.update(key.encode("utf-8", "surrogateescape") + b"\0" + encode_value(value))
+        for tensor in model:
+            digest.update(f"{tensor.name} {tensor.qtype} {tensor.shape}\n".encode("utf-8", "surrogateescape"))
+        digest.update(file_stamps(model.paths).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ...formats.errors import PlanError
 from ...formats.progress import Progress, note, notes
 from ...formats.storage.endings import without_ending
+from ...formats.storage.output import check_target as check_target_file
 from .checks import (
     check_cluster,
     check_layout,
@@ -32,8 +33,9 @@ from .conversion import (
     write_checkpoint,
     write_copy,
 )
+from .mmproj import check_towers, plan_towers, read_towers
 from .models import output_path, read_model, source_kind, target_kind
-from .options import Kind, ReadOptions, SizeTarget, StrPath, WriteOptions
+from .options import Kind, MmprojOptions, ReadOptions, SizeTarget, StrPath, WriteOptions
 from .planning import DEFAULT_REFINE_WIDTH, report_importance, with_imatrix
 from .ray_pool import ClusterOptions, connected
 
@@ -63,6 +65,7 @@ def convert(
     keep_split: bool = False,
     read: ReadOptions = _DEFAULT_READ,
     write: WriteOptions = _DEFAULT_WRITE,
+    mmproj: MmprojOptions | None = None,
     cluster: ClusterOptions | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -88,6 +91,8 @@ def convert(
         keep_split: write as many shards as the source has; ``dst`` is what their names begin with.
         read: how the source is read.
         write: how the output is written.
+        mmproj: write the towers of a model that sees or hears, or read them where a folder is written; None to leave
+            them out.
         cluster: a Ray cluster that does the work; only for a file written at a level.
         dry_run: plan everything, and write nothing.
         progress: called with typed events from any thread; see ``formats/progress.py``.
@@ -120,19 +125,25 @@ def convert(
     start = time.monotonic()
     options = options or PlanOptions()
     check_layout(options)
+    source = None if isinstance(src, Model) else read.kind or source_kind(Path(src))
+    check_read(source, read)
+    is_adapter = source == "lora"
+    kind = kind or ("gguf" if is_adapter or dst is None else target_kind(Path(dst)))
+    if mmproj is not None:
+        check_towers(mmproj, source, kind)
+    towers: Job | None = None
     if isinstance(src, Model):
-        model, is_adapter = src, False
-        check_read(None, read)
+        model = src
+    elif is_adapter:
+        model = _read_adapter(Path(src), read, level, progress)
+    elif mmproj is not None and mmproj.only:
+        model, level = read_towers(Path(src), mmproj, read, progress), mmproj.level
     else:
-        source = read.kind or source_kind(Path(src))
-        check_read(source, read)
-        is_adapter = source == "lora"
-        if is_adapter:
-            model = _read_adapter(Path(src), read, level, progress)
-        else:
-            model = read_model(src, read, progress=progress)
+        if mmproj is not None and source == "hf":
+            towers = plan_towers(Path(src), Path(src if dst is None else dst), mmproj, read, write, progress)
+            check_target_file(towers.path, towers.path, write.force, [])
+        model = read_model(src, read, progress=progress)
     request = Request(model, None if dst is None else Path(dst), write, cluster, keep_split, dry_run, progress)
-    kind = kind or ("gguf" if is_adapter or request.dst is None else target_kind(request.dst))
     if is_adapter and kind != "gguf":
         raise PlanError("an adapter becomes a GGUF file", where="--to", hint="leave it out")
     check_write(kind, write)
@@ -147,7 +158,7 @@ def convert(
     }  # fmt: skip
     if is_adapter or kind == "hf":
         refuse(for_plans, "an adapter is not quantized" if is_adapter else "a Hugging Face folder holds floats")
-        done = write_copy(request, "gguf") if is_adapter else write_checkpoint(request, level)
+        done = write_copy(request, "gguf") if is_adapter else write_checkpoint(request, level, mmproj)
     elif target is None and auto and not model.from_checkpoint:
         refuse(for_plans, "without a level the tensors are copied as they are", _NAME_A_LEVEL)
         done = write_copy(request, kind)
@@ -170,6 +181,10 @@ def convert(
             )
             inputs = [] if used is None else [used]
             done = _quantize(request, planned, level, target, kind, options, refiner, inputs)
+    if towers is not None:
+        if not dry_run:
+            write_plans([towers], options=write, progress=progress)
+        done = replace(done, mmproj=towers.path)
     return replace(done, written=not dry_run, seconds=time.monotonic() - start)
 
 

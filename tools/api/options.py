@@ -45,6 +45,30 @@ class ReadOptions:
 
 
 @dataclass(frozen=True)
+class MmprojOptions:
+    """The towers of a model that sees or hears, which lie in a file of their own: an mmproj file.
+
+    Args:
+        file: the mmproj file. From a checkpoint it is written; None for the usual name beside the text model. Where a
+            checkpoint is written, it is read.
+        level: the level of a file that is written: a float type, Q8_0, or a lower one that llama.cpp runs.
+        only: write the towers alone, without the text model.
+        image_mean, image_std: of each colour, for a checkpoint without preprocessor_config.json.
+
+    Example:
+        >>> from quantmill import MmprojOptions
+        >>> MmprojOptions(level="Q8_0").level
+        'Q8_0'
+    """
+
+    file: Path | None = None
+    level: str = "F16"
+    only: bool = False
+    image_mean: tuple[float, ...] | None = None
+    image_std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
 class WriteOptions:
     """How files are written.
 

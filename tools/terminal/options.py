@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from ...formats.errors import PlanError
-from ..api.options import ReadOptions, SizeTarget, SourceKind, WriteOptions
+from ..api.options import MmprojOptions, ReadOptions, SizeTarget, SourceKind, WriteOptions
 from .units import Size
 
 if TYPE_CHECKING:
@@ -179,6 +179,31 @@ def _pattern_and_type(
     return tuple(pairs)
 
 
+def _numbers(ctx: click.Context, param: click.Parameter, given: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if given is None else tuple(float(one) for one in given.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{given!r} is not numbers with commas between them, such as 0.5,0.5,0.5") from None
+
+
+def _mmproj_options(
+    mmproj_file: str | None,
+    mmproj_only: bool,
+    mmproj_outtype: str,
+    image_mean: tuple[float, ...] | None,
+    image_std: tuple[float, ...] | None,
+) -> MmprojOptions | None:
+    if mmproj_file is None and not mmproj_only:
+        needing = {**given("mmproj_outtype"), "--image-mean": bool(image_mean), "--image-std": bool(image_std)}
+        for option in (option for option, is_given in needing.items() if is_given):
+            raise PlanError("is for --mmproj", where=option, hint="give both, or leave it out")
+        return None
+    if mmproj_file and mmproj_only:
+        raise PlanError("writes to DST, so that --mmproj has no file to write", where="--mmproj-only")
+    file = Path(mmproj_file) if mmproj_file else None
+    return MmprojOptions(file, mmproj_outtype, mmproj_only, image_mean, image_std)
+
+
 imatrix_options: Group[Any] = _group(
     imatrix_option,
     click.option(
@@ -233,6 +258,23 @@ write_options: Group[Any] = _gather(
 )  # fmt: skip
 
 quiet_option = click.option("--quiet", is_flag=True, help="Print no progress and no summary.")
+
+mmproj_options: Group[Any] = _gather(
+    "mmproj",
+    _mmproj_options,
+    click.option(
+        "--mmproj", "mmproj_file", is_flag=False, flag_value="", metavar="[FILE]",
+        help="Also write the towers of a model that sees or hears, to FILE.  [default: mmproj-NAME-F16.gguf beside DST]"
+        "  Where DST is a folder: read them from FILE.",
+    ),
+    click.option("--mmproj-only", is_flag=True, help="Write the towers alone, to DST."),
+    click.option(
+        "--mmproj-outtype", default="F16", show_default=True, metavar="TYPE",
+        help="The type of the towers: f16, bf16, f32 or q8_0.",
+    ),
+    click.option("--image-mean", metavar="R,G,B", callback=_numbers, help="If no preprocessor config says it."),
+    click.option("--image-std", metavar="R,G,B", callback=_numbers, help="If no preprocessor config says it."),
+)  # fmt: skip
 
 cluster_options: Group[Any] = _group(
     click.option(

@@ -24,12 +24,16 @@ def print_conversion(done: Conversion, *, as_json: bool, quiet: bool) -> None:
     elif as_json:
         shards = [str(path) for path in done.paths] if len(done.paths) > 1 else None
         made: Json = {"output": str(done.paths[0]), "shards": shards, "seconds": round(done.seconds, 3)}
+        if done.mmproj is not None:
+            made["mmproj"] = str(done.mmproj)
         print_json(made | _totals(done) | {"size": done.size})
     elif not quiet:
         if done.budget is not None:
             print_choice(done)
         more = f" and {len(done.paths) - 1} more" if len(done.paths) > 1 else ""
         _print_summary(done, f"{done.paths[0]}{more}: ", f", {done.seconds:.1f} s")
+        if done.mmproj is not None:
+            print_line(f"{done.mmproj}: the towers, {human_bytes(done.mmproj.stat().st_size)}")
 
 
 def _print_plan(done: Conversion, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..tower import Tower
 from .siglip import GEMMA3
 
-TOWERS: tuple[Tower, ...] = (GEMMA3,)
+TOWERS: tuple[Tower, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Tower))
 
 # The towers of each model class, those that see first.
 BY_CLASS: dict[str, tuple[Tower, ...]] = {}

@@ -72,7 +72,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mtmd]:
 
 
 @pytest.mark.parametrize("level", LIMITS)
-def test_llama_cpp_computes_the_same(proven: Proven, peer: Mtmd, level: str) -> None:
+def test_llama_cpp_makes_the_same_of_an_image(proven: Proven, peer: Mtmd, level: str) -> None:
     proof = proven.proof
     peer.open(proven.write(level), proof.min_tokens)
     found = np.concatenate(peer.encode_image(image_of(proof)))
@@ -106,7 +106,7 @@ def test_text_and_towers_give_the_checkpoint_back(proven: Proven) -> None:
     assert np.array_equal(run_tower_proof(proven.proof, model.eval()), proven.expected)
 
 
-def test_the_file_is_that_of_llama_cpp_s_converter(proven: Proven) -> None:
+def test_an_mmproj_file_is_that_of_llama_cpp_s_converter(proven: Proven) -> None:
     name = proven.proof.golden
     if name in UNCONVERTED:
         assert not golden_path(name).exists()
