@@ -43,11 +43,10 @@ class Skeleton:
             built = AutoConfig.for_model(config.pop("model_type"), **config)
             # eager experts are plain linear products, which imatrix/record_inputs.py can record
             built._experts_implementation = built.get_text_config()._experts_implementation = "eager"
-            make, cls = AutoModelForCausalLM.from_config, None
-            if weights.wrapper is not None:
-                cls = getattr(transformers, weights.wrapper)
-                make = cls._from_config
-            cls = cls or MODEL_FOR_CAUSAL_LM_MAPPING[type(built)]
+            listed = weights.wrapper is None and type(built) in MODEL_FOR_CAUSAL_LM_MAPPING  # it lacks Mistral 4's
+            own = weights.wrapper or next(iter(weights.arch.classes))
+            cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(built)] if listed else getattr(transformers, own)
+            make = AutoModelForCausalLM.from_config if listed else cls._from_config
             attention = "sdpa" if cls._supports_sdpa else "eager"
             with _parameters_on_meta():
                 self.model = make(built, attn_implementation=attention, dtype=dtype)

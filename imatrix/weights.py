@@ -202,7 +202,10 @@ class Weights:
         for name, parameter in module.named_parameters():
             stack = _EXPERT_STACKS.get(name.rpartition(".")[2])
             if stack and parameter.dim() == 3:
-                found[name] = RecordedWeight(tuple(tensor_name(role, layer) for role in stack), parameter.shape[0])
+                whole = tensor_name(Role.FFN_GATE_UP_EXPS, layer)
+                fused = len(stack) > 1 and whole in self.tensors
+                names = (whole,) if fused else tuple(tensor_name(role, layer) for role in stack)
+                found[name] = RecordedWeight(names, parameter.shape[0])
             elif name in by_name:
                 slot = by_name[name]
                 found[name] = RecordedWeight(slot.targets, columns=_columns(slot))

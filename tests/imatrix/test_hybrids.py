@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+import transformers
 
 from oracles.proofs import all_proofs, save_proof
 from quantmill.formats.hf.load import read_hf
@@ -18,7 +18,10 @@ from quantmill.imatrix.runner import DTYPES, ComputeOptions, Runner
 from quantmill.imatrix.weights import Weights
 from quantmill.quantize.choose import may_quantize
 
-CASES = ("qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32", "nemotron_h_moe", "mimo2")
+CASES = (
+    "qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32", "nemotron_h_moe", "mimo2",
+    "mistral4",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -26,7 +29,7 @@ def test_layer_by_layer_is_the_whole_model(case: str, tmp_path: Path) -> None:
     proof = next(proof for proof in all_proofs() if proof.id == case)
     save_proof(proof, tmp_path / "hf")
     text = cut(np.random.default_rng(3).integers(2, 320, 4 * 24), 24, bos=1)
-    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+    whole = getattr(transformers, proof.model).from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
     seen = []
     if hasattr(whole.model.layers[0], "linear_attn"):
         out = whole.model.layers[0].linear_attn.out_proj

@@ -60,6 +60,11 @@ MORE = (
         "YaRN's attention factor, which llama.cpp does not read from the key that its converter writes",
         ("laguna",),
     ),
+    Difference(
+        "*.attention.temperature_*",
+        "llama.cpp's converter writes them for checkpoints in Mistral's own format only; its program reads them",
+        ("mistral4",),
+    ),
     Difference("general.file_type", "left out there", ("gptneox", "mpt")),
     Difference("tensor:cls.*", "the pooler, which llama.cpp's converter drops", ("bert", "roberta")),
     Difference("quantmill.tokenizer.*", "what no standard key holds, for the way back"),

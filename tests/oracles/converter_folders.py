@@ -54,6 +54,7 @@ BYTE_LEVEL = {
     "granitehybrid": "dbrx", "hunyuan-dense": "deepseek-v3", "hunyuan-moe": "qwen2", "lfm2": "llama-bpe",
     "qwen2vl": "qwen2", "qwen3vl": "qwen2", "qwen3asr": "qwen2", "qwen3vlmoe": "qwen2", "qwen3omnimoe": "qwen2",
     "lfm2moe": "llama-bpe", "llama4": "gpt-4o", "mamba": "olmo", "mamba2": "olmo", "mistral3": "tekken",
+    "mistral4": "tekken",
     "mpt": "olmo", "olmo": "olmo", "olmo2": "dbrx", "olmo3": "dbrx", "olmoe": "olmo",
     "phi2": "gpt-2", "qwen2": "qwen2", "qwen2moe": "qwen2", "qwen3": "qwen2", "qwen3moe": "qwen2",
     "qwen3next": "qwen2", "qwen35": "qwen35", "qwen35moe": "qwen35",

@@ -32,6 +32,7 @@ from .mellum import MELLUM
 from .mimo import MIMO2
 from .minicpm import MINICPM3
 from .minimax import MINIMAX_M2, MINIMAX_M3
+from .mistral4 import MISTRAL4
 from .mpt import MPT
 from .near_llama import ARCEE, SEED_OSS, SMOLLM3
 from .nemotron import NEMOTRON

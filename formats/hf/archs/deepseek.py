@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3, GLM-4.7-Flash and Youtu-LLM: attention through a latent vector (MLA), mostly with experts.
+"""DeepSeek V2 and V3, Kimi K2 and K2.5, GLM-4.7-Flash and Youtu-LLM: latent attention (MLA), mostly with experts.
 
 Sources: DeepseekV2Config, DeepseekV3Config, Glm4MoeLiteConfig and YoutuConfig of transformers 5.23;
 conversion/deepseek.py and glm.py of llama.cpp.
@@ -6,12 +6,16 @@ conversion/deepseek.py and glm.py of llama.cpp.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..dimensions import FF, LAYERS, MLP_TYPES, Is, LeadingLayers, OrDefault
+from ..extras import LeftOut
 from ..rows import Computed, Constant, Key, LeadingDense
 from ..rules import Arch, HFClass
 from .mla import DEFAULTS, DENSE, GROUPS_FIT, MLA, NAMES, ROUTED, model_rules, routed_rules
-from .shared import FURTHER_LAYERS, TIED_HEAD, gated_mlp
+from .shared import FURTHER_LAYERS, TEXT_ROOTS, TIED_HEAD, VISION, gated_mlp
 
+_PROJECTOR = tuple(LeftOut(f"{root}mm_projector.*", "projector") for root in ("", "model."))
 _CONFIG = (*MLA, *ROUTED, Key("first_k_dense_replace", "leading_dense_block_count"))
 
 DEEPSEEK2 = Arch(
@@ -36,26 +40,33 @@ DEEPSEEK2 = Arch(
     extras=(TIED_HEAD, FURTHER_LAYERS),
 )
 
+_V3 = HFClass(
+    "deepseek_v3",
+    DEFAULTS
+    | {"vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048}
+    | {"num_hidden_layers": 61, "num_attention_heads": 128, "num_local_experts": 256, "n_shared_experts": 1}
+    | {"routed_scaling_factor": 2.5, "n_group": 8, "topk_group": 4, "num_experts_per_tok": 8}
+    | {"first_k_dense_replace": 3, "norm_topk_prob": True, "max_position_embeddings": 4096}
+    | {"rope_interleave": True, "bos_token_id": 0, "eos_token_id": 1, "num_key_value_heads": 128},
+    NAMES,
+)
+
 DEEPSEEK3 = Arch(
     name="deepseek3",
     gguf_name="deepseek2",
     classes={
-        "DeepseekV3ForCausalLM": HFClass(
-            "deepseek_v3",
-            DEFAULTS
-            | {"vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048}
-            | {"num_hidden_layers": 61, "num_attention_heads": 128, "num_local_experts": 256, "n_shared_experts": 1}
-            | {"routed_scaling_factor": 2.5, "n_group": 8, "topk_group": 4, "num_experts_per_tok": 8}
-            | {"first_k_dense_replace": 3, "norm_topk_prob": True, "max_position_embeddings": 4096}
-            | {"rope_interleave": True, "bos_token_id": 0, "eos_token_id": 1, "num_key_value_heads": 128},
-            NAMES,
-        )
+        "DeepseekV3ForCausalLM": _V3,
+        # Kimi K2.5, under the name of its own code and under that of transformers
+        "KimiK25ForConditionalGeneration": replace(_V3, text_of="DeepseekV3ForCausalLM"),
+        "Kimi_K25ForConditionalGeneration": replace(_V3, text_of="DeepseekV3ForCausalLM"),
     },
     config=(*_CONFIG, Constant("expert_gating_func", 2)),
     rules=model_rules(*routed_rules(DENSE)),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
     needs=GROUPS_FIT,
-    extras=(TIED_HEAD, FURTHER_LAYERS),
+    # Kimi K2.5 as transformers saves it
+    roots={**TEXT_ROOTS, "language_model.model.blocks.": "model.layers."},
+    extras=(TIED_HEAD, FURTHER_LAYERS, *VISION, *_PROJECTOR),
 )
 
 GLM4_MOE_LITE = Arch(

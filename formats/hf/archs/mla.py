@@ -6,10 +6,14 @@ does not turn is multiplied into the queries.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, EXPERTS, HEADS, LAYER_INDEX, Condition, Dim, Equal, Is
+from ..dimensions import EMBD, EXPERT_FF, EXPERTS, HEADS, LAYER_INDEX, Condition, Config, Dim, Equal, Is
 from ..ops import On, Reshape, Split, Transpose
-from ..rows import Computed, ConfigRow, Constant, Key, Rope
+from ..rows import Computed, ConfigRow, Constant, Getter, Key, Rope
 from ..rules import Rule
 from .shared import (
     ATTN_NORM,
@@ -26,6 +30,23 @@ from .shared import (
     gated_mlp,
     shared_expert,
 )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A config key that is what one hyper-parameter has more than another. It is only read back."""
+
+    hf: str
+    gguf: str
+    less: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        return iter(())
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        whole, part = get(self.gguf), get(self.less)
+        return {} if whole is None or part is None or whole < part else {self.hf: whole - part}
+
 
 DEFAULTS = {
     "num_attention_heads": 32, "num_key_value_heads": None, "hidden_act": "silu", "rms_norm_eps": 1e-6,
@@ -54,6 +75,7 @@ MLA_KEYS: tuple[ConfigRow, ...] = (
     Computed("attention.key_length_mla", NOPE + ROPE),
     Key("v_head_dim", "attention.value_length_mla"),
     Key("qk_rope_head_dim", "rope.dimension_count"),
+    Difference("qk_nope_head_dim", "attention.key_length_mla", "rope.dimension_count"),
 )
 MLA = (*MLA_SIZES, MLA_ROPE, *MLA_KEYS)
 _GROUPS, _CHOSEN = Dim("n_group"), Dim("topk_group")

@@ -1,4 +1,4 @@
-"""DeepSeek, GLM-4.7-Flash, GLM-5 and Youtu-LLM."""
+"""DeepSeek, GLM-4.7-Flash, GLM-5, Mistral 4 and Youtu-LLM."""
 
 from oracles.proofs import Proof
 
@@ -49,6 +49,12 @@ PROOFS = (
         "GlmMoeDsaForCausalLM",
         _ONE_GROUP | _INDEXER | {"indexer_types": ["full", "shared", "full"]},
         published=_SIGMOID,
+    ),
+    Proof(
+        "mistral4",
+        "Mistral4ForCausalLM",
+        _ONE_GROUP | {"n_shared_experts": 2, "rope_parameters": _YARN | {"llama_4_scaling_beta": 0.1}},
+        published={"architectures": ["Mistral3ForConditionalGeneration"]},  # that alone is registered there
     ),
     Proof("youtu", "YoutuForCausalLM", _YOUTU),
 )
