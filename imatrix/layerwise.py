@@ -167,7 +167,7 @@ class _Stage:
                 if self.stop and n_recorded == len(self.groups):
                     raise _StageComplete
 
-        hidden, inputs = runner.activations.get(batch), runner.inputs_for(len(batch))
+        hidden, inputs = runner.activations.get(batch), runner.inputs_for(batch)
         try:
             with record_inputs(module, self.targets, on_input):
                 runner.skeleton.run_block(module, hidden, inputs)
@@ -229,7 +229,7 @@ def _calls(
     calls: list[tuple[str, int, torch.Tensor]] = []
     by_names = {target.names: name for name, target in targets.items()}
     batch = runner.batches[0][:1]
-    hidden, inputs = runner.activations.get(batch), runner.inputs_for(1)
+    hidden, inputs = runner.activations.get(batch), runner.inputs_for(batch)
     with record_inputs(module, targets, lambda target, expert, x: calls.append((by_names[target.names], expert, x))):
         out = runner.skeleton.run_block(module, hidden, inputs)
     if not torch.isfinite(out).all():

@@ -28,7 +28,7 @@ class _LinearInputs(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.nn.functional.linear:
+        if func is torch.nn.functional.linear or (func is torch.bmm and not kwargs):  # bmm: in groups of rows
             x, weight = args[:2]
             found = self.stacks.get(weight.untyped_storage().data_ptr())
             if found is not None and x.numel():

@@ -150,7 +150,7 @@ class Runner:
         chunks: list[int],
         collector: Collector | None,
     ) -> torch.Tensor:
-        inputs, hidden = self.inputs_for(len(chunks)), self.activations.get(chunks)
+        inputs, hidden = self.inputs_for(chunks), self.activations.get(chunks)
         if collector is None:
             out = self.skeleton.run_block(module, hidden, inputs)
         else:
@@ -160,13 +160,15 @@ class Runner:
             raise NonFinite(f"the output of block {self.layer}")
         return out
 
-    def inputs_for(self, n: int) -> BlockInputs:
-        """The next block's other inputs for a batch of ``n`` chunks: masks, positions and the like."""
+    def inputs_for(self, chunks: list[int]) -> BlockInputs:
+        """The next block's other inputs for a batch of chunks: masks, positions and the like."""
+        n = len(chunks)
         if n not in self._inputs:
             ids = [torch.from_numpy(self.corpus.inputs[:n]).long()]
             for _, inputs in self.skeleton.embed(ids):
                 self._inputs[n] = inputs
-        return self._inputs[n][self.layer]
+        tokens = torch.from_numpy(self.corpus.inputs[chunks]).long()
+        return self._inputs[n][self.layer].with_tokens(tokens.to(self.options.device))
 
     def _drop(self, chunk: int, where: str) -> None:
         number = self.corpus.first_chunk + chunk

@@ -69,7 +69,8 @@ def measure_sensitivity(
             for parameter in watched.values():
                 parameter.requires_grad_(True)
             for chunk in chunks:
-                gradients[chunk] = _back(skeleton, module, hidden[chunk], inputs[layer], gradients[chunk])
+                given = inputs[layer].with_tokens(_tokens(corpus, chunk, skeleton))
+                gradients[chunk] = _back(skeleton, module, hidden[chunk], given, gradients[chunk])
                 for name, parameter in watched.items():
                     _add(figures, weights, targets[name], parameter, n_tokens)
                 if progress is not None:
@@ -113,13 +114,21 @@ def _forward(
         ids = [torch.from_numpy(corpus.inputs[chunk : chunk + 1]).long() for chunk in range(corpus.n_chunks)]
         for hidden, others in skeleton.embed(ids):
             entering[0].append(hidden)
-            inputs = others  # the same for all chunks
+            inputs = others  # the same for all chunks, but for the tokens
         for layer in range(len(skeleton.layers)):
             with skeleton.block(layer) as module:
-                entering.append([skeleton.run_block(module, hidden, inputs[layer]) for hidden in entering[-1]])
+                leaving = []
+                for chunk, hidden in enumerate(entering[-1]):
+                    given = inputs[layer].with_tokens(_tokens(corpus, chunk, skeleton))
+                    leaving.append(skeleton.run_block(module, hidden, given))
+                entering.append(leaving)
             if progress is not None:
                 progress(StepDone(f"forward {layer + 1}/{len(skeleton.layers)}", 1, 1))
     return entering, inputs
+
+
+def _tokens(corpus: Corpus, chunk: int, skeleton: Skeleton) -> torch.Tensor:
+    return torch.from_numpy(corpus.inputs[chunk : chunk + 1]).long().to(skeleton.device)
 
 
 def _backward_head(

@@ -204,7 +204,7 @@ class _Worker:
         part = slice(chunks.first, chunks.end)
         whole = self._corpus
         corpus = Corpus(whole.tokens[part], whole.inputs[part], whole.first_chunk + chunks.first, whole.name)
-        shape = (corpus.n_chunks, corpus.n_ctx, self._weights.embedding.width)
+        shape = (corpus.n_chunks, corpus.n_ctx, self._weights.hidden_width)
         return Runner(self._weights, corpus, self._options, Activations(shape, DTYPES[self._options.dtype], folder))
 
     def _predict(self, runner: Runner, collector: _BatchCollector, chunks: ChunkRange) -> ShareResult:

@@ -53,6 +53,7 @@ class Skeleton:
         except (KeyError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
             raise unsupported(error, weights.model.path) from error
         self.model.eval()
+        self._streams: tuple[int, ...] = ()  # known once something was embedded
         parent, _, self._list_name = weights.layers_path.rpartition(".")
         self.base = self.model.get_submodule(parent)
         self.layers = list(getattr(self.base, self._list_name))
@@ -75,7 +76,9 @@ class Skeleton:
                 start += batch.numel()
                 with self._instead_of_layers(recorders):
                     self.base(input_ids=ids.to(self.device), use_cache=False)
-                yield recorders[0].hidden, [each.inputs for each in recorders]
+                hidden = recorders[0].hidden
+                self._streams = tuple(hidden.shape[2:-1])
+                yield hidden.flatten(2), [each.inputs.with_tokens(batch.to(self.device)) for each in recorders]
         finally:
             embedding.weight = nn.Parameter(embedding.weight.to("meta"), requires_grad=False)  # but keep the buffers
 
@@ -90,16 +93,20 @@ class Skeleton:
             module.to("meta")
 
     def run_block(self, module: nn.Module, hidden: torch.Tensor, inputs: BlockInputs) -> torch.Tensor:
-        """Run hidden states [chunks, n_ctx, width] through a block.
+        """Run hidden states [chunks, n_ctx, width], of all residual streams side by side, through a block.
 
         Args:
             module: from ``block``.
             hidden: what enters it.
             inputs: its other inputs, from ``embed``.
         """
-        out = module(hidden.to(self.device), *inputs.args, **inputs.kwargs)
+        out = module(self.apart(hidden).to(self.device), *inputs.args, **inputs.kwargs)
         result: torch.Tensor = out[0] if isinstance(out, tuple) else out
-        return result
+        return result.flatten(2)
+
+    def apart(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states as the modules have them: where there are several residual streams, in an axis of their own."""
+        return hidden.reshape(*hidden.shape[:2], *self._streams, -1) if self._streams else hidden
 
     @contextmanager
     def head(self, keep: int, see: Callable[[torch.Tensor], None] | None = None) -> Iterator[Head]:
@@ -149,10 +156,11 @@ class Head:
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Compute logits [chunks, keep, vocab] from what left the last block, [chunks, n_ctx, width]."""
         skeleton = self.skeleton
-        hidden = hidden.to(skeleton.device)
+        hidden = skeleton.apart(hidden).to(skeleton.device)
+        one = hidden if hidden.dim() == 3 else hidden[:, :, 0]  # instead of embeddings, which nothing reads
         stand_ins = [_ReplaceInput(layer, hidden) for layer in skeleton.layers]
         with skeleton._instead_of_layers(stand_ins):
-            logits: torch.Tensor = skeleton.model(inputs_embeds=hidden, use_cache=False).logits
+            logits: torch.Tensor = skeleton.model(inputs_embeds=one, use_cache=False).logits
         return logits
 
 
@@ -161,6 +169,12 @@ class BlockInputs:
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.args, self.kwargs = args, kwargs
+
+    def with_tokens(self, tokens: torch.Tensor) -> BlockInputs:
+        """The same for these tokens, of a model whose blocks are given them."""
+        if self.kwargs.get("input_ids") is None:
+            return self
+        return BlockInputs(self.args, {**self.kwargs, "input_ids": tokens})
 
 
 class _LayerStandIn(nn.Module):

@@ -99,6 +99,11 @@ class Weights:
         return "output.weight" not in self.tensors
 
     @property
+    def hidden_width(self) -> int:
+        """The width of what goes from block to block: of all residual streams, where there are several."""
+        return self.embedding.width * int(self.config.get("hc_mult") or 1)
+
+    @property
     def embedding(self) -> Tensor:
         """The token embedding."""
         return self._tensor("token_embd.weight")
@@ -184,11 +189,11 @@ class Weights:
         steps = get_checkpoint_conversion_mapping(str(self.class_config["model_type"])) or ()
         return [step for step in steps if isinstance(step, WeightRenaming)]
 
-    def _checked(self, tensor: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def _checked(self, tensor: Tensor, shape: tuple[int, ...]) -> NDArray[Any]:
         if tensor.shape != shape:
             problem = f"has shape {list(tensor.shape)}, but its module has {list(shape)}"
             raise UnmatchedTensor(problem, path=self.model.path, where=tensor.name)
-        return read_floats(tensor)
+        return read_floats(tensor) if tensor.qtype.is_float else _whole_numbers(tensor)
 
     def recorded_weights(self, layer: int, module: torch.nn.Module) -> dict[str, RecordedWeight]:
         """Every matrix that a block multiplies with, by parameter name."""
@@ -238,6 +243,13 @@ def _columns(slot: Slot) -> NDArray[np.intp] | None:
 
     moves = [op for op in slot.rule.ops if isinstance(op, RegroupColumns)]
     return moves[0].sources(slot.shape[-1], slot.config) if moves else None
+
+
+def _whole_numbers(tensor: Tensor) -> NDArray[np.int32]:
+    """Read a table, such as that of the experts of each token, in its shape."""
+    rows = np.ascontiguousarray(tensor.rows(0, tensor.n_rows))
+    numbers: NDArray[np.int32] = rows.view("<i4").reshape(tensor.shape)
+    return numbers
 
 
 def read_floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:

@@ -78,6 +78,8 @@ _CONVERTED_F32 = frozenset(
         "time_mix_first", "time_mix_w1", "time_mix_w2", "time_mix_decay_w1", "time_mix_decay_w2",
         "time_mix_lerp_fused", "altup_correct_coef", "altup_predict_coef", "ssm_conv1d_q", "ssm_conv1d_k",
         "ssm_conv1d_v", "indexer.proj",
+        # F32 in published checkpoints, and kept so
+        "hc_attn_fn", "hc_ffn_fn", "output_hc_fn", "attn_compressor_ape", "indexer_compressor_ape",
     }
 )  # fmt: skip
 

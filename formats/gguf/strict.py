@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FormatError
-from ..ir import Model, Tensor
+from ..ir import Model, Role, Tensor
 from ..storage.source import SourceFile
 from .header import GGUFHeader
 from .keys import GENERAL_ALIGNMENT
@@ -122,6 +122,8 @@ def _shapes(model: Model) -> Iterator[Finding]:
     for tensor in model:
         if len(tensor.shape) == 1 and tensor.qtype.name != "F32" and tensor.qtype.name not in _INTEGERS:
             yield Finding(f"tensor {tensor.name!r}", f"a vector of {tensor.qtype}; llama.cpp needs F32", _REWRITE)
+        elif tensor.role is Role.FFN_GATE_TID2EID and tensor.qtype.name == "I32":
+            continue  # a table of experts
         elif len(tensor.shape) > 1 and tensor.qtype.name in _NOT_WEIGHTS:
             yield Finding(f"tensor {tensor.name!r}", f"llama.cpp has no weights of {tensor.qtype}", _GET)
     embedding = next((t for t in model if t.name == "token_embd.weight"), None)

@@ -131,8 +131,8 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
     if row := rope_row(arch):
         if row.partial is not None and config.get("partial_rotary_factor") is None:
             config["partial_rotary_factor"] = row.partial
-        config["rope_parameters"] = rope.canonical(config, path, sliding=row.sliding)
-        for key in ("rope_theta", "rope_scaling", "partial_rotary_factor", row.sliding or ""):
+        config["rope_parameters"] = row.canonical(config, path)
+        for key in row.spent:
             config.pop(key, None)
     for key, condition in arch.needs.items():
         with located(path, key):
@@ -166,7 +166,7 @@ def with_recorded(derived: Config, recorded: Config, arch: Arch, cls: HFClass, p
         for key in recorded.keys() & set(_SIZES):
             _check_size(recorded, key, path, needed=arch.needed)
         if (row := rope_row(arch)) and "rope_parameters" in recorded:
-            config["rope_parameters"] = rope.canonical(config, path, sliding=row.sliding)
+            config["rope_parameters"] = row.canonical(config, path)
     except FormatError as error:
         where = f"{RECORDED}: {error.where}"
         raise FormatError(error.problem, path=path, where=where, hint="convert the original again") from None

@@ -43,7 +43,7 @@ from .dimensions import (
     Paired,
 )
 from .layer_kinds import NoOther
-from .layer_rows import PerLayer
+from .layer_rows import LayerNumbers, PerLayer, Repeated, SizeOfLayer
 from .layer_words import Letters, ListedLayers, WordsFrom
 from .rows import (
     AfterPadding,
@@ -55,7 +55,6 @@ from .rows import (
     LeadingDense,
     Mapped,
     MixerLayers,
-    SizeOfLayer,
 )
 from .rules import Rule
 from .tower_rows import LayersListed, Values
@@ -161,6 +160,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield from ((noun.key, TEXTS), (noun.other, TEXTS))
     elif isinstance(noun, LayerOverrides):
         yield from ((held, WHOLE) for held in noun.keys.values())
+    elif isinstance(noun, Repeated):
+        yield noun.hf, NUMBER
     elif isinstance(noun, ListedLayers):
         yield from ((key, optional(WHOLES)) for key in noun.keys.values())
     elif isinstance(noun, Key):
@@ -181,7 +182,7 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.hf, TEXTS
         if noun.every:
             yield noun.every, WHOLE
-    elif isinstance(noun, LeadingDense):
+    elif isinstance(noun, (LayerNumbers, LeadingDense)):
         yield noun.hf, TEXTS
     elif isinstance(noun, SizeOfLayer):
         yield from ((noun.hf, WHOLE), (noun.flag, FLAG))
@@ -228,7 +229,7 @@ def _words(noun: Any) -> tuple[Any, ...]:
         return (noun.value,) if noun.key == _KINDS else ()
     if isinstance(noun, Paired):
         return tuple(noun.pairs) if noun.key == _KINDS else ()
-    if isinstance(noun, LayerFlags):
+    if isinstance(noun, (LayerFlags, LayerNumbers)):
         return noun.words if noun.hf == _KINDS else ()
     return noun.words if isinstance(noun, (AttentionLayers, MixerLayers)) else ()
 

@@ -71,6 +71,9 @@ class Dim:
     def __mul__(self, other: Dim | int) -> Dim:
         return self._join("*", other)
 
+    def __radd__(self, other: int) -> Dim:
+        return self._join("+", other, swap=True)
+
     def __rmul__(self, other: int) -> Dim:
         return self._join("*", other, swap=True)
 

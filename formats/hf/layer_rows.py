@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .dimensions import Config
+from ..errors import FormatError
+from .dimensions import LAYERS, Config, Dim, If, at_layer
 from .rows import Getter
 
 
@@ -46,3 +47,77 @@ class FirstOf:
     def to_hf(self, get: Getter) -> dict[str, Any]:
         value = get(self.gguf, each=True)
         return {} if value is None else {self.hf: value[0] if isinstance(value, list) and value else value}
+
+
+@dataclass(frozen=True)
+class LayerNumbers:
+    """``layer_types``, a word for each layer, which is a number in GGUF.
+
+    Args:
+        numbers: the number of each word.
+    """
+
+    hf: str
+    gguf: str
+    numbers: Mapping[str, int]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that a layer may have."""
+        return tuple(self.numbers)
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if config.get(self.hf) is None:
+            raise FormatError("missing: of which kind each layer is", where=self.hf)
+        yield self.gguf, [self.numbers[word] for word in config[self.hf]]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        found = get(self.gguf, each=True)
+        words = {number: word for word, number in self.numbers.items()}
+        return (
+            {self.hf: [words[number] for number in found]} if isinstance(found, list) and {*found} <= {*words} else {}
+        )
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A config key whose number GGUF has once for each layer."""
+
+    hf: str
+    gguf: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if (value := config.get(self.hf)) is not None:
+            yield self.gguf, [value] * LAYERS(config)
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        value = get(self.gguf)
+        return {} if value is None else {self.hf: value}
+
+
+@dataclass(frozen=True)
+class SizeOfLayer:
+    """A size that some layers have otherwise than the first, written as an array if a flag says that they may.
+
+    Args:
+        hf: the config key, which has the size of the first layer.
+        gguf: the hyper-parameter.
+        size: what it is in a layer.
+        flag: the config key of the flag.
+    """
+
+    hf: str
+    gguf: str
+    size: Dim | If
+    flag: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        n = LAYERS(config)
+        each = [self.size(at_layer(config, layer, n)) for layer in range(n)]
+        yield self.gguf, each if config.get(self.flag) else each[0]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        each = get(self.gguf, each=True)
+        if not isinstance(each, list):
+            return {} if each is None else {self.hf: each}
+        return {self.hf: each[0], self.flag: len({*each}) > 1} if each else {}

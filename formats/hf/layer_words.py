@@ -114,6 +114,7 @@ class WordsFrom:
     Args:
         sources: for each such key, of which the first that a config has counts, the word of each entry.
         otherwise: the word of all layers where there is no such key, or what makes their words; None for none.
+        longer: whether there may be more entries, for layers that predict further tokens.
 
     Example:
         >>> from quantmill.formats.hf.layer_words import WordsFrom
@@ -124,12 +125,14 @@ class WordsFrom:
 
     sources: Mapping[str, Mapping[Any, str]]
     otherwise: str | Implied | None = None
+    longer: bool = False
 
     def __call__(self, config: Config) -> list[str] | None:
         n = LAYERS(config)
         for key, words in self.sources.items():
             if (entries := config.get(key)) is None:
                 continue
+            entries = entries[:n] if self.longer else entries
             if len(entries) != n or not {*entries} <= words.keys():
                 known = " or ".join(map(str, words))
                 raise FormatError(f"is not {known} for each of {n} layers: {shown(entries)}", where=key)

@@ -30,6 +30,7 @@ from .packed_tensors import UnpackedTensor, transposed
 from .pooling import pooling_type
 from .rows import metadata_key
 from .rules import Arch, HFClass, Slot, with_gguf_names, without_head
+from .safetensors import StoredTensor
 from .settle import Found, Say, extra_of, ignore, known_names, say_bare, say_biases, settle_copies
 from .weights import Stored, read_weights
 
@@ -289,7 +290,7 @@ def read_tensors(
             continue
         parts = found.setdefault(slot.sources, {})
         parts[name] = _checked(slot, name, weights, folder)
-        kept.dtypes[name] = weights.stands_for if isinstance(weights, UnpackedTensor) else parts[name].qtype.name
+        kept.dtypes[name] = _dtype(weights, parts[name])
         if len(parts) == len(slot.sources):
             sources = tuple(parts[one] for one in slot.sources)
             made = slot.to_gguf(sources)
@@ -307,6 +308,13 @@ def read_tensors(
     return tuple(tensors), kept
 
 
+def _dtype(weights: Stored, read: Tensor) -> str:
+    """The type that the way back gives a tensor."""
+    if isinstance(weights, UnpackedTensor):
+        return weights.stands_for
+    return weights.dtype if isinstance(weights, StoredTensor) and not read.qtype.is_float else read.qtype.name
+
+
 def _hint(unmatched: Sequence[str]) -> str:
     if any(".lora_" in name or ".base_layer." in name for name in unmatched):
         return "an adapter is in it: merge it, with merge_and_unload(), and save again"
@@ -319,7 +327,9 @@ def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:
     if stored.shape != slot.shape:
         problem = f"its shape is {list(stored.shape)}, the config makes it {list(slot.shape)}"
         raise FormatError(problem, path=folder, where=name, hint="is config.json of the same model?")
-    return stored if isinstance(stored, Tensor) else stored.tensor()
+    if isinstance(stored, Tensor):
+        return stored
+    return stored.whole_numbers() if slot.rule.whole else stored.tensor()
 
 
 def _lost(slot: Slot, sources: Tensors, made: Tensors) -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -74,18 +74,18 @@ def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None)
     place = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     rope = take(config, place, OBJECT, path=path) or {}
     if sliding is None:
-        return _canonical(rope, config, path, place)
+        return complete(rope, config, path, place)
     of_kind = {kind: _of_kind(config, kind, path) for kind in _KINDS_OF_LAYER}
     if not any(kind in rope for kind in _KINDS_OF_LAYER):
         local = of_kind["sliding_attention"]
         theta = take(local, sliding, POSITIVE, path=path)
         local["rope_theta"] = DEFAULT_THETA if theta is None else theta
-        full = _canonical(rope, of_kind["full_attention"], path, place)
-        return {"full_attention": full, "sliding_attention": _canonical({}, local, path, place)}
+        full = complete(rope, of_kind["full_attention"], path, place)
+        return {"full_attention": full, "sliding_attention": complete({}, local, path, place)}
     found = {}
     for kind in _KINDS_OF_LAYER:
         inner = take(rope, kind, OBJECT, path=path, inside=f"{place}.") or {}
-        found[kind] = _canonical(inner, of_kind[kind], path, f"{place}.{kind}")
+        found[kind] = complete(inner, of_kind[kind], path, f"{place}.{kind}")
     return found
 
 
@@ -101,7 +101,7 @@ def _of_kind(config: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]
     return out
 
 
-def _canonical(given: Mapping[str, Any], config: Mapping[str, Any], path: Path, place: str) -> dict[str, Any]:
+def complete(given: Mapping[str, Any], config: Mapping[str, Any], path: Path, place: str) -> dict[str, Any]:
     rope = {key: value for key, value in given.items() if value is not None or key not in _TYPES}
     kind = rope.pop("type", None)
     rope.setdefault("rope_type", kind or "default")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import FormatError
@@ -25,7 +26,6 @@ from .dimensions import (
     Condition,
     Config,
     Dim,
-    If,
     at_layer,
 )
 
@@ -199,34 +199,6 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class SizeOfLayer:
-    """A size that some layers have otherwise than the first, written as an array if a flag says that they may.
-
-    Args:
-        hf: the config key, which has the size of the first layer.
-        gguf: the hyper-parameter.
-        size: what it is in a layer.
-        flag: the config key of the flag.
-    """
-
-    hf: str
-    gguf: str
-    size: Dim | If
-    flag: str
-
-    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
-        n = LAYERS(config)
-        each = [self.size(at_layer(config, layer, n)) for layer in range(n)]
-        yield self.gguf, each if config.get(self.flag) else each[0]
-
-    def to_hf(self, get: Getter) -> dict[str, Any]:
-        each = get(self.gguf, each=True)
-        if not isinstance(each, list):
-            return {} if each is None else {self.hf: each}
-        return {self.hf: each[0], self.flag: len({*each}) > 1} if each else {}
-
-
-@dataclass(frozen=True)
 class LayerFlags:
     """A config key such as ``layer_types``, with one of two words for each layer, written as an array of bools.
 
@@ -264,26 +236,33 @@ class LayerFlags:
 
 @dataclass(frozen=True)
 class LeadingDense:
-    """``mlp_layer_types``, a word for each layer: GGUF has the number of dense ones, which come first."""
+    """``mlp_layer_types``, a word for each layer: GGUF has the number of those of the first kind, which come first.
+
+    Args:
+        first, rest: the two words.
+    """
 
     hf: str = MLP_TYPES
     gguf: str = "leading_dense_block_count"
+    first: str = "dense"
+    rest: str = "sparse"
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         words = config[self.hf]
-        if not isinstance(words, list) or len(words) != LAYERS(config) or not {*words} <= {"dense", "sparse"}:
-            problem = f"is not dense or sparse for each of {LAYERS(config)} layers: {shown(words)}"
+        if not isinstance(words, list) or len(words) != LAYERS(config) or not {*words} <= {self.first, self.rest}:
+            problem = f"is not {self.first} or {self.rest} for each of {LAYERS(config)} layers: {shown(words)}"
             raise FormatError(problem, where=self.hf)
-        first = words.count("dense")
-        if "sparse" in words[:first]:
-            raise FormatError("a dense layer follows a sparse one, which llama.cpp has no key for", where=self.hf)
+        first = words.count(self.first)
+        if self.rest in words[:first]:
+            problem = f"a {self.first} layer follows a {self.rest} one, which llama.cpp has no key for"
+            raise FormatError(problem, where=self.hf)
         yield self.gguf, first
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         first, layers = get(self.gguf), get("block_count")
         if first is None or layers is None:
             return {}
-        return {self.hf: ["dense" if layer < first else "sparse" for layer in range(layers)]}
+        return {self.hf: [self.first if layer < first else self.rest for layer in range(layers)]}
 
 
 @dataclass(frozen=True)
@@ -439,6 +418,15 @@ class Rope:
     interleaved: bool = True
     says_none: bool = False
     dimension_swa: bool = False
+
+    @property
+    def spent(self) -> tuple[str, ...]:
+        """The keys beside ``rope_parameters`` that are part of it once it is complete."""
+        return "rope_theta", "rope_scaling", "partial_rotary_factor", self.sliding or ""
+
+    def canonical(self, config: Config, path: Path) -> dict[str, Any]:
+        """``rope_parameters`` in the form of transformers 5. Raises ``FormatError``."""
+        return rope.canonical(config, path, sliding=self.sliding)
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         found = config["rope_parameters"]

@@ -51,6 +51,7 @@ class Rule:
         layers: the config key with the number of blocks.
         each: the number of tensors that ``{expert}`` stands for, if not the number of experts.
         numbers: the config key of a list with the number that each block has in GGUF, if that is not its own.
+        whole: it holds whole numbers, which are I32 in GGUF.
     """
 
     hf: str | tuple[str, ...]
@@ -67,6 +68,7 @@ class Rule:
     layers: str = "num_hidden_layers"
     each: Dim = EXPERTS
     numbers: str = ""
+    whole: bool = False
 
     @cached_property
     def modules(self) -> tuple[str, ...]:

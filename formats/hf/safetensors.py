@@ -70,6 +70,27 @@ class StoredTensor:
             )
         return Tensor(self.name, Role.OTHER, None, self.shape, BY_NAME[self.dtype], self.rows, source)
 
+    def whole_numbers(self) -> Tensor:
+        """The lazy tensor of whole numbers, as I32.
+
+        Raises:
+            FormatError: its dtype is neither I32 nor I64; when rows are read: a number does not fit.
+        """
+        if self.dtype not in ("I32", "I64"):
+            raise FormatError(f"dtype {self.dtype} is not I32 or I64", path=self.path, where=self.name)
+        source = f"{self.path}: {self.name}"
+        return Tensor(self.name, Role.OTHER, None, self.shape, BY_NAME["I32"], self._short_rows, source)
+
+    def _short_rows(self, a: int, b: int) -> Bytes:
+        rows = self.rows(a, b)
+        if self.dtype == "I32":
+            return rows
+        numbers = np.ascontiguousarray(rows).view("<i8")
+        short = numbers.astype("<i4")
+        if not np.array_equal(short, numbers):
+            raise FormatError("a number does not fit in 32 bits", path=self.path, where=self.name)
+        return short.view(np.uint8)
+
     def _rounded_rows(self, a: int, b: int) -> Bytes:
         return f64_to_f32(self.rows(a, b), first=a, where=f"{self.path}: {self.name}")
 
@@ -171,7 +192,8 @@ def write_safetensors(
 
     Args:
         folder: must exist. In a resumable folder, what an earlier run wrote is not written again.
-        tensors: of float types (or packed, in I32), under their names in the file; each is read once, in file order.
+        tensors: of float types (or whole numbers, or packed, in I32), under their names in the file; each is read once,
+            in file order.
         max_shard_bytes: bytes of data in a shard; a larger tensor gets a shard of its own.
         done: called with the number of bytes just written.
 
@@ -228,7 +250,7 @@ def _head(tensors: Sequence[Tensor]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     end = 0
     for tensor in tensors:
-        assert tensor.qtype.is_float or tensor.qtype.name == "I32", tensor
+        assert tensor.qtype.is_float or tensor.qtype.name in ("I32", "I64"), tensor
         offsets = [end, end := end + tensor.nbytes]
         header[tensor.name] = {"dtype": tensor.qtype.name, "shape": list(tensor.shape), "data_offsets": offsets}
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")

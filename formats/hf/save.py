@@ -37,6 +37,7 @@ from .safetensors import chunks, write_safetensors
 from .settle import same_weights
 from .tower import TEXT
 
+I64 = BY_NAME["I64"]
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -144,6 +145,7 @@ def _in_types(
         own: the types of tensors that differ from the common one, by name.
         exactly: keep a tensor as it is where its type would lose bits; else all are rounded to the common type.
     """
+    tensors = [tensor if tensor.qtype.is_float else _in_torch(tensor, own.get(tensor.name)) for tensor in tensors]
     if not exactly:
         return [_cast(tensor, common) for tensor in tensors]
     computed = _computed_names(slots)
@@ -270,8 +272,9 @@ def _llama3(tensor: Tensor, theta: float, path: Path) -> dict[str, Any]:
 def _restore_tensors(arch: Arch, model: Model, slots: Sequence[Slot]) -> list[Tensor]:
     """The checkpoint's tensors under its own names, in the model's order."""
     given = {tensor.name: tensor for tensor in model.tensors if tensor.role not in rope.FACTOR_ROLES}
+    whole = {name for slot in slots if slot.rule.whole for name in slot.targets}
     for tensor in given.values():
-        if not tensor.qtype.is_float:
+        if not tensor.qtype.is_float and tensor.name not in whole:
             problem = f"{tensor.qtype} must be decoded before a checkpoint is written"
             raise FormatError(problem, path=model.path, where=tensor.name)
     out: list[Tensor] = []
@@ -340,7 +343,19 @@ def _own_dtypes(model: Model) -> dict[str, QType]:
     recorded = model.get("quantmill.hf.dtypes")
     lines = recorded if isinstance(recorded, tuple) else ()
     pairs = (line.split(" ", 1) for line in lines if isinstance(line, str))
-    return {pair[1]: BY_NAME[pair[0]] for pair in pairs if len(pair) == 2 and pair[0] in TORCH_NAMES}
+    return {pair[1]: BY_NAME[pair[0]] for pair in pairs if len(pair) == 2 and pair[0] in (*TORCH_NAMES, "I32", "I64")}
+
+
+def _in_torch(tensor: Tensor, own: QType | None) -> Tensor:
+    """A tensor of whole numbers as it was in the checkpoint; else in I64, which torch takes for indices."""
+    if own is tensor.qtype:
+        return tensor
+
+    def read(a: int, b: int) -> Bytes:
+        numbers = np.ascontiguousarray(tensor.rows(a, b)).view("<i4").astype("<i8")
+        return numbers.view(np.uint8).reshape(b - a, -1)
+
+    return replace(tensor, qtype=I64, read=read)
 
 
 def _float_type(name: str, path: Path) -> QType:
@@ -351,7 +366,7 @@ def _float_type(name: str, path: Path) -> QType:
 
 def _cast_exactly(tensor: Tensor, qtype: QType) -> Tensor:
     """The tensor in ``qtype`` if that changes no weight, else as it is."""
-    if tensor.qtype is qtype:
+    if tensor.qtype is qtype or not tensor.qtype.is_float:
         return tensor
     for rows in chunks(tensor):
         values = to_f32(rows, tensor.qtype)
@@ -362,7 +377,7 @@ def _cast_exactly(tensor: Tensor, qtype: QType) -> Tensor:
 
 def _cast(tensor: Tensor, qtype: QType) -> Tensor:
     """The tensor rounded to ``qtype`` as its rows are read. A weight that becomes infinite is an error."""
-    if tensor.qtype is qtype:
+    if tensor.qtype is qtype or not tensor.qtype.is_float:
         return tensor
 
     def read(a: int, b: int) -> Bytes:

@@ -36,7 +36,7 @@ def corpus(n: int = 5, n_ctx: int = 24) -> Corpus:
 
 def runner(weights: Weights, text: Corpus, folder: Path, limit: int = 1 << 30, **options: Any) -> Runner:
     how = ComputeOptions(**options)
-    shape = (text.n_chunks, text.n_ctx, weights.embedding.width)
+    shape = (text.n_chunks, text.n_ctx, weights.hidden_width)
     return Runner(weights, text, how, Activations(shape, DTYPES[how.dtype], folder, limit))
 
 

@@ -40,7 +40,7 @@ def corpus(n: int = 4, n_ctx: int = 24) -> Corpus:
 
 def runner(model: Path, folder: Path, text: Corpus) -> Runner:
     weights = Weights(read_hf(model))
-    shape = (text.n_chunks, text.n_ctx, weights.embedding.width)
+    shape = (text.n_chunks, text.n_ctx, weights.hidden_width)
     return Runner(weights, text, ComputeOptions(batch=2), Activations(shape, torch.float32, folder))
 
 

@@ -74,7 +74,7 @@ def corpus(weights: Weights) -> Corpus:
 def runner_of(weights: Weights, corpus: Corpus, folder: Path) -> Runner:
     import torch
 
-    shape = (corpus.n_chunks, corpus.n_ctx, weights.embedding.width)
+    shape = (corpus.n_chunks, corpus.n_ctx, weights.hidden_width)
     return Runner(weights, corpus, ComputeOptions(batch=BATCH), Activations(shape, torch.float32, folder))
 
 

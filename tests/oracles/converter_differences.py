@@ -141,7 +141,7 @@ OTHER = (
     Difference(
         "order",
         "of the experts' tensors: that in which the checkpoint completes them",
-        ("ernie4_5-moe", "afmoe", "laguna", "mimo2"),
+        ("ernie4_5-moe", "afmoe", "laguna", "mimo2", "deepseek4"),
     ),
 )
 

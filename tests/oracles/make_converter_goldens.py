@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
 
 from oracles import converter_differences, tower_differences
@@ -86,6 +87,7 @@ class Converter:
         # V3.2's asks for a flag that transformers 5 takes from the post-processor, which the published one lacks.
         deepseek = importlib.import_module("conversion.deepseek")
         deepseek.DeepseekV32Model.set_vocab = self.base.TextModel._set_vocab_gpt2
+        float_experts(importlib.import_module("conversion.deepseek").DeepseekV4Model, self.base)
         self.look_up = self.base.TextModel.get_vocab_base_pre
         logging.disable(logging.ERROR)
 
@@ -99,6 +101,30 @@ class Converter:
         further = options if proof is None else proof.options
         sys.argv = ["convert_hf_to_gguf.py", str(folder), "--outfile", str(path), "--outtype", outtype, *further]
         self.module.main()
+
+
+def float_experts(model: Any, base: Any) -> None:
+    """Let the conversion of DeepSeek V4, whose published experts are MXFP4, take experts of floats.
+
+    It keeps the types of a checkpoint; ours are all F32, so this makes F32 of what published ones have so, and of
+    others what the command line asks for.
+    """
+    gguf = base.gguf
+
+    def write(self: Any, layer: int, name: str, role: Any) -> list[str]:
+        names = [f"layers.{layer}.ffn.experts.{i}.{name}.weight" for i in range(self.hparams["n_routed_experts"])]
+        whole = np.stack([base.LazyTorchTensor.to_eager(self.model_tensors[one]()).numpy() for one in names])
+        short = self.ftype == gguf.LlamaFileType.MOSTLY_F16
+        self.gguf_writer.add_tensor(self.format_tensor_name(role, layer), whole.astype("f2") if short else whole)
+        return names
+
+    def force(self: Any, name: str, new_name: str, bid: int | None, n_dims: int) -> Any:
+        exact = any(part in new_name for part in ("hc_", "_ape."))
+        return gguf.GGMLQuantizationType.F32 if exact else False
+
+    model._write_mxfp4_expert_tensor = write
+    model.tensor_force_quant = force
+    model.prepare_tensors = base.TextModel.prepare_tensors
 
 
 def make(proof: Proof, converter: Converter) -> None:

@@ -126,8 +126,8 @@ def _context(runner: Runner, stored_dtype: Callable[[str], str]) -> BlockContext
     matrices = [tensor for tensor in weights.model.tensors if tensor.layer == layer and len(tensor.shape) > 1]
 
     def output(module: torch.nn.Module) -> torch.Tensor:
-        hidden = runner.activations.get(runner.batches[0][:1])
-        return runner.skeleton.run_block(module, hidden, runner.inputs_for(1))
+        batch = runner.batches[0][:1]
+        return runner.skeleton.run_block(module, runner.activations.get(batch), runner.inputs_for(batch))
 
     return BlockContext(
         input_width=sum(tensor.width * prod(tensor.shape[:-2]) for tensor in matrices),

@@ -84,7 +84,7 @@ def start_run(weights: Weights, corpus: Corpus, folder: Path, options: RunOption
     from ...imatrix.activations import Activations
     from ...imatrix.runner import DTYPES, ComputeOptions, Runner
 
-    shape = (corpus.n_chunks, corpus.n_ctx, weights.embedding.width)
+    shape = (corpus.n_chunks, corpus.n_ctx, weights.hidden_width)
     how = ComputeOptions(options.dtype, options.device, options.batch, options.skip_bad_chunks)
     return Runner(weights, corpus, how, Activations(shape, DTYPES[options.dtype], folder))
 

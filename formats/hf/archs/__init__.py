@@ -9,6 +9,7 @@ from .bloom import BLOOM
 from .cohere import COHERE2, COMMAND_R
 from .dbrx import DBRX
 from .deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE, YOUTU
+from .deepseek4 import DEEPSEEK4
 from .dots import DOTS1
 from .dsa import DEEPSEEK32, GLM_DSA
 from .ernie import ERNIE4_5, ERNIE4_5_MOE

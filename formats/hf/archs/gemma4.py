@@ -29,7 +29,8 @@ from ..dimensions import (
     Q,
 )
 from ..extras import LeftOut
-from ..rows import Alternating, Key, LayerFlags, Rope, SizeOfLayer
+from ..layer_rows import SizeOfLayer
+from ..rows import Alternating, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
 from .shared import (
     EMBEDDING,

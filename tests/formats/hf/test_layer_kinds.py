@@ -142,3 +142,43 @@ def test_lists_and_words_that_contradict_each_other_are_refused() -> None:
     assert complete_config(config | {"layer_types": words}, arch, arch.classes[name], Path("config.json"))
     with pytest.raises(FormatError, match="layer_types"):
         complete_config(config | {"layer_types": words[::-1]}, arch, arch.classes[name], Path("config.json"))
+
+
+def test_deepseek_4_s_kinds_of_layers() -> None:
+    """The numbers of published configs, one more for a layer that predicts further tokens."""
+    name = "DeepseekV4ForCausalLM"
+    arch = BY_CLASS[name]
+    config = _SIZES | {"num_key_value_heads": 1, "o_groups": 2, "compress_ratios": [0, 4, 128, 4, 0]}
+    config |= {"num_hash_layers": 3, "qk_rope_head_dim": 8}
+
+    def complete(**more: Any) -> dict[str, Any]:
+        return complete_config(config | more, arch, arch.classes[name], Path("config.json"))
+
+    found = complete()
+    words = ["sliding", "compressed_sparse", "heavily_compressed", "compressed_sparse"]
+    assert found["layer_types"] == [f"{word}_attention" for word in words]
+    assert found["mlp_layer_types"] == ["hash_moe"] * 3 + ["moe"]
+    assert {key: rope["rope_theta"] for key, rope in found["rope_parameters"].items()} == {
+        "main": 10000.0, "compress": 160000.0,
+    }  # fmt: skip
+    assert found["rope_parameters"]["main"]["partial_rotary_factor"] == 0.5
+    for key, wrong in (
+        ("compress_ratios", [0, 4, 128]),
+        ("compress_ratios", [0, 4, 64, 4]),
+        ("layer_types", found["layer_types"][::-1]),
+        ("o_groups", 3),
+        ("scoring_func", "sigmoid"),
+        ("compress_rate_csa", 8),
+        ("compress_rates", {"compressed_sparse_attention": 8, "heavily_compressed_attention": 128}),
+    ):
+        with pytest.raises(FormatError, match=key):
+            complete(**{key: wrong})
+    for rope in ({"rope_type": "linear", "factor": 2.0}, {"rope_type": "yarn", "factor": 2.0, "attention_factor": 2.0}):
+        with pytest.raises(FormatError, match=r"rope_scaling: .* is not what llama.cpp's deepseek4 computes"):
+            complete(rope_scaling=rope)
+    made = dict(LeadingDense(gguf="hash_layer_count", first="hash_moe", rest="moe").to_gguf(found))
+    assert made == {"hash_layer_count": 3}
+    with pytest.raises(FormatError, match="a hash_moe layer follows a moe one"):
+        dict(
+            LeadingDense(first="hash_moe", rest="moe").to_gguf(found | {"mlp_layer_types": ["moe"] * 3 + ["hash_moe"]})
+        )

@@ -197,3 +197,17 @@ def test_every_dtype_of_the_library_has_its_size() -> None:
         "I64",
         "F64",
     }
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_whole_numbers_are_read_as_i32(dtype: Any, tmp_path: Path) -> None:
+    numbers = np.array([[0, -7], [2**31 - 1, -(2**31)]], dtype)
+    save_file({"table": numbers, "long": np.array([[2**31]], np.int64), "x": np.ones(2, np.float32)}, tmp_path / "m")
+    found = read_safetensors(tmp_path / "m")
+    table = found["table"].whole_numbers()
+    assert (table.qtype.name, table.shape) == ("I32", (2, 2))
+    assert np.array_equal(np.ascontiguousarray(table.rows(0, 2)).view("<i4"), numbers)
+    with pytest.raises(FormatError, match="long: a number does not fit in 32 bits"):
+        found["long"].whole_numbers().rows(0, 1)
+    with pytest.raises(FormatError, match="dtype F32 is not I32 or I64"):
+        found["x"].whole_numbers()
