@@ -239,7 +239,7 @@ def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice], keep
             converted[tensor.name] = Choice(tensor.qtype, "kept exactly")
         elif tensor.qtype.is_float or tensor.qtype.is_quantized:
             float_type = tensor.qtype if default.is_quantized else default
-            found = whole_type(tensor, converted_type(tensor, float_type, model.arch), floats)
+            found = whole_type(tensor, converted_type(tensor, float_type, model.arch), float_type, floats)
             converted[tensor.name] = Choice(found, "default" if found is float_type else "kept whole")
     return converted
 

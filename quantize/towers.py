@@ -56,11 +56,15 @@ def is_kept(tensor: Tensor, floats: tuple[Floats, ...]) -> bool:
     return any(base in row.kept for row in floats)
 
 
-def whole_type(tensor: Tensor, float_type: QType, floats: tuple[Floats, ...]) -> QType:
-    """The float type of a tensor in a file of ``float_type``, made from a checkpoint."""
+def whole_type(tensor: Tensor, converted: QType, float_type: QType, floats: tuple[Floats, ...]) -> QType:
+    """The float type of a tensor in a file of ``float_type``, made from a checkpoint.
+
+    Args:
+        converted: its type in a file of a text model.
+    """
     base = tensor.name.removesuffix(".weight")
     if any(base in row.whole for row in floats):
         return F32
-    if floats and base.endswith(_PATCHES) and float_type is not F16:
-        return F32
-    return float_type
+    if floats and any(f"{patches}.weight" in tensor.name for patches in _PATCHES):  # patch_embd.weight.1, too
+        return F16 if float_type is F16 else F32
+    return converted

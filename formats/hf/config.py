@@ -323,7 +323,8 @@ def config_for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass)
     sizes = implied(arch, config).items()
     inferred = {key for key, size in sizes if config.get(key) == size(config)} - set(cls.defaults) - set(recorded)
     unsaid = {*inferred, *arch.layouts, CLASS_HEAD}
-    known = _old_rope({key: value for key, value in config.items() if key not in unsaid})
+    known = {key: value for key, value in config.items() if key not in unsaid}
+    known = _old_rope(known) if rope_row(arch) else known
     if known.get("partial_rotary_factor", _MISSING) == cls.defaults.get("partial_rotary_factor"):
         del known["partial_rotary_factor"]
     return _nested({theirs.get(key, key): value for key, value in known.items()}, cls)

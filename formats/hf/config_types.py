@@ -57,7 +57,7 @@ from .rows import (
     MixerLayers,
 )
 from .rules import Rule
-from .tower_rows import LayersListed, Values
+from .tower_rows import EvenlySpaced, LayersListed, Values
 
 if TYPE_CHECKING:
     from .rules import Arch
@@ -176,7 +176,7 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.hf, optional(WHOLES)
     elif isinstance(noun, Values):
         yield noun.hf, NUMBERS
-    elif isinstance(noun, LayersListed):
+    elif isinstance(noun, (LayersListed, EvenlySpaced)):
         yield noun.hf, WHOLES
     elif isinstance(noun, LayerFlags):
         yield noun.hf, TEXTS

@@ -52,4 +52,24 @@ class LayersListed:
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         flags = get(self.gguf, each=True)
-        return {self.hf: [layer for layer, flag in enumerate(flags) if flag]} if isinstance(flags, list) else {}
+        listed = [layer for layer, flag in enumerate(flags) if flag] if isinstance(flags, list) else []
+        return {self.hf: listed} if listed else {}
+
+
+@dataclass(frozen=True)
+class EvenlySpaced:
+    """A config key that lists every n-th layer, from the n-th on, written as n."""
+
+    hf: str
+    gguf: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        listed, layers = config.get(self.hf) or [], LAYERS(config)
+        n = listed[0] + 1 if listed else 0
+        if not n or listed != list(range(n - 1, layers, n)):
+            raise FormatError(f"is not every n-th of {layers} layers: {shown(listed)}", where=self.hf)
+        yield self.gguf, n
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        n, layers = get(self.gguf), get("vision.block_count")
+        return {self.hf: list(range(n - 1, layers, n))} if n and layers else {}

@@ -22,6 +22,11 @@ OTHER = (
         "F32, for an exact way back; llama.cpp loads both, and its converter rounds to F16",
         ("gemma3",),
     ),
+    Difference(
+        "clip.vision.feed_forward_length",
+        "the width of the weights; llama.cpp's converter takes the text model's width for it",
+        ("qwen2vl_merger",),
+    ),
 )
 
 # Proofs without a golden.

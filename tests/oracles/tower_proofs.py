@@ -107,6 +107,21 @@ def pixels_of(proof: TowerProof) -> NDArray[np.float32]:
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
+def patches(pixels: torch.Tensor, vision: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image as Qwen's processors hand it on: two equal frames cut into patches, those that are merged side by side.
+
+    Returns:
+        float32 [patches, 3 * 2 * patch * patch], and the numbers of frames, rows and columns of patches [1, 3].
+    """
+    import torch
+
+    p, m = vision.patch_size, vision.spatial_merge_size
+    rows, columns = pixels.shape[2] // p, pixels.shape[3] // p
+    frames = pixels[0][None].expand(2, -1, -1, -1)
+    parts = frames.reshape(1, 2, 3, rows // m, m, p, columns // m, m, p).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return parts.reshape(rows * columns, -1), torch.tensor([[1, rows, columns]])
+
+
 def run_tower_proof(proof: TowerProof, model: torch.nn.Module) -> NDArray[np.float32]:
     """transformers' features: float32 [tokens, width]."""
     import torch

@@ -13,7 +13,7 @@ TEXT_WIDTH = Dim(f"{TEXT}.hidden_size")
 PATCH = Dim("patch_size")
 
 # In the order of ``MmprojModel.set_gguf_parameters`` in conversion/base.py.
-_ENCODER = (
+ENCODER = (
     Key("hidden_size", "vision.embedding_length"),
     Key("intermediate_size", "vision.feed_forward_length"),
     Key("num_hidden_layers", "vision.block_count"),
@@ -28,7 +28,7 @@ HEADER = (
     Key(f"{TEXT}.hidden_size", "vision.projection_dim"),
 )
 IMAGE_KEYS = (Key("image_size", "vision.image_size"), Key("patch_size", "vision.patch_size"))
-VISION_KEYS = (*HEADER, *IMAGE_KEYS, *_ENCODER, *COLOURS)
+VISION_KEYS = (*HEADER, *IMAGE_KEYS, *ENCODER, *COLOURS)
 EPS_KEY = Key("layer_norm_eps", "vision.attention.layer_norm_epsilon")
 GELU = Constant("use_gelu", True)  # tanh
 SILU = Constant("use_silu", True)
