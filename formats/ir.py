@@ -43,6 +43,7 @@ class Role(Enum):
     PER_LAYER_TOKEN_EMBD = "per_layer_token_embd"
     PER_LAYER_MODEL_PROJ = "per_layer_model_proj"
     PER_LAYER_PROJ_NORM = "per_layer_proj_norm"
+    HRM_Z_L_INIT = "hrm.z_l_init"
     ALTUP_PROJ = "altup_proj"
     ALTUP_UNEMBD_PROJ = "altup_unembd_proj"
     OUTPUT = "output"

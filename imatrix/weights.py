@@ -76,7 +76,15 @@ class Weights:
 
     @cached_property
     def layers_path(self) -> str:
-        """The name of the list of blocks in transformers' model, such as ``model.layers``."""
+        """The name of the list of blocks in transformers' model, such as ``model.layers``.
+
+        Raises:
+            UnknownArchitecture: there are several, which do not run one after the other.
+        """
+        for rule in self.arch.rules:
+            if rule.after is not None:
+                problem = f"the blocks of {self.arch.name} run several times, in turn: they cannot run one by one"
+                raise UnknownArchitecture(problem, path=self.model.path, hint="collect with llama.cpp's llama-imatrix")
         for rule in self.arch.rules:
             if rule.per_layer:
                 return self._module(rule.modules[0]).partition(".{layer}")[0]
@@ -130,7 +138,7 @@ class Weights:
         wanted = {name: tuple(p.shape) for name, p in module.state_dict().items()}
         rest: dict[str, Tensor] = {}
         for slot in self._slots:
-            if slot.layer == layer and not set(slot.rule.roles) & _STACKED:
+            if slot.layer == layer and not (slot.rule.part == "weight" and set(slot.rule.roles) & _STACKED):
                 for name, tensor in self._of_slot(slot):
                     short = self._in_block(name, layer, wanted)
                     if short in wanted:
@@ -143,14 +151,21 @@ class Weights:
                 wanted.pop(name)
                 yield name, np.concatenate([read_floats(rest[part]) for part in parts])
         for name in [n for n in wanted if n.rpartition(".")[2] in _EXPERT_STACKS]:
-            roles = _EXPERT_STACKS[name.rpartition(".")[2]]
-            stacks = [read_floats(self._tensor(tensor_name(role, layer))) for role in roles]
+            stacks = [read_floats(self._tensor(stack)) for stack in self._stacks(name, layer)]
             wanted.pop(name)
             yield name, stacks[0] if len(stacks) == 1 else np.concatenate(stacks, axis=1)
         if wanted:
             raise UnmatchedTensor(
                 f"the model has no weights for {', '.join(sorted(wanted))}", path=self.model.path, where=f"blk.{layer}"
             )
+
+    def _stacks(self, name: str, layer: int) -> tuple[str, ...]:
+        """The tensors that a block's stack of experts is made of; () for other parameters."""
+        fused = tensor_name(Role.FFN_GATE_UP_EXPS, layer)
+        last = name.rpartition(".")[2]
+        if last == "gate_up_proj" and fused in self.tensors:
+            return (fused,)
+        return tuple(tensor_name(role, layer) for role in _EXPERT_STACKS.get(last, ()))
 
     def outer(self, module: torch.nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Read the parameters outside the blocks, other than embedding and output matrix, under their full names."""
@@ -205,12 +220,8 @@ class Weights:
             if slot.layer == layer and slot.part == "weight" and len(slot.sources) == 1 and len(slot.shape) > 1
         }
         for name, parameter in module.named_parameters():
-            stack = _EXPERT_STACKS.get(name.rpartition(".")[2])
-            if stack and parameter.dim() == 3:
-                whole = tensor_name(Role.FFN_GATE_UP_EXPS, layer)
-                fused = len(stack) > 1 and whole in self.tensors
-                names = (whole,) if fused else tuple(tensor_name(role, layer) for role in stack)
-                found[name] = RecordedWeight(names, parameter.shape[0])
+            if parameter.dim() == 3 and (stacks := self._stacks(name, layer)):
+                found[name] = RecordedWeight(stacks, parameter.shape[0])
             elif name in by_name:
                 slot = by_name[name]
                 found[name] = RecordedWeight(slot.targets, columns=_columns(slot))

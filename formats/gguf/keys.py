@@ -107,7 +107,9 @@ _KEYS = {
         "attention.indexer.top_k attention.indexer.block_size attention.indexer.local_blocks "
         "rope.dimension_count rope.dimension_count_swa "
         "rope.scaling.original_context_length ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank "
-        "ssm.group_count wkv.head_size shortconv.l_cache kda.head_dim hash_layer_count hyper_connection.count "
+        "ssm.group_count "
+        "hrm.layers_per_stack hrm.h_cycles hrm.l_cycles "
+        "wkv.head_size shortconv.l_cache kda.head_dim hash_layer_count hyper_connection.count "
         "hyper_connection.sinkhorn_iterations attention.output_group_count attention.output_lora_rank "
         "attention.indexer.kpool moe_latent_size",
         "FLOAT32": "expert_weights_scale expert_group_scale logit_scale attn_logit_softcapping "
@@ -119,7 +121,7 @@ _KEYS = {
         "rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow "
         "attention.compress_rope_freq_base hyper_connection.epsilon kda.gate_lower_bound",
         "BOOL": "use_parallel_residual expert_weights_norm swin_norm attention.causal rope.scaling.finetuned "
-        "ssm.dt_b_c_rms kda.safe_gate attention.indexer.kpool_select_tail",
+        "ssm.dt_b_c_rms hrm.prefix_lm kda.safe_gate attention.indexer.kpool_select_tail",
         "INT32[]": "rope.dimension_sections attention.compress_ratios",
         "FLOAT32[]": "activation_sparsity_scale swiglu_clamp_exp swiglu_clamp_shexp",
         "BOOL[]": "attention.recurrent_layers attention.indexer.types",

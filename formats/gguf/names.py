@@ -20,6 +20,7 @@ GLOBAL_ROLES = frozenset(
         Role.PER_LAYER_TOKEN_EMBD,
         Role.PER_LAYER_MODEL_PROJ,
         Role.PER_LAYER_PROJ_NORM,
+        Role.HRM_Z_L_INIT,
         Role.ALTUP_PROJ,
         Role.ALTUP_UNEMBD_PROJ,
         Role.OUTPUT,

@@ -143,6 +143,7 @@ def _shapes(model: Model) -> Iterator[Finding]:
 def _blocks(model: Model) -> Iterator[Finding]:
     try:
         layers, extra = model.n_layers, model.number("nextn_predict_layers")
+        layers = 2 * model.number("hrm.layers_per_stack") or layers  # HRM counts how often its two stacks' run
     except FormatError:
         return  # said of the key's type
     highest = max((tensor.layer for tensor in model if tensor.layer is not None), default=-1)

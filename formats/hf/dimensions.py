@@ -194,6 +194,16 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Reciprocal:
+    """1 divided by a config key's number; None if it is missing or 0."""
+
+    key: str
+
+    def __call__(self, config: Config) -> float | None:
+        return 1.0 / config[self.key] if config.get(self.key) else None
+
+
+@dataclass(frozen=True)
 class Condition(ABC):
     """Something that is true or false of a config, or of a layer; ``~a``, ``a & b`` and ``a | b`` work as expected."""
 

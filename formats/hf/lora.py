@@ -221,7 +221,7 @@ def _halves(slot: Slot, pairs: list[_Pair], folder: Path) -> Iterator[Tensor]:
         a = Transpose().apply(a, slot.config)  # llama.cpp looks rows of it up
     for target, role, second in zip(slot.targets, slot.rule.roles, b, strict=True):
         for half, tensor in (("lora_a", a[0]), ("lora_b", second)):
-            yield replace(tensor, name=f"{target}.{half}", role=role, layer=slot.layer)
+            yield replace(tensor, name=f"{target}.{half}", role=role, layer=slot.block)
 
 
 def _can_follow(op: Op) -> bool:

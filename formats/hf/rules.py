@@ -52,6 +52,7 @@ class Rule:
         each: the number of tensors that ``{expert}`` stands for, if not the number of experts.
         numbers: the config key of a list with the number that each block has in GGUF, if that is not its own.
         whole: it holds whole numbers, which are I32 in GGUF.
+        after: how many blocks of other rules come first in GGUF, which counts those of all stacks together.
     """
 
     hf: str | tuple[str, ...]
@@ -69,6 +70,7 @@ class Rule:
     each: Dim = EXPERTS
     numbers: str = ""
     whole: bool = False
+    after: Dim | None = None
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
@@ -97,11 +99,9 @@ class Rule:
         leaf = "" if self.tensor else f".{part}"
         return tuple(name.format(layer=layer, expert=expert) + leaf for name in self.modules for expert in experts)
 
-    def targets(self, layer: int | None, part: str, config: Config | None = None) -> tuple[str, ...]:
-        """GGUF's names: one for each role. ``config`` is as the layer sees it; it may tell the block's number there."""
+    def targets(self, layer: int | None, part: str) -> tuple[str, ...]:
+        """GGUF's names: one for each role. ``layer`` is the block's number there."""
         part = self.part if part == "weight" else part
-        if self.numbers and config is not None:
-            layer = config[self.numbers]
         return tuple(_gguf_name(one, layer, part, self.stack) for one in self._targets)
 
     def size(self, part: str, config: Config) -> tuple[int, ...]:
@@ -133,7 +133,16 @@ class Slot:
 
     @cached_property
     def targets(self) -> tuple[str, ...]:
-        return self.rule.targets(self.layer, self.part, self.config)
+        return self.rule.targets(self.block, self.part)
+
+    @property
+    def block(self) -> int | None:
+        """The layer's number in GGUF."""
+        if self.rule.numbers:
+            return int(self.config[self.rule.numbers])
+        if self.layer is None or self.rule.after is None:
+            return self.layer
+        return self.layer + self.rule.after(self.config)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -359,4 +368,4 @@ def with_gguf_names(slot: Slot, tensors: Tensors) -> Iterator[Tensor]:
     for tensor, name, role in zip(tensors, slot.targets, slot.rule.roles, strict=True):
         # Ops move rows: an index in a message then belongs to the GGUF tensor, so the source names it.
         source = f"{tensor.source}, as {name}" if slot.rule.ops else tensor.source
-        yield replace(tensor, name=name, role=role, layer=slot.layer, source=source)
+        yield replace(tensor, name=name, role=role, layer=slot.block, source=source)

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from oracles.proofs import all_proofs, save_proof
+from quantmill.formats.errors import UnknownArchitecture
 from quantmill.formats.hf.load import read_hf
 from quantmill.imatrix.activations import Activations
 from quantmill.imatrix.collect import Collector
@@ -20,10 +21,16 @@ from quantmill.quantize.choose import may_quantize
 
 CASES = (
     "qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32", "nemotron_h_moe", "mimo2",
-    "mistral4", "deepseek4",
+    "mistral4", "deepseek4", "minimax-m3", "gemma4-unified", "gemma4-experts",
 )  # fmt: skip
 # What is added, not multiplied; and the mix of residual streams after the last block.
 UNSEEN = ("token_embd.", "output_hc_fn.", "_compressor_ape.")
+
+
+def test_blocks_that_run_several_times_are_refused(tmp_path: Path) -> None:
+    save_proof(next(proof for proof in all_proofs() if proof.id == "hrm_text"), tmp_path)
+    with pytest.raises(UnknownArchitecture, match="blocks of hrm_text run several times, in turn"):
+        _ = Weights(read_hf(tmp_path)).layers_path
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -63,7 +63,7 @@ BYTE_LEVEL = {
     "mimo2": "qwen2", "glm4moelite": "llama-bpe", "youtu": "youtu",
     "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
     "kimi-linear": "kimi-k2", "deepseek4": "deepseek-v3", "jais2": "qwen2", "afmoe": "qwen2", "exaone-moe": "qwen2",
-    "minimax-m3": "gpt-4o",
+    "minimax-m3": "gpt-4o", "hrm_text": "qwen2",
     "nemotron_h": "tekken", "nemotron_h_moe": "tekken",
 }  # fmt: skip
 N_TOKENS, N_UNIGRAM = 320, 70

@@ -22,6 +22,7 @@ from .gpt2 import GPT2
 from .gpt_oss import GPT_OSS
 from .gptneox import GPTNEOX
 from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
+from .hrm import HRM_TEXT
 from .hunyuan import HUNYUAN, HUNYUAN_MOE, HY_V3
 from .jais import JAIS2
 from .kimi import KIMI_LINEAR

@@ -100,6 +100,9 @@ _SCALED = {"rope_type": "linear", "factor": 2.0}
         ("GlmMoeDsaForCausalLM", {"index_topk_pattern": "FFSX"}),
         ("GlmMoeDsaForCausalLM", {"index_topk_pattern": 4}),
         ("HYV3ForCausalLM", {"route_norm": False}),
+        ("HrmTextForCausalLM", {"num_layers_per_stack": 3}),  # neither the layers nor all runs of them
+        ("HrmTextForCausalLM", {"num_key_value_heads": 2}),
+        ("HrmTextForCausalLM", {"mlp_bias": True}),
         ("MiniMaxM2ForCausalLM", {"scoring_func": "softmax"}),
         ("MiniCPM3ForCausalLM", {"scale_emb": 1}),
         ("SolarOpenForCausalLM", {"use_qk_norm": True}),

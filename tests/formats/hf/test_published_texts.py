@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +102,16 @@ def test_a_wrapped_text_is_the_text(case: Published, tmp_path: Path) -> None:
     assert contents(theirs) == contents(ours)
     left = f"{folder}: left out, as the text model is computed without it: {case.said}"
     assert said == ([left] if case.beside else [])
+
+
+@pytest.mark.parametrize("case", ["hrm_text"])
+def test_both_layouts_are_one_file(case: str, tmp_path: Path) -> None:
+    """As the class saves it, which is as it is published, and as the model has it in memory."""
+    files = {}
+    for as_loaded in (False, True):
+        folder = tmp_path / str(as_loaded) / "tiny"
+        save_proof(replace(PROOFS[case], as_loaded=as_loaded), folder)
+        files[as_loaded] = contents(read_hf(folder))
+    assert files[True] == files[False]
+    saved = [load_file(tmp_path / str(as_loaded) / "tiny" / "model.safetensors").keys() for as_loaded in files]
+    assert saved[0] != saved[1]
