@@ -124,7 +124,7 @@ _KEYS = {
         "ssm.dt_b_c_rms hrm.prefix_lm kda.safe_gate attention.indexer.kpool_select_tail",
         "INT32[]": "rope.dimension_sections attention.compress_ratios",
         "FLOAT32[]": "activation_sparsity_scale swiglu_clamp_exp swiglu_clamp_shexp",
-        "BOOL[]": "attention.recurrent_layers attention.indexer.types",
+        "BOOL[]": "attention.recurrent_layers attention.rope_pattern attention.indexer.types",
         "STRING[]": "classifier.output_labels",
     },
     "clip.": {

@@ -43,7 +43,7 @@ from .dimensions import (
     Paired,
 )
 from .layer_kinds import NoOther
-from .layer_rows import LayerNumbers, PerLayer, Repeated, SizeOfLayer
+from .layer_rows import LayerNumbers, LayerThetas, PerLayer, Repeated, SizeOfLayer
 from .layer_words import Letters, ListedLayers, WordsFrom
 from .rows import (
     AfterPadding,
@@ -172,6 +172,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield "pad_token_id", WHOLE
     elif isinstance(noun, Labels):
         yield noun.hf, optional(by_name(TEXT, "texts"))
+    elif isinstance(noun, LayerThetas):
+        yield noun.hf, optional(NUMBERS)
     elif isinstance(noun, PerLayer) and noun.each:
         yield noun.hf, optional(WHOLES)
     elif isinstance(noun, Values):

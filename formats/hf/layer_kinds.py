@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,3 +55,14 @@ class RopeIs(Condition):
     def __call__(self, config: Config) -> bool:
         of_kind = (config.get("rope_parameters") or {}).get(self.kind) or {}
         return self.kind not in (config.get("layer_types") or ()) or of_kind.get(self.entry) == self.value
+
+
+@dataclass(frozen=True)
+class Together(Condition):
+    """Some layer has all these words: of each key, its word."""
+
+    words: Mapping[str, str]
+
+    def __call__(self, config: Config) -> bool:
+        each = ([word == wanted for word in config.get(key) or ()] for key, wanted in self.words.items())
+        return any(all(found) for found in zip(*each, strict=False))

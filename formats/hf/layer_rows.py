@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FormatError
+from ..json_types import shown
 from .dimensions import LAYERS, Config, Dim, If, at_layer
 from .rows import Getter
 
@@ -121,3 +122,34 @@ class SizeOfLayer:
         if not isinstance(each, list):
             return {} if each is None else {self.hf: each}
         return {self.hf: each[0], self.flag: len({*each}) > 1} if each else {}
+
+
+@dataclass(frozen=True)
+class LayerThetas:
+    """``layer_rope_theta``, the base of each layer's rope, or 0 for none: GGUF has one base, and flags.
+
+    It counts instead of the base in ``rope_parameters``, so it stands behind the row of that.
+    """
+
+    hf: str = "layer_rope_theta"
+    gguf: str = "attention.rope_pattern"
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        bases = config.get(self.hf)
+        if bases is None:
+            return
+        turning = {base for base in bases if base}
+        if len(bases) != LAYERS(config) or len(turning) > 1:
+            problem = f"is not 0 or one base for each of {LAYERS(config)} layers: {shown(bases)}"
+            raise FormatError(problem, where=self.hf, hint="llama.cpp has one base for all layers")
+        if turning:
+            yield "rope.freq_base", turning.pop()
+        if not all(bases):
+            yield self.gguf, [bool(base) for base in bases]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        flags, base, layers = get(self.gguf, each=True), get("rope.freq_base"), get("block_count")
+        if base is None or layers is None:
+            return {}
+        flags = flags if isinstance(flags, list) else [True] * layers
+        return {self.hf: [base if flag else 0 for flag in flags]}

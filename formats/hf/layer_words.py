@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..json_types import shown
-from .dimensions import LAYERS, Config, Dim, Implied, LayerPattern
+from .dimensions import LAYERS, Config, Dim, Implied, LayerPattern, OrDefault
 
 
 @dataclass(frozen=True)
@@ -151,3 +151,18 @@ class EachLayer:
 
     def __call__(self, config: Config) -> list[int]:
         return [self.size(config)] * LAYERS(config)
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Two patterns: one for the first ``count`` layers, another that begins after them."""
+
+    first: LayerPattern
+    count: Dim | OrDefault
+    rest: LayerPattern
+
+    def __call__(self, config: Config) -> list[str]:
+        layers = LAYERS(config)
+        count = min(self.count(config), layers)
+        parts = ((self.first, count), (self.rest, layers - count))
+        return [word for pattern, n in parts for word in pattern({**config, str(LAYERS.of): n})]

@@ -6,7 +6,7 @@ from ..rules import Arch
 from .afmoe import AFMOE
 from .bert import BERT, DISTILBERT, MODERN_BERT, NOMIC_BERT, ROBERTA
 from .bloom import BLOOM
-from .cohere import COHERE2, COMMAND_R
+from .cohere import COHERE2, COHERE2_MOE, COMMAND_R
 from .dbrx import DBRX
 from .deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE, YOUTU
 from .deepseek4 import DEEPSEEK4
@@ -21,7 +21,7 @@ from .glm import GLM, GLM4, GLM4_MOE, SOLAR_OPEN
 from .gpt2 import GPT2
 from .gpt_oss import GPT_OSS
 from .gptneox import GPTNEOX
-from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
+from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE, GRANITE_SWA
 from .hrm import HRM_TEXT
 from .hunyuan import HUNYUAN, HUNYUAN_MOE, HY_V3
 from .jais import JAIS2

@@ -1,24 +1,44 @@
-"""Cohere's Command-R, Command-R+, Aya (cohere) and Command-R7B, Command-A (cohere2).
+"""Cohere's Command-R, Command-R+, Aya (cohere) and Command-R7B, Command-A (cohere2), and those with experts.
 
-Sources: CohereConfig and Cohere2Config of transformers 5.23; conversion/command_r.py of llama.cpp.
+Sources: CohereConfig, Cohere2Config and Cohere2MoeConfig of transformers 5.23; conversion/command_r.py of llama.cpp.
 """
 
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import HEAD_DIM, HEADS, KV_HEADS, LAYERS, Dim, Is
-from ..rows import Computed, Key, LayerFlags, Rope
+from ..dimensions import (
+    FF,
+    HEAD_DIM,
+    HEADS,
+    KV_HEADS,
+    LAYERS,
+    MLP_TYPES,
+    Dim,
+    Is,
+    LayerPattern,
+    LeadingLayers,
+    OrDefault,
+)
+from ..layer_kinds import HasWord, Together
+from ..layer_words import InTurn
+from ..rows import Computed, Key, LayerFlags, LeadingDense, Mapped, Rope
 from ..rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,
+    EXPERT_KEYS,
     FINAL_NORM,
+    FURTHER_LAYERS,
+    FUSED_EXPERTS,
+    HEAD,
     HEAD_DIM_KEYS,
     LAYER_PREFIX,
     SIZE_KEYS,
     TIED_HEAD,
     attention,
+    experts_of_either_layout,
     gated_mlp,
+    shared_expert,
 )
 
 _COMMON = {
@@ -78,4 +98,76 @@ COHERE2 = Arch(
     rules=(EMBEDDING, ATTN_NORM, *attention(), *gated_mlp(), FINAL_NORM),
     fixed=_FIXED,
     extras=(TIED_HEAD,),
+)
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_FIRST = Is(MLP_TYPES, "dense")
+_FIRST_FF, _N_FIRST = Dim("prefix_dense_intermediate_size"), OrDefault("first_k_dense_replace", 0)
+_SHARED = Is("num_shared_experts")
+_SHARED_FF = FF * Dim("num_shared_experts")
+_MLP = LAYER_PREFIX + "mlp."
+
+COHERE2_MOE = Arch(
+    name="cohere2moe",
+    classes={
+        "Cohere2MoeForCausalLM": HFClass(
+            "cohere2_moe",
+            _COMMON
+            | {"head_dim": 128, "sliding_window": 4096, "num_experts_per_tok": 2, "num_local_experts": 8}
+            | {"output_router_logits": False, "num_shared_experts": 0, "rope_theta": 10000.0, "rope_scaling": None}
+            | {"shared_expert_combination_strategy": "average", "expert_selection_fn": "softmax"}
+            | {"layer_types": None, "mlp_layer_types": None, "prefix_dense_sliding_window_pattern": 1}
+            | {"norm_topk_prob": True, "rms_norm_eps": None, "sliding_window_pattern": 4},
+            {"num_experts": "num_local_experts"},
+        )
+    },
+    config=(
+        *(row for row in SIZE_KEYS if row.hf != "intermediate_size"),
+        Key("prefix_dense_intermediate_size", "feed_forward_length"),
+        Rope(says_none=True),
+        Key("rms_norm_eps", "attention.layer_norm_rms_epsilon", optional=True),
+        *_NORM_AND_LOGITS,
+        *EXPERT_KEYS,
+        Mapped("expert_selection_fn", "expert_gating_func", {"softmax": 1, "sigmoid": 2}),
+        *HEAD_DIM_KEYS,
+        Key("head_dim", "rope.dimension_count"),
+        Key("vocab_size", "vocab_size"),
+        Key("sliding_window", "attention.sliding_window"),
+        LayerFlags("layer_types", "attention.sliding_window_pattern"),
+        Key("intermediate_size", "expert_feed_forward_length"),
+        LeadingDense(),
+        Key("norm_topk_prob", "expert_weights_norm"),
+        Key("num_shared_experts", "expert_shared_count", optional=True, when=_SHARED),
+        Computed("expert_shared_feed_forward_length", _SHARED_FF, when=_SHARED),
+    ),
+    rules=(
+        EMBEDDING,
+        ATTN_NORM,
+        *attention(),
+        *gated_mlp(width=_FIRST_FF, when=_FIRST),
+        *experts_of_either_layout(width=FF, when=~_FIRST),
+        *shared_expert(at=_MLP + "shared_experts.", width=_SHARED_FF, when=~_FIRST & _SHARED),
+        FINAL_NORM,
+        HEAD,
+    ),
+    fixed={"hidden_act": "silu", "attention_bias": False},
+    needs={
+        "layer_types": HasWord("layer_types", _SLIDING),
+        "norm_topk_prob": Is("norm_topk_prob") | Is("expert_selection_fn", "sigmoid"),
+        "shared_expert_combination_strategy": ~_SHARED | Is("shared_expert_combination_strategy", "average"),
+        # llama.cpp turns all dense layers
+        "prefix_dense_sliding_window_pattern": Is("prefix_dense_sliding_window_pattern", 1)
+        | ~Together({MLP_TYPES: "dense", "layer_types": _FULL}),
+    },
+    implied={
+        "prefix_dense_intermediate_size": FF,
+        "layer_types": InTurn(
+            LayerPattern(_SLIDING, _FULL, OrDefault("prefix_dense_sliding_window_pattern", 1)),
+            _N_FIRST,
+            LayerPattern(_SLIDING, _FULL, OrDefault("sliding_window_pattern", 4)),
+        ),
+        MLP_TYPES: LeadingLayers("dense", "sparse", _N_FIRST),
+    },
+    layouts=FUSED_EXPERTS,
+    extras=(TIED_HEAD, FURTHER_LAYERS),
 )

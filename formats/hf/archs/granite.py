@@ -1,15 +1,18 @@
-"""Granite 3 and 3.x, dense and with experts; Granite 4, which alternates Mamba 2 and attention.
+"""Granite 3 and 3.x, dense and with experts; Granite 4, which alternates Mamba 2 and attention; Granite with windows.
 
-Sources: GraniteConfig, GraniteMoeConfig, GraniteMoeSharedConfig and GraniteMoeHybridConfig of transformers 5.23;
-conversion/granite.py of llama.cpp. llama.cpp turns neighbouring pairs, as in Llama.
+Sources: GraniteConfig, GraniteMoeConfig, GraniteMoeSharedConfig, GraniteMoeHybridConfig, GraniteSWAConfig and
+GraniteMoeSWAConfig of transformers 5.23; conversion/granite.py of llama.cpp. llama.cpp turns neighbouring pairs, as in
+Llama.
 """
 
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, EXPERTS, FF, Condition, Dim, Is
+from ..dimensions import ALWAYS, EMBD, EXPERTS, FF, HEAD_DIM, HEADS, Condition, Dim, Equal, Is, LayerPattern
+from ..layer_kinds import HasWord
+from ..layer_rows import LayerThetas
 from ..ops import Split
-from ..rows import AttentionLayers, Computed, Key, Mapped
+from ..rows import AttentionLayers, Computed, Key, LayerFlags, Mapped
 from ..rules import Arch, HFClass, Rule
 from .mamba import NO_LIMIT, mamba2
 from .shared import (
@@ -169,3 +172,61 @@ GRANITE_HYBRID = Arch(
     # llama.cpp normalizes each group, transformers all groups together
     fixed=_FIXED | {"mamba_expand": 2, "mamba_n_groups": 1, "mamba_proj_bias": False, "time_step_limit": NO_LIMIT},
 )
+
+_SWA = {"sliding_window": 128, "layer_types": None, "layer_rope_theta": None}
+_FUSED = _MOE + "experts."
+
+GRANITE_SWA = Arch(
+    name="granite_swa",
+    classes={
+        "GraniteSWAForCausalLM": HFClass(
+            "granite_swa",
+            _COMMON
+            | {"vocab_size": 100352, "hidden_size": 2560, "intermediate_size": 8192, "num_hidden_layers": 24}
+            | {"num_attention_heads": 20, "num_key_value_heads": 4, "max_position_embeddings": 8192}
+            | {"rms_norm_eps": 1e-5, "bos_token_id": 100257, "eos_token_id": 100257, "tie_word_embeddings": True}
+            | {"mlp_bias": False, **_SWA},
+        ),
+        "GraniteMoeSWAForCausalLM": HFClass(
+            "granitemoe_swa", _COMMON | _EXPERTS | {"shared_intermediate_size": 0, **_SWA}
+        ),
+    },
+    config=(
+        *KEYS,
+        LayerThetas(),
+        Key("num_local_experts", "expert_count", optional=True),
+        Key("num_experts_per_tok", "expert_used_count", optional=True),
+        *_SCALES,
+        Key("shared_intermediate_size", "expert_shared_feed_forward_length", optional=True, when=_SHARED),
+        Key("sliding_window", "attention.sliding_window"),
+        LayerFlags("layer_types", "attention.sliding_window_pattern"),
+    ),
+    rules=(
+        EMBEDDING,
+        ATTN_NORM,
+        *_ATTENTION,
+        Rule(LAYER_PREFIX + "self_attn.sinks", Role.ATTN_SINKS, (HEADS,), tensor=True),
+        FFN_NORM,
+        *gated_mlp(bias="mlp_bias", when=~_ROUTED),
+        Rule(_MOE + "router", Role.FFN_GATE_INP, (EXPERTS, EMBD), when=_ROUTED),
+        Rule(_FUSED + "gate_up_proj", Role.FFN_GATE_UP_EXPS, (EXPERTS, 2 * FF, EMBD), when=_ROUTED, tensor=True),
+        Rule(_FUSED + "down_proj", Role.FFN_DOWN_EXPS, (EXPERTS, EMBD, FF), when=_ROUTED, tensor=True),
+        Rule(
+            LAYER_PREFIX + "shared_mlp.input_linear", Role.FFN_UP_SHEXP, (2 * _SHARED_FF, EMBD),
+            when=_ROUTED & _SHARED,
+        ),
+        Rule(
+            LAYER_PREFIX + "shared_mlp.output_linear", Role.FFN_DOWN_SHEXP, (EMBD, _SHARED_FF), when=_ROUTED & _SHARED
+        ),
+        FINAL_NORM,
+        HEAD,
+    ),
+    fixed=_FIXED,
+    needs={"head_dim": Equal(HEAD_DIM, EMBD // HEADS), "layer_types": HasWord("layer_types", "sliding_attention")},
+    implied={"layer_types": LayerPattern("sliding_attention", "full_attention", Dim(4), first=True)},
+    spellings={  # as in Granite 3
+        "block_sparse_moe.router.layer.": "block_sparse_moe.router.",
+        "block_sparse_moe.input_linear.weight": "block_sparse_moe.experts.gate_up_proj",
+        "block_sparse_moe.output_linear.weight": "block_sparse_moe.experts.down_proj",
+    },
+)  # fmt: skip

@@ -25,7 +25,7 @@ from ..dimensions import (
     Q,
 )
 from ..extras import LeftOut
-from ..layer_kinds import NoOther, RopeIs, SameRope
+from ..layer_kinds import HasWord, NoOther, RopeIs, SameRope
 from ..layer_words import WordsFrom
 from ..rows import Alternating, Computed, Constant, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
@@ -119,7 +119,7 @@ MIMO2 = Arch(
         "hidden_act": "silu", "attention_bias": False, "norm_topk_prob": True, "routed_scaling_factor": (1.0, None),
     },
     needs={
-        "layer_types": Follows("layer_types", _KINDS),
+        "layer_types": Follows("layer_types", _KINDS) & HasWord("layer_types", _SLIDING),
         MLP_TYPES: Follows(MLP_TYPES, _MLPS),
         "rope_parameters": SameRope("partial_rotary_factor")
         & RopeIs(_SLIDING, "rope_type", "default")

@@ -167,17 +167,19 @@ def correction(name: str, when: Condition = ALWAYS) -> Rule:
     return Rule(name, Role.FFN_EXP_PROBS_B, (EXPERTS,), when=when, tensor=True, part="bias")
 
 
-def experts_of_either_layout(*, at: str = LAYER_PREFIX + "mlp.", when: Condition = ALWAYS) -> tuple[Rule, ...]:
+def experts_of_either_layout(
+    *, at: str = LAYER_PREFIX + "mlp.", when: Condition = ALWAYS, width: Dim = EXPERT_FF
+) -> tuple[Rule, ...]:
     """The router, and experts with a tensor for each, as transformers 5 saves them, or fused, as they are published."""
-    router, *each = experts(at=at, when=when)
-    fused, halves = Is(_FUSED), (Split((EXPERT_FF, EXPERT_FF), axis=1),)
+    router, *each = experts(at=at, when=when, width=width)
+    fused, halves = Is(_FUSED), (Split((width, width), axis=1),)
     gate_up, down = at + "experts.gate_up_proj", at + "experts.down_proj"
     gate_up_roles = (Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS)
     return (
         router,
         *(replace(rule, when=when & ~fused) for rule in each),
-        Rule(gate_up, gate_up_roles, (EXPERTS, 2 * EXPERT_FF, EMBD), halves, when=when & fused, tensor=True),
-        Rule(down, Role.FFN_DOWN_EXPS, (EXPERTS, EMBD, EXPERT_FF), when=when & fused, tensor=True),
+        Rule(gate_up, gate_up_roles, (EXPERTS, 2 * width, EMBD), halves, when=when & fused, tensor=True),
+        Rule(down, Role.FFN_DOWN_EXPS, (EXPERTS, EMBD, width), when=when & fused, tensor=True),
     )
 
 

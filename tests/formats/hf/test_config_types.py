@@ -109,6 +109,12 @@ WRONG: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         "position_embedding_type: 'x' has no",
     ),
     (
+        "granite_swa",
+        "GraniteSWAForCausalLM",
+        {"num_attention_heads": 2, "num_key_value_heads": 1, "layer_rope_theta": [1e4, 1e6]},
+        "layer_rope_theta: is not 0 or one base for each of 2 layers: [10000.0, 1000000.0]",
+    ),
+    (
         "laguna",
         "LagunaForCausalLM",
         {"num_attention_heads_per_layer": [8, 12]},

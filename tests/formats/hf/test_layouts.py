@@ -1,4 +1,4 @@
-"""The layouts in which the same weights are found: as transformers saves a model, and as it has it in memory."""
+"""The layouts in which the same weights are found: as transformers saves a model, as it has it in memory, respelled."""
 
 from __future__ import annotations
 
@@ -7,30 +7,41 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from oracles.proofs import all_proofs, save_proof
+from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.load import read_hf
+from quantmill.formats.ir import Model
 
-CASES = ("laguna", "mellum", "mimo2")
+CASES = ("cohere2moe", "granite_swa-experts", "laguna", "mellum", "mimo2")
+
+
+def same(one: Model, other: Model) -> None:
+    theirs = {tensor.name: tensor for tensor in other}
+    assert {tensor.name for tensor in one} == theirs.keys()
+    for tensor in one:
+        found = theirs[tensor.name]
+        assert (tensor.shape, tensor.qtype) == (found.shape, found.qtype)
+        assert np.array_equal(tensor.rows(0, tensor.n_rows), found.rows(0, found.n_rows)), tensor.name
+    ours, theirs_too = (
+        {key: value for key, value in model.metadata.items() if not key.startswith(("general.", "quantmill."))}
+        for model in (one, other)
+    )
+    assert str(ours) == str(theirs_too)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_layouts_become_the_same_file(case: str, tmp_path: Path) -> None:
+def test_every_layout_becomes_the_same_file(case: str, tmp_path: Path) -> None:
     proof = next(proof for proof in all_proofs() if proof.id == case)
-    models = []
-    for as_loaded in (False, True):
-        folder = tmp_path / str(as_loaded)
-        save_proof(replace(proof, as_loaded=as_loaded), folder)
-        models.append(read_hf(folder))
-    saved, loaded = models
-    tensors = {tensor.name: tensor for tensor in loaded}
-    assert {tensor.name for tensor in saved} == tensors.keys()
-    for tensor in saved:
-        other = tensors[tensor.name]
-        assert (tensor.shape, tensor.qtype) == (other.shape, other.qtype)
-        assert np.array_equal(tensor.rows(0, tensor.n_rows), other.rows(0, other.n_rows)), tensor.name
-    keys = [
-        {key: value for key, value in model.metadata.items() if not key.startswith(("general.", "quantmill."))}
-        for model in models
-    ]
-    assert str(keys[0]) == str(keys[1])
+    save_proof(proof, tmp_path / "saved")
+    save_proof(replace(proof, as_loaded=True), tmp_path / "loaded")
+    saved = read_hf(tmp_path / "saved")
+    same(saved, read_hf(tmp_path / "loaded"))
+    path = tmp_path / "saved" / "model.safetensors"
+    weights = load_file(path)
+    for theirs, ours in BY_CLASS[proof.model].spellings.items():
+        assert any(ours in name or theirs in name for name in weights)
+        weights = {name.replace(ours, theirs): weight for name, weight in weights.items()}
+    save_file(weights, path, {"format": "pt"})
+    same(read_hf(tmp_path / "saved"), read_hf(tmp_path / "loaded"))

@@ -4,6 +4,12 @@ from oracles.proofs import Proof
 
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
+_EXPERTS = _HEADS | {
+    "num_hidden_layers": 6, "head_dim": 48, "sliding_window": 24, "first_k_dense_replace": 1, "num_experts": 6,
+    "num_shared_experts": 2, "expert_selection_fn": "sigmoid", "prefix_dense_intermediate_size": 384,
+    "logit_scale": 0.25, "intermediate_size": 256,
+}  # fmt: skip
+
 PROOFS = (
     Proof("command-r", "CohereForCausalLM", _HEADS | {"logit_scale": 0.25, "model_max_length": 512}),
     Proof(
@@ -17,5 +23,12 @@ PROOFS = (
         "Cohere2ForCausalLM",
         _HEADS | {"num_hidden_layers": 5, "sliding_window": 24},
         published={"rotary_pct": 1.0},
+    ),
+    Proof("cohere2moe", "Cohere2MoeForCausalLM", _EXPERTS),
+    Proof(
+        "cohere2moe",
+        "Cohere2MoeForCausalLM",
+        _EXPERTS | {"expert_selection_fn": "softmax", "num_shared_experts": 0, "rms_norm_eps": 1e-5},
+        "rms",
     ),
 )
