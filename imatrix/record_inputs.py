@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from .sums import RecordedWeight
 
+_FROM_LEFT = (torch.Tensor.matmul, torch.Tensor.__matmul__)  # the weight times columns: Mamba's time steps
+_PRODUCTS = (torch.nn.functional.linear, *_FROM_LEFT)
 OnInput = Callable[[RecordedWeight, int, torch.Tensor], None]
 
 
@@ -28,10 +30,12 @@ class _LinearInputs(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.nn.functional.linear or (func is torch.bmm and not kwargs):  # bmm: in groups of rows
-            x, weight = args[:2]
+        if func in _PRODUCTS or (func is torch.bmm and not kwargs):  # bmm: in groups of rows
+            from_left = func in _FROM_LEFT
+            x, weight = reversed(args[:2]) if from_left else args[:2]
             found = self.stacks.get(weight.untyped_storage().data_ptr())
             if found is not None and x.numel():
+                x = x.mT if from_left else x
                 recorded, stride = found
                 if recorded.columns is not None:
                     x = x[..., torch.from_numpy(recorded.columns).to(x.device)]

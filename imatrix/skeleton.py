@@ -177,6 +177,15 @@ class BlockInputs:
         return BlockInputs(self.args, {**self.kwargs, "input_ids": tokens})
 
 
+class _BlockOutput(torch.Tensor):
+    """Hidden states that a model may also take for a pair with no attention weights, as Bamba's blocks return one."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # results are plain
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.as_subclass(torch.Tensor), None))
+
+
 class _LayerStandIn(nn.Module):
     """Takes a block's place in the model; all attributes other than ``forward`` are the block's."""
 
@@ -196,7 +205,7 @@ class _RecordInput(_LayerStandIn):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.__dict__["hidden"], self.__dict__["inputs"] = hidden_states, BlockInputs(args, kwargs)
-        return hidden_states
+        return hidden_states.as_subclass(_BlockOutput)
 
 
 class _ReplaceInput(_LayerStandIn):
@@ -207,8 +216,8 @@ class _ReplaceInput(_LayerStandIn):
         self.__dict__["hidden"] = hidden
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        result: torch.Tensor = self.__dict__["hidden"]
-        return result
+        hidden: torch.Tensor = self.__dict__["hidden"]
+        return hidden.as_subclass(_BlockOutput)
 
 
 class _HeadProduct(nn.Module):

@@ -42,6 +42,7 @@ from .dimensions import (
     OrDefault,
     Paired,
 )
+from .hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
 from .layer_kinds import NoOther
 from .layer_rows import LayerNumbers, LayerThetas, PerLayer, Repeated, SizeOfLayer
 from .layer_words import Letters, ListedLayers, WordsFrom
@@ -54,7 +55,6 @@ from .rows import (
     LayerFlags,
     LeadingDense,
     Mapped,
-    MixerLayers,
 )
 from .rules import Rule
 from .tower_rows import EvenlySpaced, LayersListed, Values
@@ -192,6 +192,10 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield _KINDS, TEXTS
     elif isinstance(noun, MixerLayers):
         yield from ((_KINDS, TEXTS), (noun.width, WHOLE), (str(KV_HEADS.of), WHOLE))
+    elif isinstance(noun, ListedAttention):
+        yield from ((noun.hf, optional(WHOLES)), (str(KV_HEADS.of), WHOLE))
+    elif isinstance(noun, PeriodicAttention):
+        yield from ((key, WHOLE) for key in (noun.period, noun.offset, str(KV_HEADS.of)))
     elif isinstance(noun, Letters):
         yield noun.key, optional(TEXT)
     elif isinstance(noun, Mapped):

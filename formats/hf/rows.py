@@ -323,13 +323,13 @@ class AttentionLayers:
     @property
     def words(self) -> tuple[str, ...]:
         """The words that a layer may have."""
-        return *_ATTENTION, self.other
+        return *ATTENTION, self.other
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if config.get("layer_types") is None:
             raise FormatError("missing: which layers have attention", where="layer_types")
         heads = self.heads(config)
-        yield self.gguf, [heads if word in _ATTENTION else 0 for word in config["layer_types"]]
+        yield self.gguf, [heads if word in ATTENTION else 0 for word in config["layer_types"]]
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         heads = get(self.gguf, each=True)
@@ -339,42 +339,7 @@ class AttentionLayers:
         return {**found, "layer_types": ["full_attention" if number else self.other for number in heads]}
 
 
-_ATTENTION = ("full_attention", "attention")  # the second in configs of transformers 4
-_STATE = ("linear_attention", "mamba")  # likewise
-
-
-@dataclass(frozen=True)
-class MixerLayers:
-    """``layer_types`` of models whose layers are attention, a state or a feed-forward, and no two of them.
-
-    In llama.cpp, attention has key/value heads, a feed-forward has a width, and a state neither.
-
-    Args:
-        forward: the word for a feed-forward.
-        width: the config key with its width.
-    """
-
-    forward: str
-    width: str
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The words that a layer may have."""
-        return *_ATTENTION, *_STATE, self.forward
-
-    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
-        words, heads, width = config["layer_types"], KV_HEADS(config), Dim(self.width)(config)
-        yield "attention.head_count_kv", [heads if word in _ATTENTION else 0 for word in words]
-        yield "feed_forward_length", [width if word == self.forward else 0 for word in words]
-
-    def to_hf(self, get: Getter) -> dict[str, Any]:
-        heads, widths = get("attention.head_count_kv", each=True), get("feed_forward_length", each=True)
-        if not isinstance(heads, list) or not isinstance(widths, list):
-            return {}
-        kinds = zip(heads, widths, strict=False)
-        words = [_ATTENTION[0] if head else self.forward if width else _STATE[0] for head, width in kinds]
-        sizes = {"num_key_value_heads": max(heads, default=0), self.width: max(widths, default=0)}
-        return {"layer_types": words, **{key: size for key, size in sizes.items() if size}}
+ATTENTION = ("full_attention", "attention")  # the second in configs of transformers 4
 
 
 @dataclass(frozen=True)

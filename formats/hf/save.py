@@ -26,6 +26,7 @@ from ..storage.folder import GrowingFolder
 from . import rope
 from .archs import ARCHS
 from .config import RECORDED, config_for_class, config_json, derive_config, with_defaults, with_recorded
+from .dimensions import ALWAYS
 from .extras import TIED
 from .generation import read_private, restore_generation
 from .load import BARE, ORIGINAL
@@ -183,19 +184,24 @@ def arch_of_model(model: Model) -> tuple[Arch, str]:
     for arch in archs:
         if isinstance(name, str) and name in arch.classes:
             return arch, name
-    unknown = [_unknown(arch, model) for arch in archs]
+    unknown = [_unlike(arch, model) for arch in archs]
     arch = archs[unknown.index(min(unknown))]
     return arch, next(iter(arch.classes))
 
 
-def _unknown(arch: Arch, model: Model) -> tuple[int, int]:
-    """Count the model's roles and its hyper-parameters that the architecture does not know, or has otherwise."""
+def _unlike(arch: Arch, model: Model) -> tuple[int, int]:
+    """Count what tells a model from those of an architecture.
+
+    Roles that these do not have; and hyper-parameters that one of the two lacks, or has otherwise.
+    """
     roles = {tensor.role for tensor in model.tensors} - set(rope.FACTOR_ROLES)
     keys = {key.removeprefix(f"{arch.gguf}.") for key in model.metadata if key.startswith(f"{arch.gguf}.")}
     known = {getattr(row, "gguf", None) for row in arch.config}
+    needed = {row.gguf for row in arch.config if isinstance(row, Key) and not row.optional and row.when is ALWAYS}
     constants = [(model.get(f"{arch.gguf}.{row.gguf}"), row.value) for row in arch.config if isinstance(row, Constant)]
     others = sum(1 for found, ours in constants if isinstance(found, (int, str)) and found != ours)
-    return len(roles - {role for rule in arch.rules for role in rule.roles}), len(keys - known) + others
+    known_roles = {role for rule in arch.rules for role in rule.roles}
+    return len(roles - known_roles), len(keys - known) + len(needed - keys) + others
 
 
 def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -22,6 +22,7 @@ from quantmill.quantize.choose import may_quantize
 CASES = (
     "qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32", "nemotron_h_moe", "mimo2",
     "mistral4", "deepseek4", "minimax-m3", "gemma4-unified", "gemma4-experts",
+    "jamba", "bamba", "mamba",
 )  # fmt: skip
 # What is added, not multiplied; and the mix of residual streams after the last block.
 UNSEEN = ("token_embd.", "output_hc_fn.", "_compressor_ape.")
@@ -40,8 +41,8 @@ def test_layer_by_layer_is_the_whole_model(case: str, tmp_path: Path) -> None:
     text = cut(np.random.default_rng(3).integers(2, 320, 4 * 24), 24, bos=1)
     whole = getattr(transformers, proof.model).from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
     seen = []
-    if hasattr(whole.model.layers[0], "linear_attn"):
-        out = whole.model.layers[0].linear_attn.out_proj
+    if hasattr(whole.base_model.layers[0], "linear_attn"):
+        out = whole.base_model.layers[0].linear_attn.out_proj
         out.register_forward_pre_hook(lambda _, args: seen.append(args[0].double()))
     with torch.inference_mode():
         expected = whole(torch.from_numpy(text.inputs).long()).logits

@@ -30,6 +30,7 @@ MORE = (
             "t5",
             "minicpm3",
             "t5encoder",
+            "jamba",
         ),
     ),
     Difference("*.attention.key_length", _DEFAULT, ("ernie4_5-moe", "exaone4", "smollm3")),
@@ -137,7 +138,16 @@ OTHER = (
         "tokenizer.chat_template", "llama.cpp's converter writes ChatML, whatever the folder has", ("qwen3asr",)
     ),
     Difference("tensor:*.ffn_gate_inp.weight", "F16 there; a router is F32 in every other model", ("dbrx",)),
-    Difference("tensor:*.ssm_a", "-exp(x), rounded once; torch's is an ulp beside it here and there", ("mamba",)),
+    Difference(
+        "tensor:*.ssm_a",
+        "-exp(x), rounded once; torch's is an ulp beside it here and there",
+        ("mamba", "falcon-mamba", "jamba"),
+    ),
+    Difference(
+        "tensor:*.attn_[qk].*",
+        "the rope turns half of each head, whose rows alone are permuted; llama.cpp's converter permutes all",
+        ("bamba",),
+    ),
     Difference(
         "order",
         "of the experts' tensors: that in which the checkpoint completes them",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..rules import Arch
 from .afmoe import AFMOE
+from .bamba import BAMBA
 from .bert import BERT, DISTILBERT, MODERN_BERT, NOMIC_BERT, ROBERTA
 from .bloom import BLOOM
 from .cohere import COHERE2, COHERE2_MOE, COMMAND_R
@@ -25,11 +26,12 @@ from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE, GRANITE_SWA
 from .hrm import HRM_TEXT
 from .hunyuan import HUNYUAN, HUNYUAN_MOE, HY_V3
 from .jais import JAIS2
+from .jamba import JAMBA
 from .kimi import KIMI_LINEAR
 from .laguna import LAGUNA
 from .lfm2 import LFM2, LFM2_MOE
 from .llama import LLAMA, LLAMA4, MISTRAL3, MIXTRAL
-from .mamba import MAMBA, MAMBA2
+from .mamba import FALCON_MAMBA, MAMBA, MAMBA2
 from .mellum import MELLUM
 from .mimo import MIMO2
 from .minicpm import MINICPM3

@@ -1,12 +1,13 @@
-"""Mamba and Mamba 2: state-space models without attention. Hybrids use the rules of ``mamba2``, too.
+"""Mamba, Falcon Mamba and Mamba 2: state-space models without attention. Hybrids use their rules, too.
 
-Sources: MambaConfig and Mamba2Config of transformers 5.23; conversion/mamba.py of llama.cpp.
+Sources: MambaConfig, FalconMambaConfig and Mamba2Config of transformers 5.23; conversion/mamba.py of llama.cpp, which
+normalizes Falcon Mamba's B, C and time steps with the epsilon of its layers, 1e-5 instead of 1e-6.
 """
 
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, VOCAB, Condition, Dim
+from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, VOCAB, Alike, Condition, Dim, Implied, Is
 from ..ops import Reshape
 from ..rows import Computed, Constant, Key
 from ..rules import Arch, HFClass, Rule
@@ -24,6 +25,29 @@ def conv1d(at: str, channels: Dim, kernel: Dim, when: Condition = ALWAYS, bias: 
     return (
         Rule(at + "conv1d", Role.SSM_CONV1D, shape, flat, when=when),
         Rule(at + "conv1d.bias", Role.SSM_CONV1D, (channels,), when=when & bias, tensor=True, part="bias"),
+    )
+
+
+def mamba1(
+    at: str, *, inner: Dim, rank: Dim, state: Dim, kernel: Dim, when: Condition = ALWAYS, norms: bool = False
+) -> tuple[Rule, ...]:
+    """The mixer of Mamba.
+
+    Args:
+        inner: its width.
+        rank: of the time steps' projection.
+        norms: whether B, C and the time steps are normalized, with weights.
+    """
+    parts = (("dt", Role.SSM_DT_NORM, rank), ("b", Role.SSM_B_NORM, state), ("c", Role.SSM_C_NORM, state))
+    return (
+        Rule(at + "in_proj", Role.SSM_IN, (2 * inner, EMBD), when=when),
+        *conv1d(at, inner, kernel, when),
+        Rule(at + "x_proj", Role.SSM_X, (rank + 2 * state, inner), when=when),
+        *(Rule(f"{at}{name}_layernorm", role, (width,), when=when) for name, role, width in parts if norms),
+        Rule(at + "dt_proj", Role.SSM_DT, (inner, rank), bias=ALWAYS, when=when),
+        Rule(at + "A_log", Role.SSM_A, (inner, state), (NegExp(),), when=when, tensor=True, part=""),
+        Rule(at + "D", Role.SSM_D, (inner,), when=when, tensor=True, part=""),
+        Rule(at + "out_proj", Role.SSM_OUT, (EMBD, inner), when=when),
     )
 
 
@@ -85,38 +109,41 @@ _BEGIN = (
     Rule(_AT + "norm", Role.ATTN_NORM, (EMBD,)),
 )
 
+_MAMBA = (
+    _COMMON
+    | {"vocab_size": 50280, "hidden_size": 768, "state_size": 16, "num_hidden_layers": 32, "eos_token_id": 0}
+    | {"time_step_scale": 1.0, "time_step_init_scheme": "random", "pad_token_id": 0, "use_mambapy": False}
+    | {"use_associative_scan": True, "tie_word_embeddings": True}
+)
+_KEYS = (
+    *_FIRST_KEYS,
+    Key("intermediate_size", "ssm.inner_size"),
+    Key("state_size", "ssm.state_size"),
+    Key("time_step_rank", "ssm.time_step_rank"),
+    _EPS,
+)
+_RULES = (*_BEGIN, *mamba1(_MIXER, inner=FF, rank=_RANK, state=_STATE, kernel=_KERNEL), *_ENDS)
+_IMPLIED: dict[str, Implied] = {"intermediate_size": 2 * EMBD, "time_step_rank": (EMBD + 15) // 16}
+
 MAMBA = Arch(
     name="mamba",
-    classes={
-        "MambaForCausalLM": HFClass(
-            "mamba",
-            _COMMON
-            | {"vocab_size": 50280, "hidden_size": 768, "state_size": 16, "num_hidden_layers": 32, "eos_token_id": 0}
-            | {"time_step_scale": 1.0, "time_step_init_scheme": "random", "pad_token_id": 0, "use_mambapy": False}
-            | {"use_associative_scan": True, "tie_word_embeddings": True},
-        )
-    },
-    config=(
-        *_FIRST_KEYS,
-        Key("intermediate_size", "ssm.inner_size"),
-        Key("state_size", "ssm.state_size"),
-        Key("time_step_rank", "ssm.time_step_rank"),
-        _EPS,
-        Constant("ssm.dt_b_c_rms", False),
-    ),
-    rules=(
-        *_BEGIN,
-        Rule(_MIXER + "in_proj", Role.SSM_IN, (2 * FF, EMBD)),
-        *conv1d(_MIXER, FF, _KERNEL),
-        Rule(_MIXER + "x_proj", Role.SSM_X, (_RANK + 2 * _STATE, FF)),
-        Rule(_MIXER + "dt_proj", Role.SSM_DT, (FF, _RANK), bias=ALWAYS),
-        Rule(_MIXER + "A_log", Role.SSM_A, (FF, _STATE), (NegExp(),), tensor=True, part=""),
-        Rule(_MIXER + "D", Role.SSM_D, (FF,), tensor=True, part=""),
-        Rule(_MIXER + "out_proj", Role.SSM_OUT, (EMBD, FF)),
-        *_ENDS,
-    ),
+    classes={"MambaForCausalLM": HFClass("mamba", _MAMBA)},
+    config=(*_KEYS, Constant("ssm.dt_b_c_rms", False)),
+    rules=_RULES,
     fixed=_FIXED,
-    implied={"intermediate_size": 2 * EMBD, "time_step_rank": (EMBD + 15) // 16},
+    implied=_IMPLIED,
+    base="backbone.",
+)
+
+FALCON_MAMBA = Arch(
+    name="falcon-mamba",
+    gguf_name="mamba",
+    classes={"FalconMambaForCausalLM": HFClass("falcon_mamba", _MAMBA | {"mixer_rms_eps": 1e-6})},
+    config=(*_KEYS, Constant("ssm.dt_b_c_rms", True)),
+    rules=_RULES,
+    fixed=_FIXED,
+    needs={"mixer_rms_eps": Is("mixer_rms_eps", 1e-6) | Alike("mixer_rms_eps", "layer_norm_epsilon")},
+    implied=_IMPLIED,
     base="backbone.",
 )
 

@@ -24,9 +24,10 @@ from ..dimensions import (
     Is,
 )
 from ..extras import LeftOut
+from ..hybrid_rows import MixerLayers
 from ..layer_words import Length, Letters
 from ..ops import Stack
-from ..rows import Computed, ConfigRow, Constant, Key, MixerLayers
+from ..rows import Computed, ConfigRow, Constant, Key
 from ..rules import Arch, HFClass, Rule
 from .mamba import NO_LIMIT, mamba2
 from .shared import EXPERT_KEYS, HEAD, HEAD_DIM_KEYS, SIZE_KEYS, attention, correction

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from oracles.proofs import all_proofs, save_proof
 from quantmill.formats.errors import FormatError
+from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.classes import arch_of_config
 from quantmill.formats.hf.config import complete_config
 from quantmill.formats.hf.dimensions import Alike, Contains
+from quantmill.formats.hf.hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
 from quantmill.formats.hf.layer_words import Length, Letters
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.rows import MixerLayers
+from quantmill.formats.hf.save import arch_of_model
 from quantmill.formats.ir import Model
 
 PROOFS = {proof.id: proof for proof in all_proofs()}
@@ -49,6 +52,66 @@ def test_layers_of_one_mixer() -> None:
     assert row.to_hf(lambda suffix, each=False: None) == {}
     none = row.to_hf(lambda suffix, each=False: [0, 0])
     assert none == {"layer_types": ["linear_attention", "linear_attention"]}
+
+
+def test_layers_with_attention_by_a_list_or_a_period() -> None:
+    listed, periodic = ListedAttention("layers"), PeriodicAttention("period", "offset")
+    sizes = {"num_key_value_heads": 2, "num_hidden_layers": 5}
+
+    def back(row: ListedAttention | PeriodicAttention, heads: Any) -> dict[str, Any]:
+        return row.to_hf(lambda suffix, each=False: heads)
+
+    given = {"period": 3, "offset": 1}
+    made = [dict(row.to_gguf(sizes | given | {"layers": [1, 4]})) for row in (listed, periodic)]
+    assert made == [{"attention.head_count_kv": [0, 2, 0, 0, 2]}] * 2
+    heads = made[0]["attention.head_count_kv"]
+    assert back(listed, heads) == {"layers": [1, 4], "num_key_value_heads": 2}
+    assert back(periodic, heads) == given | {"num_key_value_heads": 2}
+    assert back(periodic, [0, 2, 0]) == {"period": 3, "offset": 1, "num_key_value_heads": 2}
+    assert back(periodic, [0, 0]) == {"period": 3, "offset": 2}
+    assert dict(listed.to_gguf(sizes | {"layers": None})) == {"attention.head_count_kv": [0] * 5}
+    assert back(listed, 2) == back(periodic, 2) == {}
+    with pytest.raises(FormatError, match=r"layers: not all of its layers are in 0 to 4: \[5\]"):
+        dict(listed.to_gguf(sizes | {"layers": [5]}))
+
+
+_SIZES = {
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 4,
+    "vocab_size": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "problem"),
+    [
+        ("JambaForCausalLM", {"attn_layer_offset": 8}, "attn_layer_offset: 8 is not what llama.cpp's jamba takes"),
+        ("JambaForCausalLM", {"expert_layer_offset": 2}, "expert_layer_offset: 2 is not what llama.cpp's jamba takes"),
+        ("JambaForCausalLM", {"num_experts": 1}, "num_experts_per_tok: 2 is not what llama.cpp's jamba takes"),
+        ("JambaForCausalLM", {"head_dim": 32}, "head_dim: 32 is not what llama.cpp's jamba takes for granted"),
+        ("JambaForCausalLM", {"mamba_expand": 3}, "mamba_expand: is 3; llama.cpp's jamba computes 2"),
+        ("BambaForCausalLM", {"attn_rotary_emb": 16}, "attn_rotary_emb: 16 is not what llama.cpp's granitehybrid"),
+        ("BambaForCausalLM", {"attn_layer_indices": 3}, "attn_layer_indices: 3 is not a list of whole numbers"),
+        ("FalconMambaForCausalLM", {"mixer_rms_eps": 1e-3}, "mixer_rms_eps: 0.001 is not what llama.cpp's mamba"),
+    ],
+)
+def test_what_llama_cpp_cannot_is_one_line(name: str, wrong: dict[str, Any], problem: str) -> None:
+    arch = BY_CLASS[name]
+    complete_config(_SIZES, arch, arch.classes[name], PATH)
+    with pytest.raises(FormatError) as error:
+        complete_config(_SIZES | wrong, arch, arch.classes[name], PATH)
+    assert str(error.value).startswith(f"{PATH}: {problem}")
+
+
+@pytest.mark.parametrize("case", ["mamba", "falcon-mamba", "bamba", "granitehybrid-dense", "granitehybrid"])
+def test_architectures_of_one_name_in_gguf_are_told_apart(case: str, tmp_path: Path) -> None:
+    save_proof(PROOFS[case], tmp_path)
+    model = read_hf(tmp_path)
+    assert arch_of_model(model)[0].name == PROOFS[case].arch
+    foreign = {key: value for key, value in model.metadata.items() if not key.startswith("quantmill.")}
+    assert arch_of_model(replace(model, metadata=foreign))[0].name == PROOFS[case].arch
 
 
 _NEMOTRON = {"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h", "num_hidden_layers": 4}
