@@ -35,7 +35,9 @@ class TowerProof:
         model: transformers' model class.
         config: of the wrapper, with a config for each of its parts.
         size: height and width of the image.
-        features: what transformers makes of the model and the input: float32 [tokens, width].
+        sound: the number of samples at 16 kHz, for a tower that hears.
+        features: what transformers makes of the model and of pixels [1, 3, height, width], or samples [n]: float32
+            [tokens, width].
         case: where a tower has several proofs, what this one is about.
         processor: what preprocessor_config.json holds.
         spread: standard deviation of the random weights.
@@ -47,8 +49,9 @@ class TowerProof:
     tower: str
     model: str
     config: Mapping[str, Any]
-    features: Callable[[Any, NDArray[np.float32]], torch.Tensor]
+    features: Callable[[Any, torch.Tensor], torch.Tensor]
     size: tuple[int, int] = (64, 64)
+    sound: int = 0
     case: str = ""
     processor: Mapping[str, Any] = field(default_factory=lambda: dict(COLOURS))
     spread: float = 0.15
@@ -122,12 +125,21 @@ def patches(pixels: torch.Tensor, vision: Any) -> tuple[torch.Tensor, torch.Tens
     return parts.reshape(rows * columns, -1), torch.tensor([[1, rows, columns]])
 
 
+def sound_of(proof: TowerProof) -> NDArray[np.float32]:
+    """float32 [samples]: a rising tone in noise."""
+    at = np.arange(proof.sound) / 16000
+    tone = np.sin(2 * np.pi * (300 + 200 * at) * at)
+    noise = np.random.default_rng(5).standard_normal(proof.sound)
+    return (0.3 * tone + 0.05 * noise).astype(np.float32)
+
+
 def run_tower_proof(proof: TowerProof, model: torch.nn.Module) -> NDArray[np.float32]:
     """transformers' features: float32 [tokens, width]."""
     import torch
 
+    given = torch.from_numpy(sound_of(proof) if proof.sound else pixels_of(proof))
     with torch.no_grad():
-        found: NDArray[np.float32] = proof.features(model, torch.from_numpy(pixels_of(proof))).float().numpy()
+        found: NDArray[np.float32] = proof.features(model, given).float().numpy()
     return found
 
 

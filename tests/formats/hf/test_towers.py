@@ -24,6 +24,7 @@ from oracles.tower_proofs import (
     image_of,
     run_tower_proof,
     save_tower_proof,
+    sound_of,
     vocabulary_for_towers,
 )
 from quantmill.formats.gguf.reader import read_gguf
@@ -75,7 +76,8 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mtmd]:
 def test_llama_cpp_makes_the_same_of_an_image(proven: Proven, peer: Mtmd, level: str) -> None:
     proof = proven.proof
     peer.open(proven.write(level), proof.min_tokens)
-    found = np.concatenate(peer.encode_image(image_of(proof)))
+    chunks = peer.encode_audio(sound_of(proof)) if proof.sound else peer.encode_image(image_of(proof))
+    found = np.concatenate(chunks)
     assert found.shape == proven.expected.shape
     difference = float(np.abs(found - proven.expected).max() / np.ptp(proven.expected))
     print(f"{proof.id} {level}: {difference:.1e}")
