@@ -175,6 +175,13 @@ class Role(Enum):
     SHORTCONV_CONV = "shortconv.conv"
     SHORTCONV_INPROJ = "shortconv.in_proj"
     SHORTCONV_OUTPROJ = "shortconv.out_proj"
+    # layers that predict further tokens
+    NEXTN_EH_PROJ = "nextn.eh_proj"
+    NEXTN_EMBED_TOKENS = "nextn.embed_tokens"
+    NEXTN_ENORM = "nextn.enorm"
+    NEXTN_HNORM = "nextn.hnorm"
+    NEXTN_SHARED_HEAD_HEAD = "nextn.shared_head_head"
+    NEXTN_SHARED_HEAD_NORM = "nextn.shared_head_norm"
     OTHER = "other"  # any other tensor; its name is kept, and the recipe's default type applies
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +15,9 @@ from . import rope
 from .config_types import check_types
 from .dimensions import CLASS_HEAD, EMBD, HEADS, WRAPPER, Config, Implied, Is, at_layer
 from .extras import TIED
+from .further import with_further, without_further
 from .rows import Rope, metadata_key
-
-if TYPE_CHECKING:
-    from .rules import Arch, HFClass
+from .rules import FURTHER, Arch, HFClass
 
 # Stored elsewhere (class and dtype have keys of their own), or true only of the folder it was found in.
 _NOT_KEPT = {
@@ -240,8 +239,10 @@ def derive_config(
     if "token_embd.weight" in shapes:
         config.setdefault("vocab_size", shapes["token_embd.weight"][0])
     if config.get("hidden_size"):
+        further, config = config.get(FURTHER, 0), without_further(config, arch)
         for key, size in implied(arch, config).items():
             config.setdefault(key, size(config))
+        config = with_further(config, arch, further)
     roles = {(tensor.role, tensor.name.rpartition(".")[2]) for tensor in tensors}
     for rule in arch.rules:
         if isinstance(rule.bias, str):
@@ -319,6 +320,7 @@ _MISSING = object()
 
 def config_for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
     """A completed config as the class writes it: under its own names, without sizes that it infers itself."""
+    config = without_further(config, arch)
     theirs = {ours: name for name, ours in cls.names.items()}
     sizes = implied(arch, config).items()
     inferred = {key for key, size in sizes if config.get(key) == size(config)} - set(cls.defaults) - set(recorded)

@@ -56,7 +56,7 @@ from .rows import (
     LeadingDense,
     Mapped,
 )
-from .rules import Rule
+from .rules import Further, Rule
 from .tower_rows import EvenlySpaced, LayersListed, Values
 
 if TYPE_CHECKING:
@@ -200,6 +200,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.key, optional(TEXT)
     elif isinstance(noun, Mapped):
         yield noun.hf, TEXT
+    elif isinstance(noun, Further) and noun.hf:
+        yield noun.hf, optional(WHOLE)
     elif isinstance(noun, Alternating):
         yield from ((key, WHOLE) for key in (noun.hf, noun.other))
     elif isinstance(noun, Rule):

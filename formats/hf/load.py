@@ -21,6 +21,7 @@ from . import rope, towers
 from .card import general
 from .classes import read_config
 from .config import RECORDED, complete_config, config_residue, derive_config, rope_row, token_ids
+from .further import Mtp, with_further
 from .generation import FILE, generation_residue, read_generation
 from .links import check_links
 from .names import Named, by_our_names, without_wrappers
@@ -31,6 +32,7 @@ from .pooling import pooling_type
 from .rows import metadata_key
 from .rules import Arch, HFClass, Slot, with_gguf_names, without_head
 from .safetensors import StoredTensor
+from .seen import chosen, config_of
 from .settle import Found, Say, extra_of, ignore, known_names, say_bare, say_biases, settle_copies
 from .weights import Stored, read_weights
 
@@ -44,6 +46,7 @@ def read_hf(
     pre: str | None = None,
     drop_extra_tokens: bool = False,
     follow_links: bool = False,
+    mtp: Mtp = "keep",
     say: Say | None = None,
 ) -> Model:
     """Read a Hugging Face checkpoint. Its weights stay on disk until their rows are asked for.
@@ -54,6 +57,8 @@ def read_hf(
         pre: llama.cpp's name of the pre-tokenizer, such as ``qwen2``, instead of the one that is found.
         drop_extra_tokens: leave out tokens beyond the embedding's rows instead of refusing them.
         follow_links: read files whose links lead out of the folder, instead of refusing them.
+        mtp: what becomes of layers that predict further tokens: ``keep`` them where llama.cpp does, ``leave`` them out,
+            or read them ``only``, with what they share with the model: embedding, last norm and head.
         say: called with a line about what is assumed, chosen or left out, and about what the weights of a quantized
             checkpoint (GPTQ, AWQ, FP8...) become.
 
@@ -85,7 +90,7 @@ def read_hf(
     def weights(slots: Sequence[Slot], config: Mapping[str, Any]) -> Mapping[str, Stored]:
         return read_weights(folder, say, follow_links=follow_links)
 
-    return assemble(path, weights, pre, drop_extra_tokens=drop_extra_tokens, say=say)
+    return assemble(path, weights, pre, drop_extra_tokens=drop_extra_tokens, mtp=mtp, say=say)
 
 
 def assemble(
@@ -95,6 +100,7 @@ def assemble(
     *,
     drop_extra_tokens: bool = False,
     readable: bool = True,
+    mtp: Mtp = "keep",
     say: Say | None = None,
 ) -> Model:
     """Build the model of a config.json and the weights found for it. Other arguments and errors as for ``read_hf``.
@@ -112,17 +118,18 @@ def assemble(
     cls = arch.classes[name]
     with located(path):
         config = complete_config(raw, arch, cls, path)
+        promised = arch.further.promised(config) if arch.further else 0
+        expected = with_further(config, arch, 0 if mtp == "leave" else promised)
+        slots = list(arch.slots(expected))
+        found = find_weights(without_head(slots) if cls.bare else slots, expected)
+        found = _unwrapped(arch, expected, slots, found, folder, say)
+        config = config_of(arch, config, found)
         slots = list(arch.slots(config))
-        found = find_weights(without_head(slots) if cls.bare else slots, config)
-        own = {name: tensor.shape for name, tensor in found.items() if extra_of(arch, config, name) is None}
-        if layout := arch.layout_of(own, config):
-            config |= layout
-            slots = list(arch.slots(config))
         remedy = "; --mmproj writes them" if name in towers.BY_CLASS else ""
         named = _named(arch, cls, config, slots, found, raw, folder, say, remedy)
         bare = cls.bare or named.bare
         stored = settle_copies(arch, config, named.tensors, folder, say, bare=bare)
-        slots = list(arch.slots(config))
+        config, slots, stored = chosen(arch, config, stored, mtp, folder, say)
         if bare:
             slots = _maybe_without_head(arch, slots, stored, folder, say)
         say_biases(slots, stored, folder, say)
@@ -164,6 +171,22 @@ def assemble(
     return Model(arch.gguf, metadata, tensors, folder, from_checkpoint=True)
 
 
+def _unwrapped(
+    arch: Arch,
+    config: Mapping[str, Any],
+    slots: Sequence[Slot],
+    found: Mapping[str, Stored],
+    folder: Path,
+    say: Say,
+) -> dict[str, Stored]:
+    """The checkpoint's tensors without the names of wrappers."""
+
+    def is_extra(name: str) -> bool:
+        return extra_of(arch, config, name) is not None
+
+    return without_wrappers(found, arch, known_names(arch, slots), is_extra, folder, say)
+
+
 def _named(
     arch: Arch,
     cls: HFClass,
@@ -181,15 +204,10 @@ def _named(
         remedy: what is said behind the parts that are left out.
     """
     known = known_names(arch, slots)
-
-    def is_extra(name: str) -> bool:
-        return extra_of(arch, config, name) is not None
-
-    plain = without_wrappers(found, arch, known, is_extra, folder, say)
     required = {name for name, _ in required_shapes(slots)}
     required |= {name.removeprefix(arch.base) for name in required}
-    unread = {name for name in plain if is_extra(name)}
-    stored = decode_packed(plain, raw, folder, required=required, unread=unread, say=say)
+    unread = {name for name in found if extra_of(arch, config, name) is not None}
+    stored = decode_packed(found, raw, folder, required=required, unread=unread, say=say)
     named = by_our_names(stored, arch, cls, known, folder, say)
     extras = Found(remedy=remedy)
     tensors = {

@@ -19,12 +19,14 @@ from .packed_tensors import apply_op
 
 if TYPE_CHECKING:
     from .extras import Extra
-    from .rows import ConfigRow
+    from .rows import ConfigRow, Getter
 
 Target = Role | str  # a role, or a name in GGUF
 
 # No checkpoint has so many tensors (DeepSeek V3 has 91,000); a config that claims them is wrong or hostile.
 MAX_TENSORS = 2_000_000
+FURTHER = "further_layers"  # how many layers follow the model's own: a key that no config.json holds
+_MOST_FURTHER = 64  # published models have one to three
 
 LANGUAGE_MODEL = "model.language_model."  # where transformers 5 has the text model of most classes around one
 
@@ -163,6 +165,75 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Further:
+    """The row of an architecture whose models may have layers after the last that predict further tokens.
+
+    llama.cpp calls them nextn; others, multi-token prediction (MTP). Such a layer is a block like the model's own,
+    between tensors that join the next token's embedding to the last hidden states, and a norm.
+
+    Args:
+        hf: the config key with their number; empty where no config says it.
+        rules: the tensors that only these layers have. A name without ``{layer}`` is one of the first such layer.
+        at: what their tensors' names begin with in place of the model's layers, with ``{number}`` for the layer's own
+            number from 0; empty where the names count on.
+        sees: keys with a word for each of the model's layers, and the word of these.
+        zero: whether the file says that there are none.
+    """
+
+    hf: str
+    rules: tuple[Rule, ...]
+    at: str = ""
+    sees: Mapping[str, Any] = field(default_factory=dict)
+    zero: bool = False
+    gguf: str = "nextn_predict_layers"
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if (count := config.get(FURTHER, 0)) or self.zero:
+            yield self.gguf, count
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        count = get(self.gguf)
+        return {FURTHER: count, **({self.hf: count} if self.hf else {})} if count else {}
+
+    def promised(self, config: Config) -> int:
+        """How many layers a completed config says that there are.
+
+        Raises:
+            FormatError: more than any model has.
+        """
+        count = config.get(self.hf) or 0
+        if count > _MOST_FURTHER:
+            raise FormatError(f"{count} layers for further tokens are more than any model has", where=self.hf)
+        return int(count)
+
+    def at_layer(self, rules: tuple[Rule, ...], number: int) -> Iterator[Rule]:
+        """The rules of a further layer.
+
+        Args:
+            rules: those of the model's own layers.
+            number: of the layer, from 0.
+        """
+        for rule in (*rules, *self.rules):
+            if any("{layer}" in name for name in rule.modules):
+                yield self._renamed(rule, number)
+            elif number == 0:
+                yield rule
+
+    def marks(self, config: Config) -> tuple[str, ...]:
+        """What the names of each further layer's tensors contain, whatever stands before it."""
+        count = config.get(FURTHER, 0)
+        first = config["num_hidden_layers"] - count
+        return tuple(self.at.format(number=k) if self.at else f"layers.{first + k}." for k in range(count))
+
+    def _renamed(self, rule: Rule, number: int) -> Rule:
+        if not self.at:
+            return rule
+        start = self.at.format(number=number)
+        names = tuple(start + name.partition("{layer}.")[2] for name in rule.modules)
+        return replace(rule, hf=names[0] if isinstance(rule.hf, str) else names)
+
+
+@dataclass(frozen=True)
 class HFClass:
     """What differs between the model classes that share an architecture.
 
@@ -264,6 +335,11 @@ class Arch:
         return self.gguf_name or self.name
 
     @cached_property
+    def further(self) -> Further | None:
+        """Its row of layers that predict further tokens; None if it keeps none."""
+        return next((row for row in self.config if isinstance(row, Further)), None)
+
+    @cached_property
     def nouns(self) -> tuple[Any, ...]:
         """Its rows and rules, and all sizes, conditions and ops in them: what reads a config."""
         left: list[Any] = [*self.needs.values(), *self.implied.values(), *reversed(self.rules), *reversed(self.config)]
@@ -331,8 +407,22 @@ class Arch:
                 raise FormatError(f"{count * each} tensors are more than any model has", where=layers)
             for layer in range(count) if layers else (None,):
                 seen = at_layer(config, layer, count)
-                for rule in rules:
+                for rule in self._rules_at(rules, layer, config):
                     yield from _slots(rule, layer, seen)
+
+    def _rules_at(self, rules: tuple[Rule, ...], layer: int | None, config: Config) -> Iterable[Rule]:
+        number = further_number(layer, config) if self.further else None
+        return rules if self.further is None or number is None else self.further.at_layer(rules, number)
+
+
+def further_number(layer: int | None, config: Config) -> int | None:
+    """Which further layer a block is, from 0; None for one of the model's own, and for what is in no block.
+
+    Args:
+        config: one ``with_further``.
+    """
+    number = -1 if layer is None else layer - (config["num_hidden_layers"] - config.get(FURTHER, 0))
+    return number if number >= 0 else None
 
 
 def _gguf_name(target: Target, layer: int | None, part: str, stack: str) -> str:

@@ -33,7 +33,7 @@ from .load import BARE, ORIGINAL
 from .mmproj_save import processor_files, restore_towers, text_name, whole_config
 from .ops import Tensors
 from .rows import Constant, Key
-from .rules import Arch, Slot, without_head
+from .rules import FURTHER, Arch, Slot, further_number, without_head
 from .safetensors import chunks, write_safetensors
 from .settle import same_weights
 from .tower import TEXT
@@ -83,6 +83,10 @@ def write_hf(
     arch, name = arch_of_model(model)
     complete, config = restore_config(arch, name, model)
     slots = list(arch.slots(complete))
+    blocks = [tensor.layer for tensor in model if tensor.layer is not None]
+    if complete.get(FURTHER) and all(further_number(layer, complete) is not None for layer in blocks):
+        problem = "holds layers for further tokens alone, which are no checkpoint"
+        raise FormatError(problem, path=model.path, hint="convert the file of the model itself")
     tensors = _restore_tensors(arch, model, without_head(slots) if _is_bare(arch, name, model) else slots)
     common = _common_dtype(model) if dtype == "auto" else _float_type(dtype, model.path)
     tensors = _in_types(tensors, slots, _own_dtypes(model), common, exactly=dtype == "auto")

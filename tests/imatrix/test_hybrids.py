@@ -46,7 +46,7 @@ def test_layer_by_layer_is_the_whole_model(case: str, tmp_path: Path) -> None:
         out.register_forward_pre_hook(lambda _, args: seen.append(args[0].double()))
     with torch.inference_mode():
         expected = whole(torch.from_numpy(text.inputs).long()).logits
-    weights = Weights(read_hf(tmp_path / "hf"))
+    weights = Weights(read_hf(tmp_path / "hf", mtp="leave"))
     how = ComputeOptions(batch=2)
     shape = (text.n_chunks, text.n_ctx, weights.hidden_width)
     run = Runner(weights, text, how, Activations(shape, DTYPES[how.dtype], tmp_path / "state", 1 << 30))

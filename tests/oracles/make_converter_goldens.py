@@ -88,6 +88,9 @@ class Converter:
         deepseek = importlib.import_module("conversion.deepseek")
         deepseek.DeepseekV32Model.set_vocab = self.base.TextModel._set_vocab_gpt2
         float_experts(importlib.import_module("conversion.deepseek").DeepseekV4Model, self.base)
+        # main() keeps options in the model's class: each run gets one of its own.
+        find = self.module.get_model_class
+        self.module.get_model_class = lambda *args, **named: _of_this_run(find(*args, **named))
         self.look_up = self.base.TextModel.get_vocab_base_pre
         logging.disable(logging.ERROR)
 
@@ -98,8 +101,8 @@ class Converter:
         self.base.AutoConfig = Unreadable if as_it_stands else transformers.AutoConfig
         added = None if proof is None else (lambda *_: pre_name(proof))
         self.base.TextModel.get_vocab_base_pre = added or self.look_up
-        further = options if proof is None else proof.options
-        sys.argv = ["convert_hf_to_gguf.py", str(folder), "--outfile", str(path), "--outtype", outtype, *further]
+        options = (*options, *(() if proof is None else proof.options))
+        sys.argv = ["convert_hf_to_gguf.py", str(folder), "--outfile", str(path), "--outtype", outtype, *options]
         self.module.main()
 
 
@@ -127,6 +130,10 @@ def float_experts(model: Any, base: Any) -> None:
     model.prepare_tensors = base.TextModel.prepare_tensors
 
 
+def _of_this_run(cls: type[Any]) -> type[Any]:
+    return type(cls.__name__, (cls,), {"model_arch": cls.model_arch})
+
+
 def make(proof: Proof, converter: Converter) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / golden_path(proof.id).stem  # the model is called by it
@@ -135,7 +142,10 @@ def make(proof: Proof, converter: Converter) -> None:
         files = [Path(temporary) / f"{outtype}.gguf" for outtype in ("f32", "f16")]
         for path in files:
             converter.convert(folder, path, path.stem, proof)
-        _write(proof.id, weights_digest(folder), files)
+        alone = [Path(temporary) / f"alone-{path.name}" for path in files] if proof.further else []
+        for path in alone:
+            converter.convert(folder, path, path.stem.removeprefix("alone-"), proof, ("--mtp",))
+        _write(proof.id, weights_digest(folder), files, {"alone": summary(*alone)} if alone else {})
 
 
 def make_smollm2(converter: Converter) -> None:
@@ -175,16 +185,20 @@ def old_names(proof: TowerProof, folder: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
-def _write(case: str, weights: str, files: list[Path]) -> None:
+def _write(case: str, weights: str, files: list[Path], more: dict[str, Any] | None = None) -> None:
     versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "sentencepiece", "numpy")}
     made = {"llama-cpp-python": PINNED.partition("==")[2], **versions}
-    golden = {"made with": made, "weights": weights, **summary(*files)}
+    golden = {"made with": made, "weights": weights, **summary(*files), **(more or {})}
     golden_path(case).parent.mkdir(parents=True, exist_ok=True)
     golden_path(case).write_text(as_lines(golden), encoding="utf-8")
 
 
 def as_lines(golden: dict[str, Any]) -> str:
     """JSON with a line for each key and each tensor."""
+    return "{\n" + ",\n".join(_parts(golden)) + "\n}\n"
+
+
+def _parts(golden: dict[str, Any]) -> list[str]:
     parts = []
     for name, value in golden.items():
         if name == "metadata":
@@ -192,9 +206,11 @@ def as_lines(golden: dict[str, Any]) -> str:
             parts.append('"metadata": {\n' + ",\n".join(rows) + "\n}")
         elif name == "tensors":
             parts.append('"tensors": [\n' + ",\n".join(f"  {json.dumps(one)}" for one in value) + "\n]")
+        elif name == "alone":
+            parts.append('"alone": {\n' + ",\n".join(_parts(value)) + "\n}")
         else:
             parts.append(f"{json.dumps(name)}: {json.dumps(value)}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+    return parts
 
 
 def main(patterns: list[str]) -> None:

@@ -33,6 +33,21 @@ SMALL = {
 
 
 @dataclass(frozen=True)
+class Further:
+    """A layer for further tokens, which published checkpoints hold and transformers neither loads nor saves.
+
+    Args:
+        at: what the names of its tensors begin with.
+        like: what those begin with in the layer of the model that it is like.
+        own: the shapes of the tensors that only it has, by their names.
+    """
+
+    at: str
+    like: str
+    own: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
 class Proof:
     """A tiny config of transformers, with as many features of the architecture switched on as one config can have.
 
@@ -58,6 +73,7 @@ class Proof:
         flash: llama.cpp needs flash attention for it.
         towers: for a class around a text model, which ``config`` is then of: the configs of its towers, and what else
             stands in the outer config.
+        further: a layer for further tokens beside the model's.
     """
 
     arch: str
@@ -78,6 +94,7 @@ class Proof:
     layout: Callable[[Tensors], dict[str, NDArray[Any]]] | None = None
     flash: bool = False
     towers: Mapping[str, Any] = field(default_factory=dict)
+    further: Further | None = None
 
     @property
     def predicts(self) -> bool:
@@ -126,7 +143,27 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
     model.save_pretrained(folder, save_original_format=not proof.as_loaded)
     if proof.turned:
         _turn(proof.turned, folder / "model.safetensors")
+    if proof.further:
+        add_further(folder, proof.further, generator)
     return model
+
+
+def add_further(folder: Path, further: Further, generator: np.random.Generator) -> None:
+    """Add the layer's tensors to a checkpoint's file: those of the layer that it is like, smaller, and random ones."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    like = {name.removeprefix(further.like): w for name, w in weights.items() if name.startswith(further.like)}
+    assert like
+    layer = {further.at + name: 0.75 * w for name, w in like.items()}
+    for name, shape in further.own.items():
+        values = generator.standard_normal(shape) * 0.05 + (len(shape) == 1)
+        layer[name] = torch.from_numpy(values.astype(np.float32))
+    assert not layer.keys() & weights.keys()
+    weights |= layer
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def _turn(pattern: str, path: Path) -> None:

@@ -82,7 +82,11 @@ def check_read(source: SourceKind | None, read: ReadOptions) -> None:
     for kind, what, given in (
         ("ggml", "GGML files", ggml),
         ("lora", "LoRA adapters", {"--base": read.lora_base is not None}),
-        ("hf", "Hugging Face folders", {"--pre": read.pre is not None}),
+        (
+            "hf",
+            "Hugging Face folders",
+            {"--pre": read.pre is not None, "--no-mtp": read.mtp == "leave", "--mtp-only": read.mtp == "only"},
+        ),
     ):
         for option in (option for option, is_given in given.items() if is_given and source != kind):
             raise PlanError(f"is for {what}, and the source is not one", where=option, hint="leave it out")

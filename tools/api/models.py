@@ -80,6 +80,7 @@ def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress:
             pre=options.pre,
             drop_extra_tokens=options.drop_extra_tokens,
             follow_links=options.follow_links,
+            mtp=options.mtp,
             say=notes(progress, important=True),
         )
     if kind == "lora":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from ...formats.ggml.reader import GGMLSettings
+    from ...formats.hf.further import Mtp
 
 StrPath = str | os.PathLike[str]
 Kind = Literal["hf", "gguf", "ggml"]
@@ -29,6 +30,8 @@ class ReadOptions:
             them.
         follow_links: read files of a checkpoint or an adapter whose links lead out of the folder, instead of refusing
             them.
+        mtp: what becomes of a checkpoint's layers that predict further tokens (multi-token prediction): ``keep`` them
+            where llama.cpp does, ``leave`` them out, or read them ``only``, with embedding, last norm and head.
 
     Example:
         >>> from quantmill import ReadOptions
@@ -42,6 +45,7 @@ class ReadOptions:
     lora_base: Path | None = None
     drop_extra_tokens: bool = False
     follow_links: bool = False
+    mtp: Mtp = "keep"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ..api.options import MmprojOptions, ReadOptions, SizeTarget, SourceKind, Wr
 from .units import Size
 
 if TYPE_CHECKING:
+    from ...formats.hf.further import Mtp
     from ..api.planning import PlanOptions
     from ..api.ray_pool import ClusterOptions
 
@@ -145,11 +146,16 @@ def _read_options(
     base: Path | None,
     drop_extra_tokens: bool,
     follow_links: bool,
+    no_mtp: bool,
+    mtp_only: bool,
 ) -> ReadOptions:
     from ...formats.ggml.reader import GGMLSettings
 
+    if no_mtp and mtp_only:
+        raise click.UsageError("--no-mtp and --mtp-only exclude each other")
     ggml = GGMLSettings(gqa, eps, rope_base, context, vocab_dir)
-    return ReadOptions(source, pre, ggml, base, drop_extra_tokens, follow_links)
+    mtp: Mtp = "leave" if no_mtp else "only" if mtp_only else "keep"
+    return ReadOptions(source, pre, ggml, base, drop_extra_tokens, follow_links, mtp)
 
 
 def cluster_from(address: str | None, workers: int | None) -> ClusterOptions | None:
@@ -328,5 +334,13 @@ read_options: Group[Any] = _gather(
     click.option(
         "--follow-links", is_flag=True,
         help="Read files whose links lead out of SRC, which could be any file of this machine.",
+    ),
+    click.option(
+        "--no-mtp", is_flag=True,
+        help="Leave out the layers that predict further tokens (multi-token prediction).",
+    ),
+    click.option(
+        "--mtp-only", is_flag=True,
+        help="Write only these layers, with what they share with the model, to draft tokens for it.",
     ),
 )  # fmt: skip

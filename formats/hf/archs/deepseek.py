@@ -13,7 +13,7 @@ from ..extras import LeftOut
 from ..rows import Computed, Constant, Key, LeadingDense
 from ..rules import Arch, HFClass
 from .mla import DEFAULTS, DENSE, GROUPS_FIT, MLA, NAMES, ROUTED, model_rules, routed_rules
-from .shared import FURTHER_LAYERS, TEXT_ROOTS, TIED_HEAD, VISION, gated_mlp
+from .shared import FURTHER_LAYERS, NEXTN_LAYERS, TEXT_ROOTS, TIED_HEAD, VISION, gated_mlp
 
 _PROJECTOR = tuple(LeftOut(f"{root}mm_projector.*", "projector") for root in ("", "model."))
 _CONFIG = (*MLA, *ROUTED, Key("first_k_dense_replace", "leading_dense_block_count"))
@@ -85,12 +85,18 @@ GLM4_MOE_LITE = Arch(
             NAMES,
         )
     },
-    config=(*MLA, *ROUTED, LeadingDense(), Constant("expert_gating_func", 2)),
+    config=(
+        *MLA,
+        *ROUTED,
+        LeadingDense(),
+        Constant("expert_gating_func", 2),
+        replace(NEXTN_LAYERS, sees={MLP_TYPES: "sparse"}),
+    ),
     rules=model_rules(*routed_rules(Is(MLP_TYPES, "dense"))),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
     needs=GROUPS_FIT,
     implied={MLP_TYPES: LeadingLayers("dense", "sparse", OrDefault("first_k_dense_replace", 1))},
-    extras=(TIED_HEAD, FURTHER_LAYERS),
+    extras=(TIED_HEAD,),
 )
 
 YOUTU = Arch(

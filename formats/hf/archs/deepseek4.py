@@ -33,7 +33,6 @@ from ..rows import Computed, Constant, Key, LeadingDense
 from ..rules import Arch, HFClass, Rule
 from .dsa import INDEXER_KEYS
 from .hyper import HC_KEYS, STREAMS, hyper_connections
-from .qwen import MTP
 from .shared import (
     EMBEDDING,
     EPS_KEY,
@@ -167,5 +166,9 @@ DEEPSEEK4 = Arch(
     },
     roots={"embed.": "model.embed_tokens.", "hc_head_": "model.hc_head.hc_", "lm_head.": "head."},
     layouts={"norm_of_keys_is_norm": "*.attn.norm.weight"},
-    extras=(*MTP, LeftOut("aligner.*", "vision tower"), LeftOut("vision.*", "vision tower")),
+    extras=(
+        LeftOut("mtp.*", "layers that predict further tokens"),
+        LeftOut("aligner.*", "vision tower"),
+        LeftOut("vision.*", "vision tower"),
+    ),
 )

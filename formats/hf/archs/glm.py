@@ -17,10 +17,10 @@ from .shared import (
     EXPERT_KEYS,
     FFN_NORM,
     FINAL_NORM,
-    FURTHER_LAYERS,
     HEAD,
     HEAD_DIM_KEYS,
     LAYER_PREFIX,
+    NEXTN_LAYERS,
     SIZE_KEYS,
     attention,
     correction,
@@ -120,6 +120,7 @@ _ROUTED: tuple[ConfigRow, ...] = (
     Constant("expert_gating_func", 2),
     Key("routed_scaling_factor", "expert_weights_scale"),
     Key("norm_topk_prob", "expert_weights_norm"),
+    NEXTN_LAYERS,
 )
 
 GLM4_MOE = Arch(
@@ -142,7 +143,6 @@ GLM4_MOE = Arch(
     config=(*_ROUTED, Key("first_k_dense_replace", "leading_dense_block_count")),
     rules=_routed(_DENSE),
     fixed={"hidden_act": "silu"},
-    extras=(FURTHER_LAYERS,),
 )  # fmt: skip
 
 SOLAR_OPEN = Arch(
@@ -167,5 +167,4 @@ SOLAR_OPEN = Arch(
     fixed={"hidden_act": "silu"},
     needs={"use_qk_norm": ~Is("use_qk_norm")},
     implied={"intermediate_size": EXPERT_FF},  # of no layer
-    extras=(FURTHER_LAYERS,),
 )  # fmt: skip

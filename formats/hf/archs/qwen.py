@@ -5,12 +5,13 @@ Sources: their config classes in transformers 5.23; conversion/qwen.py of llama.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...ir import Role
 from ..dimensions import ALWAYS, EMBD, Dim, Equal, Implied, Is, LayerPattern, Q
-from ..extras import LeftOut
 from ..ops import Reshape, Split, Ungroup
 from ..rows import Computed, Key, LayerFlags, Rope
-from ..rules import Arch, HFClass, Rule
+from ..rules import Arch, Further, HFClass, Rule
 from ..values import Add, NegExp
 from .shared import (
     ATTN_NORM,
@@ -140,7 +141,18 @@ DELTA_IMPLIED: dict[str, Implied] = {
     "layer_types": LayerPattern("linear_attention", "full_attention", Dim("full_attention_interval")),
 }
 DELTA_NEEDS = {"linear_value_head_dim": Equal(K_DIM, V_DIM)}
-MTP = tuple(LeftOut(name, "layers that predict further tokens") for name in ("mtp.*", "model.mtp.*"))
+MTP = Further(
+    "mtp_num_hidden_layers",
+    (
+        Rule("mtp.pre_fc_norm_embedding", Role.NEXTN_ENORM, (EMBD,), ADD_ONE),
+        Rule("mtp.pre_fc_norm_hidden", Role.NEXTN_HNORM, (EMBD,), ADD_ONE),
+        Rule("mtp.fc", Role.NEXTN_EH_PROJ, (EMBD, 2 * EMBD)),
+        Rule("mtp.norm", Role.NEXTN_SHARED_HEAD_NORM, (EMBD,), ADD_ONE),
+    ),
+    at="mtp.layers.{number}.",
+    sees={"layer_types": "full_attention"},
+)
+MTP_ROOTS = {"model.mtp.": "mtp."}
 
 QWEN3_NEXT = Arch(
     name="qwen3next",
@@ -165,6 +177,7 @@ QWEN3_NEXT = Arch(
         Key("moe_intermediate_size", "expert_feed_forward_length"),
         Key("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
         *DELTA_ROWS,
+        replace(MTP, hf=""),  # its config has no key for their number
     ),
     rules=(
         EMBEDDING,
@@ -202,5 +215,5 @@ QWEN3_NEXT = Arch(
     fixed={"hidden_act": "silu", "norm_topk_prob": True, "attention_bias": False} | _ALL_SPARSE,
     needs=DELTA_NEEDS,
     implied=DELTA_IMPLIED,
-    extras=MTP,
+    roots=MTP_ROOTS,
 )

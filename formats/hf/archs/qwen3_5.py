@@ -26,6 +26,7 @@ from .qwen import (
     LINEAR,
     LINEAR_KEYS,
     MTP,
+    MTP_ROOTS,
     NAMES,
     V_DIM,
     V_HEADS,
@@ -101,7 +102,7 @@ _ATTENTION = (
 )
 _LAST = (Rule("model.norm", Role.OUTPUT_NORM, (EMBD,), ADD_ONE), HEAD)
 _FIXED = {"hidden_act": "silu", "attention_bias": False}
-_EXTRAS = (*MTP, *VISION, *VISUAL)
+_EXTRAS = (*VISION, *VISUAL)
 
 QWEN35 = Arch(
     name="qwen35",
@@ -109,12 +110,12 @@ QWEN35 = Arch(
         "Qwen3_5ForCausalLM": _DENSE,
         "Qwen3_5ForConditionalGeneration": replace(_DENSE, text_of="Qwen3_5ForCausalLM"),
     },
-    config=(*SIZE_KEYS, _ROPE, EPS_KEY, *HEAD_DIM_KEYS, *DELTA_ROWS),
+    config=(*SIZE_KEYS, _ROPE, EPS_KEY, *HEAD_DIM_KEYS, *DELTA_ROWS, MTP),
     rules=(EMBEDDING, *_ATTENTION, *gated_mlp(width=FF), *_LAST),
     fixed=_FIXED,
     needs=DELTA_NEEDS,
     implied=DELTA_IMPLIED,
-    roots=TEXT_ROOTS,
+    roots=TEXT_ROOTS | MTP_ROOTS,
     extras=_EXTRAS,
 )
 
@@ -134,6 +135,7 @@ QWEN35_MOE = Arch(
         Key("moe_intermediate_size", "expert_feed_forward_length"),
         Key("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
         *DELTA_ROWS,
+        MTP,
     ),
     rules=(
         EMBEDDING,
@@ -146,7 +148,7 @@ QWEN35_MOE = Arch(
     fixed=_FIXED,
     needs=DELTA_NEEDS,
     implied=DELTA_IMPLIED,
-    roots=TEXT_ROOTS,
+    roots=TEXT_ROOTS | MTP_ROOTS,
     layouts=FUSED_EXPERTS,
     extras=_EXTRAS,
 )

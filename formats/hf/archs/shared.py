@@ -25,7 +25,7 @@ from ..dimensions import (
 from ..extras import Copy, LeftOut
 from ..ops import Op, PermuteRope, Split, Stack
 from ..rows import Key, Rope
-from ..rules import Rule
+from ..rules import Further, Rule
 
 # In the order of conversion/base.py: these rows come before rope.
 SIZE_KEYS = (
@@ -78,6 +78,19 @@ HEAD = Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD), unless="tie_word_embeddings")
 OWN_HEAD = Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD))  # where llama.cpp does not load a file without one
 TIED_HEAD = Copy("lm_head.weight", "model.embed_tokens.weight")  # an equal head is not written
 FURTHER_LAYERS = LeftOut("model.layers.{beyond}.*", "layers that predict further tokens")
+
+# Layers for further tokens as DeepSeek V3 has them, whose names count on.
+NEXTN_LAYERS = Further(
+    "num_nextn_predict_layers",
+    (
+        Rule(LAYER_PREFIX + "embed_tokens", Role.NEXTN_EMBED_TOKENS, (VOCAB, EMBD), optional=True),
+        Rule(LAYER_PREFIX + "enorm", Role.NEXTN_ENORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "hnorm", Role.NEXTN_HNORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "eh_proj", Role.NEXTN_EH_PROJ, (EMBD, 2 * EMBD)),
+        Rule(LAYER_PREFIX + "shared_head.norm", Role.NEXTN_SHARED_HEAD_NORM, (EMBD,), optional=True),
+        Rule(LAYER_PREFIX + "shared_head.head", Role.NEXTN_SHARED_HEAD_HEAD, (VOCAB, EMBD), optional=True),
+    ),
+)
 ATTN_NORM = Rule(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM, (EMBD,))
 FFN_NORM = Rule(LAYER_PREFIX + "post_attention_layernorm", Role.FFN_NORM, (EMBD,))
 

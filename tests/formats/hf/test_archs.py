@@ -186,6 +186,12 @@ def test_the_file_is_that_of_llama_cpp_s_converter(proven: Proven) -> None:
         execute(make_plan(source, level), path, threads=1)
     found = differences(summary(*files), golden)
     assert {key: pair for key, pair in found.items() if not is_listed(proven.proof.arch, key, *pair)} == {}
+    if "alone" in golden:
+        alone = read_hf(folder, mtp="only")
+        for path, level in zip(files, ("F32", "F16"), strict=True):
+            execute(make_plan(alone, level), path, threads=1, force=True)
+        found = differences(summary(*files), golden["alone"])
+        assert {key: pair for key, pair in found.items() if not is_listed(proven.proof.arch, key, *pair)} == {}
     types = {level: [step.type for step in make_plan(source, level).steps] for level in ("auto", "F16")}
     assert types["auto"] == types["F16"]  # as there: F16 is the 16-bit type of a checkpoint in F32
 

@@ -39,7 +39,7 @@ def bare_class(proof: Proof) -> Any:
 
 
 def save_bare(proof: Proof, folder: Path) -> torch.nn.Module:
-    return save_proof(replace(proof, model=bare_class(proof).__name__), folder)
+    return save_proof(replace(proof, model=bare_class(proof).__name__, further=None), folder)
 
 
 def hidden(proof: Proof, model: torch.nn.Module) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from oracles.llama import Llama
-from oracles.proofs import SMALL, Proof, all_proofs, save_proof, tokens_of
+from oracles.proofs import SMALL, Proof, add_further, all_proofs, save_proof, tokens_of
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf import rope
@@ -32,7 +33,8 @@ TOKENS = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, 
 
 
 def save_whole(proof: Proof, folder: Path) -> torch.nn.Module:
-    """The wrapper with its vision tower, and layers of multi-token prediction with experts in the other layout."""
+    """The wrapper with its vision tower and a layer for further tokens."""
+    assert proof.further
     cls = getattr(transformers, proof.model.replace("ForCausalLM", "ForConditionalGeneration"))
     torch.manual_seed(5)
     model = cls(cls.config_class(text_config={**SMALL, **proof.config}, vision_config=VISION, **TOKENS)).eval()
@@ -40,10 +42,7 @@ def save_whole(proof: Proof, folder: Path) -> torch.nn.Module:
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.03)
     model.save_pretrained(folder, save_original_format=not proof.as_loaded)
-    tensors = load_file(folder / "model.safetensors")
-    experts = "mtp.layers.0.mlp.experts." + ("0.gate_proj.weight" if proof.as_loaded else "gate_up_proj")
-    tensors |= {"mtp.fc.weight": torch.zeros(4, 8), experts: torch.zeros(2, 4), "model.mtp.norm.weight": torch.zeros(4)}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    add_further(folder, replace(proof.further, like="model.language_model.layers.1."), np.random.default_rng(5))
     return model
 
 
@@ -56,8 +55,7 @@ def test_the_text_model_of_a_whole_one(case: str, tmp_path: Path) -> None:
     assert fused == proof.as_loaded
     source = read_hf(tmp_path / "hf", say=said.append)
     assert said == [
-        f"{tmp_path / 'hf'}: left out, as the text model is computed without it: "
-        "layers that predict further tokens (3 tensors, 176 bytes), vision tower (21 tensors, 431.4 kB)"
+        f"{tmp_path / 'hf'}: left out, as the text model is computed without it: vision tower (21 tensors, 431.4 kB)"
     ]
     execute(make_plan(source, "F32"), tmp_path / "f32.gguf", threads=1)
     with torch.no_grad():
@@ -72,9 +70,7 @@ def test_the_text_model_of_a_whole_one(case: str, tmp_path: Path) -> None:
     with torch.no_grad():
         assert np.array_equal(back(torch.tensor([tokens_of(proof)])).logits[0].numpy(), expected)
     ours = load_file(tmp_path / "back" / "model.safetensors")
-    assert ours.keys() == {
-        name.replace("model.language_model.", "model.") for name in names if "visual" not in name and "mtp" not in name
-    }
+    assert ours.keys() == {name.replace("model.language_model.", "model.") for name in names if "visual" not in name}
     assert "fused" not in (tmp_path / "back" / "config.json").read_text()
 
 
@@ -89,7 +85,7 @@ def test_both_layouts_of_experts_are_one_model(tmp_path: Path) -> None:
     ]
     assert found[0] == found[1]
     layers = [name for name in found[0] if "exps" in name]
-    assert len(layers) == 4 * 3
+    assert len(layers) == 5 * 3
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """DeepSeek, GLM-4.7-Flash, GLM-5, Mistral 4 and Youtu-LLM."""
 
+from oracles.archs.glm import FURTHER
 from oracles.proofs import Proof
 
 _MLA = {
@@ -36,7 +37,11 @@ PROOFS = (
     Proof("deepseek3", "DeepseekV3ForCausalLM", _MLA | {"n_group": 4, "topk_group": 2}, published=_SIGMOID),
     Proof("deepseek3", "DeepseekV3ForCausalLM", _ONE_GROUP | {"rope_parameters": _YARN}, "yarn", published=_SIGMOID),
     Proof(
-        "glm4moelite", "Glm4MoeLiteForCausalLM", _FLASH, published={"first_k_dense_replace": 1}, options=("--no-mtp",)
+        "glm4moelite",
+        "Glm4MoeLiteForCausalLM",
+        _FLASH | {"num_nextn_predict_layers": 1},
+        published={"first_k_dense_replace": 1},
+        further=FURTHER,
     ),
     Proof(
         "deepseek32",

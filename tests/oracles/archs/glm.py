@@ -1,6 +1,6 @@
 """GLM and Solar Open."""
 
-from oracles.proofs import Proof
+from oracles.proofs import Further, Proof
 
 _HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2}
 
@@ -11,9 +11,23 @@ _EXPERTS = _HEADS | {
 
 _SOLAR = {key: value for key, value in _EXPERTS.items() if key != "use_qk_norm"}
 
+# As in zai-org/GLM-4.5 and -4.7-Flash, whose layer after the last has an embedding and a head of its own.
+FURTHER = Further(
+    "model.layers.3.",
+    "model.layers.2.",
+    {
+        "model.layers.3.embed_tokens.weight": (320, 256),
+        "model.layers.3.enorm.weight": (256,),
+        "model.layers.3.hnorm.weight": (256,),
+        "model.layers.3.eh_proj.weight": (256, 512),
+        "model.layers.3.shared_head.norm.weight": (256,),
+        "model.layers.3.shared_head.head.weight": (320, 256),
+    },
+)
+
 PROOFS = (
     Proof("glm4", "Glm4ForCausalLM", _HEADS | {"head_dim": 64, "pad_token_id": 0}),
-    Proof("glm4moe", "Glm4MoeForCausalLM", _EXPERTS, options=("--no-mtp",)),
+    Proof("glm4moe", "Glm4MoeForCausalLM", _EXPERTS, further=FURTHER),
     Proof("chatglm", "GlmForCausalLM", _HEADS | {"head_dim": 32, "pad_token_id": 0}),
     Proof(
         "solar-open",

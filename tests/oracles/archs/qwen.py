@@ -1,6 +1,6 @@
 """Qwen."""
 
-from oracles.proofs import Proof
+from oracles.proofs import Further, Proof
 
 _HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2}
 _EXPERTS = _HEADS | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
@@ -11,7 +11,19 @@ _DELTA = {
 }  # fmt: skip
 _SECTIONS = {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2]}
 _HYBRID_EXPERTS = _EXPERTS | _DELTA | {"shared_expert_intermediate_size": 512}
-_HYBRID = {"published": {"full_attention_interval": 2}, "options": ("--no-mtp",)}
+_PUBLISHED = {"full_attention_interval": 2}
+# As in Qwen/Qwen3.5-9B and Qwen3-Next: the second layer is one of full attention, as this one is.
+_MTP = Further(
+    "mtp.layers.0.",
+    "model.layers.1.",
+    {
+        "mtp.fc.weight": (256, 512),
+        "mtp.norm.weight": (256,),
+        "mtp.pre_fc_norm_embedding.weight": (256,),
+        "mtp.pre_fc_norm_hidden.weight": (256,),
+    },
+)
+_SAYS_ONE = {"mtp_num_hidden_layers": 1}
 
 PROOFS = (
     Proof("qwen2", "Qwen2ForCausalLM", _HEADS | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
@@ -28,29 +40,39 @@ PROOFS = (
         "qwen3next",
         "Qwen3NextForCausalLM",
         _HYBRID_EXPERTS,
-        **_HYBRID,
+        published=_PUBLISHED,
+        further=_MTP,
     ),
     # three value heads for each key head, and the vision tower's sections
     Proof(
         "qwen35",
         "Qwen3_5ForCausalLM",
-        _HEADS | _DELTA | {"linear_num_value_heads": 12, "rope_parameters": _SECTIONS},
-        **_HYBRID,
+        _HEADS | _DELTA | {"linear_num_value_heads": 12, "rope_parameters": _SECTIONS} | _SAYS_ONE,
+        published=_PUBLISHED,
+        further=_MTP,
     ),
     Proof(
         "qwen35",
         "Qwen3_5ForCausalLM",
         _HEADS | _DELTA | {"linear_num_value_heads": 4, "tie_word_embeddings": True},
         "tied",
-        **_HYBRID,
+        published=_PUBLISHED,
+        options=("--no-mtp",),
     ),
-    Proof("qwen35moe", "Qwen3_5MoeForCausalLM", _HYBRID_EXPERTS, **_HYBRID),
     Proof(
         "qwen35moe",
         "Qwen3_5MoeForCausalLM",
-        _HYBRID_EXPERTS,
+        _HYBRID_EXPERTS | _SAYS_ONE,
+        published=_PUBLISHED,
+        further=_MTP,
+    ),
+    Proof(
+        "qwen35moe",
+        "Qwen3_5MoeForCausalLM",
+        _HYBRID_EXPERTS | _SAYS_ONE,
         "fused",
         as_loaded=True,
-        **_HYBRID,
+        published=_PUBLISHED,
+        further=_MTP,
     ),
 )
