@@ -204,6 +204,14 @@ class Reciprocal:
 
 
 @dataclass(frozen=True)
+class Rotary:
+    """How many dimensions of a head turn."""
+
+    def __call__(self, config: Config) -> int:
+        return int(HEAD_DIM(config) * config["rope_parameters"].get("partial_rotary_factor", 1.0))
+
+
+@dataclass(frozen=True)
 class Condition(ABC):
     """Something that is true or false of a config, or of a layer; ``~a``, ``a & b`` and ``a | b`` work as expected."""
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..ir import Bytes, Tensor
-from .dimensions import Config, Dim
+from .dimensions import Config, Dim, Rotary
 
 Tensors = tuple[Tensor, ...]
 Rows = NDArray[np.intp]
@@ -222,18 +222,37 @@ class PermuteRope(RowOp):
     Args:
         heads: how many.
         undo: go the other way.
+        turning: how many rows of each head turn, which come first, if not all.
     """
 
     heads: Dim
     undo: bool = False
+    turning: Dim | Rotary | None = None
 
     @property
     def inverse(self) -> PermuteRope:
         return replace(self, undo=not self.undo)
 
     def move(self, tensors: Tensors, config: Config) -> Tensors:
+        if self.turning is not None:
+            return self._move_first(tensors, self.turning(config), config)
         pairs = Regroup((self.heads, -1, 2) if self.undo else (self.heads, 2, -1), (0, 2, 1))
         return pairs.move(tensors, config)
+
+    def _move_first(self, tensors: Tensors, turning: int, config: Config) -> Tensors:
+        (tensor,) = tensors
+        n, heads = tensor.shape[0], self.heads(config)
+        each = n // max(1, heads)
+        if each * heads != n or turning > each or turning % 2:
+            raise _uneven(tensor, n)
+        order = np.arange(each)
+        order[:turning] = order[:turning].reshape((-1, 2) if self.undo else (2, -1)).T.reshape(-1)
+
+        def source_of(rows: Rows) -> Rows:
+            found: Rows = rows - rows % each + order[rows % each]
+            return found
+
+        return (moved_rows(tensor, tensor.shape, source_of),)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..qtypes import F32
 from .dimensions import CONTEXT, HEAD_DIM, at_layer
 
 DEFAULT_THETA = 10000.0  # transformers' default_theta
-_OLD_KINDS = {"su": "longrope", "mrope": "default"}  # the second only said that there are sections
+_OLD_KINDS = {"su": "longrope", "mrope": "default", "xdrope": "dynamic"}  # the second only said that there are sections
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
 
 _MAX_HEAD_DIM = 1 << 16  # a hundred times the widest; tables of sines have a row for each of its pairs
@@ -37,6 +37,10 @@ def _is_sections(value: Any) -> bool:
     return WHOLES.holds(value) and len(value) in (3, 4) and min(value[:3]) > 0 and value[3:] in ([], [0])
 
 
+def _are_four(value: Any) -> bool:
+    return WHOLES.holds(value) and len(value) == 4 and min(value) > 0
+
+
 # Of null, transformers makes what it makes of a missing key.
 _TYPES = {
     "rope_type": TEXT,
@@ -46,11 +50,14 @@ _TYPES = {
     "original_max_position_embeddings": POSITIVE_WHOLE,
     **dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor", "alpha"), POSITIVE),
     **dict.fromkeys(("attention_factor", "attn_factor", "extrapolation_factor", "beta_fast", "beta_slow"), NUMBER),
-    "mrope_section": JsonType("a list of 3 or 4 positive sizes", _is_sections),
     **dict.fromkeys(("mscale", "mscale_all_dim", "llama_4_scaling_beta"), NUMBER),
 }
 
 _HARDLY = 0.25  # radians over the whole context: 0.1 of Qwen3-VL's 262,144 tokens
+_SECTIONS = {
+    3: JsonType("a list of 3 or 4 positive sizes", _is_sections),
+    4: JsonType("a list of 4 positive sizes", _are_four),
+}
 _ALPHA_CONTEXT = 256 * 1024  # Hunyuan's; see ``alpha_keys``
 
 _YARN = {  # config key -> rope.scaling key
@@ -61,12 +68,13 @@ _YARN = {  # config key -> rope.scaling key
 }
 
 
-def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None) -> dict[str, Any]:
+def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None, axes: int = 3) -> dict[str, Any]:
     """Write the rope of any config.json in the form of transformers 5: a dict with ``rope_type`` and ``rope_theta``.
 
     Args:
         sliding: the old key for the base of layers with a sliding window; then the result holds two such dicts, named
             ``full_attention`` and ``sliding_attention``.
+        axes: the number of ``mrope_section``'s entries.
 
     Raises:
         FormatError: the rope type is unknown, or a number is missing.
@@ -74,7 +82,10 @@ def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None)
     place = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     rope = take(config, place, OBJECT, path=path) or {}
     if sliding is None:
-        return complete(rope, config, path, place)
+        found = complete(rope, config, path, place)
+        if found.get("mrope_section") is not None:
+            check(found["mrope_section"], _SECTIONS[axes], path=path, where=f"{place}.mrope_section")
+        return found
     of_kind = {kind: _of_kind(config, kind, path) for kind in _KINDS_OF_LAYER}
     if not any(kind in rope for kind in _KINDS_OF_LAYER):
         local = of_kind["sliding_attention"]
@@ -103,6 +114,8 @@ def _of_kind(config: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]
 
 def complete(given: Mapping[str, Any], config: Mapping[str, Any], path: Path, place: str) -> dict[str, Any]:
     rope = {key: value for key, value in given.items() if value is not None or key not in _TYPES}
+    if "xdrope_section" in rope:
+        rope.setdefault("mrope_section", rope.pop("xdrope_section"))
     kind = rope.pop("type", None)
     rope.setdefault("rope_type", kind or "default")
     if "rope_theta" not in rope:
@@ -184,6 +197,8 @@ def sections(
     """
     given, turning = rope.get("mrope_section"), dimensions(rope, head_dim) // 2
     found = [*(default if given is None else given), 0, 0, 0][:4]
+    if not default and given is None:
+        raise FormatError("missing: the sections of a head that turn by image positions", where="rope_parameters")
     total = sum(found)
     if given is not None and total != turning:
         problem = f"{shown(given)} does not sum to the {turning} rotated pairs of a head"
@@ -205,7 +220,9 @@ def sections_to_hf(found: Any, *, interleaved: bool = True) -> dict[str, Any]:
     """Undo ``sections``."""
     if not isinstance(found, list):
         return {}
-    return {"mrope_section": found[:3]} | ({"mrope_interleaved": True} if interleaved else {})
+    return {"mrope_section": found[: 4 if found[3:] > [0] else 3]} | (
+        {"mrope_interleaved": True} if interleaved else {}
+    )
 
 
 def alpha_keys(rope: Mapping[str, Any], head_dim: int, context: int) -> Iterator[tuple[str, Any]]:
@@ -216,6 +233,14 @@ def alpha_keys(rope: Mapping[str, Any], head_dim: int, context: int) -> Iterator
     # What config.json calls 32k is 256k, to llama.cpp's converter, which knows no other length.
     yield "rope.scaling.original_context_length", _ALPHA_CONTEXT
     yield "context_length", _ALPHA_CONTEXT if context == 32 * 1024 else context
+
+
+def own_alpha_keys(rope: Mapping[str, Any], context: int) -> Iterator[tuple[str, Any]]:
+    """The keys of the same scaling in HunYuan-VL, where llama.cpp multiplies the base."""
+    yield "rope.scaling.alpha", rope["alpha"]
+    yield "rope.scaling.type", "none"
+    yield "rope.scaling.factor", rope.get("factor", 1.0)
+    yield "rope.scaling.original_context_length", context
 
 
 def _alpha_theta(rope: Mapping[str, Any], head_dim: int) -> float:

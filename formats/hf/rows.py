@@ -370,6 +370,7 @@ class Rope:
         sections: the rotated pairs that turn by time, height and width of images, taken in turn, if the config does not
             say; None where all turn by the position.
         interleaved: these take their pairs in turn, instead of one after the other.
+        axes: how many they are: 4 in HunYuan-VL, whose ``alpha`` is a key, too.
         says_none: whether ``rope.scaling.type`` is ``none`` where nothing is scaled, instead of missing.
         dimension_swa: whether to write ``rope.dimension_count_swa``, where layers with a window rotate another part.
     """
@@ -381,6 +382,7 @@ class Rope:
     partial: float | None = None
     sections: tuple[int, ...] | None = None
     interleaved: bool = True
+    axes: int = 3
     says_none: bool = False
     dimension_swa: bool = False
 
@@ -391,7 +393,7 @@ class Rope:
 
     def canonical(self, config: Config, path: Path) -> dict[str, Any]:
         """``rope_parameters`` in the form of transformers 5. Raises ``FormatError``."""
-        return rope.canonical(config, path, sliding=self.sliding)
+        return rope.canonical(config, path, sliding=self.sliding, axes=self.axes)
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         found = config["rope_parameters"]
@@ -400,7 +402,10 @@ class Rope:
             yield "rope.scaling.type", "none"
         yield from rope.to_gguf(main)
         if main["rope_type"] == "dynamic" and main.get("alpha"):
-            yield from rope.alpha_keys(main, HEAD_DIM(config), CONTEXT(config))
+            if self.axes == 4:
+                yield from rope.own_alpha_keys(main, CONTEXT(config))
+            else:
+                yield from rope.alpha_keys(main, HEAD_DIM(config), CONTEXT(config))
         if main["rope_type"] == "longrope":
             yield "rope.scaling.original_context_length", main["original_max_position_embeddings"]
             yield "rope.scaling.attn_factor", rope.longrope_attention_factor(main, CONTEXT(config))
@@ -425,6 +430,8 @@ class Rope:
         found |= {hf: value / by for hf, (gguf, by) in self.scaled.items() if (value := get(gguf)) is not None}
         part = self._part(get, "rope.dimension_count") if self.dimension else {}
         found |= part
+        if self.axes == 4 and (alpha := get("rope.scaling.alpha")) is not None:
+            found |= {"rope_type": "dynamic", "alpha": alpha, "factor": get("rope.scaling.factor")}
         if self.sections is not None:
             found |= rope.sections_to_hf(get("rope.dimension_sections", each=True), interleaved=self.interleaved)
         if self.sliding is None:

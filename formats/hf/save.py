@@ -25,7 +25,7 @@ from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
 from . import rope
 from .archs import ARCHS
-from .config import RECORDED, config_for_class, config_json, derive_config, with_defaults, with_recorded
+from .config import RECORDED, config_for_class, config_json, derive_config, rope_row, with_defaults, with_recorded
 from .dimensions import ALWAYS
 from .extras import TIED
 from .generation import read_private, restore_generation
@@ -201,11 +201,17 @@ def _unlike(arch: Arch, model: Model) -> tuple[int, int]:
     roles = {tensor.role for tensor in model.tensors} - set(rope.FACTOR_ROLES)
     keys = {key.removeprefix(f"{arch.gguf}.") for key in model.metadata if key.startswith(f"{arch.gguf}.")}
     known = {getattr(row, "gguf", None) for row in arch.config}
+    row = rope_row(arch)
+    if row is not None and row.sections is not None:
+        known.add("rope.dimension_sections")
     needed = {row.gguf for row in arch.config if isinstance(row, Key) and not row.optional and row.when is ALWAYS}
     constants = [(model.get(f"{arch.gguf}.{row.gguf}"), row.value) for row in arch.config if isinstance(row, Constant)]
     others = sum(1 for found, ours in constants if isinstance(found, (int, str)) and found != ours)
+    biases = {tensor.role for tensor in model.tensors if tensor.name.endswith(".bias")}
+    sure = {rule.roles[0]: rule.bias is ALWAYS for rule in arch.rules if rule.bias in (None, ALWAYS)}
+    wrong = sum(1 for role, biased in sure.items() if role in roles and (role in biases) != biased)
     known_roles = {role for rule in arch.rules for role in rule.roles}
-    return len(roles - known_roles), len(keys - known) + len(needed - keys) + others
+    return len(roles - known_roles), len(keys - known) + len(needed - keys) + others + wrong
 
 
 def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -52,6 +52,7 @@ BYTE_LEVEL = {
     "exaone4": "gpt-2", "falcon": "falcon", "glm4": "llama-bpe", "glm4moe": "llama-bpe",
     "gpt2": "gpt-2", "gpt-oss": "gpt-4o", "gptneox": "olmo", "granite": "smollm", "granitemoe": "smollm",
     "granitehybrid": "dbrx", "hunyuan-dense": "deepseek-v3", "hunyuan-moe": "qwen2", "lfm2": "llama-bpe",
+    "glm4v": "llama-bpe", "glm-ocr": "llama-bpe", "glm4v_moe": "llama-bpe", "hunyuan_vl": "deepseek-v3",
     "qwen2vl": "qwen2", "qwen3vl": "qwen2", "qwen3asr": "qwen2", "qwen3vlmoe": "qwen2", "qwen3omnimoe": "qwen2",
     "lfm2moe": "llama-bpe", "llama4": "gpt-4o", "mamba": "olmo", "mamba2": "olmo", "mistral3": "tekken",
     "mistral4": "tekken",

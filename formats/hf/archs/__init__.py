@@ -13,18 +13,19 @@ from .deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE, YOUTU
 from .deepseek4 import DEEPSEEK4
 from .dots import DOTS1
 from .dsa import DEEPSEEK32, GLM_DSA
-from .ernie import ERNIE4_5, ERNIE4_5_MOE
+from .ernie import ERNIE4_5, ERNIE4_5_MOE, PADDLEOCR
 from .exaone import EXAONE4, EXAONE_MOE
 from .falcon import FALCON
 from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gemma4 import GEMMA4
 from .glm import GLM, GLM4, GLM4_MOE, SOLAR_OPEN
+from .glm_vl import GLM4V, GLM4V_MOE, GLM_OCR
 from .gpt2 import GPT2
 from .gpt_oss import GPT_OSS
 from .gptneox import GPTNEOX
 from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE, GRANITE_SWA
 from .hrm import HRM_TEXT
-from .hunyuan import HUNYUAN, HUNYUAN_MOE, HY_V3
+from .hunyuan import HUNYUAN, HUNYUAN_MOE, HUNYUAN_VL, HY_V3
 from .jais import JAIS2
 from .jamba import JAMBA
 from .kimi import KIMI_LINEAR

@@ -1,4 +1,4 @@
-"""ERNIE 4.5, dense and with experts.
+"""ERNIE 4.5, dense and with experts; the text model of PaddleOCR-VL.
 
 Sources: Ernie4_5Config and Ernie4_5_MoeConfig of transformers 5.23; conversion/ernie.py of llama.cpp. Its rope turns
 neighbouring pairs in transformers too, so nothing is permuted.
@@ -21,10 +21,14 @@ from .shared import (
     HEAD_DIM_KEYS,
     KEYS,
     LAYER_PREFIX,
+    TEXT_ROOTS,
+    VISUAL,
     attention,
+    beside,
     experts,
     gated_mlp,
     shared_expert,
+    with_sections,
 )
 
 _COMMON = {
@@ -103,4 +107,21 @@ ERNIE4_5_MOE = Arch(
     needs={_LAST: Is(_LAST, -1) | Equal(Dim(_LAST) + 1, LAYERS)},
     roots={"ernie.": "model."},
     extras=(LeftOut("model.mtp_*", "layers that predict further tokens"),),
+)
+
+PADDLEOCR = Arch(
+    name="paddleocr",
+    classes={
+        "PaddleOCRVLForConditionalGeneration": HFClass(
+            "paddleocr_vl_text",
+            {**ERNIE4_5.classes["Ernie4_5ForCausalLM"].defaults, "rms_norm_eps": 1e-5},
+            wraps="paddleocr_vl",
+            ties=True,
+        )
+    },
+    config=with_sections(ERNIE4_5.config, (16, 24, 24)),
+    rules=ERNIE4_5.rules,
+    fixed=_FIXED,
+    roots=TEXT_ROOTS,
+    extras=(*VISUAL, LeftOut("mlp_AR.*", "projector"), *beside("projector.*", "projector")),
 )

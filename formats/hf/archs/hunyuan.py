@@ -1,4 +1,4 @@
-"""Hunyuan, dense and with experts (A13B); Hy3.
+"""Hunyuan, dense and with experts (A13B), and the text model of HunYuan-VL and -OCR; Hy3.
 
 Sources: HunYuanDenseV1Config, HunYuanMoEV1Config and HYV3Config of transformers 5.23; conversion/hunyuan.py of
 llama.cpp.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..dimensions import EXPERT_FF, FF, MLP_TYPES, Dim, Is, LeadingLayers, OrDefault
+from ..extras import LeftOut
 from ..rows import Computed, Constant, Key, LeadingDense
 from ..rules import Arch, HFClass
 from .shared import (
@@ -22,13 +23,16 @@ from .shared import (
     HEAD_DIM_KEYS,
     KEYS,
     LAYER_PREFIX,
+    TEXT_ROOTS,
     TIED_HEAD,
     attention,
+    beside,
     correction,
     experts,
     gated_mlp,
     qk_norm,
     shared_expert,
+    with_sections,
 )
 
 _COMMON = {
@@ -56,6 +60,22 @@ HUNYUAN = Arch(
     ),
     fixed=_FIXED,
     extras=(TIED_HEAD,),
+)
+
+HUNYUAN_VL = replace(
+    HUNYUAN,
+    name="hunyuan_vl",
+    classes={
+        "HunYuanVLForConditionalGeneration": HFClass(
+            "hunyuan_vl_text",
+            _COMMON | {"sep_token_id": 4, "tie_word_embeddings": True},
+            wraps="hunyuan_vl",
+            ties=True,
+        )
+    },
+    config=with_sections(HUNYUAN.config, (), axes=4),
+    roots=TEXT_ROOTS,
+    extras=(TIED_HEAD, LeftOut("vit.*", "vision tower"), *beside("vision_tower.*", "vision tower")),
 )
 
 HUNYUAN_MOE = Arch(

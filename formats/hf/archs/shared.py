@@ -24,7 +24,7 @@ from ..dimensions import (
 )
 from ..extras import Copy, LeftOut
 from ..ops import Op, PermuteRope, Split, Stack
-from ..rows import Key, Rope
+from ..rows import ConfigRow, Key, Rope
 from ..rules import Further, Rule
 
 # In the order of conversion/base.py: these rows come before rope.
@@ -97,7 +97,7 @@ FFN_NORM = Rule(LAYER_PREFIX + "post_attention_layernorm", Role.FFN_NORM, (EMBD,
 
 def attention(
     *,
-    permute: bool = False,
+    permute: bool | PermuteRope = False,
     bias: str | Condition | None = None,
     out_bias: str | Condition | None = None,
     when: Condition = ALWAYS,
@@ -107,19 +107,31 @@ def attention(
     """The rules of q, k, v and o.
 
     Args:
-        permute: for architectures in which llama.cpp rotates neighbouring pairs (``LLAMA_ROPE_TYPE_NORM``).
+        permute: for architectures in which llama.cpp rotates neighbouring pairs (``LLAMA_ROPE_TYPE_NORM``); the op for
+            q, where it is another.
         bias: when q, k and v have a bias.
         out_bias: when o has a bias.
         at: the beginning of the modules' names.
         out: the name of o.
     """
-    q_ops: tuple[Op, ...] = (PermuteRope(HEADS),) if permute else ()
-    k_ops: tuple[Op, ...] = (PermuteRope(KV_HEADS),) if permute else ()
+    op = PermuteRope(HEADS) if permute is True else permute or None
+    q_ops: tuple[Op, ...] = (op,) if op else ()
+    k_ops: tuple[Op, ...] = (replace(op, heads=KV_HEADS),) if op else ()
     return (
         Rule(at + "q_proj", Role.ATTN_Q, (Q, EMBD), q_ops, bias=bias, when=when),
         Rule(at + "k_proj", Role.ATTN_K, (KV, EMBD), k_ops, bias=bias, when=when),
         Rule(at + "v_proj", Role.ATTN_V, (KV, EMBD), bias=bias, when=when),
         Rule(at + out, Role.ATTN_OUTPUT, (EMBD, Q), bias=out_bias, when=when),
+    )
+
+
+def with_sections(
+    rows: tuple[ConfigRow, ...], sections: tuple[int, ...], *, interleaved: bool = False, axes: int = 3
+) -> tuple[ConfigRow, ...]:
+    """The rows of a text model that is in a class with vision: with sections of the rope."""
+    return tuple(
+        replace(row, sections=sections, interleaved=interleaved, axes=axes) if isinstance(row, Rope) else row
+        for row in rows
     )
 
 

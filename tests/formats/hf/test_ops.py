@@ -157,6 +157,14 @@ WORDS = {
         Ungroup(E, (1, D)), [(10,)],
         lambda x: [np.concatenate([p.reshape(-1) for p in np.split(x.reshape(2, 5), [1], 1)])]
     ),
+    "first_rows_to_pairs": (
+        PermuteRope(H, turning=D), [(18, 2)],
+        lambda x: [x.reshape(3, 6, 2)[:, [0, 2, 1, 3, 4, 5]].reshape(18, 2)],
+    ),
+    "first_rows_to_halves": (
+        PermuteRope(H, undo=True, turning=Dim(6)), [(24,)],
+        lambda x: [x.reshape(3, 8)[:, [0, 2, 4, 1, 3, 5, 6, 7]].reshape(24)],
+    ),
     "split": (Split((D, H, 1)), [(8, 3)], lambda x: np.split(x, [4, 7])),
     "split_vector": (Split((D, H)), [(7,)], lambda x: np.split(x, [4])),
     "split_experts": (Split((D, D), axis=1), [(2, 8, 3)], lambda x: np.split(x, 2, axis=1)),
@@ -229,6 +237,8 @@ def test_the_inverse_of_the_inverse_is_the_op(op: Op) -> None:
         Ungroup(Dim("heads"), (2, -1)),
         Ungroup(Dim(3), (2, 1)),
         Regroup((Dim(3), 5), (1, 0)),
+        PermuteRope(Dim(3), turning=Dim(2)),
+        PermuteRope(Dim(2), turning=Dim(6)),
         Split((3, 4)),
         Reshape((8, 4), (Dim(3), 4)),
     ],

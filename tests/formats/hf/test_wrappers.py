@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from oracles.proofs import all_proofs, run_proof, save_proof, text_weights
 from quantmill.formats.errors import FormatError
+from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.save import write_hf
+from quantmill.formats.hf.save import arch_of_model, write_hf
 from quantmill.formats.hf.shapes import read_shapes
 from quantmill.formats.ir import Model
 from quantmill.formats.progress import Note
@@ -51,11 +52,13 @@ def hyperparameters(model: Model) -> Json:
 
 
 def flat(config: Json, weights: Weights) -> tuple[Json, Weights]:
-    """Qwen2-VL's config.json on the hub: all in one, and the rope by its old name."""
+    """Qwen2-VL's config.json on the hub, and others': all in one, and the rope by its old name."""
     text = dict(config.pop("text_config"))
     rope = text.pop("rope_parameters")
-    old = {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
-    return {**text, **config, **old}, weights
+    scaling = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    if rope["rope_type"] == "dynamic":
+        scaling = {"type": "xdrope", "xdrope_section": rope["mrope_section"], "alpha": rope["alpha"], "factor": 1.0}
+    return {**text, **config, "rope_theta": rope["rope_theta"], "rope_scaling": scaling}, weights
 
 
 def speaking(config: Json, weights: Weights) -> tuple[Json, Weights]:
@@ -84,6 +87,8 @@ def in_older_names(config: Json, weights: Weights) -> tuple[Json, Weights]:
         ("qwen3omnimoe", speaking),
         ("qwen3vlmoe", as_loaded),
         ("qwen3vl", in_older_names),
+        ("paddleocr", flat),
+        ("hunyuan_vl", flat),
     ],
 )
 def test_other_layouts_are_the_same_model(case: str, change: Callable[..., Any], tmp_path: Path) -> None:
@@ -127,6 +132,15 @@ def test_a_file_of_another_converter_comes_back_as_its_class(tmp_path: Path) -> 
     assert hyperparameters(again) == hyperparameters(model)
 
 
+@pytest.mark.parametrize("case", [case for case in PROOFS if case.startswith("glm")])
+def test_classes_that_share_an_architecture_are_told_apart(case: str, tmp_path: Path) -> None:
+    """By their biases and by the sections of the rope, for which the rows of q and k move."""
+    save_proof(PROOFS[case], tmp_path / "hf")
+    model = read_hf(tmp_path / "hf")
+    theirs = {key: value for key, value in model.metadata.items() if not key.startswith("quantmill.")}
+    assert arch_of_model(replace(model, metadata=theirs)) == (BY_CLASS[PROOFS[case].model], PROOFS[case].model)
+
+
 def test_shapes_alone(tmp_path: Path) -> None:
     for case in ("qwen3vl", "qwen3vlmoe", "qwen2vl"):
         save_proof(PROOFS[case], tmp_path / case)
@@ -137,6 +151,19 @@ def test_shapes_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "text", "around", "problem"),
     [
+        (
+            "hunyuan_vl",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 9.0, "mrope_section": [16, 8, 8]}},
+            {},
+            "rope_parameters.mrope_section: [16, 8, 8] is not a list of 4 positive sizes",
+        ),
+        (
+            "hunyuan_vl",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 9.0}},
+            {},
+            "rope_parameters: missing: the sections of a head that turn by image positions",
+        ),
+        ("glm4v", {"head_dim": 64}, {}, "head_dim: 64 is not what llama.cpp's glm4 takes for granted"),
         ("qwen2vl", {"rms_norm_eps": 1e-5}, {}, "rms_norm_eps: is 1e-05; llama.cpp's qwen2vl computes 1e-06"),
         (
             "qwen3vl",
