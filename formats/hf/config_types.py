@@ -26,6 +26,7 @@ from ..json_types import (
     by_name,
     check,
     either,
+    list_of,
     optional,
     shown,
 )
@@ -44,7 +45,7 @@ from .dimensions import (
 )
 from .hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
 from .layer_kinds import NoOther
-from .layer_rows import LayerNumbers, LayerThetas, PerLayer, Repeated, SizeOfLayer
+from .layer_rows import LayerNumbers, LayerThetas, Limits, PerLayer, Repeated, SizeOfLayer
 from .layer_words import Letters, ListedLayers, WordsFrom
 from .rows import (
     AfterPadding,
@@ -160,6 +161,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield from ((noun.key, TEXTS), (noun.other, TEXTS))
     elif isinstance(noun, LayerOverrides):
         yield from ((held, WHOLE) for held in noun.keys.values())
+    elif isinstance(noun, Limits):
+        yield noun.hf, optional(list_of(optional(NUMBER), "numbers, or null"))
     elif isinstance(noun, Repeated):
         yield noun.hf, NUMBER
     elif isinstance(noun, ListedLayers):

@@ -66,3 +66,12 @@ class Together(Condition):
     def __call__(self, config: Config) -> bool:
         each = ([word == wanted for word in config.get(key) or ()] for key, wanted in self.words.items())
         return any(all(found) for found in zip(*each, strict=False))
+
+
+@dataclass(frozen=True)
+class Unscaled(Condition):
+    """The rope is as it is without scaling."""
+
+    def __call__(self, config: Config) -> bool:
+        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        return rope.get("rope_type", rope.get("type")) in (None, "default")

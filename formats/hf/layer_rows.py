@@ -153,3 +153,20 @@ class LayerThetas:
             return {}
         flags = flags if isinstance(flags, list) else [True] * layers
         return {self.hf: [base if flag else 0 for flag in flags]}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A config key with a limit for each layer, null where there is none, which is 0 in GGUF."""
+
+    hf: str
+    gguf: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if (values := config.get(self.hf)) is not None:
+            n = LAYERS(config)
+            yield self.gguf, [float(value or 0) for value in (*values[:n], *[0] * (n - len(values)))]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        found = get(self.gguf, each=True)
+        return {self.hf: [value or None for value in found]} if isinstance(found, list) else {}

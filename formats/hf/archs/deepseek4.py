@@ -27,6 +27,7 @@ from ..dimensions import (
     Share,
 )
 from ..extras import LeftOut
+from ..layer_kinds import NoOther
 from ..layer_rows import LayerNumbers, Repeated
 from ..layer_words import WordsFrom
 from ..rows import Computed, Constant, Key, LeadingDense
@@ -156,8 +157,8 @@ DEEPSEEK4 = Arch(
     needs={
         "layer_types": Follows("layer_types", _KINDS),
         "o_groups": Equal(HEADS * HEAD_DIM % _GROUPS, Dim(0)),
-        "compress_rate_csa": ~Is("compress_rate_csa") | Is("compress_rate_csa", 4),
-        "compress_rate_hca": ~Is("compress_rate_hca") | Is("compress_rate_hca", 128),
+        "compress_rate_csa": NoOther("compress_rate_csa", 4),
+        "compress_rate_hca": NoOther("compress_rate_hca", 128),
     },
     implied={
         "layer_types": _KINDS,

@@ -18,6 +18,7 @@ from ..dimensions import (
     LeadingLayers,
     OrDefault,
 )
+from ..layer_kinds import NoOther
 from ..layer_words import ListedLayers
 from ..rows import AttentionLayers, Computed, Constant, Key, LeadingDense
 from ..rules import Arch, HFClass
@@ -114,9 +115,9 @@ KIMI_LINEAR = Arch(
         "layer_types": Follows("layer_types", _KINDS),
         "linear_num_heads": Equal(KDA_HEADS, HEADS),
         # keys of published configs
-        "mla_use_nope": ~Is("mla_use_nope", False),
-        "moe_layer_freq": ~Is("moe_layer_freq") | Is("moe_layer_freq", 1),
-        "moe_router_activation_func": ~Is("moe_router_activation_func", "softmax"),
+        "mla_use_nope": NoOther("mla_use_nope", True),
+        "moe_layer_freq": NoOther("moe_layer_freq", 1),
+        "moe_router_activation_func": NoOther("moe_router_activation_func", "sigmoid"),
     },
     implied={
         MLP_TYPES: LeadingLayers("dense", "sparse", OrDefault("first_k_dense_replace", 1)),

@@ -63,7 +63,7 @@ class TestEveryArch:
             names = {ours: name for name, ours in cls.names.items()}
             default = {key: default_of(theirs, names.get(key, key)) for key in cls.defaults}
             if "rope_theta" in default:
-                theta = theirs.default_theta
+                theta = getattr(theirs, "rope_theta", theirs.default_theta)
                 default["rope_theta"] = theta["global"] if isinstance(theta, dict) else theta
             if "partial_rotary_factor" in default:
                 rope = AutoConfig.for_model(cls.model_type).rope_parameters

@@ -12,6 +12,7 @@ from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.config import complete_config
 from quantmill.formats.hf.dimensions import Dim, LeadingLayers, Share
+from quantmill.formats.hf.layer_rows import Limits
 from quantmill.formats.hf.layer_words import ListedLayers
 from quantmill.formats.hf.rows import LeadingDense
 
@@ -191,3 +192,43 @@ def test_deepseek_4_s_kinds_of_layers() -> None:
         dict(
             LeadingDense(first="hash_moe", rest="moe").to_gguf(found | {"mlp_layer_types": ["moe"] * 3 + ["hash_moe"]})
         )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mlp_layer_types": ["dense"] * 3 + ["sparse"]},
+        {"n_group": 5},
+        {"linear_num_heads": 2},
+        {"q_lora_rank": 64},
+        {"no_kda_lora": False},
+        {"moe_shared_expert_intermediate_size": 512},
+        {"kda_safe_gate": False},
+        {"tie_word_embeddings": True},
+        {"expert_swiglu_limit_list": [None, "7"]},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_other_models_than_ling_3_are_refused(wrong: dict[str, Any]) -> None:
+    arch, cls = BY_CLASS["BailingMoeV3ForCausalLM"], "BailingMoeV3ForCausalLM"
+    config = _SIZES | {"num_key_value_heads": 4, "layer_group_size": 2, "num_experts": 16}
+    found = complete_config(config, arch, arch.classes[cls], Path("config.json"))
+    assert found["layer_types"] == ["linear_attention", "full_attention"] * 2
+    assert (found["linear_head_dim"], found["mlp_layer_types"][2:]) == (16, ["sparse"] * 2)
+    with pytest.raises(FormatError, match=next(iter(wrong))):
+        complete_config(config | wrong, arch, arch.classes[cls], Path("config.json"))
+
+
+def test_ling_3_with_a_scaled_rope_is_refused() -> None:
+    arch, cls = BY_CLASS["BailingMoeV3ForCausalLM"], "BailingMoeV3ForCausalLM"
+    config = _SIZES | {"num_key_value_heads": 4, "rope_scaling": {"type": "yarn", "factor": 4.0}}
+    with pytest.raises(FormatError, match="rope_parameters"):
+        complete_config(config, arch, arch.classes[cls], Path("config.json"))
+
+
+def test_limits_of_layers() -> None:
+    row = Limits("limits", "swiglu_clamp_exp")
+    made = dict(row.to_gguf({"limits": [None, 7.5], "num_hidden_layers": 3}))
+    assert made == {"swiglu_clamp_exp": [0.0, 7.5, 0.0]}
+    assert row.to_hf(lambda suffix, each=False: made[suffix]) == {"limits": [None, 7.5, None]}
+    assert dict(row.to_gguf({"num_hidden_layers": 3})) == {}
