@@ -181,6 +181,12 @@ class Weights:
         return tuple(self.arch.slots(self.config))
 
     def _of_slot(self, slot: Slot) -> Iterator[tuple[str, Tensor]]:
+        from ..formats.hf.key_tensors import from_keys
+
+        if slot.rule.key:
+            number = from_keys(slot, self.model.metadata)
+            yield from [] if number is None else [(self._module(number.name), number)]
+            return
         made = tuple(self.tensors[name] for name in slot.targets if name in self.tensors)
         if len(made) == len(slot.targets):
             yield from zip(map(self._module, slot.sources), slot.to_hf(made), strict=True)

@@ -149,6 +149,7 @@ _KEYS = {
         "STRING[]": "imatrix.datasets",
         "UINT16": "split.no split.count",
         "INT32": "split.tensors.count",
+        "FLOAT32[]": "xielu.alpha_n xielu.alpha_p xielu.beta xielu.eps",
     },
 }
 

@@ -23,6 +23,7 @@ from .classes import read_config
 from .config import RECORDED, complete_config, config_residue, derive_config, rope_row, token_ids
 from .further import Mtp, with_further
 from .generation import FILE, generation_residue, read_generation
+from .key_tensors import as_keys
 from .links import check_links
 from .names import Named, by_our_names, without_wrappers
 from .ops import Tensors, Transpose
@@ -161,7 +162,7 @@ def assemble(
         metadata[f"{arch.gguf}.pooling_type"] = typed(f"{arch.gguf}.pooling_type", pooling)
     if tokenizer is None:  # llama.cpp counts tokens there when there are none
         metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
-    metadata |= _vocabulary(tokenizer)
+    metadata |= kept.keys | _vocabulary(tokenizer)
     with located(path):
         written = cls.text_of or cls.without_head or name
         metadata |= _private(arch, written, config, metadata, tensors, kept, path)
@@ -250,10 +251,12 @@ class Kept:
 
     Args:
         dtypes: their types.
+        keys: the metadata that holds those for which GGUF has no tensor.
         originals: float32 values that the inverse of an op does not restore exactly.
     """
 
     dtypes: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, Value] = field(default_factory=dict)
     originals: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
@@ -300,6 +303,7 @@ def read_tensors(
     found: dict[tuple[str, ...], dict[str, Tensor]] = {}
     tensors: list[Tensor] = list(rope.factor_tensors(config) if rope_row(arch) else ())
     kept = Kept()
+    numbers: dict[tuple[int, str], tuple[Slot, Tensor]] = {}
     unmatched = []
     for name, weights in stored.items():
         slot = slot_of.get(name)
@@ -309,7 +313,9 @@ def read_tensors(
         parts = found.setdefault(slot.sources, {})
         parts[name] = _checked(slot, name, weights, folder)
         kept.dtypes[name] = _dtype(weights, parts[name])
-        if len(parts) == len(slot.sources):
+        if slot.rule.key:
+            numbers[slot.layer or 0, slot.rule.key] = slot, parts[name]
+        elif len(parts) == len(slot.sources):
             sources = tuple(parts[one] for one in slot.sources)
             made = slot.to_gguf(sources)
             tensors += with_gguf_names(slot, made)
@@ -323,6 +329,7 @@ def read_tensors(
     if missing:
         problem = f"missing {name_list(missing)}"
         raise UnmatchedTensor(problem, path=folder, hint="is config.json of the same model? Is a shard missing?")
+    kept.keys |= as_keys([numbers[at] for at in sorted(numbers)], readable=readable)
     return tuple(tensors), kept
 
 

@@ -54,6 +54,8 @@ class Rule:
         each: the number of tensors that ``{expert}`` stands for, if not the number of experts.
         numbers: the config key of a list with the number that each block has in GGUF, if that is not its own.
         whole: it holds whole numbers, which are I32 in GGUF.
+        key: the metadata's key that holds the tensors' numbers, one for each block, where GGUF has no tensor, and
+            ``role`` is an empty tuple.
         after: how many blocks of other rules come first in GGUF, which counts those of all stacks together.
     """
 
@@ -72,6 +74,7 @@ class Rule:
     each: Dim = EXPERTS
     numbers: str = ""
     whole: bool = False
+    key: str = ""
     after: Dim | None = None
 
     @cached_property

@@ -29,6 +29,7 @@ from .config import RECORDED, config_for_class, config_json, derive_config, rope
 from .dimensions import ALWAYS
 from .extras import TIED
 from .generation import read_private, restore_generation
+from .key_tensors import from_keys
 from .load import BARE, ORIGINAL
 from .mmproj_save import processor_files, restore_towers, text_name, whole_config
 from .ops import Tensors
@@ -296,6 +297,11 @@ def _restore_tensors(arch: Arch, model: Model, slots: Sequence[Slot]) -> list[Te
     out: list[Tensor] = []
     missing: list[str] = []
     for slot in slots:
+        if slot.rule.key:
+            number = from_keys(slot, model.metadata)
+            missing += [slot.rule.key] if number is None and slot.rule.key not in missing else []
+            out += [] if number is None else [number]
+            continue
         absent = [name for name in slot.targets if name not in given]
         if absent:
             missing += absent if slot.required or len(absent) < len(slot.targets) else []

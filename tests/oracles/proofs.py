@@ -180,8 +180,8 @@ def _randomise(weight: torch.Tensor, spread: float, generator: np.random.Generat
 
     centre = 1.0 if float(weight.mean()) > 0.5 else 0.0  # what it was made as: norms of ones stay about one
     width = spread if weight.dim() > 1 and not centre else 0.2
-    values = generator.standard_normal(tuple(weight.shape)) * width + centre
-    weight.copy_(torch.from_numpy(values.astype(np.float32)))
+    values = np.asarray(generator.standard_normal(tuple(weight.shape)) * width + centre, np.float32)
+    weight.copy_(torch.from_numpy(values))
 
 
 def text_weights(proof: Proof, folder: Path) -> dict[str, torch.Tensor]:

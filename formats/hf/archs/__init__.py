@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..rules import Arch
 from .afmoe import AFMOE
+from .apertus import APERTUS
 from .bailing import BAILINGMOE3
 from .bamba import BAMBA
 from .bert import BERT, DISTILBERT, MODERN_BERT, NOMIC_BERT, ROBERTA
