@@ -230,7 +230,8 @@ class Weights:
                 found[name] = RecordedWeight(stacks, parameter.shape[0])
             elif name in by_name:
                 slot = by_name[name]
-                found[name] = RecordedWeight(slot.targets, columns=_columns(slot))
+                matrices = tuple(one for one in slot.targets if len(self._tensor(one).shape) > 1)
+                found[name] = RecordedWeight(matrices, columns=_columns(slot))
         return found
 
     def tokenizer(self) -> TextTokenizer:

@@ -104,6 +104,7 @@ class LayerPattern:
         every: how many layers the pattern repeats after; 0 and 1 both mean that all have the other word.
         first: the other word is that of the first layer in ``every``, not of the last.
         skip: layers at the beginning that have the other word, before the pattern begins with the last of them.
+        last: the pattern is counted from the last layer, which has the other word.
 
     Example:
         >>> from quantmill.formats.hf.dimensions import Dim, LayerPattern
@@ -116,9 +117,12 @@ class LayerPattern:
     every: Dim | OrDefault
     first: bool = False
     skip: OrDefault | None = None
+    last: bool = False
 
     def __call__(self, config: Config) -> list[str]:
         every = self.every(config) or 1
+        if self.last:
+            return [self.usual if layer % every else self.other for layer in reversed(range(LAYERS(config)))]
         shift = (0 if self.first else 1) - (self.skip(config) if self.skip else 0)
         return [self.usual if max(layer + shift, 0) % every else self.other for layer in range(LAYERS(config))]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import rope
 from .dimensions import Condition, Config, Dim
 
 
@@ -73,5 +74,24 @@ class Unscaled(Condition):
     """The rope is as it is without scaling."""
 
     def __call__(self, config: Config) -> bool:
-        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-        return rope.get("rope_type", rope.get("type")) in (None, "default")
+        found = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        return found.get("rope_type", found.get("type")) in (None, "default")
+
+
+@dataclass(frozen=True)
+class TurnsInOneKind(Condition):
+    """A key has the rope's base for each layer of a kind, and 0 for all others, which have no positions.
+
+    Without the key, each fourth layer counted from the last has none, as transformers has it for Muse Glimmer.
+    """
+
+    key: str
+    kind: str
+
+    def __call__(self, config: Config) -> bool:
+        turning = [word == self.kind for word in config.get("layer_types") or ()]
+        bases = config.get(self.key)
+        if bases is None:
+            return turning == [layer % 4 != 0 for layer in reversed(range(len(turning)))]
+        base = (config.get("rope_parameters") or config).get("rope_theta") or rope.DEFAULT_THETA
+        return isinstance(bases, list) and bases == [base if turns else 0 for turns in turning]

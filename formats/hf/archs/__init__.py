@@ -41,6 +41,7 @@ from .minicpm import MINICPM3
 from .minimax import MINIMAX_M2, MINIMAX_M3
 from .mistral4 import MISTRAL4
 from .mpt import MPT
+from .muse import MUSE_GLIMMER
 from .near_llama import ARCEE, SEED_OSS, SMOLLM3
 from .nemotron import NEMOTRON
 from .nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE

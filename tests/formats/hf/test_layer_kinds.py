@@ -110,6 +110,10 @@ _SCALED = {"rope_type": "linear", "factor": 2.0}
         ("HrmTextForCausalLM", {"num_layers_per_stack": 3}),  # neither the layers nor all runs of them
         ("HrmTextForCausalLM", {"num_key_value_heads": 2}),
         ("HrmTextForCausalLM", {"mlp_bias": True}),
+        ("MuseGlimmerForConditionalGeneration", {"layer_rope_theta": [1e4] * 4}),
+        ("MuseGlimmerForConditionalGeneration", {"layer_rope_theta": [5e5, 5e5, 5e5, 0]}),  # the rope has 1e4
+        ("MuseGlimmerForConditionalGeneration", {"layer_rope_theta": [1e4, 0, 1e4]}),
+        ("MuseGlimmerForConditionalGeneration", {"post_norm_eps": 1e-5}),
         ("MiniMaxM2ForCausalLM", {"scoring_func": "softmax"}),
         ("MiniCPM3ForCausalLM", {"scale_emb": 1}),
         ("SolarOpenForCausalLM", {"use_qk_norm": True}),
