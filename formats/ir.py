@@ -54,6 +54,8 @@ class Role(Enum):
     CLS = "cls"
     CLS_OUT = "cls.output"
     CLS_NORM = "cls.norm"
+    DENSE_2 = "dense_2"
+    DENSE_3 = "dense_3"
     ROPE_FREQS = "rope_freqs"
     ROPE_FACTORS_LONG = "rope_factors_long"
     ROPE_FACTORS_SHORT = "rope_factors_short"

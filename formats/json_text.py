@@ -92,13 +92,13 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     return data
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object as ``json_bytes`` gives it."""
+def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
+    """Write an object, or a list, as ``json_bytes`` gives it."""
     path.write_bytes(json_bytes(content))
 
 
-def json_bytes(content: Mapping[str, Any]) -> bytes:
-    """An object as transformers writes it: indented by two, keys sorted."""
+def json_bytes(content: Mapping[str, Any] | list[Any]) -> bytes:
+    """An object, or a list, as transformers writes it: indented by two, keys sorted."""
     return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
 
 

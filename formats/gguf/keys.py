@@ -92,6 +92,7 @@ _KEYS = {
     "{arch}.": {
         "STRING": "tensor_data_layout hidden_activation rope.scaling.type",
         "UINT32": "vocab_size context_length embedding_length embedding_length_out features_length block_count "
+        "dense_2_feat_in dense_2_feat_out dense_3_feat_in dense_3_feat_out "
         "leading_dense_block_count feed_forward_length expert_feed_forward_length expert_shared_feed_forward_length "
         "expert_chunk_feed_forward_length expert_count expert_used_count expert_shared_count expert_group_count "
         "expert_group_used_count expert_gating_func experts_per_group moe_every_n_layers nextn_predict_layers "

@@ -31,6 +31,8 @@ GLOBAL_ROLES = frozenset(
         Role.CLS,
         Role.CLS_OUT,
         Role.CLS_NORM,
+        Role.DENSE_2,
+        Role.DENSE_3,
         Role.ROPE_FREQS,
         Role.ROPE_FACTORS_LONG,
         Role.ROPE_FACTORS_SHORT,

@@ -13,7 +13,7 @@ from ..ir import Metadata, Role, Tensor
 from ..json_types import OBJECT, POSITIVE_WHOLE, shown, take
 from . import rope
 from .config_types import check_types
-from .dimensions import CLASS_HEAD, EMBD, HEADS, WRAPPER, Config, Implied, Is, at_layer
+from .dimensions import CLASS_HEAD, DENSE_SIZES, EMBD, HEADS, WRAPPER, Config, Implied, Is, at_layer
 from .extras import TIED
 from .further import with_further, without_further
 from .rows import Rope, metadata_key
@@ -324,7 +324,7 @@ def config_for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass)
     theirs = {ours: name for name, ours in cls.names.items()}
     sizes = implied(arch, config).items()
     inferred = {key for key, size in sizes if config.get(key) == size(config)} - set(cls.defaults) - set(recorded)
-    unsaid = {*inferred, *arch.layouts, CLASS_HEAD}
+    unsaid = {*inferred, *arch.layouts, CLASS_HEAD, *DENSE_SIZES}
     known = {key: value for key, value in config.items() if key not in unsaid}
     known = _old_rope(known) if rope_row(arch) else known
     if known.get("partial_rotary_factor", _MISSING) == cls.defaults.get("partial_rotary_factor"):

@@ -423,6 +423,9 @@ MLP_TYPES = "mlp_layer_types"  # dense or sparse, for each layer
 CLASS_HEAD = "head of the class"  # ``HFClass.head``, as a key that no config.json has
 CLASSIFIES = Is(CLASS_HEAD, "classifier")
 LABELS = Dim("num_labels")
+# What the sizes and tensors of a sentence-transformer's dense modules begin with, in the order of the modules.
+DENSE = ("dense_2", "dense_3")
+DENSE_SIZES = tuple(f"{name}.{end}_features" for name in DENSE for end in ("in", "out"))
 
 _LAYER, _WHOLE = "layer", "whole config"
 

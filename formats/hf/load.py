@@ -34,6 +34,7 @@ from .rows import metadata_key
 from .rules import Arch, HFClass, Slot, with_gguf_names, without_head
 from .safetensors import StoredTensor
 from .seen import chosen, config_of
+from .sentence_files import dense_weights, kept_files, read_dense
 from .settle import Found, Say, extra_of, ignore, known_names, say_bare, say_biases, settle_copies
 from .weights import Stored, read_weights
 
@@ -89,7 +90,8 @@ def read_hf(
     path = folder / "config.json"
 
     def weights(slots: Sequence[Slot], config: Mapping[str, Any]) -> Mapping[str, Stored]:
-        return read_weights(folder, say, follow_links=follow_links)
+        dense = dense_weights(folder, config, say, follow_links=follow_links)
+        return {**dense, **read_weights(folder, say, follow_links=follow_links)}
 
     return assemble(path, weights, pre, drop_extra_tokens=drop_extra_tokens, mtp=mtp, say=say)
 
@@ -117,6 +119,7 @@ def assemble(
     say = say or ignore
     raw, arch, name = read_config(path, say)
     cls = arch.classes[name]
+    raw |= read_dense(folder, arch)
     with located(path):
         config = complete_config(raw, arch, cls, path)
         promised = arch.further.promised(config) if arch.further else 0
@@ -158,7 +161,7 @@ def assemble(
             for suffix, value in row.to_gguf(config):
                 key = metadata_key(arch.gguf, suffix)
                 metadata[key] = typed(key, value)
-    if (pooling := pooling_type(folder, arch, say)) is not None:
+    if (pooling := pooling_type(folder, arch, say, bare=bare)) is not None:
         metadata[f"{arch.gguf}.pooling_type"] = typed(f"{arch.gguf}.pooling_type", pooling)
     if tokenizer is None:  # llama.cpp counts tokens there when there are none
         metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
@@ -169,6 +172,7 @@ def assemble(
     if named.bare or cls.without_head:
         metadata[BARE] = typed(BARE, True)
     metadata |= generation_residue(generation, metadata)
+    metadata |= kept_files(folder, tokenizer, say)
     return Model(arch.gguf, metadata, tensors, folder, from_checkpoint=True)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
+from ..ir import Role
 from ..json_text import ROOM, parse_json, read_json
 from ..json_types import FLAG, LIST, OBJECT, TEXT, check, take
 from .rules import Arch
@@ -19,36 +20,53 @@ _TYPES = {"mean": 1, "cls": 2, "lasttoken": 3}  # enum llama_pooling_type of lla
 _OPTIONS = {"mean": "mean", "cls": "cls", "lasttoken": "last"}  # of llama.cpp's --pooling
 _FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
 _KNOWN = ("Transformer", "Pooling", "Normalize")  # llama.cpp's programs normalize
+_RAW = "sentence-transformers does not normalize its embeddings: give llama.cpp's programs --embd-normalize -1"
 
 
-def pooling_type(folder: Path, arch: Arch, say: Say) -> int | None:
-    """llama.cpp's number of the pooling that modules.json names, where its converter writes one; None elsewhere.
+def pooling_type(folder: Path, arch: Arch, say: Say, *, bare: bool = False) -> int | None:
+    """llama.cpp's number of the pooling that modules.json names.
+
+    It is written for a model without a head, and where llama.cpp's converter writes one; None elsewhere.
 
     Args:
         folder: the checkpoint's.
+        bare: the checkpoint's class has no head.
         say: called with a line about what the file cannot hold.
 
     Raises:
         FormatError: llama.cpp has no such pooling, or a file is damaged.
     """
-    modules = _modules(folder / MODULES)
-    beyond = [name for kind, name in modules if kind not in _KNOWN]
+    modules = read_modules(folder)
+    known = (*_KNOWN, "Dense") if takes_dense(arch) else _KNOWN
+    beyond = [name for kind, name in modules if kind not in known]
     if beyond:
         say(f"{folder}: left out, though sentence-transformers applies it to the embeddings: {', '.join(beyond)}")
     found = next((name for kind, name in modules if kind == "Pooling"), None)
     if found is None:
         return None
     path = folder / found / "config.json"
-    mode = _mode(read_json(path, required=True), path)
-    if arch.pools:
+    mode = pooling_mode(read_json(path, required=True), path)
+    if all(kind != "Normalize" for kind, _ in modules):
+        say(f"{folder}: {_RAW}")
+    if arch.pools or bare:
         return _TYPES[mode]
     option = f"--pooling {_OPTIONS[mode]}"
     say(f"{folder}: {MODULES} says {mode} pooling, which files of {arch.gguf} do not: give llama.cpp {option}")
     return None
 
 
-def _modules(path: Path) -> list[tuple[str, str]]:
-    """The last part of each module's class, and its folder."""
+def takes_dense(arch: Arch) -> bool:
+    """Whether llama.cpp applies dense modules to the architecture's embeddings."""
+    return any(Role.DENSE_2 in rule.roles for rule in arch.rules)
+
+
+def read_modules(folder: Path) -> list[tuple[str, str]]:
+    """The last part of the class of each module that modules.json names, and its folder.
+
+    Raises:
+        FormatError: the file is damaged, or names a folder elsewhere.
+    """
+    path = folder / MODULES
     if not path.is_file():
         return []
     raw = path.read_bytes()
@@ -64,7 +82,12 @@ def _modules(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _mode(config: dict[str, Any], path: Path) -> str:
+def mode_name(number: object) -> str | None:
+    """What sentence-transformers calls a pooling of llama.cpp's; None if it has none such."""
+    return next((mode for mode, own in _TYPES.items() if own == number), None)
+
+
+def pooling_mode(config: dict[str, Any], path: Path) -> str:
     """The one mode of a pooling module's config, as old or new versions of sentence-transformers write it."""
     flags = [key for key in config if key.startswith("pooling_mode_") and take(config, key, FLAG, False, path=path)]
     modes = [_FLAGS.get(key, key) for key in flags] or [take(config, "pooling_mode", TEXT, "none", path=path)]

@@ -367,7 +367,7 @@ class Arch:
         """The same with the class of transformers that has no head, for each that has one."""
         bare: dict[str, HFClass] = {}
         for name, cls in self.classes.items():
-            if (own := self._bare(name)) not in self.classes:
+            if not cls.bare and (own := self._bare(name)) not in self.classes:
                 text = cls.text_of and self._bare(cls.text_of)
                 # whatever the names of the class with a head are
                 root = LANGUAGE_MODEL if cls.wraps and not cls.text_of else cls.root

@@ -186,6 +186,7 @@ def write_safetensors(
     tensors: Sequence[Tensor],
     *,
     max_shard_bytes: float = 5e9,
+    beside: Mapping[str, Sequence[Tensor]] | None = None,
     done: Callable[[int], object] | None = None,
 ) -> list[Path]:
     """Write ``model.safetensors``, or shards with their index, a chunk of rows at a time.
@@ -195,6 +196,7 @@ def write_safetensors(
         tensors: of float types (or whole numbers, or packed, in I32), under their names in the file; each is read once,
             in file order.
         max_shard_bytes: bytes of data in a shard; a larger tensor gets a shard of its own.
+        beside: tensors of further files, by the name of each, in folders that exist.
         done: called with the number of bytes just written.
 
     Returns:
@@ -207,11 +209,12 @@ def write_safetensors(
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     names = names if len(shards) > 1 else ["model.safetensors"]
     path = folder if isinstance(folder, Path) else folder.path
+    files = dict(zip(names, shards, strict=True)) | {name: _ordered(own) for name, own in (beside or {}).items()}
     if isinstance(folder, Path):
-        for name, shard in zip(names, shards, strict=True):
-            _write_file(path / name, shard, done)
+        for name, own in files.items():
+            _write_file(path / name, own, done)
     else:
-        _write_files(folder, dict(zip(names, shards, strict=True)), done)
+        _write_files(folder, files, done)
     paths = [path / name for name in names]
     if len(shards) > 1:
         index = {

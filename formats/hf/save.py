@@ -20,7 +20,7 @@ from ..gguf.loadable import check_kinds
 from ..gguf.vocab import tokenizer_of
 from ..ir import Bytes, Model, Role, Tensor
 from ..json_text import write_json
-from ..progress import Progress, note, work
+from ..progress import Progress, work
 from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
 from . import rope
@@ -36,6 +36,7 @@ from .ops import Tensors
 from .rows import Constant, Key
 from .rules import FURTHER, Arch, Slot, further_number, without_head
 from .safetensors import chunks, write_safetensors
+from .sentence_files import dense_folders, restore_files, without_dense
 from .settle import same_weights
 from .tower import TEXT
 
@@ -101,6 +102,8 @@ def write_hf(
     files: dict[str, bytes] = {}
     if towers is not None:
         config, tensors, files = _with_towers(towers, model, config, tensors, common, exactly=dtype == "auto")
+    sentence = restore_files(model, arch)
+    tensors, beside = without_dense(tensors, dense_folders(sentence))
     vocabulary = _tokenizer_files(model)  # the last that may be refused, and before the folder is made
 
     if isinstance(folder, GrowingFolder):
@@ -108,11 +111,14 @@ def write_hf(
     else:
         folder = path = Path(folder)
         title = path.name
-    if model.get(f"{arch.gguf}.pooling_type"):
-        note(progress, f"{title}: the pooling of embeddings is left out; it is no part of a transformers checkpoint")
     if arch.classes[name].wraps and towers is None:
         note(progress, f"{title}: written as {name}, without its towers, which transformers fills with random numbers")
     path.mkdir(exist_ok=True)
+    for file, content in sentence.items():
+        (path / file).parent.mkdir(exist_ok=True)
+        write_json(path / file, content)
+    for file in beside:
+        (path / file).parent.mkdir(exist_ok=True)
     write_json(path / "config.json", config)
     if generation := restore_generation(model.metadata):
         write_json(path / "generation_config.json", generation)
@@ -122,8 +128,9 @@ def write_hf(
         from .tokenizer.write import write_files
 
         write_files(vocabulary, path)
-    with work(progress, title, sum(tensor.nbytes for tensor in tensors)) as done:
-        write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes, done=done)
+    whole = [*tensors, *(tensor for own in beside.values() for tensor in own)]
+    with work(progress, title, sum(tensor.nbytes for tensor in whole)) as done:
+        write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes, beside=beside, done=done)
 
 
 def _with_towers(

@@ -23,6 +23,7 @@ MORE = (
             "gemma",
             "gemma2",
             "gemma3",
+            "gemma-embedding",
             "llama",
             "mixtral",
             "arcee",
@@ -40,7 +41,7 @@ MORE = (
     Difference(
         "*.attention.sliding_window_pattern",
         "the kind of each layer, where llama.cpp knows a rule for all",
-        ("modern-bert", "cohere2", "exaone4", "gemma3", "gpt-oss", "afmoe", "laguna"),
+        ("modern-bert", "gemma-embedding", "cohere2", "exaone4", "gemma3", "gpt-oss", "afmoe", "laguna"),
     ),
     Difference(
         "*.rope.freq_base",

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -28,6 +29,7 @@ from oracles.small_tokenizers import (
 )
 from quantmill.formats.hf.tokenizer.splitting.pre_tokenizers import BY_NAME
 
+IDENTITY = "torch.nn.modules.linear.Identity"
 CARD = """---
 license: apache-2.0
 license_name: apache-2
@@ -87,6 +89,33 @@ def publish(proof: Proof, folder: Path) -> None:
         path = folder / "model.safetensors"
         save_file(published_tensors(proof, load_file(path)), path)
     write_folder(folder, {**tokenizer_files(proof), "README.md": CARD})
+    if proof.modules:
+        write_modules(folder, proof.modules)
+
+
+def write_modules(folder: Path, names: tuple[str, ...], mode: str = "mean", middle: int = 64) -> None:
+    """The files of sentence-transformers: one after the other, with dense modules to another width and back."""
+    width = json.loads((folder / "config.json").read_text())["hidden_size"]
+    paths = ["", *(f"{i}_{name}" for i, name in enumerate(names, 1))]
+    kinds = ("Transformer", *names)
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(zip(paths, kinds, strict=True))
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    sizes = [(width, middle), (middle, width)]
+    generator = np.random.default_rng(5)
+    for path, kind in zip(paths, kinds, strict=True):
+        if kind == "Pooling":
+            flag = {"mean": "mean_tokens", "cls": "cls_token"}.get(mode, mode)
+            config = {"word_embedding_dimension": width, f"pooling_mode_{flag}": True}
+            write_folder(folder, {f"{path}/config.json": config})
+        elif kind == "Dense":
+            n_in, n_out = sizes.pop(0)
+            config = {"in_features": n_in, "out_features": n_out, "bias": False}
+            write_folder(folder, {f"{path}/config.json": config | {"activation_function": IDENTITY}})
+            weights = generator.standard_normal((n_out, n_in)).astype(np.float32) * 0.1
+            save_file({"linear.weight": weights}, folder / path / "model.safetensors", metadata={"format": "pt"})
 
 
 def published_tensors(proof: Proof, weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -244,6 +273,6 @@ def _gemma4() -> Mapping[str, Any]:
 
 _OTHERS: Mapping[str, Callable[[], Mapping[str, Any]]] = {  # what is not here has a tokenizer as Llama 2's
     "bert": _wordpiece, "distilbert": _wordpiece, "roberta": _fairseq, "roberta-byte level": _roberta,
-    "gemma": _gemma, "gemma2": _gemma, "gemma3": _gemma, "gemma4": _gemma4,
+    "gemma": _gemma, "gemma2": _gemma, "gemma3": _gemma, "gemma-embedding": _gemma, "gemma4": _gemma4,
     "modern-bert": _modern_bert, "nomic-bert": _wordpiece, "t5": _unigram, "t5encoder": _unigram,
 }  # fmt: skip

@@ -91,6 +91,7 @@ class Converter:
         # main() keeps options in the model's class: each run gets one of its own.
         find = self.module.get_model_class
         self.module.get_model_class = lambda *args, **named: _of_this_run(find(*args, **named))
+        self.embedding = importlib.import_module("conversion.gemma").EmbeddingGemma
         self.look_up = self.base.TextModel.get_vocab_base_pre
         logging.disable(logging.ERROR)
 
@@ -99,6 +100,7 @@ class Converter:
     ) -> None:
         as_it_stands = proof is not None and proof.arch in AS_IT_STANDS
         self.base.AutoConfig = Unreadable if as_it_stands else transformers.AutoConfig
+        self.embedding.module_paths.clear()  # a list of the class, which grows from one conversion to the next
         added = None if proof is None else (lambda *_: pre_name(proof))
         self.base.TextModel.get_vocab_base_pre = added or self.look_up
         options = (*options, *(() if proof is None else proof.options))

@@ -68,6 +68,7 @@ class Proof:
             patterns of ``re.sub`` and what they become, for the proof by the converter.
         as_loaded: saved with the tensors that the model has in memory, not with those that its class saves.
         turned: a pattern of tensors whose last two axes published checkpoints have the other way round.
+        modules: those of sentence-transformers in published folders, after the model itself.
         options: further options of llama.cpp's converter there.
         layout: makes of a checkpoint's tensors those that are published, before they are renamed.
         flash: llama.cpp needs flash attention for it.
@@ -90,6 +91,7 @@ class Proof:
     renamed: Mapping[str, str] = field(default_factory=dict)
     as_loaded: bool = False
     turned: str = ""
+    modules: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     layout: Callable[[Tensors], dict[str, NDArray[Any]]] | None = None
     flash: bool = False

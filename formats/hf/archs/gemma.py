@@ -1,4 +1,4 @@
-"""Gemma 1 to 3, text.
+"""Gemma 1 to 3, text, and EmbeddingGemma.
 
 Sources: GemmaConfig, Gemma2Config and Gemma3TextConfig of transformers 5.23; conversion/gemma.py of llama.cpp.
 """
@@ -8,7 +8,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, HEAD_DIM, HEADS, LAYERS, Dim, Equal, If
+from ..dimensions import (
+    DENSE,
+    DENSE_SIZES,
+    EMBD,
+    HEAD_DIM,
+    HEADS,
+    LAYERS,
+    Condition,
+    Dim,
+    Equal,
+    If,
+    Is,
+)
 from ..rows import Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule
 from ..values import Add
@@ -139,3 +151,46 @@ GEMMA3 = Arch(
     roots=TEXT_ROOTS,
     extras=(TIED_HEAD, *VISION),
 )
+
+# The modules that follow the pooling, where sentence-transformers has some: there and back to the model's own width.
+_OUT, _IN = (Dim(f"{name}.{end}_features") for name, end in zip(DENSE, ("out", "in"), strict=True))
+_DENSE = Is(DENSE_SIZES[0])
+
+
+def _fits(*sizes: tuple[str, Dim]) -> dict[str, Condition]:
+    """What llama.cpp asserts: sizes of dense modules, by their keys."""
+    return {key: ~_DENSE | Equal(Dim(key), size) for key, size in sizes}
+
+
+GEMMA_EMBEDDING = Arch(
+    name="gemma-embedding",
+    classes={
+        "Gemma3TextModel/bidirectional": replace(
+            _GEMMA3,
+            bare=True,
+            defaults={**_GEMMA3.defaults, "use_bidirectional_attention": True},
+            when=Is("use_bidirectional_attention"),
+        )
+    },
+    config=(
+        *(row for row in GEMMA3.config if getattr(row, "gguf", "") != "final_logit_softcapping"),
+        *(
+            Key(f"{name}.{end}_features", f"{name}_feat_{end}", optional=True)
+            for name in DENSE
+            for end in ("in", "out")
+        ),
+    ),
+    rules=(
+        *(rule for rule in GEMMA3.rules if rule is not HEAD),
+        Rule("dense_2.linear", Role.DENSE_2, (_OUT, EMBD), when=_DENSE),
+        Rule("dense_3.linear", Role.DENSE_3, (EMBD, _IN), when=_DENSE),
+    ),
+    fixed={
+        "attention_bias": False, "use_bidirectional_attention": True, "hidden_activation": _GELU,
+        "attn_logit_softcapping": None,
+    },
+    needs={"query_pre_attn_scalar": Equal(_SCALAR, HEAD_DIM)}
+    | _fits((DENSE_SIZES[0], EMBD), (DENSE_SIZES[2], _OUT), (DENSE_SIZES[3], EMBD)),
+    implied={"query_pre_attn_scalar": HEAD_DIM},
+    pools=True,
+)  # fmt: skip

@@ -18,7 +18,7 @@ _DISTIL = {"dim": 256, "hidden_dim": 512, "n_layers": 3, "n_heads": 4, "hidden_s
 _THREE = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}
 
 PROOFS = (
-    Proof("bert", "BertModel", _HEADS, embeds=True),
+    Proof("bert", "BertModel", _HEADS, embeds=True, modules=("Pooling", "Normalize")),
     Proof("bert", "BertForSequenceClassification", _HEADS | _THREE, "classifier", pooling="rank"),
     Proof("roberta", "XLMRobertaModel", _ROBERTA, embeds=True),
     Proof("roberta", "XLMRobertaForSequenceClassification", _ROBERTA | _THREE, "classifier", pooling="rank"),

@@ -19,6 +19,16 @@ PROOFS = (
         | {"sliding_window": 24, "query_pre_attn_scalar": 48, "final_logit_softcapping": 20.0}
         | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     ),
+    Proof(
+        "gemma-embedding",
+        "Gemma3TextModel",
+        _HEADS
+        | {"sliding_window": 24, "query_pre_attn_scalar": 48, "use_bidirectional_attention": True}
+        | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+        embeds=True,
+        modules=("Pooling", "Dense", "Dense", "Normalize"),
+        options=("--sentence-transformers-dense-modules",),
+    ),
     Proof("gemma2", "Gemma2ForCausalLM", _HEADS | {"sliding_window": 24, "query_pre_attn_scalar": 48}),
     Proof(
         "gemma4",
