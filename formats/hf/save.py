@@ -20,7 +20,7 @@ from ..gguf.loadable import check_kinds
 from ..gguf.vocab import tokenizer_of
 from ..ir import Bytes, Model, Role, Tensor
 from ..json_text import write_json
-from ..progress import Progress, work
+from ..progress import Progress, note, work
 from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
 from . import rope
