@@ -291,15 +291,17 @@ class _Session:
             self.context = self._new_context()
             self.batch = self.lib.llama_batch_init(n_ctx, 0, 1)
 
-    def _new_context(self, pooling: int = _UNSPECIFIED) -> int:
+    def _new_context(self, pooling: int | None = None) -> int:
         context = self.lib.llama_context_default_params()
         context.n_ctx = context.n_batch = context.n_ubatch = self.n_ctx
-        context.n_threads = context.n_threads_batch = min(4, os.cpu_count() or 1)
+        # of short texts, one at a time, threads would mostly wait for each other
+        n_threads = min(4, os.cpu_count() or 1) if pooling is None else 1
+        context.n_threads = context.n_threads_batch = n_threads
         # Keys and values in F32, not F16: less rounding between us and the truth.
         assert (context.type_k, context.type_v) == (1, 1), "struct llama_context_params has changed"
         context.type_k = context.type_v = 0
         context.flash_attn_type = int(self.flash)
-        context.pooling_type = pooling
+        context.pooling_type = _UNSPECIFIED if pooling is None else pooling
         made: int | None = self.lib.llama_init_from_model(self.model, context)
         if not made:
             raise LlamaError("no context: " + "".join(self.log[-6:]))

@@ -205,7 +205,7 @@ def sentences() -> list[str]:
 
     text = " ".join(" ".join(pydoc_data.topics.topics.values()).split())
     found = [one.strip() for one in text.split(". ")]
-    return [one for one in found if 20 < len(one) < 600][:200]
+    return [one for one in found if 20 < len(one) < 200][:200]
 
 
 @pytest.fixture(scope="module")
