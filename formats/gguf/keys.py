@@ -102,6 +102,7 @@ _KEYS = {
         "time_mix_extra_dim time_decay_extra_dim token_shift_count "
         "attention.head_count attention.head_count_kv attention.key_length attention.value_length "
         "attention.key_length_mla attention.value_length_mla attention.key_length_swa attention.value_length_swa "
+        "attention.key_length_mla_swa attention.value_length_mla_swa attention.kv_lora_rank_swa "
         "attention.q_lora_rank attention.kv_lora_rank attention.group_norm_groups attention.relative_buckets_count "
         "attention.sliding_window attention.sliding_window_pattern attention.shared_kv_layers "
         "attention.temperature_length attention.indexer.head_count attention.indexer.key_length "

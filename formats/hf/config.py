@@ -104,6 +104,9 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
     """
     flat = _flat(raw, cls, path)
     given = {cls.names.get(key, key): value for key, value in flat.items()}
+    for key, same in arch.synonyms.items():
+        if isinstance(words := given.get(key), list):
+            given[key] = [same.get(word, word) if isinstance(word, str) else word for word in words]
     for key in flat:
         if cls.names.get(key, key) in _SIZES:
             _check_size(flat, key, path, needed=arch.needed)
@@ -336,6 +339,8 @@ def _old_rope(config: Config) -> dict[str, Any]:
     """Rope as transformers 4 writes it, which 5 reads as well."""
     out = dict(config)
     parameters = dict(out.get("rope_parameters") or {})
+    if rope.INDEXED in (out.get("layer_types") or ()) and "full_attention" in parameters:
+        out["rope_parameters"] = {rope.INDEXED: parameters.pop("full_attention"), **parameters}
     if "rope_theta" not in parameters:  # none, or one for each kind of layer
         return out
     del out["rope_parameters"]

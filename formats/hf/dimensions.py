@@ -216,6 +216,17 @@ class Rotary:
 
 
 @dataclass(frozen=True)
+class Root:
+    """The square root of one dimension's part of another."""
+
+    over: Dim
+    under: Dim
+
+    def __call__(self, config: Config) -> float:
+        return float((self.over(config) / (self.under(config) or 1)) ** 0.5)
+
+
+@dataclass(frozen=True)
 class Condition(ABC):
     """Something that is true or false of a config, or of a layer; ``~a``, ``a & b`` and ``a | b`` work as expected."""
 
@@ -311,6 +322,29 @@ class Follows(Condition):
     def __call__(self, config: Config) -> bool:
         words = self.pattern(config)
         return words is None or bool(config.get(self.key) == words)
+
+
+@dataclass(frozen=True)
+class HasWords(Condition):
+    """A key's list has each of these words."""
+
+    key: str
+    words: tuple[str, ...]
+
+    def __call__(self, config: Config) -> bool:
+        found = config.get(self.key)
+        return isinstance(found, list) and all(word in found for word in self.words)
+
+
+@dataclass(frozen=True)
+class Uniform(Condition):
+    """A key's value is the same in all layers."""
+
+    key: str
+
+    def __call__(self, config: Config) -> bool:
+        count = LAYERS(config)
+        return all(at_layer(config, layer, count).get(self.key) == config.get(self.key) for layer in range(count))
 
 
 @dataclass(frozen=True)

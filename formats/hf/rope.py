@@ -29,6 +29,7 @@ _OLD_KINDS = {"su": "longrope", "mrope": "default", "xdrope": "dynamic"}  # the 
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
 
 _MAX_HEAD_DIM = 1 << 16  # a hundred times the widest; tables of sines have a row for each of its pairs
+INDEXED = "indexed_attention"  # with ``sliding_attention``, what ``full_attention`` is in other models
 _KINDS_OF_LAYER = ("full_attention", "sliding_attention")
 _FRACTION = JsonType("a number above 0 and at most 1", lambda value: POSITIVE.holds(value) and value <= 1)
 
@@ -86,6 +87,8 @@ def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None,
         if found.get("mrope_section") is not None:
             check(found["mrope_section"], _SECTIONS[axes], path=path, where=f"{place}.mrope_section")
         return found
+    if INDEXED in rope:
+        rope = {"full_attention": rope[INDEXED], **rope}
     of_kind = {kind: _of_kind(config, kind, path) for kind in _KINDS_OF_LAYER}
     if not any(kind in rope for kind in _KINDS_OF_LAYER):
         local = of_kind["sliding_attention"]

@@ -99,13 +99,24 @@ class Constant:
 
 @dataclass(frozen=True)
 class Computed:
-    """A hyper-parameter computed from config keys. It is not read back: the keys have rows of their own."""
+    """A hyper-parameter computed from config keys. It is not read back: the keys have rows of their own.
+
+    Args:
+        gguf: the hyper-parameter.
+        size: what it is.
+        when: the condition under which it is written.
+        kind: the layers whose sizes count, by their word in ``layer_types``.
+    """
 
     gguf: str
     size: Dim
     when: Condition = ALWAYS
+    kind: str = ""
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        kinds = config["layer_types"] if self.kind else []
+        if self.kind in kinds:
+            config = at_layer(config, kinds.index(self.kind), len(kinds))
         if self.when(config):
             yield self.gguf, self.size(config)
 
@@ -290,9 +301,8 @@ class Alternating:
         if not self.swa:
             yield self.gguf, each[0] if len({*each}) == 1 else each
             return
-        for suffix, kind in ((self.gguf, "full_attention"), (self.swa, "sliding_attention")):
-            if kind in of_kind:
-                yield suffix, of_kind[kind]
+        for kind in sorted(of_kind, key=_has_window):
+            yield self.swa if _has_window(kind) else self.gguf, of_kind[kind]
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         full, sliding = get(self.gguf, each=True), get(self.swa) if self.swa else None
@@ -305,6 +315,10 @@ class Alternating:
         usual, other = (sliding, full) if self.kind == "full_attention" else (full, sliding)
         found = {self.hf: usual, self.other: other}
         return {key: value for key, value in found.items() if value is not None}
+
+
+def _has_window(kind: str) -> bool:
+    return kind == "sliding_attention"
 
 
 @dataclass(frozen=True)

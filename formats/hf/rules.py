@@ -300,6 +300,7 @@ class Arch:
             meaning, of which the first is written.
         needs: conditions that llama.cpp takes for granted, by the config key that a message names.
         implied: config keys that may be missing or null, and their value then.
+        synonyms: config keys with a word for each layer, words that some checkpoints have there, and the rules'.
         base: what tensor names begin with in a class with a head, and not in the bare class: ``base_model_prefix`` of
             transformers, and a dot.
         module: what transformers' own model calls ``base``, where checkpoints have another name.
@@ -322,6 +323,7 @@ class Arch:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, Condition] = field(default_factory=dict)
     implied: Mapping[str, Implied] = field(default_factory=dict)
+    synonyms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     base: str = "model."
     module: str = ""
     roots: Mapping[str, str] = field(default_factory=dict)

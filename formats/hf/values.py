@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..floats import to_f32
 from ..ir import Bytes, Tensor
 from ..qtypes import F32
-from .dimensions import Config, Dim
+from .dimensions import Config, Dim, Root
 from .ops import Tensors
 
 Floats = NDArray[np.float32]
@@ -58,14 +58,14 @@ class Add(ValueOp):
 
 @dataclass(frozen=True)
 class Multiply(ValueOp):
-    """Multiply by a number, or by that of a config key.
+    """Multiply by a number, or by one that follows from config keys.
 
     Args:
         by: the number.
         undo: divide instead.
     """
 
-    by: float | Dim
+    by: float | Dim | Root
     undo: bool = False
 
     @property
@@ -73,7 +73,7 @@ class Multiply(ValueOp):
         return replace(self, undo=not self.undo)
 
     def compute(self, values: Floats, config: Config) -> Floats:
-        number = np.float32(self.by(config) if isinstance(self.by, Dim) else self.by)
+        number = np.float32(self.by(config) if callable(self.by) else self.by)
         return values / number if self.undo else values * number
 
 

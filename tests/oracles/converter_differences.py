@@ -87,6 +87,7 @@ LESS = (
 )
 # What both have, with another value.
 OTHER = (
+    Difference("tokenizer.ggml.eot_token_id", "llama.cpp's converter looks <|endofassistant|> up", ("dots3note",)),
     Difference("tokenizer.ggml.eot_token_id", "llama.cpp's converter looks <|user|> up", _GLM),
     Difference("tokenizer.ggml.eot_token_id", "llama.cpp's converter looks <|endoftext|> up", ("solar-open",)),
     Difference("*.layer_norm_rms_epsilon", "config.json's; llama.cpp's converter writes 1e-5 for any", ("chatglm",)),

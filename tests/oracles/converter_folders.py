@@ -66,6 +66,7 @@ BYTE_LEVEL = {
     "mimo2": "qwen2", "granite_swa": "dbrx", "cohere2moe": "command-r", "apertus": "tekken",
     "glm4moelite": "llama-bpe", "youtu": "youtu",
     "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
+    "dots3note": "qwen2",
     "kimi-linear": "kimi-k2", "deepseek4": "deepseek-v3", "jais2": "qwen2", "afmoe": "qwen2", "exaone-moe": "qwen2",
     "minimax-m3": "gpt-4o", "hrm_text": "qwen2", "muse-glimmer": "gpt-4o",
     "nemotron_h": "tekken", "nemotron_h_moe": "tekken", "bamba": "llama-bpe", "falcon-mamba": "falcon",
@@ -147,7 +148,7 @@ def pre_name(proof: Proof) -> str:
 
 # GLM's and Hunyuan's conversions ask for these by name.
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "[gMASK]", "<|user|>", "<|observation|>")
-FURTHER = {"solar-open": ("<|startoftext|>", "<unk>")}
+FURTHER = {"dots3note": ("<|endofassistant|>",), "solar-open": ("<|startoftext|>", "<unk>")}
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 

@@ -14,6 +14,7 @@ from .dbrx import DBRX
 from .deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE, YOUTU
 from .deepseek4 import DEEPSEEK4
 from .dots import DOTS1
+from .dots3 import DOTS3_NOTE
 from .dsa import DEEPSEEK32, GLM_DSA
 from .ernie import ERNIE4_5, ERNIE4_5_MOE, PADDLEOCR
 from .exaone import EXAONE4, EXAONE_MOE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from oracles.llama import Llama
-from oracles.proofs import SMALL, all_proofs, tokens_of
+from oracles.proofs import SMALL, all_proofs, save_proof, tokens_of
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.save import write_hf
@@ -98,3 +99,31 @@ def test_kimi_s_published_names_are_the_same_model(tmp_path: Path) -> None:
     published = config.replace("Kimi_K25For", "KimiK25For").replace('"deepseek_v3"', '"kimi_k2"')
     (tmp_path / "hf" / "config.json").write_text(published)
     assert contents(read_hf(tmp_path / "hf")) == contents(saved)
+
+
+def test_dots_3_note_as_it_is_published(tmp_path: Path) -> None:
+    """With its text's config at the top, other names of keys, and towers and further layers beside."""
+    proof, said = PROOFS["dots3note"], []
+    save_proof(proof, tmp_path / "hf")
+    saved = read_hf(tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text()) | dict(proof.published)
+    for key in ("per_layer_config", "rope_parameters", "sliding_window", "mlp_layer_types"):
+        del config[key]
+    config["moe_shared_expert_intermediate_size"] = config.pop("shared_experts_intermediate_size")
+    config |= {"model_type": "dots3_note", "architectures": ["Dots3NoteForConditionalGeneration"]}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    path = tmp_path / "hf" / "model.safetensors"
+    beside = ("vision_encoder.x.weight", "audio_encoder.x.weight", "model.mtp.embed_tokens.weight")
+    save_file(load_file(path) | {name: torch.zeros(4) for name in beside}, path, metadata={"format": "pt"})
+    published = read_hf(tmp_path / "hf", say=said.append)
+    assert contents(published) == contents(saved)
+    keys, same = (
+        {key: str(value.data) for key, value in model.metadata.items() if key.startswith("dots3note.")}
+        for model in (published, saved)
+    )
+    assert keys == same
+    assert "audio tower (1 tensor, 16 bytes)" in said[0]
+    write_hf(published, tmp_path / "back")
+    back = transformers.AutoConfig.from_pretrained(tmp_path / "back")
+    assert back.per_layer_config[1].kv_lora_rank == 96
+    assert back.layer_types == ["indexed_attention", "sliding_attention", "indexed_attention"]

@@ -65,8 +65,12 @@ def test_windows_that_llama_cpp_has_elsewhere_are_refused(name: str) -> None:
         complete_config(config | {"layer_types": usual[::-1]}, arch, arch.classes[name], Path("config.json"))
 
 
-_ALSO = {"AfmoeForCausalLM": {"mup_enabled": True}, "MiMoV2FlashForCausalLM": {"num_key_value_heads": 2}}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+_ALSO = {
+    "AfmoeForCausalLM": {"mup_enabled": True},
+    "Dots3NoteForCausalLM": {"layer_types": ["indexed_attention", *[_SLIDING] * 3]},
+    "MiMoV2FlashForCausalLM": {"num_key_value_heads": 2},
+}
 _MIXED = [_FULL, _SLIDING, _SLIDING, _FULL]
 _SCALED = {"rope_type": "linear", "factor": 2.0}
 
@@ -100,6 +104,13 @@ _SCALED = {"rope_type": "linear", "factor": 2.0}
         ("MiMoV2FlashForCausalLM", {"add_full_attention_sink_bias": True}),
         ("Dots1ForCausalLM", {"num_key_value_heads": 2}),
         ("GlmForCausalLM", {"head_dim": 32}),
+        ("Dots3NoteForCausalLM", {"layer_types": [_SLIDING] * 3 + ["indexed_attention"], "use_dsa": False}),
+        ("Dots3NoteForCausalLM", {"use_dsa": None, "apply_mla_qkv_lora_rescale": False}),
+        ("Dots3NoteForCausalLM", {"moe_layer_freq": 2}),
+        ("Dots3NoteForCausalLM", {"shared_experts_intermediate_size": 512}),
+        ("Dots3NoteForCausalLM", {"swa_q_lora_rank": 512, "q_lora_rank": 1024}),
+        ("Dots3NoteForCausalLM", {"layer_types": ["indexed_attention"] * 4}),
+        ("Dots3NoteForCausalLM", {"layer_types": ["linear_attention", *[_SLIDING] * 3]}),
         ("GlmMoeDsaForCausalLM", {"indexer_types": ["shared", "full", "full", "full"]}),
         ("GlmMoeDsaForCausalLM", {"indexer_types": ["full", "shared"]}),
         ("GlmMoeDsaForCausalLM", {"indexer_types": ["full", "half", "full", "full"]}),
