@@ -137,7 +137,7 @@ class Runner:
                 for chunk in alive:
                     self._run(module, targets, [chunk], collector)
                 return
-            self._drop(alive[0], error.name)
+            self.drop(alive[0], error.name)
             return
         if collector is not None:
             collector.commit()
@@ -160,17 +160,26 @@ class Runner:
             raise NonFinite(f"the output of block {self.layer}")
         return out
 
-    def inputs_for(self, chunks: list[int]) -> BlockInputs:
-        """The next block's other inputs for a batch of chunks: masks, positions and the like."""
+    def inputs_for(self, chunks: list[int], layer: int | None = None) -> BlockInputs:
+        """A block's other inputs for a batch of chunks: masks, positions and the like.
+
+        Args:
+            layer: the block's number; None for the next.
+        """
         n = len(chunks)
         if n not in self._inputs:
             ids = [torch.from_numpy(self.corpus.inputs[:n]).long()]
             for _, inputs in self.skeleton.embed(ids):
                 self._inputs[n] = inputs
         tokens = torch.from_numpy(self.corpus.inputs[chunks]).long()
-        return self._inputs[n][self.layer].with_tokens(tokens.to(self.options.device))
+        return self._inputs[n][self.layer if layer is None else layer].with_tokens(tokens.to(self.options.device))
 
-    def _drop(self, chunk: int, where: str) -> None:
+    def drop(self, chunk: int, where: str) -> None:
+        """Leave out a chunk with an activation that is not finite.
+
+        Raises:
+            QuantmillError: such chunks may not be left out.
+        """
         number = self.corpus.first_chunk + chunk
         problem = f"NaN or Inf in the activations of layer {self.layer}, chunk {number}"
         if not self.options.skip_bad:

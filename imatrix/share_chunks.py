@@ -29,6 +29,7 @@ from .collect import Collector
 from .collect_state import BatchSums, add_sums, read_sums
 from .corpus import Corpus
 from .evaluate import Record, token_nll
+from .further_tokens import collect_further
 from .run_state import RunState, finished_blocks
 from .runner import DTYPES, ComputeOptions, Runner, layer_step
 from .sums import Sums
@@ -208,6 +209,7 @@ class _Worker:
         return Runner(self._weights, corpus, self._options, Activations(shape, DTYPES[self._options.dtype], folder))
 
     def _predict(self, runner: Runner, collector: _BatchCollector, chunks: ChunkRange) -> ShareResult:
+        collect_further(runner, collector)
         found = ShareResult(dropped={chunks.first + chunk: where for chunk, where in runner.dropped.items()})
         if self._wanted.output or self._wanted.perplexity:
             for _, logits, tokens in runner.logits(collector if self._wanted.output else None):

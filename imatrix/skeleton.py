@@ -83,9 +83,13 @@ class Skeleton:
             embedding.weight = nn.Parameter(embedding.weight.to("meta"), requires_grad=False)  # but keep the buffers
 
     @contextmanager
-    def block(self, layer: int) -> Iterator[nn.Module]:
-        """A block with its weights, which are dropped when the context ends."""
-        module = self.layers[layer]
+    def block(self, layer: int, like: int | None = None) -> Iterator[nn.Module]:
+        """A block with its weights, which are dropped when the context ends.
+
+        Args:
+            like: the number of the block whose module it takes; None for its own.
+        """
+        module = self.layers[layer if like is None else like]
         self._fill(module, self.weights.block(layer, module))
         try:
             yield module
@@ -123,6 +127,17 @@ class Skeleton:
         self.model.set_output_embeddings(product)
         try:
             yield Head(self)
+        finally:
+            self.model.set_output_embeddings(own)
+
+    @contextmanager
+    def last_norm(self) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+        """What the last norm gives, of what left the last block, both [chunks, n_ctx, width]."""
+        own, kept = self.model.get_output_embeddings(), _KeepInput()
+        self.model.set_output_embeddings(kept)
+        try:
+            head = Head(self)
+            yield lambda hidden: (head(hidden), kept.hidden)[1]
         finally:
             self.model.set_output_embeddings(own)
 
@@ -220,6 +235,14 @@ class _ReplaceInput(_LayerStandIn):
         return hidden.as_subclass(_BlockOutput)
 
 
+class _KeepInput(nn.Module):
+    """Takes the output matrix's place and keeps what it is given."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.hidden = hidden
+        return hidden
+
+
 class _HeadProduct(nn.Module):
     """The product with the output matrix, which is kept if it is small, and else read in slices of rows."""
 
@@ -244,6 +267,12 @@ class _HeadProduct(nn.Module):
             rows = torch.from_numpy(read_floats(self.tensor, a, b).reshape(b - a, -1)).to(self.device, self.dtype)
             out[..., a:b] = nn.functional.linear(hidden, rows)
         return out
+
+
+def embedding_rows(embedding: Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """The rows of an embedding, float32 [..., width], for the tokens int64 [...]."""
+    used, positions = np.unique(ids.numpy(), return_inverse=True)
+    return torch.from_numpy(_rows(embedding, used)[positions.reshape(ids.shape)])
 
 
 def _rows(tensor: Tensor, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

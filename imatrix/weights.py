@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor, located
 from ..formats.floats import to_f32
 from ..formats.gguf.names import tensor_name
-from ..formats.hf.rules import LANGUAGE_MODEL
+from ..formats.hf.rules import LANGUAGE_MODEL, further_number
 from ..formats.ir import Model, Role, Tensor
 from .corpus import TextTokenizer
 from .sums import RecordedWeight
@@ -71,7 +71,7 @@ class Weights:
 
     @property
     def n_layers(self) -> int:
-        """How many blocks the model has."""
+        """How many blocks the model has, those of layers for further tokens among them."""
         return int(self.config["num_hidden_layers"])
 
     @cached_property
@@ -196,6 +196,10 @@ class Weights:
         from transformers.core_model_loading import rename_source_key
 
         prefix = f"{self.layers_path}.{layer}."
+        number = further_number(layer, self.config)
+        if self.arch.further and number is not None and self.arch.further.at:
+            start = self.arch.further.at.format(number=number)
+            name = prefix + name.removeprefix(start) if name.startswith(start) else name
         plain = name.removeprefix(prefix)
         if plain in known:
             return plain

@@ -15,6 +15,7 @@ from quantmill.formats.hf.load import read_hf
 from quantmill.imatrix.activations import Activations
 from quantmill.imatrix.collect import Collector
 from quantmill.imatrix.corpus import cut
+from quantmill.imatrix.further_tokens import collect_further
 from quantmill.imatrix.runner import DTYPES, ComputeOptions, Runner
 from quantmill.imatrix.weights import Weights
 from quantmill.quantize.choose import may_quantize
@@ -46,13 +47,14 @@ def test_layer_by_layer_is_the_whole_model(case: str, tmp_path: Path) -> None:
         out.register_forward_pre_hook(lambda _, args: seen.append(args[0].double()))
     with torch.inference_mode():
         expected = whole(torch.from_numpy(text.inputs).long()).logits
-    weights = Weights(read_hf(tmp_path / "hf", mtp="leave"))
+    weights = Weights(read_hf(tmp_path / "hf"))
     how = ComputeOptions(batch=2)
     shape = (text.n_chunks, text.n_ctx, weights.hidden_width)
     run = Runner(weights, text, how, Activations(shape, DTYPES[how.dtype], tmp_path / "state", 1 << 30))
     collector = Collector()
     run.embed()
     run.finish(collector)
+    collect_further(run, collector)
     found = torch.stack([logits for _, logits, _ in run.logits(collector)])
     torch.testing.assert_close(found, expected[:, 12:-1], rtol=1e-4, atol=1e-4)
 

@@ -112,6 +112,7 @@ def _on_this_machine(
 ) -> tuple[Record, Mapping[int, str]]:  # fmt: skip
     """One block after the other, the state saved between them."""
     from ...imatrix.collect_state import resume_collection, save_collection
+    from ...imatrix.further_tokens import collect_further
     from ...imatrix.run_state import RunState
 
     say = notes(progress) or (lambda text: None)
@@ -130,6 +131,7 @@ def _on_this_machine(
             save_collection(saved, runner, collector, runner.layer % every == 0)
         elif collector.moments is not None:
             collector.moments.finish(f"{runner.layer:05d}")
+    collect_further(runner, collector, progress)
     record = _predict(runner, collector, options, progress)
     if collector.moments is not None:
         collector.moments.finish("output")
