@@ -79,8 +79,12 @@ class Weights:
         """The name of the list of blocks in transformers' model, such as ``model.layers``.
 
         Raises:
-            UnknownArchitecture: there are several, which do not run one after the other.
+            UnknownArchitecture: there are several, which do not run one after the other; or blocks are given more than
+                hidden states by the one before.
         """
+        if "shared" in (self.config.get("indexer_types") or ()):
+            problem = f"a block of {self.arch.name} takes the keys that the one before has chosen: none runs alone"
+            raise UnknownArchitecture(problem, path=self.model.path, hint="collect with llama.cpp's llama-imatrix")
         for rule in self.arch.rules:
             if rule.after is not None:
                 problem = f"the blocks of {self.arch.name} run several times, in turn: they cannot run one by one"

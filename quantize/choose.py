@@ -84,7 +84,7 @@ _CONVERTED_F32 = frozenset(
 )  # fmt: skip
 
 
-_CONVERTED_F32_IN_ARCH = {"minimax-m3": "indexer."}  # what names begin with
+_CONVERTED_F32_IN_ARCH = {"minimax-m3": "indexer.", "glm5-next": "indexer_compressor_"}  # what names begin with
 
 
 def converted_type(tensor: Tensor, float_type: QType, arch: str) -> QType:

@@ -328,29 +328,31 @@ class AttentionLayers:
     Args:
         other: the word for layers without attention.
         heads: the key/value heads of the others, if that is not what ``num_key_value_heads`` says.
+        word: the word for the others.
     """
 
     other: str
     gguf: str = "attention.head_count_kv"
     heads: Dim = KV_HEADS
+    word: str = "full_attention"
 
     @property
     def words(self) -> tuple[str, ...]:
         """The words that a layer may have."""
-        return *ATTENTION, self.other
+        return *{*ATTENTION, self.word}, self.other
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if config.get("layer_types") is None:
             raise FormatError("missing: which layers have attention", where="layer_types")
         heads = self.heads(config)
-        yield self.gguf, [heads if word in ATTENTION else 0 for word in config["layer_types"]]
+        yield self.gguf, [0 if word == self.other else heads for word in config["layer_types"]]
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         heads = get(self.gguf, each=True)
         if not isinstance(heads, list):
             return {}
         found = {"num_key_value_heads": max(heads)} if self.heads is KV_HEADS else {}
-        return {**found, "layer_types": ["full_attention" if number else self.other for number in heads]}
+        return {**found, "layer_types": [self.word if number else self.other for number in heads]}
 
 
 ATTENTION = ("full_attention", "attention")  # the second in configs of transformers 4

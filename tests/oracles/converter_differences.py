@@ -7,7 +7,7 @@ from oracles.converter import Difference
 _DEFAULT = "llama.cpp takes the same for granted where it is missing"
 _PUBLISHED_ID = "llama.cpp's converter writes the id that the published vocabulary has, whatever the folder's says"
 _FF = "llama.cpp's converter writes 4 times the width, whatever the weights have"
-_GLM = ("glm4", "glm4moe", "glm4v", "glm-ocr", "glm4v_moe", "glm4moelite", "chatglm", "glm-dsa")
+_GLM = ("glm4", "glm4moe", "glm4v", "glm-ocr", "glm4v_moe", "glm4moelite", "chatglm", "glm-dsa", "glm5-next")
 
 # What only our files have.
 MORE = (
@@ -80,7 +80,7 @@ LESS = (
     Difference(
         "tokenizer.ggml.eom_token_id",
         "llama.cpp's converter looks <|observation|> up",
-        ("glm4moe", "glm4moelite", "glm4v_moe", "glm-dsa"),
+        ("glm4moe", "glm4moelite", "glm4v_moe", "glm-dsa", "glm5-next"),
     ),
     Difference("tokenizer.ggml.padding_token_id", _PUBLISHED_ID, ("nemotron",)),
     Difference("*.attention.sliding_window", "llama.cpp ends where no layer has one", ("laguna",)),

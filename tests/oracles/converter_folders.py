@@ -70,7 +70,7 @@ BYTE_LEVEL = {
     "kimi-linear": "kimi-k2", "deepseek4": "deepseek-v3", "jais2": "qwen2", "afmoe": "qwen2", "exaone-moe": "qwen2",
     "minimax-m3": "gpt-4o", "hrm_text": "qwen2", "muse-glimmer": "gpt-4o",
     "nemotron_h": "tekken", "nemotron_h_moe": "tekken", "bamba": "llama-bpe", "falcon-mamba": "falcon",
-    "bailingmoe3": "qwen2",
+    "bailingmoe3": "qwen2", "glm5-next": "llama-bpe",
 }  # fmt: skip
 N_TOKENS, N_UNIGRAM = 320, 70
 # Few letters, so that 320 tokens hold them, the 256 bytes and words. The standard library's texts change with Python.

@@ -22,6 +22,7 @@ from .falcon import FALCON
 from .gemma import GEMMA, GEMMA2, GEMMA3, GEMMA_EMBEDDING
 from .gemma4 import GEMMA4
 from .glm import GLM, GLM4, GLM4_MOE, SOLAR_OPEN
+from .glm_next import GLM5_NEXT
 from .glm_vl import GLM4V, GLM4V_MOE, GLM_OCR
 from .gpt2 import GPT2
 from .gpt_oss import GPT_OSS

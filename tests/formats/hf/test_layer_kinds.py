@@ -247,3 +247,35 @@ def test_limits_of_layers() -> None:
     assert made == {"swiglu_clamp_exp": [0.0, 7.5, 0.0]}
     assert row.to_hf(lambda suffix, each=False: made[suffix]) == {"limits": [None, 7.5, None]}
     assert dict(row.to_gguf({"num_hidden_layers": 3})) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"layer_types": ["linear_attention"] * 3},
+        {"mlp_layer_types": ["dense", "sparse", "dense", "sparse"]},
+        {"index_kpool": 6},
+        {"n_group": 5},
+        {"hc_mult": 2},
+        {"qk_rope_head_dim": 16},
+        {"mla_use_nope": False},
+        {"scoring_func": "softmax"},
+        {"linear_attn_config": {"num_heads": 2}},
+        {"linear_attn_config": {"num_heads": 4, "gate_lower_bound": None}},
+    ],
+    ids=str,
+)
+def test_other_models_than_glm_5_next_are_refused(wrong: dict[str, Any]) -> None:
+    arch, cls = BY_CLASS["Glm5NextForConditionalGeneration"], "Glm5NextForConditionalGeneration"
+    config = {key: size for key, size in _SIZES.items() if key != "head_dim"} | {"num_key_value_heads": 4}
+    config |= {"linear_attn_config": {"head_dim": 16, "num_heads": 4, "gate_lower_bound": -5.0}, "n_routed_experts": 8}
+    found = complete_config(config | {"head_dim": 0}, arch, arch.classes[cls], Path("config.json"))
+    assert found["layer_types"] == ["linear_attention"] * 3 + ["indexed_attention"]
+    assert (found["linear_head_dim"], found["mlp_layer_types"]) == (16, ["dense"] * 3 + ["sparse"])
+
+    def keys(config: dict[str, Any]) -> dict[str, Any]:
+        return dict(LeadingDense().to_gguf(complete_config(config, arch, arch.classes[cls], Path("config.json"))))
+
+    assert keys(config) == {"leading_dense_block_count": 3}
+    with pytest.raises(FormatError):
+        keys(config | wrong)
