@@ -8,7 +8,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, MLP_TYPES, Dim, Follows, Is, LayerPattern, LeadingLayers, OrDefault
+from ..dimensions import (
+    EMBD,
+    EXPERT_FF,
+    LAYERS,
+    MLP_TYPES,
+    Dim,
+    Equal,
+    Follows,
+    Is,
+    LayerPattern,
+    LeadingLayers,
+    OrDefault,
+)
 from ..extras import LeftOut
 from ..rows import Computed, Constant, Key, LayerFlags, LeadingDense, Rope
 from ..rules import Arch, HFClass, Rule
@@ -25,6 +37,9 @@ from .shared import (
     LAYER_PREFIX,
     OWN_HEAD,
     SIZE_KEYS,
+    TEXT_ROOTS,
+    VISUAL,
+    around,
     attention,
     correction,
     experts,
@@ -33,18 +48,21 @@ from .shared import (
     shared_expert,
 )
 
+_EXAONE4 = HFClass(
+    "exaone4",
+    {
+        "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 2048, "hidden_act": "silu",
+        "rms_norm_eps": 1e-5, "sliding_window": 4096, "sliding_window_pattern": 4, "bos_token_id": 0,
+        "eos_token_id": 2,
+    },
+)  # fmt: skip
+
 EXAONE4 = Arch(
     name="exaone4",
     classes={
-        "Exaone4ForCausalLM": HFClass(
-            "exaone4",
-            {
-                "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 32,
-                "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 2048,
-                "hidden_act": "silu", "rms_norm_eps": 1e-5, "sliding_window": 4096, "sliding_window_pattern": 4,
-                "bos_token_id": 0, "eos_token_id": 2,
-            },
-        )
+        "Exaone4ForCausalLM": _EXAONE4,
+        **around("Exaone4ForCausalLM", _EXAONE4, "Exaone4_5_ForConditionalGeneration"),
     },
     config=(
         *KEYS,
@@ -64,6 +82,10 @@ EXAONE4 = Arch(
         HEAD,
     ),
     fixed={"hidden_act": "silu"},
+    # llama.cpp has windows, and layers without positions beside them, in the model of 64 layers alone
+    needs={"sliding_window": ~Is("sliding_window") | Equal(LAYERS, Dim(64))},
+    roots=TEXT_ROOTS,
+    extras=(*VISUAL, LeftOut("mtp.*", "layers that predict further tokens")),
 )  # fmt: skip
 
 _FIRST = Is(MLP_TYPES, "dense")

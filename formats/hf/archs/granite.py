@@ -25,7 +25,11 @@ from .shared import (
     KEYS,
     LAYER_PREFIX,
     SIZE_KEYS,
+    TEXT_ROOTS,
+    VISION,
+    around,
     attention,
+    beside,
     gated_mlp,
 )
 
@@ -51,12 +55,25 @@ _ATTENTION = attention(permute=True, bias="attention_bias", out_bias="attention_
 _SHARED_FF = Dim("shared_intermediate_size")
 _SHARED = Is("shared_intermediate_size")
 
+_GRANITE = HFClass("granite", _COMMON | {"mlp_bias": False})
+
 GRANITE = Arch(
     name="granite",
-    classes={"GraniteForCausalLM": HFClass("granite", _COMMON | {"mlp_bias": False})},
+    classes={
+        "GraniteForCausalLM": _GRANITE,
+        **around("GraniteForCausalLM", _GRANITE, "GraniteSpeechForConditionalGeneration", ties=True),
+        **around("GraniteForCausalLM", _GRANITE, "LlavaNextForConditionalGeneration/granite"),  # Granite Vision
+    },
     config=(*KEYS, *_SCALES),
     rules=(EMBEDDING, ATTN_NORM, *_ATTENTION, FFN_NORM, *gated_mlp(bias="mlp_bias"), FINAL_NORM, HEAD),
     fixed=_FIXED,
+    roots=TEXT_ROOTS,
+    extras=(
+        *VISION,
+        *beside("image_newline", "vision tower"),
+        *beside("encoder.*", "audio tower"),
+        *beside("projector.*", "projector"),
+    ),
 )
 
 _MOE = LAYER_PREFIX + "block_sparse_moe."

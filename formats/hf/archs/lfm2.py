@@ -10,7 +10,18 @@ from ..dimensions import ALWAYS, EMBD, EXPERTS, FF, LAYER_INDEX, Condition, Dim,
 from ..ops import Reshape
 from ..rows import AttentionLayers, Computed, Constant, Key, ReadBack, Rope
 from ..rules import Arch, HFClass, Rule
-from .shared import EMBEDDING, HEAD, LAYER_PREFIX, SIZE_KEYS, attention, experts, qk_norm
+from .shared import (
+    EMBEDDING,
+    HEAD,
+    LAYER_PREFIX,
+    SIZE_KEYS,
+    TEXT_ROOTS,
+    VISION,
+    around,
+    attention,
+    experts,
+    qk_norm,
+)
 
 _COMMON = {
     "vocab_size": 65536, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -53,15 +64,18 @@ def _mlp(width: Dim, when: Condition = ALWAYS) -> tuple[Rule, ...]:
 # Two thirds of the config's value, rounded up to a multiple.
 _ADJUSTED, _TWO_THIRDS = Is("block_auto_adjust_ff_dim"), (2 * FF // 3 + _MULTIPLE - 1) // _MULTIPLE * _MULTIPLE
 
+_LFM2 = HFClass(
+    "lfm2",
+    _COMMON
+    | {"hidden_size": 2560, "block_multiple_of": 256, "block_ffn_dim_multiplier": 1.0, "full_attn_idxs": None}
+    | {"block_auto_adjust_ff_dim": True},
+)
+
 LFM2 = Arch(
     name="lfm2",
     classes={
-        "Lfm2ForCausalLM": HFClass(
-            "lfm2",
-            _COMMON
-            | {"hidden_size": 2560, "block_multiple_of": 256, "block_ffn_dim_multiplier": 1.0, "full_attn_idxs": None}
-            | {"block_auto_adjust_ff_dim": True},
-        )
+        "Lfm2ForCausalLM": _LFM2,
+        **around("Lfm2ForCausalLM", _LFM2, "Lfm2VlForConditionalGeneration", ties=True),
     },
     config=(
         *_FIRST_KEYS,
@@ -73,6 +87,8 @@ LFM2 = Arch(
     rules=(*_MIXERS, *_mlp(_TWO_THIRDS, _ADJUSTED), *_mlp(FF, ~_ADJUSTED), *_ENDS),
     fixed={"conv_bias": False, "block_ffn_dim_multiplier": (1.0, 1)},
     needs={"tie_embedding": ~Is("tie_embedding", False)},  # a key of old configs
+    roots=TEXT_ROOTS,
+    extras=VISION,
     implied={"intermediate_size": OrDefault("block_ff_dim", 12288)},  # an old key, and transformers' default
     pools=True,
 )

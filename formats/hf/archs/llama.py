@@ -15,6 +15,7 @@ from ..rows import Key, Rope
 from ..rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
+    AUDIO,
     EMBEDDING,
     EPS_KEY,
     EXPERT_KEYS,
@@ -22,12 +23,15 @@ from .shared import (
     FINAL_NORM,
     HEAD,
     HEAD_DIM_KEYS,
+    IDEFICS_ROOTS,
     KEYS,
     LAYER_PREFIX,
     SIZE_KEYS,
     TEXT_ROOTS,
     VISION,
+    around,
     attention,
+    beside,
     experts,
     gated_mlp,
     shared_expert,
@@ -62,6 +66,22 @@ _MIXTRAL = HFClass(
     | {"rope_theta": 1e6, "output_router_logits": False, "router_aux_loss_coef": 0.001, "router_jitter_noise": 0.0},
 )
 
+# Text models of classes with other towers, as those complete what their configs leave out.
+_IDEFICS = replace(_LLAMA, defaults={**_LLAMA.defaults, "rms_norm_eps": 1e-5})
+_VOXTRAL = replace(
+    _IDEFICS,
+    defaults={**_IDEFICS.defaults, "vocab_size": 131072, "hidden_size": 3072, "intermediate_size": 8192}
+    | {"num_hidden_layers": 30, "num_key_value_heads": 8, "max_position_embeddings": 131072, "head_dim": 128}
+    | {"rope_theta": 1e8},
+)
+_GLM_ASR = replace(
+    _IDEFICS,
+    defaults={**_IDEFICS.defaults, "vocab_size": 59264, "hidden_size": 2048, "intermediate_size": 6144}
+    | {"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 4}
+    | {"max_position_embeddings": 8192},
+)
+_LLAVA = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration", "VipLlavaForConditionalGeneration")
+
 _LAST_KEYS = (*HEAD_DIM_KEYS, Key("vocab_size", "vocab_size"), Key("head_dim", "rope.dimension_count"))
 
 LLAMA = Arch(
@@ -72,7 +92,14 @@ LLAMA = Arch(
         "InternLM3ForCausalLM": _INTERNLM3,
         "MistralForCausalLM": _MISTRAL,
         # Mistral Small 3: the same arithmetic as llama.cpp's mistral3
-        "Mistral3ForConditionalGeneration/mistral": replace(_MISTRAL, text_of="MistralForCausalLM"),
+        **around("MistralForCausalLM", _MISTRAL, "Mistral3ForConditionalGeneration/mistral", ties=True),
+        **around("MistralForCausalLM", _MISTRAL, *(f"{name}/mistral" for name in _LLAVA)),
+        **around("LlamaForCausalLM", _LLAMA, *(f"{name}/llama" for name in _LLAVA)),
+        **around("LlamaForCausalLM", _LLAMA, "JanusForConditionalGeneration", ties=True),
+        **around("LlamaForCausalLM", _LLAMA, "InternVLForConditionalGeneration/llama", ties=True),
+        **around("LlamaForCausalLM", _IDEFICS, "Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
+        **around("LlamaForCausalLM", _VOXTRAL, "VoxtralForConditionalGeneration"),
+        **around("LlamaForCausalLM", _GLM_ASR, "GlmAsrForConditionalGeneration", ties=True),
     },
     config=(*KEYS, *_LAST_KEYS),
     rules=(
@@ -85,9 +112,17 @@ LLAMA = Arch(
         HEAD,
     ),
     fixed={"hidden_act": "silu"},
-    roots=TEXT_ROOTS,
+    roots=TEXT_ROOTS | IDEFICS_ROOTS,
     refused={"LlamaForSequenceClassification": "llama.cpp's llama loads no classifier"},
-    extras=VISION,
+    extras=(
+        *VISION,
+        *AUDIO,
+        *beside("connector.*", "projector"),
+        *beside("aligner.*", "projector"),
+        *beside("image_newline", "vision tower"),
+        *beside("generation_*", "what draws images"),
+        *beside("vqmodel.*", "what draws images"),
+    ),
 )
 
 MIXTRAL = Arch(
@@ -124,7 +159,7 @@ MISTRAL3 = Arch(
     name="mistral3",
     classes={
         "Ministral3ForCausalLM": _MINISTRAL3,
-        "Mistral3ForConditionalGeneration": replace(_MINISTRAL3, text_of="Ministral3ForCausalLM"),
+        **around("Ministral3ForCausalLM", _MINISTRAL3, "Mistral3ForConditionalGeneration", ties=True),
     },
     config=(*SIZE_KEYS, Rope(extra=_YARN_KEYS), EPS_KEY, *_LAST_KEYS),
     rules=(EMBEDDING, ATTN_NORM, *attention(permute=True), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),

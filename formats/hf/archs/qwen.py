@@ -15,6 +15,7 @@ from ..rules import Arch, Further, HFClass, Rule
 from ..values import Add, NegExp
 from .shared import (
     ATTN_NORM,
+    AUDIO,
     EMBEDDING,
     EPS_KEY,
     EXPERT_KEYS,
@@ -26,7 +27,11 @@ from .shared import (
     LAYER_PREFIX,
     OWN_HEAD,
     SIZE_KEYS,
+    TEXT_ROOTS,
+    VISION,
+    around,
     attention,
+    beside,
     experts,
     gated_mlp,
     qk_norm,
@@ -47,23 +52,43 @@ _FIXED = {"hidden_act": "silu", "use_sliding_window": (False, None)}
 # In llama.cpp every layer has experts.
 _ALL_SPARSE = {"decoder_sparse_step": 1, "mlp_only_layers": ([], None)}
 
+_QWEN2 = HFClass("qwen2", _DENSE)
+_QWEN3 = HFClass("qwen3", _DENSE | {"head_dim": 128, "attention_bias": False})
+
 QWEN2 = Arch(
     name="qwen2",
-    classes={"Qwen2ForCausalLM": HFClass("qwen2", _DENSE)},
+    classes={
+        "Qwen2ForCausalLM": _QWEN2,
+        **around("Qwen2ForCausalLM", _QWEN2, "Qwen2AudioForConditionalGeneration"),
+        **around("Qwen2ForCausalLM", _QWEN2, "AudioFlamingo3ForConditionalGeneration"),
+        **around("Qwen2ForCausalLM", _QWEN2, "MusicFlamingoForConditionalGeneration"),
+        **around("Qwen2ForCausalLM", _QWEN2, "LlavaForConditionalGeneration/qwen2"),
+        **around("Qwen2ForCausalLM", _QWEN2, "LlavaOnevisionForConditionalGeneration"),
+        **around("Qwen2ForCausalLM", _QWEN2, "InternVLForConditionalGeneration/qwen2", ties=True),
+    },
     config=KEYS,
     rules=(EMBEDDING, ATTN_NORM, *attention(bias=ALWAYS), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
     fixed=_FIXED,
     pools=True,
+    roots=TEXT_ROOTS,
+    extras=(*VISION, *AUDIO, *beside("image_newline", "vision tower")),
     refused={"Qwen2ForSequenceClassification": "llama.cpp's qwen2 loads no classifier"},
 )
 
 QWEN3 = Arch(
     name="qwen3",
-    classes={"Qwen3ForCausalLM": HFClass("qwen3", _DENSE | {"head_dim": 128, "attention_bias": False})},
+    classes={
+        "Qwen3ForCausalLM": _QWEN3,
+        **around("Qwen3ForCausalLM", _QWEN3, "InternVLForConditionalGeneration/qwen3", ties=True),
+        **around("Qwen3ForCausalLM", _QWEN3, "LightOnOcrForConditionalGeneration", ties=True),
+        **around("Qwen3ForCausalLM", _QWEN3, "LightOnOCRForConditionalGeneration", ties=True),  # as it was published
+    },
     config=(*KEYS, *HEAD_DIM_KEYS),
     rules=(EMBEDDING, ATTN_NORM, *attention(), *qk_norm(), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
     fixed=_FIXED | {"attention_bias": False},
     pools=True,
+    roots=TEXT_ROOTS,
+    extras=VISION,
 )
 
 QWEN2_MOE = Arch(

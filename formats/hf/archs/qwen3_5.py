@@ -45,6 +45,7 @@ from .shared import (
     VISION,
     VISUAL,
     attention,
+    beside,
     experts_of_either_layout,
     gated_mlp,
     qk_norm,
@@ -109,6 +110,7 @@ QWEN35 = Arch(
     classes={
         "Qwen3_5ForCausalLM": _DENSE,
         "Qwen3_5ForConditionalGeneration": replace(_DENSE, text_of="Qwen3_5ForCausalLM"),
+        "MiniCPMV4_6ForConditionalGeneration": replace(_DENSE, text_of="Qwen3_5ForCausalLM"),
     },
     config=(*SIZE_KEYS, _ROPE, EPS_KEY, *HEAD_DIM_KEYS, *DELTA_ROWS, MTP),
     rules=(EMBEDDING, *_ATTENTION, *gated_mlp(width=FF), *_LAST),
@@ -116,7 +118,7 @@ QWEN35 = Arch(
     needs=DELTA_NEEDS,
     implied=DELTA_IMPLIED,
     roots=TEXT_ROOTS | MTP_ROOTS,
-    extras=_EXTRAS,
+    extras=(*_EXTRAS, *beside("merger.*", "projector")),
 )
 
 QWEN35_MOE = Arch(

@@ -25,7 +25,7 @@ from ..dimensions import (
 from ..extras import Copy, LeftOut
 from ..ops import Op, PermuteRope, Split, Stack
 from ..rows import ConfigRow, Key, Rope
-from ..rules import Further, Rule
+from ..rules import Further, HFClass, Rule
 
 # In the order of conversion/base.py: these rows come before rope.
 SIZE_KEYS = (
@@ -47,11 +47,24 @@ TEXT_ROOTS = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
 }
+IDEFICS_ROOTS = {"model.text_model.": "model."}
 
 
 def beside(name: str, what: str) -> tuple[LeftOut, LeftOut]:
     """What wrappers have beside the text model, in both layouts."""
     return LeftOut(name, what), LeftOut(f"model.{name}", what)
+
+
+def around(text: str, cls: HFClass, *names: str, ties: bool = False) -> dict[str, HFClass]:
+    """Classes with other towers, of which the text model is converted, and written back as a class of its own.
+
+    Args:
+        text: the text model's class.
+        cls: the same.
+        names: ``Class/type`` where the class takes text models of several types.
+        ties: they tie the head to the embedding where their configs do not say.
+    """
+    return {name: replace(cls, text_of=text, ties=ties) for name in names}
 
 
 PROJECTOR = beside("multi_modal_projector.*", "projector")

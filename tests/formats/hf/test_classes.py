@@ -133,7 +133,7 @@ def test_contradictions(names: list[str], kind: str | None, problem: str) -> Non
         ("GemmaXForCausalLM", None, "GemmaForCausalLM"),
         ("XLMRobertaXLModel", "xlm-roberta-xl", "XLMRobertaForSequenceClassification"),
         ("PhimoeForCausalLM", "phimoe", "PhiForCausalLM"),
-        ("GraniteSpeechForConditionalGeneration", "granite_speech", "GraniteForCausalLM"),
+        ("GraniteSpeechPlusForConditionalGeneration", "granite_speech_plus", "Granite"),
         ("FalconH1ForCausalLM", "falcon_h1", "FalconForCausalLM"),
         ("MT5ForConditionalGeneration", "mt5", None),
         ("OPTForCausalLM", "opt", None),
