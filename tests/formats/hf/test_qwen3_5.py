@@ -56,6 +56,7 @@ def test_the_text_model_of_a_whole_one(case: str, tmp_path: Path) -> None:
     source = read_hf(tmp_path / "hf", say=said.append)
     assert said == [
         f"{tmp_path / 'hf'}: left out, as the text model is computed without it: vision tower (21 tensors, 431.4 kB)"
+        "; --mmproj writes them"
     ]
     execute(make_plan(source, "F32"), tmp_path / "f32.gguf", threads=1)
     with torch.no_grad():
