@@ -12,7 +12,7 @@ from ..dimensions import FF, LAYERS, MLP_TYPES, Is, LeadingLayers, OrDefault
 from ..extras import LeftOut
 from ..rows import Computed, Constant, Key, LeadingDense
 from ..rules import Arch, HFClass
-from .mla import DEFAULTS, DENSE, GROUPS_FIT, MLA, NAMES, ROUTED, model_rules, routed_rules
+from .mla import DEFAULTS, DENSE, GROUPS_FIT, MLA, NAMES, ROUTED, SCALED_ALIKE, model_rules, routed_rules
 from .shared import FURTHER_LAYERS, NEXTN_LAYERS, TEXT_ROOTS, TIED_HEAD, VISION, gated_mlp
 
 _PROJECTOR = tuple(LeftOut(f"{root}mm_projector.*", "projector") for root in ("", "model."))
@@ -36,7 +36,7 @@ DEEPSEEK2 = Arch(
     rules=model_rules(*routed_rules(DENSE, corrected=False)),
     # llama.cpp scores a group by its two best experts, as V3 does; V2 takes only the best.
     fixed={"hidden_act": "silu", "attention_bias": False, "topk_method": "greedy", "norm_topk_prob": False},
-    needs=GROUPS_FIT,
+    needs=GROUPS_FIT | SCALED_ALIKE,
     extras=(TIED_HEAD, FURTHER_LAYERS),
 )
 
@@ -63,7 +63,7 @@ DEEPSEEK3 = Arch(
     config=(*_CONFIG, Constant("expert_gating_func", 2)),
     rules=model_rules(*routed_rules(DENSE)),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
-    needs=GROUPS_FIT,
+    needs=GROUPS_FIT | SCALED_ALIKE,
     # Kimi K2.5 as transformers saves it
     roots={**TEXT_ROOTS, "language_model.model.blocks.": "model.layers."},
     extras=(TIED_HEAD, FURTHER_LAYERS, *VISION, *_PROJECTOR),
@@ -94,7 +94,7 @@ GLM4_MOE_LITE = Arch(
     ),
     rules=model_rules(*routed_rules(Is(MLP_TYPES, "dense"))),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
-    needs=GROUPS_FIT,
+    needs=GROUPS_FIT | SCALED_ALIKE,
     implied={MLP_TYPES: LeadingLayers("dense", "sparse", OrDefault("first_k_dense_replace", 1))},
     extras=(TIED_HEAD,),
 )
@@ -120,6 +120,6 @@ YOUTU = Arch(
     ),
     rules=model_rules(*gated_mlp()),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
-    needs={"q_lora_rank": Is("q_lora_rank")},
+    needs=SCALED_ALIKE | {"q_lora_rank": Is("q_lora_rank")},
     extras=(TIED_HEAD,),
 )

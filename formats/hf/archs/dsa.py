@@ -25,7 +25,20 @@ from ..dimensions import (
 from ..layer_words import Lettered
 from ..rows import ConfigRow, Constant, Key, LayerFlags, LeadingDense
 from ..rules import Arch, HFClass, Rule
-from .mla import ATTENTION, ATTN, DEFAULTS, GROUPS_FIT, MLA, NAMES, Q_LATENT, ROPE, ROUTED, model_rules, routed_rules
+from .mla import (
+    ATTENTION,
+    ATTN,
+    DEFAULTS,
+    GROUPS_FIT,
+    MLA,
+    NAMES,
+    Q_LATENT,
+    ROPE,
+    ROUTED,
+    SCALED_BY_ONE,
+    model_rules,
+    routed_rules,
+)
 from .shared import FURTHER_LAYERS, TIED_HEAD
 
 _INDEX, _INDEX_DIM = Dim("index_n_heads"), Dim("index_head_dim")
@@ -60,7 +73,7 @@ _COMMON = {key: value for key, value in DEFAULTS.items() if key != "pretraining_
 }  # fmt: skip
 _ALL_INDEXED = LayerPattern("indexed_attention", "indexed_attention", Dim(1))
 _FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
-_NEEDS = INDEXER_NEEDS | GROUPS_FIT | {"layer_types": Follows("layer_types", _ALL_INDEXED)}
+_NEEDS = INDEXER_NEEDS | GROUPS_FIT | SCALED_BY_ONE | {"layer_types": Follows("layer_types", _ALL_INDEXED)}
 _IMPLIED: dict[str, Implied] = {
     MLP_TYPES: LeadingLayers("dense", "sparse", OrDefault("first_k_dense_replace", 3)),
     "layer_types": _ALL_INDEXED,

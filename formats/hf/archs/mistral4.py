@@ -9,10 +9,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, EXPERTS, Dim
+from ..dimensions import EMBD, EXPERT_FF, EXPERTS, Dim, Is
 from ..rows import Key
 from ..rules import Arch, HFClass, Rule
-from .mla import DEFAULTS, DENSE, GROUPS_FIT, MLA_KEYS, MLA_ROPE, MLA_SIZES, MLP, NAMES, NOPE, ROPE, ROUTED, model_rules
+from .mla import (
+    DEFAULTS,
+    DENSE,
+    GROUPS_FIT,
+    MLA_KEYS,
+    MLA_ROPE,
+    MLA_SIZES,
+    MLP,
+    NAMES,
+    NOPE,
+    ROPE,
+    ROUTED,
+    YarnScales,
+    model_rules,
+)
 from .shared import TEXT_ROOTS, TIED_HEAD, VISION, gated_mlp, shared_expert
 
 _MISTRAL4 = HFClass(
@@ -58,7 +72,8 @@ MISTRAL4 = Arch(
         *shared_expert(at=MLP + "shared_experts.", width=EXPERT_FF * Dim("n_shared_experts"), when=~DENSE),
     ),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
-    needs=GROUPS_FIT,
+    # For a config without these, transformers takes those of one model.
+    needs=GROUPS_FIT | {"rope_parameters": YarnScales(1) & (Is("rope_parameters") | Is("rope_scaling"))},
     implied={"head_dim": NOPE + ROPE},  # transformers computes it whatever the config says
     roots=TEXT_ROOTS,
     extras=(TIED_HEAD, *VISION),

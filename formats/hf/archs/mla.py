@@ -48,6 +48,25 @@ class Difference:
         return {} if whole is None or part is None or whole < part else {self.hf: whole - part}
 
 
+@dataclass(frozen=True)
+class YarnScales(Condition):
+    """YaRN multiplies by the factors that llama.cpp assumes: ``mscale`` is ``mscale_all_dim``, and may have to be 1.
+
+    Args:
+        number: what both are, where llama.cpp knows no other number.
+    """
+
+    number: float | None = None
+
+    def __call__(self, config: Config) -> bool:
+        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        if rope.get("rope_type", rope.get("type")) != "yarn":
+            return True
+        all_dim = rope.get("mscale_all_dim")
+        scaled = bool(all_dim) and rope.get("mscale") == all_dim and self.number in (None, all_dim)
+        return scaled and rope.get("attention_factor") in (None, 1)
+
+
 DEFAULTS = {
     "num_attention_heads": 32, "num_key_value_heads": None, "hidden_act": "silu", "rms_norm_eps": 1e-6,
     "attention_bias": False, "pretraining_tp": 1, "output_router_logits": False, "kv_lora_rank": 512,
@@ -79,6 +98,9 @@ MLA_KEYS: tuple[ConfigRow, ...] = (
 )
 MLA = (*MLA_SIZES, MLA_ROPE, *MLA_KEYS)
 _GROUPS, _CHOSEN = Dim("n_group"), Dim("topk_group")
+# llama.cpp's deepseek2 takes ``mscale`` to be ``mscale_all_dim``; the graphs that were made of it take it to be 1.
+SCALED_ALIKE: dict[str, Condition] = {"rope_parameters": YarnScales()}
+SCALED_BY_ONE: dict[str, Condition] = {"rope_parameters": YarnScales(1)}
 GROUPS_FIT: dict[str, Condition] = {
     "n_group": ~Is("n_group") | Equal(EXPERTS % _GROUPS, Dim(0)),
     "topk_group": ~Is("n_group") | (_GROUPS >= _CHOSEN),

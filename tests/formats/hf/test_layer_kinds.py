@@ -66,7 +66,9 @@ def test_windows_that_llama_cpp_has_elsewhere_are_refused(name: str) -> None:
 
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+_YARN, _ALIKE = {"rope_type": "yarn", "factor": 4.0}, {"mscale": 0.7, "mscale_all_dim": 0.7}
 _ALSO = {
+    "Mistral4ForCausalLM": {"rope_parameters": {"rope_theta": 1e4}},
     "AfmoeForCausalLM": {"mup_enabled": True},
     "Dots3NoteForCausalLM": {"layer_types": ["indexed_attention", *[_SLIDING] * 3]},
     "MiMoV2FlashForCausalLM": {"num_key_value_heads": 2},
@@ -81,6 +83,10 @@ _SCALED = {"rope_type": "linear", "factor": 2.0}
         ("AfmoeForCausalLM", {"mup_enabled": False}),
         ("DeepseekV3ForCausalLM", {"n_group": 7}),
         ("DeepseekV3ForCausalLM", {"topk_group": 9}),
+        ("DeepseekV3ForCausalLM", {"rope_parameters": _YARN | {"mscale": 0.7}}),
+        ("DeepseekV3ForCausalLM", {"rope_parameters": _YARN}),
+        ("DeepseekV3ForCausalLM", {"rope_parameters": _YARN | _ALIKE | {"attention_factor": 2.0}}),
+        ("DeepseekV32ForCausalLM", {"rope_parameters": _YARN | _ALIKE}),
         ("DeepseekV32ForCausalLM", {"layer_types": ["full_attention"] * 4}),
         ("DeepseekV32ForCausalLM", {"index_head_dim": 96}),
         ("DeepseekV32ForCausalLM", {"qk_rope_head_dim": 192, "index_head_dim": 128}),
@@ -127,6 +133,7 @@ _SCALED = {"rope_type": "linear", "factor": 2.0}
         ("MuseGlimmerForConditionalGeneration", {"post_norm_eps": 1e-5}),
         ("MiniMaxM2ForCausalLM", {"scoring_func": "softmax"}),
         ("MiniCPM3ForCausalLM", {"scale_emb": 1}),
+        ("Mistral4ForCausalLM", {"rope_parameters": None}),
         ("SolarOpenForCausalLM", {"use_qk_norm": True}),
         ("YoutuForCausalLM", {"q_lora_rank": None}),
     ],
@@ -137,6 +144,15 @@ def test_other_models_of_the_classes_are_refused(name: str, wrong: dict[str, Any
     complete_config(config, arch, arch.classes[name], Path("config.json"))
     with pytest.raises(FormatError, match=list(wrong)[-1]):
         complete_config(config | wrong, arch, arch.classes[name], Path("config.json"))
+
+
+def test_scales_of_yarn_that_llama_cpp_computes() -> None:
+    for name, alike in (("DeepseekV3", 0.7), ("DeepseekV3", 1.0), ("DeepseekV32", 1.0), ("Mistral4", 1.0)):
+        arch = BY_CLASS[f"{name}ForCausalLM"]
+        rope = _YARN | {"mscale": alike, "mscale_all_dim": alike}
+        config = _SIZES | {"num_key_value_heads": 4, "rope_scaling": rope}
+        found = complete_config(config, arch, arch.classes[f"{name}ForCausalLM"], Path("config.json"))
+        assert found["rope_parameters"]["mscale"] == alike
 
 
 LISTED = ListedLayers({"linear": "kda", "full": "attn"})
