@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import FormatError, located
 from ..ir import Metadata, Role, Tensor
-from ..json_types import OBJECT, POSITIVE_WHOLE, shown, take
+from ..json_types import OBJECT, POSITIVE_WHOLE, WHOLE, shown, take
 from . import rope
 from .config_types import check_types
 from .dimensions import CLASS_HEAD, DENSE_SIZES, EMBD, HEADS, WRAPPER, Config, Implied, Is, at_layer
@@ -96,6 +96,15 @@ def config_json(name: str, cls: HFClass, written: Config) -> dict[str, Any]:
     return {"architectures": [name], "model_type": cls.wraps, **around, "text_config": text}
 
 
+def _without_longer(config: Config) -> dict[str, Any]:
+    """A config whose lists have no entries for the layers that predict further tokens, as Step's have."""
+    layers, further = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers")
+    if not (WHOLE.holds(layers) and WHOLE.holds(further) and further):
+        return dict(config)
+    longer = {key for key, value in config.items() if isinstance(value, list) and len(value) == layers + further}
+    return {key: value[:layers] if key in longer else value for key, value in config.items()}
+
+
 def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[str, Any]:
     """Complete and check a config: quantmill's names, every default filled in, rope in the form of transformers 5.
 
@@ -103,6 +112,7 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
         FormatError: a size is not a positive number, heads do not divide, or a value is not supported by llama.cpp.
     """
     flat = _flat(raw, cls, path)
+    flat = _without_longer(flat)
     given = {cls.names.get(key, key): value for key, value in flat.items()}
     for key, same in arch.synonyms.items():
         if isinstance(words := given.get(key), list):

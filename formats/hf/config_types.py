@@ -164,7 +164,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
     elif isinstance(noun, Limits):
         yield noun.hf, optional(list_of(optional(NUMBER), "numbers, or null"))
     elif isinstance(noun, Repeated):
-        yield noun.hf, NUMBER
+        known = key_type(noun.gguf)
+        yield noun.hf, NUMBER if known is None else _OF_GGUF.get(known[0], NUMBER)
     elif isinstance(noun, ListedLayers):
         yield from ((key, optional(WHOLES)) for key in noun.keys.values())
     elif isinstance(noun, Key):

@@ -166,3 +166,33 @@ class InTurn:
         count = min(self.count(config), layers)
         parts = ((self.first, count), (self.rest, layers - count))
         return [word for pattern, n in parts for word in pattern({**config, str(LAYERS.of): n})]
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A word for the layers that a key lists, from 0, also as a text with commas, and another for all others.
+
+    Args:
+        key: the config key.
+        word, other: the two words.
+        first: how many layers have the other word where there is no such key; all others have the word.
+
+    Example:
+        >>> from quantmill.formats.hf.layer_words import Numbered
+        >>> Numbered("experts", "sparse", "dense", 3)({"experts": "1,2", "num_hidden_layers": 3})
+        ['dense', 'sparse', 'sparse']
+    """
+
+    key: str
+    word: str
+    other: str
+    first: int
+
+    def __call__(self, config: Config) -> list[str]:
+        layers, found = range(LAYERS(config)), config.get(self.key)
+        entries = range(self.first, len(layers)) if found is None else found
+        entries = entries.split(",") if isinstance(entries, str) else entries
+        numbers = {str(entry).strip() for entry in entries} - {""}
+        if not all(number.isdecimal() for number in numbers):
+            raise FormatError(f"{shown(found)} is no list of layers", where=self.key)
+        return [self.word if str(layer) in numbers else self.other for layer in layers]

@@ -304,10 +304,12 @@ def factor_tensors(config: Mapping[str, Any]) -> Iterator[Tensor]:
     """The factor tensors that GGUF holds and a checkpoint does not. llama.cpp's converter puts them first in the
     file.
     """
-    rope = config.get("rope_parameters") or {}
-    rope = rope.get("full_attention", rope)
+    of_kind = config.get("rope_parameters") or {}
+    rope = of_kind.get("full_attention", of_kind)
     if rope.get("rope_type") == "llama3":
-        yield _vector(Role.ROPE_FREQS, llama3_factors(rope, dimensions(rope, HEAD_DIM(config))))
+        factors = llama3_factors(rope, dimensions(rope, HEAD_DIM(config)))
+        wider = dimensions(of_kind.get("sliding_attention", rope), HEAD_DIM(config)) // 2 - factors.size
+        yield _vector(Role.ROPE_FREQS, np.pad(factors, (0, max(wider, 0)), constant_values=1))
     if rope.get("rope_type") == "proportional":
         words = config.get("layer_types") or []
         if "full_attention" not in words:

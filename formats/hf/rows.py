@@ -388,6 +388,7 @@ class Rope:
         interleaved: these take their pairs in turn, instead of one after the other.
         axes: how many they are: 4 in HunYuan-VL, whose ``alpha`` is a key, too.
         says_none: whether ``rope.scaling.type`` is ``none`` where nothing is scaled, instead of missing.
+        parts: the rotated parts of layers without a window and with one, where llama.cpp takes them for granted.
         dimension_swa: whether to write ``rope.dimension_count_swa``, where layers with a window rotate another part.
     """
 
@@ -401,6 +402,7 @@ class Rope:
     axes: int = 3
     says_none: bool = False
     dimension_swa: bool = False
+    parts: tuple[float, float] | None = None
 
     @property
     def spent(self) -> tuple[str, ...]:
@@ -455,6 +457,8 @@ class Rope:
         theta = get("rope.freq_base_swa")
         local = {"rope_type": "default", "rope_theta": rope.DEFAULT_THETA if theta is None else theta}
         local |= self._part(get, "rope.dimension_count_swa") if self.dimension_swa else part
+        if self.parts is not None:
+            found["partial_rotary_factor"], local["partial_rotary_factor"] = self.parts
         return {"rope_parameters": {"full_attention": found, "sliding_attention": local}}
 
     def _part(self, get: Getter, gguf: str) -> dict[str, float]:

@@ -135,6 +135,7 @@ OTHER = (
         "config.json says rope; llama.cpp's converter turns it off in every hybrid but Bamba",
         ("granitehybrid",),
     ),
+    Difference("tensor:rope_freqs.weight", "in steps of float32, as Llama 3's; of float64 there", ("step35",)),
     Difference("*.attention.sliding_window_pattern", "flags, as in every other model; numbers there", ("mimo2",)),
     Difference("general.size_label", "the pooler counts", ("bert", "roberta")),
     Difference(

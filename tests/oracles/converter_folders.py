@@ -63,7 +63,7 @@ BYTE_LEVEL = {
     "qwen3next": "qwen2", "qwen35": "qwen35", "qwen35moe": "qwen35",
     "seed_oss": "seed-coder", "smollm3": "llama-bpe", "stablelm": "qwen2",
     "starcoder": "smollm", "starcoder2": "smollm", "laguna": "qwen2", "mellum": "qwen2",
-    "mimo2": "qwen2", "granite_swa": "dbrx", "cohere2moe": "command-r", "apertus": "tekken",
+    "mimo2": "qwen2", "granite_swa": "dbrx", "cohere2moe": "command-r", "apertus": "tekken", "step35": "deepseek-v3",
     "glm4moelite": "llama-bpe", "youtu": "youtu",
     "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
     "dots3note": "qwen2",
@@ -84,8 +84,11 @@ def publish(proof: Proof, folder: Path) -> None:
     """Write beside a saved model what is published with one, and its tensors as they are published."""
     if proof.published:
         path = folder / "config.json"
-        config = json.loads(path.read_text()) | dict(proof.published)
-        path.write_text(json.dumps({key: one for key, one in config.items() if one is not None}, indent=2))
+        config = json.loads(path.read_text())
+        published = dict(proof.published)
+        if "text_config" in published:
+            published["text_config"] = _without_null(config["text_config"] | published["text_config"])
+        path.write_text(json.dumps(_without_null(config | published), indent=2))
     if proof.renamed or proof.layout:
         path = folder / "model.safetensors"
         save_file(published_tensors(proof, load_file(path)), path)
@@ -117,6 +120,10 @@ def write_modules(folder: Path, names: tuple[str, ...], mode: str = "mean", midd
             write_folder(folder, {f"{path}/config.json": config | {"activation_function": IDENTITY}})
             weights = generator.standard_normal((n_out, n_in)).astype(np.float32) * 0.1
             save_file({"linear.weight": weights}, folder / path / "model.safetensors", metadata={"format": "pt"})
+
+
+def _without_null(config: Mapping[str, Any]) -> Json:
+    return {key: one for key, one in config.items() if one is not None}
 
 
 def published_tensors(proof: Proof, weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

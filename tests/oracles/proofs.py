@@ -197,7 +197,8 @@ def text_weights(proof: Proof, folder: Path) -> dict[str, torch.Tensor]:
     if not proof.towers:
         return weights
     arch = BY_CLASS[proof.model]
-    return {name: weight for name, weight in weights.items() if not extra_of(arch, {}, name)}
+    config = {**SMALL, **proof.config}
+    return {name: weight for name, weight in weights.items() if not extra_of(arch, config, name)}
 
 
 def run_proof(proof: Proof, model: torch.nn.Module) -> np.ndarray:

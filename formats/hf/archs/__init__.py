@@ -54,6 +54,7 @@ from .qwen3_5 import QWEN35, QWEN35_MOE
 from .qwen_vl import QWEN2VL, QWEN3ASR, QWEN3OMNIMOE, QWEN3VL, QWEN3VLMOE
 from .stablelm import STABLELM
 from .starcoder import STARCODER, STARCODER2
+from .step import STEP35
 from .t5 import T5, T5_ENCODER
 
 ARCHS: tuple[Arch, ...] = tuple(

@@ -74,6 +74,11 @@ _ALSO = {
     "MiMoV2FlashForCausalLM": {"num_key_value_heads": 2},
 }
 _MIXED = [_FULL, _SLIDING, _SLIDING, _FULL]
+_ALSO = {
+    "AfmoeForCausalLM": {"mup_enabled": True},
+    "MiMoV2FlashForCausalLM": {"num_key_value_heads": 2},
+    "Step3p5ForCausalLM": {"layer_types": _MIXED, "partial_rotary_factors": [0.5, 1.0, 1.0, 0.5], "pad_token_id": 0},
+}
 _SCALED = {"rope_type": "linear", "factor": 2.0}
 
 
@@ -99,6 +104,12 @@ _SCALED = {"rope_type": "linear", "factor": 2.0}
         ("LagunaForCausalLM", {"moe_router_logit_softcapping": 30.0}),
         ("LagunaForCausalLM", {"layer_types": [*_MIXED[1:], _FULL]}),
         ("LagunaForCausalLM", {"layer_types": _MIXED, "rope_parameters": {_SLIDING: _SCALED}}),
+        ("Step3p5ForCausalLM", {"partial_rotary_factors": [0.5] * 4, "layer_types": [_FULL] * 4}),
+        ("Step3p5ForCausalLM", {"partial_rotary_factors": [1.0] * 4}),
+        ("Step3p5ForCausalLM", {"rope_theta": [1e4, 1e4, 1e5, 1e4]}),
+        ("Step3p5ForCausalLM", {"moe_layers_enum": "1,x"}),
+        ("Step3p5ForCausalLM", {"norm_expert_weight": False}),
+        ("Step3p5ForCausalLM", {"attention_other_setting": {"num_attention_groups": 2}}),
         ("MellumForCausalLM", {"mlp_layer_types": [D, S, S, S]}),
         ("MellumForCausalLM", {"layer_types": _MIXED, "rope_parameters": {_FULL: {"rope_theta": 5e5}}}),
         ("MiMoV2FlashForCausalLM", {"hybrid_layer_pattern": [0, 1]}),

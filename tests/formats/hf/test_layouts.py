@@ -14,7 +14,7 @@ from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.ir import Model
 
-CASES = ("cohere2moe", "granite_swa-experts", "laguna", "mellum", "mimo2")
+CASES = ("cohere2moe", "granite_swa-experts", "laguna", "mellum", "mimo2", "step35")
 
 
 def same(one: Model, other: Model) -> None:
