@@ -135,6 +135,9 @@ def _check_fp8(config: Config, path: Path) -> None:
 
 
 def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
+    weight = module.parts.get("weight")
+    if isinstance(weight, StoredTensor) and weight.dtype in ("I8", "U8"):  # DeepSeek V4's experts
+        return mxfp4.read_pairs(module, fp8.scale_of(module))
     return fp8.read_layer(module, fp8.block_size(config.get("weight_block_size")))
 
 
@@ -248,7 +251,7 @@ def _modules(weights: Mapping[str, Stored], method: Method, panels: Panels) -> d
         stem
         for name in weights
         for stem, joint, part in [name.rpartition(method.joint)]
-        if joint and part in method.keys
+        if joint and part in method.keys and (part != "scale" or f"{stem}.weight" in weights)
     }
     parts: dict[str, dict[str, Stored]] = {}
     for name, stored in weights.items():

@@ -1,7 +1,8 @@
 """FP8 checkpoints: e4m3 or e5m2 codes and scales for the tensor, its rows, or blocks of rows and columns.
 
 Sources: transformers' ``finegrained_fp8`` (DeepSeek's 128 x 128 blocks), ``fbgemm_fp8`` (a scale a row), and
-compressed-tensors' ``float-quantized``. ``weight_scale_inv``, despite its name, is multiplied as ``weight_scale`` is.
+compressed-tensors' ``float-quantized``; DeepSeek V4's own names, with ``scale``. ``weight_scale_inv``, despite its
+name, is multiplied as ``weight_scale`` is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..safetensors import StoredTensor
 from .stored import FLOAT_DTYPES, Module, float_rows
 
 DTYPES = ("F8_E4M3", "F8_E5M2")
-SCALES = ("weight_scale_inv", "weight_scale")
+SCALES = ("weight_scale_inv", "weight_scale", "scale")
 
 
 @cache
@@ -50,6 +51,11 @@ def block_size(value: Any) -> tuple[int, int] | None:
 BLOCK = JsonType("a valid block size, such as [128, 128]", lambda value: block_size(value) is not None)
 
 
+def scale_of(module: Module) -> str:
+    """The name of the part with the scales; ``weight_scale`` where there is none."""
+    return next((name for name in SCALES if module.has(name)), "weight_scale")
+
+
 def read_layer(module: Module, block: tuple[int, int] | None) -> Tensor:
     """Read a layer's weight, decoded to F32 as its rows are read: code times scale, rounded once.
 
@@ -62,7 +68,7 @@ def read_layer(module: Module, block: tuple[int, int] | None) -> Tensor:
             a weight is NaN.
     """
     weight = module.matrix("weight", DTYPES)
-    name = next((name for name in SCALES if module.has(name)), SCALES[1])
+    name = scale_of(module)
     stored = module.matrix(name, (*FLOAT_DTYPES, "F8_E8M0"))
     shape = weight.stored.shape
     if len(shape) < 2:

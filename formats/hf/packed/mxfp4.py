@@ -1,6 +1,11 @@
-"""gpt-oss' MXFP4 experts (``X_blocks`` and ``X_scales``) as GGML's MXFP4: exact, only nibbles are reordered."""
+"""MXFP4 experts as GGML's MXFP4: exact, only nibbles are reordered.
+
+gpt-oss has them as ``X_blocks`` and ``X_scales``; DeepSeek V4 in bytes of two under a weight's name, beside its scales.
+"""
 
 from __future__ import annotations
+
+import numpy as np
 
 from ...ir import Bytes, Role, Tensor
 from ..packed_tensors import BLOCK, MXFP4, TransposedTensor, transposed
@@ -31,3 +36,27 @@ def read_layer(module: Module) -> TransposedTensor:
         return mxfp4_to_ggml(nibbles, scales.rows(a, b))
 
     return transposed(Tensor(module.name, Role.OTHER, None, (*shape[:-2], groups * BLOCK), MXFP4, read, blocks.where))
+
+
+def read_pairs(module: Module, scale: str) -> Tensor:
+    """Read an expert's matrix of two weights in a byte.
+
+    Args:
+        module: with ``weight`` of bytes [out, in / 2], and exponents F8_E8M0 [out, in / 32].
+        scale: the name of the part with the exponents.
+
+    Raises:
+        FormatError: a part is missing, or shapes disagree.
+    """
+    weight = module.matrix("weight", ("I8", "U8"))
+    shape = weight.stored.shape
+    if len(shape) != 2 or shape[1] % (BLOCK // 2):
+        raise module.error("weight", f"its shape is {list(shape)}, not [rows, groups of {BLOCK // 2}]")
+    groups = shape[1] * 2 // BLOCK
+    exponents = module.sized(scale, ("F8_E8M0", "U8"), (shape[0], groups), "weight")
+
+    def read(a: int, b: int) -> Bytes:
+        nibbles = weight.rows(a, b).view(np.uint8).reshape(b - a, groups, BLOCK // 2)
+        return mxfp4_to_ggml(nibbles, exponents.rows(a, b))
+
+    return Tensor(f"{module.name}.weight", Role.OTHER, None, (shape[0], shape[1] * 2), MXFP4, read, weight.where)
