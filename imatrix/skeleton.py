@@ -193,12 +193,15 @@ class BlockInputs:
 
 
 class _BlockOutput(torch.Tensor):
-    """Hidden states that a model may also take for a pair with no attention weights, as Bamba's blocks return one."""
+    """Hidden states that a model may also take for a pair with no attention weights, as some blocks return one."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # results are plain
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.as_subclass(torch.Tensor), None))
+
+    def __getitem__(self, at: Any) -> Any:
+        return tuple(self)[at] if isinstance(at, int) else self.as_subclass(torch.Tensor)[at]
 
 
 class _LayerStandIn(nn.Module):

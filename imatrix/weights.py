@@ -118,12 +118,17 @@ class Weights:
     @property
     def embedding(self) -> Tensor:
         """The token embedding."""
-        return self._tensor("token_embd.weight")
+        return self._as_in_checkpoint(self._tensor("token_embd.weight"))
 
     @property
     def head(self) -> Tensor:
         """The output matrix, which is the embedding where they are tied."""
-        return self._tensor("token_embd.weight" if self.tied else "output.weight")
+        return self._as_in_checkpoint(self._tensor("token_embd.weight" if self.tied else "output.weight"))
+
+    def _as_in_checkpoint(self, tensor: Tensor) -> Tensor:
+        """A tensor outside the blocks, under its name in GGUF, with the weights that the checkpoint has."""
+        slot = next((slot for slot in self._slots if slot.targets == (tensor.name,)), None)
+        return tensor if slot is None else slot.to_hf((tensor,))[0]
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self.tensors:

@@ -40,6 +40,7 @@ from .dimensions import (
     Is,
     LayerIn,
     LayerOverrides,
+    Number,
     OrDefault,
     Paired,
 )
@@ -150,6 +151,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.key, TEXTS if noun.key in (_KINDS, MLP_TYPES) else _of_example(noun.value)
     elif isinstance(noun, NoOther):
         yield noun.key, None if isinstance(noun.value, Dim) else _of_example(noun.value)
+    elif isinstance(noun, Number):
+        yield noun.key, NUMBER if noun.at is None else NUMBERS
     elif isinstance(noun, LayerIn):
         yield noun.key, optional(WHOLES)
     elif isinstance(noun, OrDefault):

@@ -165,6 +165,23 @@ class LayerOverrides:
 
 
 @dataclass(frozen=True)
+class Number:
+    """A config key's number, whole or not, or the one at a place in the list that it holds."""
+
+    key: str
+    at: int | None = None
+
+    def __call__(self, config: Config) -> float:
+        found = config.get(_WHOLE, config).get(self.key)
+        if self.at is not None:
+            found = found[self.at] if isinstance(found, list) and self.at < len(found) else None
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            place = "" if self.at is None else f"[{self.at}]"
+            raise FormatError(f"{shown(found)} is not a number", where=self.key + place)
+        return float(found)
+
+
+@dataclass(frozen=True)
 class OrDefault:
     """A config key's number, or a default if the key is missing."""
 
@@ -305,7 +322,7 @@ class Less(Condition):
 class Equal(Condition):
     """Two dimensions are equal."""
 
-    left: Dim
+    left: Dim | CountOf
     right: Dim | If
 
     def __call__(self, config: Config) -> bool:

@@ -44,6 +44,16 @@ class Letters:
 
 
 @dataclass(frozen=True)
+class Ones:
+    """So many multipliers of 1, where a config has none."""
+
+    count: int
+
+    def __call__(self, config: Config) -> list[float]:
+        return [1.0] * self.count
+
+
+@dataclass(frozen=True)
 class Length:
     """How many entries the list of a config key has; None where it has no list."""
 

@@ -119,6 +119,8 @@ def assemble(
     say = say or ignore
     raw, arch, name = read_config(path, say)
     cls = arch.classes[name]
+    if arch.by_converter:
+        say(f"{folder}: proven by llama.cpp's own converter alone, not by logits: {arch.by_converter}")
     raw |= read_dense(folder, arch)
     with located(path):
         config = complete_config(raw, arch, cls, path)
@@ -323,7 +325,7 @@ def read_tensors(
             sources = tuple(parts[one] for one in slot.sources)
             made = slot.to_gguf(sources)
             tensors += with_gguf_names(slot, made)
-            if readable and not slot.rule.exact:
+            if readable and not slot.rule.exact and not arch.one_way:
                 kept.originals |= _lost(slot, sources, made)
     if unmatched:
         problem = f"no rule of {arch.name} matches {name_list(unmatched)}"

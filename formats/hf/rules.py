@@ -313,6 +313,9 @@ class Arch:
         refused: classes of the same family that llama.cpp cannot compute, and why.
         extras: tensors of checkpoints that become no tensor of the file, and why; ``extras.py`` adds what is common.
         needed: the sizes that no config may leave out.
+        by_converter: why only llama.cpp's converter proves it: what llama.cpp computes, or holds, otherwise than
+            transformers. Empty where logits prove it. A conversion says it.
+        one_way: why its files make no checkpoint: what the file no longer tells exactly. Empty where they make one.
     """
 
     name: str
@@ -332,6 +335,8 @@ class Arch:
     pools: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
     extras: tuple[Extra, ...] = ()
+    by_converter: str = ""
+    one_way: str = ""
     needed: tuple[str, ...] = ("hidden_size", "num_hidden_layers", "vocab_size")
 
     @property

@@ -83,6 +83,8 @@ def write_hf(
         {'BF16'}
     """
     arch, name = arch_of_model(model)
+    if arch.one_way:
+        raise FormatError(f"makes no checkpoint: {arch.one_way}", path=model.path, hint="keep the original")
     complete, config = restore_config(arch, name, model)
     slots = list(arch.slots(complete))
     blocks = [tensor.layer for tensor in model if tensor.layer is not None]

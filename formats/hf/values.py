@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..floats import to_f32
 from ..ir import Bytes, Tensor
 from ..qtypes import F32
-from .dimensions import Config, Dim, Root
+from .dimensions import Config, Dim, Number, Root
 from .ops import Tensors
 
 Floats = NDArray[np.float32]
@@ -65,7 +65,7 @@ class Multiply(ValueOp):
         undo: divide instead.
     """
 
-    by: float | Dim | Root
+    by: float | Dim | Number | Root
     undo: bool = False
 
     @property

@@ -145,7 +145,7 @@ OTHER = (
     Difference(
         "tensor:*.ssm_a",
         "-exp(x), rounded once; torch's is an ulp beside it here and there",
-        ("mamba", "falcon-mamba", "jamba"),
+        ("mamba", "falcon-mamba", "jamba", "falcon-h1"),
     ),
     Difference(
         "tensor:*.attn_[qk].*",

@@ -49,6 +49,7 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] + eos_token }}{% 
 
 # The pre-tokenizer of an architecture's byte-level BPE, by llama.cpp's name.
 BYTE_LEVEL = {
+    "falcon-h1": "llama-bpe",
     "bloom": "bloom", "command-r": "command-r", "cohere2": "command-r", "dbrx": "dbrx", "deepseek2": "deepseek-llm",
     "deepseek3": "deepseek-v3", "deepseek32": "deepseek-v3", "glm-dsa": "llama-bpe",
     "exaone4": "gpt-2", "falcon": "falcon", "glm4": "llama-bpe", "glm4moe": "llama-bpe",

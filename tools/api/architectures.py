@@ -53,7 +53,7 @@ def architectures(pattern: str = "") -> tuple[Architecture, ...]:
     from ...formats.hf.towers import TOWERS
 
     wanted = pattern.lower()
-    all_of_them = (Architecture(arch.name, arch.gguf, _classes(arch)) for arch in ARCHS)
+    all_of_them = (_of_text(arch) for arch in ARCHS)
     towers = (
         Architecture(
             tower.name, tower.gguf, tuple(tower.classes), ("embeddings", "converter", "identity"), "tower", "embeddings"
@@ -66,6 +66,16 @@ def architectures(pattern: str = "") -> tuple[Architecture, ...]:
         if any(wanted in name.lower() for name in (arch.name, *arch.hf_classes))
     ]
     return tuple(sorted(found, key=lambda arch: (arch.kind, arch.name)))
+
+
+def _of_text(arch: Arch) -> Architecture:
+    proof: Literal["logits", "converter"] = "converter" if arch.by_converter else "logits"
+    proven = tuple(
+        one
+        for one in ("logits", "converter", "identity", "levels")
+        if not (one == "logits" and arch.by_converter) and not (one == "identity" and arch.one_way)
+    )
+    return Architecture(arch.name, arch.gguf, _classes(arch), proven, proof=proof)
 
 
 def _classes(arch: Arch) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from .dsa import DEEPSEEK32, GLM_DSA
 from .ernie import ERNIE4_5, ERNIE4_5_MOE, PADDLEOCR
 from .exaone import EXAONE4, EXAONE_MOE
 from .falcon import FALCON
+from .falcon_h1 import FALCON_H1
 from .gemma import GEMMA, GEMMA2, GEMMA3, GEMMA_EMBEDDING
 from .gemma4 import GEMMA4
 from .glm import GLM, GLM4, GLM4_MOE, SOLAR_OPEN

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from oracles.llama import Llama, LlamaError
 from oracles.proofs import Proof, all_proofs, run_proof, save_proof, text_weights, tokens_of
-from quantmill.formats.errors import UnmatchedTensor
+from quantmill.formats.errors import FormatError, UnmatchedTensor
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
 from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.load import BARE, read_hf
-from quantmill.formats.hf.save import write_hf
+from quantmill.formats.hf.save import arch_of_model, write_hf
 from quantmill.formats.hf.shapes import read_shapes
 from quantmill.formats.ir import Model
 
@@ -85,6 +85,10 @@ def test_hidden_states_and_the_way_back(proof: Proof, peer: Llama, tmp_path: Pat
         peer.open(tmp_path / "bare.gguf")
         found = peer.embeddings(tokens_of(proof))
         assert np.abs(found - expected).max() < 2e-3 * np.ptp(expected)
+    if reason := arch_of_model(source)[0].one_way:
+        with pytest.raises(FormatError, match=f"makes no checkpoint: {reason}"):
+            write_hf(read_gguf(tmp_path / "bare.gguf"), tmp_path / "back")
+        return
     write_hf(read_gguf(tmp_path / "bare.gguf"), tmp_path / "back")
     assert equal(tmp_path / "back", tmp_path / "hf", proof)
     written, original = config_of(tmp_path / "back"), config_of(tmp_path / "hf")

@@ -134,7 +134,7 @@ def test_contradictions(names: list[str], kind: str | None, problem: str) -> Non
         ("XLMRobertaXLModel", "xlm-roberta-xl", "XLMRobertaForSequenceClassification"),
         ("PhimoeForCausalLM", "phimoe", "PhiForCausalLM"),
         ("GraniteSpeechPlusForConditionalGeneration", "granite_speech_plus", "Granite"),
-        ("FalconH1ForCausalLM", "falcon_h1", "FalconForCausalLM"),
+        ("FalconH2ForCausalLM", "falcon_h2", "FalconH1ForCausalLM"),
         ("MT5ForConditionalGeneration", "mt5", None),
         ("OPTForCausalLM", "opt", None),
         ("XYZ", {"a": 1}, None),

@@ -16,12 +16,13 @@ from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.classes import arch_of_config
 from quantmill.formats.hf.config import complete_config
-from quantmill.formats.hf.dimensions import Alike, Contains
+from quantmill.formats.hf.dimensions import Alike, Contains, Number, at_layer
 from quantmill.formats.hf.hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
-from quantmill.formats.hf.layer_words import Length, Letters
+from quantmill.formats.hf.layer_words import Length, Letters, Ones
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.save import arch_of_model
+from quantmill.formats.hf.save import arch_of_model, write_hf
 from quantmill.formats.ir import Model
+from quantmill.tools.api.architectures import architectures
 
 PROOFS = {proof.id: proof for proof in all_proofs()}
 PATH = Path("config.json")
@@ -94,6 +95,14 @@ _SIZES = {
         ("JambaForCausalLM", {"mamba_expand": 3}, "mamba_expand: is 3; llama.cpp's jamba computes 2"),
         ("BambaForCausalLM", {"attn_rotary_emb": 16}, "attn_rotary_emb: 16 is not what llama.cpp's granitehybrid"),
         ("BambaForCausalLM", {"attn_layer_indices": 3}, "attn_layer_indices: 3 is not a list of whole numbers"),
+        (
+            "FalconH1ForCausalLM",
+            {"mamba_rms_norm": True},
+            "mamba_norm_before_gate: True is not what llama.cpp's falcon",
+        ),
+        ("FalconH1ForCausalLM", {"tie_word_embeddings": True}, "tie_word_embeddings: is True; llama.cpp's falcon-h1"),
+        ("FalconH1ForCausalLM", {"ssm_multipliers": [1.0]}, "ssm_multipliers: [1.0] is not what llama.cpp's falcon-h1"),
+        ("FalconH1ForCausalLM", {"ssm_multipliers": "x"}, "ssm_multipliers: 'x' is not a list of numbers"),
         ("FalconMambaForCausalLM", {"mixer_rms_eps": 1e-3}, "mixer_rms_eps: 0.001 is not what llama.cpp's mamba"),
     ],
 )
@@ -162,6 +171,30 @@ def test_contradictions_are_one_line(wrong: dict[str, Any], problem: str) -> Non
     with pytest.raises(FormatError) as error:
         complete_config(config, found, found.classes[name], PATH)
     assert str(error.value).startswith(f"{PATH}: {problem}")
+
+
+def test_numbers_of_a_config_and_of_a_list_in_it() -> None:
+    config = {"one": 0.5, "list": [2, 0.25], "flag": True}
+    assert (Number("one")(config), Number("list", 1)(config), Number("list", 0)(config)) == (0.5, 0.25, 2.0)
+    assert Number("list", 1)(at_layer(config, 0, 2)) == 0.25  # a list of two is none of two layers
+    assert Ones(3)(config) == [1.0, 1.0, 1.0]
+    for wrong in (Number("none"), Number("flag"), Number("list"), Number("list", 2), Number("one", 0)):
+        with pytest.raises(FormatError, match=f"^{wrong.key}.*: .* is not a number"):
+            wrong(config)
+
+
+def test_falcon_h1_is_one_way_and_says_so(tmp_path: Path) -> None:
+    save_proof(PROOFS["falcon-h1"], tmp_path)
+    said: list[str] = []
+    model = read_hf(tmp_path, say=said.append)
+    reason = "the model's multipliers are in the weights"
+    assert said == [f"{tmp_path}: proven by llama.cpp's own converter alone, not by logits: {reason}"]
+    assert not any(key.startswith("quantmill.hf.original") for key in model.metadata)
+    with pytest.raises(FormatError) as error:
+        write_hf(model, tmp_path / "back")
+    assert str(error.value).startswith(f"{tmp_path}: makes no checkpoint: {reason}, and dividing by them does not")
+    (found,) = architectures("falcon-h1")
+    assert (found.proof, found.proven) == ("converter", ("converter", "levels"))
 
 
 def contents(model: Model) -> dict[str, bytes]:
