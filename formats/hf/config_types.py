@@ -42,10 +42,9 @@ from .dimensions import (
     LayerOverrides,
     Number,
     OrDefault,
-    Paired,
 )
 from .hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
-from .layer_kinds import NoOther
+from .layer_kinds import NoOther, Paired
 from .layer_rows import LayerNumbers, LayerThetas, Limits, PerLayer, Repeated, SizeOfLayer
 from .layer_words import Letters, ListedLayers, WordsFrom
 from .rows import (

@@ -95,3 +95,74 @@ class TurnsInOneKind(Condition):
             return turning == [layer % 4 != 0 for layer in reversed(range(len(turning)))]
         base = (config.get("rope_parameters") or config).get("rope_theta") or rope.DEFAULT_THETA
         return isinstance(bases, list) and bases == [base if turns else 0 for turns in turning]
+
+
+@dataclass(frozen=True)
+class Contains(Condition):
+    """The text or list of a key contains this."""
+
+    key: str
+    item: str
+
+    def __call__(self, config: Config) -> bool:
+        found = config.get(self.key)
+        return isinstance(found, (str, list)) and self.item in found
+
+
+@dataclass(frozen=True)
+class Alike(Condition):
+    """Two keys have the same value."""
+
+    left: str
+    right: str
+
+    def __call__(self, config: Config) -> bool:
+        return bool(config.get(self.left) == config.get(self.right))
+
+
+@dataclass(frozen=True)
+class BeginsWith(Condition):
+    """A key's word of the first layer is this one."""
+
+    key: str
+    word: str
+
+    def __call__(self, config: Config) -> bool:
+        words = config.get(self.key)
+        return isinstance(words, list) and words[:1] == [self.word]
+
+
+@dataclass(frozen=True)
+class EndsWith(Condition):
+    """A key's word of the last layer is this one."""
+
+    key: str
+    word: str
+
+    def __call__(self, config: Config) -> bool:
+        words = config.get(self.key)
+        return isinstance(words, list) and words[-1:] == [self.word]
+
+
+@dataclass(frozen=True)
+class AllAmongFirst(Condition):
+    """Each word that a key has for any layer, it has for one of the first ``count`` layers."""
+
+    key: str
+    count: Dim
+
+    def __call__(self, config: Config) -> bool:
+        words = config.get(self.key) or []
+        return {*words} == {*words[: max(0, self.count(config))]}
+
+
+@dataclass(frozen=True)
+class Paired(Condition):
+    """A key's word for each layer goes with the one that another key has for it."""
+
+    key: str
+    other: str
+    pairs: Mapping[str, str]
+
+    def __call__(self, config: Config) -> bool:
+        return [self.pairs.get(word) for word in config.get(self.key) or ()] == config.get(self.other)

@@ -11,7 +11,6 @@ from ..dimensions import (
     ALWAYS,
     EMBD,
     MLP_TYPES,
-    BeginsWith,
     Condition,
     Dim,
     Equal,
@@ -22,6 +21,7 @@ from ..dimensions import (
     LeadingLayers,
     OrDefault,
 )
+from ..layer_kinds import BeginsWith
 from ..layer_words import Lettered
 from ..rows import ConfigRow, Constant, Key, LayerFlags, LeadingDense
 from ..rules import Arch, HFClass, Rule

@@ -18,10 +18,8 @@ from ..dimensions import (
     LAYER_INDEX,
     LAYERS,
     VOCAB,
-    AllAmongFirst,
     Condition,
     Dim,
-    EndsWith,
     If,
     Is,
     LayerOverrides,
@@ -29,6 +27,7 @@ from ..dimensions import (
     Q,
 )
 from ..extras import LeftOut
+from ..layer_kinds import AllAmongFirst, EndsWith
 from ..layer_rows import SizeOfLayer
 from ..rows import Alternating, Key, LayerFlags, Rope
 from ..rules import Arch, HFClass, Rule

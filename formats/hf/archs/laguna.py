@@ -6,8 +6,8 @@ Sources: LagunaConfig of transformers 5.23; conversion/laguna.py of llama.cpp. L
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, HEADS, MLP_TYPES, BeginsWith, Dim, Is, LayerPattern, LeadingLayers, Q
-from ..layer_kinds import HasWord, RopeIs
+from ..dimensions import EMBD, HEADS, MLP_TYPES, Dim, Is, LayerPattern, LeadingLayers, Q
+from ..layer_kinds import BeginsWith, HasWord, RopeIs
 from ..layer_rows import FirstOf, PerLayer
 from ..layer_words import EachLayer
 from ..rows import Constant, Key, LayerFlags, LeadingDense, Rope

@@ -7,7 +7,8 @@ normalizes Falcon Mamba's B, C and time steps with the epsilon of its layers, 1e
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, VOCAB, Alike, Condition, Dim, Implied, Is
+from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, VOCAB, Condition, Dim, Implied, Is
+from ..layer_kinds import Alike
 from ..ops import Reshape
 from ..rows import Computed, Constant, Key
 from ..rules import Arch, HFClass, Rule

@@ -24,11 +24,11 @@ from ..dimensions import (
     Dim,
     Equal,
     Is,
-    Paired,
     Q,
     Share,
 )
 from ..extras import LeftOut
+from ..layer_kinds import Paired
 from ..layer_words import WordsFrom
 from ..ops import Op, Split
 from ..rows import Constant, Key, LeadingDense, Rope

@@ -16,8 +16,6 @@ from ..dimensions import (
     FF,
     HEADS,
     VOCAB,
-    Alike,
-    Contains,
     Dim,
     Follows,
     If,
@@ -25,6 +23,7 @@ from ..dimensions import (
 )
 from ..extras import LeftOut
 from ..hybrid_rows import MixerLayers
+from ..layer_kinds import Alike, Contains
 from ..layer_words import Length, Letters
 from ..ops import Stack
 from ..rows import Computed, ConfigRow, Constant, Key
