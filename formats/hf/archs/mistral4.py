@@ -7,9 +7,10 @@ queries. Its deepseek2.cpp reads it, from the keys that conversion/mistral.py wr
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, EXPERTS, Dim, Is
+from ..dimensions import EMBD, EXPERT_FF, EXPERTS, Config, Dim
 from ..rows import Key
 from ..rules import Arch, HFClass, Rule
 from .mla import (
@@ -24,7 +25,7 @@ from .mla import (
     NOPE,
     ROPE,
     ROUTED,
-    YarnScales,
+    SCALED_BY_ONE,
     model_rules,
 )
 from .shared import TEXT_ROOTS, TIED_HEAD, VISION, gated_mlp, shared_expert
@@ -40,6 +41,20 @@ _MISTRAL4 = HFClass(
     | {"rope_interleave": True},
     NAMES,
 )
+
+
+def _usual_rope(config: Config) -> dict[str, Any] | None:
+    """What transformers takes where a config has no ``rope_parameters``: YaRN, unlike everywhere else."""
+    if config.get("rope_scaling") is not None:
+        return None
+    return {
+        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 128.0, "original_max_position_embeddings": 8192,
+        "max_position_embeddings": config["max_position_embeddings"], "beta_fast": 32.0, "beta_slow": 1.0,
+        "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1,
+        "partial_rotary_factor": ROPE(config) / ((NOPE + ROPE)(config) or 1),
+    }  # fmt: skip
+
+
 _GROWTH = {
     "llama_4_scaling_beta": "attention.temperature_scale",
     "original_max_position_embeddings": "attention.temperature_length",
@@ -72,9 +87,9 @@ MISTRAL4 = Arch(
         *shared_expert(at=MLP + "shared_experts.", width=EXPERT_FF * Dim("n_shared_experts"), when=~DENSE),
     ),
     fixed={"hidden_act": "silu", "attention_bias": False, "rope_interleave": True},
-    # For a config without these, transformers takes those of one model.
-    needs=GROUPS_FIT | {"rope_parameters": YarnScales(1) & (Is("rope_parameters") | Is("rope_scaling"))},
-    implied={"head_dim": NOPE + ROPE},  # transformers computes it whatever the config says
+    needs=GROUPS_FIT | SCALED_BY_ONE,
+    # The first transformers computes whatever the config says.
+    implied={"head_dim": NOPE + ROPE, "rope_parameters": _usual_rope},
     roots=TEXT_ROOTS,
     extras=(TIED_HEAD, *VISION),
 )

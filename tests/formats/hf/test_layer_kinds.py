@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import GlmMoeDsaConfig
+from transformers import GlmMoeDsaConfig, Mistral4Config
 
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
@@ -68,7 +68,6 @@ def test_windows_that_llama_cpp_has_elsewhere_are_refused(name: str) -> None:
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _YARN, _ALIKE = {"rope_type": "yarn", "factor": 4.0}, {"mscale": 0.7, "mscale_all_dim": 0.7}
 _ALSO = {
-    "Mistral4ForCausalLM": {"rope_parameters": {"rope_theta": 1e4}},
     "AfmoeForCausalLM": {"mup_enabled": True},
     "Dots3NoteForCausalLM": {"layer_types": ["indexed_attention", *[_SLIDING] * 3]},
     "MiMoV2FlashForCausalLM": {"num_key_value_heads": 2},
@@ -144,7 +143,6 @@ _SCALED = {"rope_type": "linear", "factor": 2.0}
         ("MuseGlimmerForConditionalGeneration", {"post_norm_eps": 1e-5}),
         ("MiniMaxM2ForCausalLM", {"scoring_func": "softmax"}),
         ("MiniCPM3ForCausalLM", {"scale_emb": 1}),
-        ("Mistral4ForCausalLM", {"rope_parameters": None}),
         ("SolarOpenForCausalLM", {"use_qk_norm": True}),
         ("YoutuForCausalLM", {"q_lora_rank": None}),
     ],
@@ -164,6 +162,13 @@ def test_scales_of_yarn_that_llama_cpp_computes() -> None:
         config = _SIZES | {"num_key_value_heads": 4, "rope_scaling": rope}
         found = complete_config(config, arch, arch.classes[f"{name}ForCausalLM"], Path("config.json"))
         assert found["rope_parameters"]["mscale"] == alike
+
+
+def test_the_rope_of_mistral_4_without_one() -> None:
+    arch = BY_CLASS["Mistral4ForCausalLM"]
+    given = _SIZES | {"num_key_value_heads": 4}
+    found = complete_config(given, arch, arch.classes["Mistral4ForCausalLM"], Path("config.json"))
+    assert {"type": "yarn", **found["rope_parameters"]} == Mistral4Config().rope_parameters
 
 
 LISTED = ListedLayers({"linear": "kda", "full": "attn"})
