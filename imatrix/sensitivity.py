@@ -138,7 +138,7 @@ def _backward_head(
     seen: list[torch.Tensor] = []
     generator = torch.Generator().manual_seed(_SEED)
     gradients, spread = [], 0.0
-    squares = np.zeros(leaving[0].shape[2])
+    squares = np.zeros(skeleton.weights.embedding.width)
     keep = leaving[0].shape[1]
     with skeleton.head(keep, lambda x: seen.append(x.detach())) as run:
         for hidden in leaving:

@@ -38,6 +38,7 @@ class Skeleton:
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
         self.weights, self.dtype, self.device = weights, dtype, device
+        self.carried = weights.carried
         config: dict[str, Any] = _with_floats(weights.class_config)
         try:
             built = AutoConfig.for_model(config.pop("model_type"), **config)
@@ -63,10 +64,12 @@ class Skeleton:
 
     def embed(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, list[BlockInputs]]]:
         """Compute, for each batch int64 [chunks, n_ctx], what enters the first block, and each block's other inputs."""
-        embedding = self.model.get_input_embeddings()
+        tables = [(self.model.get_input_embeddings(), self.weights.embedding)]
+        tables += [(self.model.get_submodule(name), table) for name, table in self.weights.token_tables.items()]
         used, positions = np.unique(torch.cat([b.reshape(-1) for b in batches]).numpy(), return_inverse=True)
-        embedding.weight = self._parameter(_rows(self.weights.embedding, used))
-        embedding.padding_idx = None  # its number is another row's now, and it matters in training only
+        for module, table in tables:
+            module.weight = self._parameter(_rows(table, used))
+            module.padding_idx = None  # type: ignore[assignment]  # another row's now; it matters in training only
         self._fill(self.model, self.weights.outer(self.model))
         recorders = [_RecordInput(layer) for layer in self.layers]
         start = 0
@@ -78,9 +81,14 @@ class Skeleton:
                     self.base(input_ids=ids.to(self.device), use_cache=False)
                 hidden = recorders[0].hidden
                 self._streams = tuple(hidden.shape[2:-1])
-                yield hidden.flatten(2), [each.inputs.with_tokens(batch.to(self.device)) for each in recorders]
+                own = [each.inputs.args[0] for each in recorders] if self.carried.own else []
+                inputs = [each.inputs.with_tokens(batch.to(self.device)) for each in recorders]
+                for layer, one in enumerate(inputs):
+                    one.layer = layer
+                yield self.carried.joined(hidden.flatten(2), own), inputs
         finally:
-            embedding.weight = nn.Parameter(embedding.weight.to("meta"), requires_grad=False)  # but keep the buffers
+            for module, _ in tables:  # but keep the buffers
+                module.weight = nn.Parameter(torch.empty_like(module.weight, device="meta"), requires_grad=False)
 
     @contextmanager
     def block(self, layer: int, like: int | None = None) -> Iterator[nn.Module]:
@@ -104,6 +112,8 @@ class Skeleton:
             hidden: what enters it.
             inputs: its other inputs, from ``embed``.
         """
+        if self.carried.width:
+            return self.carried.run(module, hidden.to(self.device), inputs.layer, inputs.args, inputs.kwargs)
         out = module(self.apart(hidden).to(self.device), *inputs.args, **inputs.kwargs)
         result: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return result.flatten(2)
@@ -171,11 +181,13 @@ class Head:
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Compute logits [chunks, keep, vocab] from what left the last block, [chunks, n_ctx, width]."""
         skeleton = self.skeleton
-        hidden = skeleton.apart(hidden).to(skeleton.device)
+        hidden = skeleton.apart(skeleton.carried.hidden(hidden)).to(skeleton.device)
         one = hidden if hidden.dim() == 3 else hidden[:, :, 0]  # instead of embeddings, which nothing reads
+        n, width = skeleton.carried.n_layers, skeleton.carried.own
+        own = {"per_layer_inputs": one.new_zeros(*one.shape[:2], n, width)} if width else {}  # likewise
         stand_ins = [_ReplaceInput(layer, hidden) for layer in skeleton.layers]
         with skeleton._instead_of_layers(stand_ins):
-            logits: torch.Tensor = skeleton.model(inputs_embeds=one, use_cache=False).logits
+            logits: torch.Tensor = skeleton.model(inputs_embeds=one, use_cache=False, **own).logits
         return logits
 
 
@@ -184,12 +196,15 @@ class BlockInputs:
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.args, self.kwargs = args, kwargs
+        self.layer = 0
 
     def with_tokens(self, tokens: torch.Tensor) -> BlockInputs:
         """The same for these tokens, of a model whose blocks are given them."""
         if self.kwargs.get("input_ids") is None:
             return self
-        return BlockInputs(self.args, {**self.kwargs, "input_ids": tokens})
+        made = BlockInputs(self.args, {**self.kwargs, "input_ids": tokens})
+        made.layer = self.layer
+        return made
 
 
 class _BlockOutput(torch.Tensor):

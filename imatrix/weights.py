@@ -16,6 +16,7 @@ from ..formats.floats import to_f32
 from ..formats.gguf.names import tensor_name
 from ..formats.hf.rules import LANGUAGE_MODEL, further_number
 from ..formats.ir import Model, Role, Tensor
+from .carried import Carried
 from .corpus import TextTokenizer
 from .sums import RecordedWeight
 
@@ -33,6 +34,7 @@ _EXPERT_STACKS = {
 _STACKED = {role for roles in _EXPERT_STACKS.values() for role in roles}
 # The convolutions of Kimi Delta Attention, which transformers 5 keeps in one.
 _CONVOLUTIONS = ("q_conv1d", "k_conv1d", "v_conv1d")
+_BY_TOKEN = (Role.TOKEN_EMBD, Role.PER_LAYER_TOKEN_EMBD, Role.OUTPUT)  # read row by row
 _PIECE = 16 << 20  # bytes of rows converted at a time
 
 
@@ -112,8 +114,22 @@ class Weights:
 
     @property
     def hidden_width(self) -> int:
-        """The width of what goes from block to block: of all residual streams, where there are several."""
-        return self.embedding.width * int(self.config.get("hc_mult") or 1)
+        """The width of what goes from block to block: of all residual streams, and of what a token carries."""
+        return self.embedding.width * int(self.config.get("hc_mult") or 1) + self.carried.width
+
+    @cached_property
+    def carried(self) -> Carried:
+        """What tokens carry beside their hidden states."""
+        return Carried(self.config)
+
+    @property
+    def token_tables(self) -> dict[str, Tensor]:
+        """The tables beside the embedding that are looked up by tokens, by their modules' names."""
+        return {
+            self._module(rule.modules[0]): self._tensor("per_layer_token_embd.weight")
+            for rule in self.arch.rules
+            if rule.roles == (Role.PER_LAYER_TOKEN_EMBD,) and rule.when(self.config)
+        }
 
     @property
     def embedding(self) -> Tensor:
@@ -180,7 +196,7 @@ class Weights:
         """Read the parameters outside the blocks, other than embedding and output matrix, under their full names."""
         wanted = {name: tuple(p.shape) for name, p in module.named_parameters()}
         for slot in self._slots:
-            if slot.layer is None and slot.rule.role not in (Role.TOKEN_EMBD, Role.OUTPUT):
+            if slot.layer is None and slot.rule.role not in _BY_TOKEN:
                 for name, tensor in self._of_slot(slot):
                     if name in wanted:
                         yield name, self._checked(tensor, wanted[name])
