@@ -26,7 +26,7 @@ from ..storage.folder import GrowingFolder
 from . import rope
 from .archs import ARCHS
 from .config import RECORDED, config_for_class, config_json, derive_config, rope_row, with_defaults, with_recorded
-from .dimensions import ALWAYS
+from .dimensions import ALWAYS, HEAD_DIM
 from .extras import TIED
 from .generation import read_private, restore_generation
 from .key_tensors import from_keys
@@ -249,7 +249,10 @@ def restore_config(arch: Arch, name: str, model: Model) -> tuple[dict[str, Any],
     if factors is not None and "full_attention" in config["rope_parameters"]:
         full = config["rope_parameters"]["full_attention"]
         turning = np.count_nonzero(factors.rows(0, 1).view("<f4") == 1)
-        if full["rope_type"] == "default":
+        own = rope.dimensions(full, HEAD_DIM(config)) // 2
+        if full["rope_type"] == "default" and "partial_rotary_factor" in full:  # ones follow, for layers that turn more
+            full |= _llama3(factors, full["rope_theta"], model.path, own)
+        elif full["rope_type"] == "default":
             full |= {"rope_type": "proportional", "partial_rotary_factor": turning / factors.width}
     written = config_for_class(config, recorded, arch, cls)
     complete = with_defaults(config, arch, cls)
@@ -287,8 +290,10 @@ def _same_head(model: Model) -> bool:
     return embedding is not None and head is not None and same_weights(embedding, head)
 
 
-def _llama3(tensor: Tensor, theta: float, path: Path) -> dict[str, Any]:
-    found = rope.llama3_from_factors(tensor.rows(0, 1).view("<f4").reshape(-1), theta) if tensor.qtype is F32 else None
+def _llama3(tensor: Tensor, theta: float, path: Path, own: int | None = None) -> dict[str, Any]:
+    """``own``: how many of the factors count, if not all."""
+    factors = tensor.rows(0, 1).view("<f4").reshape(-1)[:own] if tensor.qtype is F32 else None
+    found = None if factors is None else rope.llama3_from_factors(factors, theta)
     if found is None:
         problem = "the frequency factors match no known llama3 scaling"
         raise FormatError(problem, path=path, where=tensor.name, hint="convert from the original checkpoint instead")
