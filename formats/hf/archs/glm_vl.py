@@ -13,7 +13,13 @@ from ..dimensions import ALWAYS, EMBD, HEAD_DIM, HEADS, KV_HEADS, Equal, Rotary
 from ..ops import PermuteRope
 from ..rules import LANGUAGE_MODEL, Arch, HFClass, Rule
 from .glm import GLM4, GLM4_MOE
-from .shared import HEAD_DIM_KEYS, TEXT_ROOTS, VISUAL, with_sections
+from .shared import (
+    FURTHER_LAYERS,
+    HEAD_DIM_KEYS,
+    TEXT_ROOTS,
+    VISUAL,
+    with_sections,
+)
 
 _SECTIONS = (8, 12, 12)
 _DENSE_KEYS = with_sections(GLM4.config, _SECTIONS)
@@ -67,7 +73,7 @@ GLM_OCR = replace(
     config=_DENSE_KEYS,
     rules=_dense(bias=False),
     needs={},
-    extras=(*GLM4_MOE.extras, *VISUAL),
+    extras=(FURTHER_LAYERS, replace(FURTHER_LAYERS, pattern="model.language_model.layers.{beyond}.*"), *VISUAL),
 )
 
 GLM4V_MOE = replace(
