@@ -17,6 +17,7 @@ from .settle import Say, same_weights
 from .weights import Stored
 
 # Modules of PyTorch around a part of the model, anywhere in a name.
+_PARAMETRIZED = ".parametrizations.weight.original"  # of torch, around a weight that an adapter is added to
 _AROUND_PARTS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
@@ -78,7 +79,7 @@ def without_wrappers(
     if len(beginnings) > 1:
         problem = f"tensors of several models: their names begin with {name_list(sorted(beginnings))}"
         raise UnmatchedTensor(problem, path=folder, hint="keep those of one model")
-    gone = [mark for mark in _AROUND_PARTS if any(mark in name for name in stored)] + list(beginnings)
+    gone = [mark for mark in (*_AROUND_PARTS, _PARAMETRIZED) if any(mark in name for name in stored)] + list(beginnings)
     if gone:
         say(f"{folder}: taken off the tensors' names, as names of wrappers: {', '.join(gone)}")
     beginning = "".join(beginnings)
@@ -86,6 +87,7 @@ def without_wrappers(
 
 
 def _unwrapped(name: str) -> str:
+    name = name.replace(_PARAMETRIZED, ".weight")
     for mark in _AROUND_PARTS:
         name = f".{name}".replace(f".{mark}", ".")[1:]
     return name

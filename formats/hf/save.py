@@ -200,7 +200,9 @@ def arch_of_model(model: Model) -> tuple[Arch, str]:
             return arch, name
     unknown = [_unlike(arch, model) for arch in archs]
     arch = archs[unknown.index(min(unknown))]
-    return arch, next(iter(arch.classes))
+    classifies = any(tensor.role is Role.CLS_OUT for tensor in model)
+    classifiers = (name for name, cls in arch.classes.items() if classifies and cls.head)
+    return arch, next(classifiers, next(iter(arch.classes)))
 
 
 def _unlike(arch: Arch, model: Model) -> tuple[int, int]:
@@ -280,7 +282,8 @@ def _vector(tensor: Tensor | None) -> NDArray[np.float32]:
 def _is_bare(arch: Arch, name: str, model: Model) -> bool:
     """Whether the checkpoint has no head, by its class or by its names."""
     has_head = any(tensor.role is Role.OUTPUT for tensor in model)
-    return not has_head and (arch.classes[name].bare or bool(model.get(BARE)))
+    cls = arch.classes[name]
+    return not has_head and (cls.bare or bool(cls.head) or bool(model.get(BARE)))
 
 
 def _same_head(model: Model) -> bool:

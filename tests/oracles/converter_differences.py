@@ -99,7 +99,7 @@ OTHER = (
         Difference(
             f"tokenizer.ggml.{key}",
             "<mask> and the ids that have no token: XLM-RoBERTa's pieces are shifted there, but not those",
-            ("roberta",),
+            ("roberta", "jina-bert-v3"),
         )
         for key in ("tokens", "token_type", "scores")
     ),
@@ -161,6 +161,9 @@ OTHER = (
 
 # Proofs without a golden.
 UNCONVERTED = {
+    "jina-bert-v3-in three": "llama.cpp's converter knows the layout of its first checkpoints only",
+    "t5encoder-umt5": "llama.cpp's converter has no such class",
+    "qwen3-classifier": "llama.cpp's converter has no such class: its rerankers are causal models",
     "stablelm-12b": "llama.cpp's converter collects the norms of q and k, and then drops them: 'Unprocessed norms'",
 }
 

@@ -50,6 +50,7 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] + eos_token }}{% 
 # The pre-tokenizer of an architecture's byte-level BPE, by llama.cpp's name.
 BYTE_LEVEL = {
     "falcon-h1": "llama-bpe",
+    "eurobert": "llama-bpe",
     "bloom": "bloom", "command-r": "command-r", "cohere2": "command-r", "dbrx": "dbrx", "deepseek2": "deepseek-llm",
     "deepseek3": "deepseek-v3", "deepseek32": "deepseek-v3", "glm-dsa": "llama-bpe",
     "exaone4": "gpt-2", "falcon": "falcon", "glm4": "llama-bpe", "glm4moe": "llama-bpe",
@@ -284,4 +285,5 @@ _OTHERS: Mapping[str, Callable[[], Mapping[str, Any]]] = {  # what is not here h
     "bert": _wordpiece, "distilbert": _wordpiece, "roberta": _fairseq, "roberta-byte level": _roberta,
     "gemma": _gemma, "gemma2": _gemma, "gemma3": _gemma, "gemma-embedding": _gemma, "gemma4": _gemma4,
     "modern-bert": _modern_bert, "nomic-bert": _wordpiece, "t5": _unigram, "t5encoder": _unigram,
+    "jina-bert-v3": _fairseq,
 }  # fmt: skip

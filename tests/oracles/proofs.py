@@ -68,6 +68,7 @@ class Proof:
             patterns of ``re.sub`` and what they become, for the proof by the converter.
         as_loaded: saved with the tensors that the model has in memory, not with those that its class saves.
         turned: a pattern of tensors whose last two axes published checkpoints have the other way round.
+        unsaved: a pattern of tensors that its folder does not have: those of a part that llama.cpp has no place for.
         modules: those of sentence-transformers in published folders, after the model itself.
         options: further options of llama.cpp's converter there.
         layout: makes of a checkpoint's tensors those that are published, before they are renamed.
@@ -91,6 +92,7 @@ class Proof:
     renamed: Mapping[str, str] = field(default_factory=dict)
     as_loaded: bool = False
     turned: str = ""
+    unsaved: str = ""
     modules: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     layout: Callable[[Tensors], dict[str, NDArray[Any]]] | None = None
@@ -143,11 +145,23 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
                 table.copy_(torch.from_numpy(order[:, : table.shape[1]]))
     model.eval()
     model.save_pretrained(folder, save_original_format=not proof.as_loaded)
+    if proof.unsaved:
+        _leave_out(proof.unsaved, folder / "model.safetensors")
     if proof.turned:
         _turn(proof.turned, folder / "model.safetensors")
     if proof.further:
         add_further(folder, proof.further, generator)
     return model
+
+
+def _leave_out(pattern: str, path: Path) -> None:
+    """Take tensors out of a checkpoint's file."""
+    from fnmatch import fnmatchcase
+
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: weight for name, weight in load_file(path).items() if not fnmatchcase(name, pattern)}
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def add_further(folder: Path, further: Further, generator: np.random.Generator) -> None:

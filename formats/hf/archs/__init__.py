@@ -7,7 +7,7 @@ from .afmoe import AFMOE
 from .apertus import APERTUS
 from .bailing import BAILINGMOE3
 from .bamba import BAMBA
-from .bert import BERT, DISTILBERT, MODERN_BERT, NOMIC_BERT, ROBERTA
+from .bert import BERT, DISTILBERT, EUROBERT, JINA_BERT_V3, MODERN_BERT, NOMIC_BERT, ROBERTA
 from .bloom import BLOOM
 from .cohere import COHERE2, COHERE2_MOE, COMMAND_R
 from .dbrx import DBRX
@@ -64,9 +64,9 @@ ARCHS: tuple[Arch, ...] = tuple(
 
 REFUSED = {name: reason for arch in ARCHS for name, reason in arch.refused.items()}
 BY_CLASS = {name: arch for arch in ARCHS for name in arch.classes}
-# The classes of each ``model_type``, those with a head first.
+# The classes of each ``model_type``, those with a head first, and those of some models of a class last.
 BY_MODEL_TYPE: dict[str, tuple[str, ...]] = {}
-for _arch in ARCHS:
-    for _name, _cls in _arch.classes.items():
-        for _type in {_cls.model_type: 0, _cls.wraps or _cls.model_type: 0}:
-            BY_MODEL_TYPE[_type] = (*BY_MODEL_TYPE.get(_type, ()), _name)
+_CLASSES = [(name, cls) for arch in ARCHS for name, cls in arch.classes.items()]
+for _name, _cls in sorted(_CLASSES, key=lambda each: each[1].when is not None):
+    for _type in {_cls.model_type: 0, _cls.wraps or _cls.model_type: 0}:
+        BY_MODEL_TYPE[_type] = (*BY_MODEL_TYPE.get(_type, ()), _name)

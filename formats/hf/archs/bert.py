@@ -1,5 +1,5 @@
 """Encoders that return an embedding for each token, and classifiers on top of them: BERT, RoBERTa and XLM-RoBERTa,
-DistilBERT, Nomic BERT, ModernBERT.
+DistilBERT, Jina's third embedder, EuroBERT, Nomic BERT, ModernBERT.
 
 Sources: their config classes in transformers 5.23; conversion/bert.py of llama.cpp. BERT's pooler is what llama.cpp
 calls the classifier's first layer. Heads that predict masked tokens have no place there: their models are written back
@@ -8,6 +8,7 @@ without one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ...ir import Role
@@ -17,22 +18,35 @@ from ..dimensions import (
     CONTEXT,
     EMBD,
     FF,
+    HEAD_DIM,
+    HEADS,
     LABELS,
     LAYER_INDEX,
     VOCAB,
     Condition,
     CountOf,
     Dim,
+    Equal,
     Implied,
     Is,
     LayerPattern,
     Q,
 )
 from ..extras import POSITIONS, LeftOut
-from ..ops import DropRows, Op
+from ..ops import Concat, DropRows, Op
 from ..rows import AfterPadding, ConfigRow, Constant, Key, Labels, LayerFlags, Mapped, Rope
 from ..rules import Arch, HFClass, Rule
-from .shared import HEAD_DIM_KEYS, SIZE_KEYS
+from .shared import (
+    ATTN_NORM,
+    EMBEDDING,
+    EPS_KEY,
+    FFN_NORM,
+    FINAL_NORM,
+    HEAD_DIM_KEYS,
+    SIZE_KEYS,
+    attention,
+    gated_mlp,
+)
 
 _SIZES = tuple(key for key in SIZE_KEYS if key.hf != "num_key_value_heads")
 _ENCODES = Constant("attention.causal", False)
@@ -187,6 +201,100 @@ DISTILBERT = Arch(
     base="distilbert.",
     refused={"DistilBertForSequenceClassification": "its head has a ReLU where llama.cpp computes a tanh"},
     extras=(POSITIONS, LeftOut("vocab_*", _MASKED)),
+    pools=True,
+)  # fmt: skip
+
+_JINA = HFClass(
+    "jina_embeddings_v3",
+    {
+        "vocab_size": 250002, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "intermediate_size": 4096, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1, "max_position_embeddings": 8194, "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "classifier_dropout": None,
+        "rope_theta": 20000.0, "tie_word_embeddings": True,
+    },
+)  # fmt: skip
+# The tensors that the model has in memory: q, k and v are three, where llama.cpp and most checkpoints have one.
+_IN_THREE = "q_k_and_v_are_three"
+
+
+def _jina() -> Iterator[Rule]:
+    """The rules of both layouts."""
+    at, new, old, three = "roberta.", "roberta.layers.{layer}.", "roberta.encoder.layers.{layer}.", Is(_IN_THREE)
+    qkv = tuple(f"{new}self_attn.{name}_proj" for name in "qkv")
+    weights = (
+        ("self_attn.o_proj", "mixer.out_proj", Role.ATTN_OUTPUT, (EMBD, EMBD)),
+        ("post_attention_layernorm", "norm1", Role.ATTN_OUTPUT_NORM, (EMBD,)),
+        ("mlp.fc1", "mlp.fc1", Role.FFN_UP, (FF, EMBD)),
+        ("mlp.fc2", "mlp.fc2", Role.FFN_DOWN, (EMBD, FF)),
+        ("post_mlp_layernorm", "norm2", Role.LAYER_OUT_NORM, (EMBD,)),
+    )
+    yield Rule(at + "embeddings.word_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD))
+    yield Rule(at + "embeddings.token_type_embeddings", Role.TOKEN_TYPES, (Dim("type_vocab_size"), EMBD))
+    yield Rule(at + "embeddings.LayerNorm", Role.TOKEN_EMBD_NORM, (EMBD,), bias=ALWAYS, when=three)
+    yield Rule(at + "emb_ln", Role.TOKEN_EMBD_NORM, (EMBD,), bias=ALWAYS, when=~three)
+    yield Rule(qkv, Role.ATTN_QKV, (EMBD, EMBD), (Concat((EMBD, EMBD, EMBD)),), bias=ALWAYS, when=three)
+    yield Rule(old + "mixer.Wqkv", Role.ATTN_QKV, (3 * EMBD, EMBD), bias=ALWAYS, when=~three)
+    for theirs, older, role, shape in weights:
+        yield Rule(new + theirs, role, shape, bias=ALWAYS, when=three)
+        yield Rule(old + older, role, shape, bias=ALWAYS, when=~three)
+
+
+JINA_BERT_V3 = Arch(
+    name="jina-bert-v3",
+    classes={
+        "JinaEmbeddingsV3Model": replace(_JINA, bare=True),
+        "JinaEmbeddingsV3ForMaskedLM": replace(_JINA, without_head="JinaEmbeddingsV3Model"),
+        "XLMRobertaModel/adapted": replace(
+            _JINA,
+            model_type="xlm-roberta",
+            bare=True,
+            names={"rotary_emb_base": "rope_theta"},
+            without_head="JinaEmbeddingsV3Model",  # and without adapters
+            when=Is("lora_adaptations"),
+        ),
+    },
+    config=(*ROBERTA.config[:-1], Rope()),
+    rules=tuple(_jina()),
+    fixed={"hidden_act": "gelu"},
+    base="roberta.",
+    layouts={_IN_THREE: "*layers.0.self_attn.q_proj.weight"},
+    refused={"JinaEmbeddingsV3ForSequenceClassification": "llama.cpp's jina-bert-v3 loads no classifier"},
+    extras=(
+        LeftOut("*pooler.dense.*", "pooler"),
+        LeftOut("*.lora_A", "adapters of its tasks"),
+        LeftOut("*.lora_B", "adapters of its tasks"),
+        LeftOut("lm_head.*", _MASKED),
+    ),
+    pools=True,
+)
+
+EUROBERT = Arch(
+    name="eurobert",
+    classes={
+        name: cls
+        for name, cls in _classes(
+            "EuroBert",
+            HFClass(
+                "eurobert",
+                {
+                    "vocab_size": 128256, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+                    "num_attention_heads": 12, "num_key_value_heads": None, "hidden_act": "silu",
+                    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "pad_token_id": 128001,
+                    "bos_token_id": 128000, "eos_token_id": 128001, "pretraining_tp": 1, "tie_word_embeddings": False,
+                    "attention_bias": False, "mlp_bias": False, "head_dim": None, "mask_token_id": 128002,
+                    "classifier_pooling": "late",
+                },
+            ),
+        ).items()
+        if not cls.head
+    },
+    config=(*SIZE_KEYS, Rope(says_none=True), EPS_KEY, *HEAD_DIM_KEYS, _ENCODES),
+    rules=(EMBEDDING, ATTN_NORM, *attention(), FFN_NORM, *gated_mlp(), FINAL_NORM),
+    fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+    needs={"head_dim": Equal(HEAD_DIM * HEADS, EMBD)},
+    refused={"EuroBertForSequenceClassification": "llama.cpp's eurobert loads no classifier"},
+    extras=(LeftOut("lm_head.*", _MASKED),),
     pools=True,
 )  # fmt: skip
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, Dim, Equal, Implied, Is, LayerPattern, Q
+from ..dimensions import ALWAYS, CLASSIFIES, EMBD, LABELS, CountOf, Dim, Equal, Implied, Is, LayerPattern, Q
 from ..ops import Reshape, Split, Ungroup
-from ..rows import Computed, Key, LayerFlags, Rope
+from ..rows import Computed, Constant, Key, Labels, LayerFlags, Rope
 from ..rules import Arch, Further, HFClass, Rule
 from ..values import Add, NegExp
 from .shared import (
@@ -79,13 +79,27 @@ QWEN3 = Arch(
     name="qwen3",
     classes={
         "Qwen3ForCausalLM": _QWEN3,
+        "Qwen3ForSequenceClassification": replace(_QWEN3, head="classifier"),
         **around("Qwen3ForCausalLM", _QWEN3, "InternVLForConditionalGeneration/qwen3", ties=True),
         **around("Qwen3ForCausalLM", _QWEN3, "LightOnOcrForConditionalGeneration", ties=True),
         **around("Qwen3ForCausalLM", _QWEN3, "LightOnOCRForConditionalGeneration", ties=True),  # as it was published
     },
-    config=(*KEYS, *HEAD_DIM_KEYS),
-    rules=(EMBEDDING, ATTN_NORM, *attention(), *qk_norm(), FFN_NORM, *gated_mlp(), FINAL_NORM, HEAD),
+    # a reranker, whose results llama.cpp makes probabilities
+    config=(*KEYS, *HEAD_DIM_KEYS, Labels(), Constant("pooling_type", 4, when=CLASSIFIES)),
+    rules=(
+        EMBEDDING,
+        ATTN_NORM,
+        *attention(),
+        *qk_norm(),
+        FFN_NORM,
+        *gated_mlp(),
+        FINAL_NORM,
+        replace(HEAD, when=~CLASSIFIES),
+        Rule("score", Role.CLS_OUT, (LABELS, EMBD), when=CLASSIFIES),
+    ),
     fixed=_FIXED | {"attention_bias": False},
+    needs={"num_labels": ~CLASSIFIES | Equal(LABELS, Dim(2))},
+    implied={"num_labels": CountOf("id2label", 2)},
     pools=True,
     roots=TEXT_ROOTS,
     extras=VISION,

@@ -1,4 +1,4 @@
-"""T5 1.1 and Flan-T5: an encoder and a decoder.
+"""T5 1.1 and Flan-T5: an encoder and a decoder; the encoders of T5 and UMT5 alone.
 
 Sources: T5Config of transformers 5.23; conversion/t5.py of llama.cpp, which leaves out the scaling of the
 decoder's output that the first T5 has.
@@ -72,6 +72,15 @@ _T5 = HFClass(
     | {"num_attention_heads": 8, "feed_forward_proj": "relu"},
     _NAMES,
 )
+_UMT5 = replace(
+    _T5,
+    model_type="umt5",
+    defaults={
+        **_T5.defaults, "vocab_size": 250112, "intermediate_size": 1024, "num_hidden_layers": 8,
+        "num_attention_heads": 6, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0,
+    },
+)  # fmt: skip
+_EVERY = "every_layer_has_distances"  # of its own, as in UMT5
 _FIXED = {"feed_forward_proj": "gated-gelu", "relative_attention_max_distance": 128}
 
 _ENCODER = _stack("encoder", "num_hidden_layers", cross=False)
@@ -117,11 +126,16 @@ T5 = Arch(
 # The encoder alone, of any of them: the scale that the first T5 has comes after the decoder.
 T5_ENCODER = Arch(
     name="t5encoder",
-    classes={"T5EncoderModel": _T5},
+    classes={"T5EncoderModel": _T5, "UMT5EncoderModel": _UMT5},
     config=tuple(row for row in T5.config if getattr(row, "gguf", "") not in _OF_DECODER),
-    rules=T5.rules[: 1 + len(_ENCODER)],
+    rules=tuple(
+        replace(rule, when=_FIRST | Is(_EVERY)) if rule.when is _FIRST else rule
+        for rule in T5.rules[: 1 + len(_ENCODER)]
+    ),
     fixed=_FIXED,
     implied=T5.implied,
     base="",
+    layouts={_EVERY: "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"},
+    refused={"UMT5ForConditionalGeneration": "llama.cpp leaves out the scale of its output"},
     extras=(Copy("encoder.embed_tokens.weight", "shared.weight", key=None),),
 )

@@ -21,7 +21,7 @@ from quantmill.formats.gguf.writer import write_gguf
 from quantmill.formats.hf.load import ORIGINAL, read_hf
 from quantmill.formats.hf.save import write_hf
 
-PROOF = {proof.model: proof for proof in all_proofs()}
+PROOF = {proof.model: proof for proof in reversed(all_proofs())}
 MASKED = ("Bert", "XLMRoberta", "Roberta", "Camembert", "DistilBert", "ModernBert")
 _POSITIONS = "embeddings.position_embeddings.weight"
 
@@ -108,6 +108,7 @@ def test_positions_before_the_padding_s(tmp_path: Path) -> None:
         ("BertForSequenceClassification", {"id2label": {"0": "a", "2": "b", "3": "c"}}, "not a name for each of 3"),
         ("BertForSequenceClassification", {"id2label": {"0": 1}}, "id2label: {'0': 1} is not an object of texts"),
         ("BertForSequenceClassification", {"id2label": {"0": "a"}}, "classifier.bias: its shape is [3], the"),
+        ("Qwen3ForSequenceClassification", {"id2label": {"0": "a"}}, "num_labels: 1 is not what llama.cpp's qwen3"),
         ("BertModel", {"position_embedding_type": "relative_key"}, "position_embedding_type: 'relative_key' is not"),
         ("XLMRobertaModel", {"pad_token_id": 129}, "nothing is left of 130 rows without the first 130"),
         ("XLMRobertaModel", {"pad_token_id": None}, "pad_token_id: None is not a"),
@@ -121,6 +122,46 @@ def test_what_makes_no_encoder(model: str, changes: dict[str, Any], message: str
         read_hf(tmp_path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_jina_s_first_checkpoints(tmp_path: Path) -> None:
+    """Their weights stand beside adapters, which are left out: the rest is the same file, and another class's."""
+    save_proof(PROOF["JinaEmbeddingsV3Model"], tmp_path / "hf")
+    plain = read_hf(tmp_path / "hf")
+    state = {}
+    for name, weight in load_file(tmp_path / "hf/model.safetensors").items():
+        stem = f"roberta.{name.removesuffix('.weight')}"
+        adapted = name.endswith(".weight") and ("mixer" in name or "mlp" in name or "_embeddings" in name)
+        state[f"{stem}.parametrizations.weight.original" if adapted else f"roberta.{name}"] = weight
+        if adapted:
+            state |= {f"{stem}.parametrizations.weight.0.lora_{side}": torch.ones(5, 4, 256) for side in "AB"}
+    save_file(state, tmp_path / "hf/model.safetensors", metadata={"format": "pt"})
+    edit_config(tmp_path / "hf", **PROOF["JinaEmbeddingsV3Model"].published)
+    said: list[str] = []
+    model = read_hf(tmp_path / "hf", say=said.append)
+    assert any(
+        "left out, as the text model is computed without it: adapters of its tasks (28 tensors" in s for s in said
+    )
+    assert [t.name for t in model] == [t.name for t in plain]
+    assert all(
+        a.rows(0, a.n_rows).tobytes() == b.rows(0, b.n_rows).tobytes() for a, b in zip(model, plain, strict=True)
+    )
+    write_hf(model, tmp_path / "back")
+    back = transformers.AutoModel.from_pretrained(tmp_path / "back").eval()
+    assert type(back).__name__ == "JinaEmbeddingsV3Model"
+    assert np.isfinite(run_proof(PROOF["JinaEmbeddingsV3Model"], back)).all()
+
+
+def test_a_classifier_of_a_file_without_our_keys(tmp_path: Path) -> None:
+    """Its tensors say what it is."""
+    proof = PROOF["BertForSequenceClassification"]
+    model = save_proof(proof, tmp_path / "hf")
+    source = read_hf(tmp_path / "hf")
+    kept = {key: value for key, value in source.metadata.items() if not key.startswith("quantmill.")}
+    write_hf(replace(source, metadata=kept), tmp_path / "back")
+    back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back").eval()
+    assert back.config.id2label == {0: "no", 1: "perhaps", 2: "yes"}
+    assert np.array_equal(run_proof(proof, back), run_proof(proof, model))
 
 
 def test_labels_without_a_head(tmp_path: Path) -> None:
@@ -137,6 +178,8 @@ def test_labels_without_a_head(tmp_path: Path) -> None:
     [
         ("DistilBertForSequenceClassification", "its head has a ReLU where llama.cpp computes a tanh"),
         ("LlamaForSequenceClassification", "llama.cpp's llama loads no classifier"),
+        ("EuroBertForSequenceClassification", "llama.cpp's eurobert loads no classifier"),
+        ("UMT5ForConditionalGeneration", "llama.cpp leaves out the scale of its output"),
         ("Qwen2ForSequenceClassification", "llama.cpp's qwen2 loads no classifier"),
     ],
 )

@@ -17,7 +17,25 @@ _ROBERTA = _HEADS | {"max_position_embeddings": 130, "pad_token_id": 1, "bos_tok
 _DISTIL = {"dim": 256, "hidden_dim": 512, "n_layers": 3, "n_heads": 4, "hidden_size": None, "num_hidden_layers": None}
 _THREE = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}
 
+# as the first checkpoints are read, by code that comes with them
+_JINA = {
+    "architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta", "lora_adaptations": ["retrieval.query"],
+    "rotary_emb_base": 20000.0, "rope_parameters": None,
+}  # fmt: skip
+_EURO = _HEADS | {"num_key_value_heads": 2, "pad_token_id": 0, "mask_token_id": 3}
+
 PROOFS = (
+    Proof("jina-bert-v3", "JinaEmbeddingsV3Model", _ROBERTA, embeds=True, unsaved="pooler.dense.*", published=_JINA),
+    Proof(
+        "jina-bert-v3",
+        "JinaEmbeddingsV3Model",
+        _ROBERTA,
+        "in three",
+        embeds=True,
+        unsaved="pooler.dense.*",
+        as_loaded=True,
+    ),
+    Proof("eurobert", "EuroBertModel", _EURO, embeds=True, published={"classifier_pooling": None}),
     Proof("bert", "BertModel", _HEADS, embeds=True, modules=("Pooling", "Normalize")),
     Proof("bert", "BertForSequenceClassification", _HEADS | _THREE, "classifier", pooling="rank"),
     Proof("roberta", "XLMRobertaModel", _ROBERTA, embeds=True),

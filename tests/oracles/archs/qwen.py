@@ -34,6 +34,14 @@ PROOFS = (
         "tied",
     ),
     Proof("qwen3", "Qwen3ForCausalLM", _HEADS | {"head_dim": 48}),
+    Proof(
+        "qwen3",
+        "Qwen3ForSequenceClassification",
+        _HEADS | {"head_dim": 48, "id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}},
+        "classifier",
+        pooling="rank",
+        softmax=True,
+    ),
     Proof("qwen2moe", "Qwen2MoeForCausalLM", _EXPERTS | {"shared_expert_intermediate_size": 512}),
     Proof("qwen3moe", "Qwen3MoeForCausalLM", _EXPERTS | {"head_dim": 48, "norm_topk_prob": True}),
     Proof(

@@ -18,5 +18,6 @@ PROOFS = (
         spread=0.03,
         published={"decoder_start_token_id": 0, "eos_token_id": 1},
     ),
+    Proof("t5encoder", "UMT5EncoderModel", _SIZES | {"num_decoder_layers": None}, "umt5", embeds=True, spread=0.03),
     Proof("t5encoder", "T5EncoderModel", _SIZES, embeds=True, spread=0.03, published={"eos_token_id": 1}),
 )
