@@ -220,7 +220,7 @@ def _unlike(arch: Arch, model: Model) -> tuple[int, int]:
     constants = [(model.get(f"{arch.gguf}.{row.gguf}"), row.value) for row in arch.config if isinstance(row, Constant)]
     others = sum(1 for found, ours in constants if isinstance(found, (int, str)) and found != ours)
     biases = {tensor.role for tensor in model.tensors if tensor.name.endswith(".bias")}
-    sure = {rule.roles[0]: rule.bias is ALWAYS for rule in arch.rules if rule.bias in (None, ALWAYS)}
+    sure = {rule.roles[0]: rule.bias is ALWAYS for rule in arch.rules if rule.roles and rule.bias in (None, ALWAYS)}
     wrong = sum(1 for role, biased in sure.items() if role in roles and (role in biases) != biased)
     known_roles = {role for rule in arch.rules for role in rule.roles}
     return len(roles - known_roles), len(keys - known) + len(needed - keys) + others + wrong

@@ -66,3 +66,12 @@ def test_a_number_too_few_is_an_error(folder: Path, tmp_path: Path) -> None:
         changed = replace(model, metadata={**model.metadata, "xielu.beta": typed("unknown", wrong)})
         with pytest.raises(UnmatchedTensor, match=r"missing xielu\.beta"):
             write_hf(changed, tmp_path / "back")
+
+
+def test_they_come_back_from_a_file_of_others(folder: Path, tmp_path: Path) -> None:
+    model = read_hf(folder)
+    plain = {key: value for key, value in model.metadata.items() if not key.startswith("quantmill.")}
+    write_hf(replace(model, metadata=plain), tmp_path / "back")
+    back, weights = (load_file(path / "model.safetensors") for path in (tmp_path / "back", folder))
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], weight) for name, weight in weights.items())
