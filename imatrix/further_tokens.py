@@ -115,7 +115,7 @@ class _FurtherLayer:
         self.collector.see(RecordedWeight((name,)), 0, joined)
         entering = functional.linear(joined, self._weight(name))
         inputs = self.runner.inputs_for(chunks, self.like)
-        with record_inputs(self.module, self.targets, self.collector.see):
+        with record_inputs(self.module, self.targets, self.collector.see, by_head=True):
             out = self.runner.skeleton.run_block(self.module, entering, inputs)
         head = tensor_name(Role.NEXTN_SHARED_HEAD_HEAD, self.layer)
         if head in self.runner.weights.tensors:

@@ -23,9 +23,10 @@ OnInput = Callable[[RecordedWeight, int, torch.Tensor], None]
 class _LinearInputs(TorchFunctionMode):
     """Passes the inputs of ``linear`` on, where the weight is one of those that are recorded."""
 
-    def __init__(self, stacks: Mapping[int, tuple[RecordedWeight, int]], on_input: OnInput) -> None:
+    def __init__(self, stacks: Mapping[int, tuple[RecordedWeight, int]], on_input: OnInput, by_head: bool) -> None:
         super().__init__()
-        self.stacks, self.on_input = stacks, on_input
+        self.stacks, self.on_input, self.by_head = stacks, on_input, by_head
+        self._latent: tuple[RecordedWeight, torch.Tensor] | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -39,12 +40,39 @@ class _LinearInputs(TorchFunctionMode):
                 recorded, stride = found
                 if recorded.columns is not None:
                     x = x[..., torch.from_numpy(recorded.columns).to(x.device)]
+                if self.by_head and recorded.heads is not None:
+                    self._latent = (recorded, x)
+                    return func(*args, **(kwargs or {}))
                 self.on_input(recorded, weight.storage_offset() // stride if recorded.n_matrices > 1 else 0, x)
+        if func is torch.nn.functional.scaled_dot_product_attention and self._latent is not None:
+            self._see_heads(*self._latent, *args, **(kwargs or {}))
+            self._latent = None
         return func(*args, **(kwargs or {}))
+
+    def _see_heads(
+        self,
+        recorded: RecordedWeight,
+        latent: torch.Tensor,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        **how: Any,
+    ) -> None:
+        """Pass on what llama.cpp multiplies with the two halves of the weight that ``latent`` is given to here."""
+        assert recorded.heads is not None
+        n, width = recorded.heads
+        ours, theirs = (RecordedWeight((name,), n) for name in recorded.names)
+        latents = latent.reshape(query.shape[0], 1, -1, latent.shape[-1]).expand(-1, n, -1, -1)
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, latents, **how)
+        for head in range(n):
+            self.on_input(ours, head, query[:, head, :, :width])
+            self.on_input(theirs, head, mixed[:, head])
 
 
 @contextmanager
-def record_inputs(module: torch.nn.Module, recorded: Mapping[str, RecordedWeight], on_input: OnInput) -> Iterator[None]:
+def record_inputs(
+    module: torch.nn.Module, recorded: Mapping[str, RecordedWeight], on_input: OnInput, *, by_head: bool = False
+) -> Iterator[None]:
     """Call ``on_input(weight, expert, x)``, inside the block, with each input of the module's parameters.
 
     Args:
@@ -52,10 +80,11 @@ def record_inputs(module: torch.nn.Module, recorded: Mapping[str, RecordedWeight
         recorded: by parameter name; the parameters are [out, in], or [experts, out, in] for a stack.
         on_input: is given the input x [..., in] just before it is multiplied, in the order of GGUF's columns;
             ``expert`` is 0 for a plain matrix.
+        by_head: give the inputs of the two halves of a weight with ``heads`` as GGUF has them, not the module's own.
     """
     stacks = {}
     for name, parameter in module.named_parameters():
         if (weight := recorded.get(name)) is not None:
             stacks[parameter.untyped_storage().data_ptr()] = (weight, parameter.stride(0))
-    with _LinearInputs(stacks, on_input):
+    with _LinearInputs(stacks, on_input, by_head):
         yield

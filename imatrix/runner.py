@@ -154,7 +154,7 @@ class Runner:
         if collector is None:
             out = self.skeleton.run_block(module, hidden, inputs)
         else:
-            with record_inputs(module, targets, collector.see):
+            with record_inputs(module, targets, collector.see, by_head=True):
                 out = self.skeleton.run_block(module, hidden, inputs)
         if not torch.isfinite(out.sum()):
             raise NonFinite(f"the output of block {self.layer}")

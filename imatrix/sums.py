@@ -40,11 +40,15 @@ class RecordedWeight:
         names: the GGUF tensors it consists of (two where a module fuses two of them).
         n_matrices: experts in the stack; 1 for a plain matrix.
         columns: which of the module's inputs each column of the tensors multiplies; None where the order is the same.
+        heads: of the weight that makes keys and values of a latent vector (MLA), the number of heads, and the width
+            of a query's part that does not turn. In GGUF the keys' part multiplies the queries, and the values' part
+            what the attention makes of the latent vectors, each with a matrix for each head.
     """
 
     names: tuple[str, ...]
     n_matrices: int = 1
     columns: NDArray[np.intp] | None = field(default=None, compare=False)
+    heads: tuple[int, int] | None = field(default=None, compare=False)
 
 
 def thin_experts(sums: dict[str, Sums], min_tokens: int) -> dict[str, list[tuple[int, int]]]:

@@ -260,7 +260,7 @@ class Weights:
             elif name in by_name:
                 slot = by_name[name]
                 matrices = tuple(one for one in slot.targets if len(self._tensor(one).shape) > 1)
-                found[name] = RecordedWeight(matrices, columns=_columns(slot))
+                found[name] = RecordedWeight(matrices, columns=_columns(slot), heads=_heads(slot))
         return found
 
     def tokenizer(self) -> TextTokenizer:
@@ -290,6 +290,14 @@ def _columns(slot: Slot) -> NDArray[np.intp] | None:
 
     moves = [op for op in slot.rule.ops if isinstance(op, RegroupColumns)]
     return moves[0].sources(slot.shape[-1], slot.config) if moves else None
+
+
+def _heads(slot: Slot) -> tuple[int, int] | None:
+    if slot.rule.roles != (Role.ATTN_K_B, Role.ATTN_V_B):
+        return None
+    from ..formats.hf.dimensions import HEADS, Dim
+
+    return HEADS(slot.config), Dim("qk_nope_head_dim")(slot.config)
 
 
 def _whole_numbers(tensor: Tensor) -> NDArray[np.int32]:

@@ -20,6 +20,7 @@ from quantmill.imatrix.further_tokens import collect_further
 from quantmill.imatrix.runner import DTYPES, ComputeOptions, Runner
 from quantmill.imatrix.weights import Weights
 from quantmill.quantize.choose import may_quantize
+from quantmill.quantize.importance import n_matrices
 
 CASES = (
     "qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32", "nemotron_h_moe", "mimo2",
@@ -68,6 +69,9 @@ def test_layer_by_layer_is_the_whole_model(case: str, tmp_path: Path) -> None:
 
     wanted = {tensor.name for tensor in weights.model if may_quantize(tensor, weights.model.arch)}
     assert {name for name in wanted if not any(part in name for part in UNSEEN)} <= collector.sums.keys()
+    for name, entry in collector.sums.items():
+        assert entry.values.shape == (n_matrices(weights.tensors[name]), weights.tensors[name].width), name
+        assert entry.counts.shape == entry.values.shape[:1]
     if not seen:
         return
     squares = (seen[0] ** 2).sum((0, 1)).numpy()
@@ -76,3 +80,34 @@ def test_layer_by_layer_is_the_whole_model(case: str, tmp_path: Path) -> None:
         heads = (config["linear_num_key_heads"], -1, config["linear_value_head_dim"])
         squares = squares.reshape(heads).swapaxes(0, 1).reshape(-1)
     np.testing.assert_allclose(collector.sums["blk.0.ssm_out.weight"].values[0], squares, rtol=1e-4)
+
+
+def test_latent_attention_s_halves_are_seen_as_llama_cpp_has_them(tmp_path: Path) -> None:
+    """For each head the part of its query that does not turn, and what it makes of the latent vectors."""
+    proof = next(proof for proof in all_proofs() if proof.id == "kimi-linear")
+    model = save_proof(proof, tmp_path / "hf")
+    text = cut(np.random.default_rng(3).integers(2, 320, 2 * 24), 24, bos=1)
+    attention = model.model.layers[1].self_attn
+    latents, queries, mixed = [], [], []
+    attention.kv_b_proj.register_forward_pre_hook(lambda _, args: latents.append(args[0].double()))
+    attention.q_proj.register_forward_hook(lambda _, args, out: queries.append(out.double()))
+    attention.o_proj.register_forward_pre_hook(lambda _, args: mixed.append(args[0].double()))
+    with torch.inference_mode():
+        model(torch.from_numpy(text.inputs).long())
+    weights = Weights(read_hf(tmp_path / "hf"))
+    shape = (text.n_chunks, text.n_ctx, weights.hidden_width)
+    run = Runner(weights, text, ComputeOptions(), Activations(shape, DTYPES["f32"], tmp_path / "state", 1 << 30))
+    collector = Collector()
+    run.embed()
+    run.finish(collector)
+    query = queries[0].unflatten(-1, (4, 80)).transpose(1, 2)
+    keys = collector.sums["blk.1.attn_k_b.weight"]
+    np.testing.assert_allclose(keys.values, (query[..., :48] ** 2).sum((0, 2)).numpy(), rtol=1e-4)
+    assert keys.counts.tolist() == [48] * 4
+    latent = latents[0].reshape(2, 24, 64)
+    halves = attention.kv_b_proj.weight.detach().double().unflatten(0, (4, 112))
+    values = torch.einsum("bsl,hvl->bhsv", latent, halves[:, 48:])
+    out = mixed[0].unflatten(-1, (4, 64)).transpose(1, 2)  # = weights of the attention @ values
+    spread = torch.linalg.lstsq(values.transpose(-1, -2), out.transpose(-1, -2)).solution.transpose(-1, -2)
+    found = collector.sums["blk.1.attn_v_b.weight"].values
+    np.testing.assert_allclose(found, ((spread @ latent[:, None]) ** 2).sum((0, 2)).numpy(), rtol=1e-3)
