@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import FormatError
 from ..gguf.keys import key_type, typed
 from ..ir import Metadata, Value, ValueType
 from ..json_text import read_json
@@ -20,6 +21,7 @@ KEY = "quantmill.hf.generation_config"
 _NOT_KEPT = {"transformers_version", "_from_model_config"}
 _DEFAULTS = {"use_cache": True, "output_attentions": False, "output_hidden_states": False, "do_sample": False}
 _TYPES = {ValueType.INT32: WHOLE, ValueType.FLOAT32: NUMBER, ValueType.STRING: TEXT}  # by the key in GGUF
+SUPPRESSED = "tokenizer.ggml.suppress_tokens"
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -30,6 +32,7 @@ def read_generation(path: Path) -> dict[str, Any]:
         FormatError: it is no JSON object, or a token's id or a setting of sampling is of another type.
     """
     found = read_json(path)
+    take(found, "suppress_tokens", WHOLES, path=path)
     for key, type in {"bos_token_id": WHOLE, "eos_token_id": either(WHOLE, WHOLES), "pad_token_id": WHOLE}.items():
         take(found, key, type, path=path)
     for name, key in SAMPLING.items():
@@ -38,6 +41,18 @@ def read_generation(path: Path) -> dict[str, Any]:
         for one in (key, "penalty_repeat") if name == "penalty_repeat" else (key,):
             take(found, one, _TYPES[known[0]], path=path)
     return found
+
+
+def suppressed(generation: Mapping[str, Any], n_tokens: int, path: Path) -> dict[str, Value]:
+    """The key with the tokens that are never generated, such as those that stand for images; {} without any.
+
+    Raises:
+        FormatError: one is no token of the vocabulary.
+    """
+    tokens = generation.get("suppress_tokens") or []
+    if beyond := [token for token in tokens if not 0 <= token < n_tokens]:
+        raise FormatError(f"{beyond[0]} is not one of {n_tokens} tokens", path=path, where="suppress_tokens")
+    return {SUPPRESSED: typed(SUPPRESSED, tokens)} if tokens else {}
 
 
 def derive_generation(metadata: Metadata) -> dict[str, Any]:
@@ -54,6 +69,8 @@ def derive_generation(metadata: Metadata) -> dict[str, Any]:
         if (value := metadata.get(f"general.sampling.{name}")) is not None:
             found[hf] = plain_number(value.data, Path(), f"general.sampling.{name}")
             found["do_sample"] = True
+    if (value := metadata.get(SUPPRESSED)) is not None:
+        found["suppress_tokens"] = list(map(int, value.items))
     return found
 
 

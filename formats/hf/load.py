@@ -22,7 +22,7 @@ from .card import general
 from .classes import read_config
 from .config import RECORDED, complete_config, config_residue, derive_config, rope_row, token_ids
 from .further import Mtp, with_further
-from .generation import FILE, generation_residue, read_generation
+from .generation import FILE, generation_residue, read_generation, suppressed
 from .key_tensors import as_keys
 from .links import check_links
 from .names import Named, by_our_names, without_wrappers
@@ -173,6 +173,8 @@ def assemble(
         metadata |= _private(arch, written, config, metadata, tensors, kept, path)
     if named.bare or cls.without_head:
         metadata[BARE] = typed(BARE, True)
+    if tokenizer is not None:
+        metadata |= suppressed(generation, len(tokenizer.tokens), folder / FILE)
     metadata |= generation_residue(generation, metadata)
     metadata |= kept_files(folder, tokenizer, say)
     return Model(arch.gguf, metadata, tensors, folder, from_checkpoint=True)

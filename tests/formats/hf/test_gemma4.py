@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from oracles.converter_folders import publish
 from oracles.llama import Llama
 from oracles.proofs import all_proofs, run_proof, save_proof, tokens_of
 from quantmill.formats.errors import FormatError
@@ -75,3 +77,26 @@ def test_sizes_of_layers_are_read_back() -> None:
     assert row.to_hf(lambda suffix, each=False: [5, 5, 5]) == {"ff": 5, "wide": False}
     assert row.to_hf(lambda suffix, each=False: []) == {}
     assert row.to_hf(lambda suffix, each=False: None) == {}
+
+
+def test_tokens_that_are_never_generated(tmp_path: Path) -> None:
+    """Gemma 4 Unified's, which stand for images and sounds."""
+    proof = next(proof for proof in all_proofs() if proof.id == "gemma4-unified")
+    save_proof(proof, tmp_path / "hf")
+    publish(proof, tmp_path / "hf")
+    path = tmp_path / "hf" / "generation_config.json"
+    given = json.loads(path.read_text())
+    path.write_text(json.dumps(given | {"suppress_tokens": [7, 319]}))
+    execute(make_plan(read_hf(tmp_path / "hf"), "F32"), tmp_path / "f32.gguf", threads=1)
+    model = read_gguf(tmp_path / "f32.gguf")
+    assert model.metadata["tokenizer.ggml.suppress_tokens"].items.tolist() == [7, 319]
+    write_hf(model, tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["suppress_tokens"] == [7, 319]
+    for wrong, problem in (
+        ([320], "320 is not one of 320 tokens"),
+        ([-1], "-1 is not one of 320 tokens"),
+        ("7", "is not"),
+    ):
+        path.write_text(json.dumps(given | {"suppress_tokens": wrong}))
+        with pytest.raises(FormatError, match=f"generation_config.json: suppress_tokens: .*{problem}"):
+            read_hf(tmp_path / "hf")

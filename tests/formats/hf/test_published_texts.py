@@ -71,7 +71,8 @@ CASES = (
             "patch_merge_mlp.linear_1.weight": (8, 8),
             "language_model.model.mtp.layers.0.input_layernorm.weight": (8,),
         },
-        "layers that predict further tokens (1 tensor, 32 bytes), vision tower (3 tensors, 544 bytes)",
+        "layers that predict further tokens (1 tensor, 32 bytes), projector (1 tensor, 256 bytes), "
+        "vision tower (2 tensors, 288 bytes)",
     ),
 )
 
