@@ -25,7 +25,7 @@ from quantmill.quantize.importance import n_matrices
 CASES = (
     "qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32", "nemotron_h_moe", "mimo2",
     "mistral4", "deepseek4", "bailingmoe3", "glm5-next", "minimax-m3", "gemma4-unified", "gemma4-experts", "gemma4",
-    "jamba", "bamba", "mamba", "falcon-h1",
+    "jamba", "bamba", "mamba", "falcon-h1", "dots3note",
 )  # fmt: skip
 # What is added, not multiplied; and the mix of residual streams after the last block.
 UNSEEN = ("token_embd.", "output_hc_fn.", "_compressor_ape.")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantmill.formats.errors import FormatError
-from quantmill.formats.hf.dimensions import Dim
+from quantmill.formats.hf.dimensions import Dim, Root
 from quantmill.formats.hf.ops import (
     Concat,
     DropRows,
@@ -207,6 +207,7 @@ def test_moving_ops_say_what_numpy_says_lazily_and_back(case: str, qtype: QType)
         (Add(1.0), [0.0, -0.5, 2.0], [1.0, 0.5, 3.0]),
         (Multiply(4.0), [1.0, -2.0, 0.0], [4.0, -8.0, 0.0]),
         (Multiply(D), [1.0, 0.5, 2.0], [4.0, 2.0, 8.0]),
+        (Multiply(Root(D, Dim(1))), [1.0, 0.5, -2.0], [2.0, 1.0, -4.0]),
         (NegExp(), [0.0, 1.0, -1.0], [-1.0, -2.7182817, -0.36787945]),
     ],
 )
