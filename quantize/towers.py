@@ -32,6 +32,7 @@ class Floats:
 
 _ALL = Floats(whole=("v.position_embd", "a.position_embd"))
 _OF_PROJECTOR = {
+    "idefics3": Floats(whole=("v.patch_embd",)),
     "gemma3": Floats(
         whole=("v.patch_embd", "mm.input_projection"),
         kept=("mm.input_projection",),

@@ -14,7 +14,7 @@ from ..qtypes import BY_NAME, QType
 from .config import config_for_class, derive_config, with_defaults, with_recorded
 from .generation import read_private
 from .mmproj import CLASS, FILE, PRIVATE, REST, TYPE
-from .processor import FILES, OTHERS
+from .processor import FILES, OTHERS, nested
 from .rules import Slot
 from .tower import OUTER, PARTS, PROCESSOR, TEXT, Tower
 from .towers import BY_CLASS, TOWERS
@@ -156,4 +156,4 @@ def processor_files(model: Model, towers: Sequence[RestoredTower]) -> dict[str, 
     entries: dict[str, Any] = {}
     for one in towers:
         entries |= one.around[PROCESSOR]
-    return {"preprocessor_config.json": json_bytes(entries)} if entries else {}
+    return {"preprocessor_config.json": json_bytes(nested(entries))} if entries else {}

@@ -6,6 +6,7 @@ object for each modality. llama.cpp's converter merges them in this order, the l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,27 @@ def read_processor(folder: Path, tower: Tower) -> dict[str, Any]:
         inner = [take(own, key, OBJECT, path=folder / name) or {} for key in ("media_proc_cfg", tower.processor)]
         for entries in (own, *inner):
             found |= entries
-    return found
+    return _flat(found)
+
+
+def _flat(entries: dict[str, Any], at: str = "") -> dict[str, Any]:
+    """Entries of objects under names with dots: ``size.longest_edge``."""
+    out: dict[str, Any] = {}
+    for key, value in entries.items():
+        out |= _flat(value, f"{at}{key}.") if isinstance(value, dict) else {at + key: value}
+    return out
+
+
+def nested(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo ``_flat``."""
+    out: dict[str, Any] = {}
+    for name, value in entries.items():
+        *around, last = name.split(".")
+        inner = out
+        for part in around:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return out
 
 
 def processor_texts(folder: Path) -> dict[str, str]:

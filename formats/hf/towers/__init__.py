@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..tower import Tower
 from .qwen_vl import QWEN2_VL, QWEN3_VL, QWEN25_VL
-from .siglip import GEMMA3
+from .siglip import GEMMA3, IDEFICS3, JANUS, LFM2_VL
 
 TOWERS: tuple[Tower, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Tower))
 

@@ -46,15 +46,41 @@ def norm(hf: str, gguf: str, width: Dim = EMBD, *ops: Op, bias: Condition | None
     return Rule(hf, gguf, (width,), ops, bias=bias)
 
 
-def siglip_layer(at: str) -> tuple[Rule, ...]:
+def siglip_layer(at: str, *, out: str = "out_proj", width: Dim = FF) -> tuple[Rule, ...]:
     """The rules of a block of CLIP and SigLIP, whose names begin with ``at``."""
     return (
         norm(at + "layer_norm1", BLOCK + "ln1"),
         norm(at + "layer_norm2", BLOCK + "ln2"),
-        linear(at + "mlp.fc1", BLOCK + "ffn_up", FF, EMBD),
-        linear(at + "mlp.fc2", BLOCK + "ffn_down", EMBD, FF),
+        linear(at + "mlp.fc1", BLOCK + "ffn_up", width, EMBD),
+        linear(at + "mlp.fc2", BLOCK + "ffn_down", EMBD, width),
         linear(at + "self_attn.k_proj", BLOCK + "attn_k", EMBD, EMBD),
-        linear(at + "self_attn.out_proj", BLOCK + "attn_out", EMBD, EMBD),
+        linear(at + "self_attn." + out, BLOCK + "attn_out", EMBD, EMBD),
         linear(at + "self_attn.q_proj", BLOCK + "attn_q", EMBD, EMBD),
         linear(at + "self_attn.v_proj", BLOCK + "attn_v", EMBD, EMBD),
+    )
+
+
+SIDE = Dim("image_size") // PATCH  # patches in a row of an image
+
+
+def siglip(
+    at: str, *, patches: Rule | None = None, positions: Dim = SIDE * SIDE, post: bool = True, out: str = "out_proj",
+    width: Dim = FF,
+) -> tuple[Rule, ...]:  # fmt: skip
+    """The rules of CLIP's and SigLIP's encoders.
+
+    Args:
+        at: what their names begin with.
+        patches: the rule of the patches' weight, where that is no convolution.
+        positions: how many positions have an embedding.
+        post: whether a norm follows the last block.
+        out: the name of attention's output matrix.
+        width: of the MLP.
+    """
+    convolution = Rule(at + "embeddings.patch_embedding", "v.patch_embd", (EMBD, Dim(3), PATCH, PATCH), bias=ALWAYS)
+    return (
+        patches or convolution,
+        Rule(at + "embeddings.position_embedding", "v.position_embd", (positions, EMBD)),
+        *siglip_layer(at + "encoder.layers.{layer}.", out=out, width=width),
+        *((norm(at + "post_layernorm", "v.post_ln"),) if post else ()),
     )
