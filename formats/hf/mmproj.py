@@ -13,7 +13,7 @@ from ..errors import FormatError, UnknownArchitecture, located, name_list
 from ..gguf.keys import typed
 from ..ir import Model, Tensor, Value
 from ..json_text import read_json
-from ..json_types import OBJECT, TEXTS, take
+from ..json_types import OBJECT, TEXTS, shown, take
 from . import processor
 from .card import general
 from .config import complete_config, config_residue, derive_config
@@ -22,9 +22,10 @@ from .links import check_links
 from .load import ORIGINAL, read_tensors
 from .rows import metadata_key
 from .settle import Found, Say, ignore
-from .tower import OUTER, PARTS, PROCESSOR, TEXT, Tower
+from .token_ids import token_ids
+from .tower import OUTER, PARTS, PROCESSOR, TEXT, TOKENS, Tower
 from .tower_rows import Values
-from .towers import BY_CLASS
+from .towers import BY_CLASS, REFUSED
 from .weights import Stored, read_weights
 
 PRIVATE = "quantmill.hf."
@@ -90,7 +91,14 @@ def towers_of(outer: Mapping[str, Any], path: Path) -> tuple[str, tuple[Tower, .
         what = name_list(names) if names else "no class"
         hint = "quantmill archs lists those that see or hear; without --mmproj the text model converts"
         raise UnknownArchitecture(f"{what} has no tower that is known", path=path, where="architectures", hint=hint)
-    present = tuple(tower for tower in BY_CLASS[known[0]] if _object(outer, tower.at, path) is not None)
+    objects = [(tower, _object(outer, tower.at, path)) for tower in BY_CLASS[known[0]]]
+    given = [(tower, own) for tower, own in objects if own is not None]
+    present = tuple(t for t, own in given if own.get("model_type", t.kind(known[0])) == t.kind(known[0]))
+    if given and not present:
+        tower, own = given[0]
+        why = REFUSED.get((known[0], str(own["model_type"])), f"known: {tower.kind(known[0])}")
+        problem = f"{known[0]} around {shown(own['model_type'])} has no tower that is known"
+        raise UnknownArchitecture(problem, path=path, where=f"{tower.at}.model_type", hint=why)
     if not present:
         places = name_list([tower.at for tower in BY_CLASS[known[0]]])
         raise FormatError(f"{known[0]} without {places}: there is no tower", path=path, hint="convert without --mmproj")
@@ -122,12 +130,13 @@ def tower_config(
     around = tower.at.rpartition(".")[0]
     whole = (_object(outer, around, path) or {}) if around else dict(outer)
     found = {**processor.read_processor(folder, tower), **given}
-    read = types_of(tower, cls.defaults).keys() | {row.hf for row in tower.config if isinstance(row, Values)}
+    read = types_of(tower, cls.defaults).keys() | tower.fixed.keys() | {row.hf for row in tower.config if isinstance(row, Values)}
     needed = [row.hf for row in tower.config if isinstance(row, Values) and row.hf.startswith(f"{PROCESSOR}.")]
     processor.check_complete(folder, found, needed)
     text = whole.get(TEXT) if isinstance(whole.get(TEXT), dict) else whole
     raw: dict[str, Any] = _object(outer, tower.at, path) or {}
-    for part, entries in ((TEXT, text), (OUTER, whole), (PROCESSOR, found)):
+    ids = token_ids(folder, tower.tokens)
+    for part, entries in ((TEXT, text), (OUTER, whole), (PROCESSOR, found), (TOKENS, ids)):
         raw[part] = {key: value for key, value in (entries or {}).items() if f"{part}.{key}" in read}
     return complete_config(raw, tower, replace(cls, parts=PARTS), path)
 

@@ -83,9 +83,13 @@ def _restore(tower: Tower, name: str, model: Model, given: dict[str, Tensor]) ->
     derived = derive_config(tower, cls, model.metadata, model.tensors, model.path)
     recorded = read_private(model.metadata.get(at + "config"))
     config = with_defaults(with_recorded(derived, recorded, tower, cls, model.path), tower, cls)
-    slots = list(tower.slots(config))
+    every = list(tower.slots(config))
+    slots = [slot for slot in every if not slot.rule.borrowed]
     names = {target for slot in slots for target in slot.targets}
     own = replace(model, tensors=tuple(given.pop(one) for one in list(given) if one in names))
+    for slot in every:
+        for target in slot.targets:
+            given.pop(target, None)
     written = config_for_class({**derived, **recorded}, recorded, tower, cls)
     around = {part: written.pop(part, {}) for part in PARTS}
     dtype, root = model.get(at + "dtype"), model.get(at + "root", "")

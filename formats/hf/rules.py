@@ -57,6 +57,7 @@ class Rule:
         key: the metadata's key that holds the tensors' numbers, one for each block, where GGUF has no tensor, and
             ``role`` is an empty tuple.
         after: how many blocks of other rules come first in GGUF, which counts those of all stacks together.
+        borrowed: the tensor is another part's, of which this one only keeps a copy: nothing is written back of it.
     """
 
     hf: str | tuple[str, ...]
@@ -73,6 +74,7 @@ class Rule:
     layers: str = "num_hidden_layers"
     each: Dim = EXPERTS
     numbers: str = ""
+    borrowed: bool = False
     whole: bool = False
     key: str = ""
     after: Dim | None = None

@@ -10,8 +10,8 @@ from typing import Literal
 from .rules import Arch
 
 # Objects beside the encoder's config that rows and rules read, as ``text_config.hidden_size``.
-TEXT, OUTER, PROCESSOR = "text_config", "outer", "preprocessor_config"
-PARTS = (TEXT, OUTER, PROCESSOR)
+TEXT, OUTER, PROCESSOR, TOKENS = "text_config", "outer", "preprocessor_config", "tokens"
+PARTS = (TEXT, OUTER, PROCESSOR, TOKENS)
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Tower(Arch):
         at: the place of its object in config.json, with dots.
         owns: patterns of the names of all its tensors in checkpoints: ``*`` stands for anything.
         processor: the object of processor_config.json that speaks of its inputs.
+        tokens: tokens of which the rules read the ids, by the part behind the dot (``tokens.img_break``).
         text: beginnings of the text model's names, and those that they have beside this tower.
     """
 
@@ -34,6 +35,7 @@ class Tower(Arch):
     at: str = "vision_config"
     owns: tuple[str, ...] = ()
     processor: str = "image_processor"
+    tokens: Mapping[str, str] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=lambda: {"model.": "model.language_model."})
     needed: tuple[str, ...] = ()
 
@@ -41,6 +43,10 @@ class Tower(Arch):
     def projector(self) -> str:
         """``clip.projector_type``."""
         return self.name
+
+    def kind(self, name: str) -> str:
+        """The ``model_type`` of its object in a config of a class."""
+        return self.classes[name].model_type
 
     def has(self, name: str) -> bool:
         """Whether a tensor of this name, as a checkpoint has it, is the tower's."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FormatError
-from ..json_types import shown
+from ..json_types import POSITIVE_WHOLE, shown
 from .dimensions import LAYERS, Config
 from .rows import Getter
 
@@ -73,3 +73,41 @@ class EvenlySpaced:
     def to_hf(self, get: Getter) -> dict[str, Any]:
         n, layers = get(self.gguf), get("vision.block_count")
         return {self.hf: list(range(n - 1, layers, n))} if n and layers else {}
+
+
+@dataclass(frozen=True)
+class Square:
+    """A config key that is a size, or a list of the same size for height and width."""
+
+    hf: str
+    gguf: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        yield self.gguf, side(config, self.hf)
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        value = get(self.gguf)
+        return {} if value is None else {self.hf: value}
+
+
+@dataclass(frozen=True)
+class Side:
+    """The number behind a key of ``Square``, for shapes."""
+
+    key: str
+
+    def __call__(self, config: Config) -> int:
+        return side(config, self.key)
+
+
+def side(config: Config, key: str) -> int:
+    """The one size of a square.
+
+    Raises:
+        FormatError: it is none, or height and width differ.
+    """
+    value = config.get(key)
+    sizes = value if isinstance(value, list) and len(value) == 2 else [value, value]
+    if sizes[0] != sizes[1] or not POSITIVE_WHOLE.holds(sizes[0]):
+        raise FormatError(f"{shown(value)} is not the size of a square", where=key)
+    return int(sizes[0])

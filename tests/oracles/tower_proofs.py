@@ -40,6 +40,8 @@ class TowerProof:
             [tokens, width].
         case: where a tower has several proofs, what this one is about.
         processor: what preprocessor_config.json holds.
+        files: what other JSON files of the folder hold, by name.
+        published: what the encoder's object of config.json says in published checkpoints and not in saved ones.
         spread: standard deviation of the random weights.
         limit: the largest difference from transformers', in parts of the range.
         min_tokens: llama.cpp's ``image_min_tokens``, for towers that scale small images up.
@@ -54,6 +56,8 @@ class TowerProof:
     sound: int = 0
     case: str = ""
     processor: Mapping[str, Any] = field(default_factory=lambda: dict(COLOURS))
+    files: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Any] = field(default_factory=dict)
     spread: float = 0.15
     limit: float = 1e-3
     min_tokens: int = -1
@@ -91,7 +95,8 @@ def save_tower_proof(proof: TowerProof, folder: Path) -> torch.nn.Module:
             weight.copy_(torch.from_numpy(np.asarray(values, np.float32)))
     model.eval()
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(proof.processor), encoding="utf-8")
+    for name, content in {"preprocessor_config.json": proof.processor, **proof.files}.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..tower import Tower
+from .pixtral import PIXTRAL
 from .qwen_vl import QWEN2_VL, QWEN3_VL, QWEN25_VL
 from .siglip import GEMMA3, IDEFICS3, JANUS, LFM2_VL
 
@@ -13,3 +14,10 @@ BY_CLASS: dict[str, tuple[Tower, ...]] = {}
 for _tower in TOWERS:
     for _name in _tower.classes:
         BY_CLASS[_name] = (*BY_CLASS.get(_name, ()), _tower)
+
+# Classes around encoders that llama.cpp does not compute, and why.
+REFUSED = {
+    ("LlavaForConditionalGeneration", "clip_vision_model"): (
+        "llama.cpp drops the first patch in place of CLIP's class token: no file makes it compute LLaVA 1.5"
+    ),
+}
