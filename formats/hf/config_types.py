@@ -58,7 +58,7 @@ from .rows import (
     Mapped,
 )
 from .rules import Further, Rule
-from .tower_rows import EvenlySpaced, LayersListed, Values
+from .tower_rows import EvenlySpaced, Inverted, LayersListed, Square, Values
 
 if TYPE_CHECKING:
     from .rules import Arch
@@ -184,6 +184,10 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.hf, optional(WHOLES)
     elif isinstance(noun, Values):
         yield noun.hf, NUMBERS
+    elif isinstance(noun, Inverted):
+        yield noun.hf, NUMBER
+    elif isinstance(noun, Square):
+        yield noun.hf, either(WHOLE, WHOLES)
     elif isinstance(noun, (LayersListed, EvenlySpaced)):
         yield noun.hf, WHOLES
     elif isinstance(noun, LayerFlags):

@@ -130,7 +130,11 @@ def tower_config(
     around = tower.at.rpartition(".")[0]
     whole = (_object(outer, around, path) or {}) if around else dict(outer)
     found = {**processor.read_processor(folder, tower), **given}
-    read = types_of(tower, cls.defaults).keys() | tower.fixed.keys() | {row.hf for row in tower.config if isinstance(row, Values)}
+    read = (
+        types_of(tower, cls.defaults).keys()
+        | tower.fixed.keys()
+        | {row.hf for row in tower.config if isinstance(row, Values)}
+    )
     needed = [row.hf for row in tower.config if isinstance(row, Values) and row.hf.startswith(f"{PROCESSOR}.")]
     processor.check_complete(folder, found, needed)
     text = whole.get(TEXT) if isinstance(whole.get(TEXT), dict) else whole

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FormatError
-from ..json_types import POSITIVE_WHOLE, shown
+from ..json_types import POSITIVE, POSITIVE_WHOLE, shown
 from .dimensions import LAYERS, Config
 from .rows import Getter
 
@@ -111,3 +111,31 @@ def side(config: Config, key: str) -> int:
     if sizes[0] != sizes[1] or not POSITIVE_WHOLE.holds(sizes[0]):
         raise FormatError(f"{shown(value)} is not the size of a square", where=key)
     return int(sizes[0])
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """A config key that is one part of several, written as how many: 0.5 as 2."""
+
+    hf: str
+    gguf: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        yield self.gguf, OneOver(self.hf)(config)
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        value = get(self.gguf)
+        return {self.hf: 1 / value} if value else {}
+
+
+@dataclass(frozen=True)
+class OneOver:
+    """The number behind a key of ``Inverted``, for shapes."""
+
+    key: str
+
+    def __call__(self, config: Config) -> int:
+        share = config.get(self.key)
+        if not POSITIVE.holds(share) or 1 % share:
+            raise FormatError(f"{shown(share)} is not one part of several", where=self.key)
+        return int(1 / share)

@@ -168,6 +168,10 @@ def make_tower(proof: TowerProof, converter: Converter) -> None:
         save_tower_proof(proof, folder)
         digest = weights_digest(folder)
         old_names(proof, folder)
+        if proof.published:
+            config = json.loads((folder / "config.json").read_text())
+            config["vision_config"] |= proof.published
+            (folder / "config.json").write_text(json.dumps(config))
         files = [Path(temporary) / f"{outtype}.gguf" for outtype in ("f32", "f16")]
         for path in files:
             converter.convert(folder, path, path.stem, options=("--mmproj",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..tower import Tower
+from .internvl import INTERNVL
 from .pixtral import PIXTRAL
 from .qwen_vl import QWEN2_VL, QWEN3_VL, QWEN25_VL
 from .siglip import GEMMA3, IDEFICS3, JANUS, LFM2_VL
