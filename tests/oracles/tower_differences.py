@@ -17,9 +17,12 @@ MORE = (
         "llama.cpp loads no file without it; its converter skips every tensor of a name with language_model",
         ("pixtral",),
     ),
+    Difference(
+        "tensor:v.blk.*.ln2.*", "the name under which llama.cpp looks for it; without, it runs none", ("llama4",)
+    ),
 )
 # What only llama.cpp's have.
-LESS: tuple[Difference, ...] = ()
+LESS = (Difference("tensor:v.blk.*.attn_post_norm.*", "llama.cpp looks for it under the name ln2", ("llama4",)),)
 # What both have, with another value.
 OTHER = (
     Difference(

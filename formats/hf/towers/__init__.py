@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..tower import Tower
 from .internvl import INTERNVL
+from .llama4 import LLAMA4
 from .pixtral import PIXTRAL
 from .qwen_vl import QWEN2_VL, QWEN3_VL, QWEN25_VL
 from .siglip import GEMMA3, IDEFICS3, JANUS, LFM2_VL
