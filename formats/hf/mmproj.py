@@ -18,6 +18,7 @@ from . import processor
 from .card import general
 from .config import complete_config, config_residue, derive_config
 from .config_types import types_of
+from .extras import TIED
 from .links import check_links
 from .load import ORIGINAL, read_tensors
 from .rows import metadata_key
@@ -73,6 +74,8 @@ def read_mmproj(
         private |= facts
     metadata |= {key: typed(key, value) for key, value in general(folder, outer, {}, tensors)}
     rest = {key: value for key, value in outer.items() if not _is_part(key, towers)}
+    # Of two flags, the outer one decides; the text model's file knows one.
+    rest[TEXT] = {key: value for key, value in (_object(outer, TEXT, path) or {}).items() if key == TIED}
     whole = {CLASS: name, TYPE: outer.get("model_type", ""), REST: json.dumps(rest, sort_keys=True)}
     whole |= {FILE + file: text for file, text in processor.processor_texts(folder).items()}
     metadata |= keys | {key: typed(key, value) for key, value in whole.items()} | private

@@ -12,6 +12,7 @@ from ..ir import Model, Tensor
 from ..json_text import json_bytes
 from ..qtypes import BY_NAME, QType
 from .config import config_for_class, derive_config, with_defaults, with_recorded
+from .extras import TIED
 from .generation import read_private
 from .mmproj import CLASS, FILE, PRIVATE, REST, TYPE
 from .processor import FILES, OTHERS, nested
@@ -123,7 +124,10 @@ def whole_config(
     own = ("architectures", "torch_dtype", "dtype")
     inner = {key: value for key, value in text.get(TEXT, text).items() if key not in own}
     kind = model.get(TYPE) or next(one.tower.classes[name].wraps for one in towers)
-    config = {**around, **read_private(model.metadata.get(REST)), "architectures": [name], "model_type": kind}
+    rest = read_private(model.metadata.get(REST))
+    if isinstance(flags := rest.pop(TEXT, None), dict):
+        inner = {key: value for key, value in inner.items() if key != TIED} | flags
+    config = {**around, **rest, "architectures": [name], "model_type": kind}
     config[TEXT] = inner
     for one in towers:
         width = one.around[TEXT].get("hidden_size")

@@ -106,7 +106,7 @@ def side(config: Config, key: str) -> int:
     Raises:
         FormatError: it is none, or height and width differ.
     """
-    value = config.get(key)
+    value: Any = config.get(key)
     sizes = value if isinstance(value, list) and len(value) == 2 else [value, value]
     if sizes[0] != sizes[1] or not POSITIVE_WHOLE.holds(sizes[0]):
         raise FormatError(f"{shown(value)} is not the size of a square", where=key)
@@ -135,7 +135,7 @@ class OneOver:
     key: str
 
     def __call__(self, config: Config) -> int:
-        share = config.get(self.key)
+        share: Any = config.get(self.key)
         if not POSITIVE.holds(share) or 1 % share:
             raise FormatError(f"{shown(share)} is not one part of several", where=self.key)
         return int(1 / share)

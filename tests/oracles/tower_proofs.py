@@ -45,6 +45,7 @@ class TowerProof:
         spread: standard deviation of the random weights.
         limit: the largest difference from transformers', in parts of the range.
         min_tokens: llama.cpp's ``image_min_tokens``, for towers that scale small images up.
+        lost: patterns of names that neither file holds, as llama.cpp has no place for these parts.
         old_names: beginnings of tensors' names, and those that llama.cpp's converter knows in their place.
     """
 
@@ -62,6 +63,7 @@ class TowerProof:
     limit: float = 1e-3
     min_tokens: int = -1
     old_names: Mapping[str, str] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

@@ -21,8 +21,10 @@ from quantmill.formats.hf.ops import (
     Regroup,
     RegroupColumns,
     Reshape,
+    Roll,
     Split,
     Stack,
+    TakeRow,
     Transpose,
     Ungroup,
     Unstack,
@@ -249,3 +251,15 @@ def test_rows_that_do_not_come_in_the_config_s_groups(op: Op) -> None:
     """Heads of a config that its other numbers do not fit: a line, no assertion of ours."""
     with pytest.raises(FormatError, match="t: its 8 rows do not come in the groups that the config makes of them"):
         op.apply((tensor_of(np.zeros((8, 4), np.float32)),), {"heads": 0})
+
+
+def test_rows_roll_and_one_is_taken() -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    (out,) = Roll(1).apply((tensor_of(rows),), {})
+    assert array_of(out)[:, 0].tolist() == [3, 6, 9, 0]
+    (back,) = Roll(1).inverse.apply((out,), {})
+    assert np.array_equal(array_of(back), rows)
+    (row,) = TakeRow(Dim("row")).apply((tensor_of(rows),), {"row": 2})
+    assert (row.shape, array_of(row).tolist()) == ((3,), [6, 7, 8])
+    with pytest.raises(FormatError, match="t: has 4 rows, and no row 4"):
+        TakeRow(Dim(4)).apply((tensor_of(rows),), {})

@@ -82,6 +82,7 @@ PROOFS = (
             "vq_config": {"base_channels": 32, "channel_multiplier": [1, 1], "latent_channels": 32, "num_res_blocks": 1,
                           "num_embeddings": 16, "projection_dim": 64, "image_token_embed_dim": 64, "embed_dim": 8},
         },
+        lost=("model.vqmodel.*", "model.generation_*"),
         features=lambda model, pixels: model.model.get_image_features(pixels).pooler_output[0],
     ),
 )  # fmt: skip
