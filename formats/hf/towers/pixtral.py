@@ -8,10 +8,11 @@ tower.
 from __future__ import annotations
 
 from ..dimensions import EMBD, FF, HEAD_DIM, HEADS, Dim, Equal, Is
-from ..ops import Op, PermuteRope, TakeRow
+from ..ops import Op, PermuteRope
 from ..rows import Constant, Key
 from ..rules import HFClass, Rule
 from ..tower import OUTER, TEXT, TOKENS, Tower
+from ..tower_ops import TakeRow
 from .shared import BLOCK, GELU, PATCH, SILU, TEXT_WIDTH, VISION_KEYS, linear, norm
 
 _AT, _PROJECTOR = "vision_tower.", "multi_modal_projector."

@@ -21,14 +21,13 @@ from quantmill.formats.hf.ops import (
     Regroup,
     RegroupColumns,
     Reshape,
-    Roll,
     Split,
     Stack,
-    TakeRow,
     Transpose,
     Ungroup,
     Unstack,
 )
+from quantmill.formats.hf.tower_ops import Roll, TakeRow
 from quantmill.formats.hf.values import Add, LogNeg, Multiply, NegExp
 from quantmill.formats.ir import Role, Tensor
 from quantmill.formats.qtypes import BF16, F16, F32, QType
