@@ -33,7 +33,7 @@ from .pooling import pooling_type
 from .rows import metadata_key
 from .rules import Arch, HFClass, Slot, with_gguf_names, without_head
 from .safetensors import StoredTensor
-from .seen import chosen, config_of
+from .seen import chosen, config_of, expected_further
 from .sentence_files import dense_weights, kept_files, read_dense
 from .settle import Found, Say, extra_of, ignore, known_names, say_bare, say_biases, settle_copies
 from .weights import Stored, read_weights
@@ -124,8 +124,7 @@ def assemble(
     raw |= read_dense(folder, arch)
     with located(path):
         config = complete_config(raw, arch, cls, path)
-        promised = arch.further.promised(config) if arch.further else 0
-        expected = with_further(config, arch, 0 if mtp == "leave" else promised)
+        expected = with_further(config, arch, expected_further(arch, config, mtp))
         slots = list(arch.slots(expected))
         found = find_weights(without_head(slots) if cls.bare else slots, expected)
         found = _unwrapped(arch, expected, slots, found, folder, say)

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
-from ..gguf.names import tensor_name
+from ..gguf.names import GLOBAL_ROLES, tensor_name
 from ..ir import Role, Tensor
 from .dimensions import ALWAYS, EXPERTS, Condition, Config, Dim, If, Implied, Maybe, at_layer
 from .ops import Op, Tensors, Transpose
@@ -144,7 +144,9 @@ class Slot:
 
     @property
     def block(self) -> int | None:
-        """The layer's number in GGUF."""
+        """The layer's number in GGUF; None for what stands outside the blocks there."""
+        if self.rule.roles[0] in GLOBAL_ROLES:
+            return None
         if self.rule.numbers:
             return int(self.config[self.rule.numbers])
         if self.layer is None or self.rule.after is None:
@@ -183,6 +185,7 @@ class Further:
             number from 0; empty where the names count on.
         sees: keys with a word for each of the model's layers, and the word of these.
         zero: whether the file says that there are none.
+        kept: whether they stand in the model's own file; False if llama.cpp wants them alone.
     """
 
     hf: str
@@ -190,6 +193,7 @@ class Further:
     at: str = ""
     sees: Mapping[str, Any] = field(default_factory=dict)
     zero: bool = False
+    kept: bool = True
     gguf: str = "nextn_predict_layers"
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,13 @@ from .weights import Stored
 _SHARED = {Role.TOKEN_EMBD, Role.OUTPUT_NORM, Role.OUTPUT}
 
 
+def expected_further(arch: Arch, config: Mapping[str, Any], mtp: Mtp) -> int:
+    """How many layers for further tokens a checkpoint should hold, by its completed config, if they are asked for."""
+    row = arch.further
+    wanted = row is not None and mtp != "leave" and (row.kept or mtp == "only")
+    return row.promised(config) if row is not None and wanted else 0
+
+
 def config_of(arch: Arch, config: Mapping[str, Any], found: Mapping[str, Stored]) -> dict[str, Any]:
     """A completed config with what the tensors' names tell: the layers for further tokens, and the layout of each.
 
@@ -76,20 +83,24 @@ def chosen(
     if mtp == "only" and not count:
         problem = "has no layers that predict further tokens" + ("" if row else " that a GGUF file could hold")
         raise FormatError(problem, path=folder, hint="leave --mtp-only out")
-    if row is not None and row.hf in config and mtp != "leave" and (said := row.promised(config)) != count:
+    if row is not None and row.kept and row.hf in config and mtp != "leave" and (said := row.promised(config)) != count:
         numbers = f"{said} by config.json, {count} in the weights, which are right"
         say(f"{folder}: layers that predict further tokens: {numbers}")
     out, kept = dict(config), dict(stored)
+    asked = mtp
+    mtp = "leave" if mtp == "keep" and row is not None and not row.kept else mtp
     if mtp != "keep" and count:
         gone = {name for slot in slots if not _is_asked_for(slot, config, mtp) for name in slot.sources}
         left_out = [weights for name, weights in stored.items() if name in gone]
         size = f"{len(left_out)} tensors, {human_bytes(sum(weights.nbytes for weights in left_out))}"
         what = "the layers that predict further tokens" if mtp == "leave" else "all but the layers for further tokens"
-        say(f"{folder}: left out, as asked: {what} ({size})")
+        why = "as asked" if asked == mtp else f"since llama.cpp's {arch.gguf} wants them alone (--mtp-only)"
+        say(f"{folder}: left out, {why}: {what} ({size})")
         kept = {name: weights for name, weights in stored.items() if name not in gone}
     if mtp == "leave" and row is not None:
         out = without_further(config, arch)
-        out.pop(row.hf, None)
+        if asked == "leave":
+            out.pop(row.hf, None)
         slots = list(arch.slots(out))
     elif mtp == "only":
         slots = [slot for slot in slots if _is_asked_for(slot, config, mtp)]
@@ -98,4 +109,6 @@ def chosen(
 
 def _is_asked_for(slot: Slot, config: Mapping[str, Any], mtp: Mtp) -> bool:
     further = further_number(slot.layer, config) is not None
-    return not further if mtp == "leave" else further or bool(_SHARED & {*slot.rule.roles})
+    if mtp == "leave":
+        return not further
+    return further or bool(_SHARED & {*slot.rule.roles})

@@ -40,11 +40,15 @@ class Further:
         at: what the names of its tensors begin with.
         like: what those begin with in the layer of the model that it is like.
         own: the shapes of the tensors that only it has, by their names.
+        without: the ends of the names of tensors that it lacks.
+        alone: llama.cpp's converter writes it only if it is asked for, and then alone.
     """
 
     at: str
     like: str
     own: Mapping[str, tuple[int, ...]]
+    without: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,8 @@ def add_further(folder: Path, further: Further, generator: np.random.Generator) 
 
     path = folder / "model.safetensors"
     weights = load_file(path)
-    like = {name.removeprefix(further.like): w for name, w in weights.items() if name.startswith(further.like)}
+    names = [name for name in weights if name.startswith(further.like) and not name.endswith(tuple(further.without))]
+    like = {name.removeprefix(further.like): weights[name] for name in names}
     assert like
     layer = {further.at + name: 0.75 * w for name, w in like.items()}
     for name, shape in further.own.items():

@@ -30,10 +30,11 @@ from ..extras import LeftOut
 from ..layer_kinds import NoOther
 from ..layer_rows import LayerNumbers, Repeated
 from ..layer_words import WordsFrom
+from ..ops import Concat, On, Transpose
 from ..rows import Computed, Constant, Key, LeadingDense
-from ..rules import Arch, HFClass, Rule
+from ..rules import Arch, Further, HFClass, Rule
 from .dsa import INDEXER_KEYS
-from .hyper import HC_KEYS, STREAMS, hyper_connections
+from .hyper import HC_KEYS, STREAMS, hyper_connections, output_streams
 from .shared import (
     EMBEDDING,
     EPS_KEY,
@@ -92,6 +93,26 @@ _ATTENTION = (
     *_compressor(_ATTN + "indexer.compressor.", _OF_INDEX, 4, 2 * _INDEX_DIM, _INDEX_DIM, _SPARSE),
 )
 _SHARED = EXPERT_FF * Dim("n_shared_experts")
+# Its own layer for further tokens, which llama.cpp reads from a file of its own, with the layer's hyper-connection of
+# the output in place of the model's.
+_FURTHER = Further(
+    "num_nextn_predict_layers",
+    (
+        Rule(LAYER_PREFIX + "enorm", Role.NEXTN_ENORM, (EMBD,)),
+        Rule(LAYER_PREFIX + "hnorm", Role.NEXTN_HNORM, (EMBD,)),
+        Rule(
+            (LAYER_PREFIX + "e_proj", LAYER_PREFIX + "h_proj"),
+            Role.NEXTN_EH_PROJ,
+            (EMBD, EMBD),
+            (On((0, 1), Transpose()), Concat((EMBD, EMBD)), Transpose()),
+        ),
+        Rule(LAYER_PREFIX + "norm", Role.NEXTN_SHARED_HEAD_NORM, (EMBD,)),
+        *output_streams("mtp.0.hc_head_"),
+    ),
+    at="mtp.{number}.",
+    sees={"layer_types": "sliding_attention", MLP_TYPES: "moe"},
+    kept=False,
+)
 
 DEEPSEEK4 = Arch(
     name="deepseek4",
@@ -133,6 +154,7 @@ DEEPSEEK4 = Arch(
         *HC_KEYS,
         LeadingDense(gguf="hash_layer_count", first="hash_moe", rest="moe"),
         Computed("embedding_length_out", EMBD * STREAMS),
+        _FURTHER,
     ),
     rules=(
         EMBEDDING,
@@ -145,9 +167,7 @@ DEEPSEEK4 = Arch(
         Rule(_FFN + "shared_experts.w1", Role.FFN_GATE_SHEXP, (_SHARED, EMBD)),
         Rule(_FFN + "shared_experts.w3", Role.FFN_UP_SHEXP, (_SHARED, EMBD)),
         Rule(_FFN + "shared_experts.w2", Role.FFN_DOWN_SHEXP, (EMBD, _SHARED)),
-        Rule("model.hc_head.hc_fn", Role.OUTPUT_HC_FN, (STREAMS, STREAMS * EMBD), tensor=True),
-        Rule("model.hc_head.hc_base", Role.OUTPUT_HC_BASE, (STREAMS,), tensor=True),
-        Rule("model.hc_head.hc_scale", Role.OUTPUT_HC_SCALE, (Dim(1),), tensor=True),
+        *output_streams("model.hc_head.hc_"),
         FINAL_NORM,
         Rule("head", Role.OUTPUT, (VOCAB, EMBD)),
     ),
@@ -168,7 +188,6 @@ DEEPSEEK4 = Arch(
     roots={"embed.": "model.embed_tokens.", "hc_head_": "model.hc_head.hc_", "lm_head.": "head."},
     layouts={"norm_of_keys_is_norm": "*.attn.norm.weight"},
     extras=(
-        LeftOut("mtp.*", "layers that predict further tokens"),
         LeftOut("aligner.*", "vision tower"),
         LeftOut("vision.*", "vision tower"),
     ),

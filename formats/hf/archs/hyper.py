@@ -29,3 +29,16 @@ def hyper_connections() -> tuple[Rule, ...]:
         for part, roles in _PARTS.items()
         for (name, size), role in zip(sizes.items(), roles, strict=True)
     )
+
+
+def output_streams(at: str) -> tuple[Rule, ...]:
+    """The rules of what makes one stream of all, after the last layer.
+
+    Args:
+        at: the beginning of the names.
+    """
+    return (
+        Rule(at + "fn", Role.OUTPUT_HC_FN, (STREAMS, STREAMS * EMBD), tensor=True),
+        Rule(at + "base", Role.OUTPUT_HC_BASE, (STREAMS,), tensor=True),
+        Rule(at + "scale", Role.OUTPUT_HC_SCALE, (Dim(1),), tensor=True),
+    )

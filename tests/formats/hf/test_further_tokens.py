@@ -111,6 +111,35 @@ def test_a_model_without_them(tmp_path: Path) -> None:
         read_hf(folder)
 
 
+def test_layers_that_stand_alone_only(tmp_path: Path) -> None:
+    """DeepSeek V4's are left out of the model's file, and its file of them alone has their mix of residual streams."""
+    proof = PROOFS["deepseek4"]
+    folder = save(tmp_path / "hf", proof)
+    lines: list[str] = []
+    model = read_hf(folder, say=lines.append)
+    assert facts(model) == (3, 0)
+    assert "nextn" not in "".join(tensor.name for tensor in model)
+    said = (
+        "left out, since llama.cpp's deepseek4 wants them alone (--mtp-only): the layers that predict further tokens ("
+    )
+    assert [line for line in lines if said in line]
+    assert {tensor.name for tensor in read_shapes(folder / "config.json")} == {tensor.name for tensor in model}
+    alone = read_hf(folder, mtp="only")
+    assert facts(alone) == (4, 1)
+    weights = load_file(folder / "model.safetensors")
+    found = {tensor.name: tensor for tensor in alone}
+    joined = torch.cat([weights["mtp.0.e_proj.weight"], weights["mtp.0.h_proj.weight"]], dim=1).numpy()
+    for name, expected in (
+        ("blk.3.nextn.eh_proj.weight", joined),
+        ("output_hc_fn.weight", weights["mtp.0.hc_head_fn"].numpy()),
+    ):
+        tensor = found[name]
+        assert np.array_equal(tensor.rows(0, tensor.n_rows).view(np.float32), expected)
+    assert found["output_hc_fn.weight"].layer is None
+    with Llama(write(model, tmp_path / "m.gguf")) as peer:
+        assert np.isfinite(peer.logits(tokens_of(proof))).all()
+
+
 def test_an_architecture_that_keeps_none(tmp_path: Path) -> None:
     """Of DeepSeek V3, llama.cpp reads no such layers; a tensor of the model's own layers is not taken for one."""
     folder = save(tmp_path / "hf", PROOFS["deepseek3"])

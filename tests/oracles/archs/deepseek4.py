@@ -1,6 +1,6 @@
 """DeepSeek V4."""
 
-from oracles.proofs import Proof
+from oracles.proofs import Further, Proof
 
 _KINDS = ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"]
 _YARN = {
@@ -24,4 +24,23 @@ _NAMES = {
     r"\.attn\.norm\.": ".attn.kv_norm.",
 }
 
-PROOFS = (Proof("deepseek4", "DeepseekV4ForCausalLM", _SIZES, published=_PUBLISHED, renamed=_NAMES),)
+# As in deepseek-ai/DeepSeek-V4-Flash: a layer with a window, whose experts no table names.
+_MTP = Further(
+    "mtp.0.",
+    "model.layers.0.",
+    {
+        "mtp.0.ffn.gate.bias": (8,),
+        "mtp.0.e_proj.weight": (256, 256),
+        "mtp.0.h_proj.weight": (256, 256),
+        "mtp.0.enorm.weight": (256,),
+        "mtp.0.hnorm.weight": (256,),
+        "mtp.0.norm.weight": (256,),
+        "mtp.0.hc_head_fn": (4, 1024),
+        "mtp.0.hc_head_base": (4,),
+        "mtp.0.hc_head_scale": (1,),
+    },
+    without=("tid2eid",),
+    alone=True,
+)
+
+PROOFS = (Proof("deepseek4", "DeepseekV4ForCausalLM", _SIZES, published=_PUBLISHED, renamed=_NAMES, further=_MTP),)
