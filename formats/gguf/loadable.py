@@ -40,6 +40,7 @@ _PER_LAYER_WORDS = """
     swiglu_clamp_exp swiglu_clamp_shexp
 """
 _PER_LAYER = frozenset(_PER_LAYER_WORDS.split())
+_OF_OWN_LAYERS = {"attention.indexer.types"}  # none for layers that predict further tokens
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _REQUIRED = ("context_length", "embedding_length", "block_count")
 _WHOLE_ROTARY = frozenset({"llama", "deci", "falcon", "llama-embed"})  # every axis of a head is rotated
@@ -233,8 +234,9 @@ def _layers(numbers: _Numbers) -> Iterator[KeyFinding]:
         yield numbers.found("nextn_predict_layers", f"is {extra} of {layers[0]} layers")
     for name in sorted(_PER_LAYER):
         value = numbers.metadata.get(f"{numbers.arch}.{name}")
-        if value is not None and value.type is ValueType.ARRAY and len(value.items) != layers[0]:
-            yield numbers.found(name, f"has {len(value.items)} entries for {layers[0]} layers")
+        wanted = layers[0] - (extra if name in _OF_OWN_LAYERS else 0)
+        if value is not None and value.type is ValueType.ARRAY and len(value.items) != wanted:
+            yield numbers.found(name, f"has {len(value.items)} entries for {wanted} layers")
 
 
 def _experts(numbers: _Numbers) -> Iterator[KeyFinding]:

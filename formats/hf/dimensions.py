@@ -385,6 +385,7 @@ MAYBE = Maybe()
 
 LAYER_INDEX = Dim("layer")
 LAYERS = Dim("num_hidden_layers")
+FURTHER = "further_layers"  # how many of them predict further tokens (``rules.Further``): a key of no config.json
 VOCAB = Dim("vocab_size")
 CONTEXT = Dim("max_position_embeddings")
 EMBD = Dim("hidden_size")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..errors import FormatError
-from .dimensions import Config
-from .rules import FURTHER, Arch
+from .dimensions import FURTHER, Config
+from .rules import Arch
 
 # What becomes of these layers: kept with the model, left out, or written alone with embedding and head.
 Mtp = Literal["keep", "leave", "only"]
@@ -39,5 +39,6 @@ def without_further(config: Config, arch: Arch) -> dict[str, Any]:
         return out
     if count >= out[_LAYERS]:
         raise FormatError(f"{count} of {out[_LAYERS]} layers predict further tokens, and none is left", where=_LAYERS)
-    words = {key: out[key][:-count] for key in (*row.sees, *arch.layouts) if isinstance(out.get(key), list)}
-    return {**out, **words, _LAYERS: out[_LAYERS] - count}
+    own = out[_LAYERS] - count
+    words = {key: out[key][:own] for key in (*row.sees, *arch.layouts) if isinstance(out.get(key), list)}
+    return {**out, **words, _LAYERS: own}

@@ -18,6 +18,7 @@ from .dimensions import (
     ALWAYS,
     CLASSIFIES,
     CONTEXT,
+    FURTHER,
     HEAD_DIM,
     KV_HEADS,
     LABELS,
@@ -218,6 +219,7 @@ class LayerFlags:
         false: the word that is False.
         every: the key of old configs, a number n: each n-th layer has the other word. It is written as that number.
         when: the condition under which it is written.
+        own: only the model's own layers have a flag, and none of those that predict further tokens.
     """
 
     hf: str
@@ -226,6 +228,7 @@ class LayerFlags:
     false: Any = "full_attention"
     every: str = ""
     when: Condition = ALWAYS
+    own: bool = False
 
     @property
     def words(self) -> tuple[Any, ...]:
@@ -234,6 +237,7 @@ class LayerFlags:
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if (words := config.get(self.hf)) is not None and self.when(config):
+            words = words[: LAYERS(config) - config.get(FURTHER, 0)] if self.own else words
             yield self.gguf, [word == self.true for word in words]
         elif (every := config.get(self.every)) is not None:
             yield self.gguf, every

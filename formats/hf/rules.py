@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError
 from ..gguf.names import GLOBAL_ROLES, tensor_name
 from ..ir import Role, Tensor
-from .dimensions import ALWAYS, EXPERTS, Condition, Config, Dim, If, Implied, Maybe, at_layer
+from .dimensions import ALWAYS, EXPERTS, FURTHER, Condition, Config, Dim, If, Implied, Maybe, at_layer
 from .ops import Op, Tensors, Transpose
 from .packed_tensors import apply_op
 
@@ -25,7 +25,6 @@ Target = Role | str  # a role, or a name in GGUF
 
 # No checkpoint has so many tensors (DeepSeek V3 has 91,000); a config that claims them is wrong or hostile.
 MAX_TENSORS = 2_000_000
-FURTHER = "further_layers"  # how many layers follow the model's own: a key that no config.json holds
 _MOST_FURTHER = 64  # published models have one to three
 
 LANGUAGE_MODEL = "model.language_model."  # where transformers 5 has the text model of most classes around one

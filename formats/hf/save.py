@@ -26,7 +26,7 @@ from ..storage.folder import GrowingFolder
 from . import rope
 from .archs import ARCHS
 from .config import RECORDED, config_for_class, config_json, derive_config, rope_row, with_defaults, with_recorded
-from .dimensions import ALWAYS, HEAD_DIM
+from .dimensions import ALWAYS, FURTHER, HEAD_DIM
 from .extras import TIED
 from .generation import read_private, restore_generation
 from .key_tensors import from_keys
@@ -34,7 +34,7 @@ from .load import BARE, ORIGINAL
 from .mmproj_save import processor_files, restore_towers, text_name, whole_config
 from .ops import Tensors
 from .rows import Constant, Key
-from .rules import FURTHER, Arch, Slot, further_number, without_head
+from .rules import Arch, Slot, further_number, without_head
 from .safetensors import chunks, write_safetensors
 from .sentence_files import dense_folders, restore_files, without_dense
 from .settle import same_weights

@@ -9,9 +9,10 @@ from typing import Any
 from ..errors import FormatError
 from ..ir import Role
 from ..storage.output import human_bytes
+from .dimensions import FURTHER
 from .further import Mtp, with_further, without_further
 from .names import our_name
-from .rules import FURTHER, Arch, Slot, further_number
+from .rules import Arch, Slot, further_number
 from .settle import Say, extra_of
 from .weights import Stored
 

@@ -6,6 +6,8 @@ llama.cpp turns the indexer's queries and keys by a Hadamard matrix, which chang
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...ir import Role
 from ..dimensions import (
     ALWAYS,
@@ -39,7 +41,7 @@ from .mla import (
     model_rules,
     routed_rules,
 )
-from .shared import FURTHER_LAYERS, TIED_HEAD
+from .shared import NEXTN_LAYERS, TIED_HEAD
 
 _INDEX, _INDEX_DIM = Dim("index_n_heads"), Dim("index_head_dim")
 INDEXER_KEYS: tuple[ConfigRow, ...] = (
@@ -80,6 +82,7 @@ _IMPLIED: dict[str, Implied] = {
     "head_dim": ROPE,  # what turns; transformers computes it whatever the config says
 }
 _CONFIG = (*MLA, *ROUTED, LeadingDense(), Constant("expert_gating_func", 2), *INDEXER_KEYS)
+_FURTHER = replace(NEXTN_LAYERS, sees={MLP_TYPES: "sparse", "layer_types": "indexed_attention"})
 _MLP = routed_rules(Is(MLP_TYPES, "dense"))
 
 DEEPSEEK32 = Arch(
@@ -94,12 +97,12 @@ DEEPSEEK32 = Arch(
             NAMES,
         )
     },
-    config=_CONFIG,
+    config=(*_CONFIG, _FURTHER),
     rules=model_rules(*_MLP, attention=(*ATTENTION, *indexer_rules())),
     fixed=_FIXED,
     needs=_NEEDS,
     implied=_IMPLIED,
-    extras=(TIED_HEAD, FURTHER_LAYERS),
+    extras=(TIED_HEAD,),
 )
 
 GLM_DSA = Arch(
@@ -115,7 +118,11 @@ GLM_DSA = Arch(
             NAMES,
         )
     },
-    config=(*_CONFIG, LayerFlags("indexer_types", "attention.indexer.types", true="full", false="shared")),
+    config=(
+        *_CONFIG,
+        LayerFlags("indexer_types", "attention.indexer.types", true="full", false="shared", own=True),
+        replace(_FURTHER, sees={**_FURTHER.sees, "indexer_types": "full"}),
+    ),
     rules=model_rules(*_MLP, attention=(*ATTENTION, *indexer_rules(Is("indexer_types", "full")))),
     fixed=_FIXED,
     # A layer without an indexer takes the choice of the last one that has one.
@@ -130,5 +137,5 @@ GLM_DSA = Arch(
             ),
         )
     },
-    extras=(TIED_HEAD, FURTHER_LAYERS),
+    extras=(TIED_HEAD,),
 )

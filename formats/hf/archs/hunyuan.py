@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...ir import Role
 from ..dimensions import EXPERT_FF, FF, MLP_TYPES, Dim, Is, LeadingLayers, OrDefault
 from ..extras import LeftOut
 from ..rows import Computed, Constant, Key, LeadingDense
@@ -18,11 +19,11 @@ from .shared import (
     EXPERT_KEYS,
     FFN_NORM,
     FINAL_NORM,
-    FURTHER_LAYERS,
     HEAD,
     HEAD_DIM_KEYS,
     KEYS,
     LAYER_PREFIX,
+    NEXTN_LAYERS,
     TEXT_ROOTS,
     TIED_HEAD,
     attention,
@@ -116,6 +117,12 @@ _FIRST = Is(MLP_TYPES, "dense")
 _SHARED = EXPERT_FF * Dim("num_shared_experts")
 _MLP = LAYER_PREFIX + "mlp."
 
+# The norm after the block is called the layer's last.
+_NEXTN_RULES = tuple(
+    replace(rule, hf=LAYER_PREFIX + "final_layernorm") if rule.role is Role.NEXTN_SHARED_HEAD_NORM else rule
+    for rule in NEXTN_LAYERS.rules
+)
+
 HY_V3 = Arch(
     name="hy_v3",
     classes={
@@ -143,6 +150,7 @@ HY_V3 = Arch(
         Key("router_scaling_factor", "expert_weights_scale"),
         Constant("expert_gating_func", 2),
         LeadingDense(),
+        replace(NEXTN_LAYERS, rules=_NEXTN_RULES, sees={MLP_TYPES: "sparse"}),
     ),
     rules=(
         EMBEDDING,
@@ -160,5 +168,4 @@ HY_V3 = Arch(
     fixed=_FIXED | {"mlp_bias": False},
     needs={"route_norm": ~Is("route_norm", False)},
     implied={MLP_TYPES: LeadingLayers("dense", "sparse", OrDefault("first_k_dense_replace", 1))},
-    extras=(FURTHER_LAYERS,),
 )  # fmt: skip

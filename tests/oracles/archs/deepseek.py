@@ -27,6 +27,8 @@ _SIGMOID = {"scoring_func": "sigmoid"}
 # With few heads many scores are 0: then ties decide what is chosen, which each program breaks in its own way.
 _INDEXER = {"index_n_heads": 32, "index_head_dim": 64, "index_topk": 16}
 
+_SAYS_ONE = {"num_nextn_predict_layers": 1}
+
 PROOFS = (
     Proof(
         "deepseek2",
@@ -39,21 +41,23 @@ PROOFS = (
     Proof(
         "glm4moelite",
         "Glm4MoeLiteForCausalLM",
-        _FLASH | {"num_nextn_predict_layers": 1},
+        _FLASH | _SAYS_ONE,
         published={"first_k_dense_replace": 1},
         further=FURTHER,
     ),
     Proof(
         "deepseek32",
         "DeepseekV32ForCausalLM",
-        _MLA | _INDEXER | {"n_group": 4, "topk_group": 2, "rope_parameters": _YARN},
+        _MLA | _INDEXER | {"n_group": 4, "topk_group": 2, "rope_parameters": _YARN} | _SAYS_ONE,
         published=_SIGMOID,
+        further=FURTHER,
     ),
     Proof(
         "glm-dsa",
         "GlmMoeDsaForCausalLM",
-        _ONE_GROUP | _INDEXER | {"indexer_types": ["full", "shared", "full"]},
+        _ONE_GROUP | _INDEXER | {"indexer_types": ["full", "shared", "full"]} | _SAYS_ONE,
         published=_SIGMOID,
+        further=FURTHER,
     ),
     Proof(
         "mistral4",

@@ -1,6 +1,7 @@
 """Hunyuan, dense and with experts; Hy3."""
 
-from oracles.proofs import Proof
+from oracles.archs.glm import FURTHER
+from oracles.proofs import Further, Proof
 
 _HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 48}
 _EXPERTS = {
@@ -20,10 +21,18 @@ _HY3 = {
     "moe_intermediate_size": 256, "num_shared_experts": 2,
 }  # fmt: skip
 
+# As in tencent/Hy3, whose layer after the last takes the model's embedding and head.
+_MTP = Further(
+    FURTHER.at,
+    FURTHER.like,
+    {name: shape for name, shape in FURTHER.own.items() if 320 not in shape and "shared_head" not in name}
+    | {"model.layers.3.final_layernorm.weight": (256,)},
+)
+
 PROOFS = (
     Proof("hunyuan-dense", "HunYuanDenseV1ForCausalLM", _HEADS, published=_EOD),
     Proof("hunyuan-dense", "HunYuanDenseV1ForCausalLM", _HEADS | _ALPHA, "alpha", published=_EOD),
     Proof("hunyuan-moe", "HunYuanMoEV1ForCausalLM", _EXPERTS, published=_LISTS),
     Proof("hunyuan-moe", "HunYuanMoEV1ForCausalLM", _EXPERTS | _WIDE | _ALPHA, "alpha", published=_LISTS),
-    Proof("hy_v3", "HYV3ForCausalLM", _HY3),
+    Proof("hy_v3", "HYV3ForCausalLM", _HY3 | {"num_nextn_predict_layers": 1}, further=_MTP),
 )
