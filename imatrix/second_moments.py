@@ -77,7 +77,11 @@ def distinct_inputs(skeleton: Skeleton, output: bool = False) -> list[DistinctIn
         parameters = dict(module.named_parameters())
         for parameter, target in weights.recorded_weights(layer, module).items():
             names = [name for name in target.names if measured(name)]
-            if names:
+            if target.heads is not None:
+                n, width = target.heads
+                for name, size in zip(target.names, (width, parameters[parameter].shape[-1]), strict=True):
+                    found[layer, name] = DistinctInput(n, size)
+            elif names:
                 key = (layer, _same_input(names[0]))
                 found.setdefault(key, DistinctInput(target.n_matrices, parameters[parameter].shape[-1]))
     return [*found.values(), *([DistinctInput(1, weights.head.width)] if output else [])]
