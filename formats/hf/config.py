@@ -13,7 +13,7 @@ from ..ir import Metadata, Role, Tensor
 from ..json_types import OBJECT, POSITIVE_WHOLE, WHOLE, shown, take
 from . import rope
 from .config_types import check_types
-from .dimensions import CLASS_HEAD, DENSE_SIZES, EMBD, FURTHER, HEADS, WRAPPER, Config, Implied, Is, at_layer
+from .dimensions import CLASS_HEAD, DENSE_SIZES, EMBD, FURTHER, HEADS, VOCAB, WRAPPER, Config, Implied, Is, at_layer
 from .extras import TIED
 from .further import with_further, without_further
 from .rows import Rope, metadata_key
@@ -262,7 +262,7 @@ def derive_config(
             found = (rule.roles[0], "bias") in roles
             if found or rule.bias in cls.defaults:
                 config[rule.bias] = found or bool(config.get(rule.bias))
-        if rule.roles == (Role.OUTPUT,) and not rule.optional:
+        if rule.roles == (Role.OUTPUT,) and rule.shape[0] == VOCAB and not rule.optional:
             config[TIED] = (Role.OUTPUT, "weight") not in roles
     config = {**dict(_optional_flags({role for role, _ in roles}, arch, cls)), **config}
     config |= _words_by_shape(arch, cls, config, shapes)

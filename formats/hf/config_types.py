@@ -56,6 +56,7 @@ from .rows import (
     LayerFlags,
     LeadingDense,
     Mapped,
+    Times,
 )
 from .rules import Further, Rule
 from .tower_rows import EvenlySpaced, Inverted, LayersListed, Square, Values
@@ -173,6 +174,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
     elif isinstance(noun, Key):
         known = key_type(noun.gguf)
         yield noun.hf, None if known is None else _OF_GGUF.get(known[0])
+    elif isinstance(noun, Times):
+        yield noun.hf, WHOLE
     elif isinstance(noun, AfterPadding):
         yield noun.hf, WHOLE
         yield "pad_token_id", WHOLE

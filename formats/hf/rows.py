@@ -142,6 +142,22 @@ class GreaterThan:
 
 
 @dataclass(frozen=True)
+class Times:
+    """A config key that is a whole part of its hyper-parameter: ``by`` times the number."""
+
+    hf: str
+    gguf: str
+    by: int
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        yield self.gguf, Dim(self.hf)(config) * self.by
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        value = get(self.gguf)
+        return {} if value is None else {self.hf: value // self.by}
+
+
+@dataclass(frozen=True)
 class AfterPadding:
     """A context whose positions are counted from the padding's id on: GGUF has the number of those that text can take.
 

@@ -165,7 +165,10 @@ OTHER = (
 )
 
 # Proofs without a golden.
+# Architectures that llama.cpp runs and its converter, as of that source distribution, does not know.
+UNKNOWN = ("gemma-embedding2",)
 UNCONVERTED = {
+    "gemma-embedding2": "llama.cpp's converter has no such class yet",
     "jina-bert-v3-in three": "llama.cpp's converter knows the layout of its first checkpoints only",
     "t5encoder-umt5": "llama.cpp's converter has no such class",
     "qwen3-classifier": "llama.cpp's converter has no such class: its rerankers are causal models",

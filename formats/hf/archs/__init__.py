@@ -22,6 +22,7 @@ from .falcon import FALCON
 from .falcon_h1 import FALCON_H1
 from .gemma import GEMMA, GEMMA2, GEMMA3, GEMMA_EMBEDDING
 from .gemma4 import GEMMA4
+from .gemma_embedding2 import GEMMA_EMBEDDING2
 from .glm import GLM, GLM4, GLM4_MOE, SOLAR_OPEN
 from .glm_next import GLM5_NEXT
 from .glm_vl import GLM4V, GLM4V_MOE, GLM_OCR

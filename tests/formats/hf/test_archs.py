@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from oracles.converter import GOLDENS, SMOLLM2, differences, golden_path, keys_of, summary, weights_digest
-from oracles.converter_differences import LESS, MORE, OTHER, UNCONVERTED, is_listed
+from oracles.converter_differences import LESS, MORE, OTHER, UNCONVERTED, UNKNOWN, is_listed
 from oracles.converter_folders import publish
 from oracles.llama import Llama, LlamaError
 from oracles.proofs import Proof, all_proofs, ask, run_proof, save_proof, text_weights
@@ -49,7 +49,7 @@ def default_of(config_class: Any, name: str) -> Any:
 @pytest.mark.parametrize("arch", ARCHS, ids=lambda arch: arch.name)
 class TestEveryArch:
     def test_is_proven(self, arch: Arch) -> None:
-        assert arch.name in {proof.arch for proof in PROOFS if proof.id not in UNCONVERTED}
+        assert arch.name in {proof.arch for proof in PROOFS if proof.id not in UNCONVERTED or proof.arch in UNKNOWN}
 
     def test_classes_belong_to_it_alone(self, arch: Arch) -> None:
         assert all(BY_CLASS[name] is arch for name in arch.classes)

@@ -152,6 +152,24 @@ def test_jina_s_first_checkpoints(tmp_path: Path) -> None:
     assert np.isfinite(run_proof(PROOF["JinaEmbeddingsV3Model"], back)).all()
 
 
+def test_embedding_gemma_2_with_its_towers(tmp_path: Path) -> None:
+    """As it is published: the text model is converted, and its projection is the output's matrix."""
+    save_proof(PROOF["EmbeddingGemma2TextModel"], tmp_path / "hf")
+    text = read_hf(tmp_path / "hf")
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    outer = {"architectures": ["EmbeddingGemma2Model"], "model_type": "embedding_gemma2", "text_config": config}
+    (tmp_path / "hf/config.json").write_text(json.dumps(outer))
+    state = {f"language_model.{name}": w for name, w in load_file(tmp_path / "hf/model.safetensors").items()}
+    towers = {"vision_tower.x.weight": torch.ones(3), "embed_audio.embedding_projection.weight": torch.ones(3)}
+    save_file(state | towers, tmp_path / "hf/model.safetensors", metadata={"format": "pt"})
+    said: list[str] = []
+    model = read_hf(tmp_path / "hf", say=said.append)
+    assert [t.name for t in model] == [t.name for t in text]
+    assert "output.weight" in {t.name for t in model}
+    assert any("vision tower (1 tensor" in line and "audio tower (1 tensor" in line for line in said)
+    assert model.get("quantmill.hf.class") == "EmbeddingGemma2TextModel"
+
+
 def test_a_classifier_of_a_file_without_our_keys(tmp_path: Path) -> None:
     """Its tensors say what it is."""
     proof = PROOF["BertForSequenceClassification"]
