@@ -3,6 +3,8 @@
 with Mtmd(text_gguf) as m:
     m.open(mmproj)
     m.encode_image(pixels)
+
+With ``whole=True`` the text model computes, too: ``m.read(prompt, pixels)``.
 """
 
 from __future__ import annotations
@@ -20,20 +22,24 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from oracles.llama import _LOG, LlamaError, _ModelParams, _receive, _send
+from oracles.llama import _LOG, LlamaError, _ContextParams, _ModelParams, _receive, _send
 
 
 class Mtmd:
-    """Towers in llama.cpp, one after the other, beside a text model of which only the vocabulary is read."""
+    """Towers in llama.cpp, one after the other, beside a text model of which only the vocabulary is read, or all."""
 
-    def __init__(self, vocabulary: str | Path) -> None:
+    def __init__(self, vocabulary: str | Path, whole: bool = False) -> None:
         self._child = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},
         )
-        self._ask("load", str(vocabulary))
+        try:
+            self._ask("load", str(vocabulary), whole)
+        except LlamaError:
+            self.close()
+            raise
 
     def __enter__(self) -> Mtmd:
         return self
@@ -58,6 +64,13 @@ class Mtmd:
     def encode_audio(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """The embeddings of sound, float32 at 16 kHz: float32 [tokens, width] of each chunk."""
         found: list[NDArray[np.float32]] = self._ask("audio", samples)
+        return found
+
+    def read(
+        self, before: str, pixels: NDArray[np.uint8], after: str
+    ) -> tuple[list[list[int] | int], NDArray[np.float32]]:
+        """An image between texts: the tokens of each chunk, or how many it is for an image, and the last logits."""
+        found: tuple[list[list[int] | int], NDArray[np.float32]] = self._ask("read", before, pixels, after)
         return found
 
     def _ask(self, verb: str, *args: Any) -> Any:
@@ -118,6 +131,11 @@ class _Session:
             ("llama_model_default_params", _ModelParams, []),
             ("llama_model_load_from_file", pointer, [text, _ModelParams]),
             ("llama_model_n_embd", ctypes.c_int32, [pointer]),
+            ("llama_context_default_params", _ContextParams, []),
+            ("llama_init_from_model", pointer, [pointer, _ContextParams]),
+            ("llama_model_get_vocab", pointer, [pointer]),
+            ("llama_vocab_n_tokens", ctypes.c_int32, [pointer]),
+            ("llama_get_logits_ith", ctypes.POINTER(ctypes.c_float), [pointer, ctypes.c_int32]),
             ("mtmd_context_params_default", _MtmdParams, []),
             ("mtmd_init_from_file", pointer, [text, pointer, _MtmdParams]),
             ("mtmd_free", None, [pointer]),
@@ -131,6 +149,13 @@ class _Session:
             ("mtmd_input_chunks_get", pointer, [pointer, size]),
             ("mtmd_input_chunk_get_type", ctypes.c_int, [pointer]),
             ("mtmd_input_chunk_get_n_tokens", size, [pointer]),
+            ("mtmd_input_chunk_get_tokens_text", ctypes.POINTER(ctypes.c_int32), [pointer, ctypes.POINTER(size)]),
+            (
+                "mtmd_helper_eval_chunks",
+                ctypes.c_int32,
+                [pointer, pointer, pointer, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_bool]
+                + [ctypes.POINTER(ctypes.c_int32)],
+            ),
             ("mtmd_tokenize", ctypes.c_int32, [pointer, pointer, ctypes.POINTER(_Text), pointer, size]),
             ("mtmd_encode_chunk", ctypes.c_int32, [pointer, pointer]),
             ("mtmd_get_output_embd", ctypes.POINTER(ctypes.c_float), [pointer]),
@@ -144,12 +169,22 @@ class _Session:
         lib.llama_backend_init()
         self.context: int | None = None
 
-    def load(self, path: str) -> None:
+    def load(self, path: str, whole: bool) -> None:
         params = self.lib.llama_model_default_params()
-        params.vocab_only, params.n_gpu_layers = True, 0
+        params.vocab_only, params.n_gpu_layers = not whole, 0
         self.model = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.model:
             raise LlamaError(f"{path}: " + "".join(self.log[-6:]))
+        if not whole:
+            return
+        context = self.lib.llama_context_default_params()
+        context.n_ctx = context.n_batch = context.n_ubatch = 512
+        context.n_threads = context.n_threads_batch = min(4, os.cpu_count() or 1)
+        assert (context.type_k, context.type_v) == (1, 1), "struct llama_context_params has changed"
+        context.type_k = context.type_v = context.flash_attn_type = 0
+        self.text = self.lib.llama_init_from_model(self.model, context)
+        if not self.text:
+            raise LlamaError("no context: " + "".join(self.log[-6:]))
 
     def open(self, path: str, image_min_tokens: int) -> None:
         if self.context:
@@ -175,14 +210,42 @@ class _Session:
         data = np.ascontiguousarray(samples, np.float32)
         return self._encode(self.lib.mtmd_bitmap_init_from_audio(data.size, data.ctypes.data))
 
+    def read(self, before: str, pixels: NDArray[np.uint8], after: str) -> tuple[list[Any], NDArray[np.float32]]:
+        lib = self.lib
+        height, width, _ = pixels.shape
+        data = np.ascontiguousarray(pixels)
+        bitmap = lib.mtmd_bitmap_init(width, height, data.ctypes.data)
+        chunks = self._chunks(bitmap, before.encode(), after.encode())
+        found: list[Any] = []
+        for i in range(lib.mtmd_input_chunks_size(chunks)):
+            chunk, n = lib.mtmd_input_chunks_get(chunks, i), ctypes.c_size_t()
+            if lib.mtmd_input_chunk_get_type(chunk) == 0:
+                tokens = lib.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n))
+                found.append(tokens[: n.value])
+            else:
+                found.append(int(lib.mtmd_input_chunk_get_n_tokens(chunk)))
+        past = ctypes.c_int32()
+        code = lib.mtmd_helper_eval_chunks(self.context, self.text, chunks, 0, 0, 512, True, ctypes.byref(past))
+        if code:
+            raise LlamaError(f"mtmd_helper_eval_chunks gave {code}: " + "".join(self.log[-4:]))
+        n_vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
+        logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self.text, -1), (n_vocab,)).copy()
+        lib.mtmd_input_chunks_free(chunks)
+        lib.mtmd_bitmap_free(bitmap)
+        return found, logits
+
+    def _chunks(self, bitmap: int, before: bytes = b"", after: bytes = b"") -> int:
+        chunks: int = self.lib.mtmd_input_chunks_init()
+        whole = before + self.lib.mtmd_default_marker() + after
+        text = _Text(whole, len(whole), False, True)
+        bitmaps = (ctypes.c_void_p * 1)(bitmap)
+        if code := self.lib.mtmd_tokenize(self.context, chunks, ctypes.byref(text), bitmaps, 1):
+            raise LlamaError(f"mtmd_tokenize gave {code}: " + "".join(self.log[-4:]))
+        return chunks
+
     def _encode(self, bitmap: int) -> list[NDArray[np.float32]]:
         lib = self.lib
-        chunks = lib.mtmd_input_chunks_init()
-        marker = lib.mtmd_default_marker()
-        text = _Text(marker, len(marker), False, True)
-        bitmaps = (ctypes.c_void_p * 1)(bitmap)
-        if code := lib.mtmd_tokenize(self.context, chunks, ctypes.byref(text), bitmaps, 1):
-            raise LlamaError(f"mtmd_tokenize gave {code}: " + "".join(self.log[-4:]))
+        chunks = self._chunks(bitmap)
         out = []
         for i in range(lib.mtmd_input_chunks_size(chunks)):
             chunk = lib.mtmd_input_chunks_get(chunks, i)
