@@ -153,8 +153,7 @@ class _Session:
             (
                 "mtmd_helper_eval_chunks",
                 ctypes.c_int32,
-                [pointer, pointer, pointer, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_bool]
-                + [ctypes.POINTER(ctypes.c_int32)],
+                [*[pointer] * 3, *[ctypes.c_int32] * 3, ctypes.c_bool, ctypes.POINTER(ctypes.c_int32)],
             ),
             ("mtmd_tokenize", ctypes.c_int32, [pointer, pointer, ctypes.POINTER(_Text), pointer, size]),
             ("mtmd_encode_chunk", ctypes.c_int32, [pointer, pointer]),
