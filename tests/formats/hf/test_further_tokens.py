@@ -18,10 +18,11 @@ from oracles.proofs import Proof, all_proofs, save_proof, tokens_of
 from quantmill.formats.errors import FormatError, UnmatchedTensor
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.strict import check_gguf
+from quantmill.formats.hf.further import Mtp
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.save import write_hf
 from quantmill.formats.hf.shapes import read_shapes
-from quantmill.formats.ir import Model
+from quantmill.formats.ir import Model, Role
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import make_plan
 
@@ -197,3 +198,13 @@ def test_config_json_alone_plans_them(tmp_path: Path) -> None:
     model, imagined = read_hf(folder), read_shapes(folder / "config.json")
     assert {tensor.name: tensor.shape for tensor in imagined} == {tensor.name: tensor.shape for tensor in model}
     assert facts(imagined) == facts(model) == (5, 1)
+
+
+@pytest.mark.parametrize(("mtp", "more"), [("keep", {2, 4}), ("leave", {2, 3})])
+def test_mixes_count_them_as_blocks(mtp: Mtp, more: set[int], tmp_path: Path) -> None:
+    """By hand: ``use_more_bits`` of llama-quant.cpp, where the number of layers is ``n_layer_all``: 5 here, or 4."""
+    model = read_hf(save(tmp_path / "hf", PROOFS["qwen35"]), mtp=mtp)
+    types = {step.tensor.name: step.type.name for step in make_plan(model, "Q4_K_M").steps}
+    downs = {tensor.layer: types[tensor.name] for tensor in model if tensor.role is Role.FFN_DOWN}
+    assert {layer for layer, type in downs.items() if type == "Q6_K"} == more
+    assert {*downs.values()} == {"Q4_K", "Q6_K"}
