@@ -13,14 +13,13 @@ from ..rows import Constant, Key
 from ..rules import HFClass, Rule
 from ..tower import OUTER, TEXT, TOKENS, Tower
 from ..tower_ops import TakeRow
-from .shared import BLOCK, GELU, PATCH, SILU, TEXT_WIDTH, VISION_KEYS, linear, norm
+from .shared import AXIAL, BLOCK, GELU, PATCH, SILU, TEXT_WIDTH, VISION_KEYS, linear, norm
 
 _AT, _PROJECTOR = "vision_tower.", "multi_modal_projector."
 _LAYER = _AT + "transformer.layers.{layer}."
 _MERGE = Dim(f"{OUTER}.spatial_merge_size")
 _BIAS = f"{OUTER}.multimodal_projector_bias"
 _PAIRS: tuple[Op, ...] = (PermuteRope(HEADS),)
-_AXIAL = ~Is("rope_parameters") | Is("rope_parameters", {"rope_theta": 10000.0, "rope_type": "axial"})
 _PIXTRAL = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "num_channels": 3, "image_size": 1024, "patch_size": 16, "hidden_act": "gelu", "head_dim": 64,
@@ -87,7 +86,7 @@ PIXTRAL = Tower(
     # The projector's norm has the text model's epsilon in transformers, and the encoder's in llama.cpp.
     fixed={"num_channels": 3, f"{OUTER}.projector_hidden_act": "gelu", f"{OUTER}.vision_feature_layer": -1,
            f"{TEXT}.rms_norm_eps": 1e-5, "hidden_act": ("gelu", "silu")},
-    needs={"rope_parameters": _AXIAL, "head_dim": Equal(HEAD_DIM, EMBD // HEADS)},
+    needs={"rope_parameters": AXIAL, "head_dim": Equal(HEAD_DIM, EMBD // HEADS)},
     roots={
         "model.vision_tower.": _AT,
         "model.multi_modal_projector.": _PROJECTOR,

@@ -6,29 +6,18 @@ frames: the convolution over both is two in GGUF, one for each frame.
 
 from __future__ import annotations
 
-from ..dimensions import ALWAYS, EMBD, FF, CountOf, Dim, Is
-from ..ops import On, Op, Reshape, Split
+from ..dimensions import ALWAYS, EMBD, FF, CountOf, Dim
+from ..ops import Split
 from ..rows import Computed, Constant, Key
 from ..rules import HFClass, Rule
 from ..tower import Tower
 from ..tower_rows import EvenlySpaced, LayersListed
-from .shared import BLOCK, COLOURS, ENCODER, GELU, HEADER, PATCH, SILU, TEXT_WIDTH, linear, norm
+from .shared import AXIAL, BLOCK, COLOURS, ENCODER, GELU, HEADER, PATCH, SILU, TEXT_WIDTH, linear, norm, two_frames
 
 _AT = "model.visual."
 _LAYER = _AT + "blocks.{layer}."
 _MERGED = EMBD * Dim("spatial_merge_size") * Dim("spatial_merge_size")
-_FRAMES: tuple[Op, ...] = (
-    Split((1, 1), axis=2),
-    On((0, 1), Reshape((EMBD, Dim(3), Dim(1), PATCH, PATCH), (EMBD, Dim(3), PATCH, PATCH))),
-)
-_PATCHES = Rule(
-    _AT + "patch_embed.proj.weight",
-    ("v.patch_embd.weight", "v.patch_embd.weight.1"),
-    (EMBD, Dim(3), Dim(2), PATCH, PATCH),
-    _FRAMES,
-    tensor=True,
-    part="",
-)
+_PATCHES = two_frames(_AT + "patch_embed.proj.weight")
 _QKV = Rule(
     _LAYER + "attn.qkv",
     (BLOCK + "attn_q", BLOCK + "attn_k", BLOCK + "attn_v"),
@@ -43,8 +32,7 @@ _MERGER = (
 )
 _NAMES = {"depth": "num_hidden_layers", "num_heads": "num_attention_heads"}
 _ROOTS, _OWNS = {"visual.": _AT, "thinker.visual.": _AT}, ("*visual.*",)
-_AXIAL = ~Is("rope_parameters") | Is("rope_parameters", {"rope_theta": 10000.0, "rope_type": "axial"})
-_NEEDS = {"rope_parameters": _AXIAL}
+_NEEDS = {"rope_parameters": AXIAL}
 _FIXED = {"temporal_patch_size": 2, "in_channels": 3, "spatial_merge_size": 2}
 _COMMON = {"num_attention_heads": 16, "patch_size": 14, **_FIXED}
 # llama.cpp scales an image by its number of tokens: the size that stands here limits nothing.

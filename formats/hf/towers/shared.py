@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..dimensions import ALWAYS, EMBD, FF, Condition, Dim
-from ..ops import Op
+from ..dimensions import ALWAYS, EMBD, FF, Condition, Dim, Is
+from ..ops import On, Op, Reshape, Split
 from ..rows import Constant, Key
 from ..rules import Rule
 from ..tower import PROCESSOR, TEXT
@@ -34,6 +34,19 @@ GELU = Constant("use_gelu", True)  # tanh
 SILU = Constant("use_silu", True)
 
 BLOCK = "v.blk.{layer}."
+
+# The rope of encoders whose positions are rows and columns, as llama.cpp computes it.
+AXIAL = ~Is("rope_parameters") | Is("rope_parameters", {"rope_theta": 10000.0, "rope_type": "axial"})
+_FRAMES: tuple[Op, ...] = (
+    Split((1, 1), axis=2),
+    On((0, 1), Reshape((EMBD, Dim(3), Dim(1), PATCH, PATCH), (EMBD, Dim(3), PATCH, PATCH))),
+)
+
+
+def two_frames(hf: str) -> Rule:
+    """The rule of a convolution over patches of two frames: two in GGUF, one for each frame."""
+    names = ("v.patch_embd.weight", "v.patch_embd.weight.1")
+    return Rule(hf, names, (EMBD, Dim(3), Dim(2), PATCH, PATCH), _FRAMES, tensor=True, part="")
 
 
 def linear(hf: str, gguf: str, rows: Dim, columns: Dim, *ops: Op, bias: Condition | None = ALWAYS) -> Rule:
