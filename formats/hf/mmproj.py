@@ -68,7 +68,7 @@ def read_mmproj(
     private: dict[str, Value] = {}
     tensors: list[Tensor] = []
     for tower in towers:
-        found, own, facts = _read_tower(tower, name, outer, stored, folder, given or {}, len(towers) > 1, say)
+        found, own, facts = _read_tower(tower, name, outer, stored, folder, given or {}, say)
         tensors += found
         keys |= own
         private |= facts
@@ -155,7 +155,6 @@ def _read_tower(
     stored: Mapping[str, Stored],
     folder: Path,
     given: Mapping[str, Any],
-    several: bool,
     say: Say,
 ) -> tuple[tuple[Tensor, ...], dict[str, Value], dict[str, Value]]:
     """The tensors of a tower, its keys, and what the way back needs beside them."""
@@ -176,8 +175,7 @@ def _read_tower(
         for suffix, value in row.to_gguf(config):
             key = metadata_key(tower.gguf, suffix)
             metadata[key] = typed(key, value)
-    projector = f"clip.{tower.modality}.projector_type" if several else "clip.projector_type"
-    metadata[projector] = typed(projector, tower.projector)
+    metadata[tower.projector_key] = typed(tower.projector_key, tower.projector)
     common = Counter(kept.dtypes.values()).most_common(1)[0][0]
     others = [f"{dtype} {one}" for one, dtype in kept.dtypes.items() if dtype != common]
     rest = config_residue(config, derive_config(tower, cls, metadata, tensors, path), cls)

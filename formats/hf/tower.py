@@ -27,6 +27,7 @@ class Tower(Arch):
         processor: the object of processor_config.json that speaks of its inputs.
         tokens: tokens of which the rules read the ids, by the part behind the dot (``tokens.img_break``).
         text: beginnings of the text model's names, and those that they have beside this tower.
+        projector_key: the key that names it, which is that of its modality where files may hold several towers.
     """
 
     gguf_name: str = "clip"
@@ -38,10 +39,11 @@ class Tower(Arch):
     tokens: Mapping[str, str] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=lambda: {"model.": "model.language_model."})
     needed: tuple[str, ...] = ()
+    projector_key: str = "clip.projector_type"
 
     @property
     def projector(self) -> str:
-        """``clip.projector_type``."""
+        """The value of ``projector_key``."""
         return self.name
 
     def kind(self, name: str) -> str:

@@ -20,6 +20,9 @@ MORE = (
     Difference(
         "tensor:v.blk.*.ln2.*", "the name under which llama.cpp looks for it; without, it runs none", ("llama4",)
     ),
+    Difference(
+        "clip.use_gelu", "without, llama.cpp computes quick-GELU where the model has that of tanh", ("gemma4v",)
+    ),
 )
 # What only llama.cpp's have.
 LESS = (Difference("tensor:v.blk.*.attn_post_norm.*", "llama.cpp looks for it under the name ln2", ("llama4",)),)

@@ -95,6 +95,13 @@ def save_tower_proof(proof: TowerProof, folder: Path) -> torch.nn.Module:
             width = proof.spread if weight.dim() > 1 and not centre else 0.2
             values = generator.standard_normal(tuple(weight.shape)) * width + centre
             weight.copy_(torch.from_numpy(np.asarray(values, np.float32)))
+        kept = model.state_dict().keys()
+        for buffer in (buffer for name, buffer in model.named_buffers() if name in kept):
+            if buffer.is_floating_point():
+                if buffer.isinf().all():  # a bound, which random weights shall reach
+                    buffer.fill_(3.0 if buffer > 0 else -2.5)
+                else:
+                    buffer.copy_(torch.from_numpy(generator.standard_normal(tuple(buffer.shape)) * 0.2 + 0.5))
     model.eval()
     model.save_pretrained(folder)
     for name, content in {"preprocessor_config.json": proof.processor, **proof.files}.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..tower import Tower
+from .gemma4 import GEMMA4_VISION
 from .glm_vl import GLM4V, GLM_OCR
 from .internvl import INTERNVL
 from .llama4 import LLAMA4
