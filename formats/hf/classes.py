@@ -13,6 +13,7 @@ from ..json_text import read_json
 from ..json_types import FLAG, OBJECT, take
 from .archs import ARCHS, BY_CLASS, BY_MODEL_TYPE, REFUSED
 from .config import of_class, text_config
+from .dimensions import WRAPPER
 from .extras import TIED
 from .rules import Arch, stem
 from .settle import Say
@@ -32,6 +33,7 @@ def read_config(path: Path, say: Say | None = None) -> tuple[dict[str, Any], Arc
     if (thinker := take(outer, "thinker_config", OBJECT, path=path)) is not None:
         outer = {**thinker, **{key: outer[key] for key in ("architectures", "_name_or_path") if key in outer}}
     take(outer, TIED, FLAG, path=path)
+    outer.pop(WRAPPER, None)
     raw = text_config(outer)
     arch, name = arch_of_config(raw, path, say)
     cls = arch.classes[name]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import FormatError, located
 from ..ir import Metadata, Role, Tensor
-from ..json_types import OBJECT, POSITIVE_WHOLE, WHOLE, shown, take
+from ..json_types import OBJECT, POSITIVE_WHOLE, WHOLE, check, shown, take
 from . import rope
 from .config_types import check_types
 from .dimensions import CLASS_HEAD, DENSE_SIZES, EMBD, FURTHER, HEADS, VOCAB, WRAPPER, Config, Implied, Is, at_layer
@@ -52,6 +52,7 @@ def text_config(raw: Config) -> dict[str, Any]:
     merged = {**outer, **inner, **whole}
     if outer.get(TIED):  # the wrapper ties what its text model alone would not
         merged[TIED] = True
+    merged.pop(WRAPPER, None)
     return merged
 
 
@@ -139,7 +140,7 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
         allowed = value if isinstance(value, tuple) else (value,)
         if key in config and config[key] not in allowed:
             problem = f"is {shown(config[key])}; llama.cpp's {arch.gguf} computes {allowed[0]!r}"
-            raise FormatError(problem, path=path, where=key)
+            raise FormatError(problem, path=path, where=names.get(key, key))
     if row := rope_row(arch):
         if row.partial is not None and config.get("partial_rotary_factor") is None:
             config["partial_rotary_factor"] = row.partial
@@ -147,11 +148,11 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
         for key in row.spent:
             config.pop(key, None)
     for key, condition in arch.needs.items():
-        with located(path, key):
+        with located(path, names.get(key, key)):
             met = condition(config)
         if not met:
             problem = f"{shown(config.get(key))} is not what llama.cpp's {arch.gguf} takes for granted"
-            raise FormatError(problem, path=path, where=key)
+            raise FormatError(problem, path=path, where=names.get(key, key))
     return config
 
 
@@ -173,6 +174,7 @@ def with_recorded(derived: Config, recorded: Config, arch: Arch, cls: HFClass, p
     """
     config = {**derived, **recorded}
     try:
+        check(recorded.get(WRAPPER, {}), OBJECT, path=path, where=WRAPPER)
         n_layers = {key: derived[key] for key in ("num_hidden_layers",) if key in derived}
         check_types({**n_layers, **recorded}, arch, {**_COMMON, **cls.defaults}, path, _IMPLIED)
         for key in recorded.keys() & set(_SIZES):

@@ -398,7 +398,7 @@ KV = KV_HEADS * HEAD_DIM
 EXPERTS = Dim("num_local_experts")
 EXPERT_FF = Dim("moe_intermediate_size")
 
-WRAPPER = "wrapper"  # a text model's key for the config around it, of a class that is written back itself
+WRAPPER = "config around it"  # a text model's key, which no config.json has, of a class that is written back itself
 MLP_TYPES = "mlp_layer_types"  # dense or sparse, for each layer
 
 CLASS_HEAD = "head of the class"  # ``HFClass.head``, as a key that no config.json has

@@ -119,6 +119,9 @@ def complete(given: Mapping[str, Any], config: Mapping[str, Any], path: Path, pl
     rope = {key: value for key, value in given.items() if value is not None or key not in _TYPES}
     if "xdrope_section" in rope:
         rope.setdefault("mrope_section", rope.pop("xdrope_section"))
+    for key in ("type", "rope_type"):
+        if key in rope:
+            check(rope[key], TEXT, path=path, where=f"{place}.{key}")
     kind = rope.pop("type", None)
     rope.setdefault("rope_type", kind or "default")
     if "rope_theta" not in rope:

@@ -10,6 +10,8 @@ import pytest
 
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.card import front_matter
+from quantmill.formats.hf.config import RECORDED
+from quantmill.formats.hf.dimensions import WRAPPER
 from quantmill.formats.hf.generation import read_generation
 from quantmill.formats.hf.shapes import read_shapes
 
@@ -108,3 +110,35 @@ def test_a_wrapper_s_text_model_is_an_object(inner: Any, tmp_path: Path) -> None
     with pytest.raises(FormatError) as error:
         read_shapes(path)
     assert str(error.value).startswith(f"{path}: text_config: {inner!r} is not an object")
+
+
+@pytest.mark.parametrize("inner", [1e400, "x", [], {"vision_config": 3}])
+def test_keys_of_our_own_mean_nothing_in_a_config(inner: Any, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(GEMMA))
+    whole = read_shapes(path).metadata
+    for key in ("wrapper", WRAPPER):
+        text = {**_TEXT, key: inner}
+        path.write_text(json.dumps({**GEMMA, key: inner, "text_config": text}).replace("Infinity", "1e400"))
+        assert {**read_shapes(path).metadata, RECORDED: None} == {**whole, RECORDED: None}
+        path.write_text(json.dumps({**LLAMA, key: inner}).replace("Infinity", "1e400"))
+        assert read_shapes(path).hparam("attention.layer_norm_rms_epsilon") == 0.125
+
+
+@pytest.mark.parametrize("key", ["rope_type", "type"])
+@pytest.mark.parametrize("value", [[], {"a": 1}, 3, True])
+def test_the_kind_of_a_rope_is_a_text(key: str, value: Any, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for place in ("rope_parameters", "rope_scaling"):
+        path.write_text(json.dumps({**LLAMA, place: {key: value}}))
+        with pytest.raises(FormatError) as error:
+            read_shapes(path)
+        assert str(error.value).startswith(f"{path}: {place}.{key}: {value!r} is not a text")
+
+
+def test_a_refused_value_is_named_as_the_file_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    config = {"architectures": ["DistilBertModel"], "model_type": "distilbert", "activation": "relu"}
+    path.write_text(json.dumps(config))
+    with pytest.raises(FormatError, match="config.json: activation: is 'relu'; llama.cpp's bert computes 'gelu'"):
+        read_shapes(path)
