@@ -30,7 +30,8 @@ def read_config(path: Path, say: Say | None = None) -> tuple[dict[str, Any], Arc
             ``arch_of_config``.
     """
     outer = read_json(path, required=True)
-    if (thinker := take(outer, "thinker_config", OBJECT, path=path)) is not None:
+    thinker = take(outer, "thinker_config", OBJECT, path=path) or {}
+    if "text_config" in thinker:
         outer = {**thinker, **{key: outer[key] for key in ("architectures", "_name_or_path") if key in outer}}
     take(outer, TIED, FLAG, path=path)
     outer.pop(WRAPPER, None)

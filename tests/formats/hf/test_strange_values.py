@@ -125,6 +125,13 @@ def test_keys_of_our_own_mean_nothing_in_a_config(inner: Any, tmp_path: Path) ->
         assert read_shapes(path).hparam("attention.layer_norm_rms_epsilon") == 0.125
 
 
+@pytest.mark.parametrize("thinker", [{}, {"a": {}}])
+def test_a_thinker_without_a_text_model_is_none(thinker: Any, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**LLAMA, "thinker_config": thinker}))
+    assert read_shapes(path).hparam("attention.layer_norm_rms_epsilon") == 0.125
+
+
 @pytest.mark.parametrize("key", ["rope_type", "type"])
 @pytest.mark.parametrize("value", [[], {"a": 1}, 3, True])
 def test_the_kind_of_a_rope_is_a_text(key: str, value: Any, tmp_path: Path) -> None:
@@ -140,5 +147,5 @@ def test_a_refused_value_is_named_as_the_file_names_it(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     config = {"architectures": ["DistilBertModel"], "model_type": "distilbert", "activation": "relu"}
     path.write_text(json.dumps(config))
-    with pytest.raises(FormatError, match="config.json: activation: is 'relu'; llama.cpp's bert computes 'gelu'"):
+    with pytest.raises(FormatError, match=r"config\.json: activation: is 'relu'; llama\.cpp's bert computes 'gelu'"):
         read_shapes(path)
