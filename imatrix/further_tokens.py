@@ -113,10 +113,11 @@ class _FurtherLayer:
         joined = torch.cat([self._norm(Role.NEXTN_ENORM, tokens), self._norm(Role.NEXTN_HNORM, before)], dim=-1)
         name = tensor_name(Role.NEXTN_EH_PROJ, self.layer)
         self.collector.see(RecordedWeight((name,)), 0, joined)
-        entering = functional.linear(joined, self._weight(name))
+        carried = self.runner.skeleton.carried
+        entering = carried.joined(functional.linear(joined, self._weight(name)), [])
         inputs = self.runner.inputs_for(chunks, self.like)
         with record_inputs(self.module, self.targets, self.collector.see, by_head=True):
-            out = self.runner.skeleton.run_block(self.module, entering, inputs)
+            out = carried.hidden(self.runner.skeleton.run_block(self.module, entering, inputs))
         head = tensor_name(Role.NEXTN_SHARED_HEAD_HEAD, self.layer)
         if head in self.runner.weights.tensors:
             self.collector.see(RecordedWeight((head,)), 0, self._norm(Role.NEXTN_SHARED_HEAD_NORM, out))

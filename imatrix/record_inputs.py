@@ -1,7 +1,8 @@
 """Record the inputs of a module's weights, stacks of experts included, without changing the module.
 
 transformers 5 keeps a layer's experts in one 3-D parameter and multiplies slices of it, where no module hook reaches.
-Every such product is a call of ``torch.nn.functional.linear``, and PyTorch lets a mode see those calls.
+Every such product is a call of ``torch.nn.functional.linear`` or of another function of a few, and PyTorch lets a mode
+see those calls.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 from .sums import RecordedWeight
 
-_FROM_LEFT = (torch.Tensor.matmul, torch.Tensor.__matmul__)  # the weight times columns: Mamba's time steps
-_PRODUCTS = (torch.nn.functional.linear, *_FROM_LEFT)
+_MATMULS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)  # Mamba's time steps: the weight from the left
+_INPUT_AT = {torch.nn.functional.linear: 0, torch.bmm: 0, torch.addmm: 1}  # the argument before the weight
 OnInput = Callable[[RecordedWeight, int, torch.Tensor], None]
 
 
 class _LinearInputs(TorchFunctionMode):
-    """Passes the inputs of ``linear`` on, where the weight is one of those that are recorded."""
+    """Passes the inputs of products on, where the weight is one of those that are recorded."""
 
     def __init__(self, stacks: Mapping[int, tuple[RecordedWeight, int]], on_input: OnInput, by_head: bool) -> None:
         super().__init__()
@@ -31,23 +32,34 @@ class _LinearInputs(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func in _PRODUCTS or (func is torch.bmm and not kwargs):  # bmm: in groups of rows
-            from_left = func in _FROM_LEFT
-            x, weight = reversed(args[:2]) if from_left else args[:2]
-            found = self.stacks.get(weight.untyped_storage().data_ptr())
-            if found is not None and x.numel():
-                x = x.mT if from_left else x
-                recorded, stride = found
-                if recorded.columns is not None:
-                    x = x[..., torch.from_numpy(recorded.columns).to(x.device)]
-                if self.by_head and recorded.heads is not None:
-                    self._latent = (recorded, x)
-                    return func(*args, **(kwargs or {}))
-                self.on_input(recorded, weight.storage_offset() // stride if recorded.n_matrices > 1 else 0, x)
+        if func in _MATMULS or (func in _INPUT_AT and (func is not torch.bmm or not kwargs)):
+            self._see_product(func, args)
         if func is torch.nn.functional.scaled_dot_product_attention and self._latent is not None:
             self._see_heads(*self._latent, *args, **(kwargs or {}))
             self._latent = None
         return func(*args, **(kwargs or {}))
+
+    def _see_product(self, func: Any, args: tuple[Any, ...]) -> None:
+        at = _INPUT_AT.get(func, 0)
+        x, weight = args[at : at + 2]
+        if func in _MATMULS and x.untyped_storage().data_ptr() in self.stacks:
+            x, weight = weight.mT, x
+        found = self.stacks.get(weight.untyped_storage().data_ptr())
+        if found is None or not x.numel():
+            return
+        recorded, stride = found
+        if recorded.columns is not None:
+            x = x[..., torch.from_numpy(recorded.columns).to(x.device)]
+        if self.by_head and recorded.heads is not None:
+            self._latent = (recorded, x)
+        elif recorded.n_matrices == 1:  # bmm: in groups of rows
+            self.on_input(recorded, 0, x)
+        elif func is torch.bmm:  # every expert is given every token; zeros, if it was not chosen
+            for expert, rows in enumerate(x):
+                if len(chosen := rows[rows.any(-1)]):
+                    self.on_input(recorded, expert, chosen)
+        else:
+            self.on_input(recorded, weight.storage_offset() // stride, x)
 
     def _see_heads(
         self,
@@ -77,7 +89,8 @@ def record_inputs(
 
     Args:
         module: its parameters must have their weights (not be on the meta device).
-        recorded: by parameter name; the parameters are [out, in], or [experts, out, in] for a stack.
+        recorded: by parameter name; the parameters are [out, in] or [in, out], and those of a stack have its experts
+            one after the other.
         on_input: is given the input x [..., in] just before it is multiplied, in the order of GGUF's columns;
             ``expert`` is 0 for a plain matrix.
         by_head: give the inputs of the two halves of a weight with ``heads`` as GGUF has them, not the module's own.
@@ -85,6 +98,6 @@ def record_inputs(
     stacks = {}
     for name, parameter in module.named_parameters():
         if (weight := recorded.get(name)) is not None:
-            stacks[parameter.untyped_storage().data_ptr()] = (weight, parameter.stride(0))
+            stacks[parameter.untyped_storage().data_ptr()] = (weight, parameter.numel() // weight.n_matrices)
     with _LinearInputs(stacks, on_input, by_head):
         yield

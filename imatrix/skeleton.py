@@ -113,7 +113,8 @@ class Skeleton:
             inputs: its other inputs, from ``embed``.
         """
         if self.carried.width:
-            return self.carried.run(module, hidden.to(self.device), inputs.layer, inputs.args, inputs.kwargs)
+            hidden = hidden.to(self.device)
+            return self.carried.run(module, hidden, inputs.layer, inputs.args, inputs.kwargs, self.apart)
         out = module(self.apart(hidden).to(self.device), *inputs.args, **inputs.kwargs)
         result: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return result.flatten(2)
@@ -131,9 +132,7 @@ class Skeleton:
             see: called with the output matrix's input at all positions.
         """
         own = self.model.get_output_embeddings()
-        bias = getattr(own, "bias", None)
-        assert bias is None or bias.is_meta, "an output bias is in no table of ours"
-        product = _HeadProduct(self.weights.head, self.dtype, self.device, keep, see)
+        product = _HeadProduct(self.weights.head, self.weights.head_bias, self.dtype, self.device, keep, see)
         self.model.set_output_embeddings(product)
         try:
             yield Head(self)
@@ -265,12 +264,19 @@ class _HeadProduct(nn.Module):
     """The product with the output matrix, which is kept if it is small, and else read in slices of rows."""
 
     def __init__(
-        self, tensor: Tensor, dtype: torch.dtype, device: str, keep: int, see: Callable[[torch.Tensor], None] | None
+        self,
+        tensor: Tensor,
+        bias: np.ndarray[Any, Any] | None,
+        dtype: torch.dtype,
+        device: str,
+        keep: int,
+        see: Callable[[torch.Tensor], None] | None,
     ) -> None:
         super().__init__()
         self.tensor, self.dtype, self.device, self.keep, self.see = tensor, dtype, device, keep, see
         small = tensor.n_weights * dtype.itemsize <= _KEPT_HEAD
         self.kept = torch.from_numpy(read_floats(tensor)).to(device, dtype) if small else None
+        self.bias = None if bias is None else torch.from_numpy(bias).to(device, dtype)
         self.weight = torch.empty(0, dtype=dtype)  # whose type is what Mamba makes the hidden states
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -278,12 +284,12 @@ class _HeadProduct(nn.Module):
             self.see(hidden)
         hidden = hidden[:, -self.keep :]
         if self.kept is not None:
-            return nn.functional.linear(hidden, self.kept)
+            return nn.functional.linear(hidden, self.kept, self.bias)
         out = hidden.new_empty(*hidden.shape[:-1], self.tensor.n_rows)
         for a in range(0, self.tensor.n_rows, _HEAD_ROWS):
             b = min(a + _HEAD_ROWS, self.tensor.n_rows)
             rows = torch.from_numpy(read_floats(self.tensor, a, b).reshape(b - a, -1)).to(self.device, self.dtype)
-            out[..., a:b] = nn.functional.linear(hidden, rows)
+            out[..., a:b] = nn.functional.linear(hidden, rows, None if self.bias is None else self.bias[a:b])
         return out
 
 

@@ -32,8 +32,8 @@ _EXPERT_STACKS = {
     "down_proj": (Role.FFN_DOWN_EXPS,),
 }
 _STACKED = {role for roles in _EXPERT_STACKS.values() for role in roles}
-# The convolutions of Kimi Delta Attention, which transformers 5 keeps in one.
-_CONVOLUTIONS = ("q_conv1d", "k_conv1d", "v_conv1d")
+# What transformers 5 keeps in one: the convolutions of Kimi Delta Attention, gate and up of a gated MLP.
+_JOINED = {"conv1d": ("q_conv1d", "k_conv1d", "v_conv1d"), "gate_up_proj": ("gate_proj", "up_proj")}
 _BY_TOKEN = (Role.TOKEN_EMBD, Role.PER_LAYER_TOKEN_EMBD, Role.OUTPUT)  # read row by row
 _PIECE = 16 << 20  # bytes of rows converted at a time
 
@@ -81,12 +81,8 @@ class Weights:
         """The name of the list of blocks in transformers' model, such as ``model.layers``.
 
         Raises:
-            UnknownArchitecture: there are several, which do not run one after the other; or blocks are given more than
-                hidden states by the one before.
+            UnknownArchitecture: there are several, which do not run one after the other.
         """
-        if "shared" in (self.config.get("indexer_types") or ()):
-            problem = f"a block of {self.arch.name} takes the keys that the one before has chosen: none runs alone"
-            raise UnknownArchitecture(problem, path=self.model.path, hint="collect with llama.cpp's llama-imatrix")
         for rule in self.arch.rules:
             if rule.after is not None:
                 problem = f"the blocks of {self.arch.name} run several times, in turn: they cannot run one by one"
@@ -141,9 +137,14 @@ class Weights:
         """The output matrix, which is the embedding where they are tied."""
         return self._as_in_checkpoint(self._tensor("token_embd.weight" if self.tied else "output.weight"))
 
+    @property
+    def head_bias(self) -> NDArray[np.float32] | None:
+        """What is added to the logits; None for most models."""
+        return read_floats(self.tensors["output.bias"]) if "output.bias" in self.tensors else None
+
     def _as_in_checkpoint(self, tensor: Tensor) -> Tensor:
         """A tensor outside the blocks, under its name in GGUF, with the weights that the checkpoint has."""
-        slot = next((slot for slot in self._slots if slot.targets == (tensor.name,)), None)
+        slot = next((slot for slot in self._slots if not slot.rule.key and slot.targets == (tensor.name,)), None)
         return tensor if slot is None else slot.to_hf((tensor,))[0]
 
     def _tensor(self, name: str) -> Tensor:
@@ -163,16 +164,15 @@ class Weights:
         wanted = {name: tuple(p.shape) for name, p in module.state_dict().items()}
         rest: dict[str, Tensor] = {}
         for slot in self._slots:
-            if slot.layer == layer and not (slot.rule.part == "weight" and set(slot.rule.roles) & _STACKED):
+            if slot.layer == layer and not (_is_stacked(slot) and self._is_converted(slot)):
                 for name, tensor in self._of_slot(slot):
                     short = self._in_block(name, layer, wanted)
                     if short in wanted:
                         yield short, self._checked(tensor, wanted.pop(short))
                     else:
                         rest[short] = tensor
-        for name in [n for n in wanted if n.endswith("conv1d.weight")]:
-            parts = [name.replace("conv1d", one) for one in _CONVOLUTIONS]
-            if rest.keys() >= {*parts}:
+        for name in list(wanted):
+            if (parts := _parts(name)) and rest.keys() >= {*parts}:
                 wanted.pop(name)
                 yield name, np.concatenate([read_floats(rest[part]) for part in parts])
         for name in [n for n in wanted if n.rpartition(".")[2] in _EXPERT_STACKS]:
@@ -231,13 +231,28 @@ class Weights:
         return str(rename_source_key(name, self._renamings, [])[0]).removeprefix(prefix)
 
     @cached_property
-    def _renamings(self) -> list[Any]:
-        """How transformers 5 renames a checkpoint's tensors when it loads them."""
+    def _loading(self) -> tuple[Any, ...]:
+        """What transformers 5 does with a checkpoint's tensors when it loads them, alone or in a model that sees."""
         from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        kind = str(self.class_config["model_type"])
+        known = map(get_checkpoint_conversion_mapping, (kind, kind.removesuffix("_text")))
+        return tuple(next((steps for steps in known if steps), ()))
+
+    @cached_property
+    def _renamings(self) -> list[Any]:
         from transformers.core_model_loading import WeightRenaming
 
-        steps = get_checkpoint_conversion_mapping(str(self.class_config["model_type"])) or ()
-        return [step for step in steps if isinstance(step, WeightRenaming)]
+        return [step for step in self._loading if isinstance(step, WeightRenaming)]
+
+    def _is_converted(self, slot: Slot) -> bool:
+        """Whether a module has a stack of experts in another way than the checkpoint."""
+        from transformers.core_model_loading import WeightConverter
+
+        leaf = slot.sources[0].rpartition(".")[2]
+        converters = (step for step in self._loading if isinstance(step, WeightConverter))
+        made = (str(pattern) for step in converters for pattern in step.target_patterns)
+        return len(slot.sources) > 1 or any(pattern.rpartition(".")[2] == leaf for pattern in made)
 
     def _checked(self, tensor: Tensor, shape: tuple[int, ...]) -> NDArray[Any]:
         if tensor.shape != shape:
@@ -255,12 +270,16 @@ class Weights:
             if slot.layer == layer and slot.part == "weight" and len(slot.sources) == 1 and len(slot.shape) > 1
         }
         for name, parameter in module.named_parameters():
-            if parameter.dim() == 3 and (stacks := self._stacks(name, layer)):
+            parts = _parts(name)
+            if parts and by_name.keys() >= {*parts}:
+                found[name] = RecordedWeight(tuple(target for part in parts for target in by_name[part].targets))
+            elif parameter.dim() == 3 and (stacks := self._stacks(name, layer)):
                 found[name] = RecordedWeight(stacks, parameter.shape[0])
             elif name in by_name:
                 slot = by_name[name]
                 matrices = tuple(one for one in slot.targets if len(self._tensor(one).shape) > 1)
-                found[name] = RecordedWeight(matrices, columns=_columns(slot), heads=_heads(slot))
+                n = self._tensor(matrices[0]).shape[0] if _is_stacked(slot) else 1
+                found[name] = RecordedWeight(matrices, n, columns=_columns(slot), heads=_heads(slot))
         return found
 
     def tokenizer(self) -> TextTokenizer:
@@ -283,6 +302,17 @@ class Weights:
         bos = tokenizer.special.get("bos")
         starts = encoder.encode("a").ids[:1] == [bos]
         return TextTokenizer(encoder, bos if starts else None, self.embedding.shape[0])
+
+
+def _is_stacked(slot: Slot) -> bool:
+    return slot.rule.part == "weight" and bool(set(slot.rule.roles) & _STACKED)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The checkpoint's parameters that a module has in one, ``name``; () for other parameters."""
+    module, _, leaf = name.rpartition(".")
+    before, dot, last = module.rpartition(".")
+    return tuple(f"{before}{dot}{part}.{leaf}" for part in _JOINED.get(last, ()))
 
 
 def _columns(slot: Slot) -> NDArray[np.intp] | None:
