@@ -178,7 +178,7 @@ class _Session:
             return
         context = self.lib.llama_context_default_params()
         context.n_ctx = context.n_batch = context.n_ubatch = 512
-        context.n_threads = context.n_threads_batch = min(4, os.cpu_count() or 1)
+        context.n_threads = context.n_threads_batch = 1
         assert (context.type_k, context.type_v) == (1, 1), "struct llama_context_params has changed"
         context.type_k = context.type_v = context.flash_attn_type = 0
         self.text = self.lib.llama_init_from_model(self.model, context)
@@ -193,7 +193,7 @@ class _Session:
         drift = (params.n_threads, params.image_min_tokens, params.batch_max_tokens)
         assert drift == (4, -1, 1024), f"struct mtmd_context_params has changed: {drift}"
         params.use_gpu = params.warmup = params.print_timings = False
-        params.flash_attn, params.n_threads = 0, min(4, os.cpu_count() or 1)
+        params.flash_attn, params.n_threads = 0, 1
         params.image_min_tokens = image_min_tokens
         self.width = _projection(Path(path))
         self.context = self.lib.mtmd_init_from_file(os.fsencode(path), self.model, params)
