@@ -32,7 +32,7 @@ from .recipe import Recipe
 from .recipes import IGNORES_IMPORTANCE, REFUSES_WITHOUT, find_recipe
 from .refine import REFINED
 from .remarks import check_options, unrefined, unused_importance, unused_options
-from .towers import floats_of, whole_type
+from .towers import floats_of, kept_floats, whole_type
 
 __all__ = ["Importance", "MakeLayout", "Plan", "PlanOptions", "Step", "make_plan"]
 
@@ -81,7 +81,7 @@ class Plan:
         metadata: the file's keys.
         layout: the file's header and each tensor's place.
         importance: the importance vectors to encode with, by tensor name.
-        remarks: what the options asked for in vain, in lines.
+        remarks: what the options asked for in vain, and what is never quantized, in lines.
 
     Example:
         >>> from quantmill import make_plan, tiny_llama
@@ -190,6 +190,8 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
     check_values(importance)
     choices = choose_types(model, recipe, options)
     remarks = tuple(unused_options(model, recipe, options, choices))
+    if recipe.default_type.is_quantized:
+        remarks += tuple(kept_floats(model, recipe.level))
     if model.from_checkpoint:
         choices = _as_converter(model, recipe, choices, keep_blocks)
     choices = {t.name: choices.get(t.name, Choice(t.qtype, "kept")) for t in model.tensors}

@@ -6,6 +6,7 @@ on a tensor, of which some are there for floats alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..formats.ir import Model, Tensor
@@ -55,6 +56,14 @@ def is_kept(tensor: Tensor, floats: tuple[Floats, ...]) -> bool:
     """Whether a tensor is never quantized."""
     base = tensor.name.removesuffix(".weight")
     return any(base in row.kept for row in floats)
+
+
+def kept_floats(model: Model, level: str) -> Iterator[str]:
+    """What is never quantized, in a line for each projector, for a file of a quantized level."""
+    for row in floats_of(model):
+        names = [f"{t.name} ({t.qtype.name})" for t in model.tensors if row.why and is_kept(t, (row,))]
+        if names:
+            yield f"{', '.join(names)}: no {level}, but as it is: {row.why}"
 
 
 def whole_type(tensor: Tensor, converted: QType, float_type: QType, floats: tuple[Floats, ...]) -> QType:

@@ -122,3 +122,22 @@ def test_towers_of_another_model(
     set_metadata(tmp_path / "m.gguf", {"clip.vision.projection_dim": typed("clip.vision.projection_dim", 128)})
     said = refused("convert", tmp_path / "text.gguf", tmp_path / "back", "--mmproj", tmp_path / "m.gguf")
     assert "m.gguf: its embeddings are 128 wide, those of text.gguf 64 (is it the mmproj file of this model?)" in said
+
+
+@pytest.mark.parametrize("level", ["Q8_0", "Q4_K_M"])
+def test_quantizing_says_what_it_keeps(cli: Cli, convert: Callable[..., str], checkpoint: Path, tmp_path: Path, level: str) -> None:
+    """Of Gemma 3's projection in blocks, llama.cpp makes NaN."""
+    source, made = tmp_path / "m.gguf", tmp_path / "q.gguf"
+    convert(checkpoint, source, "--mmproj-only")
+    done = cli("quantize", source, made, level)
+    said = (
+        f"mm.input_projection.weight (F32): no {level}, but as it is: "
+        "llama.cpp turns it while it computes, which blocks do not survive: its results are NaN"
+    )
+    assert done.code == 0
+    assert said in done.out + done.err
+    planned = cli("plan", source, level)
+    assert said in planned.out + planned.err
+    types = {tensor.name: tensor.qtype.name for tensor in read_gguf(made)}
+    assert types["mm.input_projection.weight"] == "F32"
+    assert types["v.blk.0.attn_q.weight"] in ("Q8_0", "Q5_0")

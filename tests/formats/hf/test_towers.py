@@ -85,6 +85,16 @@ def test_llama_cpp_makes_the_same_of_an_image(proven: Proven, peer: Mtmd, level:
     assert difference < proof.limit * LIMITS[level]
 
 
+def test_a_lower_level_of_an_f16_file_runs(proven: Proven, peer: Mtmd) -> None:
+    """As ``quantize mmproj-F16.gguf Q4_K_M`` makes it: of what llama.cpp cannot compute in blocks, floats are left."""
+    proof, path = proven.proof, proven.folder / "mmproj-Q4_K_M.gguf"
+    execute(make_plan(read_gguf(proven.write("F16")), "Q4_K_M"), path, threads=1)
+    peer.open(path, proof.min_tokens)
+    found = np.concatenate(peer.encode_audio(sound_of(proof)) if proof.sound else peer.encode_image(image_of(proof)))
+    assert np.isfinite(found).all()
+    assert np.abs(found - proven.expected).max() < 0.5 * np.ptp(proven.expected)
+
+
 def config_of(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = AutoConfig.from_pretrained(folder).to_dict()
     return {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
