@@ -46,3 +46,14 @@ ROPE_SCALINGS = frozenset({"none", "linear", "yarn", "longrope"})
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS, llama-hparams.h
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
+
+# Of mmproj files (PROJECTOR_TYPE_NAMES in llama.cpp's tools/mtmd/clip-impl.h).
+_PROJECTORS_WORDS = """
+    adapter cogvlm cohere2v d1omni_a d1omni_v deepseek4v deepseekocr deepseekocr2 dots3note_a dots3note_v dots_ocr
+    exaone4_5 gemma3 gemma3na gemma3nv gemma4a gemma4ua gemma4uv gemma4v glm4v glm5v glma granite4_vision
+    granite_speech hunyuanvl idefics3 internvl janus_pro kimik25 kimivl ldp ldpv2 lfm2 lfm2a lightonocr ling3vl
+    llama4 meralion mimo_audio mimovl minicpmv4_6 minimax_m3 mlp muse-glimmer musicflamingo nemotron_v2_vl paddleocr
+    parakeet phi4 pixtral pockettts_gen pockettts_spkenc qwen2.5o qwen2.5vl_merger qwen2a qwen2vl_merger qwen3a
+    qwen3tts_gen qwen3tts_spkenc qwen3vl_merger resampler step3vl ultravox voxtral yasa2 youtuvl
+"""
+PROJECTORS = frozenset(_PROJECTORS_WORDS.split())

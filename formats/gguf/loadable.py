@@ -29,6 +29,7 @@ from .keys import (
     type_name,
 )  # fmt: skip
 from .known import ARCHITECTURES, MAX_EXPERTS, MAX_LAYERS, ROPE_SCALINGS
+from .loadable_towers import tower_problems
 from .loadable_vocab import vocabulary_problems
 from .shards import SPLIT_NO
 from .wire import DEFAULT_ALIGNMENT
@@ -75,9 +76,10 @@ def check_metadata(metadata: Metadata) -> Iterator[KeyFinding]:
     for key, value in metadata.items():
         yield from (KeyFinding(key, problem, remade) for problem, remade in _value_problems(key, value))
     yield from _alignment(metadata)
-    if not _whole(metadata, SPLIT_NO) and _text(metadata, "general.type") in (None, "model"):
+    if not _whole(metadata, SPLIT_NO) and _text(metadata, "general.type") in (None, "model", "mmproj"):
         yield from _architecture(metadata)
-        yield from (KeyFinding(*problem) for problem in vocabulary_problems(metadata))
+        if _text(metadata, GENERAL_ARCHITECTURE) != "clip":
+            yield from (KeyFinding(*problem) for problem in vocabulary_problems(metadata))
 
 
 def _value_problems(key: str, value: Value) -> Iterator[tuple[str, bool]]:
@@ -190,6 +192,7 @@ def _architecture(metadata: Metadata) -> Iterator[KeyFinding]:
     if (level := _whole(metadata, GENERAL_FILE_TYPE)) is not None and level not in FILE_TYPES.values():
         yield KeyFinding(GENERAL_FILE_TYPE, f"{level} is not the number of a level")
     if arch == "clip":
+        yield from (KeyFinding(*problem) for problem in tower_problems(metadata))
         return
     missing = [name for name in _REQUIRED if f"{arch}.{name}" not in metadata]
     yield from (KeyFinding(f"{arch}.{name}", "is missing; llama.cpp refuses the file") for name in missing)

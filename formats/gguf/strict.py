@@ -19,6 +19,7 @@ from ..storage.source import SourceFile
 from .header import GGUFHeader
 from .keys import GENERAL_ALIGNMENT
 from .loadable import check_metadata
+from .loadable_towers import tensor_problems
 from .reader import read_gguf, read_headers
 from .wire import align
 
@@ -117,7 +118,7 @@ def _metadata(header: GGUFHeader) -> Iterator[Finding]:
 
 def _shapes(model: Model) -> Iterator[Finding]:
     """Tensors must fit the numbers of the metadata, and be of types that llama.cpp computes with."""
-    if model.get("general.type") not in (None, "model"):
+    if model.get("general.type") not in (None, "model", "mmproj"):
         return
     for tensor in model:
         if len(tensor.shape) == 1 and tensor.qtype.name != "F32" and tensor.qtype.name not in _INTEGERS:
@@ -126,8 +127,12 @@ def _shapes(model: Model) -> Iterator[Finding]:
             continue  # a table of experts
         elif len(tensor.shape) > 1 and tensor.qtype.name in _NOT_WEIGHTS:
             yield Finding(f"tensor {tensor.name!r}", f"llama.cpp has no weights of {tensor.qtype}", _GET)
+    if model.arch == "clip":
+        for key, problem in tensor_problems(model.metadata, [tensor.name for tensor in model]):
+            yield Finding(f"metadata key {key!r}", problem, _SET)
+        return
     embedding = next((t for t in model if t.name == "token_embd.weight"), None)
-    if model.arch != "clip" and embedding is None:
+    if embedding is None:
         yield Finding("tensor 'token_embd.weight'", "is missing; llama.cpp refuses the file", _GET)
     width = model.hparam("embedding_length")
     if embedding is not None and isinstance(width, int) and embedding.width != width:

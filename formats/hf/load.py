@@ -17,7 +17,8 @@ from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Model, Role, Tensor, Tokenizer, Value
-from . import rope, towers
+from ..json_text import read_json
+from . import rope
 from .card import general
 from .classes import read_config
 from .config import RECORDED, complete_config, config_residue, derive_config, rope_row, token_ids
@@ -130,8 +131,7 @@ def assemble(
         found = _unwrapped(arch, expected, slots, found, folder, say)
         config = config_of(arch, config, found)
         slots = list(arch.slots(config))
-        remedy = "; --mmproj writes them" if name in towers.BY_CLASS else ""
-        named = _named(arch, cls, config, slots, found, raw, folder, say, remedy)
+        named = _named(arch, cls, config, slots, found, raw, path, say)
         bare = cls.bare or named.bare
         stored = settle_copies(arch, config, named.tensors, folder, say, bare=bare)
         config, slots, stored = chosen(arch, config, stored, mtp, folder, say)
@@ -202,22 +202,18 @@ def _named(
     slots: Sequence[Slot],
     found: Mapping[str, Stored],
     raw: Mapping[str, Any],
-    folder: Path,
+    path: Path,
     say: Say,
-    remedy: str = "",
 ) -> Named:
-    """The checkpoint's tensors, decoded if they are packed, under the rules' names, without the extras.
-
-    Args:
-        remedy: what is said behind the parts that are left out.
-    """
+    """The checkpoint's tensors, decoded if they are packed, under the rules' names, without the extras."""
+    folder = path.parent
     known = known_names(arch, slots)
     required = {name for name, _ in required_shapes(slots)}
     required |= {name.removeprefix(arch.base) for name in required}
     unread = {name for name in found if extra_of(arch, config, name) is not None}
     stored = decode_packed(found, raw, folder, required=required, unread=unread, say=say)
     named = by_our_names(stored, arch, cls, known, folder, say)
-    extras = Found(remedy=remedy)
+    extras = Found(writable=_writable(path))
     tensors = {
         name: weights
         for name, weights in named.tensors.items()
@@ -226,6 +222,17 @@ def _named(
     for line in extras.lines(folder):
         say(line)
     return Named(tensors, named.bare)
+
+
+def _writable(path: Path) -> Callable[[str], bool]:
+    """Whether a tensor of a name is one of the towers that a config.json has."""
+    from .mmproj import towers_of
+
+    try:
+        towers = towers_of(read_json(path, required=True), path)[1]
+    except FormatError:
+        towers = ()
+    return lambda name: any(tower.has(name) for tower in towers)
 
 
 def _maybe_without_head(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def restore_towers(model: Model) -> tuple[str, tuple[RestoredTower, ...]]:
     known = BY_CLASS.get(name, ()) if isinstance(name, str) else ()
     towers = [one for one in (known or TOWERS) if one.projector in found]
     if not towers:
-        hint = f"known: {', '.join(sorted({tower.projector for tower in TOWERS}))}"
+        every = sorted({tower.projector for tower in TOWERS})
+        near = get_close_matches(found[0], every, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(every)}"
         raise UnknownArchitecture(f"unknown projector {found[0]!r}", path=model.path, where=_NAMES[0], hint=hint)
     cls = str(name) if known else next(iter(towers[0].classes))
     given = {tensor.name: tensor for tensor in model.tensors}

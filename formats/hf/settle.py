@@ -153,13 +153,15 @@ class Found:
         parts: the number of tensors that are left out, and their bytes, by what they are.
         unlike: names of buffers that are not what config.json makes them, by what they are.
         reason: why parts are left out.
-        remedy: what writes them all the same, or nothing.
+        writable: whether --mmproj writes the tensor of a name.
+        unwritten: the parts of which a tensor is written by no option.
     """
 
     reason: str = "the text model is computed without it"
-    remedy: str = ""
+    writable: Callable[[str], bool] = lambda name: False
     parts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     unlike: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    unwritten: set[str] = field(default_factory=set)
 
     def take(self, arch: Arch, config: Config, name: str, stored: Stored) -> bool:
         """Whether a tensor is an extra; if so, note what should be said of it."""
@@ -168,6 +170,8 @@ class Found:
             part = self.parts[extra.what]
             part[0] += 1
             part[1] += stored.nbytes
+            if not self.writable(name):
+                self.unwritten.add(extra.what)
         elif extra is not None and not _agrees(extra, config, stored):
             self.unlike[extra.what].append(name)
         return extra is not None
@@ -179,10 +183,17 @@ class Found:
                 f"{what} ({n} tensor{'s' if n > 1 else ''}, {human_bytes(nbytes)})"
                 for what, (n, nbytes) in self.parts.items()
             ]
-            yield f"{folder}: left out, as {self.reason}: {', '.join(parts)}{self.remedy}"
+            yield f"{folder}: left out, as {self.reason}: {', '.join(parts)}{self._remedy()}"
         for what, names in self.unlike.items():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield f"{folder}: {names[0]}{more}: not the {what} that config.json gives; ignored, as transformers does"
+
+    def _remedy(self) -> str:
+        """What writes the parts all the same, or nothing."""
+        written = [what for what in self.parts if what not in self.unwritten]
+        if len(written) == len(self.parts):
+            return "; --mmproj writes them"
+        return f"; --mmproj writes the {' and the '.join(written)}" if written else ""
 
 
 def extra_of(arch: Arch, config: Config, name: str) -> LeftOut | Buffer | None:

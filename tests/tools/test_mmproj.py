@@ -60,6 +60,16 @@ def test_the_text_alone_says_what_writes_the_rest(
     assert "; --mmproj writes them" in said
 
 
+def test_a_part_that_no_option_writes_is_said_without_one(convert: Callable[..., str], tmp_path: Path) -> None:
+    """Janus draws, too; what draws is in no file."""
+    folder = tmp_path / "janus"
+    save_tower_proof(next(proof for proof in all_tower_proofs() if proof.id == "janus_pro"), folder)
+    said = convert(folder, tmp_path / "text.gguf")
+    line = next(line for line in said.splitlines() if "left out" in line)
+    assert " images (160 tensors" in line
+    assert line.endswith("; --mmproj writes the projector and the vision tower")
+
+
 def test_json_names_the_file(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     done = cli("convert", checkpoint, tmp_path / "text.gguf", "--mmproj", tmp_path / "m.gguf", "--json", "--quiet")
     assert json.loads(done.out)["mmproj"] == str(tmp_path / "m.gguf")
@@ -125,7 +135,9 @@ def test_towers_of_another_model(
 
 
 @pytest.mark.parametrize("level", ["Q8_0", "Q4_K_M"])
-def test_quantizing_says_what_it_keeps(cli: Cli, convert: Callable[..., str], checkpoint: Path, tmp_path: Path, level: str) -> None:
+def test_quantizing_says_what_it_keeps(
+    cli: Cli, convert: Callable[..., str], checkpoint: Path, tmp_path: Path, level: str
+) -> None:
     """Of Gemma 3's projection in blocks, llama.cpp makes NaN."""
     source, made = tmp_path / "m.gguf", tmp_path / "q.gguf"
     convert(checkpoint, source, "--mmproj-only")
