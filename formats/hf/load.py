@@ -37,6 +37,7 @@ from .safetensors import StoredTensor
 from .seen import chosen, config_of, expected_further
 from .sentence_files import dense_weights, kept_files, read_dense
 from .settle import Found, Say, extra_of, ignore, known_names, say_bare, say_biases, settle_copies
+from .tower_classes import towers_of
 from .weights import Stored, read_weights
 
 ORIGINAL = "quantmill.hf.original."  # + the rules' name of a tensor
@@ -226,8 +227,6 @@ def _named(
 
 def _writable(path: Path) -> Callable[[str], bool]:
     """Whether a tensor of a name is one of the towers that a config.json has."""
-    from .mmproj import towers_of
-
     try:
         towers = towers_of(read_json(path, required=True), path)[1]
     except FormatError:

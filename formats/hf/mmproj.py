@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, UnknownArchitecture, located, name_list
+from ..errors import located
 from ..gguf.keys import typed
 from ..ir import Model, Tensor, Value
 from ..json_text import read_json
-from ..json_types import OBJECT, TEXTS, shown, take
 from . import processor
 from .card import general
 from .config import complete_config, config_residue, derive_config
@@ -25,8 +24,8 @@ from .rows import metadata_key
 from .settle import Found, Say, ignore
 from .token_ids import token_ids
 from .tower import OUTER, PARTS, PROCESSOR, TEXT, TOKENS, Tower
+from .tower_classes import object_at, towers_of
 from .tower_rows import Values
-from .towers import BY_CLASS, REFUSED
 from .weights import Stored, read_weights
 
 PRIVATE = "quantmill.hf."
@@ -75,47 +74,11 @@ def read_mmproj(
     metadata |= {key: typed(key, value) for key, value in general(folder, outer, {}, tensors)}
     rest = {key: value for key, value in outer.items() if not _is_part(key, towers)}
     # Of two flags, the outer one decides; the text model's file knows one.
-    rest[TEXT] = {key: value for key, value in (_object(outer, TEXT, path) or {}).items() if key == TIED}
+    rest[TEXT] = {key: value for key, value in (object_at(outer, TEXT, path) or {}).items() if key == TIED}
     whole = {CLASS: name, TYPE: outer.get("model_type", ""), REST: json.dumps(rest, sort_keys=True)}
     whole |= {FILE + file: text for file, text in processor.processor_texts(folder).items()}
     metadata |= keys | {key: typed(key, value) for key, value in whole.items()} | private
     return Model("clip", metadata, tuple(tensors), folder, from_checkpoint=True)
-
-
-def towers_of(outer: Mapping[str, Any], path: Path) -> tuple[str, tuple[Tower, ...]]:
-    """The model class that a config.json names, and its towers.
-
-    Raises:
-        UnknownArchitecture: it has none.
-    """
-    names = take(outer, "architectures", TEXTS, [], path=path)
-    known = [name for name in names if name in BY_CLASS]
-    if not known:
-        what = name_list(names) if names else "no class"
-        hint = "quantmill archs lists those that see or hear; without --mmproj the text model converts"
-        raise UnknownArchitecture(f"{what} has no tower that is known", path=path, where="architectures", hint=hint)
-    objects = [(tower, _object(outer, tower.at, path)) for tower in BY_CLASS[known[0]]]
-    given = [(tower, own) for tower, own in objects if own is not None]
-    present = tuple(t for t, own in given if own.get("model_type", t.kind(known[0])) == t.kind(known[0]))
-    if given and not present:
-        tower, own = given[0]
-        why = REFUSED.get((known[0], str(own["model_type"])), f"known: {tower.kind(known[0])}")
-        problem = f"{known[0]} around {shown(own['model_type'])} has no tower that is known"
-        raise UnknownArchitecture(problem, path=path, where=f"{tower.at}.model_type", hint=why)
-    if not present:
-        places = name_list([tower.at for tower in BY_CLASS[known[0]]])
-        raise FormatError(f"{known[0]} without {places}: there is no tower", path=path, hint="convert without --mmproj")
-    return known[0], present
-
-
-def _object(outer: Mapping[str, Any], place: str, path: Path) -> dict[str, Any] | None:
-    """The object at a place, with dots; None if there is none."""
-    found: Any = outer
-    for part in place.split("."):
-        found = take(found, part, OBJECT, path=path)
-        if found is None:
-            return None
-    return dict(found)
 
 
 def _is_part(key: str, towers: Iterable[Tower]) -> bool:
@@ -131,7 +94,7 @@ def tower_config(
     path = folder / "config.json"
     cls = tower.classes[name]
     around = tower.at.rpartition(".")[0]
-    whole = (_object(outer, around, path) or {}) if around else dict(outer)
+    whole = (object_at(outer, around, path) or {}) if around else dict(outer)
     found = {**processor.read_processor(folder, tower), **given}
     read = (
         types_of(tower, cls.defaults).keys()
@@ -141,7 +104,7 @@ def tower_config(
     needed = [row.hf for row in tower.config if isinstance(row, Values) and row.hf.startswith(f"{PROCESSOR}.")]
     processor.check_complete(folder, found, needed)
     text = whole.get(TEXT) if isinstance(whole.get(TEXT), dict) else whole
-    raw: dict[str, Any] = _object(outer, tower.at, path) or {}
+    raw: dict[str, Any] = object_at(outer, tower.at, path) or {}
     ids = token_ids(folder, tower.tokens)
     for part, entries in ((TEXT, text), (OUTER, whole), (PROCESSOR, found), (TOKENS, ids)):
         raw[part] = {key: value for key, value in (entries or {}).items() if f"{part}.{key}" in read}
