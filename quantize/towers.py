@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from ..formats.ir import Model, Tensor
 from ..formats.qtypes import F16, F32, QType
@@ -18,7 +19,7 @@ _PROJECTORS = ("clip.projector_type", "clip.vision.projector_type", "clip.audio.
 
 @dataclass(frozen=True)
 class Floats:
-    """Tensors of a projector, by their names without ``.weight``.
+    """Tensors of a projector, by patterns of their names without ``.weight``.
 
     Args:
         whole: F32 in every file that is made from a checkpoint.
@@ -34,6 +35,11 @@ class Floats:
 _ALL = Floats(whole=("v.position_embd", "a.position_embd"))
 _OF_PROJECTOR = {
     "idefics3": Floats(whole=("v.patch_embd",)),
+    "gemma4a": Floats(
+        whole=("a.blk.*.conv_dw", "a.conv1d.*", "a.input_projection"),
+        kept=("a.blk.*.conv_dw",),
+        why="llama.cpp convolves with F32 alone, and ends at anything else",
+    ),
     "gemma3": Floats(
         whole=("v.patch_embd", "mm.input_projection"),
         kept=("mm.input_projection",),
@@ -55,7 +61,7 @@ def floats_of(model: Model) -> tuple[Floats, ...]:
 def is_kept(tensor: Tensor, floats: tuple[Floats, ...]) -> bool:
     """Whether a tensor is never quantized."""
     base = tensor.name.removesuffix(".weight")
-    return any(base in row.kept for row in floats)
+    return any(fnmatchcase(base, like) for row in floats for like in row.kept)
 
 
 def kept_floats(model: Model, level: str) -> Iterator[str]:
@@ -73,7 +79,7 @@ def whole_type(tensor: Tensor, converted: QType, float_type: QType, floats: tupl
         converted: its type in a file of a text model.
     """
     base = tensor.name.removesuffix(".weight")
-    if any(base in row.whole for row in floats):
+    if any(fnmatchcase(base, like) for row in floats for like in row.whole):
         return F32
     if floats and any(f"{patches}.weight" in tensor.name for patches in _PATCHES):  # patch_embd.weight.1, too
         return F16 if float_type is F16 else F32

@@ -159,7 +159,7 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
 def _views(config: Config) -> Iterator[Config]:
     """The config, and as layers see it that have other numbers of heads."""
     yield config
-    n_layers = config["num_hidden_layers"]
+    n_layers = config.get("num_hidden_layers", 0)
     own = [int(layer) for layer in config.get("per_layer_config") or () if layer.isdecimal()]
     heads = config.get("num_attention_heads")
     layers = range(n_layers) if isinstance(heads, list) and len(heads) == n_layers else own

@@ -68,7 +68,7 @@ def read_mmproj(
     tensors: list[Tensor] = []
     for tower in towers:
         found, own, facts = _read_tower(tower, name, outer, stored, folder, given or {}, say)
-        tensors += found
+        tensors = [*found, *tensors]  # those that hear first, as checkpoints' names come
         keys |= own
         private |= facts
     metadata |= {key: typed(key, value) for key, value in general(folder, outer, {}, tensors)}

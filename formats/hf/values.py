@@ -102,3 +102,30 @@ class LogNeg(ValueOp):
     def compute(self, values: Floats, config: Config) -> Floats:
         result: NDArray[Any] = np.log(-values.astype(np.float64))
         return result.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Softplus(ValueOp):
+    """Compute log(1 + exp(x)), which llama.cpp has in its files where transformers computes it as it runs."""
+
+    @property
+    def inverse(self) -> SoftplusInverse:
+        return SoftplusInverse()
+
+    def compute(self, values: Floats, config: Config) -> Floats:
+        result: NDArray[Any] = np.logaddexp(values.astype(np.float64), 0.0)
+        return result.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class SoftplusInverse(ValueOp):
+    """Compute log(exp(x) - 1), the inverse of ``Softplus``."""
+
+    @property
+    def inverse(self) -> Softplus:
+        return Softplus()
+
+    def compute(self, values: Floats, config: Config) -> Floats:
+        wide = values.astype(np.float64)
+        result: NDArray[Any] = wide + np.log(-np.expm1(-wide))
+        return result.astype(np.float32)

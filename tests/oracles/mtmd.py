@@ -73,6 +73,11 @@ class Mtmd:
         found: tuple[list[list[int] | int], NDArray[np.float32]] = self._ask("read", before, pixels, after)
         return found
 
+    def heard(self) -> list[NDArray[np.float32]]:
+        """The mel spectrograms that the last sound became: float32 [frames, bins] of each chunk."""
+        found: list[NDArray[np.float32]] = self._ask("heard")
+        return found
+
     def _ask(self, verb: str, *args: Any) -> Any:
         assert self._child.stdin
         assert self._child.stdout
@@ -110,6 +115,28 @@ class _MtmdParams(ctypes.Structure):
         ("progress_callback_user_data", ctypes.c_void_p),
         ("opaque", ctypes.c_ubyte * 256),
     ]
+
+
+class _Tensor(ctypes.Structure):
+    """ggml.h, struct ggml_tensor."""
+
+
+_Tensor._fields_ = [
+    ("type", ctypes.c_int),
+    ("buffer", ctypes.c_void_p),
+    ("ne", ctypes.c_int64 * 4),
+    ("nb", ctypes.c_size_t * 4),
+    ("op", ctypes.c_int),
+    ("op_params", ctypes.c_int32 * 16),
+    ("flags", ctypes.c_int32),
+    ("src", ctypes.POINTER(_Tensor) * 10),
+    ("view_src", ctypes.c_void_p),
+    ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p),
+    ("name", ctypes.c_char * 64),
+]
+_EVAL = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.POINTER(_Tensor), ctypes.c_bool, ctypes.c_void_p)
+_INPUT = b"inp_raw"  # the graph's input, as clip.cpp names it
 
 
 class _Text(ctypes.Structure):
@@ -167,6 +194,8 @@ class _Session:
             getattr(lib, name)(self._callback, None)
         lib.llama_backend_init()
         self.context: int | None = None
+        self.inputs: list[NDArray[np.float32]] = []
+        self._tap = _EVAL(self._taste)
 
     def load(self, path: str, whole: bool) -> None:
         params = self.lib.llama_model_default_params()
@@ -195,10 +224,24 @@ class _Session:
         params.use_gpu = params.warmup = params.print_timings = False
         params.flash_attn, params.n_threads = 0, 1
         params.image_min_tokens = image_min_tokens
+        params.cb_eval = ctypes.cast(self._tap, ctypes.c_void_p)
         self.width = _projection(Path(path))
         self.context = self.lib.mtmd_init_from_file(os.fsencode(path), self.model, params)
         if not self.context:
             raise LlamaError(f"{path}: " + "".join(self.log[-8:]))
+
+    def _taste(self, tensor: Any, ask: bool, _: int) -> bool:
+        """Copy the graph's input where the first operation reads it."""
+        for source in tensor.contents.src:
+            if ask and source and source.contents.name == _INPUT and not self.inputs_seen:
+                self.inputs_seen = True
+                shape = tuple(source.contents.ne)[1::-1]
+                data = ctypes.cast(source.contents.data, ctypes.POINTER(ctypes.c_float))
+                self.inputs.append(np.ctypeslib.as_array(data, shape).T.copy())
+        return False
+
+    def heard(self) -> list[NDArray[np.float32]]:
+        return self.inputs
 
     def image(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         height, width, _ = pixels.shape
@@ -246,10 +289,12 @@ class _Session:
         lib = self.lib
         chunks = self._chunks(bitmap)
         out = []
+        self.inputs.clear()
         for i in range(lib.mtmd_input_chunks_size(chunks)):
             chunk = lib.mtmd_input_chunks_get(chunks, i)
             if lib.mtmd_input_chunk_get_type(chunk) == 0:
                 continue
+            self.inputs_seen = False
             if code := lib.mtmd_encode_chunk(self.context, chunk):
                 raise LlamaError(f"mtmd_encode_chunk gave {code}: " + "".join(self.log[-4:]))
             n = lib.mtmd_input_chunk_get_n_tokens(chunk)

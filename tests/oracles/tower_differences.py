@@ -21,7 +21,9 @@ MORE = (
         "tensor:v.blk.*.ln2.*", "the name under which llama.cpp looks for it; without, it runs none", ("llama4",)
     ),
     Difference(
-        "clip.use_gelu", "without, llama.cpp computes quick-GELU where the model has that of tanh", ("gemma4v",)
+        "clip.use_gelu",
+        "without, llama.cpp computes quick-GELU where the model has that of tanh",
+        ("gemma4v", "gemma4a"),
     ),
 )
 # What only llama.cpp's have.
@@ -42,6 +44,11 @@ OTHER = (
         "tensor:v.position_embd.weight",
         "the class token's position stands last, as llama.cpp appends the token; theirs stands first",
         ("internvl",),
+    ),
+    Difference(
+        "tensor:a.blk.*.per_dim_scale.weight",
+        "softplus, computed in float64 and rounded once; torch's in float32 has other last bits",
+        ("gemma4a",),
     ),
 )
 

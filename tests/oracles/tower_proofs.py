@@ -36,6 +36,8 @@ class TowerProof:
         config: of the wrapper, with a config for each of its parts.
         size: height and width of the image.
         sound: the number of samples at 16 kHz, for a tower that hears.
+        own_mel: the features are also made of a mel spectrogram [frames, bins], and asked of llama.cpp's own: its
+            spectrogram differs from transformers' by more than towers do.
         features: what transformers makes of the model and of pixels [1, 3, height, width], or samples [n]: float32
             [tokens, width].
         case: where a tower has several proofs, what this one is about.
@@ -55,6 +57,7 @@ class TowerProof:
     features: Callable[[Any, torch.Tensor], torch.Tensor]
     size: tuple[int, int] = (64, 64)
     sound: int = 0
+    own_mel: bool = False
     case: str = ""
     processor: Mapping[str, Any] = field(default_factory=lambda: dict(COLOURS))
     files: Mapping[str, Any] = field(default_factory=dict)
@@ -147,11 +150,17 @@ def sound_of(proof: TowerProof) -> NDArray[np.float32]:
     return (0.3 * tone + 0.05 * noise).astype(np.float32)
 
 
-def run_tower_proof(proof: TowerProof, model: torch.nn.Module) -> NDArray[np.float32]:
-    """transformers' features: float32 [tokens, width]."""
+def run_tower_proof(
+    proof: TowerProof, model: torch.nn.Module, mel: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """transformers' features: float32 [tokens, width].
+
+    Args:
+        mel: what the sound became in llama.cpp; without, transformers makes its own.
+    """
     import torch
 
-    given = torch.from_numpy(sound_of(proof) if proof.sound else pixels_of(proof))
+    given = torch.from_numpy(mel if mel is not None else sound_of(proof) if proof.sound else pixels_of(proof))
     with torch.no_grad():
         found: NDArray[np.float32] = proof.features(model, given).float().numpy()
     return found

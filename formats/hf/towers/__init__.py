@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..tower import Tower
-from .gemma4 import GEMMA4_VISION
+from .gemma4 import GEMMA4_AUDIO, GEMMA4_UNIFIED_AUDIO, GEMMA4_UNIFIED_VISION, GEMMA4_VISION
 from .glm_vl import GLM4V, GLM_OCR
 from .internvl import INTERNVL
 from .llama4 import LLAMA4
@@ -15,7 +15,7 @@ TOWERS: tuple[Tower, ...] = tuple(value for value in list(globals().values()) if
 
 # The towers of each model class, those that see first.
 BY_CLASS: dict[str, tuple[Tower, ...]] = {}
-for _tower in TOWERS:
+for _tower in sorted(TOWERS, key=lambda tower: tower.modality == "audio"):
     for _name in _tower.classes:
         BY_CLASS[_name] = (*BY_CLASS.get(_name, ()), _tower)
 

@@ -29,6 +29,10 @@ HEADER = (
 )
 IMAGE_KEYS = (Key("image_size", "vision.image_size"), Key("patch_size", "vision.patch_size"))
 VISION_KEYS = (*HEADER, *IMAGE_KEYS, *ENCODER, *COLOURS)
+SOUND_HEADER = (
+    Constant("has_audio_encoder", True),
+    Key(f"{TEXT}.hidden_size", "audio.projection_dim"),
+)
 EPS_KEY = Key("layer_norm_eps", "vision.attention.layer_norm_epsilon")
 GELU = Constant("use_gelu", True)  # tanh
 SILU = Constant("use_silu", True)

@@ -28,7 +28,7 @@ from quantmill.formats.hf.ops import (
     Unstack,
 )
 from quantmill.formats.hf.tower_ops import Roll, TakeRow
-from quantmill.formats.hf.values import Add, LogNeg, Multiply, NegExp
+from quantmill.formats.hf.values import Add, LogNeg, Multiply, NegExp, Softplus
 from quantmill.formats.ir import Role, Tensor
 from quantmill.formats.qtypes import BF16, F16, F32, QType
 
@@ -210,6 +210,7 @@ def test_moving_ops_say_what_numpy_says_lazily_and_back(case: str, qtype: QType)
         (Multiply(D), [1.0, 0.5, 2.0], [4.0, 2.0, 8.0]),
         (Multiply(Root(D, Dim(1))), [1.0, 0.5, -2.0], [2.0, 1.0, -4.0]),
         (NegExp(), [0.0, 1.0, -1.0], [-1.0, -2.7182817, -0.36787945]),
+        (Softplus(), [0.0, 1.0, -1.0, 40.0], [0.6931472, 1.3132616, 0.3132617, 40.0]),
     ],
 )
 def test_computing_ops_by_hand(op: Op, before: list[float], after: list[float]) -> None:
@@ -227,7 +228,17 @@ def test_computing_from_bf16_is_float32_arithmetic() -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [PermuteRope(H), Stack(), Unstack(), NegExp(), LogNeg(), Add(1.0), *(op for op, _, _ in WORDS.values())]
+    "op",
+    [
+        PermuteRope(H),
+        Stack(),
+        Unstack(),
+        NegExp(),
+        LogNeg(),
+        Softplus(),
+        Add(1.0),
+        *(op for op, _, _ in WORDS.values()),
+    ],
 )
 def test_the_inverse_of_the_inverse_is_the_op(op: Op) -> None:
     assert op.inverse.inverse == op

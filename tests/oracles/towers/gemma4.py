@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import Gemma4AudioFeatureExtractor
+
 from oracles.tower_proofs import TEXT, TowerProof
 
 _TEXT = TEXT | {"num_hidden_layers": 6, "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 320}
@@ -13,6 +15,12 @@ _VISION = {
     "num_key_value_heads": 2, "patch_size": 8, "position_embedding_size": 32, "use_clipped_linears": True,
     "standardize": True,
 }  # fmt: skip
+_AUDIO = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "output_proj_dims": 96}
+_UNIFIED = {
+    "text_config": {key: value for key, value in _TEXT.items() if "per_layer" not in key},
+    "vision_config": {"mm_embed_dim": 64, "output_proj_dims": 64, "mm_posemb_size": 32, "patch_size": 8},
+    "audio_config": {"audio_embed_dim": 640},
+}
 
 
 def _positions(rows: int, columns: int) -> Any:
@@ -35,6 +43,19 @@ def _image(model: Any, pixels: Any) -> Any:
     return found.pooler_output[0]
 
 
+def _sound(model: Any, given: Any) -> Any:
+    """Of samples, or of llama.cpp's mel spectrogram [frames, bins]."""
+    import torch
+
+    if given.ndim == 1:
+        found = Gemma4AudioFeatureExtractor()([given.numpy()], sampling_rate=16000, return_tensors="pt")
+        given, mask = found["input_features"], found["input_features_mask"].bool()
+    else:
+        given, mask = given[None], torch.ones(1, len(given), dtype=torch.bool)
+    found = model.model.get_audio_features(given, mask)
+    return found.pooler_output[found.attention_mask]
+
+
 PROOFS = (
     TowerProof(
         "gemma4v",
@@ -44,5 +65,31 @@ PROOFS = (
         size=(72, 96),
         min_tokens=4,
         features=_image,
+    ),
+    TowerProof(
+        "gemma4a",
+        "Gemma4ForConditionalGeneration",
+        {"text_config": _TEXT, "vision_config": _VISION, "audio_config": _AUDIO},
+        processor=_PLAIN,
+        sound=16000,
+        own_mel=True,
+        features=_sound,
+    ),
+    TowerProof(
+        "gemma4uv",
+        "Gemma4UnifiedForConditionalGeneration",
+        _UNIFIED,
+        processor=_PLAIN,
+        size=(72, 96),
+        min_tokens=4,
+        features=lambda model, pixels: model.model.get_image_features(*_patches(pixels, 24)).pooler_output[0],
+    ),
+    TowerProof(
+        "gemma4ua",
+        "Gemma4UnifiedForConditionalGeneration",
+        _UNIFIED,
+        processor=_PLAIN,
+        sound=6400,
+        features=lambda model, sound: model.model.get_audio_features(sound.reshape(1, -1, 640)).pooler_output[0],
     ),
 )  # fmt: skip
