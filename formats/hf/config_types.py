@@ -59,7 +59,7 @@ from .rows import (
     Times,
 )
 from .rules import Further, Rule
-from .tower_rows import EvenlySpaced, Inverted, LayersListed, Square, Values
+from .tower_rows import EvenlySpaced, Inverted, LayersListed, Same, Square, Values
 
 if TYPE_CHECKING:
     from .rules import Arch
@@ -155,7 +155,7 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.key, NUMBER if noun.at is None else NUMBERS
     elif isinstance(noun, LayerIn):
         yield noun.key, optional(WHOLES)
-    elif isinstance(noun, OrDefault):
+    elif isinstance(noun, (OrDefault, Same)):
         yield noun.key, WHOLE
     elif isinstance(noun, WordsFrom):
         for key, words in noun.sources.items():

@@ -146,15 +146,10 @@ def _read_tower(
     facts: dict[str, Any] = {at + "dtype": common, at + "config": json.dumps(rest, sort_keys=True)}
     if others:
         facts[at + "dtypes"] = others
-    if root := _root(tower, stored):
-        facts[at + "root"] = root
+    if roots := [root for root in tower.roots if any(name.startswith(root) for name in stored if tower.has(name))]:
+        facts[at + "roots"] = roots
     facts |= {ORIGINAL + one: values for one, values in kept.originals.items()}
     return tensors, metadata, {key: typed(key, value) for key, value in facts.items()}
-
-
-def _root(tower: Tower, stored: Mapping[str, Stored]) -> str:
-    """The beginning of names, of those in ``Tower.roots``, that the checkpoint has."""
-    return next((root for root in tower.roots if any(name.startswith(root) for name in stored)), "")
 
 
 def _our_name(tower: Tower, name: str) -> str:

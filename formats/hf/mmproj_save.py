@@ -34,7 +34,7 @@ class RestoredTower:
         around: what its rows know of the objects around it: ``text_config``, ``outer``, ``preprocessor_config``.
         slots: its tensors by the rules.
         model: its tensors alone.
-        root: the beginning of names, of those in ``Tower.roots``, that the checkpoint has.
+        roots: the beginnings of names, of those in ``Tower.roots``, that the checkpoint has.
         dtype: the type that most of its tensors have in the checkpoint; None if nothing says so.
         others: the types of the other tensors, by the rules' names.
     """
@@ -44,14 +44,17 @@ class RestoredTower:
     around: dict[str, dict[str, Any]]
     slots: Sequence[Slot]
     model: Model
-    root: str
+    roots: tuple[str, ...]
     dtype: QType | None
     others: Mapping[str, QType]
 
     def name_of(self, name: str) -> str:
         """The checkpoint's name of a tensor, for the rules'."""
-        ours = self.tower.roots.get(self.root, "")
-        return self.root + name.removeprefix(ours) if ours and name.startswith(ours) else name
+        for root in self.roots:
+            ours = self.tower.roots.get(root, "")
+            if ours and name.startswith(ours):
+                return root + name.removeprefix(ours)
+        return name
 
 
 def restore_towers(model: Model) -> tuple[str, tuple[RestoredTower, ...]]:
@@ -96,7 +99,8 @@ def _restore(tower: Tower, name: str, model: Model, given: dict[str, Tensor]) ->
             given.pop(target, None)
     written = config_for_class({**derived, **recorded}, recorded, tower, cls)
     around = {part: written.pop(part, {}) for part in PARTS}
-    dtype, root = model.get(at + "dtype"), model.get(at + "root", "")
+    dtype = model.get(at + "dtype")
+    roots = model.metadata[at + "roots"].texts if at + "roots" in model.metadata else ()
     lines = model.metadata[at + "dtypes"].texts if at + "dtypes" in model.metadata else ()
     others = {one: BY_NAME[kind] for kind, _, one in (line.partition(" ") for line in lines) if kind in BY_NAME}
     return RestoredTower(
@@ -105,7 +109,7 @@ def _restore(tower: Tower, name: str, model: Model, given: dict[str, Tensor]) ->
         around=around,
         slots=slots,
         model=own,
-        root=root if isinstance(root, str) else "",
+        roots=tuple(roots),
         dtype=BY_NAME.get(dtype) if isinstance(dtype, str) else None,
         others=others,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from .rules import Arch
 
@@ -23,6 +23,7 @@ class Tower(Arch):
     Args:
         modality: what it encodes; the beginning of its keys in GGUF.
         at: the place of its object in config.json, with dots.
+        also: what published objects say for the ``model_type`` that transformers writes.
         owns: patterns of the names of all its tensors in checkpoints: ``*`` stands for anything.
         processor: the object of processor_config.json that speaks of its inputs.
         tokens: tokens of which the rules read the ids, by the part behind the dot (``tokens.img_break``).
@@ -34,6 +35,7 @@ class Tower(Arch):
     base: str = ""
     modality: Literal["vision", "audio"] = "vision"
     at: str = "vision_config"
+    also: tuple[str, ...] = ()
     owns: tuple[str, ...] = ()
     processor: str = "image_processor"
     tokens: Mapping[str, str] = field(default_factory=dict)
@@ -49,6 +51,10 @@ class Tower(Arch):
     def kind(self, name: str) -> str:
         """The ``model_type`` of its object in a config of a class."""
         return self.classes[name].model_type
+
+    def takes(self, name: str, own: Mapping[str, Any]) -> bool:
+        """Whether an object of a class's config.json is its encoder's."""
+        return own.get("model_type", self.kind(name)) in (self.kind(name), *self.also)
 
     def has(self, name: str) -> bool:
         """Whether a tensor of this name, as a checkpoint has it, is the tower's."""

@@ -26,7 +26,7 @@ def towers_of(outer: Mapping[str, Any], path: Path) -> tuple[str, tuple[Tower, .
         raise UnknownArchitecture(f"{what} has no tower that is known", path=path, where="architectures", hint=hint)
     objects = [(tower, object_at(outer, tower.at, path)) for tower in BY_CLASS[known[0]]]
     given = [(tower, own) for tower, own in objects if own is not None]
-    present = tuple(t for t, own in given if own.get("model_type", t.kind(known[0])) == t.kind(known[0]))
+    present = tuple(tower for tower, own in given if tower.takes(known[0], own))
     if given and not present:
         tower, own = given[0]
         why = REFUSED.get((known[0], str(own["model_type"])), f"known: {tower.kind(known[0])}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..json_types import POSITIVE, POSITIVE_WHOLE, shown
-from .dimensions import LAYERS, Config
+from .dimensions import LAYERS, Config, Dim
 from .rows import Getter
 
 
@@ -139,3 +139,13 @@ class OneOver:
         if not POSITIVE.holds(share) or 1 % share:
             raise FormatError(f"{shown(share)} is not one part of several", where=self.key)
         return int(1 / share)
+
+
+@dataclass(frozen=True)
+class Same:
+    """The number that another key holds, or None: for a key that has two places."""
+
+    key: str
+
+    def __call__(self, config: Config) -> int | None:
+        return None if config.get(self.key) is None else Dim(self.key)(config)

@@ -33,7 +33,7 @@ from oracles.converter import SMOLLM2, golden_path, summary, weights_digest
 from oracles.converter_folders import pre_name, publish
 from oracles.make_vocabularies import PINNED, download
 from oracles.proofs import Proof, all_proofs, save_proof
-from oracles.tower_proofs import TowerProof, all_tower_proofs, save_tower_proof
+from oracles.tower_proofs import TowerProof, all_tower_proofs, rename, save_tower_proof
 from quantmill.tools.api.convert import convert
 from quantmill.tools.demo import smollm2_gguf
 
@@ -167,7 +167,7 @@ def make_tower(proof: TowerProof, converter: Converter) -> None:
         folder = Path(temporary) / golden_path(proof.golden).stem
         save_tower_proof(proof, folder)
         digest = weights_digest(folder)
-        old_names(proof, folder)
+        rename(folder, proof.old_names)
         if proof.published:
             config = json.loads((folder / "config.json").read_text())
             config["vision_config"] |= proof.published
@@ -176,19 +176,6 @@ def make_tower(proof: TowerProof, converter: Converter) -> None:
         for path in files:
             converter.convert(folder, path, path.stem, options=("--mmproj",))
         _write(proof.golden, digest, files)
-
-
-def old_names(proof: TowerProof, folder: Path) -> None:
-    """Give the tensors the names that llama.cpp's converter knows, where transformers 5 saves others."""
-    from safetensors.numpy import load_file, save_file
-
-    path = folder / "model.safetensors"
-    tensors = {}
-    for name, weight in load_file(path).items():
-        for new, old in proof.old_names.items():
-            name = old + name.removeprefix(new) if name.startswith(new) else name
-        tensors[name] = weight
-    save_file(tensors, path, {"format": "pt"})
 
 
 def _write(case: str, weights: str, files: list[Path], more: dict[str, Any] | None = None) -> None:

@@ -33,7 +33,9 @@ class Mtmd:
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+            # Pixtral's graph makes zeros as memory that it has not written, times 0: NaN, where that holds one. glibc
+            # then hands out zeros.
+            env={**os.environ, "GGML_NO_BACKTRACE": "1", "MALLOC_PERTURB_": "255"},
         )
         try:
             self._ask("load", str(vocabulary), whole)

@@ -48,6 +48,7 @@ class TowerProof:
         limit: the largest difference from transformers', in parts of the range.
         min_tokens: llama.cpp's ``image_min_tokens``, for towers that scale small images up.
         lost: patterns of names that neither file holds, as llama.cpp has no place for these parts.
+        renamed: beginnings of tensors' names as transformers saves them, and as they are published.
         old_names: beginnings of tensors' names, and those that llama.cpp's converter knows in their place.
     """
 
@@ -65,6 +66,7 @@ class TowerProof:
     spread: float = 0.15
     limit: float = 1e-3
     min_tokens: int = -1
+    renamed: Mapping[str, str] = field(default_factory=dict)
     old_names: Mapping[str, str] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
 
@@ -107,9 +109,24 @@ def save_tower_proof(proof: TowerProof, folder: Path) -> torch.nn.Module:
                     buffer.copy_(torch.from_numpy(generator.standard_normal(tuple(buffer.shape)) * 0.2 + 0.5))
     model.eval()
     model.save_pretrained(folder)
+    if proof.renamed:
+        rename(folder, proof.renamed)
     for name, content in {"preprocessor_config.json": proof.processor, **proof.files}.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return model
+
+
+def rename(folder: Path, names: Mapping[str, str]) -> None:
+    """Give tensors of a checkpoint names with other beginnings."""
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = {}
+    for name, weight in load_file(path).items():
+        for start, other in names.items():
+            name = other + name.removeprefix(start) if name.startswith(start) else name
+        tensors[name] = weight
+    save_file(tensors, path, {"format": "pt"})
 
 
 def image_of(proof: TowerProof) -> NDArray[np.uint8]:
@@ -140,6 +157,16 @@ def patches(pixels: torch.Tensor, vision: Any) -> tuple[torch.Tensor, torch.Tens
     frames = pixels[0][None].expand(2, -1, -1, -1)
     parts = frames.reshape(1, 2, 3, rows // m, m, p, columns // m, m, p).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
     return parts.reshape(rows * columns, -1), torch.tensor([[1, rows, columns]])
+
+
+def rows_of_patches(pixels: torch.Tensor, vision: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image cut into patches row by row, each [3, patch, patch], and the numbers of frames, rows and columns."""
+    import torch
+
+    p = vision.patch_size
+    rows, columns = pixels.shape[2] // p, pixels.shape[3] // p
+    parts = pixels.reshape(3, rows, p, columns, p).permute(1, 3, 0, 2, 4).reshape(-1, 3, p, p)
+    return parts, torch.tensor([[1, rows, columns]])
 
 
 def sound_of(proof: TowerProof) -> NDArray[np.float32]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from ..tower import Tower
+from .exaone import EXAONE_4_5
 from .gemma4 import GEMMA4_AUDIO, GEMMA4_UNIFIED_AUDIO, GEMMA4_UNIFIED_VISION, GEMMA4_VISION
 from .glm_vl import GLM4V, GLM_OCR
 from .internvl import INTERNVL
+from .kimi import KIMI_K25
 from .llama4 import LLAMA4
+from .paddleocr import PADDLEOCR
 from .pixtral import PIXTRAL
 from .qwen_vl import QWEN2_VL, QWEN3_VL, QWEN25_VL
 from .siglip import GEMMA3, IDEFICS3, JANUS, LFM2_VL

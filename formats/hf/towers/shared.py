@@ -7,7 +7,7 @@ from ..ops import On, Op, Reshape, Split
 from ..rows import Constant, Key
 from ..rules import Rule
 from ..tower import PROCESSOR, TEXT
-from ..tower_rows import Values
+from ..tower_rows import Same, Values
 
 TEXT_WIDTH = Dim(f"{TEXT}.hidden_size")
 PATCH = Dim("patch_size")
@@ -28,6 +28,15 @@ HEADER = (
     Key(f"{TEXT}.hidden_size", "vision.projection_dim"),
 )
 IMAGE_KEYS = (Key("image_size", "vision.image_size"), Key("patch_size", "vision.patch_size"))
+# Between how many pixels an image is scaled: the processor's files of transformers 5 have the numbers elsewhere.
+PIXELS = (
+    Key(f"{PROCESSOR}.min_pixels", "vision.image_min_pixels"),
+    Key(f"{PROCESSOR}.max_pixels", "vision.image_max_pixels"),
+)
+PIXEL_LIMITS = {
+    f"{PROCESSOR}.min_pixels": Same(f"{PROCESSOR}.size.shortest_edge"),
+    f"{PROCESSOR}.max_pixels": Same(f"{PROCESSOR}.size.longest_edge"),
+}
 VISION_KEYS = (*HEADER, *IMAGE_KEYS, *ENCODER, *COLOURS)
 SOUND_HEADER = (
     Constant("has_audio_encoder", True),
