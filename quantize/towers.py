@@ -35,6 +35,7 @@ class Floats:
 _ALL = Floats(whole=("v.position_embd", "a.position_embd"))
 _OF_PROJECTOR = {
     "idefics3": Floats(whole=("v.patch_embd",)),
+    "musicflamingo": Floats(whole=("a.conv1d.*",)),
     "gemma4a": Floats(
         whole=("a.blk.*.conv_dw", "a.conv1d.*", "a.input_projection"),
         kept=("a.blk.*.conv_dw",),
