@@ -52,6 +52,8 @@ class Facts:
         plot: the picture's file name, or None.
         context: the context length that the model was trained for, or None.
         quantized_by: who made the release, or None.
+        mmproj: the files of the model's towers, the best first; none for a model of text.
+        sees, hears: whether the towers are of images, of sound.
     """
 
     name: str
@@ -63,6 +65,9 @@ class Facts:
     plot: str | None = None
     context: int | None = None
     quantized_by: str | None = None
+    mmproj: Sequence[File] = ()
+    sees: bool = False
+    hears: bool = False
 
 
 def model_card(facts: Facts) -> str:
@@ -85,6 +90,7 @@ def model_card(facts: Facts) -> str:
         _plot(facts),
         _methods(facts),
         _running(facts),
+        _towers(facts),
         "`SHA256SUMS` lists each file's checksum: `sha256sum -c SHA256SUMS`. `manifest.json` records what is needed to "
         "make the same bytes again: `quantmill reproduce manifest.json --model FOLDER`.\n",
     ]
@@ -116,7 +122,7 @@ def front_matter(facts: Facts) -> str:
     tags = card.get("tags")
     tags = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list | tuple) else []
     known["tags"] = list(dict.fromkeys([*tags, "gguf", "quantized"]))
-    known["pipeline_tag"] = card.get("pipeline_tag", "text-generation")
+    known["pipeline_tag"] = card.get("pipeline_tag", _task(facts))
     if facts.quantized_by:
         known["quantized_by"] = facts.quantized_by
     known["library_name"] = "gguf"
@@ -128,6 +134,12 @@ def front_matter(facts: Facts) -> str:
         default_style='"' if odd else None,
     )  # fmt: skip
     return f"---\n{text}---\n"
+
+
+def _task(facts: Facts) -> str:
+    if facts.sees and facts.hears:
+        return "any-to-any"
+    return "image-text-to-text" if facts.sees else "audio-text-to-text" if facts.hears else "text-generation"
 
 
 def _entry(value: object) -> object:
@@ -192,9 +204,40 @@ def _methods(facts: Facts) -> str:
     return "\n".join(lines + [f"- {method(type)}" for type in types]) + "\n"
 
 
-def _running(facts: Facts) -> str:
+def _pick(facts: Facts) -> str:
+    """The file in the commands."""
     levels = [file.level for file in facts.files]
-    pick = facts.files[levels.index("Q4_K_M") if "Q4_K_M" in levels else len(levels) // 2].name
+    return facts.files[levels.index("Q4_K_M") if "Q4_K_M" in levels else len(levels) // 2].name
+
+
+def _towers(facts: Facts) -> str:
+    if not facts.mmproj:
+        return ""
+    what = " and ".join(["images"] * facts.sees + ["sound"] * facts.hears)
+    rows = ["| Name | Method | Bits | Size |", "| --- | --- | ---: | ---: |"]
+    rows += [
+        f"| {link(file.name)} | {file.level} | {file.bpw:.2f} | {human_bytes(file.n_bytes)} |" for file in facts.mmproj
+    ]
+    table = "\n".join(rows)
+    both = f"-m {word(_pick(facts))} --mmproj {word(facts.mmproj[0].name)}"
+    runs = [f'llama-mtmd-cli {both} --image picture.jpg -p "Describe this image."'] * facts.sees
+    runs += [f'llama-mtmd-cli {both} --audio speech.wav -p "Write down what is said."'] * facts.hears
+    commands = "\n".join([*runs, f"llama-server {both} --port 8080"])
+    return f"""## {what.capitalize()}
+
+llama.cpp takes {what} in through an mmproj file beside any of the files above; F16 is the safe
+choice, Q8_0 is smaller:
+
+{table}
+
+```shell
+{commands}
+```
+"""
+
+
+def _running(facts: Facts) -> str:
+    pick = _pick(facts)
     context = min(facts.context or 4096, 4096)
     chat = facts.prompt is not None
     python = (

@@ -14,7 +14,7 @@ from typing import Any
 
 from ....formats.errors import FormatError, visible
 from ....formats.json_text import read_json
-from ....formats.json_types import OBJECT, TEXT, TEXTS, WHOLE, JsonType, by_name, check, shown, take
+from ....formats.json_types import FLAG, OBJECT, TEXT, TEXTS, WHOLE, JsonType, by_name, check, shown, take
 from ....formats.storage.durable import sha256_of_file, write_durably
 from ....formats.version import __version__
 
@@ -33,20 +33,23 @@ Figures = Mapping[str, float]  # those of imatrix/evaluate.py, by name
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A file's size in bytes and its SHA-256; for a file of the release also its level."""
+    """A file's size in bytes and its SHA-256; for a file of the release also its level, and if it is of the towers."""
 
     nbytes: int
     sha256: str
     level: str = ""
+    mmproj: bool = False
 
     @classmethod
-    def of(cls, path: Path, level: str = "") -> FileFacts:
+    def of(cls, path: Path, level: str = "", *, mmproj: bool = False) -> FileFacts:
         """Read the file and hash it."""
-        return cls(path.stat().st_size, sha256_of_file(path), level)
+        return cls(path.stat().st_size, sha256_of_file(path), level, mmproj)
 
     def to_json(self) -> dict[str, object]:
         """Give the fields as JSON has them."""
-        return ({"level": self.level} if self.level else {}) | {"bytes": self.nbytes, "sha256": self.sha256}
+        about: dict[str, object] = {"level": self.level} if self.level else {}
+        about |= {"mmproj": True} if self.mmproj else {}
+        return about | {"bytes": self.nbytes, "sha256": self.sha256}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], path: Path, inside: str) -> FileFacts:
@@ -56,9 +59,8 @@ class FileFacts:
             FormatError: they are not those of a file.
         """
         found = partial(needed, content, path=path, inside=inside)
-        return cls(
-            found("bytes", _SIZE), found("sha256", TEXT), take(content, "level", TEXT, "", path=path, inside=inside)
-        )
+        other = partial(take, content, path=path, inside=inside)
+        return cls(found("bytes", _SIZE), found("sha256", TEXT), other("level", TEXT, ""), other("mmproj", FLAG, False))
 
 
 @dataclass(frozen=True)

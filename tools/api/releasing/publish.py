@@ -13,6 +13,7 @@ from .card import Facts, File, model_card
 from .manifest import NAME, EvaluationFacts, ImatrixFacts, Manifest, TextFacts, versions, write_manifest
 from .markdown import code, word
 from .prompt import prompt_template
+from .towers import mmproj_name, sees_and_hears
 
 if TYPE_CHECKING:
     from ....formats.ir import Model
@@ -32,6 +33,7 @@ def publish(
     state: ReleaseState,
     options: ReleaseOptions,
     *,
+    towers: Mapping[str, Plan],
     imatrix: Path | None,
     calibration_text: Path | None,
     evaluation_text: Path,
@@ -46,6 +48,7 @@ def publish(
         plans: the plan of each level.
         state: what is known of the files.
         options: the release's options.
+        towers: the plan of each mmproj file.
         imatrix: the file of the importance matrix, or None.
         calibration_text: what importance was collected from, or None.
         evaluation_text: what the files were evaluated on, if they were.
@@ -53,13 +56,14 @@ def publish(
     folder = state.folder
     rows = [_row(files[level], level, plan, state) for level, plan in plans.items()]
     rows.sort(key=lambda row: row.n_bytes)
+    beside = [_row(folder / mmproj_name(stem, level), level, plan, state) for level, plan in towers.items()]
     manifest = Manifest(
         versions=versions(),
         source_name=checkpoint_name(path),
         source=state.source or {},
         recipe_set=options.recipe_set,
         imatrix=None if imatrix is None else _imatrix_facts(imatrix, calibration_text, options.n_ctx, plans),
-        files={row.name: state.files[row.name] for row in rows},
+        files={row.name: state.files[row.name] for row in (*rows, *beside)},
         evaluation=_evaluation_facts(state, evaluation_text) if options.evaluate else None,
     )
     plot = None
@@ -69,6 +73,9 @@ def publish(
         plot = _PLOT
         plot_sizes(rows, stem, folder / plot)
     facts = _card_facts(path, model, stem, rows, manifest, options, folder.resolve().name, plot)
+    if towers:
+        sees, hears = sees_and_hears(next(iter(towers.values())).source)
+        facts = replace(facts, mmproj=beside, sees=sees, hears=hears)
     (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
     sums = {name: about.sha256 for name, about in manifest.files.items()}
     if manifest.imatrix is not None and imatrix is not None and imatrix.parent == folder:
@@ -90,7 +97,7 @@ def _row(path: Path, level: str, plan: Plan, state: ReleaseState) -> File:
     for step in plan.steps:
         weights[step.type.name] = weights.get(step.type.name, 0) + step.tensor.n_weights
     types = tuple(sorted((name for name in weights if name != "F32"), key=lambda name: -weights[name]))
-    figures = state.figures.get(level, {})
+    figures = {} if plan.source.arch == "clip" else state.figures.get(level, {})
     return File(path.name, level, plan.size, plan.bpw, types, figures.get("perplexity"), figures.get("kld_mean"))
 
 

@@ -23,6 +23,8 @@ from .levels import chosen_levels
 from .manifest import Figures, FileFacts, Manifest, source_files
 from .options import AUTO, ReleaseOptions
 from .state import ReleaseState, has_state, open_state
+from .towers import LEVELS as MMPROJ_LEVELS
+from .towers import mmproj_name, release_towers
 
 if TYPE_CHECKING:
     from ....formats.ir import Model
@@ -39,7 +41,7 @@ class Release:
 
     Args:
         folder: where it is.
-        files: the quantized files, from small to large.
+        files: the quantized files, from small to large, and the mmproj files of a model that sees or hears.
         manifest: what manifest.json says.
 
     Example:
@@ -70,7 +72,7 @@ def release(
 
     The steps are: collect importance, write every level from one reading of the weights, read each file back and check
     it, evaluate it if asked for, and write a model card, checksums and a manifest. A run that was interrupted is
-    resumed by the same call.
+    resumed by the same call. Beside the levels of a checkpoint that sees or hears stand its mmproj files, F16 and Q8_0.
 
     Args:
         model: a Hugging Face folder or a GGUF file.
@@ -103,7 +105,8 @@ def release(
     levels = chosen_levels(options.levels, importance=importance, recipe_set=options.recipe_set)
     read = read_model(path, progress=progress)  # first: a model that cannot be read leaves no folder behind
     stem = _stem(path, options.name)
-    steps = _Steps(path, read, folder, options, levels, stem, threads, cluster, progress)
+    towers = release_towers(path, progress)
+    steps = _Steps(path, read, towers, folder, options, levels, stem, threads, cluster, progress)
 
     def cut_off() -> None:
         if has_state(folder):
@@ -133,6 +136,7 @@ class _Steps:
     Args:
         path: the model's file or folder.
         model: what was read from it.
+        towers: those of a checkpoint that sees or hears, or None.
         folder, options, threads, cluster, progress: see ``release``.
         levels: the levels, each once.
         stem: what the files' names begin with.
@@ -140,6 +144,7 @@ class _Steps:
 
     path: Path
     model: Model
+    towers: Model | None
     folder: Path
     options: ReleaseOptions
     levels: tuple[str, ...]
@@ -172,7 +177,9 @@ class _Steps:
         plans = self.plans()
         if self.imatrix is not None:
             report_importance(next(iter(plans.values())), self.imatrix, self.progress)
+        towers = self.tower_plans()
         self.quantize(plans)
+        self.write_towers(towers)
         self.verify(state)
         self.evaluate(state)
         if state.source is None:
@@ -181,7 +188,7 @@ class _Steps:
         files = {level: self.file(level) for level in plans}
         calibrated, evaluated = _text(self.options.text), _text(self.options.evaluation_text)
         manifest = publish(
-            self.path, self.model, self.stem, files, plans, state, self.options, imatrix=self.imatrix,
+            self.path, self.model, self.stem, files, plans, state, self.options, towers=towers, imatrix=self.imatrix,
             calibration_text=calibrated if self.collects else None, evaluation_text=evaluated,
         )  # fmt: skip
         state.close()
@@ -263,18 +270,35 @@ class _Steps:
                 progress=self.progress,
             )
 
+    def tower_plans(self) -> dict[str, Plan]:
+        """The plan of each mmproj file; none for a model of text."""
+        from ....quantize.plan import make_plan
+
+        return {} if self.towers is None else {level: make_plan(self.towers, level) for level in MMPROJ_LEVELS}
+
+    def write_towers(self, plans: Mapping[str, Plan]) -> None:
+        """Write every mmproj file that is not there yet."""
+        from ....quantize.execute import Job
+
+        paths = {level: self.folder / mmproj_name(self.stem, level) for level in plans}
+        jobs = [Job(plan, paths[level]) for level, plan in plans.items() if not paths[level].exists()]
+        if jobs:
+            write_plans(jobs, options=WriteOptions(threads=self.threads), cluster=self.cluster, progress=self.progress)
+
     def verify(self, state: ReleaseState) -> None:
         """Read every file back: its structure, and that each weight decodes to a finite number."""
         from ..verify import verify
 
-        for level in self.levels:
-            path = self.file(level)
+        files = [(level, self.file(level), False) for level in self.levels]
+        if self.towers is not None:
+            files += [(level, self.folder / mmproj_name(self.stem, level), True) for level in MMPROJ_LEVELS]
+        for level, path, mmproj in files:
             if path.name in state.files:
                 continue
             bad = [report.name for report in verify(path, progress=self.progress).tensors if report.non_finite]
             if bad:
                 raise WeightError("decodes to NaN or Inf", path=path, where=bad[0], hint="this is a bug; report it")
-            state.files[path.name] = FileFacts.of(path, level)
+            state.files[path.name] = FileFacts.of(path, level, mmproj=mmproj)
             state.save()
             note(self.progress, f"{path.name}: verified")
 

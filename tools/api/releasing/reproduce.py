@@ -16,6 +16,7 @@ from ..models import read_model
 from ..options import StrPath, WriteOptions
 from ..planning import with_imatrix
 from .manifest import FileFacts, Manifest, read_manifest, source_files
+from .towers import release_towers
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,14 @@ def _make(
     source = read_model(model, progress=progress)
     name = None if manifest.imatrix is None else manifest.imatrix.file  # whatever its name is now
     options, _ = with_imatrix(PlanOptions(recipe_set=manifest.recipe_set), source, imatrix, name=name)
+    towers = release_towers(model, progress) if any(facts.mmproj for facts in files.values()) else None
     found = {}
     with TemporaryDirectory(prefix=".reproduce-", dir=work_folder) as folder:
         for name, facts in files.items():
             path = Path(folder) / name
-            job = Job(make_plan(source, facts.level, options), path)
+            whole = towers if facts.mmproj and towers is not None else None
+            plan = make_plan(source, facts.level, options) if whole is None else make_plan(whole, facts.level)
+            job = Job(plan, path)
             write_plans([job], options=WriteOptions(threads=threads), progress=progress)
             found[name] = sha256_of_file(path)
             path.unlink()

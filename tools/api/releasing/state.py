@@ -136,7 +136,8 @@ def _discard(folder: Path, stem: str) -> None:
     known = _path(folder), folder / NAME
     if not any(path.is_file() for path in known):
         return
-    for pattern in (f"{escape(stem)}.*.gguf", f".{escape(stem)}.*", *_OWN_FILES):
+    towers = (f"mmproj-{escape(stem)}-*.gguf", f".mmproj-{escape(stem)}-*")
+    for pattern in (f"{escape(stem)}.*.gguf", f".{escape(stem)}.*", *towers, *_OWN_FILES):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (*known, folder / _BASE):
