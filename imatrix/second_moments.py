@@ -83,7 +83,7 @@ def distinct_inputs(skeleton: Skeleton, output: bool = False) -> list[DistinctIn
                     found[layer, name] = DistinctInput(n, size)
             elif names:
                 key = (layer, _same_input(names[0]))
-                found.setdefault(key, DistinctInput(target.n_matrices, parameters[parameter].shape[-1]))
+                found.setdefault(key, DistinctInput(target.n_matrices, weights.tensors[names[0]].width))
     return [*found.values(), *([DistinctInput(1, weights.head.width)] if output else [])]
 
 

@@ -10,12 +10,15 @@ since their errors are larger too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..formats.arrays import tensor_from_array
+from ..formats.ir import Tensor
 from ..formats.progress import Progress, StepDone
 from .corpus import Corpus
 from .skeleton import BlockInputs, Skeleton
@@ -91,17 +94,21 @@ def _add(
     if gradient is None:  # no token was routed there
         return
     tensors = [weights.tensors[name] for name in weight.names]
-    values = parameter.detach()
-    if values.shape[-1] != tensors[0].width:  # stored transposed
-        values, gradient = values.mT, gradient.mT
-    sizes = [tensor.shape[-2] for tensor in tensors]
-    stacked = (weight.n_matrices, -1, values.shape[-1])
-    parts = zip(*(torch.split(x.reshape(stacked), sizes, 1) for x in (values, gradient)), strict=True)
+    parts = zip(*(apart(x, weight, tensors) for x in (parameter.detach(), gradient)), strict=True)
     for tensor, (w, g) in zip(tensors, parts, strict=True):
         power = w.pow(2).mean(2).double()
         mean = (g.pow(2).mean(2).double() * power).sum(1) / power.sum(1).clamp_min(1e-30)
         found = figures.setdefault(tensor.name, MeasuredSensitivity(np.zeros(weight.n_matrices)))
         found.scales += 0.5 * mean.cpu().numpy() / n_tokens
+
+
+def apart(x: torch.Tensor, weight: RecordedWeight, tensors: Sequence[Tensor]) -> Sequence[torch.Tensor]:
+    """A parameter, or its gradient, as the tensors in the file that it becomes: each [n_matrices, out, in]."""
+    if weight.turned is not None:
+        found = weight.turned.to_gguf((tensor_from_array("x", x.cpu().float().numpy()),))
+        return [torch.from_numpy(read_floats(one)).reshape(weight.n_matrices, -1, one.width) for one in found]
+    stacked = x.reshape(weight.n_matrices, -1, x.shape[-1])
+    return torch.split(stacked, [tensor.shape[-2] for tensor in tensors], 1)
 
 
 def _forward(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..formats.ir import Tensor
-from .weights import Weights, read_floats, unsupported
+from .weights import Weights, encodes, read_floats, unsupported
 
 _KEPT_HEAD = 256 << 20  # bytes; a larger output matrix is read again, in slices, whenever it is used
 _HEAD_ROWS = 16384
@@ -26,7 +26,8 @@ class Skeleton:
         device: where it runs.
 
     Raises:
-        UnknownArchitecture: transformers does not have the architecture, or refuses the config.
+        UnknownArchitecture: transformers does not have the architecture, or refuses the config; or the model predicts
+            no tokens.
 
     Attributes:
         model: transformers' model.
@@ -56,7 +57,11 @@ class Skeleton:
         self.model.eval()
         self._streams: tuple[int, ...] = ()  # known once something was embedded
         parent, _, self._list_name = weights.layers_path.rpartition(".")
-        self.base = self.model.get_submodule(parent)
+        names = {name for name, _ in self.model.named_modules()}
+        base = self.model.get_submodule(parent) if weights.layers_path in names else None
+        if not isinstance(base, transformers.PreTrainedModel):  # it embeds tokens, and runs the blocks in turn
+            raise encodes(f"{weights.class_name} is no model that predicts tokens: nothing is collected", weights.model)
+        self.base: Any = base
         self.layers = list(getattr(self.base, self._list_name))
         for name, buffer in list(self.model.named_buffers()):
             owner, _, leaf = name.rpartition(".")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ..formats.hf.rules import Slot
 
 
 @dataclass
@@ -43,12 +47,14 @@ class RecordedWeight:
         heads: of the weight that makes keys and values of a latent vector (MLA), the number of heads, and the width
             of a query's part that does not turn. In GGUF the keys' part multiplies the queries, and the values' part
             what the attention makes of the latent vectors, each with a matrix for each head.
+        turned: the slot of a parameter that transformers keeps as [in, out], as the checkpoint does; else None.
     """
 
     names: tuple[str, ...]
     n_matrices: int = 1
     columns: NDArray[np.intp] | None = field(default=None, compare=False)
     heads: tuple[int, int] | None = field(default=None, compare=False)
+    turned: Slot | None = field(default=None, compare=False)
 
 
 def thin_experts(sums: dict[str, Sums], min_tokens: int) -> dict[str, list[tuple[int, int]]]:

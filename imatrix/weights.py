@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor, located
 from ..formats.floats import to_f32
 from ..formats.gguf.names import tensor_name
+from ..formats.hf.ops import Transpose
 from ..formats.hf.rules import LANGUAGE_MODEL, further_number
 from ..formats.ir import Model, Role, Tensor
 from .carried import Carried
@@ -81,8 +82,10 @@ class Weights:
         """The name of the list of blocks in transformers' model, such as ``model.layers``.
 
         Raises:
-            UnknownArchitecture: there are several, which do not run one after the other.
+            UnknownArchitecture: there is an encoder, or there are several lists, which do not run one after the other.
         """
+        if any(rule.stack for rule in self.arch.rules):
+            raise encodes(f"{self.arch.name} has an encoder, whose blocks do not run as those of a decoder", self.model)
         for rule in self.arch.rules:
             if rule.after is not None:
                 problem = f"the blocks of {self.arch.name} run several times, in turn: they cannot run one by one"
@@ -270,16 +273,17 @@ class Weights:
             if slot.layer == layer and slot.part == "weight" and len(slot.sources) == 1 and len(slot.shape) > 1
         }
         for name, parameter in module.named_parameters():
-            parts = _parts(name)
+            parts, slot = _parts(name), by_name.get(name)
+            turned = slot if slot and any(isinstance(op, Transpose) for op in slot.rule.ops) else None
             if parts and by_name.keys() >= {*parts}:
                 found[name] = RecordedWeight(tuple(target for part in parts for target in by_name[part].targets))
             elif parameter.dim() == 3 and (stacks := self._stacks(name, layer)):
-                found[name] = RecordedWeight(stacks, parameter.shape[0])
-            elif name in by_name:
-                slot = by_name[name]
+                turned = turned if turned and not self._is_converted(turned) else None
+                found[name] = RecordedWeight(stacks, parameter.shape[0], turned=turned)
+            elif slot is not None:
                 matrices = tuple(one for one in slot.targets if len(self._tensor(one).shape) > 1)
                 n = self._tensor(matrices[0]).shape[0] if _is_stacked(slot) else 1
-                found[name] = RecordedWeight(matrices, n, columns=_columns(slot), heads=_heads(slot))
+                found[name] = RecordedWeight(matrices, n, _columns(slot), _heads(slot), turned)
         return found
 
     def tokenizer(self) -> TextTokenizer:
@@ -364,6 +368,11 @@ def read_floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDAr
         b = min(a + step, stop)
         out[a - start : b - start] = to_f32(tensor.rows(a, b), tensor.qtype)
     return out.reshape(tensor.shape) if (start, stop) == (0, tensor.n_rows) else out
+
+
+def encodes(problem: str, model: Model) -> UnknownArchitecture:
+    """Why nothing is collected of a model that predicts no tokens."""
+    return UnknownArchitecture(problem, path=model.path, hint="quantize it without an importance matrix")
 
 
 def unsupported(error: Exception, path: Path) -> UnknownArchitecture:

@@ -59,8 +59,11 @@ def of_compressed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """
     place = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     given = take(config, place, OBJECT, path=path) or {}
-    if all(isinstance(given.get(kind), Mapping) for kind in KINDS):
-        main, compress = (rope.complete(given[kind], config, path, f"{place}.{kind}") for kind in KINDS)
+    own = [take(given, kind, OBJECT, path=path, inside=f"{place}.") for kind in KINDS]
+    if any(own):
+        main, compress = (
+            rope.complete(one or {}, config, path, f"{place}.{kind}") for kind, one in zip(KINDS, own, strict=True)
+        )
     else:
         main = rope.complete({"rope_type": "default"}, config, path, place)
         theta = take(config, "compress_rope_theta", POSITIVE, path=path)

@@ -138,7 +138,7 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
             raise FormatError(problem, path=path, where="num_key_value_heads")
     for key, value in arch.fixed.items():
         allowed = value if isinstance(value, tuple) else (value,)
-        if key in config and config[key] not in allowed:
+        if key in config and not any(_same(config[key], one) for one in allowed):
             problem = f"is {shown(config[key])}; llama.cpp's {arch.gguf} computes {allowed[0]!r}"
             raise FormatError(problem, path=path, where=names.get(key, key))
     if row := rope_row(arch):
@@ -154,6 +154,11 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
             problem = f"{shown(config.get(key))} is not what llama.cpp's {arch.gguf} takes for granted"
             raise FormatError(problem, path=path, where=names.get(key, key))
     return config
+
+
+def _same(value: object, wanted: object) -> bool:
+    """Whether they are equal, and neither is a number where the other is true or false."""
+    return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
 
 
 def _views(config: Config) -> Iterator[Config]:

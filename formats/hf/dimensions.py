@@ -161,7 +161,7 @@ class LayerOverrides:
 
     def __call__(self, config: Config) -> dict[str, dict[str, Any]]:
         other = {key: config[held] for key, held in self.keys.items() if config.get(held) is not None}
-        return {str(layer): other for layer, word in enumerate(config["layer_types"]) if word == self.kind}
+        return {str(layer): other for layer, word in enumerate(config["layer_types"] or ()) if word == self.kind}
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from oracles.proofs import all_proofs, save_proof
 from oracles.tiny import save_tiny_llama
 from quantmill.formats.hf.load import read_hf
 from quantmill.imatrix.corpus import Corpus
-from quantmill.imatrix.sensitivity import MeasuredSensitivity, measure_sensitivity
-from quantmill.imatrix.weights import Weights
+from quantmill.imatrix.sensitivity import MeasuredSensitivity, apart, measure_sensitivity
+from quantmill.imatrix.skeleton import Skeleton
+from quantmill.imatrix.weights import Weights, read_floats
 
 MODULES = {
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
@@ -112,3 +114,20 @@ def test_experts_have_figures_of_their_own(tmp_path: Path) -> None:
         assert scales.shape == (4,)
         assert (scales >= 0).all()
         assert len(set(scales)) == 4
+
+
+@pytest.mark.parametrize("case", ["gpt2", "gpt-oss", "llama4", "dbrx", "qwen3vlmoe"])
+def test_parameters_are_taken_apart_as_the_file_has_them(case: str, tmp_path: Path) -> None:
+    """Those of experts, and those that transformers keeps as [inputs, outputs]."""
+    save_proof(next(proof for proof in all_proofs() if proof.id == case), tmp_path)
+    weights = Weights(read_hf(tmp_path))
+    skeleton = Skeleton(weights, torch.float32, "cpu")
+    n = 0
+    with skeleton.block(0) as module:
+        parameters = dict(module.named_parameters())
+        for name, weight in weights.recorded_weights(0, module).items():
+            tensors = [weights.tensors[one] for one in weight.names]
+            for tensor, part in zip(tensors, apart(parameters[name].detach(), weight, tensors), strict=True):
+                torch.testing.assert_close(part.reshape(tensor.shape), torch.from_numpy(read_floats(tensor)))
+                n += 1
+    assert n >= 4

@@ -1,0 +1,69 @@
+"""An importance matrix of every architecture's proof: an entry for each tensor that may be quantized, or the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oracles.proofs import Proof, all_proofs, save_proof
+from quantmill.formats.errors import UnknownArchitecture
+from quantmill.formats.hf.load import read_hf
+from quantmill.imatrix.activations import Activations
+from quantmill.imatrix.collect import Collector
+from quantmill.imatrix.corpus import cut
+from quantmill.imatrix.further_tokens import collect_further
+from quantmill.imatrix.runner import DTYPES, ComputeOptions, Runner
+from quantmill.imatrix.weights import Weights
+from quantmill.quantize.choose import may_quantize
+
+# Of what nothing is collected, and why, by the proofs' architectures.
+REFUSED = {
+    "is no model that predicts tokens": (
+        "bert", "roberta", "distilbert", "jina-bert-v3", "nomic-bert", "modern-bert", "eurobert", "gemma-embedding2",
+    ),
+    "has an encoder, whose blocks do not run as those of a decoder": ("t5", "t5encoder"),
+    "run several times, in turn": ("hrm_text",),
+}  # fmt: skip
+# Tensors without an entry, and why.
+WITHOUT = {
+    "token_embd.": "looked up", "nextn.embed_tokens.": "looked up", "per_layer_token_embd.": "looked up",
+    "_compressor_ape.": "added", "output_hc_fn.": "mixes residual streams after the last block",
+    "cls.": "a classifier's head, of which a run for tokens knows nothing",
+}  # fmt: skip
+
+
+def collected(proof: Proof, folder: Path) -> tuple[Weights, Collector]:
+    save_proof(proof, folder / "hf")
+    weights = Weights(read_hf(folder / "hf"))
+    text = cut(np.random.default_rng(3).integers(2, 320, 2 * 8), 8, bos=1)
+    how = ComputeOptions(batch=2)
+    shape = (text.n_chunks, text.n_ctx, weights.hidden_width)
+    run = Runner(weights, text, how, Activations(shape, DTYPES[how.dtype], folder / "state", 1 << 30))
+    collector = Collector()
+    run.embed()
+    run.finish(collector)
+    collect_further(run, collector)
+    for _ in run.logits(collector):
+        pass
+    return weights, collector
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("proof", all_proofs(), ids=lambda proof: proof.id)
+def test_every_tensor_has_an_entry(proof: Proof, tmp_path: Path) -> None:
+    reasons = [reason for reason, archs in REFUSED.items() if proof.arch in archs]
+    if reasons:
+        with pytest.raises(UnknownArchitecture, match=reasons[0]):
+            collected(proof, tmp_path)
+        return
+    weights, collector = collected(proof, tmp_path)
+    wanted = {tensor.name for tensor in weights.model if may_quantize(tensor, weights.model.arch)}
+    assert {name for name in wanted - collector.sums.keys() if not any(part in name for part in WITHOUT)} == set()
+
+
+def test_reasons_are_given_of_architectures_that_there_are() -> None:
+    named = [arch for archs in REFUSED.values() for arch in archs]
+    assert len(named) == len({*named})
+    assert {*named} <= {proof.arch for proof in all_proofs()}
