@@ -41,6 +41,9 @@ class Skeleton:
         self.weights, self.dtype, self.device = weights, dtype, device
         self.carried = weights.carried
         config: dict[str, Any] = _with_floats(weights.class_config)
+        tables = weights.hashed_tables
+        if tables:  # their modules are replaced: small ones need no memory
+            config["ngram_vocab_size_base"] = 1
         try:
             built = AutoConfig.for_model(config.pop("model_type"), **config)
             # eager experts are plain linear products, which imatrix/record_inputs.py can record
@@ -63,6 +66,10 @@ class Skeleton:
             raise encodes(f"{weights.class_name} is no model that predicts tokens: nothing is collected", weights.model)
         self.base: Any = base
         self.layers = list(getattr(self.base, self._list_name))
+        for layer, table in tables.items():
+            for name, part in [*self.layers[layer].named_modules()]:
+                if isinstance(part, nn.Embedding):
+                    self.layers[layer].set_submodule(name, _HashedTable(table, dtype, device))
         for name, buffer in list(self.model.named_buffers()):
             owner, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(owner), leaf, buffer.to(device))
@@ -189,6 +196,8 @@ class Head:
         one = hidden if hidden.dim() == 3 else hidden[:, :, 0]  # instead of embeddings, which nothing reads
         n, width = skeleton.carried.n_layers, skeleton.carried.own
         own = {"per_layer_inputs": one.new_zeros(*one.shape[:2], n, width)} if width else {}  # likewise
+        if skeleton.weights.hashed_tables:
+            own["ple_input_ids"] = torch.zeros(one.shape[:2], dtype=torch.long, device=skeleton.device)
         stand_ins = [_ReplaceInput(layer, hidden) for layer in skeleton.layers]
         with skeleton._instead_of_layers(stand_ins):
             logits: torch.Tensor = skeleton.model(inputs_embeds=one, use_cache=False, **own).logits
@@ -204,9 +213,10 @@ class BlockInputs:
 
     def with_tokens(self, tokens: torch.Tensor) -> BlockInputs:
         """The same for these tokens, of a model whose blocks are given them."""
-        if self.kwargs.get("input_ids") is None:
+        given = [key for key in ("input_ids", "ple_input_ids") if self.kwargs.get(key) is not None]
+        if not given:
             return self
-        made = BlockInputs(self.args, {**self.kwargs, "input_ids": tokens})
+        made = BlockInputs(self.args, {**self.kwargs, **dict.fromkeys(given, tokens)})
         made.layer = self.layer
         return made
 
@@ -255,6 +265,20 @@ class _ReplaceInput(_LayerStandIn):
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         hidden: torch.Tensor = self.__dict__["hidden"]
         return hidden.as_subclass(_BlockOutput)
+
+
+class _HashedTable(nn.Module):
+    """Takes the place of an embedding that is larger than memory: the rows that are looked up are read."""
+
+    def __init__(self, tensor: Tensor, dtype: torch.dtype, device: str) -> None:
+        super().__init__()
+        self.tensor, self.dtype = tensor, dtype
+        self.weight = torch.empty(0, device=device)  # whose device is where the numbers are wanted
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        used, positions = np.unique(numbers.cpu().numpy(), return_inverse=True)
+        rows = np.concatenate([read_floats(self.tensor, row, row + 1).reshape(1, -1) for row in used.tolist()])
+        return torch.from_numpy(rows[positions.reshape(numbers.shape)]).to(numbers.device, self.dtype)
 
 
 class _KeepInput(nn.Module):

@@ -35,6 +35,7 @@ _EXPERT_STACKS = {
 _STACKED = {role for roles in _EXPERT_STACKS.values() for role in roles}
 # What transformers 5 keeps in one: the convolutions of Kimi Delta Attention, gate and up of a gated MLP.
 _JOINED = {"conv1d": ("q_conv1d", "k_conv1d", "v_conv1d"), "gate_up_proj": ("gate_proj", "up_proj")}
+_LOOKED_UP = (Role.PER_LAYER_TOKEN_EMBD,)
 _BY_TOKEN = (Role.TOKEN_EMBD, Role.PER_LAYER_TOKEN_EMBD, Role.OUTPUT)  # read row by row
 _PIECE = 16 << 20  # bytes of rows converted at a time
 
@@ -127,8 +128,14 @@ class Weights:
         return {
             self._module(rule.modules[0]): self._tensor("per_layer_token_embd.weight")
             for rule in self.arch.rules
-            if rule.roles == (Role.PER_LAYER_TOKEN_EMBD,) and rule.when(self.config)
+            if rule.roles == _LOOKED_UP and not rule.per_layer and rule.when(self.config)
         }
+
+    @property
+    def hashed_tables(self) -> dict[int, Tensor]:
+        """The tables that blocks look hashes of n-grams up in, by the blocks' numbers."""
+        found = (slot.layer for slot in self._slots if slot.rule.roles == _LOOKED_UP)
+        return {layer: self._tensor("per_layer_token_embd.weight") for layer in found if layer is not None}
 
     @property
     def embedding(self) -> Tensor:
@@ -167,7 +174,9 @@ class Weights:
         wanted = {name: tuple(p.shape) for name, p in module.state_dict().items()}
         rest: dict[str, Tensor] = {}
         for slot in self._slots:
-            if slot.layer == layer and not (_is_stacked(slot) and self._is_converted(slot)):
+            if slot.layer == layer and not (
+                slot.rule.roles == _LOOKED_UP or (_is_stacked(slot) and self._is_converted(slot))
+            ):
                 for name, tensor in self._of_slot(slot):
                     short = self._in_block(name, layer, wanted)
                     if short in wanted:
@@ -334,10 +343,10 @@ def _heads(slot: Slot) -> tuple[int, int] | None:
     return HEADS(slot.config), Dim("qk_nope_head_dim")(slot.config)
 
 
-def _whole_numbers(tensor: Tensor) -> NDArray[np.int32]:
+def _whole_numbers(tensor: Tensor) -> NDArray[Any]:
     """Read a table, such as that of the experts of each token, in its shape."""
     rows = np.ascontiguousarray(tensor.rows(0, tensor.n_rows))
-    numbers: NDArray[np.int32] = rows.view("<i4").reshape(tensor.shape)
+    numbers: NDArray[Any] = rows.view("<i8" if tensor.qtype.name == "I64" else "<i4").reshape(tensor.shape)
     return numbers
 
 

@@ -112,7 +112,8 @@ _KEYS = {
         "ssm.group_count "
         "hrm.layers_per_stack hrm.h_cycles hrm.l_cycles "
         "wkv.head_size shortconv.l_cache kda.head_dim hash_layer_count hyper_connection.count "
-        "hyper_connection.sinkhorn_iterations attention.output_group_count attention.output_lora_rank "
+        "hyper_connection.sinkhorn_iterations hyper_connection.low_rank ple.ngram_size ple.heads_per_ngram "
+        "ple.conv_kernel ple.eos_token_id ple.image_token_id attention.output_group_count attention.output_lora_rank "
         "attention.indexer.kpool moe_latent_size",
         "FLOAT32": "expert_weights_scale expert_group_scale logit_scale attn_logit_softcapping "
         "router_logit_softcapping final_logit_softcapping residual_scale embedding_scale attention.max_alibi_bias "
@@ -124,7 +125,8 @@ _KEYS = {
         "attention.compress_rope_freq_base hyper_connection.epsilon kda.gate_lower_bound",
         "BOOL": "use_parallel_residual expert_weights_norm swin_norm attention.causal rope.scaling.finetuned "
         "ssm.dt_b_c_rms hrm.prefix_lm kda.safe_gate attention.indexer.kpool_select_tail",
-        "INT32[]": "rope.dimension_sections attention.compress_ratios",
+        "INT32[]": "rope.dimension_sections attention.compress_ratios ple.layers",
+        "UINT64[]": "ple.layer_multipliers ple.head_offsets ple.head_vocab_sizes",
         "FLOAT32[]": "activation_sparsity_scale swiglu_clamp_exp swiglu_clamp_shexp",
         "BOOL[]": "attention.recurrent_layers attention.rope_pattern attention.indexer.types",
         "STRING[]": "classifier.output_labels",

@@ -160,7 +160,8 @@ def _is_of_kind(key: str, value: Value, wanted: KeyType) -> bool:
         return found.dtype.kind == "b" or (array and found.dtype.kind in "iu")
     if item in (ValueType.FLOAT32, ValueType.FLOAT64):
         return found.dtype.kind == "f" and bool(np.isfinite(found).all())
-    limits = np.iinfo(NUMPY_TYPES[ValueType.INT32 if array else item])
+    of_layers = array and item is ValueType.UINT32  # which llama.cpp reads with a sign, too
+    limits = np.iinfo(NUMPY_TYPES[ValueType.INT32 if of_layers else item])
     return found.dtype.kind in "iu" and bool(((found >= limits.min) & (found <= limits.max)).all())
 
 

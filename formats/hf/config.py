@@ -69,6 +69,8 @@ def of_class(raw: Config, outer: Config, cls: HFClass) -> dict[str, Any]:
         found[TIED] = True
     elif cls.wraps:  # whatever its text model alone would do
         found.setdefault(TIED, bool(outer.get(TIED)))
+    if nested:
+        found |= {key: outer[key] for key in cls.outer if outer.get(key) is not None and key not in found}
     if not cls.wraps:
         return found
     known = {*_COMMON, *_TOKEN_IDS, *cls.defaults, *_NOT_KEPT}
@@ -279,7 +281,7 @@ def derive_config(
             config["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
     for hf, name in _TOKEN_IDS.items():
         if (value := metadata.get(f"tokenizer.ggml.{name}_token_id")) is not None:
-            config[hf] = value.data
+            config.setdefault(hf, value.data)  # a row may know better
     return config
 
 

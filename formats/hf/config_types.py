@@ -45,8 +45,9 @@ from .dimensions import (
 )
 from .hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
 from .layer_kinds import NoOther, Paired
-from .layer_rows import LayerNumbers, LayerThetas, Limits, PerLayer, Repeated, SizeOfLayer
+from .layer_rows import InLayersOf, LayerNumbers, LayerThetas, Limits, PerLayer, Repeated, SizeOfLayer
 from .layer_words import Letters, ListedLayers, WordsFrom
+from .ngrams import CountedFromOne, TableLayer, TableRows
 from .rows import (
     AfterPadding,
     Alternating,
@@ -191,6 +192,12 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.hf, NUMBER
     elif isinstance(noun, Square):
         yield noun.hf, either(WHOLE, WHOLES)
+    elif isinstance(noun, InLayersOf):
+        yield noun.hf, WHOLE
+    elif isinstance(noun, TableRows):
+        yield from ((key, WHOLE) for key in noun.keys)
+    elif isinstance(noun, (TableLayer, CountedFromOne)):
+        yield (noun.key if isinstance(noun, TableLayer) else noun.hf), optional(WHOLES)
     elif isinstance(noun, (LayersListed, EvenlySpaced)):
         yield noun.hf, WHOLES
     elif isinstance(noun, LayerFlags):

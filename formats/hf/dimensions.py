@@ -343,13 +343,19 @@ class Uniform(Condition):
 
 @dataclass(frozen=True)
 class LayerIn(Condition):
-    """The layer's number is in the list that a key holds."""
+    """The layer's number is in the list that a key holds.
+
+    Args:
+        key: the config key.
+        first: the number of the first layer there.
+    """
 
     key: str
+    first: int = 0
 
     def __call__(self, config: Config) -> bool:
         whole = config.get(_WHOLE, config)
-        return LAYER_INDEX(config) in (whole.get(self.key) or ())
+        return LAYER_INDEX(config) + self.first in (whole.get(self.key) or ())
 
 
 @dataclass(frozen=True)

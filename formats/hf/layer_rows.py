@@ -81,6 +81,29 @@ class LayerNumbers:
 
 
 @dataclass(frozen=True)
+class InLayersOf:
+    """A config key's number, which GGUF has for each layer of one kind, and 0 for all others.
+
+    Args:
+        hf: the config key.
+        gguf: the hyper-parameter.
+        kind: the layers' word in ``layer_types``.
+    """
+
+    hf: str
+    gguf: str
+    kind: str
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        number = Dim(self.hf)(config)
+        yield self.gguf, [number if word == self.kind else 0 for word in config["layer_types"]]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        found = get(self.gguf, each=True)
+        return {self.hf: max(found)} if isinstance(found, list) and any(found) else {}
+
+
+@dataclass(frozen=True)
 class Repeated:
     """A config key whose number GGUF has once for each layer."""
 

@@ -367,7 +367,9 @@ def _checked(slot: Slot, name: str, stored: Stored, folder: Path) -> Tensor:
         raise FormatError(problem, path=folder, where=name, hint="is config.json of the same model?")
     if isinstance(stored, Tensor):
         return stored
-    return stored.whole_numbers() if slot.rule.whole else stored.tensor()
+    if slot.rule.whole:
+        return stored.long_numbers() if slot.rule.key else stored.whole_numbers()
+    return stored.tensor()
 
 
 def _lost(slot: Slot, sources: Tensors, made: Tensors) -> Iterator[tuple[str, NDArray[np.float32]]]:

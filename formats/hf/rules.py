@@ -14,6 +14,7 @@ from ..errors import FormatError
 from ..gguf.names import GLOBAL_ROLES, tensor_name
 from ..ir import Role, Tensor
 from .dimensions import ALWAYS, EXPERTS, FURTHER, Condition, Config, Dim, If, Implied, Maybe, at_layer
+from .ngrams import TableRows
 from .ops import Op, Tensors, Transpose
 from .packed_tensors import apply_op
 
@@ -53,15 +54,15 @@ class Rule:
         each: the number of tensors that ``{expert}`` stands for, if not the number of experts.
         numbers: the config key of a list with the number that each block has in GGUF, if that is not its own.
         whole: it holds whole numbers, which are I32 in GGUF.
-        key: the metadata's key that holds the tensors' numbers, one for each block, where GGUF has no tensor, and
-            ``role`` is an empty tuple.
+        key: the metadata's key that holds the tensors' numbers, of one block after the other, where GGUF has no tensor,
+            and ``role`` is an empty tuple.
         after: how many blocks of other rules come first in GGUF, which counts those of all stacks together.
         borrowed: the tensor is another part's, of which this one only keeps a copy: nothing is written back of it.
     """
 
     hf: str | tuple[str, ...]
     role: Target | tuple[Target, ...]
-    shape: tuple[Dim | If, ...]
+    shape: tuple[Dim | If | TableRows, ...]
     ops: tuple[Op, ...] = ()
     bias: str | Condition | None = None
     when: Condition = ALWAYS
@@ -144,7 +145,7 @@ class Slot:
     @property
     def block(self) -> int | None:
         """The layer's number in GGUF; None for what stands outside the blocks there."""
-        if self.rule.roles[0] in GLOBAL_ROLES:
+        if GLOBAL_ROLES.intersection(self.rule.roles[:1]):
             return None
         if self.rule.numbers:
             return int(self.config[self.rule.numbers])
@@ -261,6 +262,7 @@ class HFClass:
             class of its text model with a head: the ``model_type`` of the whole, where ``model_type`` is that of its
             ``text_config``. Also of the classes of a tower, whose ``model_type`` is that of the tower's object.
         root: what its tensors' names begin with, where the rules have ``Arch.base``.
+        outer: keys of the config around a text model that tell something of it.
         ties: the class around a text model ties the head to the embedding where its config does not say.
     """
 
@@ -275,6 +277,7 @@ class HFClass:
     when: Condition | None = None
     wraps: str = ""
     root: str = ""
+    outer: tuple[str, ...] = ()
     ties: bool = False
 
 

@@ -70,6 +70,16 @@ class StoredTensor:
             )
         return Tensor(self.name, Role.OTHER, None, self.shape, BY_NAME[self.dtype], self.rows, source)
 
+    def long_numbers(self) -> Tensor:
+        """The lazy tensor of whole numbers, as I64.
+
+        Raises:
+            FormatError: its dtype is another.
+        """
+        if self.dtype != "I64":
+            raise FormatError(f"dtype {self.dtype} is not I64", path=self.path, where=self.name)
+        return Tensor(self.name, Role.OTHER, None, self.shape, BY_NAME["I64"], self.rows, f"{self.path}: {self.name}")
+
     def whole_numbers(self) -> Tensor:
         """The lazy tensor of whole numbers, as I32.
 

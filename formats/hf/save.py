@@ -387,7 +387,7 @@ def _own_dtypes(model: Model) -> dict[str, QType]:
 
 def _in_torch(tensor: Tensor, own: QType | None) -> Tensor:
     """A tensor of whole numbers as it was in the checkpoint; else in I64, which torch takes for indices."""
-    if own is tensor.qtype:
+    if tensor.qtype in (own, I64):
         return tensor
 
     def read(a: int, b: int) -> Bytes:

@@ -27,10 +27,10 @@ CASES = (
     "qwen3next", "qwen35", "qwen35moe", "qwen35moe-fused", "kimi-linear", "deepseek32", "nemotron_h_moe", "mimo2",
     "mistral4", "deepseek4", "bailingmoe3", "glm5-next", "minimax-m3", "gemma4-unified", "gemma4-experts", "gemma4",
     "jamba", "bamba", "mamba", "falcon-h1", "dots3note", "glm-dsa", "dbrx", "llama4", "gpt-oss", "gpt2", "falcon",
-    "phi2", "apertus",
+    "phi2", "apertus", "qwen4exp", "qwen4exp-loaded",
 )  # fmt: skip
 # What is looked up or added, not multiplied; and the mix of residual streams after the last block.
-UNSEEN = ("token_embd.", "nextn.embed_tokens.", "output_hc_fn.", "_compressor_ape.")
+UNSEEN = ("token_embd.", "nextn.embed_tokens.", "output_hc_", "_compressor_ape.", "ple_conv1d.")
 
 
 def test_blocks_that_run_several_times_are_refused(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_layer_by_layer_is_the_whole_model(case: str, tmp_path: Path) -> None:
     if not seen:
         return
     squares = (seen[0] ** 2).sum((0, 1)).numpy()
-    if case.startswith("qwen35"):  # of each key head the first value head, then the second, ...
+    if case.startswith(("qwen35", "qwen4exp")):  # of each key head the first value head, then the second, ...
         config = weights.config
         heads = (config["linear_num_key_heads"], -1, config["linear_value_head_dim"])
         squares = squares.reshape(heads).swapaxes(0, 1).reshape(-1)

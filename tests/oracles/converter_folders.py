@@ -62,7 +62,7 @@ BYTE_LEVEL = {
     "mistral4": "tekken",
     "mpt": "olmo", "olmo": "olmo", "olmo2": "dbrx", "olmo3": "dbrx", "olmoe": "olmo",
     "phi2": "gpt-2", "qwen2": "qwen2", "qwen2moe": "qwen2", "qwen3": "qwen2", "qwen3moe": "qwen2",
-    "qwen3next": "qwen2", "qwen35": "qwen35", "qwen35moe": "qwen35",
+    "qwen3next": "qwen2", "qwen35": "qwen35", "qwen35moe": "qwen35", "qwen4exp": "qwen35",
     "seed_oss": "seed-coder", "smollm3": "llama-bpe", "stablelm": "qwen2",
     "starcoder": "smollm", "starcoder2": "smollm", "laguna": "qwen2", "mellum": "qwen2",
     "mimo2": "qwen2", "granite_swa": "dbrx", "cohere2moe": "command-r", "apertus": "tekken", "step35": "deepseek-v3",

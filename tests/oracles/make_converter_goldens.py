@@ -39,8 +39,10 @@ from quantmill.tools.demo import smollm2_gguf
 
 PARTS = ("conversion/", "gguf-py/", "convert_hf_to_gguf.py", "models/templates/")
 # Reading config.json, transformers 5 moves keys that these conversions ask for: they get the file as it stands.
-AS_IT_STANDS = ("eurobert", "gptneox", "minimax-m3", "nemotron_h", "mimo2", "step35", "bailingmoe3", "dots3note")
-# rotary_pct; moe_layer_freq; no keys of experts; partial_rotary_factor
+AS_IT_STANDS = (
+    "eurobert", "gptneox", "minimax-m3", "nemotron_h", "mimo2", "step35", "bailingmoe3", "dots3note", "qwen4exp",
+)  # fmt: skip
+# rotary_pct; moe_layer_freq; no keys of experts; partial_rotary_factor; words of layer_types
 
 
 def fetch() -> Path:

@@ -144,7 +144,7 @@ def save_proof(proof: Proof, folder: Path) -> torch.nn.Module:
         for _, weight in (*model.named_parameters(), *buffers):
             _randomise(weight, proof.spread, generator)
         for name, table in model.named_buffers():
-            if name in saved and not table.is_floating_point():  # the experts of each token
+            if name in saved and table.dim() > 1 and not table.is_floating_point():  # the experts of each token
                 order = generator.random((table.shape[0], model.config.num_local_experts)).argsort(1)
                 table.copy_(torch.from_numpy(order[:, : table.shape[1]]))
     model.eval()

@@ -53,6 +53,7 @@ from .olmo import OLMO, OLMO2, OLMO3, OLMOE
 from .phi import PHI2, PHI3
 from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT
 from .qwen3_5 import QWEN35, QWEN35_MOE
+from .qwen4 import QWEN4EXP
 from .qwen_vl import QWEN2VL, QWEN3ASR, QWEN3OMNIMOE, QWEN3VL, QWEN3VLMOE
 from .stablelm import STABLELM
 from .starcoder import STARCODER, STARCODER2

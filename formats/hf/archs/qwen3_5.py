@@ -78,8 +78,7 @@ _TILE_COLUMNS: tuple[Op, ...] = (RegroupColumns((K_HEADS, _PER_KEY, V_DIM), (1, 
 _QKV = (2 * LINEAR_KEYS, VALUES)
 _TILE_VALUES: tuple[Op, ...] = (Split(_QKV), On((1,), _TILE_ROWS[0]), Concat(_QKV))
 
-_ATTENTION = (
-    Rule(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM, (EMBD,), ADD_ONE),
+MIXERS = (
     Rule(DELTA + "dt_bias", Role.SSM_DT, (V_HEADS,), _TILE_HEADS, when=LINEAR, tensor=True, part="bias"),
     Rule(DELTA + "A_log", Role.SSM_A, (V_HEADS,), (NegExp(), *_TILE_HEADS), when=LINEAR, tensor=True, part=""),
     Rule(
@@ -99,6 +98,10 @@ _ATTENTION = (
     Rule(LAYER_PREFIX + "self_attn.q_proj", Role.ATTN_Q, (2 * Q, EMBD), when=~LINEAR),
     *attention(when=~LINEAR)[1:],
     *qk_norm(*ADD_ONE, when=~LINEAR),
+)
+_ATTENTION = (
+    Rule(LAYER_PREFIX + "input_layernorm", Role.ATTN_NORM, (EMBD,), ADD_ONE),
+    *MIXERS,
     Rule(LAYER_PREFIX + "post_attention_layernorm", Role.ATTN_POST_NORM, (EMBD,), ADD_ONE),
 )
 _LAST = (Rule("model.norm", Role.OUTPUT_NORM, (EMBD,), ADD_ONE), HEAD)

@@ -56,9 +56,19 @@ NEWER = {
     "{arch}.hrm.prefix_lm",
     "{arch}.hyper_connection.count",
     "{arch}.hyper_connection.epsilon",
+    "{arch}.hyper_connection.low_rank",
     "{arch}.hyper_connection.sinkhorn_iterations",
     "{arch}.kda.gate_lower_bound",
     "{arch}.kda.safe_gate",
+    "{arch}.ple.conv_kernel",
+    "{arch}.ple.eos_token_id",
+    "{arch}.ple.head_offsets",
+    "{arch}.ple.head_vocab_sizes",
+    "{arch}.ple.heads_per_ngram",
+    "{arch}.ple.image_token_id",
+    "{arch}.ple.layer_multipliers",
+    "{arch}.ple.layers",
+    "{arch}.ple.ngram_size",
 }
 
 

@@ -56,6 +56,9 @@ def test_names_are_those_of_gguf_py() -> None:
         *("attn_kv", "attn_output_a", "attn_output_b", "ffn_gate_tid2eid", "ffn.act"),
         *(f"{place}_{part}" for place in ("hc_attn", "hc_ffn", "output_hc") for part in ("base", "fn", "scale")),
         *(f"indexer_compressor_{part}" for part in ("ape", "gate", "kv", "norm")),
+        *(f"{place}_{part}" for place in ("hc_attn", "hc_ffn", "output_hc") for part in ("down", "norm", "up")),
+        *("hc_attn_inject", "hc_ffn_inject", "ple_conv1d"),
+        *(f"ple_{part}" for part in ("key", "value", "norm_conv", "norm_key", "norm_query")),
         *("indexer.q_proj", "indexer.k_proj", "indexer.q_norm", "hrm.z_l_init"),
     }
     assert {role.value for role in set(Role) - found} == newer | {Role.OTHER.value}

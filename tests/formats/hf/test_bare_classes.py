@@ -29,6 +29,8 @@ from quantmill.formats.ir import Model
 # One for each class with a head; the first proof of each has most features switched on.
 PROOFS = {proof.model: proof for proof in reversed(all_proofs()) if proof.predicts}
 HEADLESS = [proof for proof in PROOFS.values() if not BY_CLASS[proof.model].needs_head]
+# llama.cpp aborts where it is asked for embeddings: it takes them for as wide as all residual streams. Its logits tell.
+STREAMS = {"qwen4exp"}
 LOGITS = "where logits are asked for, llama.cpp takes the embedding"
 NEEDY = [proof for proof in PROOFS.values() if BY_CLASS[proof.model].needs_head]
 
@@ -83,8 +85,12 @@ def test_hidden_states_and_the_way_back(proof: Proof, peer: Llama, tmp_path: Pat
     write_gguf(tmp_path / "bare.gguf", source)
     if not proof.encodes:  # a decoder's hidden states are not to be had from llama.cpp
         peer.open(tmp_path / "bare.gguf")
-        found = peer.embeddings(tokens_of(proof))
-        assert np.abs(found - expected).max() < 2e-3 * np.ptp(expected)
+        if proof.arch in STREAMS:
+            embedding = load_file(tmp_path / "hf" / "model.safetensors")["embed_tokens.weight"].numpy()
+            found, wanted = peer.logits(tokens_of(proof)), expected @ embedding.T
+        else:
+            found, wanted = peer.embeddings(tokens_of(proof)), expected
+        assert np.abs(found - wanted).max() < 2e-3 * np.ptp(wanted)
     if reason := arch_of_model(source)[0].one_way:
         with pytest.raises(FormatError, match=f"makes no checkpoint: {reason}"):
             write_hf(read_gguf(tmp_path / "bare.gguf"), tmp_path / "back")

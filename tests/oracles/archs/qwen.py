@@ -1,6 +1,11 @@
 """Qwen."""
 
-from oracles.proofs import Further, Proof
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oracles.proofs import Further, Proof, Tensors
 
 _HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2}
 _EXPERTS = _HEADS | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
@@ -24,6 +29,26 @@ _MTP = Further(
     },
 )
 _SAYS_ONE = {"mtp_num_hidden_layers": 1}
+
+# As in Qwen/Qwen3.8-Flash-Next: one layer whose n-grams are looked up, the first of the linear ones but one.
+_QWEN4 = _HYBRID_EXPERTS | {
+    "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    "rope_parameters": _SECTIONS, "hc_count": 4, "hc_lowrank": 32, "output_gate_type": "sigmoid",
+    "indexer_n_heads": 32, "indexer_kv_heads": 1, "indexer_head_dim": 64, "indexer_budget": 16,
+    "indexer_compress_ratio": 4, "ple_layer_ids": [2], "heads_per_ngram": 2, "ngram_vocab_size_base": 480,
+    "split_ngram_parts": 4,
+}  # fmt: skip
+
+
+def _table_in_parts(weights: Tensors) -> dict[str, NDArray[Any]]:
+    """A checkpoint as it is published, of what the model has in memory."""
+    (name,) = (name for name in weights if name.endswith(".ngram_embedding.weight"))
+    parts = enumerate(np.split(weights[name], 4))
+    rest = {other: weight for other, weight in weights.items() if other != name}
+    return rest | {name.replace(".weight", f".shard_{i}.weight"): part.copy() for i, part in parts}
+
+
+_QWEN4_PUBLISHED = {"layer_types": _QWEN4["layer_types"]}
 
 PROOFS = (
     Proof("qwen2", "Qwen2ForCausalLM", _HEADS | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
@@ -82,5 +107,15 @@ PROOFS = (
         as_loaded=True,
         published=_PUBLISHED,
         further=_MTP,
+    ),
+    Proof("qwen4exp", "Qwen4ExpForCausalLM", _QWEN4, published=_QWEN4_PUBLISHED),
+    Proof(
+        "qwen4exp",
+        "Qwen4ExpForCausalLM",
+        _QWEN4 | {"ngram_size": 5, "ple_conv_kernel_size": 3, "hc_count": 2, "tie_word_embeddings": True},
+        "loaded",
+        as_loaded=True,
+        published=_QWEN4_PUBLISHED,
+        layout=_table_in_parts,
     ),
 )
