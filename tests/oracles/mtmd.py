@@ -197,6 +197,7 @@ class _Session:
         lib.llama_backend_init()
         self.context: int | None = None
         self.inputs: list[NDArray[np.float32]] = []
+        self.inputs_seen = False
         self._tap = _EVAL(self._taste)
 
     def load(self, path: str, whole: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
 
 from oracles.mtmd import Mtmd
 from oracles.small_tokenizers import train_bpe
@@ -69,6 +70,11 @@ def _grid(model: Any, pixels: torch.Tensor, tokens: torch.Tensor) -> dict[str, t
     return {"pixel_values": values, "image_grid_thw": grid, "mm_token_type_ids": (tokens == IMAGE).int()}
 
 
+def _sized(model: Any, pixels: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"pixel_values": pixels, "image_sizes": torch.tensor([pixels.shape[2:]])}
+
+
+_MISTRAL = {"image_token_id": IMAGE, "image_token_index": IMAGE}
 _ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5]}
 _QWEN = {"image_token_id": IMAGE, "video_token_id": 6, "vision_start_token_id": 4, "vision_end_token_id": 5}
 WHOLE = {
@@ -77,11 +83,9 @@ WHOLE = {
         {"image_token_id": IMAGE, "image_token_index": IMAGE, "boi_token_index": 9, "eoi_token_index": 10},
         lambda model, pixels, tokens: {"pixel_values": pixels, "token_type_ids": (tokens == IMAGE).int()},
     ),
-    "mistral3": Whole(
-        "pixtral",
-        {"image_token_id": IMAGE, "image_token_index": IMAGE},
-        lambda model, pixels, tokens: {"pixel_values": pixels, "image_sizes": torch.tensor([pixels.shape[2:]])},
-        columns=4,
+    "mistral3": Whole("pixtral", _MISTRAL, _sized, columns=4),
+    "mistral3-tied": Whole(  # by the wrapper's flag, which its text's contradicts
+        "pixtral", _MISTRAL | {"tie_word_embeddings": True}, _sized, {"tie_word_embeddings": False}, columns=4
     ),
     "qwen2.5vl": Whole("qwen2.5vl_merger", _QWEN, _grid, {"rope_parameters": _ROPE}),
     "qwen3vl": Whole("qwen3vl_merger", _QWEN, _grid, {"num_hidden_layers": 4, "rope_parameters": _ROPE}),
@@ -145,4 +149,7 @@ def test_tokens_and_template_of_a_whole_model_come_back(name: str, tmp_path: Pat
     ours, theirs = (json.loads((path / "config.json").read_text()) for path in (back, folder))
     ids = [key for key in theirs if "token_i" in key]
     assert ids
+    assert ours.get("tie_word_embeddings") == theirs.get("tie_word_embeddings")
+    texts = [AutoConfig.from_pretrained(path).text_config for path in (back, folder)]
+    assert texts[0].rope_parameters == texts[1].rope_parameters
     assert {key: ours.get(key) for key in ids} == {key: theirs[key] for key in ids}
