@@ -17,7 +17,6 @@ from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Model, Role, Tensor, Tokenizer, Value
-from ..json_text import read_json
 from . import rope
 from .card import general
 from .classes import read_config
@@ -37,7 +36,7 @@ from .safetensors import StoredTensor
 from .seen import chosen, config_of, expected_further
 from .sentence_files import dense_weights, kept_files, read_dense
 from .settle import Found, Say, extra_of, ignore, known_names, say_bare, say_biases, settle_copies
-from .tower_classes import towers_of
+from .tower_classes import read_outer, towers_of
 from .weights import Stored, read_weights
 
 ORIGINAL = "quantmill.hf.original."  # + the rules' name of a tensor
@@ -228,7 +227,7 @@ def _named(
 def _writable(path: Path) -> Callable[[str], bool]:
     """Whether a tensor of a name is one of the towers that a config.json has."""
     try:
-        towers = towers_of(read_json(path, required=True), path)[1]
+        towers = towers_of(read_outer(path), path)[1]
     except FormatError:
         towers = ()
     return lambda name: any(tower.has(name) for tower in towers)

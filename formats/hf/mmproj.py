@@ -12,7 +12,6 @@ from typing import Any
 from ..errors import located
 from ..gguf.keys import typed
 from ..ir import Model, Tensor, Value
-from ..json_text import read_json
 from . import processor
 from .card import general
 from .config import complete_config, config_residue, derive_config
@@ -24,7 +23,7 @@ from .rows import metadata_key
 from .settle import Found, Say, ignore
 from .token_ids import token_ids
 from .tower import OUTER, PARTS, PROCESSOR, TEXT, TOKENS, Tower
-from .tower_classes import object_at, towers_of
+from .tower_classes import THINKER, object_at, read_outer, towers_of
 from .tower_rows import Values
 from .weights import Stored, read_weights
 
@@ -58,7 +57,7 @@ def read_mmproj(
     folder, say = Path(folder), say or ignore
     check_links(folder, follow=follow_links)
     path = folder / "config.json"
-    outer = read_json(path, required=True)
+    outer = read_outer(path)
     name, towers = towers_of(outer, path)
     stored = read_weights(folder, say, follow_links=follow_links)
     metadata: dict[str, Value] = {"general.architecture": typed("general.architecture", "clip")}
@@ -146,7 +145,8 @@ def _read_tower(
     facts: dict[str, Any] = {at + "dtype": common, at + "config": json.dumps(rest, sort_keys=True)}
     if others:
         facts[at + "dtypes"] = others
-    if roots := [root for root in tower.roots if any(name.startswith(root) for name in stored if tower.has(name))]:
+    theirs = [one for one in stored if tower.has(one) and not one.startswith(THINKER)]  # its config comes back alone
+    if roots := [root for root in tower.roots if any(one.startswith(root) for one in theirs)]:
         facts[at + "roots"] = roots
     facts |= {ORIGINAL + one: values for one, values in kept.originals.items()}
     return tensors, metadata, {key: typed(key, value) for key, value in facts.items()}

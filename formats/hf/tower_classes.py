@@ -7,9 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, UnknownArchitecture, name_list
+from ..json_text import read_json
 from ..json_types import OBJECT, TEXTS, shown, take
 from .tower import Tower
 from .towers import BY_CLASS, REFUSED
+
+THINKER = "thinker"  # what a part that thinks is called, beside one that talks
+_OUTSIDE = ("architectures", "model_type", "transformers_version", "_name_or_path")
+
+
+def read_outer(path: Path) -> dict[str, Any]:
+    """A config.json; of a model that is published with a part that thinks, that part's, as transformers has it alone.
+
+    Raises:
+        FormatError: it is damaged, or no JSON object.
+    """
+    outer = read_json(path, required=True)
+    thinker = take(outer, f"{THINKER}_config", OBJECT, path=path)
+    return outer if thinker is None else {**thinker, **{key: value for key, value in outer.items() if key in _OUTSIDE}}
 
 
 def towers_of(outer: Mapping[str, Any], path: Path) -> tuple[str, tuple[Tower, ...]]:

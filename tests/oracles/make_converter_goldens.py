@@ -33,7 +33,8 @@ from oracles.converter import SMOLLM2, golden_path, summary, weights_digest
 from oracles.converter_folders import pre_name, publish
 from oracles.make_vocabularies import PINNED, download
 from oracles.proofs import Proof, all_proofs, save_proof
-from oracles.tower_proofs import TowerProof, all_tower_proofs, rename, save_tower_proof
+from oracles.tower_proofs import TowerProof, all_tower_proofs, save_tower_proof
+from oracles.tower_proofs import publish as publish_tower
 from quantmill.tools.api.convert import convert
 from quantmill.tools.demo import smollm2_gguf
 
@@ -169,11 +170,7 @@ def make_tower(proof: TowerProof, converter: Converter) -> None:
         folder = Path(temporary) / golden_path(proof.golden).stem
         save_tower_proof(proof, folder)
         digest = weights_digest(folder)
-        rename(folder, proof.old_names)
-        if proof.published:
-            config = json.loads((folder / "config.json").read_text())
-            config["vision_config"] |= proof.published
-            (folder / "config.json").write_text(json.dumps(config))
+        publish_tower(proof, folder)
         files = [Path(temporary) / f"{outtype}.gguf" for outtype in ("f32", "f16")]
         for path in files:
             converter.convert(folder, path, path.stem, options=("--mmproj",))

@@ -44,6 +44,7 @@ class TowerProof:
         processor: what preprocessor_config.json holds.
         files: what other JSON files of the folder hold, by name.
         published: what the encoder's object of config.json says in published checkpoints and not in saved ones.
+        around: the key of config.json that published checkpoints have around all parts.
         spread: standard deviation of the random weights.
         limit: the largest difference from transformers', in parts of the range.
         min_tokens: llama.cpp's ``image_min_tokens``, for towers that scale small images up.
@@ -63,6 +64,7 @@ class TowerProof:
     processor: Mapping[str, Any] = field(default_factory=lambda: dict(COLOURS))
     files: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, Any] = field(default_factory=dict)
+    around: str = ""
     spread: float = 0.15
     limit: float = 1e-3
     min_tokens: int = -1
@@ -127,6 +129,18 @@ def rename(folder: Path, names: Mapping[str, str]) -> None:
             name = other + name.removeprefix(start) if name.startswith(start) else name
         tensors[name] = weight
     save_file(tensors, path, {"format": "pt"})
+
+
+def publish(proof: TowerProof, folder: Path) -> None:
+    """Make of a saved checkpoint one of the names and places that published ones have."""
+    rename(folder, proof.old_names)
+    config = json.loads((folder / "config.json").read_text())
+    if proof.published:
+        config["vision_config"] |= proof.published
+    if proof.around:
+        outside = {key: config.pop(key) for key in ("architectures", "model_type")}
+        config = outside | {proof.around: config}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def image_of(proof: TowerProof) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from .paddleocr import PADDLEOCR
 from .pixtral import PIXTRAL
 from .qwen_vl import QWEN2_VL, QWEN3_VL, QWEN25_VL
 from .siglip import GEMMA3, IDEFICS3, JANUS, LFM2_VL
-from .whisper import AUDIO_FLAMINGO3, QWEN2_AUDIO
+from .whisper import AUDIO_FLAMINGO3, QWEN2_AUDIO, QWEN3_AUDIO
 
 TOWERS: tuple[Tower, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Tower))
 

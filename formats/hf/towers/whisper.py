@@ -1,4 +1,4 @@
-"""Encoders of sound in the way of Whisper's: Qwen2-Audio, Audio Flamingo 3.
+"""Encoders of sound in the way of Whisper's: Qwen2-Audio, Audio Flamingo 3, Qwen3-ASR.
 
 Sources: their configs and models in transformers 5.23; conversion/ultravox.py of llama.cpp, which rounds Qwen2-Audio's
 convolutions to F16 in every file; ours has them in F32 where all is, which llama.cpp takes as well. llama.cpp hears 30
@@ -7,11 +7,12 @@ seconds, as Whisper does, and what follows the end of a shorter sound is silence
 
 from __future__ import annotations
 
-from ..dimensions import EMBD, FF, Dim
+from ..dimensions import ALWAYS, EMBD, FF, Condition, Dim, Equal
 from ..ops import Op, Reshape
 from ..rows import Constant, Key
 from ..rules import HFClass, Rule
 from ..tower import OUTER, Tower
+from ..tower_ops import BeforeWaves
 from .shared import SOUND_HEADER, TEXT_WIDTH, linear, norm
 
 _AT, _PROJECTOR = "audio_tower.", "multi_modal_projector."
@@ -48,19 +49,26 @@ def _convolution(number: int, channels: Dim) -> tuple[Rule, ...]:
     )
 
 
+def _encoder_layer(at: str, key_bias: Condition | None = None) -> tuple[Rule, ...]:
+    """The rules of a block, whose names begin with ``at``."""
+    return (
+        linear(at + "fc1", _BLOCK + "ffn_up", FF, EMBD),
+        linear(at + "fc2", _BLOCK + "ffn_down", EMBD, FF),
+        norm(at + "final_layer_norm", _BLOCK + "ln2"),
+        linear(at + "self_attn.k_proj", _BLOCK + "attn_k", EMBD, EMBD, bias=key_bias),
+        linear(at + "self_attn.out_proj", _BLOCK + "attn_out", EMBD, EMBD),
+        linear(at + "self_attn.q_proj", _BLOCK + "attn_q", EMBD, EMBD),
+        linear(at + "self_attn.v_proj", _BLOCK + "attn_v", EMBD, EMBD),
+        norm(at + "self_attn_layer_norm", _BLOCK + "ln1"),
+    )
+
+
 _ENCODER = (
     *_convolution(1, _BINS),
     *_convolution(2, EMBD),
     Rule(_AT + "embed_positions", "a.position_embd", (Dim("max_source_positions"), EMBD)),
     norm(_AT + "layer_norm", "a.post_ln"),
-    linear(_LAYER + "fc1", _BLOCK + "ffn_up", FF, EMBD),
-    linear(_LAYER + "fc2", _BLOCK + "ffn_down", EMBD, FF),
-    norm(_LAYER + "final_layer_norm", _BLOCK + "ln2"),
-    linear(_LAYER + "self_attn.k_proj", _BLOCK + "attn_k", EMBD, EMBD, bias=None),
-    linear(_LAYER + "self_attn.out_proj", _BLOCK + "attn_out", EMBD, EMBD),
-    linear(_LAYER + "self_attn.q_proj", _BLOCK + "attn_q", EMBD, EMBD),
-    linear(_LAYER + "self_attn.v_proj", _BLOCK + "attn_v", EMBD, EMBD),
-    norm(_LAYER + "self_attn_layer_norm", _BLOCK + "ln1"),
+    *_encoder_layer(_LAYER),
 )
 _ROOTS = {"model.audio_tower.": _AT, "model.multi_modal_projector.": _PROJECTOR}
 _TEXT = {"model.": "language_model.model.", "lm_head.": "language_model.lm_head."}
@@ -104,4 +112,60 @@ AUDIO_FLAMINGO3 = Tower(
     roots=_ROOTS,
     text=_TEXT,
     owns=_OWNS,
+)
+
+_HEARS = "model.audio_tower."
+_HEARS_LAYER = _HEARS + "layers.{layer}."
+_WAVES = BeforeWaves(1500, EMBD)
+_DOWN = Dim("downsample_hidden_size")
+
+
+def _image_convolution(number: int, channels: Dim) -> tuple[Rule, ...]:
+    """The rules of a convolution over frames and bins; beside the first stand the positions, which HF computes."""
+    hf, gguf = f"{_HEARS}conv2d{number}", f"a.conv2d.{number}"
+    bias, pillar = f"{gguf}.bias", Reshape((_DOWN,), (_DOWN, 1, 1))
+    targets, ops = (bias, (pillar,)) if number > 1 else (("a.position_embd.weight", bias), (pillar, _WAVES))
+    return (
+        Rule(hf + ".bias", targets, (_DOWN,), ops, tensor=True, part=""),
+        Rule(hf, gguf, (_DOWN, channels, Dim(3), Dim(3))),
+    )
+
+
+QWEN3_AUDIO = Tower(
+    name="qwen3a",
+    projector_key="clip.audio.projector_type",
+    modality="audio",
+    at="audio_config",
+    processor="feature_extractor",
+    also=("qwen3_asr_audio_encoder",),
+    classes={
+        "Qwen3ASRForConditionalGeneration": HFClass(
+            "qwen3_asr_encoder",
+            {key: value for key, value in _DEFAULTS.items() if key != "max_source_positions"}
+            | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+            | {"n_window": 50, "n_window_infer": 800, "output_dim": 3584, "downsample_hidden_size": 480},
+            _NAMES,
+            wraps="qwen3_asr",
+        )
+    },
+    config=_KEYS,
+    rules=(
+        *_image_convolution(1, Dim(1)),
+        *_image_convolution(2, _DOWN),
+        *_image_convolution(3, _DOWN),
+        linear(_HEARS + "conv_out", "a.conv_out", EMBD, _DOWN * ((_BINS + 7) // 8), bias=None),
+        *_encoder_layer(_HEARS_LAYER, key_bias=ALWAYS),
+        norm(_HEARS + "ln_post", "a.post_ln"),
+        linear("model.multi_modal_projector.linear_1", "mm.a.mlp.1", EMBD, EMBD),
+        linear("model.multi_modal_projector.linear_2", "mm.a.mlp.2", Dim("output_dim"), EMBD),
+    ),
+    # llama.cpp takes windows of 100 frames, and attends within 800, whatever a config says
+    fixed={"activation_function": "gelu", "scale_embedding": False, "n_window": 50, "n_window_infer": 800},
+    needs={"output_dim": Equal(Dim("output_dim"), TEXT_WIDTH)},
+    roots={
+        "thinker.audio_tower.proj1.": "model.multi_modal_projector.linear_1.",
+        "thinker.audio_tower.proj2.": "model.multi_modal_projector.linear_2.",
+        "thinker.audio_tower.": _HEARS,
+    },
+    owns=("*audio_tower.*", "*multi_modal_projector.*"),
 )

@@ -27,7 +27,7 @@ from quantmill.formats.hf.ops import (
     Ungroup,
     Unstack,
 )
-from quantmill.formats.hf.tower_ops import Roll, TakeRow
+from quantmill.formats.hf.tower_ops import BeforeWaves, Roll, TakeRow
 from quantmill.formats.hf.values import Add, LogNeg, Multiply, NegExp, Softplus
 from quantmill.formats.ir import Role, Tensor
 from quantmill.formats.qtypes import BF16, F16, F32, QType
@@ -273,3 +273,17 @@ def test_rows_roll_and_one_is_taken() -> None:
     assert (row.shape, array_of(row).tolist()) == ((3,), [6, 7, 8])
     with pytest.raises(FormatError, match="t: has 4 rows, and no row 4"):
         TakeRow(Dim(4)).apply((tensor_of(rows),), {})
+
+
+def test_waves_stand_before_other_tensors_and_are_checked_on_the_way_back() -> None:
+    op = BeforeWaves(3, Dim(4))
+    bias = tensor_of(np.array([1.0, 2.0], np.float32))
+    table, same = op.apply((bias,), {})
+    angles = np.array([[0, 0], [1, 1e-4], [2, 2e-4]])
+    assert array_of(table) == pytest.approx(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), abs=1e-6)
+    (back,) = op.inverse.apply((table, same), {})
+    assert np.array_equal(array_of(back), array_of(bias))
+    assert op.inverse.inverse == op
+    (wrong,) = op.inverse.apply((tensor_of(np.ones((3, 4), np.float32)), bias), {})
+    with pytest.raises(FormatError, match="holds other positions"):
+        array_of(wrong)

@@ -23,6 +23,7 @@ from oracles.tower_proofs import (
     TowerProof,
     all_tower_proofs,
     image_of,
+    publish,
     run_tower_proof,
     save_tower_proof,
     sound_of,
@@ -140,6 +141,22 @@ def test_an_mmproj_file_is_that_of_llama_cpp_s_converter(proven: Proven) -> None
         execute(make_plan(source, level), path, threads=1)
     found = differences(summary(*files), golden)
     assert {key: pair for key, pair in found.items() if not is_listed(proven.proof.tower, key, *pair)} == {}
+
+
+def test_a_published_layout_gives_the_same_file(proven: Proven) -> None:
+    if not proven.proof.around:
+        assert not any("thinker" in name for name in proven.proof.old_names.values())
+        return
+    folder = proven.folder / "published" / "hf"
+    shutil.copytree(proven.folder / "hf", folder)
+    publish(proven.proof, folder)
+    published = read_mmproj(folder)
+    keys = [[key for key in model.metadata if "quantmill" not in key] for model in (published, proven.source)]
+    assert keys[0] == keys[1]
+    assert not any(key.endswith(".roots") for key in published.metadata), "its config comes back as transformers has it"
+    assert [tensor.name for tensor in published.tensors] == [tensor.name for tensor in proven.source.tensors]
+    for ours, theirs in zip(published.tensors, proven.source.tensors, strict=True):
+        assert np.array_equal(ours.rows(0, ours.n_rows), theirs.rows(0, theirs.n_rows)), ours.name
 
 
 def test_listed_differences_are_in_the_goldens() -> None:

@@ -34,6 +34,14 @@ def _features(model: Any, given: Any) -> Any:
     return inner.multi_modal_projector(found.last_hidden_state)[0]
 
 
+def _windows(model: Any, given: Any) -> Any:
+    """Qwen 3's, whose convolutions see windows of 100 frames."""
+    import torch
+
+    mel = _mel(given)[..., :500]
+    return model.model.get_audio_features(mel, torch.ones(1, mel.shape[-1], dtype=torch.long)).pooler_output
+
+
 PROOFS = (
     TowerProof(
         "qwen2a",
@@ -50,5 +58,19 @@ PROOFS = (
         sound=470000,
         own_mel=True,
         features=_features,
+    ),
+    TowerProof(
+        "qwen3a",
+        "Qwen3ASRForConditionalGeneration",
+        {"text_config": TEXT, "audio_config": _WHISPER | {"output_dim": 64, "downsample_hidden_size": 16}},
+        sound=79999,
+        old_names={
+            "model.audio_tower.": "thinker.audio_tower.",
+            "model.multi_modal_projector.linear_1.": "thinker.audio_tower.proj1.",
+            "model.multi_modal_projector.linear_2.": "thinker.audio_tower.proj2.",
+            "model.language_model.": "thinker.model.",
+        },
+        around="thinker_config",
+        features=_windows,
     ),
 )
