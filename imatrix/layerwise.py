@@ -255,7 +255,10 @@ def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict
         if any(rule.roles[0] in _NEVER_QUANTIZED or rule.roles[0].value.startswith("ssm") for rule in rules):
             continue
         if target.n_matrices == 1:
-            (source,) = rules[0].sources(layer, "weight", weights.config)
+            source, *others = rules[0].sources(layer, "weight", weights.config)
+            if others or rules[0].size("weight", config) != tuple(parameter.shape):
+                problem = "transformers has it in several parts, of which each would be replaced alone"
+                raise UnmatchedTensor(problem, path=weights.model.path, where=source)
             bias = parameters.get(f"{name.removesuffix('.weight')}.bias")
             found[name] = [(Linear(source.removesuffix(".weight"), rules[0].roles[0], parameter, bias),)]
             continue

@@ -44,6 +44,8 @@ class ComputeOptions:
 class Runner:
     """One run of a text through a model: ``embed``, then ``advance`` for each block (or ``finish``), then ``logits``.
 
+    Of a model that predicts no tokens, ``last_hidden`` comes instead of ``logits``.
+
     Args:
         weights: the model.
         corpus: the text.
@@ -220,6 +222,26 @@ class Runner:
                     collector.commit()
                 for chunk, rows in zip(part, logits, strict=True):
                     yield chunk, rows[:-1].float(), self._following(chunk)
+
+    @torch.inference_mode()
+    def last_hidden(self, collector: Collector | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Compute what the model gives before any output matrix, after the last block.
+
+        Args:
+            collector: collects the inputs of the projection that a model without a head may end with.
+
+        Yields:
+            The number of each chunk that was not left out, and its hidden states as float32 [n_ctx, width].
+        """
+        see = collector.see if collector is not None else lambda target, expert, x: None
+        alive = ([chunk for chunk in batch if chunk not in self.dropped] for batch in self.batches)
+        with self.skeleton.last_norm() as run:
+            for part in filter(None, alive):
+                with record_inputs(self.skeleton.model, self.weights.projection(), see):
+                    hidden = run(self.activations.get(part)).cpu()
+                if collector is not None:
+                    collector.commit()
+                yield from ((chunk, rows.float()) for chunk, rows in zip(part, hidden, strict=True))
 
     def _following(self, chunk: int) -> torch.Tensor:
         tokens = self.corpus.tokens[chunk, first_judged(self.corpus.n_ctx) + 1 :]

@@ -84,7 +84,8 @@ def distinct_inputs(skeleton: Skeleton, output: bool = False) -> list[DistinctIn
             elif names:
                 key = (layer, _same_input(names[0]))
                 found.setdefault(key, DistinctInput(target.n_matrices, weights.tensors[names[0]].width))
-    return [*found.values(), *([DistinctInput(1, weights.head.width)] if output else [])]
+    with_output = output and (not weights.encodes or weights.projection())
+    return [*found.values(), *([DistinctInput(1, weights.head.width)] if with_output else [])]
 
 
 def _same_input(name: str) -> str:

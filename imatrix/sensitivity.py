@@ -56,7 +56,11 @@ def measure_sensitivity(
         corpus: a text; a few thousand tokens are enough.
         device: a torch device.
         progress: called with a ``StepDone`` for every block forward, and every chunk of a block back.
+
+    Raises:
+        UnknownArchitecture: the model predicts no tokens.
     """
+    weights.check_predicts()
     skeleton = Skeleton(weights, torch.float32, device)
     n = len(skeleton.layers)
     chunks = range(corpus.n_chunks)

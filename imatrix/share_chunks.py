@@ -211,7 +211,10 @@ class _Worker:
     def _predict(self, runner: Runner, collector: _BatchCollector, chunks: ChunkRange) -> ShareResult:
         collect_further(runner, collector)
         found = ShareResult(dropped={chunks.first + chunk: where for chunk, where in runner.dropped.items()})
-        if self._wanted.output or self._wanted.perplexity:
+        if runner.weights.encodes:
+            for _ in runner.last_hidden(collector) if self._wanted.output else ():
+                pass
+        elif self._wanted.output or self._wanted.perplexity:
             for _, logits, tokens in runner.logits(collector if self._wanted.output else None):
                 if self._wanted.perplexity:
                     found.record.nll.append(token_nll(logits, tokens))

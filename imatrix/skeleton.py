@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ..formats.ir import Tensor
-from .weights import Weights, encodes, read_floats, unsupported
+from .encoders import Named, without_pooler
+from .weights import Weights, read_floats, unsupported
 
 _KEPT_HEAD = 256 << 20  # bytes; a larger output matrix is read again, in slices, whenever it is used
 _HEAD_ROWS = 16384
@@ -26,8 +27,8 @@ class Skeleton:
         device: where it runs.
 
     Raises:
-        UnknownArchitecture: transformers does not have the architecture, or refuses the config; or the model predicts
-            no tokens.
+        UnknownArchitecture: transformers does not have the architecture, or refuses the config; or blocks do not run
+            alone.
 
     Attributes:
         model: transformers' model.
@@ -48,8 +49,8 @@ class Skeleton:
             built = AutoConfig.for_model(config.pop("model_type"), **config)
             # eager experts are plain linear products, which imatrix/record_inputs.py can record
             built._experts_implementation = built.get_text_config()._experts_implementation = "eager"
-            listed = weights.wrapper is None and type(built) in MODEL_FOR_CAUSAL_LM_MAPPING  # it lacks Mistral 4's
-            own = weights.wrapper or next(iter(weights.arch.classes))
+            listed = not (weights.encodes or weights.wrapper) and type(built) in MODEL_FOR_CAUSAL_LM_MAPPING
+            own = weights.bare_class if weights.encodes else weights.wrapper or next(iter(weights.arch.classes))
             cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(built)] if listed else getattr(transformers, own)
             make = AutoModelForCausalLM.from_config if listed else cls._from_config
             attention = "sdpa" if cls._supports_sdpa else "eager"
@@ -58,13 +59,14 @@ class Skeleton:
         except (KeyError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
             raise unsupported(error, weights.model.path) from error
         self.model.eval()
+        if weights.encodes:
+            self.model = without_pooler(self.model)
+            if weights.named:
+                self.model = Named(self.model, weights.arch.base)
         self._streams: tuple[int, ...] = ()  # known once something was embedded
         parent, _, self._list_name = weights.layers_path.rpartition(".")
-        names = {name for name, _ in self.model.named_modules()}
-        base = self.model.get_submodule(parent) if weights.layers_path in names else None
-        if not isinstance(base, transformers.PreTrainedModel):  # it embeds tokens, and runs the blocks in turn
-            raise encodes(f"{weights.class_name} is no model that predicts tokens: nothing is collected", weights.model)
-        self.base: Any = base
+        self.base = self.model.get_submodule(parent)
+        self._entry = self.model if weights.encodes else self.base  # what takes tokens
         self.layers = list(getattr(self.base, self._list_name))
         for layer, table in tables.items():
             for name, part in [*self.layers[layer].named_modules()]:
@@ -90,7 +92,7 @@ class Skeleton:
                 ids = torch.from_numpy(positions.reshape(-1)[start : start + batch.numel()]).reshape(batch.shape)
                 start += batch.numel()
                 with self._instead_of_layers(recorders):
-                    self.base(input_ids=ids.to(self.device), use_cache=False)
+                    self._entry(**self._entering(ids.to(self.device)), use_cache=False)
                 hidden = recorders[0].hidden
                 self._streams = tuple(hidden.shape[2:-1])
                 own = [each.inputs.args[0] for each in recorders] if self.carried.own else []
@@ -101,6 +103,16 @@ class Skeleton:
         finally:
             for module, _ in tables:  # but keep the buffers
                 module.weight = nn.Parameter(torch.empty_like(module.weight, device="meta"), requires_grad=False)
+
+    def _entering(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The arguments for tokens, by their rows in the table.
+
+        Encoders are given the embeddings: some would take the number of a row for the padding's, and count positions by
+        it, which llama.cpp does not.
+        """
+        if self.weights.encodes:
+            return {"inputs_embeds": self.model.get_input_embeddings()(rows)}
+        return {"input_ids": rows}
 
     @contextmanager
     def block(self, layer: int, like: int | None = None) -> Iterator[nn.Module]:
@@ -142,7 +154,11 @@ class Skeleton:
         Args:
             keep: compute logits only for this many positions at the end of each chunk.
             see: called with the output matrix's input at all positions.
+
+        Raises:
+            UnknownArchitecture: the model predicts no tokens.
         """
+        self.weights.check_predicts()
         own = self.model.get_output_embeddings()
         product = _HeadProduct(self.weights.head, self.weights.head_bias, self.dtype, self.device, keep, see)
         self.model.set_output_embeddings(product)
@@ -153,7 +169,13 @@ class Skeleton:
 
     @contextmanager
     def last_norm(self) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-        """What the last norm gives, of what left the last block, both [chunks, n_ctx, width]."""
+        """What the last norm gives, of what left the last block, both [chunks, n_ctx, width].
+
+        Of a model without a head that is all it gives, after a projection where it has one.
+        """
+        if self.weights.encodes:
+            yield Head(self)
+            return
         own, kept = self.model.get_output_embeddings(), _KeepInput()
         self.model.set_output_embeddings(kept)
         try:
@@ -184,24 +206,29 @@ class Skeleton:
 
 
 class Head:
-    """The last norm and the output matrix as one function; see ``Skeleton.head``."""
+    """What comes after the blocks as one function; see ``Skeleton.head`` and ``Skeleton.last_norm``."""
 
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Compute logits [chunks, keep, vocab] from what left the last block, [chunks, n_ctx, width]."""
+        """Compute logits [chunks, keep, vocab] from what left the last block, [chunks, n_ctx, width].
+
+        Of a model without a head the last hidden states, [chunks, n_ctx, width].
+        """
         skeleton = self.skeleton
         hidden = skeleton.apart(skeleton.carried.hidden(hidden)).to(skeleton.device)
         one = hidden if hidden.dim() == 3 else hidden[:, :, 0]  # instead of embeddings, which nothing reads
         n, width = skeleton.carried.n_layers, skeleton.carried.own
-        own = {"per_layer_inputs": one.new_zeros(*one.shape[:2], n, width)} if width else {}  # likewise
+        given = width and not skeleton.weights.encodes
+        own = {"per_layer_inputs": one.new_zeros(*one.shape[:2], n, width)} if given else {}
         if skeleton.weights.hashed_tables:
             own["ple_input_ids"] = torch.zeros(one.shape[:2], dtype=torch.long, device=skeleton.device)
         stand_ins = [_ReplaceInput(layer, hidden) for layer in skeleton.layers]
         with skeleton._instead_of_layers(stand_ins):
-            logits: torch.Tensor = skeleton.model(inputs_embeds=one, use_cache=False, **own).logits
-        return logits
+            out = skeleton.model(inputs_embeds=one, use_cache=False, **own)
+        result: torch.Tensor = out.last_hidden_state if skeleton.weights.encodes else out.logits
+        return result.as_subclass(torch.Tensor)  # where nothing comes after the blocks, it is a stand-in's
 
 
 class BlockInputs:

@@ -83,18 +83,51 @@ class Weights:
         """The name of the list of blocks in transformers' model, such as ``model.layers``.
 
         Raises:
-            UnknownArchitecture: there is an encoder, or there are several lists, which do not run one after the other.
+            UnknownArchitecture: there are several, which do not run one after the other; or blocks are given more than
+                hidden states by the first.
         """
-        if any(rule.stack for rule in self.arch.rules):
-            raise encodes(f"{self.arch.name} has an encoder, whose blocks do not run as those of a decoder", self.model)
+        if any(rule.stack == "dec." for rule in self.arch.rules):
+            problem = f"{self.arch.name} has an encoder and a decoder: their blocks do not run one after the other"
+            raise UnknownArchitecture(problem, path=self.model.path, hint="collect with llama.cpp's llama-imatrix")
+        if 0 < sum(tensor.role is Role.ATTN_REL_B for tensor in self.model.tensors) < self.n_layers:
+            problem = f"the blocks of {self.arch.name} take what the first makes of distances: none runs alone"
+            raise UnknownArchitecture(problem, path=self.model.path, hint="collect with llama.cpp's llama-imatrix")
         for rule in self.arch.rules:
             if rule.after is not None:
                 problem = f"the blocks of {self.arch.name} run several times, in turn: they cannot run one by one"
                 raise UnknownArchitecture(problem, path=self.model.path, hint="collect with llama.cpp's llama-imatrix")
         for rule in self.arch.rules:
             if rule.per_layer:
-                return self._module(rule.modules[0]).partition(".{layer}")[0]
+                first = self._module(rule.modules[0]).format(layer=0, expert=0)
+                return (self._renamed(first) if self.encodes else first).partition(".0.")[0]
         raise AssertionError("an architecture without blocks")
+
+    @cached_property
+    def encodes(self) -> bool:
+        """Whether no model of the architecture predicts tokens: it gives hidden states, or what is made of them."""
+        return all(cls.bare or cls.head or cls.without_head for cls in self.arch.classes.values())
+
+    def check_predicts(self) -> None:
+        """Check that there are predictions to judge.
+
+        Raises:
+            UnknownArchitecture: the model ``encodes``.
+        """
+        if self.encodes:
+            raise UnknownArchitecture(f"{self.arch.name} predicts no tokens: nothing to judge", path=self.model.path)
+
+    @property
+    def bare_class(self) -> str:
+        """The name of transformers' class without a head, of an architecture that ``encodes``."""
+        wanted = self.class_config["model_type"]
+        classes = ((name, cls) for name, cls in self.arch.classes.items() if cls.bare and cls.model_type == wanted)
+        return next(name for name, cls in classes if not cls.without_head).partition("/")[0]
+
+    @property
+    def named(self) -> bool:
+        """Whether the rules' names begin as those in a class with a head."""
+        base = self.arch.base
+        return bool(base) and any(rule.modules[0].startswith(base) for rule in self.arch.rules)
 
     @cached_property
     def wrapper(self) -> str | None:
@@ -183,6 +216,11 @@ class Weights:
                         yield short, self._checked(tensor, wanted.pop(short))
                     else:
                         rest[short] = tensor
+        for name, tensor in rest.items():
+            if parts := tuple(part for part in self._chunks(name) if part in wanted):
+                yield from zip(parts, np.split(read_floats(tensor), len(parts)), strict=True)
+                for part in parts:
+                    wanted.pop(part)
         for name in list(wanted):
             if (parts := _parts(name)) and rest.keys() >= {*parts}:
                 wanted.pop(name)
@@ -196,6 +234,13 @@ class Weights:
                 f"the model has no weights for {', '.join(sorted(wanted))}", path=self.model.path, where=f"blk.{layer}"
             )
 
+    def projection(self) -> dict[str, RecordedWeight]:
+        """The matrix behind the last norm of a model that ``encodes``, by parameter name; {} if it has none."""
+        if not self.encodes:
+            return {}
+        outer = (slot for slot in self._slots if slot.rule.role is Role.OUTPUT)
+        return {self._module(slot.sources[0]): RecordedWeight(slot.targets) for slot in outer}
+
     def _stacks(self, name: str, layer: int) -> tuple[str, ...]:
         """The tensors that a block's stack of experts is made of; () for other parameters."""
         fused = tensor_name(Role.FFN_GATE_UP_EXPS, layer)
@@ -208,8 +253,10 @@ class Weights:
         """Read the parameters outside the blocks, other than embedding and output matrix, under their full names."""
         wanted = {name: tuple(p.shape) for name, p in module.named_parameters()}
         for slot in self._slots:
-            if slot.layer is None and slot.rule.role not in _BY_TOKEN:
-                for name, tensor in self._of_slot(slot):
+            by_token = _BY_TOKEN[:-1] if self.encodes else _BY_TOKEN
+            if slot.layer is None and slot.rule.role not in by_token:
+                for source, tensor in self._of_slot(slot):
+                    name = source if source in wanted else self._renamed(source)
                     if name in wanted:
                         yield name, self._checked(tensor, wanted[name])
 
@@ -230,8 +277,6 @@ class Weights:
 
     def _in_block(self, name: str, layer: int, known: Container[str]) -> str:
         """The name that a block's module has for what a checkpoint calls ``name``: the same, or as it is renamed."""
-        from transformers.core_model_loading import rename_source_key
-
         prefix = f"{self.layers_path}.{layer}."
         number = further_number(layer, self.config)
         if self.arch.further and number is not None and self.arch.further.at:
@@ -240,7 +285,24 @@ class Weights:
         plain = name.removeprefix(prefix)
         if plain in known:
             return plain
-        return str(rename_source_key(name, self._renamings, [])[0]).removeprefix(prefix)
+        return self._renamed(name).removeprefix(prefix)
+
+    def _renamed(self, name: str) -> str:
+        """A checkpoint's name as transformers 5 renames it."""
+        from transformers.core_model_loading import rename_source_key
+
+        return str(rename_source_key(name, self._renamings, [])[0])
+
+    def _chunks(self, name: str) -> tuple[str, ...]:
+        """The parameters that transformers 5 splits one of a checkpoint into, by equal numbers of rows."""
+        from transformers.core_model_loading import Chunk, WeightConverter
+
+        for step in self._loading:
+            if isinstance(step, WeightConverter) and [type(one) for one in step.operations] == [Chunk]:
+                (pattern,) = step.source_patterns
+                if pattern in name:
+                    return tuple(name.replace(pattern, target) for target in step.target_patterns)
+        return ()
 
     @cached_property
     def _loading(self) -> tuple[Any, ...]:
@@ -279,8 +341,10 @@ class Weights:
         by_name = {
             self._in_block(self._module(slot.sources[0]), layer, wanted): slot
             for slot in self._slots
-            if slot.layer == layer and slot.part == "weight" and len(slot.sources) == 1 and len(slot.shape) > 1
+            if slot.layer == layer and slot.part == "weight" and _has_one_input(slot) and len(slot.shape) > 1
         }
+        # q, k and v have one input, which is seen where the first is multiplied
+        first_chunks = {parts[0]: name for name in by_name if name not in wanted and (parts := self._chunks(name))}
         for name, parameter in module.named_parameters():
             parts, slot = _parts(name), by_name.get(name)
             turned = slot if slot and any(isinstance(op, Transpose) for op in slot.rule.ops) else None
@@ -289,7 +353,8 @@ class Weights:
             elif parameter.dim() == 3 and (stacks := self._stacks(name, layer)):
                 turned = turned if turned and not self._is_converted(turned) else None
                 found[name] = RecordedWeight(stacks, parameter.shape[0], turned=turned)
-            elif slot is not None:
+            elif slot is not None or name in first_chunks:
+                slot = slot or by_name[first_chunks[name]]
                 matrices = tuple(one for one in slot.targets if len(self._tensor(one).shape) > 1)
                 n = self._tensor(matrices[0]).shape[0] if _is_stacked(slot) else 1
                 found[name] = RecordedWeight(matrices, n, _columns(slot), _heads(slot), turned)
@@ -326,6 +391,14 @@ def _parts(name: str) -> tuple[str, ...]:
     module, _, leaf = name.rpartition(".")
     before, dot, last = module.rpartition(".")
     return tuple(f"{before}{dot}{part}.{leaf}" for part in _JOINED.get(last, ()))
+
+
+def _has_one_input(slot: Slot) -> bool:
+    """Whether what the first source is multiplied with is the input of all."""
+    from ..formats.hf.ops import Concat
+
+    one_below_the_other = [(type(op), getattr(op, "axis", None)) for op in slot.rule.ops] == [(Concat, 0)]
+    return len(slot.sources) == 1 or one_below_the_other
 
 
 def _columns(slot: Slot) -> NDArray[np.intp] | None:
@@ -377,11 +450,6 @@ def read_floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDAr
         b = min(a + step, stop)
         out[a - start : b - start] = to_f32(tensor.rows(a, b), tensor.qtype)
     return out.reshape(tensor.shape) if (start, stop) == (0, tensor.n_rows) else out
-
-
-def encodes(problem: str, model: Model) -> UnknownArchitecture:
-    """Why nothing is collected of a model that predicts no tokens."""
-    return UnknownArchitecture(problem, path=model.path, hint="quantize it without an importance matrix")
 
 
 def unsupported(error: Exception, path: Path) -> UnknownArchitecture:

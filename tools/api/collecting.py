@@ -143,6 +143,13 @@ def _predict(runner: Runner, collector: Collector, options: CollectOptions, prog
     from ...imatrix.evaluate import Record
 
     record = Record()
+    if runner.weights.encodes:
+        if options.perplexity:
+            note(progress, f"{runner.weights.arch.name} predicts no tokens: there is no perplexity")
+        if options.process_output:
+            for _ in runner.last_hidden(collector):
+                pass
+        return record
     if not (options.perplexity or options.process_output):
         return record
     chunks = runner.corpus.n_chunks - len(runner.dropped)

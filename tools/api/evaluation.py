@@ -97,6 +97,7 @@ def evaluate(
     refuse({"run.skip_bad_chunks": run.skip_bad_chunks}, why)
     weights = open_weights(Path(model), progress)
     text_path = None if text is None else Path(text)
+    weights.check_predicts()
     corpus = open_text(weights, text_path, run)
     record = Record()
     with TemporaryDirectory(prefix="quantmill-") as temporary:
@@ -108,6 +109,7 @@ def evaluate(
             _add_against_saved(finish_run(start_run(weights, corpus, folder, run), progress), Path(base), record)
         else:
             other = open_weights(Path(base), progress)
+            other.check_predicts()
             _check_same_text(corpus, open_text(other, text_path, run), Path(base))
             _note_other_shape(weights, other, Path(base), progress)
             _add_against(Path(model), weights, Path(base), other, corpus, folder, run, record, progress)

@@ -312,6 +312,7 @@ NOMIC_BERT = Arch(
                 "layer_norm_eps": 1e-12, "pad_token_id": 0, "classifier_dropout": None, "rope_theta": 1000.0,
                 "tie_word_embeddings": True,
             },
+            bare=True,
         )
     },
     config=(*_SIZES, Rope(), *_CONFIG[len(_SIZES) : -1], *HEAD_DIM_KEYS),

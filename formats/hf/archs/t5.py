@@ -126,7 +126,7 @@ T5 = Arch(
 # The encoder alone, of any of them: the scale that the first T5 has comes after the decoder.
 T5_ENCODER = Arch(
     name="t5encoder",
-    classes={"T5EncoderModel": _T5, "UMT5EncoderModel": _UMT5},
+    classes={"T5EncoderModel": replace(_T5, bare=True), "UMT5EncoderModel": replace(_UMT5, bare=True)},
     config=tuple(row for row in T5.config if getattr(row, "gguf", "") not in _OF_DECODER),
     rules=tuple(
         replace(rule, when=_FIRST | Is(_EVERY)) if rule.when is _FIRST else rule
