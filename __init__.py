@@ -74,6 +74,8 @@ if TYPE_CHECKING:
     from .tools.api.awq import awq as awq
     from .tools.api.blockwise import CheckpointOptions as CheckpointOptions
     from .tools.api.blockwise import QuantizedCheckpoint as QuantizedCheckpoint
+    from .tools.api.checking import CheckedCheckpoint as CheckedCheckpoint
+    from .tools.api.checking import check_checkpoint as check_checkpoint
     from .tools.api.conversion import Conversion as Conversion
     from .tools.api.convert import convert as convert
     from .tools.api.description import Description as Description
@@ -116,6 +118,7 @@ _MODULES = {
     "AWQSettings": "quantize.awq.settings",
     "BaseComparison": "imatrix.evaluate",
     "BudgetedPlan": "quantize.budget.plans",
+    "CheckedCheckpoint": "tools.api.checking",
     "CheckpointOptions": "tools.api.blockwise",
     "ClusterOptions": "tools.api.ray_pool",
     "CollectedImatrix": "tools.api.importance",
@@ -170,6 +173,7 @@ _MODULES = {
     "architectures": "tools.api.architectures",
     "as_float": "quantize.decode",
     "awq": "tools.api.awq",
+    "check_checkpoint": "tools.api.checking",
     "collect_imatrix": "tools.api.importance",
     "compare": "quantize.compare",
     "convert": "tools.api.convert",

@@ -13,10 +13,13 @@ from ..errors import FormatError
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Bytes, Model, Role, Tensor, Tokenizer, TokenType
 from ..qtypes import BF16, F16, F32
+from .further import Mtp
+from .links import check_links
 from .load import assemble, required_shapes
 from .rules import Slot
+from .sentence_files import dense_weights
 from .settle import Say
-from .weights import Stored
+from .weights import Stored, read_weights
 
 _DTYPES = {"float16": F16, "bfloat16": BF16, "float32": F32}
 
@@ -43,6 +46,22 @@ def read_shapes(path: Path, *, pre: str | None = None, say: Say | None = None) -
         }
 
     return assemble(Path(path), imagined, pre, readable=False, say=say)
+
+
+def read_described(
+    folder: Path, *, pre: str | None = None, follow_links: bool = False, mtp: Mtp = "keep", say: Say | None = None
+) -> Model:
+    """Build the Model that ``read_hf`` would return, without what only its weights tell. Arguments and errors as there.
+
+    Weights are read only where two tensors, or a tensor and config.json, must agree.
+    """
+    check_links(folder, follow=follow_links)
+
+    def weights(slots: Sequence[Slot], config: Mapping[str, Any]) -> Mapping[str, Stored]:
+        dense = dense_weights(folder, config, say, follow_links=follow_links)
+        return {**dense, **read_weights(folder, say, follow_links=follow_links)}
+
+    return assemble(folder / "config.json", weights, pre, readable=False, mtp=mtp, say=say)
 
 
 # What a token takes in a file on average: a text of Llama's 32,000, and a merge of Qwen2's 152,000.

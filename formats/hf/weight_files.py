@@ -79,6 +79,12 @@ def find_weight_files(folder: Path, say: Say | None = None, *, follow_links: boo
     return found
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether there are files of weights, whatever their names, and not only an index of them."""
+    names = [path.name for path in folder.iterdir()]
+    return any(not name.endswith(".json") for name in _model_files(names)) or _named_by_config(folder) is not None
+
+
 def _model_files(names: Sequence[str]) -> list[str]:
     return [
         name

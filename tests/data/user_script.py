@@ -179,6 +179,11 @@ def edit(path: Path) -> None:
     quantmill.merge("model-00001-of-00002.gguf", "whole.gguf")
 
 
+def converts(path: Path) -> bool:
+    found: quantmill.CheckedCheckpoint = quantmill.check_checkpoint(path)
+    return found.proof == "logits" and not found.one_way and not found.said
+
+
 def tokenizer_size(tokenizer: Tokenizer) -> int:
     return len(tokenizer.tokens)
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
+from oracles.proofs import all_proofs, save_proof
+from quantmill.formats.errors import FormatError, QuantmillError
 from quantmill.formats.hf.archs import ARCHS
 from quantmill.formats.hf.towers import TOWERS
 from quantmill.tools.api.architectures import PROVEN
+from quantmill.tools.api.checking import check_checkpoint
 from quantmill.tools.archs import command
 
 PROOF = Path(__file__).parent.parent / "formats" / "hf" / "test_archs.py"
@@ -63,3 +68,78 @@ def test_a_pattern() -> None:
     assert "llama" not in names
     assert run("mixtral", "--quiet") == "mixtral\n"
     assert run("nothing-like-it", "--quiet") == ""
+
+
+@pytest.mark.parametrize(
+    ("case", "proof", "towers", "lines"),
+    [
+        ("llama", "logits", (), ["the way back: the same checkpoint", "tokenizer: none here"]),
+        ("bert", "logits", (), ["converts, as bert (BertModel; "]),
+        (
+            "falcon-h1",
+            "converter",
+            (),
+            ["proven by llama.cpp's own converter alone", "the way back: refused: the model"],
+        ),
+        ("qwen3vl", "logits", ("qwen3vl_merger",), ["towers: qwen3vl_merger, which convert --mmproj writes"]),
+        ("qwen35-tied", "logits", (), []),
+    ],
+)
+def test_a_checkpoint_is_checked(
+    case: str, proof: str, towers: tuple[str, ...], lines: list[str], tmp_path: Path
+) -> None:
+    save_proof(next(proof for proof in all_proofs() if proof.id == case), tmp_path)
+    whole = check_checkpoint(tmp_path)
+    alone = check_checkpoint(tmp_path / "config.json")
+    assert (whole.weights, alone.weights) == (True, False)
+    for found in (whole, alone):
+        assert (found.proof, found.towers, found.tokenizer) == (proof, towers, None)
+    assert (whole.name, whole.hf_class, whole.one_way) == (alone.name, alone.hf_class, alone.one_way)
+    text = run("--check", str(tmp_path))
+    assert all(line in text for line in lines)
+    assert json.loads(run("--check", str(tmp_path), "--json"))["converts"] is True
+    assert run("--check", str(tmp_path), "--quiet") == f"{whole.name}\n"
+    (tmp_path / "model.safetensors").unlink()
+    assert not check_checkpoint(tmp_path).weights
+
+
+def test_what_would_be_left_out_is_said(tmp_path: Path) -> None:
+    save_proof(next(proof for proof in all_proofs() if proof.id == "qwen3vl"), tmp_path)
+    (line,) = check_checkpoint(tmp_path).said
+    assert "left out, as the text model is computed without it: vision tower (" in line
+
+
+def _another_class(config: dict[str, object]) -> None:
+    config["architectures"] = ["GPTJForCausalLM"]
+    config["model_type"] = "gptj"
+
+
+def _contradicting(config: dict[str, object]) -> None:
+    config["num_key_value_heads"] = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [(_another_class, "GPTJForCausalLM"), (_contradicting, "heads cannot share 3 key/value heads")],
+)
+def test_a_checkpoint_that_does_not_convert(
+    change: Callable[[dict[str, object]], None], problem: str, tmp_path: Path
+) -> None:
+    save_proof(next(proof for proof in all_proofs() if proof.id == "llama"), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+    for given in (tmp_path, path):
+        with pytest.raises(FormatError) as error:
+            check_checkpoint(given)
+        assert problem in str(error.value)
+        assert str(error.value).isprintable()
+
+
+def test_what_is_not_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"no config\.json"):
+        check_checkpoint(tmp_path)
+    result = CliRunner().invoke(command, ["llama", "--check", str(tmp_path)])
+    assert isinstance(result.exception, QuantmillError)
+    assert "PATTERN: has no effect" in str(result.exception)

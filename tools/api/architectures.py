@@ -79,5 +79,6 @@ def _of_text(arch: Arch) -> Architecture:
 
 
 def _classes(arch: Arch) -> tuple[str, ...]:
-    """The classes whose checkpoints become files that llama.cpp loads: bare ones only where it needs no head."""
-    return tuple(name for name, cls in arch.classes.items() if not (cls.bare and arch.needs_head))
+    """The classes whose checkpoints become files that llama.cpp loads: bare ones only where these have all it needs."""
+    needs_head = arch.needs_head and not all(cls.bare for cls in arch.classes.values())
+    return tuple(name for name, cls in arch.classes.items() if not (cls.bare and needs_head))
