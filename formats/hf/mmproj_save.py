@@ -30,6 +30,7 @@ class RestoredTower:
 
     Args:
         tower: its table.
+        known: its completed config, with which its rules are read.
         config: its object of config.json.
         around: what its rows know of the objects around it: ``text_config``, ``outer``, ``preprocessor_config``.
         slots: its tensors by the rules.
@@ -40,6 +41,7 @@ class RestoredTower:
     """
 
     tower: Tower
+    known: Mapping[str, Any]
     config: dict[str, Any]
     around: dict[str, dict[str, Any]]
     slots: Sequence[Slot]
@@ -83,6 +85,17 @@ def restore_towers(model: Model) -> tuple[str, tuple[RestoredTower, ...]]:
     return cls, tuple(restored)
 
 
+def missing_tensors(model: Model) -> tuple[str, ...]:
+    """The tensors that an mmproj file lacks by its projector's rules; none of a file that the rules do not know."""
+    try:
+        towers = restore_towers(model)[1]
+    except FormatError:
+        return ()
+    names = {tensor.name for tensor in model.tensors}
+    slots = (slot for one in towers for slot in one.tower.slots(one.known))
+    return tuple(name for slot in slots if slot.required for name in slot.targets if name not in names)
+
+
 def _restore(tower: Tower, name: str, model: Model, given: dict[str, Tensor]) -> RestoredTower:
     """One tower; its tensors leave ``given``."""
     cls = replace(tower.classes[name], parts=PARTS)
@@ -105,6 +118,7 @@ def _restore(tower: Tower, name: str, model: Model, given: dict[str, Tensor]) ->
     others = {one: BY_NAME[kind] for kind, _, one in (line.partition(" ") for line in lines) if kind in BY_NAME}
     return RestoredTower(
         tower=tower,
+        known=config,
         config={"model_type": cls.model_type, **written},
         around=around,
         slots=slots,

@@ -112,6 +112,21 @@ def test_tensors_and_keys_that_contradict_each_other(
     assert words in done.err
 
 
+@pytest.mark.parametrize(("name", "loads"), [("mm.soft_emb_norm.weight", False), ("v.blk.3.ln1.weight", True)])
+def test_a_tensor_that_is_missing(cli: Cli, mmproj: Path, tmp_path: Path, name: str, loads: bool) -> None:
+    """Without some, llama.cpp loads the file and computes another model."""
+    made = without(mmproj, tmp_path / "x.gguf", {}, name)
+    done = cli("verify", made, "--strict")
+    assert done.code != 0
+    assert f"tensor '{name}': is missing; llama.cpp refuses the file, or computes without it" in done.err
+    with Mtmd(vocabulary_for_towers(tmp_path / "bytes.gguf")) as peer:
+        if loads:
+            peer.open(made)
+        else:
+            with pytest.raises(LlamaError):
+                peer.open(made)
+
+
 def test_inspect_and_plan(cli: Cli, mmproj: Path) -> None:
     shown = json.loads(cli("inspect", mmproj, "--json").out)
     assert shown["metadata"]["clip.projector_type"]["value"] == "gemma3"

@@ -121,12 +121,21 @@ def verify_strict(path: str | Path) -> tuple[FormatError, ...]:
         ...     [error.where for error in verify_strict(path)][-1:]
         ["tensor 'x'"]
     """
+    from ...formats.gguf.reader import read_gguf
     from ...formats.gguf.strict import check_gguf
+    from ...formats.hf.mmproj_save import missing_tensors
 
     path = Path(path)
     if source_kind(path) != "gguf":
         raise FormatError("--strict is for GGUF files", path=path, hint="leave it out")
-    return tuple(check_gguf(path))
+    found = list(check_gguf(path))
+    model = read_gguf(path)
+    if model.arch == "clip":
+        for name in missing_tensors(model):
+            hint = "get the file, or the checkpoint, again and convert it"
+            problem = "is missing; llama.cpp refuses the file, or computes without it"
+            found.append(FormatError(problem, path=path, where=f"tensor {name!r}", hint=hint))
+    return tuple(found)
 
 
 def _failures(report: TensorReport, rmse: float | None, max_error: float | None, cosine: float | None) -> list[str]:

@@ -29,6 +29,7 @@ from oracles.tower_proofs import (
     sound_of,
     vocabulary_for_towers,
 )
+from quantmill import verify_strict
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.mmproj import read_mmproj
@@ -96,6 +97,11 @@ def test_a_lower_level_of_an_f16_file_runs(proven: Proven, peer: Mtmd) -> None:
     found = np.concatenate(peer.encode_audio(sound_of(proof)) if proof.sound else peer.encode_image(image_of(proof)))
     assert np.isfinite(found).all()
     assert np.abs(found - proven.expected).max() < 0.5 * np.ptp(proven.expected)
+
+
+def test_strict_finds_nothing(proven: Proven) -> None:
+    for level in ("F16", "Q8_0"):
+        assert verify_strict(proven.write(level)) == ()
 
 
 def config_of(folder: Path) -> dict[str, Any]:
