@@ -166,8 +166,9 @@ OTHER = (
 
 # Proofs without a golden.
 # Architectures that llama.cpp runs and its converter, as of that source distribution, does not know.
-UNKNOWN = ("gemma-embedding2",)
+UNKNOWN = ("cohere2_vision", "gemma-embedding2")
 UNCONVERTED = {
+    "cohere2_vision": "llama.cpp's converter has no such class",
     "gemma-embedding2": "llama.cpp's converter has no such class yet",
     "jina-bert-v3-in three": "llama.cpp's converter knows the layout of its first checkpoints only",
     "t5encoder-umt5": "llama.cpp's converter has no such class",

@@ -66,7 +66,7 @@ BYTE_LEVEL = {
     "seed_oss": "seed-coder", "smollm3": "llama-bpe", "stablelm": "qwen2",
     "starcoder": "smollm", "starcoder2": "smollm", "laguna": "qwen2", "mellum": "qwen2",
     "mimo2": "qwen2", "granite_swa": "dbrx", "cohere2moe": "command-r", "apertus": "tekken", "step35": "deepseek-v3",
-    "glm4moelite": "llama-bpe", "youtu": "youtu",
+    "cohere2_vision": "command-r", "glm4moelite": "llama-bpe", "youtu": "youtu",
     "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
     "dots3note": "qwen2",
     "kimi-linear": "kimi-k2", "deepseek4": "deepseek-v3", "jais2": "qwen2", "afmoe": "qwen2", "exaone-moe": "qwen2",

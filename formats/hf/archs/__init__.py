@@ -9,7 +9,7 @@ from .bailing import BAILINGMOE3
 from .bamba import BAMBA
 from .bert import BERT, DISTILBERT, EUROBERT, JINA_BERT_V3, MODERN_BERT, NOMIC_BERT, ROBERTA
 from .bloom import BLOOM
-from .cohere import COHERE2, COHERE2_MOE, COMMAND_R
+from .cohere import COHERE2, COHERE2_MOE, COHERE2_VISION, COMMAND_R
 from .dbrx import DBRX
 from .deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE, YOUTU
 from .deepseek4 import DEEPSEEK4

@@ -5,6 +5,8 @@ Sources: CohereConfig, Cohere2Config and Cohere2MoeConfig of transformers 5.23; 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...ir import Role
 from ..dimensions import (
     FF,
@@ -21,8 +23,8 @@ from ..dimensions import (
 )
 from ..layer_kinds import HasWord, Together
 from ..layer_words import InTurn
-from ..rows import Computed, Key, LayerFlags, LeadingDense, Mapped, Rope
-from ..rules import Arch, HFClass, Rule
+from ..rows import Computed, Constant, Key, LayerFlags, LeadingDense, Mapped, Rope
+from ..rules import LANGUAGE_MODEL, Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,
@@ -34,7 +36,9 @@ from .shared import (
     HEAD_DIM_KEYS,
     LAYER_PREFIX,
     SIZE_KEYS,
+    TEXT_ROOTS,
     TIED_HEAD,
+    VISION,
     attention,
     experts_of_either_layout,
     gated_mlp,
@@ -49,10 +53,8 @@ _COMMON = {
 }  # fmt: skip
 # Untied only if the head is equal all the same.
 _FIXED = {"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": (True, False)}
-_NORM_AND_LOGITS = (
-    Key("layer_norm_eps", "attention.layer_norm_epsilon"),
-    Key("logit_scale", "logit_scale"),
-)
+_LOGITS = Key("logit_scale", "logit_scale")
+_NORM_AND_LOGITS = (Key("layer_norm_eps", "attention.layer_norm_epsilon"), _LOGITS)
 _NORMED = Is("use_qk_norm")
 _DEEP = LAYERS >= 64
 
@@ -83,9 +85,11 @@ COMMAND_R = Arch(
     extras=(TIED_HEAD,),
 )
 
+_COHERE2 = HFClass("cohere2", _COMMON | {"sliding_window": 4096})
+
 COHERE2 = Arch(
     name="cohere2",
-    classes={"Cohere2ForCausalLM": HFClass("cohere2", _COMMON | {"sliding_window": 4096})},
+    classes={"Cohere2ForCausalLM": _COHERE2},
     config=(
         *SIZE_KEYS,
         Rope(dimension=True, says_none=True),
@@ -98,6 +102,21 @@ COHERE2 = Arch(
     rules=(EMBEDDING, ATTN_NORM, *attention(), *gated_mlp(), FINAL_NORM),
     fixed=_FIXED,
     extras=(TIED_HEAD,),
+)
+
+# Command A Vision: transformers does not scale the logits of the class around the text model.
+COHERE2_VISION = replace(
+    COHERE2,
+    name="cohere2_vision",
+    gguf_name="cohere2",
+    classes={
+        "Cohere2VisionForConditionalGeneration": replace(
+            _COHERE2, wraps="cohere2_vision", root=LANGUAGE_MODEL, ties=True
+        )
+    },
+    config=tuple(Constant("logit_scale", 1.0) if row == _LOGITS else row for row in COHERE2.config),
+    roots=TEXT_ROOTS,
+    extras=(TIED_HEAD, *VISION),
 )
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..tower import Tower
+from .cohere import COHERE2_VISION
 from .exaone import EXAONE_4_5
 from .gemma4 import GEMMA4_AUDIO, GEMMA4_UNIFIED_AUDIO, GEMMA4_UNIFIED_VISION, GEMMA4_VISION
 from .glm_vl import GLM4V, GLM_OCR
@@ -10,7 +11,7 @@ from .internvl import INTERNVL
 from .kimi import KIMI_K25
 from .llama4 import LLAMA4
 from .paddleocr import PADDLEOCR
-from .pixtral import PIXTRAL
+from .pixtral import LIGHTON_OCR, PIXTRAL
 from .qwen_vl import QWEN2_VL, QWEN3_VL, QWEN25_VL
 from .siglip import GEMMA3, IDEFICS3, JANUS, LFM2_VL
 from .whisper import AUDIO_FLAMINGO3, QWEN2_AUDIO, QWEN3_AUDIO

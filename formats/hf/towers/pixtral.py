@@ -1,11 +1,13 @@
-"""Pixtral's encoder: in Mistral Small 3.1 and later, whose patches are merged, and in Pixtral 12B.
+"""Pixtral's encoder: in Mistral Small 3.1 and later and LightOnOCR, whose patches are merged, and in Pixtral 12B.
 
-Sources: PixtralVisionConfig and Mistral3MultiModalProjector of transformers 5.23; conversion/llava.py of llama.cpp. The
-embedding of [IMG_BREAK] ends each row of an image but the last: it is the text model's, and its copy lies beside the
-tower.
+Sources: PixtralVisionConfig and Mistral3MultiModalProjector of transformers 5.23; llava.py and lighton_ocr.py of
+llama.cpp's conversion. The embedding of [IMG_BREAK] ends each row of an image but the last, in all but LightOnOCR: it
+is the text model's, and its copy lies beside the tower.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ..dimensions import EMBD, FF, HEAD_DIM, HEADS, Dim, Equal, Is
 from ..ops import Op, PermuteRope
@@ -96,4 +98,28 @@ PIXTRAL = Tower(
     text={"model.": "language_model.model.", "lm_head.": "language_model.lm_head."},
     tokens={"img_break": "[IMG_BREAK]"},
     owns=("*vision_tower.*", "*multi_modal_projector.*", "*embed_tokens.weight"),
+)  # fmt: skip
+
+_ENCODER, _PROJECTION = "model.vision_encoder.", "model.vision_projection."
+_LIGHTON = HFClass(
+    "pixtral",
+    {key: value for key, value in _PIXTRAL.items() if not key.startswith(OUTER)}
+    | {"image_size": 1540, "patch_size": 14, "hidden_act": "silu", f"{OUTER}.spatial_merge_size": 2}
+    | {f"{TEXT}.rms_norm_eps": 1e-6},
+    wraps="lighton_ocr",
+)
+
+LIGHTON_OCR = replace(
+    PIXTRAL,
+    name="lightonocr",
+    # under two names: transformers', and that of the published checkpoint
+    classes={"LightOnOcrForConditionalGeneration": _LIGHTON, "LightOnOCRForConditionalGeneration": _LIGHTON},
+    rules=tuple(rule for rule in PIXTRAL.rules if not rule.borrowed),
+    # The epsilon of the projector's norm is in llama.cpp the encoder's: far less than what F16 rounds.
+    fixed={key: value for key, value in PIXTRAL.fixed.items() if not key.startswith(OUTER)}
+    | {f"{TEXT}.rms_norm_eps": (1e-6, 1e-5)},
+    roots={_ENCODER: _AT, _PROJECTION: _PROJECTOR},
+    text={"model.": "model.language_model."},
+    tokens={},
+    owns=("*vision_encoder.*", "*vision_projection.*", "*vision_tower.*", "*multi_modal_projector.*"),
 )  # fmt: skip

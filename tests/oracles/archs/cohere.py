@@ -10,6 +10,11 @@ _EXPERTS = _HEADS | {
     "logit_scale": 0.25, "intermediate_size": 256,
 }  # fmt: skip
 
+_VISION = {
+    "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2,
+    "num_hidden_layers": 1, "image_size": 28, "patch_size": 14,
+}  # fmt: skip
+
 PROOFS = (
     Proof("command-r", "CohereForCausalLM", _HEADS | {"logit_scale": 0.25, "model_max_length": 512}),
     Proof(
@@ -23,6 +28,12 @@ PROOFS = (
         "Cohere2ForCausalLM",
         _HEADS | {"num_hidden_layers": 5, "sliding_window": 24},
         published={"rotary_pct": 1.0},
+    ),
+    Proof(
+        "cohere2_vision",
+        "Cohere2VisionForConditionalGeneration",
+        _HEADS | {"sliding_window": 24, "model_type": "cohere2"},
+        towers={"vision_config": _VISION, "alignment_intermediate_size": 64},
     ),
     Proof("cohere2moe", "Cohere2MoeForCausalLM", _EXPERTS),
     Proof(

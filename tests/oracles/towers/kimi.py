@@ -13,7 +13,7 @@ _VISION = {
 _TEXT = {key: value for key, value in TEXT.items() if key != "head_dim"} | {
     "model_type": "deepseek_v3", "q_lora_rank": 32, "kv_lora_rank": 64, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
     "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
-    "moe_intermediate_size": 64, "first_k_dense_replace": 1, "num_key_value_heads": 2,
+    "moe_intermediate_size": 64, "first_k_dense_replace": 2, "num_key_value_heads": 2,
 }  # fmt: skip
 
 

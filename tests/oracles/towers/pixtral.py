@@ -12,6 +12,7 @@ _VISION = {
 }  # fmt: skip
 _BREAK = 7
 _TEXT = TEXT | {"model_type": "mistral", "rms_norm_eps": 1e-5}
+_LIGHTON = TEXT | {"model_type": "qwen3", "rms_norm_eps": 1e-6}
 _FILES = {"tokenizer_config.json": {"added_tokens_decoder": {str(_BREAK): {"content": "[IMG_BREAK]"}}}}
 
 
@@ -47,5 +48,13 @@ PROOFS = (
         min_tokens=4,
         size=(48, 64),
         features=_with_breaks,
+    ),
+    TowerProof(
+        "lightonocr",
+        "LightOnOcrForConditionalGeneration",
+        {"text_config": _LIGHTON, "vision_config": _VISION | {"hidden_act": "silu"}, "tie_word_embeddings": False},
+        published={"architectures": ["LightOnOCRForConditionalGeneration"]},
+        size=(48, 64),
+        features=lambda model, pixels: model.model.get_image_features(pixels, [pixels.shape[2:]]).pooler_output[0],
     ),
 )  # fmt: skip
