@@ -37,7 +37,8 @@ def towers_of(outer: Mapping[str, Any], path: Path) -> tuple[str, tuple[Tower, .
     known = [name for name in names if name in BY_CLASS]
     if not known:
         what = name_list(names) if names else "no class"
-        hint = "quantmill archs lists those that see or hear; without --mmproj the text model converts"
+        why = next((why for (name, _), why in REFUSED.items() if name in names), "")
+        hint = why or "quantmill archs lists those that see or hear; without --mmproj the text model converts"
         raise UnknownArchitecture(f"{what} has no tower that is known", path=path, where="architectures", hint=hint)
     objects = [(tower, object_at(outer, tower.at, path)) for tower in BY_CLASS[known[0]]]
     given = [(tower, own) for tower, own in objects if own is not None]

@@ -30,6 +30,7 @@ from oracles.tower_proofs import (
     vocabulary_for_towers,
 )
 from quantmill import verify_strict
+from quantmill.formats.errors import UnknownArchitecture
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.mmproj import read_mmproj
@@ -163,6 +164,13 @@ def test_a_published_layout_gives_the_same_file(proven: Proven) -> None:
     assert [tensor.name for tensor in published.tensors] == [tensor.name for tensor in proven.source.tensors]
     for ours, theirs in zip(published.tensors, proven.source.tensors, strict=True):
         assert np.array_equal(ours.rows(0, ours.n_rows), theirs.rows(0, theirs.n_rows)), ours.name
+
+
+def test_a_class_that_llama_cpp_does_not_compute_is_refused_with_the_reason(tmp_path: Path) -> None:
+    config = {"architectures": ["VoxtralForConditionalGeneration"], "audio_config": {"model_type": "voxtral_encoder"}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UnknownArchitecture, match="no file makes it hear Voxtral"):
+        read_mmproj(tmp_path)
 
 
 def test_listed_differences_are_in_the_goldens() -> None:
