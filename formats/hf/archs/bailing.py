@@ -39,9 +39,9 @@ from .shared import (
     EXPERT_KEYS,
     FFN_NORM,
     FINAL_NORM,
-    FURTHER_LAYERS,
     HEAD,
     LAYER_PREFIX,
+    NEXTN_LAYERS,
     SIZE_KEYS,
     correction,
     experts,
@@ -56,6 +56,16 @@ _DENSE = Is(MLP_TYPES, "dense")
 _THEIRS = {"self_attn.": "attention.", "o_proj": "dense"}
 _DECAY = (NegExp(), Multiply(-1.0), Reshape((KDA_HEADS,), (KDA_HEADS, _ONE)))  # llama.cpp's has no sign
 _FIRST_DENSE = LeadingLayers("dense", "sparse", Dim("first_k_dense_replace"))
+_JOIN = {Role.NEXTN_ENORM, Role.NEXTN_HNORM, Role.NEXTN_EH_PROJ}
+_FURTHER = replace(
+    NEXTN_LAYERS,
+    hf="num_mtp_layers",
+    rules=(
+        *(rule for rule in NEXTN_LAYERS.rules if rule.role in _JOIN),
+        Rule(LAYER_PREFIX + "final_layernorm", Role.LAYER_OUT_NORM, (EMBD,)),
+    ),
+    sees={"layer_types": "full_attention", MLP_TYPES: "sparse"},
+)
 _LING = HFClass(
     "bailing_hybrid",
     {"vocab_size": 157184, "hidden_size": 2560, "intermediate_size": 6144, "moe_intermediate_size": 768}
@@ -105,6 +115,7 @@ BAILINGMOE3 = Arch(
         Key("norm_topk_prob", "expert_weights_norm"),
         Limits("expert_swiglu_limit_list", "swiglu_clamp_exp"),
         Limits("share_expert_swiglu_limit_list", "swiglu_clamp_shexp"),
+        _FURTHER,
     ),
     rules=(
         Rule("model.word_embeddings", Role.TOKEN_EMBD, (VOCAB, EMBD), when=~_SAVED_BARE),
@@ -143,5 +154,4 @@ BAILINGMOE3 = Arch(
         "linear_conv_kernel_dim": Dim("short_conv_kernel_size"),
     },
     layouts={"embedding_is_embed_tokens": "*embed_tokens.weight"},
-    extras=(FURTHER_LAYERS,),
 )
