@@ -92,6 +92,11 @@ OTHER = (
         "one for each block, that for further tokens too; llama.cpp's converter copies the list of config.json",
         ("deepseek4",),
     ),
+    Difference(
+        "*.attention.sliding_window_pattern",
+        "one for each block, that for further tokens too; llama.cpp's converter copies the list of config.json",
+        ("exaone4",),
+    ),
     Difference("tokenizer.ggml.eot_token_id", "llama.cpp's converter looks <|endofassistant|> up", ("dots3note",)),
     Difference("tokenizer.ggml.eot_token_id", "llama.cpp's converter looks <|user|> up", _GLM),
     Difference("tokenizer.ggml.eot_token_id", "llama.cpp's converter looks <|endoftext|> up", ("solar-open",)),

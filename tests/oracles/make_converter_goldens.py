@@ -147,7 +147,7 @@ def make(proof: Proof, converter: Converter) -> None:
         files = [Path(temporary) / f"{outtype}.gguf" for outtype in ("f32", "f16")]
         for path in files:
             converter.convert(folder, path, path.stem, proof)
-        alone = [Path(temporary) / f"alone-{path.name}" for path in files] if proof.further else []
+        alone = [Path(temporary) / f"alone-{path.name}" for path in files if proof.further and not proof.further.beside]
         for path in alone:
             converter.convert(folder, path, path.stem.removeprefix("alone-"), proof, ("--mtp",))
         _write(proof.id, weights_digest(folder), files, {"alone": summary(*alone)} if alone else {})

@@ -42,6 +42,7 @@ class Further:
         own: the shapes of the tensors that only it has, by their names.
         without: the ends of the names of tensors that it lacks.
         alone: llama.cpp's converter writes it only if it is asked for, and then alone.
+        beside: llama.cpp's converter writes it beside the model only, and refuses to write it alone.
     """
 
     at: str
@@ -49,6 +50,7 @@ class Further:
     own: Mapping[str, tuple[int, ...]]
     without: tuple[str, ...] = ()
     alone: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True)

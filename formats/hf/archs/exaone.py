@@ -24,6 +24,7 @@ from ..dimensions import (
 from ..extras import LeftOut
 from ..rows import Computed, Constant, Key, LayerFlags, LeadingDense, Rope
 from ..rules import Arch, HFClass, Rule
+from .qwen import MTP, MTP_ROOTS
 from .shared import (
     ATTN_NORM,
     EMBEDDING,
@@ -58,6 +59,11 @@ _EXAONE4 = HFClass(
     },
 )  # fmt: skip
 
+# EXAONE 4.5's, of which llama.cpp computes nothing.
+_FURTHER = replace(
+    MTP, hf="num_nextn_predict_layers", rules=tuple(replace(rule, ops=()) for rule in MTP.rules)
+)  # fmt: skip
+
 EXAONE4 = Arch(
     name="exaone4",
     classes={
@@ -70,6 +76,7 @@ EXAONE4 = Arch(
         Key("vocab_size", "vocab_size"),
         Key("sliding_window", "attention.sliding_window", optional=True),
         LayerFlags("layer_types", "attention.sliding_window_pattern"),
+        _FURTHER,
     ),
     rules=(
         EMBEDDING,
@@ -84,8 +91,8 @@ EXAONE4 = Arch(
     fixed={"hidden_act": "silu"},
     # llama.cpp has windows, and layers without positions beside them, in the model of 64 layers alone
     needs={"sliding_window": ~Is("sliding_window") | Equal(LAYERS, Dim(64))},
-    roots=TEXT_ROOTS,
-    extras=(*VISUAL, LeftOut("mtp.*", "layers that predict further tokens")),
+    roots=TEXT_ROOTS | MTP_ROOTS,
+    extras=VISUAL,
 )  # fmt: skip
 
 _FIRST = Is(MLP_TYPES, "dense")

@@ -1,6 +1,6 @@
 """EXAONE."""
 
-from oracles.proofs import Proof
+from oracles.proofs import Further, Proof
 
 # llama.cpp has sliding windows in the model of 64 layers, and in no other.
 _WINDOWS = {
@@ -14,6 +14,19 @@ _EXPERTS = {
     "first_k_dense_replace": 2,
 }  # fmt: skip
 
+# As in LGAI-EXAONE/EXAONE-4.5-33B.
+_MTP = Further(
+    "mtp.layers.0.",
+    "model.layers.63.",
+    {
+        "mtp.fc.weight": (64, 128),
+        "mtp.norm.weight": (64,),
+        "mtp.pre_fc_norm_embedding.weight": (64,),
+        "mtp.pre_fc_norm_hidden.weight": (64,),
+    },
+    beside=True,
+)
+
 PROOFS = (
     Proof(
         "exaone4",
@@ -21,6 +34,13 @@ PROOFS = (
         {"num_attention_heads": 8, "num_key_value_heads": 2, "layer_types": ["full_attention"] * 3},
         nulls=("sliding_window", "sliding_window_pattern"),
     ),
-    Proof("exaone4", "Exaone4ForCausalLM", _WINDOWS, "windows"),
+    Proof(
+        "exaone4",
+        "Exaone4ForCausalLM",
+        _WINDOWS | {"num_nextn_predict_layers": 1},
+        "windows",
+        published={"architectures": ["Exaone4_5_ForConditionalGeneration"]},
+        further=_MTP,
+    ),
     Proof("exaone-moe", "ExaoneMoeForCausalLM", _EXPERTS, published={"scoring_func": "sigmoid"}),
 )
