@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from oracles.gptq import decoded
+from oracles.proofs import all_proofs, save_proof
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.tools.gptq import command
 
@@ -245,6 +246,14 @@ def test_short_groups_are_told(tiny: Path, text: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "the last group of 64, 128 inputs is smaller than 96" in done.output
     assert load_file(tmp_path / "out" / "model.safetensors")["model.layers.0.mlp.down_proj.scales"].shape == (2, 64)
+
+
+def test_matrices_with_inputs_in_rows(refused: Callable[..., str], tiny: Path, text: Path, tmp_path: Path) -> None:
+    save_proof(next(proof for proof in all_proofs() if proof.id == "gpt2"), tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny / name, tmp_path / "model")
+    line = refused("gptq", tmp_path / "model", tmp_path / "out", "-f", text, "-c", 64)
+    assert "transformer.h.0.attn.c_attn: is a Conv1D, which keeps inputs in rows (quantize to GGUF)" in line
 
 
 def test_one_line_for_each_mistake(tiny: Path, text: Path, tmp_path: Path, refused: Callable[..., str]) -> None:

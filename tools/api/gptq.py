@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...formats.errors import PlanError
 from ...formats.progress import Progress
 from ...quantize.gptq.settings import GPTQSettings
 from .blockwise import (
@@ -90,6 +91,10 @@ def _method(settings: GPTQSettings, checkpoint_format: CheckpointFormat) -> Bloc
     ragged: set[int] = set()  # widths that the group size does not divide
 
     def check(module: torch.nn.Module, linear: Linear) -> None:
+        if linear.expert is None:
+            owner = next(one for one in module.modules() if getattr(one, "weight", None) is linear.weight)
+            if type(owner).__name__ == "Conv1D":  # GPT-2's, with inputs in rows
+                raise PlanError("is a Conv1D, which keeps inputs in rows", where=linear.name, hint="quantize to GGUF")
         settings.check_shape(linear.name, *linear.weight.shape)
         width = linear.weight.shape[1]
         if settings.group_size > 0 and width % settings.group_size:
