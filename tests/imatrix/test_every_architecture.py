@@ -27,7 +27,8 @@ REFUSED = {
 # Tensors without an entry, and why.
 WITHOUT = {
     "token_embd.": "looked up", "nextn.embed_tokens.": "looked up", "per_layer_token_embd.": "looked up",
-    "_compressor_ape.": "added", "output_hc_fn.": "mixes residual streams after the last block",
+    "_compressor_ape.": "added", "output_hc_": "mixes residual streams after the last block",
+    "ple_conv1d.": "a convolution",
     "cls.": "a classifier's head or a pooler, of which a run for tokens knows nothing",
 }  # fmt: skip
 
