@@ -56,7 +56,9 @@ def same_kind(weights: Weights, layer: int) -> int | None:
     """The last of the model's own blocks that has the tensors of a further layer's block; None if none has."""
     kinds: dict[int | None, set[object]] = {}
     for tensor in weights.tensors.values():
-        if not tensor.role.value.startswith("nextn."):
+        if (
+            not tensor.role.value.startswith("nextn.") and tensor.role is not Role.LAYER_OUT_NORM
+        ):  # Ling 3.0's, behind it
             kinds.setdefault(tensor.layer, set()).add((tensor.role, tensor.name.rpartition(".")[2], tensor.shape))
     own = (number for number in kinds if number is not None and further_number(number, weights.config) is None)
     return max((number for number in own if kinds[number] == kinds[layer]), default=None)
