@@ -42,6 +42,7 @@ _PER_LAYER_WORDS = """
 """
 _PER_LAYER = frozenset(_PER_LAYER_WORDS.split())
 _OF_OWN_LAYERS = {"attention.indexer.types"}  # none for layers that predict further tokens
+_OF_THESE_OR_ALL = {"attention.sliding_window_pattern"}
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _REQUIRED = ("context_length", "embedding_length", "block_count")
 _WHOLE_ROTARY = frozenset({"llama", "deci", "falcon", "llama-embed"})  # every axis of a head is rotated
@@ -239,7 +240,8 @@ def _layers(numbers: _Numbers) -> Iterator[KeyFinding]:
     for name in sorted(_PER_LAYER):
         value = numbers.metadata.get(f"{numbers.arch}.{name}")
         wanted = layers[0] - (extra if name in _OF_OWN_LAYERS else 0)
-        if value is not None and value.type is ValueType.ARRAY and len(value.items) != wanted:
+        also = layers[0] - (extra if name in _OF_THESE_OR_ALL else 0)
+        if value is not None and value.type is ValueType.ARRAY and len(value.items) not in (wanted, also):
             yield numbers.found(name, f"has {len(value.items)} entries for {wanted} layers")
 
 

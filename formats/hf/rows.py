@@ -271,18 +271,21 @@ class LeadingDense:
 
     Args:
         first, rest: the two words.
+        last: the word of layers for further tokens, which are not counted; that of the rest by default.
     """
 
     hf: str = MLP_TYPES
     gguf: str = "leading_dense_block_count"
     first: str = "dense"
     rest: str = "sparse"
+    last: str = ""
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         words = config[self.hf]
         if not isinstance(words, list) or len(words) != LAYERS(config) or not {*words} <= {self.first, self.rest}:
             problem = f"is not {self.first} or {self.rest} for each of {LAYERS(config)} layers: {shown(words)}"
             raise FormatError(problem, where=self.hf)
+        words = words[: len(words) - config.get(FURTHER, 0)]
         first = words.count(self.first)
         if self.rest in words[:first]:
             problem = f"a {self.first} layer follows a {self.rest} one, which llama.cpp has no key for"
@@ -293,7 +296,9 @@ class LeadingDense:
         first, layers = get(self.gguf), get("block_count")
         if first is None or layers is None:
             return {}
-        return {self.hf: [self.first if layer < first else self.rest for layer in range(layers)]}
+        further = get("nextn_predict_layers") or 0
+        words = [self.first if layer < first else self.rest for layer in range(layers - further)]
+        return {self.hf: [*words, *[self.last or self.rest] * further]}
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from ..dimensions import (
     LeadingLayers,
     OrDefault,
 )
-from ..extras import LeftOut
 from ..rows import Computed, Constant, Key, LayerFlags, LeadingDense, Rope
-from ..rules import Arch, HFClass, Rule
+from ..rules import Arch, Further, HFClass, Rule
 from .qwen import MTP, MTP_ROOTS
 from .shared import (
     ATTN_NORM,
@@ -113,6 +112,19 @@ _EXAONE_MOE = HFClass(
     {"num_experts": "num_local_experts"},
 )  # fmt: skip
 
+_MTP = Further(
+    "num_nextn_predict_layers",
+    (
+        Rule("mtp.pre_fc_norm_embedding", Role.NEXTN_ENORM, (EMBD,)),
+        Rule("mtp.pre_fc_norm_hidden", Role.NEXTN_HNORM, (EMBD,)),
+        Rule("mtp.fc", Role.NEXTN_EH_PROJ, (EMBD, 2 * EMBD)),
+        Rule("mtp.norm", Role.NEXTN_SHARED_HEAD_NORM, (EMBD,)),
+    ),
+    at="mtp.layers.{number}.",
+    sees={"layer_types": "full_attention", MLP_TYPES: "dense"},
+    zero=True,
+)
+
 EXAONE_MOE = Arch(
     name="exaone-moe",
     classes={"ExaoneMoeForCausalLM": _EXAONE_MOE, "ExaoneMoEForCausalLM": _EXAONE_MOE},  # the second of older files
@@ -127,14 +139,14 @@ EXAONE_MOE = Arch(
         *HEAD_DIM_KEYS,
         Key("vocab_size", "vocab_size"),
         Key("sliding_window", "attention.sliding_window"),
-        LayerFlags("layer_types", "attention.sliding_window_pattern"),
+        LayerFlags("layer_types", "attention.sliding_window_pattern", own=True),
         Key("moe_intermediate_size", "expert_feed_forward_length"),
         Key("num_shared_experts", "expert_shared_count"),
         Computed("expert_shared_feed_forward_length", _SHARED),
         Key("routed_scaling_factor", "expert_weights_scale"),
         Key("norm_topk_prob", "expert_weights_norm"),
-        LeadingDense(),
-        Constant("nextn_predict_layers", 0),
+        LeadingDense(last="dense"),
+        _MTP,
     ),
     rules=(
         EMBEDDING,
@@ -155,5 +167,4 @@ EXAONE_MOE = Arch(
         MLP_TYPES: LeadingLayers("dense", "sparse", OrDefault("first_k_dense_replace", 1)),
         "layer_types": LayerPattern("sliding_attention", "full_attention", OrDefault("sliding_window_pattern", 4)),
     },
-    extras=(LeftOut("mtp.*", "layers that predict further tokens"),),
 )

@@ -27,7 +27,7 @@ from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import make_plan
 
 PROOFS = {proof.id: proof for proof in all_proofs()}
-KEPT = ("qwen35", "glm4moe")
+KEPT = ("qwen35", "glm4moe", "exaone-moe")
 
 
 def write(model: Model, path: Path) -> Path:

@@ -26,6 +26,18 @@ _MTP = Further(
     },
     beside=True,
 )
+# As in LGAI-EXAONE/K-EXAONE-236B-A23B: its layer for further tokens is dense.
+_DENSE_MTP = Further(
+    "mtp.layers.0.",
+    "model.layers.0.",
+    {
+        "mtp.fc.weight": (256, 512),
+        "mtp.norm.weight": (256,),
+        "mtp.pre_fc_norm_embedding.weight": (256,),
+        "mtp.pre_fc_norm_hidden.weight": (256,),
+    },
+    beside=True,
+)
 
 PROOFS = (
     Proof(
@@ -42,5 +54,11 @@ PROOFS = (
         published={"architectures": ["Exaone4_5_ForConditionalGeneration"]},
         further=_MTP,
     ),
-    Proof("exaone-moe", "ExaoneMoeForCausalLM", _EXPERTS, published={"scoring_func": "sigmoid"}),
+    Proof(
+        "exaone-moe",
+        "ExaoneMoeForCausalLM",
+        _EXPERTS | {"num_nextn_predict_layers": 1},
+        published={"scoring_func": "sigmoid"},
+        further=_DENSE_MTP,
+    ),
 )
