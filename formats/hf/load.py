@@ -127,7 +127,7 @@ def assemble(
         config = complete_config(raw, arch, cls, path)
         expected = with_further(config, arch, expected_further(arch, config, mtp))
         slots = list(arch.slots(expected))
-        found = find_weights(without_head(slots) if cls.bare else slots, expected)
+        found = find_weights(without_head(slots) if cls.bare and not arch.always_bare else slots, expected)
         found = _unwrapped(arch, expected, slots, found, folder, say)
         config = config_of(arch, config, found)
         slots = list(arch.slots(config))

@@ -378,6 +378,11 @@ class Arch:
         heads = (rule for rule in self.rules if Role.OUTPUT in rule.roles)
         return any(rule.unless is None and not rule.optional for rule in heads)
 
+    @property
+    def always_bare(self) -> bool:
+        """Whether none of its classes has a head: what stands in a head's place then belongs to the model."""
+        return all(cls.bare for cls in self.classes.values())
+
     def with_bare_classes(self) -> Arch:
         """The same with the class of transformers that has no head, for each that has one."""
         bare: dict[str, HFClass] = {}

@@ -80,5 +80,5 @@ def _of_text(arch: Arch) -> Architecture:
 
 def _classes(arch: Arch) -> tuple[str, ...]:
     """The classes whose checkpoints become files that llama.cpp loads: bare ones only where these have all it needs."""
-    needs_head = arch.needs_head and not all(cls.bare for cls in arch.classes.values())
+    needs_head = arch.needs_head and not arch.always_bare
     return tuple(name for name, cls in arch.classes.items() if not (cls.bare and needs_head))
