@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..formats.hf.dimensions import HEAD_DIM, KV_HEADS, LAYERS, at_layer
+from ..formats.hf.tables.dimensions import HEAD_DIM, KV_HEADS, LAYERS, at_layer
 
 _SHARED = "shared_kv_states"
 _CHOSEN = "prev_topk_indices"

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from ..formats.gguf.names import tensor_name
-from ..formats.hf.rules import further_number
+from ..formats.hf.tables.rules import further_number
 from ..formats.ir import Role
 from ..formats.progress import Progress, StepDone, note
 from .collect import Collector, NonFinite

@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 
 from ..formats.errors import QuantmillError, UnmatchedTensor
-from ..formats.hf.dimensions import at_layer
+from ..formats.hf.tables.dimensions import at_layer
 from ..formats.ir import Role
 from ..formats.progress import Event, Progress
 from .record_inputs import record_inputs

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ..formats.hf.rules import Slot
+    from ..formats.hf.tables.rules import Slot
 
 
 @dataclass

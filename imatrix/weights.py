@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ..formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor, located
 from ..formats.floats import to_f32
 from ..formats.gguf.names import tensor_name
-from ..formats.hf.ops import Transpose
-from ..formats.hf.rules import LANGUAGE_MODEL, further_number
+from ..formats.hf.tables.ops import Transpose
+from ..formats.hf.tables.rules import LANGUAGE_MODEL, further_number
 from ..formats.ir import Model, Role, Tensor
 from .carried import Carried
 from .corpus import TextTokenizer
@@ -24,7 +24,7 @@ from .sums import RecordedWeight
 if TYPE_CHECKING:
     import torch
 
-    from ..formats.hf.rules import Slot
+    from ..formats.hf.tables.rules import Slot
 
 # A layer's experts in transformers 5: two 3-D parameters, whatever the checkpoint's names were.
 _EXPERT_STACKS = {
@@ -395,14 +395,14 @@ def _parts(name: str) -> tuple[str, ...]:
 
 def _has_one_input(slot: Slot) -> bool:
     """Whether what the first source is multiplied with is the input of all."""
-    from ..formats.hf.ops import Concat
+    from ..formats.hf.tables.ops import Concat
 
     one_below_the_other = [(type(op), getattr(op, "axis", None)) for op in slot.rule.ops] == [(Concat, 0)]
     return len(slot.sources) == 1 or one_below_the_other
 
 
 def _columns(slot: Slot) -> NDArray[np.intp] | None:
-    from ..formats.hf.ops import RegroupColumns
+    from ..formats.hf.tables.ops import RegroupColumns
 
     moves = [op for op in slot.rule.ops if isinstance(op, RegroupColumns)]
     return moves[0].sources(slot.shape[-1], slot.config) if moves else None
@@ -411,7 +411,7 @@ def _columns(slot: Slot) -> NDArray[np.intp] | None:
 def _heads(slot: Slot) -> tuple[int, int] | None:
     if slot.rule.roles != (Role.ATTN_K_B, Role.ATTN_V_B):
         return None
-    from ..formats.hf.dimensions import HEADS, Dim
+    from ..formats.hf.tables.dimensions import HEADS, Dim
 
     return HEADS(slot.config), Dim("qk_nope_head_dim")(slot.config)
 

@@ -7,24 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..formats.errors import ImportanceMissing, PlanError, located
-from ..formats.gguf.keys import (
-    FILE_TYPES,
-    GENERAL_FILE_TYPE,
-    GENERAL_QUANTIZATION_VERSION,
-    QUANTIZATION_VERSION,
-)
+from ..formats.gguf.keys import FILE_TYPES, GENERAL_FILE_TYPE, GENERAL_QUANTIZATION_VERSION, QUANTIZATION_VERSION
 from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape
 from ..formats.ir import Metadata, Model, Tensor, Value, ValueType
 from ..formats.moments_file import Moments
 from ..formats.qtypes import BY_NAME, QType
-from .choose import (
-    Choice,
-    choose_types,
-    converted_type,
-    encodable,
-    guess_float_type,
-    visiting_order,
-)
+from .choose import Choice, choose_types, converted_type, encodable, guess_float_type, visiting_order
 from .importance import ImportanceFit, check_matches, check_values, matching, n_matrices, weighed_tensors
 from .kernels import ENCODABLE
 from .plan_options import Importance, MakeLayout, PlanOptions

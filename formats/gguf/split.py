@@ -25,16 +25,7 @@ from ..json_text import ROOM
 from ..storage.resumable import resumable_outputs
 from .header import GGUFHeader
 from .reader import parse_frame, read_gguf, read_headers
-from .shards import (
-    FRAME,
-    MAX_SHARDS,
-    SPLIT_COUNT,
-    SPLIT_NO,
-    SPLIT_TENSORS_COUNT,
-    shard_path,
-    with_split,
-    without_split,
-)
+from .shards import FRAME, MAX_SHARDS, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS_COUNT, shard_path, with_split, without_split
 from .wire import DEFAULT_ALIGNMENT, ByteOrder, align, encode_value
 from .writer import Layout, TensorInfo, copy_tensors, digest_of, layout, write_laid_out
 

@@ -13,10 +13,10 @@ from ..json_text import read_json
 from ..json_types import FLAG, OBJECT, take
 from .archs import ARCHS, BY_CLASS, BY_MODEL_TYPE, REFUSED
 from .config import of_class, text_config
-from .dimensions import WRAPPER
-from .extras import TIED
-from .rules import Arch, stem
 from .settle import Say
+from .tables.dimensions import WRAPPER
+from .tables.extras import TIED
+from .tables.rules import Arch, stem
 
 _COMMON = 3  # letters that the names of a family begin with, at least: GPT, Phi
 _GUIDE = "see docs/adding-an-architecture.md"

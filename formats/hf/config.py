@@ -11,13 +11,25 @@ import numpy as np
 from ..errors import FormatError, located
 from ..ir import Metadata, Role, Tensor
 from ..json_types import OBJECT, POSITIVE_WHOLE, WHOLE, check, shown, take
-from . import rope
 from .config_types import check_types
-from .dimensions import CLASS_HEAD, DENSE_SIZES, EMBD, FURTHER, HEADS, VOCAB, WRAPPER, Config, Implied, Is, at_layer
-from .extras import TIED
-from .further import with_further, without_further
-from .rows import Rope, metadata_key
-from .rules import Arch, HFClass
+from .tables import rope
+from .tables.dimensions import (
+    CLASS_HEAD,
+    DENSE_SIZES,
+    EMBD,
+    FURTHER,
+    HEADS,
+    VOCAB,
+    WRAPPER,
+    Config,
+    Implied,
+    Is,
+    at_layer,
+)
+from .tables.extras import TIED
+from .tables.further import with_further, without_further
+from .tables.rows import Rope, metadata_key
+from .tables.rules import Arch, HFClass
 
 # Stored elsewhere (class and dtype have keys of their own), or true only of the folder it was found in.
 _NOT_KEPT = {

@@ -30,7 +30,7 @@ from ..json_types import (
     optional,
     shown,
 )
-from .dimensions import (
+from .tables.dimensions import (
     CLASS_HEAD,
     KV_HEADS,
     LAYER_INDEX,
@@ -43,12 +43,12 @@ from .dimensions import (
     Number,
     OrDefault,
 )
-from .hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
-from .layer_kinds import NoOther, Paired
-from .layer_rows import InLayersOf, LayerNumbers, LayerThetas, Limits, PerLayer, Repeated, SizeOfLayer
-from .layer_words import Letters, ListedLayers, WordsFrom
-from .ngrams import CountedFromOne, TableLayer, TableRows
-from .rows import (
+from .tables.hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
+from .tables.layer_kinds import NoOther, Paired
+from .tables.layer_rows import InLayersOf, LayerNumbers, LayerThetas, Limits, PerLayer, Repeated, SizeOfLayer
+from .tables.layer_words import Letters, ListedLayers, WordsFrom
+from .tables.ngrams import CountedFromOne, TableLayer, TableRows
+from .tables.rows import (
     AfterPadding,
     Alternating,
     AttentionLayers,
@@ -59,11 +59,11 @@ from .rows import (
     Mapped,
     Times,
 )
-from .rules import Further, Rule
-from .tower_rows import EvenlySpaced, Inverted, LayersListed, Same, Square, Values
+from .tables.rules import Further, Rule
+from .tables.tower_rows import EvenlySpaced, Inverted, LayersListed, Same, Square, Values
 
 if TYPE_CHECKING:
-    from .rules import Arch
+    from .tables.rules import Arch
 
 _OF_GGUF = {
     ValueType.BOOL: FLAG,

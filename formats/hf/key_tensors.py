@@ -13,7 +13,7 @@ from ..floats import to_f32
 from ..gguf.keys import typed
 from ..ir import Metadata, Tensor, Value
 from ..qtypes import BY_NAME
-from .rules import Slot
+from .tables.rules import Slot
 
 
 def as_keys(found: Iterable[tuple[Slot, Tensor]], *, readable: bool) -> dict[str, Value]:

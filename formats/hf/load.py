@@ -17,27 +17,27 @@ from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Model, Role, Tensor, Tokenizer, Value
-from . import rope
-from .card import general
 from .classes import read_config
 from .config import RECORDED, complete_config, config_residue, derive_config, rope_row, token_ids
-from .further import Mtp, with_further
-from .generation import FILE, generation_residue, read_generation, suppressed
+from .files.card import general
+from .files.generation import FILE, generation_residue, read_generation, suppressed
+from .files.links import check_links
+from .files.pooling import pooling_type
+from .files.safetensors import StoredTensor
+from .files.sentence_files import dense_weights, kept_files, read_dense
+from .files.weights import Stored, read_weights
 from .key_tensors import as_keys
-from .links import check_links
 from .names import Named, by_our_names, without_wrappers
-from .ops import Tensors, Transpose
 from .packed import decode_packed
-from .packed_tensors import UnpackedTensor, transposed
-from .pooling import pooling_type
-from .rows import metadata_key
-from .rules import Arch, HFClass, Slot, with_gguf_names, without_head
-from .safetensors import StoredTensor
 from .seen import chosen, config_of, expected_further
-from .sentence_files import dense_weights, kept_files, read_dense
 from .settle import Found, Say, extra_of, ignore, known_names, say_bare, say_biases, settle_copies
+from .tables import rope
+from .tables.further import Mtp, with_further
+from .tables.ops import Tensors, Transpose
+from .tables.packed_tensors import UnpackedTensor, transposed
+from .tables.rows import metadata_key
+from .tables.rules import Arch, HFClass, Slot, with_gguf_names, without_head
 from .tower_classes import read_outer, towers_of
-from .weights import Stored, read_weights
 
 ORIGINAL = "quantmill.hf.original."  # + the rules' name of a tensor
 BARE = "quantmill.hf.bare"  # true if the checkpoint's names lack the base model's name

@@ -12,20 +12,20 @@ from typing import Any
 from ..errors import located
 from ..gguf.keys import typed
 from ..ir import Model, Tensor, Value
-from . import processor
-from .card import general
 from .config import complete_config, config_residue, derive_config
 from .config_types import types_of
-from .extras import TIED
-from .links import check_links
+from .files import processor
+from .files.card import general
+from .files.links import check_links
+from .files.token_ids import token_ids
+from .files.weights import Stored, read_weights
 from .load import ORIGINAL, read_tensors
-from .rows import metadata_key
 from .settle import Found, Say, ignore
-from .token_ids import token_ids
-from .tower import OUTER, PARTS, PROCESSOR, TEXT, TOKENS, Tower
+from .tables.extras import TIED
+from .tables.rows import metadata_key
+from .tables.tower import OUTER, PARTS, PROCESSOR, TEXT, TOKENS, Tower
+from .tables.tower_rows import Values
 from .tower_classes import THINKER, object_at, read_outer, towers_of
-from .tower_rows import Values
-from .weights import Stored, read_weights
 
 PRIVATE = "quantmill.hf."
 CLASS, TYPE, REST, FILE = PRIVATE + "class", PRIVATE + "model_type", PRIVATE + "outer", PRIVATE + "file."

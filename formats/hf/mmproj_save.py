@@ -13,12 +13,12 @@ from ..ir import Model, Tensor
 from ..json_text import json_bytes
 from ..qtypes import BY_NAME, QType
 from .config import config_for_class, derive_config, with_defaults, with_recorded
-from .extras import TIED
-from .generation import read_private
+from .files.generation import read_private
+from .files.processor import FILES, OTHERS, nested
 from .mmproj import CLASS, FILE, PRIVATE, REST, TYPE
-from .processor import FILES, OTHERS, nested
-from .rules import Slot
-from .tower import OUTER, PARTS, PROCESSOR, TEXT, Tower
+from .tables.extras import TIED
+from .tables.rules import Slot
+from .tables.tower import OUTER, PARTS, PROCESSOR, TEXT, Tower
 from .towers import BY_CLASS, TOWERS
 
 _NAMES = ("clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FormatError, UnmatchedTensor, name_list
-from .rules import Arch, HFClass
+from .files.weights import Stored
 from .settle import Say, same_weights
-from .weights import Stored
+from .tables.rules import Arch, HFClass
 
 # Modules of PyTorch around a part of the model, anywhere in a name.
 _PARAMETRIZED = ".parametrizations.weight.original"  # of torch, around a weight that an adapter is added to

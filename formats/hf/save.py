@@ -23,22 +23,22 @@ from ..json_text import write_json
 from ..progress import Progress, note, work
 from ..qtypes import BY_NAME, F32, QType
 from ..storage.folder import GrowingFolder
-from . import rope
 from .archs import ARCHS
 from .config import RECORDED, config_for_class, config_json, derive_config, rope_row, with_defaults, with_recorded
-from .dimensions import ALWAYS, FURTHER, HEAD_DIM
-from .extras import TIED
-from .generation import read_private, restore_generation
+from .files.generation import read_private, restore_generation
+from .files.safetensors import chunks, write_safetensors
+from .files.sentence_files import dense_folders, restore_files, without_dense
 from .key_tensors import from_keys
 from .load import BARE, ORIGINAL
 from .mmproj_save import processor_files, restore_towers, text_name, whole_config
-from .ops import Tensors
-from .rows import Constant, Key
-from .rules import Arch, Slot, further_number, without_head
-from .safetensors import chunks, write_safetensors
-from .sentence_files import dense_folders, restore_files, without_dense
 from .settle import same_weights
-from .tower import TEXT
+from .tables import rope
+from .tables.dimensions import ALWAYS, FURTHER, HEAD_DIM
+from .tables.extras import TIED
+from .tables.ops import Tensors
+from .tables.rows import Constant, Key
+from .tables.rules import Arch, Slot, further_number, without_head
+from .tables.tower import TEXT
 
 I64 = BY_NAME["I64"]
 TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -9,12 +9,12 @@ from typing import Any
 from ..errors import FormatError
 from ..ir import Role
 from ..storage.output import human_bytes
-from .dimensions import FURTHER
-from .further import Mtp, with_further, without_further
+from .files.weights import Stored
 from .names import our_name
-from .rules import Arch, Slot, further_number
 from .settle import Say, extra_of
-from .weights import Stored
+from .tables.dimensions import FURTHER
+from .tables.further import Mtp, with_further, without_further
+from .tables.rules import Arch, Slot, further_number
 
 # What layers for further tokens share with the model, as llama.cpp's converter writes it beside them.
 _SHARED = {Role.TOKEN_EMBD, Role.OUTPUT_NORM, Role.OUTPUT}

@@ -15,11 +15,11 @@ from ..errors import FormatError, UnmatchedTensor, name_list
 from ..floats import to_f32
 from ..ir import Role, Tensor
 from ..storage.output import human_bytes
-from .dimensions import Config
-from .extras import EVERYWHERE, TIED, Buffer, Copy, LeftOut
-from .packed_tensors import unpack_blocks
-from .rules import Arch, Rule, Slot
-from .weights import Stored
+from .files.weights import Stored
+from .tables.dimensions import Config
+from .tables.extras import EVERYWHERE, TIED, Buffer, Copy, LeftOut
+from .tables.packed_tensors import unpack_blocks
+from .tables.rules import Arch, Rule, Slot
 
 Say = Callable[[str], object]
 CHUNK = 16 << 20  # bytes of a tensor that are compared at a time

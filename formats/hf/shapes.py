@@ -13,13 +13,13 @@ from ..errors import FormatError
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Bytes, Model, Role, Tensor, Tokenizer, TokenType
 from ..qtypes import BF16, F16, F32
-from .further import Mtp
-from .links import check_links
+from .files.links import check_links
+from .files.sentence_files import dense_weights
+from .files.weights import Stored, read_weights
 from .load import assemble, required_shapes
-from .rules import Slot
-from .sentence_files import dense_weights
 from .settle import Say
-from .weights import Stored, read_weights
+from .tables.further import Mtp
+from .tables.rules import Slot
 
 _DTYPES = {"float16": F16, "bfloat16": BF16, "float32": F32}
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import FormatError, UnknownArchitecture, name_list
 from ..json_text import read_json
 from ..json_types import OBJECT, TEXTS, shown, take
-from .tower import Tower
+from .tables.tower import Tower
 from .towers import BY_CLASS, REFUSED
 
 THINKER = "thinker"  # what a part that thinks is called, beside one that talks

@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 from .base import jit, jit_inline, jit_part
-from .simd import (
-    VEC,
-    bits_of,
-    half_bits,
-    load_f32v,
-    load_half,
-    vstore_halves,
-    vstore_words,
-    where,
-)
+from .simd import VEC, bits_of, half_bits, load_f32v, load_half, vstore_halves, vstore_words, where
 
 
 @jit_inline

@@ -6,18 +6,7 @@ import numpy as np
 
 from ...formats.qtypes import BY_NAME
 from .base import Kernel, bits_to_float, float_to_bits, float_to_half, jit, jit_inline, jit_part, load_f16
-from .simd import (
-    VEC,
-    bits_of,
-    from_bits,
-    largest_lane,
-    load_f32v,
-    load_half,
-    store_byte,
-    to_int,
-    vmax,
-    vstore_bytes,
-)
+from .simd import VEC, bits_of, from_bits, largest_lane, load_f32v, load_half, store_byte, to_int, vmax, vstore_bytes
 
 assert VEC == 16
 

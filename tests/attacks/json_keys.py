@@ -17,7 +17,7 @@ from unittest import mock
 from attacks import samples
 from quantmill.formats import json_text
 from quantmill.formats.hf import config
-from quantmill.formats.hf.rules import Arch, HFClass
+from quantmill.formats.hf.tables.rules import Arch, HFClass
 
 Place = tuple[str | int, ...]  # the keys that lead to a value
 Reader = Callable[[Path], object]

@@ -15,15 +15,15 @@ from attacks import samples
 from attacks.json_keys import Sample
 from oracles.proofs import SMALL, Proof, all_proofs
 from quantmill.formats.examples import tiny_llama
+from quantmill.formats.hf.adapters.read import read_lora
 from quantmill.formats.hf.archs import BY_CLASS
+from quantmill.formats.hf.files.safetensors import StoredTensor, read_safetensors
+from quantmill.formats.hf.files.weights import Stored, read_weights
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.lora import read_lora
 from quantmill.formats.hf.packed import decode_packed
-from quantmill.formats.hf.safetensors import StoredTensor, read_safetensors
 from quantmill.formats.hf.save import write_hf
 from quantmill.formats.hf.shapes import read_shapes
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
-from quantmill.formats.hf.weights import Stored, read_weights
 from quantmill.formats.ir import Model, Tensor, Value, ValueType
 from quantmill.formats.json_text import read_json
 from quantmill.imatrix.run_state import RunState

@@ -9,9 +9,9 @@ from attacks.samples import JOURNAL_DIGEST
 from quantmill.formats.ggml.reader import read_ggml
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata
-from quantmill.formats.hf.safetensors import StoredTensor, read_safetensors
+from quantmill.formats.hf.files.safetensors import StoredTensor, read_safetensors
+from quantmill.formats.hf.files.weights import read_weights
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
-from quantmill.formats.hf.weights import read_weights
 from quantmill.formats.imatrix_file import read_imatrix
 from quantmill.formats.ir import Model, Tensor
 from quantmill.formats.storage.rows_journal import RowsJournal

@@ -19,7 +19,7 @@ from oracles.proofs import save_proof
 from oracles.tiny import save_tiny_llama
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.packed_tensors import unpack_blocks
+from quantmill.formats.hf.tables.packed_tensors import unpack_blocks
 
 TOKENS = [3, 71, 200, 15, 9, 120, 44]
 
@@ -182,10 +182,10 @@ def test_back_to_a_plain_checkpoint(llama: Path, tmp_path: Path, cli: Callable[.
 
 def test_experts_of_unlike_types_decode(tmp_path: Path) -> None:
     """A stack is one tensor: one expert that has no exact blocks takes the others along to floats."""
-    from quantmill.formats.hf.ops import Stack
+    from quantmill.formats.hf.files.weights import read_weights
     from quantmill.formats.hf.packed import decode_packed
-    from quantmill.formats.hf.packed_tensors import apply_op
-    from quantmill.formats.hf.weights import read_weights
+    from quantmill.formats.hf.tables.ops import Stack
+    from quantmill.formats.hf.tables.packed_tensors import apply_op
 
     parts, meant = {}, []
     for expert in range(2):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from ...formats.hf.rules import Arch
+    from ...formats.hf.tables.rules import Arch
 
 # What tests/formats/hf/test_archs.py shows of every entry; an architecture without a proof fails there.
 PROVEN = {

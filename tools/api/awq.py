@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...formats.progress import Progress
 from ...quantize.awq.settings import AWQSettings
-from .blockwise import (
-    DEFAULT_CHECKPOINT,
-    BlockMethod,
-    CheckpointOptions,
-    QuantizedCheckpoint,
-    quantize_checkpoint,
-)
+from .blockwise import DEFAULT_CHECKPOINT, BlockMethod, CheckpointOptions, QuantizedCheckpoint, quantize_checkpoint
 from .options import StrPath
 from .running import DEFAULT_RUN, RunOptions
 
@@ -103,7 +97,7 @@ def _method(model: Path, settings: AWQSettings) -> BlockMethod[AWQReport]:
 
 def _stored_dtype(model: Path) -> Callable[[str], str]:
     """A function that gives a tensor's type in the checkpoint by its name, such as ``BF16``."""
-    from ...formats.hf.weights import read_weights
+    from ...formats.hf.files.weights import read_weights
     from ...formats.ir import Tensor
 
     stored = read_weights(model)
@@ -140,7 +134,7 @@ def _context(runner: Runner, stored_dtype: Callable[[str], str]) -> BlockContext
 
 def _float_tensors(runner: Runner, layer: int, module: torch.nn.Module) -> FloatTensors:
     """A block's tensors that are stored alone and in one piece, by role and part."""
-    from ...formats.hf.values import Add
+    from ...formats.hf.tables.values import Add
     from ...quantize.awq.block_folds import FloatTensor
 
     weights = runner.weights

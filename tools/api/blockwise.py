@@ -238,7 +238,7 @@ def _walk(
 
 def _check_all(runner: Runner, method: BlockMethod[Report]) -> None:
     """Check before any weight is read that every linear layer can be written."""
-    from ...formats.hf.weights import read_weights
+    from ...formats.hf.files.weights import read_weights
     from ...imatrix.layerwise import block_linears
 
     path = runner.weights.model.path

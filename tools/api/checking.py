@@ -10,7 +10,7 @@ from ...formats.errors import FormatError
 from .options import ReadOptions, StrPath
 
 if TYPE_CHECKING:
-    from ...formats.hf.rules import Arch
+    from ...formats.hf.tables.rules import Arch
     from ...formats.ir import Model
 
 _DEFAULT_READ = ReadOptions()
@@ -34,6 +34,16 @@ class CheckedCheckpoint:
         said: the lines that a conversion says: what is assumed, and what is left out.
         towers: the towers that ``--mmproj`` writes.
         no_towers: why it writes none, although the class sees or hears; or empty.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import check_checkpoint, tiny_llama, write_hf
+        >>> with TemporaryDirectory() as folder:
+        ...     write_hf(tiny_llama(), Path(folder, "tiny"))
+        ...     found = check_checkpoint(Path(folder, "tiny"))
+        ...     found.hf_class, found.back, found.weights
+        ('LlamaForCausalLM', 'LlamaForCausalLM', True)
     """
 
     path: Path
@@ -72,8 +82,8 @@ def check_checkpoint(path: StrPath, read: ReadOptions = _DEFAULT_READ) -> Checke
         ('llama', 'logits', ())
     """
     from ...formats.hf.classes import read_config
+    from ...formats.hf.files.weight_files import has_weights
     from ...formats.hf.shapes import lacks_vocabulary, read_described, read_shapes
-    from ...formats.hf.weight_files import has_weights
 
     given = Path(path)
     config = given / "config.json" if given.is_dir() else given

@@ -16,23 +16,8 @@ from ...formats.errors import PlanError
 from ...formats.progress import Progress, note, notes
 from ...formats.storage.endings import without_ending
 from ...formats.storage.output import check_target as check_target_file
-from .checks import (
-    check_cluster,
-    check_layout,
-    check_read,
-    check_target,
-    check_write,
-    plan_options_given,
-    refuse,
-)
-from .conversion import (
-    FLOATS,
-    Conversion,
-    Request,
-    note_client_options,
-    write_checkpoint,
-    write_copy,
-)
+from .checks import check_cluster, check_layout, check_read, check_target, check_write, plan_options_given, refuse
+from .conversion import FLOATS, Conversion, Request, note_client_options, write_checkpoint, write_copy
 from .mmproj import check_towers, plan_towers, read_towers
 from .models import output_path, read_model, source_kind, target_kind
 from .options import Kind, MmprojOptions, ReadOptions, SizeTarget, StrPath, WriteOptions
@@ -189,7 +174,7 @@ def convert(
 
 
 def _read_adapter(src: Path, read: ReadOptions, level: str, progress: Progress | None) -> Model:
-    from ...formats.hf.lora import read_lora
+    from ...formats.hf.adapters.read import read_lora
     from ...formats.qtypes import BY_NAME
 
     dtype = "F32" if level.lower() == "auto" else level.upper()

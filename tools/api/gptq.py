@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...formats.errors import PlanError
 from ...formats.progress import Progress
 from ...quantize.gptq.settings import GPTQSettings
-from .blockwise import (
-    DEFAULT_CHECKPOINT,
-    BlockMethod,
-    CheckpointOptions,
-    QuantizedCheckpoint,
-    quantize_checkpoint,
-)
+from .blockwise import DEFAULT_CHECKPOINT, BlockMethod, CheckpointOptions, QuantizedCheckpoint, quantize_checkpoint
 from .options import StrPath
 from .running import DEFAULT_RUN, RunOptions
 

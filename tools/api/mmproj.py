@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError
-from ...formats.hf.hub_cache import checkpoint_name
+from ...formats.hf.files.hub_cache import checkpoint_name
 from ...formats.progress import Progress, notes
 from .models import source_kind
 from .options import Kind, MmprojOptions, ReadOptions, WriteOptions

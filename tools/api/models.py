@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...formats.errors import FormatError
-from ...formats.hf.hub_cache import checkpoint_name, id_of_snapshot, newest_snapshot
+from ...formats.hf.files.hub_cache import checkpoint_name, id_of_snapshot, newest_snapshot
 from ...formats.progress import Note, Progress, notes
 from ...formats.storage.endings import ending
 from .options import Kind, ReadOptions, SourceKind, StrPath

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from ...formats.ggml.reader import GGMLSettings
-    from ...formats.hf.further import Mtp
+    from ...formats.hf.tables.further import Mtp
 
 StrPath = str | os.PathLike[str]
 Kind = Literal["hf", "gguf", "ggml"]

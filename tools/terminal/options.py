@@ -19,7 +19,7 @@ from ..api.options import MmprojOptions, ReadOptions, SizeTarget, SourceKind, Wr
 from .units import Size
 
 if TYPE_CHECKING:
-    from ...formats.hf.further import Mtp
+    from ...formats.hf.tables.further import Mtp
     from ..api.planning import PlanOptions
     from ..api.ray_pool import ClusterOptions
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..rules import Arch
+from ..tables.rules import Arch
 from .afmoe import AFMOE
 from .apertus import APERTUS
 from .bailing import BAILINGMOE3

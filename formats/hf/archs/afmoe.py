@@ -7,9 +7,9 @@ full attention, and that embeddings are scaled (``mup_enabled``).
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, LAYER_INDEX, Dim, Follows, Is, LayerPattern, OrDefault, Q
-from ..rows import Constant, Key, LayerFlags
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, EXPERT_FF, LAYER_INDEX, Dim, Follows, Is, LayerPattern, OrDefault, Q
+from ..tables.rows import Constant, Key, LayerFlags
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

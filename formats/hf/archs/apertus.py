@@ -7,9 +7,9 @@ activation's parameters in the metadata.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, FF, Dim
-from ..rows import Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, FF, Dim
+from ..tables.rows import Key
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import EMBEDDING, FINAL_NORM, KEYS, LAYER_PREFIX, OWN_HEAD, attention, qk_norm
 
 _XIELU = tuple(

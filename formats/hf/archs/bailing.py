@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     EMBD,
     EXPERT_FF,
     HEAD_DIM,
@@ -25,12 +25,12 @@ from ..dimensions import (
     LeadingLayers,
     OrDefault,
 )
-from ..layer_kinds import NoOther, Unscaled
-from ..layer_rows import Limits
-from ..ops import Reshape
-from ..rows import AttentionLayers, Computed, Constant, Key, LeadingDense, Rope
-from ..rules import Arch, HFClass, Rule
-from ..values import Multiply, NegExp
+from ..tables.layer_kinds import NoOther, Unscaled
+from ..tables.layer_rows import Limits
+from ..tables.ops import Reshape
+from ..tables.rows import AttentionLayers, Computed, Constant, Key, LeadingDense, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from ..tables.values import Multiply, NegExp
 from .kda import KDA_DIM, KDA_HEADS, LINEAR, kda_rules, only, renamed
 from .mla import ATTENTION, GROUPS_FIT, MLA_KEYS, MLP
 from .shared import (

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, HEAD_DIM, HEADS, KV_HEADS, Dim, Equal, Is, LayerIn
-from ..hybrid_rows import ListedAttention
-from ..ops import Concat, On, Op, PermuteRope, Split, Ungroup
-from ..rows import Computed, Constant, Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, HEAD_DIM, HEADS, KV_HEADS, Dim, Equal, Is, LayerIn
+from ..tables.hybrid_rows import ListedAttention
+from ..tables.ops import Concat, On, Op, PermuteRope, Split, Ungroup
+from ..tables.rows import Computed, Constant, Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .mamba import NO_LIMIT, mamba2
 from .shared import ATTN_NORM, EMBEDDING, EPS_KEY, HEAD, LAYER_PREFIX, SIZE_KEYS, attention, gated_mlp
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     ALWAYS,
     CLASSIFIES,
     CONTEXT,
@@ -32,21 +32,11 @@ from ..dimensions import (
     LayerPattern,
     Q,
 )
-from ..extras import POSITIONS, LeftOut
-from ..ops import Concat, DropRows, Op
-from ..rows import AfterPadding, ConfigRow, Constant, Key, Labels, LayerFlags, Mapped, Rope
-from ..rules import Arch, HFClass, Rule
-from .shared import (
-    ATTN_NORM,
-    EMBEDDING,
-    EPS_KEY,
-    FFN_NORM,
-    FINAL_NORM,
-    HEAD_DIM_KEYS,
-    SIZE_KEYS,
-    attention,
-    gated_mlp,
-)
+from ..tables.extras import POSITIONS, LeftOut
+from ..tables.ops import Concat, DropRows, Op
+from ..tables.rows import AfterPadding, ConfigRow, Constant, Key, Labels, LayerFlags, Mapped, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from .shared import ATTN_NORM, EMBEDDING, EPS_KEY, FFN_NORM, FINAL_NORM, HEAD_DIM_KEYS, SIZE_KEYS, attention, gated_mlp
 
 _SIZES = tuple(key for key in SIZE_KEYS if key.hf != "num_key_value_heads")
 _ENCODES = Constant("attention.causal", False)

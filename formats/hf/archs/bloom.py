@@ -6,9 +6,9 @@ Sources: BloomConfig of transformers 5.23; conversion/bloom.py of llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, VOCAB, Dim, Is
-from ..rows import Computed, Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import ALWAYS, EMBD, VOCAB, Dim, Is
+from ..tables.rows import Computed, Key
+from ..tables.rules import Arch, HFClass, Rule
 from .gptneox import QKV_OF_EACH_HEAD
 
 _LAYER = "transformer.h.{layer}."

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     FF,
     HEAD_DIM,
     HEADS,
@@ -21,10 +21,10 @@ from ..dimensions import (
     LeadingLayers,
     OrDefault,
 )
-from ..layer_kinds import HasWord, Together
-from ..layer_words import InTurn
-from ..rows import Computed, Constant, Key, LayerFlags, LeadingDense, Mapped, Rope
-from ..rules import LANGUAGE_MODEL, Arch, HFClass, Rule
+from ..tables.layer_kinds import HasWord, Together
+from ..tables.layer_words import InTurn
+from ..tables.rows import Computed, Constant, Key, LayerFlags, LeadingDense, Mapped, Rope
+from ..tables.rules import LANGUAGE_MODEL, Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

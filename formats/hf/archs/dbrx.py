@@ -6,10 +6,10 @@ Sources: DbrxConfig, DbrxAttentionConfig and DbrxFFNConfig of transformers 5.23;
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERTS, FF, KV, VOCAB
-from ..ops import Op, Reshape, Transpose
-from ..rows import Constant, Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, EXPERTS, FF, KV, VOCAB
+from ..tables.ops import Op, Reshape, Transpose
+from ..tables.rows import Constant, Key
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import EXPERT_KEYS, OWN_HEAD, SIZE_KEYS
 
 _LAYER = "transformer.blocks.{layer}."

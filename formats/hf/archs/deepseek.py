@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..dimensions import FF, LAYERS, MLP_TYPES, Is, LeadingLayers, OrDefault
-from ..extras import LeftOut
-from ..rows import Computed, Constant, Key, LeadingDense
-from ..rules import Arch, HFClass
+from ..tables.dimensions import FF, LAYERS, MLP_TYPES, Is, LeadingLayers, OrDefault
+from ..tables.extras import LeftOut
+from ..tables.rows import Computed, Constant, Key, LeadingDense
+from ..tables.rules import Arch, HFClass
 from .mla import DEFAULTS, DENSE, GROUPS_FIT, MLA, NAMES, ROUTED, SCALED_ALIKE, model_rules, routed_rules
 from .shared import FURTHER_LAYERS, NEXTN_LAYERS, TEXT_ROOTS, TIED_HEAD, VISION, gated_mlp
 

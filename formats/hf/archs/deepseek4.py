@@ -8,8 +8,8 @@ own names, of which those that transformers saves keep most.
 from __future__ import annotations
 
 from ...ir import Role
-from ..compressed_rope import CompressedRope
-from ..dimensions import (
+from ..tables.compressed_rope import CompressedRope
+from ..tables.dimensions import (
     EMBD,
     EXPERT_FF,
     EXPERTS,
@@ -26,25 +26,16 @@ from ..dimensions import (
     OrDefault,
     Share,
 )
-from ..extras import LeftOut
-from ..layer_kinds import NoOther
-from ..layer_rows import LayerNumbers, Repeated
-from ..layer_words import WordsFrom
-from ..ops import Concat, On, Transpose
-from ..rows import Computed, Constant, Key, LeadingDense
-from ..rules import Arch, Further, HFClass, Rule
+from ..tables.extras import LeftOut
+from ..tables.layer_kinds import NoOther
+from ..tables.layer_rows import LayerNumbers, Repeated
+from ..tables.layer_words import WordsFrom
+from ..tables.ops import Concat, On, Transpose
+from ..tables.rows import Computed, Constant, Key, LeadingDense
+from ..tables.rules import Arch, Further, HFClass, Rule
 from .dsa import INDEXER_KEYS
 from .hyper import HC_KEYS, STREAMS, hyper_connections, output_streams
-from .shared import (
-    EMBEDDING,
-    EPS_KEY,
-    EXPERT_KEYS,
-    FINAL_NORM,
-    HEAD_DIM_KEYS,
-    LAYER_PREFIX,
-    SIZE_KEYS,
-    experts,
-)
+from .shared import EMBEDDING, EPS_KEY, EXPERT_KEYS, FINAL_NORM, HEAD_DIM_KEYS, LAYER_PREFIX, SIZE_KEYS, experts
 
 _ATTN, _FFN = LAYER_PREFIX + "attn.", LAYER_PREFIX + "ffn."
 _SAVED = Is("norm_of_keys_is_norm")

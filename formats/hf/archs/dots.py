@@ -5,9 +5,9 @@ Sources: Dots1Config of transformers 5.23; conversion/dots1.py of llama.cpp.
 
 from __future__ import annotations
 
-from ..dimensions import EXPERT_FF, HEADS, KV_HEADS, LAYER_INDEX, Dim, Equal
-from ..rows import Constant, Key
-from ..rules import Arch, HFClass
+from ..tables.dimensions import EXPERT_FF, HEADS, KV_HEADS, LAYER_INDEX, Dim, Equal
+from ..tables.rows import Constant, Key
+from ..tables.rules import Arch, HFClass
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     EMBD,
     EXPERT_FF,
     HEADS,
@@ -26,10 +26,10 @@ from ..dimensions import (
     Root,
     Uniform,
 )
-from ..extras import LeftOut
-from ..rows import Alternating, Computed, ConfigRow, Constant, Key, LayerFlags, LeadingDense, Rope
-from ..rules import Arch, HFClass, Rule
-from ..values import Multiply
+from ..tables.extras import LeftOut
+from ..tables.rows import Alternating, Computed, ConfigRow, Constant, Key, LayerFlags, LeadingDense, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from ..tables.values import Multiply
 from .dsa import INDEXER_KEYS, INDEXER_NEEDS, indexer_rules
 from .mla import (
     ATTENTION,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     ALWAYS,
     EMBD,
     MLP_TYPES,
@@ -23,10 +23,10 @@ from ..dimensions import (
     LeadingLayers,
     OrDefault,
 )
-from ..layer_kinds import BeginsWith
-from ..layer_words import Lettered
-from ..rows import ConfigRow, Constant, Key, LayerFlags, LeadingDense
-from ..rules import Arch, HFClass, Rule
+from ..tables.layer_kinds import BeginsWith
+from ..tables.layer_words import Lettered
+from ..tables.rows import ConfigRow, Constant, Key, LayerFlags, LeadingDense
+from ..tables.rules import Arch, HFClass, Rule
 from .mla import (
     ATTENTION,
     ATTN,

@@ -7,10 +7,10 @@ neighbouring pairs in transformers too, so nothing is permuted.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EXPERT_FF, EXPERTS, LAYER_INDEX, LAYERS, Dim, Equal, Is
-from ..extras import LeftOut
-from ..rows import Computed, Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EXPERT_FF, EXPERTS, LAYER_INDEX, LAYERS, Dim, Equal, Is
+from ..tables.extras import LeftOut
+from ..tables.rows import Computed, Key
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     EMBD,
     EXPERT_FF,
     LAYERS,
@@ -21,8 +21,8 @@ from ..dimensions import (
     LeadingLayers,
     OrDefault,
 )
-from ..rows import Computed, Constant, Key, LayerFlags, LeadingDense, Rope
-from ..rules import Arch, Further, HFClass, Rule
+from ..tables.rows import Computed, Constant, Key, LayerFlags, LeadingDense, Rope
+from ..tables.rules import Arch, Further, HFClass, Rule
 from .qwen import MTP, MTP_ROOTS
 from .shared import (
     ATTN_NORM,

@@ -6,10 +6,10 @@ Sources: FalconConfig of transformers 5.23; conversion/falcon.py of llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, VOCAB, Condition, Dim, Is
-from ..ops import Concat, On, Reshape, Split
-from ..rows import Computed, Constant, GreaterThan, Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, VOCAB, Condition, Dim, Is
+from ..tables.ops import Concat, On, Reshape, Split
+from ..tables.rows import Computed, Constant, GreaterThan, Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import HEAD
 
 _LAYER = "transformer.h.{layer}."

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, FF, CountOf, Dim, Equal, Is, Number
-from ..layer_words import Ones
-from ..ops import Concat, On, Split
-from ..rows import Key, Rope
-from ..rules import Arch, HFClass, Rule
-from ..values import Multiply
+from ..tables.dimensions import EMBD, FF, CountOf, Dim, Equal, Is, Number
+from ..tables.layer_words import Ones
+from ..tables.ops import Concat, On, Split
+from ..tables.rows import Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from ..tables.values import Multiply
 from .mamba import NO_LIMIT, mamba2
 from .shared import ATTN_NORM, EMBEDDING, EPS_KEY, HEAD, HEAD_DIM_KEYS, LAYER_PREFIX, SIZE_KEYS, attention, gated_mlp
 

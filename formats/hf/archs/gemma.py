@@ -8,22 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
-    DENSE,
-    DENSE_SIZES,
-    EMBD,
-    HEAD_DIM,
-    HEADS,
-    LAYERS,
-    Condition,
-    Dim,
-    Equal,
-    If,
-    Is,
-)
-from ..rows import Key, LayerFlags, Rope
-from ..rules import Arch, HFClass, Rule
-from ..values import Add
+from ..tables.dimensions import DENSE, DENSE_SIZES, EMBD, HEAD_DIM, HEADS, LAYERS, Condition, Dim, Equal, If, Is
+from ..tables.rows import Key, LayerFlags, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from ..tables.values import Add
 from .shared import (
     EMBEDDING,
     EPS_KEY,

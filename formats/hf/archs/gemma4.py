@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     EMBD,
     EXPERT_FF,
     EXPERTS,
@@ -26,22 +26,12 @@ from ..dimensions import (
     LayerPattern,
     Q,
 )
-from ..extras import LeftOut
-from ..layer_kinds import AllAmongFirst, EndsWith
-from ..layer_rows import SizeOfLayer
-from ..rows import Alternating, Key, LayerFlags, Rope
-from ..rules import Arch, HFClass, Rule
-from .shared import (
-    EMBEDDING,
-    EPS_KEY,
-    FINAL_NORM,
-    HEAD,
-    LAYER_PREFIX,
-    TEXT_ROOTS,
-    TIED_HEAD,
-    VISION,
-    gated_mlp,
-)
+from ..tables.extras import LeftOut
+from ..tables.layer_kinds import AllAmongFirst, EndsWith
+from ..tables.layer_rows import SizeOfLayer
+from ..tables.rows import Alternating, Key, LayerFlags, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from .shared import EMBEDDING, EPS_KEY, FINAL_NORM, HEAD, LAYER_PREFIX, TEXT_ROOTS, TIED_HEAD, VISION, gated_mlp
 
 _INPUT = Dim("hidden_size_per_layer_input")
 _OWN_INPUT, _EXPERTS = Is("hidden_size_per_layer_input"), Is("enable_moe_block")

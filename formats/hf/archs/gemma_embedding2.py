@@ -6,22 +6,11 @@ Sources: EmbeddingGemma2TextConfig of transformers 5.23; what llama.cpp's gemma-
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, LAYERS, Dim, LayerOverrides, LayerPattern
-from ..extras import LeftOut
-from ..rows import Alternating, Constant, Key, LayerFlags, Rope, Times
-from ..rules import Arch, HFClass, Rule
-from .shared import (
-    AUDIO,
-    EMBEDDING,
-    EPS_KEY,
-    FINAL_NORM,
-    LAYER_PREFIX,
-    VISION,
-    around,
-    attention,
-    gated_mlp,
-    qk_norm,
-)
+from ..tables.dimensions import EMBD, LAYERS, Dim, LayerOverrides, LayerPattern
+from ..tables.extras import LeftOut
+from ..tables.rows import Alternating, Constant, Key, LayerFlags, Rope, Times
+from ..tables.rules import Arch, HFClass, Rule
+from .shared import AUDIO, EMBEDDING, EPS_KEY, FINAL_NORM, LAYER_PREFIX, VISION, around, attention, gated_mlp, qk_norm
 
 _INPUT, _PLE = Dim("hidden_size_per_layer_input"), LAYER_PREFIX + "ple_block."
 

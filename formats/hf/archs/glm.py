@@ -7,9 +7,9 @@ of llama.cpp. The dense models' rope turns neighbouring pairs of half of each he
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, FF, HEAD_DIM, HEADS, LAYER_INDEX, NEVER, Condition, Dim, Equal, Is
-from ..rows import ConfigRow, Constant, Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, EXPERT_FF, FF, HEAD_DIM, HEADS, LAYER_INDEX, NEVER, Condition, Dim, Equal, Is
+from ..tables.rows import ConfigRow, Constant, Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

@@ -8,28 +8,18 @@ model with a head: the way back writes the class around it, without its tower.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, HEADS, MLP_TYPES, Dim, Equal, Is, LayerPattern, LeadingLayers, OrDefault
-from ..layer_kinds import NoOther
-from ..layer_rows import Repeated
-from ..layer_words import Lettered
-from ..rows import AttentionLayers, Constant, Key, LayerFlags, LeadingDense
-from ..rules import LANGUAGE_MODEL, Arch, HFClass, Rule
-from ..values import NegExp
+from ..tables.dimensions import EMBD, HEADS, MLP_TYPES, Dim, Equal, Is, LayerPattern, LeadingLayers, OrDefault
+from ..tables.layer_kinds import NoOther
+from ..tables.layer_rows import Repeated
+from ..tables.layer_words import Lettered
+from ..tables.rows import AttentionLayers, Constant, Key, LayerFlags, LeadingDense
+from ..tables.rules import LANGUAGE_MODEL, Arch, HFClass, Rule
+from ..tables.values import NegExp
 from .dsa import INDEXER_KEYS, indexer_rules
 from .hyper import HC_KEYS, hyper_connections
 from .kda import KDA_HEADS, LINEAR, kda_rules, only
 from .mla import ATTENTION, ATTN, GROUPS_FIT, MLA_KEYS, ROUTED, routed_rules
-from .shared import (
-    ATTN_NORM,
-    EMBEDDING,
-    FFN_NORM,
-    FINAL_NORM,
-    FURTHER_LAYERS,
-    OWN_HEAD,
-    SIZE_KEYS,
-    TEXT_ROOTS,
-    VISUAL,
-)
+from .shared import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, FURTHER_LAYERS, OWN_HEAD, SIZE_KEYS, TEXT_ROOTS, VISUAL
 
 _PART = "linear_attn_config"
 _KDA = ("linear_head_dim", "linear_num_heads", "linear_conv_kernel_dim", "linear_lower_bound")

@@ -9,17 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, HEAD_DIM, HEADS, KV_HEADS, Equal, Rotary
-from ..ops import PermuteRope
-from ..rules import LANGUAGE_MODEL, Arch, HFClass, Rule
+from ..tables.dimensions import ALWAYS, EMBD, HEAD_DIM, HEADS, KV_HEADS, Equal, Rotary
+from ..tables.ops import PermuteRope
+from ..tables.rules import LANGUAGE_MODEL, Arch, HFClass, Rule
 from .glm import GLM4, GLM4_MOE
-from .shared import (
-    FURTHER_LAYERS,
-    HEAD_DIM_KEYS,
-    TEXT_ROOTS,
-    VISUAL,
-    with_sections,
-)
+from .shared import FURTHER_LAYERS, HEAD_DIM_KEYS, TEXT_ROOTS, VISUAL, with_sections
 
 _SECTIONS = (8, 12, 12)
 _DENSE_KEYS = with_sections(GLM4.config, _SECTIONS)

@@ -6,11 +6,11 @@ Sources: GPT2Config of transformers 5.23; conversion/gpt2.py of llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, CONTEXT, EMBD, FF, VOCAB, Dim
-from ..extras import causal_masks
-from ..ops import Transpose
-from ..rows import Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import ALWAYS, CONTEXT, EMBD, FF, VOCAB, Dim
+from ..tables.extras import causal_masks
+from ..tables.ops import Transpose
+from ..tables.rows import Key
+from ..tables.rules import Arch, HFClass, Rule
 
 _LAYER = "transformer.h.{layer}."
 _CONV1D = (Transpose(),)

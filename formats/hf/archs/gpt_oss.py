@@ -8,10 +8,10 @@ they are: the ops only move their rows. llama.cpp rounds the ends of YaRN's rang
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, EXPERTS, FF, HEADS, Dim, LayerPattern
-from ..ops import Regroup, Split, Transpose
-from ..rows import Key, LayerFlags
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import ALWAYS, EMBD, EXPERTS, FF, HEADS, Dim, LayerPattern
+from ..tables.ops import Regroup, Split, Transpose
+from ..tables.rows import Key, LayerFlags
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

@@ -6,11 +6,11 @@ Sources: GPTNeoXConfig of transformers 5.23; conversion/gptneox.py of llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, VOCAB
-from ..extras import causal_masks
-from ..ops import Regroup
-from ..rows import Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, VOCAB
+from ..tables.extras import causal_masks
+from ..tables.ops import Regroup
+from ..tables.rows import Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 
 _LAYER = "gpt_neox.layers.{layer}."
 QKV_OF_EACH_HEAD = (Regroup((HEADS, 3, HEAD_DIM), (1, 0, 2)),)

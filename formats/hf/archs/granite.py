@@ -8,12 +8,12 @@ Llama.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, EXPERTS, FF, HEAD_DIM, HEADS, Condition, Dim, Equal, Is, LayerPattern
-from ..layer_kinds import HasWord
-from ..layer_rows import LayerThetas
-from ..ops import Split
-from ..rows import AttentionLayers, Computed, Key, LayerFlags, Mapped
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import ALWAYS, EMBD, EXPERTS, FF, HEAD_DIM, HEADS, Condition, Dim, Equal, Is, LayerPattern
+from ..tables.layer_kinds import HasWord
+from ..tables.layer_rows import LayerThetas
+from ..tables.ops import Split
+from ..tables.rows import AttentionLayers, Computed, Key, LayerFlags, Mapped
+from ..tables.rules import Arch, HFClass, Rule
 from .mamba import NO_LIMIT, mamba2
 from .shared import (
     ATTN_NORM,

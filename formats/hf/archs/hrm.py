@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, FF, HEADS, KV_HEADS, LAYERS, NEVER, Dim, Equal, Is, Q, Reciprocal
-from ..ops import Split
-from ..rows import Computed, Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, FF, HEADS, KV_HEADS, LAYERS, NEVER, Dim, Equal, Is, Q, Reciprocal
+from ..tables.ops import Split
+from ..tables.rows import Computed, Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import EMBEDDING, EPS_KEY, HEAD, HEAD_DIM_KEYS, SIZE_KEYS, attention, gated_mlp
 
 _STACK, _H, _L = Dim("num_layers_per_stack"), Dim("H_cycles"), Dim("L_cycles")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EXPERT_FF, FF, MLP_TYPES, Dim, Is, LeadingLayers, OrDefault
-from ..extras import LeftOut
-from ..rows import Computed, Constant, Key, LeadingDense
-from ..rules import Arch, HFClass
+from ..tables.dimensions import EXPERT_FF, FF, MLP_TYPES, Dim, Is, LeadingLayers, OrDefault
+from ..tables.extras import LeftOut
+from ..tables.rows import Computed, Constant, Key, LeadingDense
+from ..tables.rules import Arch, HFClass
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, Dim
-from ..rows import Key
-from ..rules import Rule
+from ..tables.dimensions import EMBD, Dim
+from ..tables.rows import Key
+from ..tables.rules import Rule
 from .shared import LAYER_PREFIX
 
 STREAMS = Dim("hc_mult")

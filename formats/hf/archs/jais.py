@@ -6,9 +6,9 @@ Sources: Jais2Config of transformers 5.23; conversion/jais.py of llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, FF
-from ..rows import Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import ALWAYS, EMBD, FF
+from ..tables.rows import Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import EMBEDDING, HEAD, HEAD_DIM_KEYS, LAYER_PREFIX, SIZE_KEYS, attention
 
 JAIS2 = Arch(

@@ -6,10 +6,10 @@ Sources: JambaConfig of transformers 5.23; conversion/jamba.py of llama.cpp.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERTS, FF, LAYER_INDEX, Dim, Equal, Q
-from ..hybrid_rows import PeriodicAttention
-from ..rows import Computed, Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, EXPERTS, FF, LAYER_INDEX, Dim, Equal, Q
+from ..tables.hybrid_rows import PeriodicAttention
+from ..tables.rows import Computed, Key
+from ..tables.rules import Arch, HFClass, Rule
 from .mamba import mamba1
 from .shared import (
     ATTN_NORM,

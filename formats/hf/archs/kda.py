@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, Condition, Dim, Is
-from ..ops import Op, Reshape
-from ..rules import Rule
+from ..tables.dimensions import EMBD, Condition, Dim, Is
+from ..tables.ops import Op, Reshape
+from ..tables.rules import Rule
 from .mla import ATTN
 
 LINEAR = Is("layer_types", "linear_attention")

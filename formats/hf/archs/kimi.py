@@ -7,22 +7,12 @@ those that transformers 5 saves it is called as the experts.
 
 from __future__ import annotations
 
-from ..dimensions import (
-    EXPERT_FF,
-    HEADS,
-    MLP_TYPES,
-    Dim,
-    Equal,
-    Follows,
-    Is,
-    LeadingLayers,
-    OrDefault,
-)
-from ..layer_kinds import NoOther
-from ..layer_words import ListedLayers
-from ..rows import AttentionLayers, Computed, Constant, Key, LeadingDense
-from ..rules import Arch, HFClass
-from ..values import NegExp
+from ..tables.dimensions import EXPERT_FF, HEADS, MLP_TYPES, Dim, Equal, Follows, Is, LeadingLayers, OrDefault
+from ..tables.layer_kinds import NoOther
+from ..tables.layer_words import ListedLayers
+from ..tables.rows import AttentionLayers, Computed, Constant, Key, LeadingDense
+from ..tables.rules import Arch, HFClass
+from ..tables.values import NegExp
 from .kda import KDA_HEADS, LINEAR, kda_rules, only
 from .mla import ATTENTION, MLA_KEYS, ROPE
 from .shared import (

@@ -6,12 +6,12 @@ Sources: LagunaConfig of transformers 5.23; conversion/laguna.py of llama.cpp. L
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, HEADS, MLP_TYPES, Dim, Is, LayerPattern, LeadingLayers, Q
-from ..layer_kinds import BeginsWith, HasWord, RopeIs
-from ..layer_rows import FirstOf, PerLayer
-from ..layer_words import EachLayer
-from ..rows import Constant, Key, LayerFlags, LeadingDense, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, HEADS, MLP_TYPES, Dim, Is, LayerPattern, LeadingLayers, Q
+from ..tables.layer_kinds import BeginsWith, HasWord, RopeIs
+from ..tables.layer_rows import FirstOf, PerLayer
+from ..tables.layer_words import EachLayer
+from ..tables.rows import Constant, Key, LayerFlags, LeadingDense, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

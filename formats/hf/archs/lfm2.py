@@ -6,22 +6,11 @@ Sources: Lfm2Config and Lfm2MoeConfig of transformers 5.23; conversion/lfm2.py o
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, EXPERTS, FF, LAYER_INDEX, Condition, Dim, Is, OrDefault
-from ..ops import Reshape
-from ..rows import AttentionLayers, Computed, Constant, Key, ReadBack, Rope
-from ..rules import Arch, HFClass, Rule
-from .shared import (
-    EMBEDDING,
-    HEAD,
-    LAYER_PREFIX,
-    SIZE_KEYS,
-    TEXT_ROOTS,
-    VISION,
-    around,
-    attention,
-    experts,
-    qk_norm,
-)
+from ..tables.dimensions import ALWAYS, EMBD, EXPERTS, FF, LAYER_INDEX, Condition, Dim, Is, OrDefault
+from ..tables.ops import Reshape
+from ..tables.rows import AttentionLayers, Computed, Constant, Key, ReadBack, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from .shared import EMBEDDING, HEAD, LAYER_PREFIX, SIZE_KEYS, TEXT_ROOTS, VISION, around, attention, experts, qk_norm
 
 _COMMON = {
     "vocab_size": 65536, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, EXPERTS, FF, LAYER_INDEX, Dim, Equal
-from ..ops import Split, Transpose
-from ..rows import Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, EXPERT_FF, EXPERTS, FF, LAYER_INDEX, Dim, Equal
+from ..tables.ops import Split, Transpose
+from ..tables.rows import Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     AUDIO,

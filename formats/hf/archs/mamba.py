@@ -7,12 +7,12 @@ normalizes Falcon Mamba's B, C and time steps with the epsilon of its layers, 1e
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, VOCAB, Condition, Dim, Implied, Is
-from ..layer_kinds import Alike
-from ..ops import Reshape
-from ..rows import Computed, Constant, Key
-from ..rules import Arch, HFClass, Rule
-from ..values import NegExp
+from ..tables.dimensions import ALWAYS, EMBD, FF, HEAD_DIM, VOCAB, Condition, Dim, Implied, Is
+from ..tables.layer_kinds import Alike
+from ..tables.ops import Reshape
+from ..tables.rows import Computed, Constant, Key
+from ..tables.rules import Arch, HFClass, Rule
+from ..tables.values import NegExp
 
 _AT = "backbone.layers.{layer}."
 _ONE = Dim(1)

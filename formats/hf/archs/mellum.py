@@ -6,11 +6,11 @@ base, and scales only those without a window.
 
 from __future__ import annotations
 
-from ..dimensions import MLP_TYPES, Dim, Follows, LayerPattern, LeadingLayers
-from ..extras import LeftOut
-from ..layer_kinds import HasWord, RopeIs, SameRope
-from ..rows import Key, LayerFlags, Rope
-from ..rules import Arch, HFClass
+from ..tables.dimensions import MLP_TYPES, Dim, Follows, LayerPattern, LeadingLayers
+from ..tables.extras import LeftOut
+from ..tables.layer_kinds import HasWord, RopeIs, SameRope
+from ..tables.rows import Key, LayerFlags, Rope
+from ..tables.rules import Arch, HFClass
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

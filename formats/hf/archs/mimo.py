@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     EMBD,
     HEAD_DIM,
     HEADS,
@@ -24,11 +24,11 @@ from ..dimensions import (
     LeadingLayers,
     Q,
 )
-from ..extras import LeftOut
-from ..layer_kinds import HasWord, NoOther, RopeIs, SameRope
-from ..layer_words import WordsFrom
-from ..rows import Alternating, Computed, Constant, Key, LayerFlags, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.extras import LeftOut
+from ..tables.layer_kinds import HasWord, NoOther, RopeIs, SameRope
+from ..tables.layer_words import WordsFrom
+from ..tables.rows import Alternating, Computed, Constant, Key, LayerFlags, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

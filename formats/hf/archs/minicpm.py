@@ -7,9 +7,9 @@ and ``dim_model_base`` are constants.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, HEADS, Dim, Equal
-from ..rows import Computed, Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, HEADS, Dim, Equal
+from ..tables.rows import Computed, Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     EMBD,
     EXPERTS,
     FF,
@@ -27,13 +27,13 @@ from ..dimensions import (
     Q,
     Share,
 )
-from ..extras import LeftOut
-from ..layer_kinds import Paired
-from ..layer_words import WordsFrom
-from ..ops import Op, Split
-from ..rows import Constant, Key, LeadingDense, Rope
-from ..rules import Arch, HFClass, Rule
-from ..values import Add
+from ..tables.extras import LeftOut
+from ..tables.layer_kinds import Paired
+from ..tables.layer_words import WordsFrom
+from ..tables.ops import Op, Split
+from ..tables.rows import Constant, Key, LeadingDense, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from ..tables.values import Add
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, EXPERTS, Config, Dim
-from ..rows import Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, EXPERT_FF, EXPERTS, Config, Dim
+from ..tables.rows import Key
+from ..tables.rules import Arch, HFClass, Rule
 from .mla import (
     DEFAULTS,
     DENSE,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir import Role
-from ..dimensions import EMBD, EXPERT_FF, EXPERTS, HEADS, LAYER_INDEX, Condition, Config, Dim, Equal, Is
-from ..ops import On, Reshape, Split, Transpose
-from ..rows import Computed, ConfigRow, Constant, Getter, Key, Rope
-from ..rules import Rule
+from ..tables.dimensions import EMBD, EXPERT_FF, EXPERTS, HEADS, LAYER_INDEX, Condition, Config, Dim, Equal, Is
+from ..tables.ops import On, Reshape, Split, Transpose
+from ..tables.rows import Computed, ConfigRow, Constant, Getter, Key, Rope
+from ..tables.rules import Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

@@ -6,9 +6,9 @@ Sources: MptConfig and MptAttentionConfig of transformers 5.23; conversion/mpt.p
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, VOCAB
-from ..rows import Computed, Constant, Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, VOCAB
+from ..tables.rows import Computed, Constant, Key
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import HEAD
 
 _LAYER = "transformer.blocks.{layer}."

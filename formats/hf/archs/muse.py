@@ -7,14 +7,14 @@ the weights of norms that no checkpoint has.
 from __future__ import annotations
 
 from ...ir import Role
-from ..constants import Before, Filled
-from ..dimensions import EMBD, HEAD_DIM, HEADS, Dim, LayerPattern, Q
-from ..extras import LeftOut
-from ..layer_kinds import TurnsInOneKind
-from ..ops import PermuteRope
-from ..rows import Key, LayerFlags, Rope
-from ..rules import LANGUAGE_MODEL, Arch, HFClass, Rule
-from ..values import Add
+from ..tables.constants import Before, Filled
+from ..tables.dimensions import EMBD, HEAD_DIM, HEADS, Dim, LayerPattern, Q
+from ..tables.extras import LeftOut
+from ..tables.layer_kinds import TurnsInOneKind
+from ..tables.ops import PermuteRope
+from ..tables.rows import Key, LayerFlags, Rope
+from ..tables.rules import LANGUAGE_MODEL, Arch, HFClass, Rule
+from ..tables.values import Add
 from .shared import (
     EMBEDDING,
     EPS_KEY,

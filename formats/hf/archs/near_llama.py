@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, FF
-from ..rows import Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, FF
+from ..tables.rows import Key
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

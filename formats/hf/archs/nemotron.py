@@ -6,10 +6,10 @@ Sources: NemotronConfig of transformers 5.23; conversion/nemotron.py of llama.cp
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, FF, Equal, Q
-from ..rows import Key, Rope
-from ..rules import Arch, HFClass, Rule
-from ..values import Add
+from ..tables.dimensions import EMBD, FF, Equal, Q
+from ..tables.rows import Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from ..tables.values import Add
 from .shared import EMBEDDING, HEAD_DIM_KEYS, LAYER_PREFIX, OWN_HEAD, SIZE_KEYS, attention
 
 

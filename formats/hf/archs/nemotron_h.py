@@ -9,25 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
-    EMBD,
-    EXPERT_FF,
-    EXPERTS,
-    FF,
-    HEADS,
-    VOCAB,
-    Dim,
-    Follows,
-    If,
-    Is,
-)
-from ..extras import LeftOut
-from ..hybrid_rows import MixerLayers
-from ..layer_kinds import Alike, Contains
-from ..layer_words import Length, Letters
-from ..ops import Stack
-from ..rows import Computed, ConfigRow, Constant, Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, EXPERT_FF, EXPERTS, FF, HEADS, VOCAB, Dim, Follows, If, Is
+from ..tables.extras import LeftOut
+from ..tables.hybrid_rows import MixerLayers
+from ..tables.layer_kinds import Alike, Contains
+from ..tables.layer_words import Length, Letters
+from ..tables.ops import Stack
+from ..tables.rows import Computed, ConfigRow, Constant, Key
+from ..tables.rules import Arch, HFClass, Rule
 from .mamba import NO_LIMIT, mamba2
 from .shared import EXPERT_KEYS, HEAD, HEAD_DIM_KEYS, SIZE_KEYS, attention, correction
 

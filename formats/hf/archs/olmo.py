@@ -6,9 +6,9 @@ Sources: OlmoConfig, Olmo2Config, Olmo3Config and OlmoeConfig of transformers 5.
 from __future__ import annotations
 
 from ...ir import Role
-from ..dimensions import EMBD, FF, HEADS, KV, KV_HEADS, Equal, Q
-from ..rows import Constant, Key, LayerFlags, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, FF, HEADS, KV, KV_HEADS, Equal, Q
+from ..tables.rows import Constant, Key, LayerFlags, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import (
     ATTN_NORM,
     EMBEDDING,

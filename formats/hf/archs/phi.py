@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import ALWAYS, EMBD, FF, KV, VOCAB, Q
-from ..rows import Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import ALWAYS, EMBD, FF, KV, VOCAB, Q
+from ..tables.rows import Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import ATTN_NORM, EMBEDDING, EPS_KEY, FFN_NORM, FINAL_NORM, HEAD, LAYER_PREFIX, SIZE_KEYS, attention
 
 PHI2 = Arch(

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import ALWAYS, CLASSIFIES, EMBD, LABELS, CountOf, Dim, Equal, Implied, Is, LayerPattern, Q
-from ..ops import Reshape, Split, Ungroup
-from ..rows import Computed, Constant, Key, Labels, LayerFlags, Rope
-from ..rules import Arch, Further, HFClass, Rule
-from ..values import Add, NegExp
+from ..tables.dimensions import ALWAYS, CLASSIFIES, EMBD, LABELS, CountOf, Dim, Equal, Implied, Is, LayerPattern, Q
+from ..tables.ops import Reshape, Split, Ungroup
+from ..tables.rows import Computed, Constant, Key, Labels, LayerFlags, Rope
+from ..tables.rules import Arch, Further, HFClass, Rule
+from ..tables.values import Add, NegExp
 from .shared import (
     ATTN_NORM,
     AUDIO,

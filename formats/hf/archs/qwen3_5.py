@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, FF, Dim, Q
-from ..ops import Concat, On, Op, Regroup, RegroupColumns, Reshape, Split
-from ..rows import Key, Rope
-from ..rules import Arch, HFClass, Rule
-from ..values import NegExp
+from ..tables.dimensions import EMBD, FF, Dim, Q
+from ..tables.ops import Concat, On, Op, Regroup, RegroupColumns, Reshape, Split
+from ..tables.rows import Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from ..tables.values import NegExp
 from .qwen import (
     ADD_ONE,
     DELTA,

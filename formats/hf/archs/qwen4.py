@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, Condition, Dim, Equal, Is, LayerIn
-from ..layer_rows import InLayersOf
-from ..ngrams import CountedFromOne, FirstSize, FirstToken, TableLayer, TableRows
-from ..ops import Reshape, Split, Stack
-from ..rows import Computed, Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, Condition, Dim, Equal, Is, LayerIn
+from ..tables.layer_rows import InLayersOf
+from ..tables.ngrams import CountedFromOne, FirstSize, FirstToken, TableLayer, TableRows
+from ..tables.ops import Reshape, Split, Stack
+from ..tables.rows import Computed, Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .dsa import INDEXER_KEYS
 from .hyper import STREAMS
 from .qwen import ADD_ONE, DELTA_DEFAULTS, DELTA_IMPLIED, DELTA_NEEDS, DELTA_ROWS, LINEAR, NAMES

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..dimensions import ALWAYS, EMBD, EXPERT_FF, EXPERTS, Equal, Is
-from ..extras import LeftOut
-from ..ops import Transpose
-from ..rows import Constant, Key, Rope
-from ..rules import LANGUAGE_MODEL, Arch, HFClass, Shaped
-from ..wrapper_rows import Deepstack
+from ..tables.dimensions import ALWAYS, EMBD, EXPERT_FF, EXPERTS, Equal, Is
+from ..tables.extras import LeftOut
+from ..tables.ops import Transpose
+from ..tables.rows import Constant, Key, Rope
+from ..tables.rules import LANGUAGE_MODEL, Arch, HFClass, Shaped
+from ..tables.wrapper_rows import Deepstack
 from .qwen import NAMES
 from .shared import (
     ATTN_NORM,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     ALWAYS,
     EMBD,
     EXPERT_FF,
@@ -22,10 +22,10 @@ from ..dimensions import (
     Is,
     Q,
 )
-from ..extras import Copy, LeftOut
-from ..ops import Op, PermuteRope, Split, Stack
-from ..rows import ConfigRow, Key, Rope
-from ..rules import Further, HFClass, Rule
+from ..tables.extras import Copy, LeftOut
+from ..tables.ops import Op, PermuteRope, Split, Stack
+from ..tables.rows import ConfigRow, Key, Rope
+from ..tables.rules import Further, HFClass, Rule
 
 # In the order of conversion/base.py: these rows come before rope.
 SIZE_KEYS = (

@@ -8,21 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import ALWAYS, HEAD_DIM, HEADS, KV_HEADS, Dim, Is
-from ..ops import Stack
-from ..rows import Key, Rope
-from ..rules import Arch, HFClass, Rule
-from .shared import (
-    ATTN_NORM,
-    EMBEDDING,
-    FFN_NORM,
-    FINAL_NORM,
-    LAYER_PREFIX,
-    OWN_HEAD,
-    SIZE_KEYS,
-    attention,
-    gated_mlp,
-)
+from ..tables.dimensions import ALWAYS, HEAD_DIM, HEADS, KV_HEADS, Dim, Is
+from ..tables.ops import Stack
+from ..tables.rows import Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
+from .shared import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, LAYER_PREFIX, OWN_HEAD, SIZE_KEYS, attention, gated_mlp
 
 
 def _norms(hf: str, role: Role, heads: Dim) -> Rule:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import ALWAYS, CONTEXT, EMBD, FF, KV, VOCAB, Dim
-from ..extras import causal_masks
-from ..rows import Key, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import ALWAYS, CONTEXT, EMBD, FF, KV, VOCAB, Dim
+from ..tables.extras import causal_masks
+from ..tables.rows import Key, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .shared import ATTN_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, HEAD, LAYER_PREFIX, SIZE_KEYS, attention
 
 _GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu")  # llama.cpp computes the tanh form

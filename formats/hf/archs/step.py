@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import (
+from ..tables.dimensions import (
     EMBD,
     EXPERT_FF,
     EXPERTS,
@@ -23,13 +23,13 @@ from ..dimensions import (
     LayerOverrides,
     LayerPattern,
 )
-from ..extras import LeftOut
-from ..layer_kinds import HasWord, NoOther, RopeIs
-from ..layer_rows import Limits, Repeated
-from ..layer_words import Numbered
-from ..ops import Split
-from ..rows import Alternating, Constant, Key, LayerFlags, LeadingDense, Rope
-from ..rules import Arch, HFClass, Rule
+from ..tables.extras import LeftOut
+from ..tables.layer_kinds import HasWord, NoOther, RopeIs
+from ..tables.layer_rows import Limits, Repeated
+from ..tables.layer_words import Numbered
+from ..tables.ops import Split
+from ..tables.rows import Alternating, Constant, Key, LayerFlags, LeadingDense, Rope
+from ..tables.rules import Arch, HFClass, Rule
 from .qwen import ADD_ONE
 from .shared import (
     EMBEDDING,

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir import Role
-from ..dimensions import EMBD, FF, HEADS, LAYER_INDEX, LAYERS, VOCAB, Dim, Equal, Is, Q
-from ..extras import Copy, LeftOut
-from ..rows import Constant, Key
-from ..rules import Arch, HFClass, Rule
+from ..tables.dimensions import EMBD, FF, HEADS, LAYER_INDEX, LAYERS, VOCAB, Dim, Equal, Is, Q
+from ..tables.extras import Copy, LeftOut
+from ..tables.rows import Constant, Key
+from ..tables.rules import Arch, HFClass, Rule
 
 _COMMON = {
     "d_kv": 64, "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32, "dropout_rate": 0.1,

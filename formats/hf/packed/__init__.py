@@ -18,9 +18,9 @@ from ...errors import FormatError
 from ...ir import Tensor
 from ...json_text import read_json
 from ...json_types import shown
-from ..packed_tensors import TransposedTensor, UnpackedTensor
-from ..safetensors import StoredTensor
-from ..weights import Stored
+from ..files.safetensors import StoredTensor
+from ..files.weights import Stored
+from ..tables.packed_tensors import TransposedTensor, UnpackedTensor
 from . import awq, compressed, fp8, gptq, mxfp4
 from .described import check_types
 from .integer_grid import IntegerGrid

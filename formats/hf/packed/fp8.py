@@ -20,7 +20,7 @@ from ...errors import FormatError
 from ...ir import Bytes, Role, Tensor
 from ...json_types import JsonType
 from ...qtypes import F32
-from ..safetensors import StoredTensor
+from ..files.safetensors import StoredTensor
 from .stored import FLOAT_DTYPES, Module, float_rows
 
 DTYPES = ("F8_E4M3", "F8_E5M2")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...ir import Bytes
 from ...qtypes import QType
-from ..packed_tensors import BLOCK, MXFP4, OFFSET, Q4_1, Q8_0
+from ..tables.packed_tensors import BLOCK, MXFP4, OFFSET, Q4_1, Q8_0
 
 
 def encode_steps(type: QType, steps: NDArray[np.int16], scales: NDArray[np.float32]) -> Bytes:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...errors import FormatError
 from ...ir import Bytes, Role, Tensor
 from ...qtypes import F32, QType
-from ..packed_tensors import BLOCK, Q4_0, Q4_1, Q5_0, Q8_0
+from ..tables.packed_tensors import BLOCK, Q4_0, Q4_1, Q5_0, Q8_0
 from .ggml_blocks import encode_q4_1, encode_steps
 
 SCAN_VALUES = 1 << 20  # scales looked at together when the type is chosen

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...ir import Bytes, Role, Tensor
-from ..packed_tensors import BLOCK, MXFP4, TransposedTensor, transposed
+from ..tables.packed_tensors import BLOCK, MXFP4, TransposedTensor, transposed
 from .ggml_blocks import mxfp4_to_ggml
 from .stored import Module
 

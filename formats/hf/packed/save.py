@@ -14,9 +14,9 @@ from ...qtypes import BY_NAME
 from ...storage.endings import ending
 from ...storage.folder import GrowingFolder
 from ..config import text_config
-from ..links import check_link
-from ..safetensors import StoredTensor, read_safetensors, write_safetensors
-from ..weights import read_weights
+from ..files.links import check_link
+from ..files.safetensors import StoredTensor, read_safetensors, write_safetensors
+from ..files.weights import read_weights
 from . import KEYS, find_config, is_plain, method_of
 
 _COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ...errors import FormatError
 from ...floats import bf16_to_f32
-from ..safetensors import DTYPE_BITS, StoredTensor
-from ..weights import Stored
+from ..files.safetensors import DTYPE_BITS, StoredTensor
+from ..files.weights import Stored
 
 PANEL_BYTES = 4 << 20  # of a panel: long enough pieces of a row to read fast, and few enough panels to cache
 CACHE_BYTES = 48 << 20  # of all cached panels: a few for each of the tensors that several threads work on

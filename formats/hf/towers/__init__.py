@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..tower import Tower
+from ..tables.tower import Tower
 from .cohere import COHERE2_VISION
 from .exaone import EXAONE_4_5
 from .gemma4 import GEMMA4_AUDIO, GEMMA4_UNIFIED_AUDIO, GEMMA4_UNIFIED_VISION, GEMMA4_VISION

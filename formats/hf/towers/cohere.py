@@ -6,11 +6,11 @@ llama.cpp, whose converter knows no such class.
 
 from __future__ import annotations
 
-from ..dimensions import EMBD, Dim
-from ..extras import LeftOut
-from ..rows import Key
-from ..rules import HFClass
-from ..tower import OUTER, PROCESSOR, Tower
+from ..tables.dimensions import EMBD, Dim
+from ..tables.extras import LeftOut
+from ..tables.rows import Key
+from ..tables.rules import HFClass
+from ..tables.tower import OUTER, PROCESSOR, Tower
 from .shared import EPS_KEY, GELU, TEXT_WIDTH, VISION_KEYS, linear, siglip
 
 _AT, _PROJECTOR = "vision_tower.", "multi_modal_projector."

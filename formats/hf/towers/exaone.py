@@ -5,11 +5,11 @@ Sources: Exaone4_5_VisionConfig of transformers 5.23; conversion/exaone.py of ll
 
 from __future__ import annotations
 
-from ..dimensions import ALWAYS, EMBD, FF, HEADS, KV_HEADS, Dim
-from ..rows import Constant, Key
-from ..rules import HFClass, Rule
-from ..tower import Tower
-from ..tower_rows import EvenlySpaced
+from ..tables.dimensions import ALWAYS, EMBD, FF, HEADS, KV_HEADS, Dim
+from ..tables.rows import Constant, Key
+from ..tables.rules import HFClass, Rule
+from ..tables.tower import Tower
+from ..tables.tower_rows import EvenlySpaced
 from .shared import (
     AXIAL,
     BLOCK,

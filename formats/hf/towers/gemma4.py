@@ -6,12 +6,12 @@ names no activation, so that llama.cpp computes quick-GELU with its files; ours 
 
 from __future__ import annotations
 
-from ..dimensions import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, Condition, Dim, Equal, Is
-from ..ops import Regroup, RegroupColumns, Reshape
-from ..rows import Computed, Constant, Key
-from ..rules import HFClass, Rule
-from ..tower import PROCESSOR, Tower
-from ..values import Softplus
+from ..tables.dimensions import ALWAYS, EMBD, FF, HEAD_DIM, HEADS, Condition, Dim, Equal, Is
+from ..tables.ops import Regroup, RegroupColumns, Reshape
+from ..tables.rows import Computed, Constant, Key
+from ..tables.rules import HFClass, Rule
+from ..tables.tower import PROCESSOR, Tower
+from ..tables.values import Softplus
 from .shared import BLOCK, COLOURS, ENCODER, GELU, HEADER, PATCH, SOUND_HEADER, TEXT_WIDTH, norm
 
 _AT, _EMBED = "model.vision_tower.", "model.embed_vision."

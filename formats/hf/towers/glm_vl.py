@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..dimensions import ALWAYS, EMBD, FF, HEADS, Dim, Equal
-from ..rows import Key
-from ..rules import HFClass, Rule
-from ..tower import Tower
+from ..tables.dimensions import ALWAYS, EMBD, FF, HEADS, Dim, Equal
+from ..tables.rows import Key
+from ..tables.rules import HFClass, Rule
+from ..tables.tower import Tower
 from .shared import AXIAL, BLOCK, SIDE, SILU, TEXT_WIDTH, VISION_KEYS, linear, norm, two_frames
 
 _AT = "model.visual."

@@ -7,13 +7,13 @@ Here the positions are moved as the tokens are.
 
 from __future__ import annotations
 
-from ..dimensions import ALWAYS, EMBD, FF, Dim
-from ..ops import Reshape
-from ..rows import Constant, Key
-from ..rules import HFClass, Rule
-from ..tower import OUTER, Tower
-from ..tower_ops import Roll
-from ..tower_rows import Inverted, OneOver, Side, Square
+from ..tables.dimensions import ALWAYS, EMBD, FF, Dim
+from ..tables.ops import Reshape
+from ..tables.rows import Constant, Key
+from ..tables.rules import HFClass, Rule
+from ..tables.tower import OUTER, Tower
+from ..tables.tower_ops import Roll
+from ..tables.tower_rows import Inverted, OneOver, Side, Square
 from .shared import BLOCK, COLOURS, ENCODER, EPS_KEY, GELU, HEADER, TEXT_WIDTH, linear, norm
 
 _AT, _PROJECTOR = "vision_tower.", "multi_modal_projector."

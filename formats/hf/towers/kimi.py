@@ -8,13 +8,13 @@ it reads keys by.
 
 from __future__ import annotations
 
-from ..dimensions import ALWAYS, EMBD, FF, HEADS, Dim, Equal, Is
-from ..extras import LeftOut
-from ..ops import Concat, On, Regroup, Split
-from ..rows import Computed, Constant, Key
-from ..rules import HFClass, Rule
-from ..tower import OUTER, PROCESSOR, Tower
-from ..tower_rows import Side, Square
+from ..tables.dimensions import ALWAYS, EMBD, FF, HEADS, Dim, Equal, Is
+from ..tables.extras import LeftOut
+from ..tables.ops import Concat, On, Regroup, Split
+from ..tables.rows import Computed, Constant, Key
+from ..tables.rules import HFClass, Rule
+from ..tables.tower import OUTER, PROCESSOR, Tower
+from ..tables.tower_rows import Side, Square
 from .shared import AXIAL, BLOCK, COLOURS, ENCODER, GELU, HEADER, PATCH, TEXT_WIDTH, linear, norm
 
 _AT, _PROJECTOR = "vision_tower.", "mm_projector."

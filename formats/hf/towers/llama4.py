@@ -7,11 +7,11 @@ llama.cpp hands an image's tokens on column by column, transformers row by row.
 
 from __future__ import annotations
 
-from ..dimensions import EMBD, FF, Dim, Equal, Is
-from ..rows import Key
-from ..rules import HFClass, Rule
-from ..tower import Tower
-from ..tower_rows import Inverted
+from ..tables.dimensions import EMBD, FF, Dim, Equal, Is
+from ..tables.rows import Key
+from ..tables.rules import HFClass, Rule
+from ..tables.tower import Tower
+from ..tables.tower_rows import Inverted
 from .shared import BLOCK, GELU, PATCH, SIDE, TEXT_WIDTH, VISION_KEYS, linear, norm
 
 _AT, _PROJECTOR = "vision_model.", "multi_modal_projector."

@@ -5,11 +5,11 @@ Sources: PaddleOCRVisionConfig and PaddleOCRProjector of transformers 5.23; conv
 
 from __future__ import annotations
 
-from ..dimensions import EMBD, Dim
-from ..extras import LeftOut
-from ..rows import Computed
-from ..rules import HFClass
-from ..tower import PROCESSOR, Tower
+from ..tables.dimensions import EMBD, Dim
+from ..tables.extras import LeftOut
+from ..tables.rows import Computed
+from ..tables.rules import HFClass
+from ..tables.tower import PROCESSOR, Tower
 from .shared import (
     AXIAL,
     COLOURS,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..dimensions import EMBD, FF, HEAD_DIM, HEADS, Dim, Equal, Is
-from ..ops import Op, PermuteRope
-from ..rows import Constant, Key
-from ..rules import HFClass, Rule
-from ..tower import OUTER, TEXT, TOKENS, Tower
-from ..tower_ops import TakeRow
+from ..tables.dimensions import EMBD, FF, HEAD_DIM, HEADS, Dim, Equal, Is
+from ..tables.ops import Op, PermuteRope
+from ..tables.rows import Constant, Key
+from ..tables.rules import HFClass, Rule
+from ..tables.tower import OUTER, TEXT, TOKENS, Tower
+from ..tables.tower_ops import TakeRow
 from .shared import AXIAL, BLOCK, GELU, PATCH, SILU, TEXT_WIDTH, VISION_KEYS, linear, norm
 
 _AT, _PROJECTOR = "vision_tower.", "multi_modal_projector."

@@ -6,12 +6,12 @@ frames: the convolution over both is two in GGUF, one for each frame.
 
 from __future__ import annotations
 
-from ..dimensions import ALWAYS, EMBD, FF, CountOf, Dim
-from ..ops import Split
-from ..rows import Computed, Constant, Key
-from ..rules import HFClass, Rule
-from ..tower import Tower
-from ..tower_rows import EvenlySpaced, LayersListed
+from ..tables.dimensions import ALWAYS, EMBD, FF, CountOf, Dim
+from ..tables.ops import Split
+from ..tables.rows import Computed, Constant, Key
+from ..tables.rules import HFClass, Rule
+from ..tables.tower import Tower
+from ..tables.tower_rows import EvenlySpaced, LayersListed
 from .shared import AXIAL, BLOCK, COLOURS, ENCODER, GELU, HEADER, PATCH, SILU, TEXT_WIDTH, linear, norm, two_frames
 
 _AT = "model.visual."

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..dimensions import ALWAYS, EMBD, FF, Condition, Dim, Is
-from ..ops import On, Op, Reshape, Split
-from ..rows import Constant, Key
-from ..rules import Rule
-from ..tower import PROCESSOR, TEXT
-from ..tower_rows import Same, Values
+from ..tables.dimensions import ALWAYS, EMBD, FF, Condition, Dim, Is
+from ..tables.ops import On, Op, Reshape, Split
+from ..tables.rows import Constant, Key
+from ..tables.rules import Rule
+from ..tables.tower import PROCESSOR, TEXT
+from ..tables.tower_rows import Same, Values
 
 TEXT_WIDTH = Dim(f"{TEXT}.hidden_size")
 PATCH = Dim("patch_size")

@@ -6,13 +6,13 @@ llama.cpp.
 
 from __future__ import annotations
 
-from ..dimensions import ALWAYS, EMBD, FF, Dim, Equal, Is
-from ..extras import LeftOut
-from ..ops import RegroupColumns, Reshape
-from ..rows import Computed, Constant, Key
-from ..rules import HFClass, Rule
-from ..tower import OUTER, PROCESSOR, Tower
-from ..values import Add
+from ..tables.dimensions import ALWAYS, EMBD, FF, Dim, Equal, Is
+from ..tables.extras import LeftOut
+from ..tables.ops import RegroupColumns, Reshape
+from ..tables.rows import Computed, Constant, Key
+from ..tables.rules import HFClass, Rule
+from ..tables.tower import OUTER, PROCESSOR, Tower
+from ..tables.values import Add
 from .shared import (
     COLOURS,
     ENCODER,

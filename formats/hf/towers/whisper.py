@@ -7,12 +7,12 @@ seconds, as Whisper does, and what follows the end of a shorter sound is silence
 
 from __future__ import annotations
 
-from ..dimensions import ALWAYS, EMBD, FF, Condition, Dim, Equal
-from ..ops import Op, Reshape
-from ..rows import Constant, Key
-from ..rules import HFClass, Rule
-from ..tower import OUTER, Tower
-from ..tower_ops import BeforeWaves
+from ..tables.dimensions import ALWAYS, EMBD, FF, Condition, Dim, Equal
+from ..tables.ops import Op, Reshape
+from ..tables.rows import Constant, Key
+from ..tables.rules import HFClass, Rule
+from ..tables.tower import OUTER, Tower
+from ..tables.tower_ops import BeforeWaves
 from .shared import SOUND_HEADER, TEXT_WIDTH, linear, norm
 
 _AT, _PROJECTOR = "audio_tower.", "multi_modal_projector."

@@ -27,9 +27,9 @@ from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.strict import check_gguf
 from quantmill.formats.hf.archs import ARCHS, BY_CLASS
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.rows import metadata_key
-from quantmill.formats.hf.rules import Arch
 from quantmill.formats.hf.save import arch_of_model, write_hf
+from quantmill.formats.hf.tables.rows import metadata_key
+from quantmill.formats.hf.tables.rules import Arch
 from quantmill.formats.ir import Role
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import PlanOptions, make_plan

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from quantmill.formats.errors import FormatError, UnknownArchitecture
 from quantmill.formats.hf.archs import ARCHS, BY_CLASS
 from quantmill.formats.hf.classes import arch_of_config
-from quantmill.formats.hf.rules import Arch
+from quantmill.formats.hf.tables.rules import Arch
 
 PATH = Path("model/config.json")
 # Classes of code that came with checkpoints, or of old; transformers has their types under other classes' names.

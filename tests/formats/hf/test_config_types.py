@@ -13,7 +13,7 @@ from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import ARCHS
 from quantmill.formats.hf.config import complete_config
 from quantmill.formats.hf.config_types import check_types, types_of
-from quantmill.formats.hf.rules import Arch, HFClass
+from quantmill.formats.hf.tables.rules import Arch, HFClass
 from quantmill.formats.json_types import NUMBER
 
 PATH = Path("config.json")

@@ -7,8 +7,8 @@ import pytest
 
 from quantmill.formats.arrays import tensor_from_array
 from quantmill.formats.errors import FormatError
-from quantmill.formats.hf.constants import Before, Filled
-from quantmill.formats.hf.dimensions import Dim
+from quantmill.formats.hf.tables.constants import Before, Filled
+from quantmill.formats.hf.tables.dimensions import Dim
 
 _OP = Before((Filled("scale", Dim("width")), Filled(1.0, Dim("width"))))
 _CONFIG = {"scale": 3.87, "width": 3}

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from oracles.proofs import Proof, all_proofs, run_proof, save_proof, text_weights
 from quantmill.formats.hf.archs import ARCHS
-from quantmill.formats.hf.dimensions import CLASS_HEAD
-from quantmill.formats.hf.extras import EVERYWHERE, Buffer, Copy, LeftOut
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.rules import Arch
 from quantmill.formats.hf.settle import extra_of
+from quantmill.formats.hf.tables.dimensions import CLASS_HEAD
+from quantmill.formats.hf.tables.extras import EVERYWHERE, Buffer, Copy, LeftOut
+from quantmill.formats.hf.tables.rules import Arch
 from quantmill.formats.hf.towers import BY_CLASS
 from quantmill.formats.storage.output import human_bytes
 

@@ -18,10 +18,10 @@ from oracles.proofs import Proof, all_proofs, save_proof, tokens_of
 from quantmill.formats.errors import FormatError, UnmatchedTensor
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.strict import check_gguf
-from quantmill.formats.hf.further import Mtp
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.save import write_hf
 from quantmill.formats.hf.shapes import read_shapes
+from quantmill.formats.hf.tables.further import Mtp
 from quantmill.formats.ir import Model, Role
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import make_plan

@@ -18,10 +18,10 @@ from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.config import complete_config
-from quantmill.formats.hf.dimensions import Dim, If, Less
-from quantmill.formats.hf.layer_rows import SizeOfLayer
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.save import write_hf
+from quantmill.formats.hf.tables.dimensions import Dim, If, Less
+from quantmill.formats.hf.tables.layer_rows import SizeOfLayer
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import make_plan
 

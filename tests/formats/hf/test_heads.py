@@ -20,12 +20,12 @@ from quantmill.formats.errors import FormatError, UnmatchedTensor
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
 from quantmill.formats.hf.archs import ARCHS
-from quantmill.formats.hf.extras import Copy
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.names import our_name
-from quantmill.formats.hf.rules import Arch
 from quantmill.formats.hf.save import write_hf
 from quantmill.formats.hf.settle import copies, is_needed, rule_of
+from quantmill.formats.hf.tables.extras import Copy
+from quantmill.formats.hf.tables.rules import Arch
 from quantmill.formats.ir import Model, Role, Tensor
 
 ARCH = {arch.name: arch for arch in ARCHS}

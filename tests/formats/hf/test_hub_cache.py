@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from quantmill.formats.errors import FormatError
-from quantmill.formats.hf.hub_cache import checkpoint_id, checkpoint_name, id_of_snapshot, newest_snapshot
+from quantmill.formats.hf.adapters.read import read_lora
+from quantmill.formats.hf.files.hub_cache import checkpoint_id, checkpoint_name, id_of_snapshot, newest_snapshot
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.lora import read_lora
 from quantmill.formats.ir import Model
 from quantmill.tools.api.models import output_path, source_kind
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from quantmill.formats.hf import rope
-from quantmill.formats.hf.dimensions import Dim as S
-from quantmill.formats.hf.dimensions import LayerPattern, OrDefault
-from quantmill.formats.hf.rows import Alternating, AttentionLayers, Key, ReadBack, metadata_key
+from quantmill.formats.hf.tables import rope
+from quantmill.formats.hf.tables.dimensions import Dim as S
+from quantmill.formats.hf.tables.dimensions import LayerPattern, OrDefault
+from quantmill.formats.hf.tables.rows import Alternating, AttentionLayers, Key, ReadBack, metadata_key
 
 
 def test_layers_without_attention_have_no_heads() -> None:

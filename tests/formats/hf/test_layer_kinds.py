@@ -11,10 +11,10 @@ from transformers import GlmMoeDsaConfig, Mistral4Config
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.config import complete_config
-from quantmill.formats.hf.dimensions import Dim, LeadingLayers, Share
-from quantmill.formats.hf.layer_rows import Limits
-from quantmill.formats.hf.layer_words import ListedLayers
-from quantmill.formats.hf.rows import LeadingDense
+from quantmill.formats.hf.tables.dimensions import Dim, LeadingLayers, Share
+from quantmill.formats.hf.tables.layer_rows import Limits
+from quantmill.formats.hf.tables.layer_words import ListedLayers
+from quantmill.formats.hf.tables.rows import LeadingDense
 
 D, S = "dense", "sparse"
 

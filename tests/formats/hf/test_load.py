@@ -17,7 +17,7 @@ from safetensors.torch import load_file as load_torch_file
 from safetensors.torch import save_file as save_torch_file
 
 from quantmill.formats.errors import FormatError, QuantmillError, UnknownArchitecture, UnmatchedTensor
-from quantmill.formats.hf.card import name_parts, size_label
+from quantmill.formats.hf.files.card import name_parts, size_label
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.save import write_hf
 from quantmill.formats.ir import Role, ValueType

@@ -22,8 +22,8 @@ from oracles.proofs import Proof, all_proofs, save_proof, tokens_of
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
+from quantmill.formats.hf.adapters.read import read_lora
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.lora import read_lora
 from quantmill.formats.qtypes import BF16
 
 _HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2}

@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
 from quantmill.formats.errors import FormatError
-from quantmill.formats.hf.lora_config import read_lora_config
+from quantmill.formats.hf.adapters.config import read_lora_config
 
 SIZES = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,

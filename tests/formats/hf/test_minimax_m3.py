@@ -10,8 +10,8 @@ import pytest
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.config import complete_config
-from quantmill.formats.hf.layer_words import WordsFrom
-from quantmill.formats.hf.rows import LeadingDense
+from quantmill.formats.hf.tables.layer_words import WordsFrom
+from quantmill.formats.hf.tables.rows import LeadingDense
 
 D, S = "dense", "sparse"
 _SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 32, "head_dim": 16}

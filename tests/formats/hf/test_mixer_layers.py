@@ -16,12 +16,12 @@ from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
 from quantmill.formats.hf.classes import arch_of_config
 from quantmill.formats.hf.config import complete_config
-from quantmill.formats.hf.dimensions import Number, at_layer
-from quantmill.formats.hf.hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
-from quantmill.formats.hf.layer_kinds import Alike, Contains
-from quantmill.formats.hf.layer_words import Length, Letters, Ones
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.save import arch_of_model, write_hf
+from quantmill.formats.hf.tables.dimensions import Number, at_layer
+from quantmill.formats.hf.tables.hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
+from quantmill.formats.hf.tables.layer_kinds import Alike, Contains
+from quantmill.formats.hf.tables.layer_words import Length, Letters, Ones
 from quantmill.formats.ir import Model
 from quantmill.tools.api.architectures import architectures
 

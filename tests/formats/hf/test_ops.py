@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantmill.formats.errors import FormatError
-from quantmill.formats.hf.dimensions import Dim, Root
-from quantmill.formats.hf.ops import (
+from quantmill.formats.hf.tables.dimensions import Dim, Root
+from quantmill.formats.hf.tables.ops import (
     Concat,
     DropRows,
     On,
@@ -27,8 +27,8 @@ from quantmill.formats.hf.ops import (
     Ungroup,
     Unstack,
 )
-from quantmill.formats.hf.tower_ops import BeforeWaves, Roll, TakeRow
-from quantmill.formats.hf.values import Add, LogNeg, Multiply, NegExp, Softplus
+from quantmill.formats.hf.tables.tower_ops import BeforeWaves, Roll, TakeRow
+from quantmill.formats.hf.tables.values import Add, LogNeg, Multiply, NegExp, Softplus
 from quantmill.formats.ir import Role, Tensor
 from quantmill.formats.qtypes import BF16, F16, F32, QType
 

@@ -12,8 +12,8 @@ import pytest
 from oracles.proofs import all_proofs, save_proof
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import ARCHS
+from quantmill.formats.hf.files.pooling import pooling_type
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.pooling import pooling_type
 from quantmill.formats.hf.save import write_hf
 
 QWEN3, LLAMA = (next(arch for arch in ARCHS if arch.name == name) for name in ("qwen3", "llama"))

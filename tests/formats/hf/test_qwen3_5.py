@@ -16,10 +16,10 @@ from oracles.llama import Llama
 from oracles.proofs import SMALL, Proof, add_further, all_proofs, save_proof, tokens_of
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
-from quantmill.formats.hf import rope
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.rows import Rope
 from quantmill.formats.hf.save import write_hf
+from quantmill.formats.hf.tables import rope
+from quantmill.formats.hf.tables.rows import Rope
 from quantmill.formats.ir import Model
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import make_plan

@@ -16,9 +16,9 @@ from oracles.converter_folders import published_tensors
 from oracles.proofs import all_proofs, save_proof
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.ngrams import TableRows, primes_from
 from quantmill.formats.hf.save import write_hf
 from quantmill.formats.hf.shapes import read_shapes
+from quantmill.formats.hf.tables.ngrams import TableRows, primes_from
 from quantmill.formats.ir import Model
 
 PROOFS = {proof.id: proof for proof in all_proofs() if proof.arch == "qwen4exp"}

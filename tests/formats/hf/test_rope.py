@@ -14,7 +14,7 @@ from transformers import Phi3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from quantmill.formats.errors import FormatError
-from quantmill.formats.hf import rope
+from quantmill.formats.hf.tables import rope
 
 
 def torch_factors(theta: float, dim: int, factor: float, low: float, high: float, context: int) -> np.ndarray:

@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from oracles.llama import Llama
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
+from quantmill.formats.hf.files.safetensors import StoredTensor, read_safetensors
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.safetensors import StoredTensor, read_safetensors
 from quantmill.formats.hf.save import _cast, write_hf
 from quantmill.formats.ir import Model
 from quantmill.formats.qtypes import F16, F32

@@ -17,7 +17,9 @@ from oracles.proofs import Proof, all_proofs, run_proof, save_proof
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
-from quantmill.formats.hf.dimensions import (
+from quantmill.formats.hf.load import ORIGINAL, read_hf
+from quantmill.formats.hf.save import write_hf
+from quantmill.formats.hf.tables.dimensions import (
     EMBD,
     HEAD_DIM,
     HEADS,
@@ -33,10 +35,8 @@ from quantmill.formats.hf.dimensions import (
     LayerPattern,
     at_layer,
 )
-from quantmill.formats.hf.layer_rows import PerLayer
-from quantmill.formats.hf.load import ORIGINAL, read_hf
-from quantmill.formats.hf.rows import Computed, Constant, GreaterThan, Key, LayerFlags, Mapped, Rope
-from quantmill.formats.hf.save import write_hf
+from quantmill.formats.hf.tables.layer_rows import PerLayer
+from quantmill.formats.hf.tables.rows import Computed, Constant, GreaterThan, Key, LayerFlags, Mapped, Rope
 from quantmill.formats.ir import Model
 
 CONFIG = {

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from quantmill.formats.errors import FormatError
-from quantmill.formats.hf.safetensors import DTYPE_BITS, read_safetensors, write_safetensors
+from quantmill.formats.hf.files.safetensors import DTYPE_BITS, read_safetensors, write_safetensors
 
 
 def raw_file(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:

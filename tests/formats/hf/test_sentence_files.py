@@ -20,9 +20,9 @@ from oracles.proofs import all_proofs, run_proof, save_proof, tokens_of
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
+from quantmill.formats.hf.files.sentence_files import KEPT
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.save import write_hf
-from quantmill.formats.hf.sentence_files import KEPT
 from quantmill.formats.hf.shapes import read_shapes
 from quantmill.formats.ir import Model
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from quantmill.formats.errors import FormatError
-from quantmill.formats.hf.card import front_matter
 from quantmill.formats.hf.config import RECORDED
-from quantmill.formats.hf.dimensions import WRAPPER
-from quantmill.formats.hf.generation import read_generation
+from quantmill.formats.hf.files.card import front_matter
+from quantmill.formats.hf.files.generation import read_generation
 from quantmill.formats.hf.shapes import read_shapes
+from quantmill.formats.hf.tables.dimensions import WRAPPER
 
 CARDS: dict[str, tuple[str, str]] = {
     "surrogate": ('name: "\\ud83d"', "name: half of a surrogate pair, which is not a character"),

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from quantmill.formats.errors import FormatError, SourceError
-from quantmill.formats.hf.torchfile import read_torch_file
-from quantmill.formats.hf.weights import read_bin
+from quantmill.formats.hf.files.torchfile import read_torch_file
+from quantmill.formats.hf.files.weights import read_bin
 
 base = torch.arange(600, dtype=torch.float32)
 STATES = {

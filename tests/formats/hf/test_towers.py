@@ -35,7 +35,7 @@ from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.mmproj import read_mmproj
 from quantmill.formats.hf.save import write_hf
-from quantmill.formats.hf.tower import Tower
+from quantmill.formats.hf.tables.tower import Tower
 from quantmill.formats.hf.towers import TOWERS
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import make_plan

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....formats.hf.hub_cache import checkpoint_id, checkpoint_name
+from ....formats.hf.files.hub_cache import checkpoint_id, checkpoint_name
 from ....formats.storage.durable import sha256_of_file
 from .card import Facts, File, model_card
 from .manifest import NAME, EvaluationFacts, ImatrixFacts, Manifest, TextFacts, versions, write_manifest
@@ -122,7 +122,7 @@ def _card_facts(
     plot: str | None,
 ) -> Facts:
     from ....formats.gguf.vocab import tokenizer_of
-    from ....formats.hf.card import front_matter
+    from ....formats.hf.files.card import front_matter
 
     context = model.hparam("context_length")
     card = front_matter(path / "README.md") if path.is_dir() else {}

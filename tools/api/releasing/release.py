@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....formats.errors import WeightError, visible
-from ....formats.hf.hub_cache import checkpoint_name
+from ....formats.hf.files.hub_cache import checkpoint_name
 from ....formats.progress import Progress, note, notes
 from ....formats.storage.endings import without_ending
 from ....formats.storage.interrupts import when_cut_off

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from quantmill.formats.hf.files.weights import read_weights
 from quantmill.formats.hf.packed import decode_packed
-from quantmill.formats.hf.packed_tensors import unpack_blocks
-from quantmill.formats.hf.weights import read_weights
+from quantmill.formats.hf.tables.packed_tensors import unpack_blocks
 from quantmill.formats.ir import Tensor
 
 

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from oracles import packed
 from quantmill.formats.errors import FormatError
+from quantmill.formats.hf.files.weights import read_weights
 from quantmill.formats.hf.packed import decode_packed
 from quantmill.formats.hf.packed.save import check_unquantized
-from quantmill.formats.hf.weights import read_weights
 from quantmill.formats.ir import Tensor
 
 Parts = dict[str, torch.Tensor]

@@ -16,7 +16,7 @@ from oracles.proofs import all_proofs, save_proof, tokens_of
 from quantmill.formats.errors import FormatError
 from quantmill.formats.floats import to_f32
 from quantmill.formats.hf.load import read_hf
-from quantmill.formats.hf.packed_tensors import unpack_blocks
+from quantmill.formats.hf.tables.packed_tensors import unpack_blocks
 from quantmill.formats.ir import Model
 from quantmill.quantize.execute import execute
 from quantmill.quantize.plan import make_plan

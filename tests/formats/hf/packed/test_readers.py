@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oracles import packed
-from quantmill.formats.hf.ops import Regroup, Split, Transpose
-from quantmill.formats.hf.packed_tensors import apply_op
+from quantmill.formats.hf.tables.ops import Regroup, Split, Transpose
+from quantmill.formats.hf.tables.packed_tensors import apply_op
 from quantmill.formats.ir import Tensor
 
 SHARED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -260,8 +260,8 @@ def test_columns_come_in_panels(decode: Any, floats: Any, monkeypatch: pytest.Mo
 def test_kept_panels_stay_within_their_limit(tmp_path: Any) -> None:
     from safetensors.numpy import save_file
 
+    from quantmill.formats.hf.files.safetensors import read_safetensors
     from quantmill.formats.hf.packed.stored import Matrix, Panels
-    from quantmill.formats.hf.safetensors import read_safetensors
 
     save_file({f"t{i}": np.full((64, 64), i, np.int32) for i in range(5)}, tmp_path / "x.safetensors")
     panels = Panels(limit=3 * 64 * 64 * 4)

@@ -1,0 +1,61 @@
+"""The Hugging Face cache, as ``huggingface_hub`` lays it out.
+
+``models--org--name`` holds ``snapshots/REVISION``, whose files are links to ``blobs/HASH``, and ``refs/main``, the
+revision's text. A checkpoint's folder is a snapshot, or a folder inside of one.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_PREFIX = "models--"
+_SNAPSHOT = re.compile(r"(?:.*[/\\])?models--([^/\\]+)[/\\]snapshots[/\\][^/\\]+[/\\]?")
+_MAX_REVISION = 100  # characters; a commit's hash has 40
+
+
+def id_of_snapshot(path: str) -> str | None:
+    """The id of the model whose snapshot a path is, by the path's text alone; None for any other path.
+
+    Example:
+        >>> from quantmill.formats.hf.files.hub_cache import id_of_snapshot
+        >>> id_of_snapshot("/home/me/.cache/huggingface/hub/models--org--Tiny-1B/snapshots/0123abcd")
+        'org/Tiny-1B'
+        >>> id_of_snapshot("models/Tiny-1B") is None
+        True
+    """
+    match = _SNAPSHOT.fullmatch(path)
+    return match[1].replace("--", "/", 1) if match else None
+
+
+def checkpoint_id(path: Path) -> str:
+    """The model's id where the path is a snapshot in the cache, whose own name is a hash; else the path's name.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from quantmill.formats.hf.files.hub_cache import checkpoint_id
+        >>> checkpoint_id(Path("hub/models--org--Tiny-1B/snapshots/0123abcd")), checkpoint_id(Path("models/Tiny-1B"))
+        ('org/Tiny-1B', 'Tiny-1B')
+    """
+    real = path.resolve()
+    return id_of_snapshot(str(real)) or real.name
+
+
+def checkpoint_name(path: Path) -> str:
+    """As ``checkpoint_id``, without the organization."""
+    return checkpoint_id(path).rpartition("/")[2]
+
+
+def is_blobs(folder: Path) -> bool:
+    """Whether a path is that of a cache's folder of blobs, which may itself be a link to another disk."""
+    return folder.name == "blobs" and (folder.parent / "snapshots").is_dir()
+
+
+def newest_snapshot(folder: Path) -> Path | None:
+    """The snapshot that ``refs/main`` of a model's folder in the cache names; None for other folders."""
+    try:
+        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()[:_MAX_REVISION]
+        snapshot = folder / "snapshots" / revision
+        return snapshot if revision and "/" not in revision and snapshot.is_dir() else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""What the tables of architectures and towers are made of: sizes, conditions, rows, rules, and operations."""

@@ -1,0 +1,97 @@
+"""Rows of hybrids: in llama.cpp, a layer without key/value heads is one without attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import FormatError
+from ...json_types import shown
+from .dimensions import KV_HEADS, LAYERS, Config, Dim
+from .rows import ATTENTION, Getter
+
+_STATE = ("linear_attention", "mamba")  # the second in configs of transformers 4
+_HEADS = "attention.head_count_kv"
+
+
+@dataclass(frozen=True)
+class MixerLayers:
+    """``layer_types`` of models whose layers are attention, a state or a feed-forward, and no two of them.
+
+    In llama.cpp, attention has key/value heads, a feed-forward has a width, and a state neither.
+
+    Args:
+        forward: the word for a feed-forward.
+        width: the config key with its width.
+    """
+
+    forward: str
+    width: str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that a layer may have."""
+        return *ATTENTION, *_STATE, self.forward
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        words, heads, width = config["layer_types"], KV_HEADS(config), Dim(self.width)(config)
+        yield _HEADS, [heads if word in ATTENTION else 0 for word in words]
+        yield "feed_forward_length", [width if word == self.forward else 0 for word in words]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        heads, widths = get(_HEADS, each=True), get("feed_forward_length", each=True)
+        if not isinstance(heads, list) or not isinstance(widths, list):
+            return {}
+        kinds = zip(heads, widths, strict=False)
+        words = [ATTENTION[0] if head else self.forward if width else _STATE[0] for head, width in kinds]
+        sizes = {"num_key_value_heads": max(heads, default=0), self.width: max(widths, default=0)}
+        return {"layer_types": words, **{key: size for key, size in sizes.items() if size}}
+
+
+@dataclass(frozen=True)
+class ListedAttention:
+    """A config key that lists the layers with attention, counted from 0."""
+
+    hf: str
+    gguf: str = _HEADS
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        listed, n_layers = config.get(self.hf) or (), LAYERS(config)
+        if not {*listed} <= {*range(n_layers)}:
+            raise FormatError(f"not all of its layers are in 0 to {n_layers - 1}: {shown(listed)}", where=self.hf)
+        heads = KV_HEADS(config)
+        yield self.gguf, [heads if layer in listed else 0 for layer in range(n_layers)]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        heads = get(self.gguf, each=True)
+        if not isinstance(heads, list):
+            return {}
+        listed = [layer for layer, number in enumerate(heads) if number]
+        return {self.hf: listed, **_number(heads)}
+
+
+@dataclass(frozen=True)
+class PeriodicAttention:
+    """Two config keys that say which layers have attention: one in so many, and the first of them."""
+
+    period: str
+    offset: str
+    gguf: str = _HEADS
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        period, offset, heads = Dim(self.period)(config), Dim(self.offset)(config), KV_HEADS(config)
+        yield self.gguf, [heads if layer % period == offset else 0 for layer in range(LAYERS(config))]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        heads = get(self.gguf, each=True)
+        if not isinstance(heads, list):
+            return {}
+        first, *others = [layer for layer, number in enumerate(heads) if number] or [len(heads)]
+        period = others[0] - first if others else max(len(heads), first + 1)
+        return {self.period: period, self.offset: first, **_number(heads)}
+
+
+def _number(heads: list[int]) -> dict[str, Any]:
+    most = max(heads, default=0)
+    return {"num_key_value_heads": most} if most else {}
