@@ -279,7 +279,7 @@ def derive_config(
         config = with_further(config, arch, further)
     roles = {(tensor.role, tensor.name.rpartition(".")[2]) for tensor in tensors}
     for rule in arch.rules:
-        if isinstance(rule.bias, str):
+        if isinstance(rule.bias, str) and rule.roles[0] is not Role.OTHER:  # a tower's: ``tower_sizes.py``
             found = (rule.roles[0], "bias") in roles
             if found or rule.bias in cls.defaults:
                 config[rule.bias] = found or bool(config.get(rule.bias))

@@ -60,7 +60,7 @@ from .tables.rows import (
     Times,
 )
 from .tables.rules import Further, Rule
-from .tables.tower_rows import EvenlySpaced, Inverted, LayersListed, Same, Square, Values
+from .tables.tower_rows import Activation, EvenlySpaced, Inverted, LayersListed, Same, Square, TokensPerImage, Values
 
 if TYPE_CHECKING:
     from .tables.rules import Arch
@@ -190,6 +190,10 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.hf, NUMBERS
     elif isinstance(noun, Inverted):
         yield noun.hf, NUMBER
+    elif isinstance(noun, Activation):
+        yield noun.hf, TEXT
+    elif isinstance(noun, TokensPerImage):
+        yield noun.hf, WHOLE
     elif isinstance(noun, Square):
         yield noun.hf, either(WHOLE, WHOLES)
     elif isinstance(noun, InLayersOf):

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import located
 from ..gguf.keys import typed
 from ..ir import Model, Tensor, Value
-from .config import complete_config, config_residue, derive_config
+from .config import complete_config, config_residue
 from .config_types import types_of
 from .files import processor
 from .files.card import general
@@ -26,6 +26,7 @@ from .tables.rows import metadata_key
 from .tables.tower import OUTER, PARTS, PROCESSOR, TEXT, TOKENS, Tower
 from .tables.tower_rows import Values
 from .tower_classes import THINKER, object_at, read_outer, towers_of
+from .tower_sizes import derive_tower
 
 PRIVATE = "quantmill.hf."
 CLASS, TYPE, REST, FILE = PRIVATE + "class", PRIVATE + "model_type", PRIVATE + "outer", PRIVATE + "file."
@@ -140,7 +141,7 @@ def _read_tower(
     metadata[tower.projector_key] = typed(tower.projector_key, tower.projector)
     common = Counter(kept.dtypes.values()).most_common(1)[0][0]
     others = [f"{dtype} {one}" for one, dtype in kept.dtypes.items() if dtype != common]
-    rest = config_residue(config, derive_config(tower, cls, metadata, tensors, path), cls)
+    rest = config_residue(config, derive_tower(tower, cls, metadata, tensors, path), cls)
     at = f"{PRIVATE}{tower.modality}."
     facts: dict[str, Any] = {at + "dtype": common, at + "config": json.dumps(rest, sort_keys=True)}
     if others:

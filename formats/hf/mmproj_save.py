@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,13 +12,14 @@ from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, name_lis
 from ..ir import Model, Tensor
 from ..json_text import json_bytes
 from ..qtypes import BY_NAME, QType
-from .config import config_for_class, derive_config, with_defaults, with_recorded
+from .config import config_for_class, with_defaults, with_recorded
 from .files.generation import read_private
 from .files.processor import FILES, OTHERS, nested
 from .mmproj import CLASS, FILE, PRIVATE, REST, TYPE
 from .tables.extras import TIED
 from .tables.rules import Slot
 from .tables.tower import OUTER, PARTS, PROCESSOR, TEXT, Tower
+from .tower_sizes import derive_tower
 from .towers import BY_CLASS, TOWERS
 
 _NAMES = ("clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type")
@@ -59,12 +60,19 @@ class RestoredTower:
         return name
 
 
-def restore_towers(model: Model) -> tuple[str, tuple[RestoredTower, ...]]:
+def restore_towers(
+    model: Model, fitting: Container[str] = (), *, whole: bool = True
+) -> tuple[str, tuple[RestoredTower, ...]]:
     """The model class of an mmproj file's checkpoint, and its towers.
+
+    Args:
+        model: the file's.
+        fitting: the classes that the text model may be of, for a file that names none.
+        whole: refuse a file that lacks tensors.
 
     Raises:
         UnknownArchitecture: it is no mmproj file, or its projector is unknown.
-        UnmatchedTensor: a tensor belongs to no rule.
+        UnmatchedTensor: a tensor is missing, or belongs to no rule.
     """
     found = [value for key in _NAMES if isinstance(value := model.get(key), str)]
     if model.arch != "clip" or not found:
@@ -77,18 +85,34 @@ def restore_towers(model: Model) -> tuple[str, tuple[RestoredTower, ...]]:
         near = get_close_matches(found[0], every, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(every)}"
         raise UnknownArchitecture(f"unknown projector {found[0]!r}", path=model.path, where=_NAMES[0], hint=hint)
-    cls = str(name) if known else next(iter(towers[0].classes))
+    having = dict.fromkeys(cls for tower in towers for cls in tower.classes)
+    classes = [str(name)] if known else sorted(having, key=lambda cls: cls not in fitting)
+    problems = []
+    for cls in classes:
+        try:
+            return cls, _restore_all([tower for tower in towers if cls in tower.classes], cls, model, whole=whole)
+        except FormatError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _restore_all(towers: Sequence[Tower], cls: str, model: Model, *, whole: bool) -> tuple[RestoredTower, ...]:
+    """The towers of a class. Raises ``UnmatchedTensor`` if the file's tensors are not theirs."""
     given = {tensor.name: tensor for tensor in model.tensors}
-    restored = [_restore(tower, cls, model, given) for tower in towers if cls in tower.classes]
-    if given:
-        raise UnmatchedTensor(f"no rule of {found[0]} matches {name_list(list(given))}", path=model.path)
-    return cls, tuple(restored)
+    restored = tuple(_restore(tower, cls, model, given) for tower in towers)
+    slots = [slot for one in restored for slot in one.slots if slot.required]
+    have = {tensor.name for one in restored for tensor in one.model}
+    missing = [name for slot in slots for name in slot.targets if name not in have] if whole else []
+    for problem, names in ((f"no rule of {towers[0].projector} matches", list(given)), ("missing", missing)):
+        if names:
+            raise UnmatchedTensor(f"{problem} {name_list(names)}", path=model.path)
+    return restored
 
 
 def missing_tensors(model: Model) -> tuple[str, ...]:
     """The tensors that an mmproj file lacks by its projector's rules; none of a file that the rules do not know."""
     try:
-        towers = restore_towers(model)[1]
+        towers = restore_towers(model, whole=False)[1]
     except FormatError:
         return ()
     names = {tensor.name for tensor in model.tensors}
@@ -100,7 +124,7 @@ def _restore(tower: Tower, name: str, model: Model, given: dict[str, Tensor]) ->
     """One tower; its tensors leave ``given``."""
     cls = replace(tower.classes[name], parts=PARTS)
     at = f"{PRIVATE}{tower.modality}."
-    derived = derive_config(tower, cls, model.metadata, model.tensors, model.path)
+    derived = derive_tower(tower, cls, model.metadata, model.tensors, model.path)
     recorded = read_private(model.metadata.get(at + "config"))
     config = with_defaults(with_recorded(derived, recorded, tower, cls, model.path), tower, cls)
     every = list(tower.slots(config))
@@ -113,7 +137,8 @@ def _restore(tower: Tower, name: str, model: Model, given: dict[str, Tensor]) ->
     written = config_for_class({**derived, **recorded}, recorded, tower, cls)
     around = {part: written.pop(part, {}) for part in PARTS}
     dtype = model.get(at + "dtype")
-    roots = model.metadata[at + "roots"].texts if at + "roots" in model.metadata else ()
+    known = model.get(CLASS) == name
+    roots = model.metadata[at + "roots"].texts if at + "roots" in model.metadata else () if known else tower.written
     lines = model.metadata[at + "dtypes"].texts if at + "dtypes" in model.metadata else ()
     others = {one: BY_NAME[kind] for kind, _, one in (line.partition(" ") for line in lines) if kind in BY_NAME}
     return RestoredTower(

@@ -30,7 +30,7 @@ from .files.safetensors import chunks, write_safetensors
 from .files.sentence_files import dense_folders, restore_files, without_dense
 from .key_tensors import from_keys
 from .load import BARE, ORIGINAL
-from .mmproj_save import processor_files, restore_towers, text_name, whole_config
+from .mmproj_save import RestoredTower, processor_files, restore_towers, text_name, whole_config
 from .settle import same_weights
 from .tables import rope
 from .tables.dimensions import ALWAYS, FURTHER, HEAD_DIM
@@ -82,7 +82,9 @@ def write_hf(
         ...     {tensor.qtype.name for tensor in read_hf(Path(folder, "tiny"))}
         {'BF16'}
     """
-    arch, name = arch_of_model(model)
+    fitting = {one for known in ARCHS if known.gguf == model.arch for one in known.classes}
+    around = None if towers is None else restore_towers(towers, fitting)
+    arch, name = arch_of_model(model, around[0] if around else "")
     if arch.one_way:
         raise FormatError(f"makes no checkpoint: {arch.one_way}", path=model.path, hint="keep the original")
     complete, config = restore_config(arch, name, model)
@@ -102,8 +104,8 @@ def write_hf(
     # transformers 4 knows torch_dtype only, transformers 5 reads it too.
     config["torch_dtype"] = TORCH_NAMES[common.name]
     files: dict[str, bytes] = {}
-    if towers is not None:
-        config, tensors, files = _with_towers(towers, model, config, tensors, common, exactly=dtype == "auto")
+    if towers is not None and around is not None:
+        config, tensors, files = _with_towers(towers, around, model, config, tensors, common, exactly=dtype == "auto")
     sentence = restore_files(model, arch)
     tensors, beside = without_dense(tensors, dense_folders(sentence))
     vocabulary = _tokenizer_files(model)  # the last that may be refused, and before the folder is made
@@ -136,10 +138,17 @@ def write_hf(
 
 
 def _with_towers(
-    mmproj: Model, model: Model, config: dict[str, Any], tensors: list[Tensor], common: QType, *, exactly: bool
+    mmproj: Model,
+    around: tuple[str, tuple[RestoredTower, ...]],
+    model: Model,
+    config: dict[str, Any],
+    tensors: list[Tensor],
+    common: QType,
+    *,
+    exactly: bool,
 ) -> tuple[dict[str, Any], list[Tensor], dict[str, bytes]]:
     """config.json and the tensors of a text model with its towers, and the files of their processor."""
-    name, towers = restore_towers(mmproj)
+    name, towers = around
     whole = whole_config(mmproj, name, towers, config, Path(model.path))
     plain = TEXT not in config  # a class around the text model has its own names
     out = [replace(one, name=text_name(one.name, towers[0].tower)) if plain else one for one in tensors]
@@ -181,8 +190,11 @@ def _tokenizer_files(model: Model) -> dict[str, bytes]:
         return tokenizer_files(tokenizer)
 
 
-def arch_of_model(model: Model) -> tuple[Arch, str]:
+def arch_of_model(model: Model, beside: str = "") -> tuple[Arch, str]:
     """The architecture whose rules fit the model's tensors, and the class of its checkpoint, a key of ``Arch.classes``.
+
+    Args:
+        beside: the class around the model and its towers, if these are known.
 
     Raises:
         UnknownArchitecture: there is none of that name.
@@ -198,6 +210,9 @@ def arch_of_model(model: Model) -> tuple[Arch, str]:
     for arch in archs:
         if isinstance(name, str) and name in arch.classes:
             return arch, name
+    for arch in archs:
+        if (around := arch.classes.get(beside)) is not None:
+            return arch, around.text_of or beside
     unknown = [_unlike(arch, model) for arch in archs]
     arch = archs[unknown.index(min(unknown))]
     classifies = any(tensor.role is Role.CLS_OUT for tensor in model)

@@ -25,6 +25,7 @@ class Tower(Arch):
         at: the place of its object in config.json, with dots.
         also: what published objects say for the ``model_type`` that transformers writes.
         owns: patterns of the names of all its tensors in checkpoints: ``*`` stands for anything.
+        written: the beginnings, of ``roots``, of a checkpoint that is made of files of other programs.
         processor: the object of processor_config.json that speaks of its inputs.
         tokens: tokens of which the rules read the ids, by the part behind the dot (``tokens.img_break``).
         text: beginnings of the text model's names, and those that they have beside this tower.
@@ -37,6 +38,7 @@ class Tower(Arch):
     at: str = "vision_config"
     also: tuple[str, ...] = ()
     owns: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
     processor: str = "image_processor"
     tokens: Mapping[str, str] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=lambda: {"model.": "model.language_model."})

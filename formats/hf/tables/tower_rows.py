@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,17 +77,24 @@ class EvenlySpaced:
 
 @dataclass(frozen=True)
 class Square:
-    """A config key that is a size, or a list of the same size for height and width."""
+    """A config key that is a size, or a list of the same size for height and width.
+
+    Args:
+        hf: the config key.
+        gguf: the hyper-parameter's key.
+        listed: it is read back as a list.
+    """
 
     hf: str
     gguf: str
+    listed: bool = False
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         yield self.gguf, side(config, self.hf)
 
     def to_hf(self, get: Getter) -> dict[str, Any]:
         value = get(self.gguf)
-        return {} if value is None else {self.hf: value}
+        return {} if value is None else {self.hf: [value, value] if self.listed else value}
 
 
 @dataclass(frozen=True)
@@ -149,3 +156,51 @@ class Same:
 
     def __call__(self, config: Config) -> int | None:
         return None if config.get(self.key) is None else Dim(self.key)(config)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A config key that names the activation: GGUF has a flag for each that llama.cpp computes.
+
+    Args:
+        hf: the config key.
+        flags: the names, and the flag of each.
+    """
+
+    hf: str
+    flags: Mapping[str, str]
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        word = config.get(self.hf)
+        if not isinstance(word, str) or word not in self.flags:
+            raise FormatError(f"is {shown(word)}; llama.cpp computes {', '.join(self.flags)}", where=self.hf)
+        yield self.flags[word], True
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        return next(({self.hf: word} for word, flag in self.flags.items() if get(flag)), {})
+
+
+@dataclass(frozen=True)
+class TokensPerImage:
+    """How many tokens an image becomes, written as how many patches a token has on each side.
+
+    Args:
+        hf: the config key.
+        gguf: the hyper-parameter's key.
+        side: patches on a side of an image.
+        usual: the number that llama.cpp takes for granted, which is not written.
+    """
+
+    hf: str
+    gguf: str
+    side: Dim
+    usual: int
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        patches = (self.side // Dim(self.hf).root)(config)
+        if patches != self.usual:
+            yield self.gguf, patches
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        size, patch, patches = (get(key) for key in ("vision.image_size", "vision.patch_size", self.gguf))
+        return {self.hf: (size // patch // (patches or self.usual)) ** 2} if size and patch else {}

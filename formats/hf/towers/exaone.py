@@ -37,7 +37,7 @@ EXAONE_4_5 = Tower(
             "exaone4_5_vision",
             _FIXED
             | {"num_hidden_layers": 32, "hidden_size": 3584, "intermediate_size": 3420, "num_attention_heads": 16}
-            | {"num_key_value_heads": 8, "patch_size": 14, "window_size": 112}
+            | {"num_key_value_heads": 8, "patch_size": 14, "window_size": 112, "out_hidden_size": 3584}
             | {"fullatt_block_indexes": [7, 15, 23, 31]},
             {"depth": "num_hidden_layers", "num_heads": "num_attention_heads"},
             wraps="exaone4_5",
@@ -75,7 +75,7 @@ EXAONE_4_5 = Tower(
         linear(_AT + "merger.mlp.2", "mm.2", TEXT_WIDTH, _MERGED),
     ),
     fixed=_FIXED,
-    implied=PIXEL_LIMITS,
+    implied={**PIXEL_LIMITS, "out_hidden_size": TEXT_WIDTH},
     needs={"rope_parameters": AXIAL},
     roots={"visual.": _AT},
     owns=("*visual.*",),

@@ -275,6 +275,7 @@ GEMMA4_UNIFIED_VISION = Tower(
     ),
     fixed={"pooling_kernel_size": 3, **_AS_THEY_ARE},
     needs={"output_proj_dims": Equal(Dim("output_proj_dims"), EMBD)},
+    implied={"output_proj_dims": EMBD},
     owns=("*embed_vision.*", "*vision_embedder.*"),
 )  # fmt: skip
 

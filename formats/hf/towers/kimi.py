@@ -38,6 +38,12 @@ _OF_PROJECTOR = f"{OUTER}.projection_hidden_size"
 KIMI_K25 = Tower(
     name="kimik25",
     classes={
+        "Kimi_K25ForConditionalGeneration": HFClass(
+            "kimi_k25_vision",
+            _COMMON
+            | {"hidden_act": "gelu_pytorch_tanh", _OF_PROJECTOR: 1152, f"{OUTER}.projection_layer_norm_eps": 1e-5},
+            wraps="kimi_k25",
+        ),
         # as it was published
         "KimiK25ForConditionalGeneration": HFClass(
             "",
@@ -49,12 +55,6 @@ KIMI_K25 = Tower(
             | {"vt_num_attention_heads": "num_attention_heads"},
             wraps="kimi_k25",
         ),
-        "Kimi_K25ForConditionalGeneration": HFClass(
-            "kimi_k25_vision",
-            _COMMON
-            | {"hidden_act": "gelu_pytorch_tanh", _OF_PROJECTOR: 1152, f"{OUTER}.projection_layer_norm_eps": 1e-5},
-            wraps="kimi_k25",
-        ),
     },
     config=(
         *HEADER,
@@ -64,7 +64,7 @@ KIMI_K25 = Tower(
         *COLOURS,
         GELU,
         Constant("vision.attention.layer_norm_epsilon", 1e-5),
-        Square("merge_kernel_size", "vision.projector.scale_factor"),
+        Square("merge_kernel_size", "vision.projector.scale_factor", listed=True),
         Computed("vision.image_min_pixels", Dim(8) * PATCH * PATCH),
         Computed("vision.image_max_pixels", Dim(f"{PROCESSOR}.in_patch_limit") * PATCH * PATCH),
     ),

@@ -15,6 +15,7 @@ from ..tables.rows import Constant, Key
 from ..tables.rules import HFClass, Rule
 from ..tables.tower import OUTER, TEXT, TOKENS, Tower
 from ..tables.tower_ops import TakeRow
+from ..tables.tower_rows import Activation
 from .shared import AXIAL, BLOCK, GELU, PATCH, SILU, TEXT_WIDTH, VISION_KEYS, linear, norm
 
 _AT, _PROJECTOR = "vision_tower.", "multi_modal_projector."
@@ -50,8 +51,7 @@ PIXTRAL = Tower(
     config=(
         *VISION_KEYS,
         Constant("vision.attention.layer_norm_epsilon", 1e-5),
-        Constant(SILU.gguf, True, when=Is("hidden_act", "silu")),
-        Constant(GELU.gguf, True, when=Is("hidden_act", "gelu")),
+        Activation("hidden_act", {"gelu": GELU.gguf, "silu": SILU.gguf}),
         Key(f"{OUTER}.spatial_merge_size", "vision.spatial_merge_size", optional=True),
     ),
     rules=(
@@ -87,7 +87,7 @@ PIXTRAL = Tower(
     ),
     # The projector's norm has the text model's epsilon in transformers, and the encoder's in llama.cpp.
     fixed={"num_channels": 3, f"{OUTER}.projector_hidden_act": "gelu", f"{OUTER}.vision_feature_layer": -1,
-           f"{TEXT}.rms_norm_eps": 1e-5, "hidden_act": ("gelu", "silu")},
+           f"{TEXT}.rms_norm_eps": 1e-5},
     needs={"rope_parameters": AXIAL, "head_dim": Equal(HEAD_DIM, EMBD // HEADS)},
     roots={
         "model.vision_tower.": _AT,
@@ -119,6 +119,7 @@ LIGHTON_OCR = replace(
     fixed={key: value for key, value in PIXTRAL.fixed.items() if not key.startswith(OUTER)}
     | {f"{TEXT}.rms_norm_eps": (1e-6, 1e-5)},
     roots={_ENCODER: _AT, _PROJECTION: _PROJECTOR},
+    written=(_ENCODER, _PROJECTION),
     text={"model.": "model.language_model."},
     tokens={},
     owns=("*vision_encoder.*", "*vision_projection.*", "*vision_tower.*", "*multi_modal_projector.*"),

@@ -6,7 +6,7 @@ frames: the convolution over both is two in GGUF, one for each frame.
 
 from __future__ import annotations
 
-from ..tables.dimensions import ALWAYS, EMBD, FF, CountOf, Dim
+from ..tables.dimensions import ALWAYS, EMBD, FF, CountOf, Dim, Implied
 from ..tables.ops import Split
 from ..tables.rows import Computed, Constant, Key
 from ..tables.rules import HFClass, Rule
@@ -32,6 +32,7 @@ _MERGER = (
 )
 _NAMES = {"depth": "num_hidden_layers", "num_heads": "num_attention_heads"}
 _ROOTS, _OWNS = {"visual.": _AT, "thinker.visual.": _AT}, ("*visual.*",)
+_IMPLIED: dict[str, Implied] = {"out_hidden_size": TEXT_WIDTH}  # where no config.json says so
 _NEEDS = {"rope_parameters": AXIAL}
 _FIXED = {"temporal_patch_size": 2, "in_channels": 3, "spatial_merge_size": 2}
 _COMMON = {"num_attention_heads": 16, "patch_size": 14, **_FIXED}
@@ -73,6 +74,7 @@ QWEN2_VL = Tower(
     ),
     fixed=_FIXED | {"hidden_act": "quick_gelu"},
     needs=_NEEDS,
+    implied=_IMPLIED,
     roots=_ROOTS,
     owns=_OWNS,
 )
@@ -113,6 +115,7 @@ QWEN25_VL = Tower(
     # llama.cpp attends within 112 pixels, whatever a config says.
     fixed=_FIXED | {"hidden_act": "silu", "window_size": 112},
     needs=_NEEDS,
+    implied=_IMPLIED,
     roots=_ROOTS,
     owns=_OWNS,
 )
@@ -177,7 +180,7 @@ QWEN3_VL = Tower(
     ),
     fixed={key: value for key, value in _FIXED.items() if key != "spatial_merge_size"}
     | {"hidden_act": "gelu_pytorch_tanh"},
-    implied={"deepstack_layers": CountOf("deepstack_visual_indexes", 0)},
+    implied=_IMPLIED | {"deepstack_layers": CountOf("deepstack_visual_indexes", 0)},
     needs=_NEEDS,
     roots=_ROOTS,
     owns=_OWNS,

@@ -6,12 +6,13 @@ llama.cpp.
 
 from __future__ import annotations
 
-from ..tables.dimensions import ALWAYS, EMBD, FF, Dim, Equal, Is
+from ..tables.dimensions import ALWAYS, EMBD, FF, Dim, Equal, Is, Share
 from ..tables.extras import LeftOut
 from ..tables.ops import RegroupColumns, Reshape
-from ..tables.rows import Computed, Constant, Key
+from ..tables.rows import Constant, Key
 from ..tables.rules import HFClass, Rule
 from ..tables.tower import OUTER, PROCESSOR, Tower
+from ..tables.tower_rows import TokensPerImage
 from ..tables.values import Add
 from .shared import (
     COLOURS,
@@ -42,8 +43,6 @@ def _head(at: str) -> LeftOut:
     return LeftOut(at + "head.*", "pooling head of the encoder")
 
 
-_SCALE = SIDE // Dim(f"{OUTER}.mm_tokens_per_image").root
-
 GEMMA3 = Tower(
     name="gemma3",
     classes={
@@ -55,8 +54,7 @@ GEMMA3 = Tower(
         *VISION_KEYS,
         EPS_KEY,
         GELU,
-        # llama.cpp takes 4 for granted.
-        Computed("vision.projector.scale_factor", _SCALE, when=~Equal(_SCALE, Dim(4))),
+        TokensPerImage(f"{OUTER}.mm_tokens_per_image", "vision.projector.scale_factor", SIDE, 4),
     ),
     rules=(
         # [vision, text] in both: llama.cpp's graph turns it
@@ -196,6 +194,7 @@ JANUS = Tower(
     ),
     fixed={"hidden_act": "gelu", "num_channels": 3, "attention_bias": True, "use_qk_norm": False, "depth": 2},
     needs={"projection_dim": Equal(Dim("projection_dim"), TEXT_WIDTH)},
+    implied={"projection_dim": TEXT_WIDTH, "mlp_ratio": Share("intermediate_size", EMBD)},
     roots={"aligner.": _ALIGNER, "vision_model.": "model.vision_model."},
     owns=("*vision_model.*", "model.aligner.*", "aligner.*"),
 )
