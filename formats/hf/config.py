@@ -288,7 +288,10 @@ def derive_config(
     config = {**dict(_optional_flags({role for role, _ in roles}, arch, cls)), **config}
     config |= _words_by_shape(arch, cls, config, shapes)
     if "rope_parameters" in config:
-        config["rope_parameters"] |= rope.longrope_from_factors(tensors, get("rope.scaling.original_context_length"))
+        found_longrope = rope.longrope_from_factors(tensors, get("rope.scaling.original_context_length"))
+        if found_longrope and (own := rope_row(arch)):
+            found_longrope |= own.longrope
+        config["rope_parameters"] |= found_longrope
         if "partial_rotary_factor" in cls.defaults:  # whose default is not 1
             config["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
     for hf, name in _TOKEN_IDS.items():
@@ -360,13 +363,13 @@ def config_for_class(config: Config, recorded: Config, arch: Arch, cls: HFClass)
     inferred = {key for key, size in sizes if config.get(key) == size(config)} - set(cls.defaults) - set(recorded)
     unsaid = {*inferred, *arch.layouts, CLASS_HEAD, *DENSE_SIZES}
     known = {key: value for key, value in config.items() if key not in unsaid}
-    known = _old_rope(known) if rope_row(arch) else known
+    known = _old_rope(known, cls) if rope_row(arch) else known
     if known.get("partial_rotary_factor", _MISSING) == cls.defaults.get("partial_rotary_factor"):
         del known["partial_rotary_factor"]
     return _nested({theirs.get(key, key): value for key, value in known.items()}, cls)
 
 
-def _old_rope(config: Config) -> dict[str, Any]:
+def _old_rope(config: Config, cls: HFClass) -> dict[str, Any]:
     """Rope as transformers 4 writes it, which 5 reads as well."""
     out = dict(config)
     parameters = dict(out.get("rope_parameters") or {})
@@ -378,9 +381,9 @@ def _old_rope(config: Config) -> dict[str, Any]:
     for key in ("rope_theta", "partial_rotary_factor"):
         if key in parameters:
             out[key] = parameters.pop(key)
-    original = parameters.get("original_max_position_embeddings")
-    if original is not None and original == out.get("original_max_position_embeddings"):
-        del parameters["original_max_position_embeddings"]  # Phi-3's stands beside
+    beside = "original_max_position_embeddings"
+    if beside in cls.defaults and parameters.get(beside, _MISSING) == out.get(beside):
+        del parameters[beside]  # Phi-3's
     if parameters != {"rope_type": "default"}:
         out["rope_scaling"] = parameters
     return out

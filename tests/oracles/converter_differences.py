@@ -28,6 +28,7 @@ MORE = (
             "mixtral",
             "arcee",
             "phi3",
+            "phimoe",
             "t5",
             "minicpm3",
             "paddleocr",

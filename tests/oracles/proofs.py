@@ -82,6 +82,7 @@ class Proof:
         towers: for a class around a text model, which ``config`` is then of: the configs of its towers, and what else
             stands in the outer config.
         further: a layer for further tokens beside the model's.
+        other_logits: llama.cpp computes another model, so that only its converter proves the file.
     """
 
     arch: str
@@ -105,6 +106,7 @@ class Proof:
     flash: bool = False
     towers: Mapping[str, Any] = field(default_factory=dict)
     further: Further | None = None
+    other_logits: bool = False
 
     @property
     def predicts(self) -> bool:

@@ -50,7 +50,7 @@ from .near_llama import ARCEE, SEED_OSS, SMOLLM3
 from .nemotron import NEMOTRON
 from .nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE
 from .olmo import OLMO, OLMO2, OLMO3, OLMOE
-from .phi import PHI2, PHI3
+from .phi import PHI2, PHI3, PHIMOE
 from .qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, QWEN3_NEXT
 from .qwen3_5 import QWEN35, QWEN35_MOE
 from .qwen4 import QWEN4EXP

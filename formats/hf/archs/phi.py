@@ -1,6 +1,8 @@
-"""Phi-1, 1.5 and 2 (phi); Phi-3, 3.5 and 4 (phi3).
+"""Phi-1, 1.5 and 2 (phi); Phi-3, 3.5 and 4 (phi3); Phi-3.5-MoE (phimoe).
 
-Sources: PhiConfig and Phi3Config of transformers 5.23; conversion/phi.py of llama.cpp.
+Sources: PhiConfig, Phi3Config and PhimoeConfig of transformers 5.23; conversion/phi.py of llama.cpp. Of PhiMoE
+llama.cpp computes another model: RMS norms for LayerNorms, the two experts with the highest scores for SparseMixer's,
+and another factor of the rope's sines and cosines.
 """
 
 from __future__ import annotations
@@ -11,7 +13,28 @@ from ...ir import Role
 from ..tables.dimensions import ALWAYS, EMBD, FF, KV, VOCAB, Q
 from ..tables.rows import Key, Rope
 from ..tables.rules import Arch, HFClass, Rule
-from .shared import ATTN_NORM, EMBEDDING, EPS_KEY, FFN_NORM, FINAL_NORM, HEAD, LAYER_PREFIX, SIZE_KEYS, attention
+from .shared import (
+    ATTN_NORM,
+    EMBEDDING,
+    EPS_KEY,
+    EXPERT_KEYS,
+    FFN_NORM,
+    FINAL_NORM,
+    HEAD,
+    LAYER_PREFIX,
+    SIZE_KEYS,
+    attention,
+    experts,
+)
+
+_PHIMOE = {
+    "vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 6400, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_act": "silu", "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None, "num_experts_per_tok": 2, "num_local_experts": 16,
+    "output_router_logits": False, "router_aux_loss_coef": 0.001, "router_jitter_noise": 0.01,
+    "input_jitter_noise": 0.0, "attention_bias": False, "lm_head_bias": False, "tie_word_embeddings": False,
+    "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 
 PHI2 = Arch(
     name="phi2",
@@ -76,3 +99,32 @@ PHI3 = Arch(
     ),
     fixed={"hidden_act": "silu"},
 )  # fmt: skip
+
+# The factors of the sines and cosines that all published models have.
+_MSCALES = dict.fromkeys(("short_mscale", "long_mscale"), 1.243163121016122)
+
+PHIMOE = Arch(
+    name="phimoe",
+    classes={
+        "PhimoeForCausalLM": HFClass("phimoe", _PHIMOE),
+        "PhiMoEForCausalLM": HFClass("phimoe", _PHIMOE),
+    },
+    config=(
+        *SIZE_KEYS,
+        EPS_KEY,
+        Rope(dimension=True, longrope=_MSCALES),
+        Key("sliding_window", "attention.sliding_window", optional=True, null=0),  # not used, as in Phi-3
+        *EXPERT_KEYS,
+    ),
+    rules=(
+        EMBEDDING,
+        replace(ATTN_NORM, bias=ALWAYS),
+        *attention(bias=ALWAYS, out_bias=ALWAYS),
+        replace(FFN_NORM, bias=ALWAYS),
+        *experts(at=LAYER_PREFIX + "block_sparse_moe.", names=("w1", "w3", "w2"), width=FF),
+        replace(FINAL_NORM, bias=ALWAYS),
+        Rule("lm_head", Role.OUTPUT, (VOCAB, EMBD), bias=ALWAYS),
+    ),
+    fixed={"hidden_act": "silu", "attention_bias": True, "lm_head_bias": True, "num_experts_per_tok": 2},
+    by_converter="llama.cpp computes RMS norms for LayerNorms, and the two best experts for SparseMixer's",
+)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -69,16 +70,23 @@ _YARN = {  # config key -> rope.scaling key
 }
 
 
-def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None, axes: int = 3) -> dict[str, Any]:
+def canonical(
+    config: Mapping[str, Any],
+    path: Path,
+    sliding: str | None = None,
+    axes: int = 3,
+    longrope: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Write the rope of any config.json in the form of transformers 5: a dict with ``rope_type`` and ``rope_theta``.
 
     Args:
         sliding: the old key for the base of layers with a sliding window; then the result holds two such dicts, named
             ``full_attention`` and ``sliding_attention``.
         axes: the number of ``mrope_section``'s entries.
+        longrope: entries that ``longrope`` has in all models.
 
     Raises:
-        FormatError: the rope type is unknown, or a number is missing.
+        FormatError: the rope type is unknown, a number is missing, or is not that of all models.
     """
     place = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     rope = take(config, place, OBJECT, path=path) or {}
@@ -86,6 +94,10 @@ def canonical(config: Mapping[str, Any], path: Path, sliding: str | None = None,
         found = complete(rope, config, path, place)
         if found.get("mrope_section") is not None:
             check(found["mrope_section"], _SECTIONS[axes], path=path, where=f"{place}.mrope_section")
+        for key, value in longrope.items() if found["rope_type"] == "longrope" else ():
+            if found.get(key) != value:
+                problem = f"is {shown(found.get(key))}; all models of this kind have {value}"
+                raise FormatError(problem, path=path, where=f"{place}.{key}")
         return found
     if INDEXED in rope:
         rope = {"full_attention": rope[INDEXED], **rope}

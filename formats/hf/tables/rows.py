@@ -415,6 +415,7 @@ class Rope:
         says_none: whether ``rope.scaling.type`` is ``none`` where nothing is scaled, instead of missing.
         parts: the rotated parts of layers without a window and with one, where llama.cpp takes them for granted.
         dimension_swa: whether to write ``rope.dimension_count_swa``, where layers with a window rotate another part.
+        longrope: entries that ``longrope`` has in all models, and GGUF does not hold.
     """
 
     dimension: bool = False
@@ -428,6 +429,7 @@ class Rope:
     says_none: bool = False
     dimension_swa: bool = False
     parts: tuple[float, float] | None = None
+    longrope: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def spent(self) -> tuple[str, ...]:
@@ -436,7 +438,7 @@ class Rope:
 
     def canonical(self, config: Config, path: Path) -> dict[str, Any]:
         """``rope_parameters`` in the form of transformers 5. Raises ``FormatError``."""
-        return rope.canonical(config, path, sliding=self.sliding, axes=self.axes)
+        return rope.canonical(config, path, sliding=self.sliding, axes=self.axes, longrope=self.longrope)
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         found = config["rope_parameters"]

@@ -139,7 +139,7 @@ def test_contradictions(names: list[str], kind: str | None, problem: str) -> Non
         ("InternLM2ForCausalLM", "internlm2", "InternLM3ForCausalLM"),
         ("GemmaXForCausalLM", None, "GemmaForCausalLM"),
         ("XLMRobertaXLModel", "xlm-roberta-xl", "XLMRobertaForSequenceClassification"),
-        ("PhimoeForCausalLM", "phimoe", "PhiForCausalLM"),
+        ("PhiliaForCausalLM", "philia", "PhiForCausalLM"),
         ("GraniteSpeechPlusForConditionalGeneration", "granite_speech_plus", "Granite"),
         ("FalconH2ForCausalLM", "falcon_h2", "FalconH1ForCausalLM"),
         ("MT5ForConditionalGeneration", "mt5", None),

@@ -14,6 +14,8 @@ from transformers import Phi3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from quantmill.formats.errors import FormatError
+from quantmill.formats.hf.archs import BY_CLASS
+from quantmill.formats.hf.config import complete_config
 from quantmill.formats.hf.tables import rope
 
 
@@ -146,3 +148,15 @@ def test_longrope_there_and_back(own: dict[str, float], old_context: int) -> Non
         "original_max_position_embeddings": old_context
     }
     assert rope.longrope_from_factors((), old_context) == {}
+
+
+def test_phimoe_s_factors_are_those_of_all_published_models(tmp_path: Path) -> None:
+    arch = BY_CLASS["PhiMoEForCausalLM"]
+    factors: dict[str, Any] = {f"{kind}_factor": [1.0, 2.0] for kind in ("short", "long")}
+    scaling = {"rope_type": "longrope", **factors, "long_mscale": 1.243163121016122, "short_mscale": 1.5}
+    config = {"hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2, "rope_scaling": scaling}
+    config |= {"attention_bias": True, "lm_head_bias": True}
+    with pytest.raises(FormatError, match=r"short_mscale: is 1\.5; all models of this kind have 1\.243163121016122"):
+        complete_config(config, arch, arch.classes["PhiMoEForCausalLM"], tmp_path / "config.json")
+    scaling["short_mscale"] = scaling["long_mscale"]
+    complete_config(config, arch, arch.classes["PhiMoEForCausalLM"], tmp_path / "config.json")
