@@ -11,6 +11,7 @@ import struct
 
 import numpy as np
 
+from ..byte_alphabet import BYTE_OF
 from ..errors import PlanError
 from ..gguf.wire import Cursor
 from ..ir import Tokenizer, TokenType, ValueType
@@ -102,8 +103,8 @@ def _token_bytes(tok: Tokenizer, text: str, kind: TokenType, score: float) -> by
     if kind is TokenType.BYTE and (match := _BYTE.fullmatch(text)):
         return bytes([int(match[1], 16)])
     if tok.model == "gpt2":
-        if kind is TokenType.NORMAL and all(char in _BYTE_OF for char in text):
-            return bytes(_BYTE_OF[char] for char in text)
+        if kind is TokenType.NORMAL and all(char in BYTE_OF for char in text):
+            return bytes(BYTE_OF[char] for char in text)
         return whole
     if kind is TokenType.UNKNOWN:
         return UNKNOWN
@@ -114,13 +115,3 @@ def _token_bytes(tok: Tokenizer, text: str, kind: TokenType, score: float) -> by
     if kind is TokenType.NORMAL:
         return text.replace("▁", " ").encode("utf-8", "surrogateescape")
     return whole
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The bytes of GPT-2's characters: printable Latin-1 stands for itself, the others begin at U+0100."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [value for value in range(256) if value not in plain]
-    return {chr(value): value for value in plain} | {chr(0x100 + i): value for i, value in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()

@@ -16,7 +16,7 @@ from .common.vocabulary import Vocabulary
 from .files.folder import TokenizerFolder, read_folder
 from .files.tokenizer_json import Model, UnigramModel, WordPieceModel
 from .flags import find_flags
-from .kinds import byte_level_bpe, gemma4_bpe, sentencepiece_bpe, unigram, wordpiece
+from .kinds import byte_level_bpe, gemma4_bpe, ranked_bpe, sentencepiece_bpe, unigram, wordpiece
 from .recorded import restore_pre, restore_types
 from .special_ids import find_special_ids
 from .splitting.pre_tokenizers import NAMES
@@ -51,8 +51,8 @@ def read_tokenizer(
     """Read the tokenizer in ``folder``; None where there is none.
 
     Args:
-        folder: with tokenizer.json, a SentencePiece model, vocab.json and merges.txt, or vocab.txt, and the files
-            beside them.
+        folder: with tokenizer.json, a SentencePiece model, tekken.json, tiktoken's ranks, vocab.json and merges.txt, or
+            vocab.txt, and the files beside them.
         vocab_size: rows of the embedding; a shorter vocabulary is padded with unused ``[PADn]``.
         model_ids: config.json, or its ``*_token_id`` entries: a number, a list, or None.
         pre: llama.cpp's pre-tokenizer name, instead of the one found by behaviour. For WordPiece and Unigram, where
@@ -80,7 +80,7 @@ def read_tokenizer(
         return None
     vocabulary, lines = reader.read(found, pre).within(vocab_size, drop=drop_extra_tokens)
     if say is not None:
-        for line in (*found.notes, *vocabulary.added.notes, *lines):
+        for line in (*found.notes, *vocabulary.added.notes, *vocabulary.notes, *lines):
             say(f"{folder}: {line}")
     return _complete(found, vocabulary, vocab_size, model_ids)
 
@@ -146,6 +146,12 @@ READERS = (
         unigram.read_json,
     ),
     Reader(
+        "tekken.json",
+        "without tokenizer.json it is Mistral's own; a tokenizer.model beside it is an older one",
+        lambda folder: folder.tokenizer_json is None and folder.has("tekken.json"),
+        ranked_bpe.read_tekken_json,
+    ),
+    Reader(
         "a SentencePiece model that is not Unigram",
         "it has the scores that the tokenizer.json made from it lacks",
         lambda folder: (
@@ -176,6 +182,12 @@ READERS = (
         "without tokenizer.json, transformers' class for it says how its pieces are numbered",
         lambda folder: folder.sentencepiece is not None,
         unigram.read_model,
+    ),
+    Reader(
+        "tiktoken's ranks",
+        "without tokenizer.json, the class that was published with them says how text is split",
+        lambda folder: folder.ranks_path is not None,
+        ranked_bpe.read_tiktoken,
     ),
     Reader(
         "vocab.json and merges.txt",

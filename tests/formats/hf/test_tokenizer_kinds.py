@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from oracles.small_tokenizers import train_bpe, train_raw_bpe, train_sentencepie
 from oracles.strings import adversarial
 from oracles.vocab_gguf import write_vocab_gguf
 from quantmill.formats.gguf.vocab import tokenizer_from_metadata, tokenizer_to_metadata
+from quantmill.formats.hf.tokenizer.kinds.byte_level_bpe import NFC_NOTE
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
 from quantmill.formats.hf.tokenizer.splitting.pre_tokenizers import BY_NAME
 from quantmill.formats.hf.tokenizer.write import write_tokenizer
@@ -27,8 +29,8 @@ ROBERTA_CONFIG = {
 }
 
 
-def _read(folder: Path, n: int) -> Tokenizer:
-    tok = read_tokenizer(folder, vocab_size=n, model_ids={})
+def _read(folder: Path, n: int, say: Callable[[str], object] | None = None) -> Tokenizer:
+    tok = read_tokenizer(folder, vocab_size=n, model_ids={}, say=say)
     assert tok is not None
     return tok
 
@@ -121,7 +123,9 @@ def test_modern_bert(tmp_path: Path) -> None:
     names = ("unk", "cls", "sep", "pad", "mask")
     config = {f"{name}_token": text for name, text in zip(names, special, strict=True)}
     folder = write_folder(tmp_path / "a", {"tokenizer.json": document, "tokenizer_config.json": config})
-    tok = _read(folder, 608)
+    said: list[str] = []
+    tok = _read(folder, 608, said.append)
+    assert said == [f"{folder}: tokenizer.json: {NFC_NOTE}"]
     assert tok.special == {"bos": 601, "eos": 602, "unk": 600, "sep": 602, "pad": 603, "mask": 604}
     adds = {"add_bos_token": True, "add_eos_token": True, "add_sep_token": False}
     assert tok.flags == {**adds, "mask_lstrip": True}

@@ -36,6 +36,7 @@ class Vocabulary:
         special: ids that the vocabulary file itself names, used where nothing else does.
         flags: as in ``Tokenizer.flags``.
         charsmap: the table of replacements of a Unigram tokenizer, or None.
+        notes: a line about each thing that llama.cpp does otherwise.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Vocabulary:
     special: Mapping[str, int] = field(default_factory=dict)
     flags: Mapping[str, bool] = field(default_factory=dict)
     charsmap: bytes | None = None
+    notes: tuple[str, ...] = ()
 
     def within(self, n_rows: int, *, drop: bool) -> tuple[Vocabulary, list[str]]:
         """Leave out tokens beyond the embedding's rows: those that are only named, and with ``drop`` all others.

@@ -12,6 +12,7 @@ from ....ir import TokenType
 from .added_tokens import TOKEN_KEYS, AddedToken, NamedTokens
 from .json_values import Fields, distinct_ids, optional, read_json, read_text, text, token_ids
 from .numbering import AddedTokens, TokenSources, merge_added_tokens
+from .ranks import RANKS_NAMES
 from .sentencepiece_model import NAMES, SentencePieceModel, read_sentencepiece_model
 from .tokenizer_config import TokenizerConfig, read_special_tokens_map, read_tokenizer_config
 from .tokenizer_json import BpeModel, Model, TokenizerJson, UnigramModel, WordPieceModel, read_tokenizer_json
@@ -144,6 +145,11 @@ class TokenizerFolder:
     def sentencepiece(self) -> SentencePieceModel | None:
         """The SentencePiece model; None where there is none, or the file of its name holds something else."""
         return None if self.sentencepiece_path is None else read_sentencepiece_model(self.sentencepiece_path)
+
+    @property
+    def ranks_path(self) -> Path | None:
+        """The file of tiktoken's ranks, by any of its names."""
+        return next((self.path / name for name in RANKS_NAMES if self.has(name)), None)
 
     @cached_property
     def vocab_json(self) -> dict[str, int]:

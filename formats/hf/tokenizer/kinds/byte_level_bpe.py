@@ -20,6 +20,8 @@ from ..files.tokenizer_json import BpeModel
 from ..splitting.detect import detect_pre
 from ..splitting.pre_tokenizers import BY_NAME, MASK_LSTRIP, NAMES
 
+NFC_NOTE = "text is normalized to NFC, but not by llama.cpp: there an accent that is a character of its own stays one"
+
 
 @dataclass(frozen=True)
 class _TokenizerClass:
@@ -63,7 +65,15 @@ def read_json(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
         if pre == "gpt-2" and any(token.text == "<mask>" and token.lstrip for token in added.by_id.values()):
             pre = MASK_LSTRIP[0]
     tokens = {number: (text, TokenType.NORMAL) for text, number in model.vocab.items()}
-    return Vocabulary("gpt2", pre, _with_added(tokens, added), added, merges=merges_to_gguf(model.merges))
+    normalizes = {"type": "NFC"} in document.normalizer_steps
+    return Vocabulary(
+        "gpt2",
+        pre,
+        with_added(tokens, added),
+        added,
+        merges=merges_to_gguf(model.merges),
+        notes=(f"tokenizer.json: {NFC_NOTE}",) if normalizes else (),
+    )
 
 
 def read_vocab_and_merges(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
@@ -90,7 +100,7 @@ def read_vocab_and_merges(folder: TokenizerFolder, pre: str | None) -> Vocabular
             pre = MASK_LSTRIP[0] if pre == known.pre else pre
             special = {name: vocab[text] for name, text in _ROBERTA_NAMES.items()}
             flags = dict.fromkeys(("add_bos_token", "add_eos_token", "add_sep_token", "mask_lstrip"), True)
-    tokens = _with_added(tokens, added)
+    tokens = with_added(tokens, added)
     return Vocabulary("gpt2", pre, tokens, added, merges=folder.merges_txt, special=special, flags=flags)
 
 
@@ -125,7 +135,8 @@ def to_document(tok: Tokenizer) -> Json:
     )
 
 
-def _with_added(tokens: Mapping[int, tuple[str, TokenType]], added: AddedTokens) -> dict[int, tuple[str, TokenType]]:
+def with_added(tokens: Mapping[int, tuple[str, TokenType]], added: AddedTokens) -> dict[int, tuple[str, TokenType]]:
+    """The vocabulary with added tokens in their places."""
     return {**tokens, **{number: (token.stored_text, token.type) for number, token in added.by_id.items()}}
 
 
