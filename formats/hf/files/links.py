@@ -18,7 +18,7 @@ from .hub_cache import is_blobs
 _MAX_LINKS = 40  # in a row, as Linux allows
 _NAMES = ("README.md", "merges.txt", "vocab.txt")
 _REMEDY = "if you trust it, copy the file into the folder, or convert it with --follow-links"
-_SUFFIXES = (".json", ".model", ".jinja")  # files that are read whole
+_SUFFIXES = (".json", ".model", ".tiktoken", ".jinja")  # files that are read whole
 
 
 def check_links(folder: Path, *, follow: bool = False) -> None:

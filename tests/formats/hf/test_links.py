@@ -147,6 +147,15 @@ def test_links_out_of_the_folder_are_refused(plain: Path, tmp_path: Path) -> Non
     assert read_hf(plain).arch == "llama"
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "tiktoken.model", "qwen.tiktoken", "tekken.json", "merges.txt"])
+def test_a_tokenizer_outside_is_refused(name: str, checkpoint: Make, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("gqa"), tmp_path / "plain")
+    (tmp_path / name).write_text("")
+    (folder / name).symlink_to(f"../{name}")
+    with pytest.raises(FormatError, match="outside the folder"):
+        read_hf(folder)
+
+
 def test_a_cache_inside_of_the_folder_is_no_way_out(plain: Path, tmp_path: Path) -> None:
     """What a stranger's archive can hold: a folder that looks like a cache, with blobs that are a link to anywhere."""
     outside = tmp_path / "outside"

@@ -24,7 +24,7 @@ from quantmill.formats.hf.tokenizer.write import write_tokenizer
 from quantmill.formats.ir import Tokenizer, TokenType
 
 N = 700  # ranks
-# As published: tokenization_kimi.py and tokenization_qwen.py.
+# As published: tokenization_kimi.py, tokenization_qwen.py and tokenization_hy.py.
 _MARKED = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -118,6 +118,18 @@ def test_kimi(ranks: dict[bytes, int], tmp_path: Path) -> None:
     _assert_same_ids(tok, _tiktoken(ranks, KIMI, special), strings, tmp_path)
 
 
+def test_special_tokens_of_the_class_beyond_the_embedding(ranks: dict[bytes, int], tmp_path: Path) -> None:
+    """They are made whether a model has rows for them or not; those that a file declares are needed."""
+    config = {"tokenizer_class": "TikTokenTokenizer", "added_tokens_decoder": {str(N + 9): {"content": "[EOS]"}}}
+    folder = write_folder(tmp_path, {"tiktoken.model": _lines(ranks), "tokenizer_config.json": config})
+    said: list[str] = []
+    assert _read(folder, N + 10, said.append).tokens[N + 8 :] == (f"<|reserved_token_{N + 8}|>", "[EOS]")
+    assert len(said) == 1
+    assert f"left out the special tokens '<|reserved_token_{N + 10}|>', " in said[0]
+    with pytest.raises(TokenizerError, match=rf"token {N + 9} \('\[EOS\]'\) is beyond the embedding's"):
+        _read(folder, N + 4)
+
+
 def test_qwen(ranks: dict[bytes, int], tmp_path: Path) -> None:
     files = {"qwen.tiktoken": _lines(ranks), "tokenizer_config.json": {"tokenizer_class": "QWenTokenizer"}}
     said: list[str] = []
@@ -132,6 +144,17 @@ def test_qwen(ranks: dict[bytes, int], tmp_path: Path) -> None:
     assert tok.tokens[N : N + 208] == tuple(special.values())
     strings = adversarial(2000, special=["<|im_end|>", "<|extra_204|>"], seed=62)
     strings = [unicodedata.normalize("NFC", text) for text in strings]
+    _assert_same_ids(tok, _tiktoken(ranks, QWEN, special), strings, tmp_path)
+
+
+def test_hunyuan(ranks: dict[bytes, int], tmp_path: Path) -> None:
+    files = {"hy.tiktoken": _lines(ranks), "tokenizer_config.json": {"tokenizer_class": "HYTokenizer"}}
+    tok = _read(write_folder(tmp_path / "a", files), N + 210)
+    assert (tok.pre, tok.special) == ("hunyuan", {"bos": N + 2, "eos": N + 3, "pad": N + 4})
+    special = dict(enumerate(("<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>"), N))
+    special |= {N + 5 + i: f"<|extra_{i}|>" for i in range(205)}
+    assert tok.tokens[N:] == tuple(special.values())
+    strings = [unicodedata.normalize("NFC", text) for text in adversarial(700, special=["<|bos|>"], seed=64)]
     _assert_same_ids(tok, _tiktoken(ranks, QWEN, special), strings, tmp_path)
 
 

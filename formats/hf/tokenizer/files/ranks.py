@@ -10,7 +10,7 @@ from pathlib import Path
 from ....errors import TokenizerError
 from .json_values import Fields, Unexpected, json_object, optional, read_bytes, read_json, text, token_id, tuple_of
 
-RANKS_NAMES = ("tiktoken.model", "qwen.tiktoken")
+RANKS_NAMES = ("tiktoken.model", "qwen.tiktoken", "hy.tiktoken")
 _MAX_TOKEN = 1 << 11  # bytes; the longest known are runs of some hundred spaces
 
 # What files of before 2025 leave out (mistral_common, Tekkenizer.DEPRECATED_SPECIAL_TOKENS).

@@ -40,6 +40,7 @@ class _TokenizerClass:
     named: Mapping[str, str] = field(default_factory=dict)
 
 
+_HY_NAMES = {"bos": "<|bos|>", "eos": "<|eos|>", "pad": "<|pad|>"}
 _CLASSES = {
     # tokenization_kimi.py
     "TikTokenTokenizer": _TokenizerClass("kimi-k2", ("<|reserved_token_{id}|>",) * 256),
@@ -48,6 +49,12 @@ _CLASSES = {
         "qwen2",
         ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205))),
         dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"),
+    ),
+    # tokenization_hy.py
+    "HYTokenizer": _TokenizerClass(
+        "hunyuan",
+        ("<|endoftext|>", "<|startoftext|>", *_HY_NAMES.values(), *(f"<|extra_{i}|>" for i in range(205))),
+        _HY_NAMES,
     ),
 }
 _TEKKEN_NAMES = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
@@ -85,7 +92,8 @@ def read_tiktoken(folder: TokenizerFolder, pre: str | None) -> Vocabulary:
     special |= {number: token.text for number, token in declared.items() if number in special}
     added = folder.added_tokens({**vocab, **{text: number for number, text in special.items()}}, ids_stand=True)
     own = {number: AddedToken(text, special=True) for number, text in special.items()}
-    added = replace(added, by_id={**own, **added.by_id})
+    undeclared = added.only_named | (own.keys() - declared.keys())
+    added = replace(added, by_id={**own, **added.by_id}, only_named=undeclared)
     merges, whole = _merges(ranks)
     notes = [f"{path.name}: {NFC_NOTE}"] if BY_NAME[pre].nfc else []
     if whole and not BY_NAME[pre].ignore_merges:
