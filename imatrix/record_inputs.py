@@ -28,12 +28,15 @@ class _LinearInputs(TorchFunctionMode):
         super().__init__()
         self.stacks, self.on_input, self.by_head = stacks, on_input, by_head
         self._latent: tuple[RecordedWeight, torch.Tensor] | None = None
+        self._query: torch.Tensor | None = None  # of attention that is spelled out as two products
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func in _MATMULS or (func in _INPUT_AT and (func is not torch.bmm or not kwargs)):
             self._see_product(func, args)
+        if func in _MATMULS and self._latent is not None:
+            self._see_spelled_out(*self._latent, *args[:2])
         if func is torch.nn.functional.scaled_dot_product_attention and self._latent is not None:
             self._see_heads(*self._latent, *args, **(kwargs or {}))
             self._latent = None
@@ -71,14 +74,39 @@ class _LinearInputs(TorchFunctionMode):
         **how: Any,
     ) -> None:
         """Pass on what llama.cpp multiplies with the two halves of the weight that ``latent`` is given to here."""
+        latents = _of_each_head(recorded, latent, query)
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, latents, **how)
+        self._give_halves(recorded, query, mixed)
+
+    def _see_spelled_out(
+        self, recorded: RecordedWeight, latent: torch.Tensor, x: torch.Tensor, y: torch.Tensor
+    ) -> None:
+        """The same where attention is a product of queries and keys, and then one of its weights and the values."""
+        assert recorded.heads is not None
+        n = recorded.heads[0]
+        if x.dim() != 4 or y.dim() != 4 or x.shape[:2] != y.shape[:2] or x.shape[1] != n:
+            return
+        if x.shape[0] * x.shape[2] != latent.numel() // latent.shape[-1]:
+            return  # an indexer's, which comes before
+        if self._query is None:
+            self._query = x
+            return
+        self._give_halves(recorded, self._query, x @ _of_each_head(recorded, latent, x))
+        self._latent = self._query = None
+
+    def _give_halves(self, recorded: RecordedWeight, query: torch.Tensor, mixed: torch.Tensor) -> None:
         assert recorded.heads is not None
         n, width = recorded.heads
         ours, theirs = (RecordedWeight((name,), n) for name in recorded.names)
-        latents = latent.reshape(query.shape[0], 1, -1, latent.shape[-1]).expand(-1, n, -1, -1)
-        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, latents, **how)
         for head in range(n):
             self.on_input(ours, head, query[:, head, :, :width])
             self.on_input(theirs, head, mixed[:, head])
+
+
+def _of_each_head(recorded: RecordedWeight, latent: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """The latent vectors as values that all heads share."""
+    assert recorded.heads is not None
+    return latent.reshape(query.shape[0], 1, -1, latent.shape[-1]).expand(-1, recorded.heads[0], -1, -1)
 
 
 @contextmanager

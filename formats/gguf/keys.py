@@ -122,7 +122,7 @@ _KEYS = {
         "attention.temperature_scale rope.freq_base rope.freq_base_swa rope.scaling.factor rope.scaling.alpha "
         "rope.scaling.attn_factor rope.scaling.yarn_log_multiplier rope.scaling.yarn_ext_factor "
         "rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow "
-        "attention.compress_rope_freq_base hyper_connection.epsilon kda.gate_lower_bound",
+        "attention.compress_rope_freq_base hyper_connection.epsilon hyper_connection.magnitude kda.gate_lower_bound",
         "BOOL": "use_parallel_residual expert_weights_norm swin_norm attention.causal rope.scaling.finetuned "
         "ssm.dt_b_c_rms hrm.prefix_lm kda.safe_gate attention.indexer.kpool_select_tail",
         "INT32[]": "rope.dimension_sections attention.compress_ratios ple.layers",

@@ -68,7 +68,7 @@ BYTE_LEVEL = {
     "mimo2": "qwen2", "granite_swa": "dbrx", "cohere2moe": "command-r", "apertus": "tekken", "step35": "deepseek-v3",
     "cohere2_vision": "command-r", "glm4moelite": "llama-bpe", "youtu": "youtu",
     "chatglm": "llama-bpe", "solar-open": "qwen2", "hy_v3": "qwen2", "minimax-m2": "gpt-4o", "dots1": "qwen2",
-    "dots3note": "qwen2",
+    "dots3note": "qwen2", "hy_v4": "qwen2",
     "kimi-linear": "kimi-k2", "deepseek4": "deepseek-v3", "jais2": "qwen2", "afmoe": "qwen2", "exaone-moe": "qwen2",
     "minimax-m3": "gpt-4o", "hrm_text": "qwen2", "muse-glimmer": "gpt-4o",
     "nemotron_h": "tekken", "nemotron_h_moe": "tekken", "bamba": "llama-bpe", "falcon-mamba": "falcon",

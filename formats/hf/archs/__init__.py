@@ -32,6 +32,7 @@ from .gptneox import GPTNEOX
 from .granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE, GRANITE_SWA
 from .hrm import HRM_TEXT
 from .hunyuan import HUNYUAN, HUNYUAN_MOE, HUNYUAN_VL, HY_V3
+from .hy4 import HY_V4
 from .jais import JAIS2
 from .jamba import JAMBA
 from .kimi import KIMI_LINEAR

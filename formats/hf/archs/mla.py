@@ -134,9 +134,9 @@ ATTENTION: tuple[Rule, ...] = (
 )
 
 
-def model_rules(*mlp: Rule, attention: tuple[Rule, ...] = ATTENTION) -> tuple[Rule, ...]:
-    """The rules of a whole model with this MLP, and this attention if it has more than MLA's."""
-    return (EMBEDDING, ATTN_NORM, *attention, FFN_NORM, *mlp, FINAL_NORM, HEAD)
+def model_rules(*mlp: Rule, attention: tuple[Rule, ...] = ATTENTION, head: Rule = HEAD) -> tuple[Rule, ...]:
+    """The rules of a whole model with this MLP, and this attention if it has more than MLA's, or another head."""
+    return (EMBEDDING, ATTN_NORM, *attention, FFN_NORM, *mlp, FINAL_NORM, head)
 
 
 def routed_rules(dense: Condition, *, corrected: bool = True) -> tuple[Rule, ...]:

@@ -116,7 +116,7 @@ class LayerPattern:
     other: str
     every: Dim | OrDefault
     first: bool = False
-    skip: OrDefault | None = None
+    skip: Dim | OrDefault | None = None
     last: bool = False
 
     def __call__(self, config: Config) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import GlmMoeDsaConfig, Mistral4Config
+from transformers import GlmMoeDsaConfig, HYV4Config, Mistral4Config
 
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.archs import BY_CLASS
@@ -50,6 +50,11 @@ def test_the_layers_that_have_an_indexer_are_those_of_transformers(given: dict[s
     given = given | ({} if pattern is None else {"index_topk_pattern": pattern})
     words = BY_CLASS["GlmMoeDsaForCausalLM"].implied["indexer_types"]({"num_hidden_layers": 8, **given})
     assert words == GlmMoeDsaConfig(num_hidden_layers=8, **given).indexer_types
+
+
+def test_hy4_s_indexers_are_those_of_transformers() -> None:
+    words = BY_CLASS["HYV4ForCausalLM"].implied["indexer_types"]({"num_hidden_layers": 11})
+    assert words == HYV4Config(num_hidden_layers=11).indexer_types
 
 
 _SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 32, "head_dim": 16}
@@ -134,6 +139,9 @@ _SCALED = {"rope_type": "linear", "factor": 2.0}
         ("GlmMoeDsaForCausalLM", {"index_topk_pattern": "FFSX"}),
         ("GlmMoeDsaForCausalLM", {"index_topk_pattern": 4}),
         ("HYV3ForCausalLM", {"route_norm": False}),
+        ("HYV4ForCausalLM", {"indexer_types": ["shared", "full", "full", "full"]}),
+        ("HYV4ForCausalLM", {"layer_types": ["full_attention"] * 4}),
+        ("HYV4ForCausalLM", {"swiglu_limit": 0}),
         ("HrmTextForCausalLM", {"num_layers_per_stack": 3}),  # neither the layers nor all runs of them
         ("HrmTextForCausalLM", {"num_key_value_heads": 2}),
         ("HrmTextForCausalLM", {"mlp_bias": True}),
