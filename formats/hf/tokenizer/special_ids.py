@@ -8,6 +8,8 @@ The rule for ``eos``, the token that generation stops at:
    it is such a one, then the well-known end-of-turn texts, then the order of the list). Without a chat template, a
    well-known end-of-turn text in a list of several stops.
 3. Otherwise the tokenizer's eos_token, then the first stop.
+4. Whatever these say, a token that tokenizer.json puts after every text is ``eos``, because llama.cpp adds no other one
+   there, and what was found is ``eot``: Qwen3-Embedding pools at such an <|endoftext|>, its eos_token being <|im_end|>.
 
 So Llama 3 Instruct, whose tokenizer says <|end_of_text|> (128001), whose list is [128001, 128009] and whose template
 writes <|eot_id|>, gets 128009. ``eot`` is the same end of turn: left to itself llama.cpp takes any of a dozen texts,
@@ -123,6 +125,9 @@ def _stops(
     if eot is None:
         unknown_to_llama_cpp = own is not None and own != eos and texts[own] not in _KNOWN_STOPS
         eot = own if unknown_to_llama_cpp else turn
+    last = None if folder.tokenizer_json is None else ids.get(folder.tokenizer_json.last_token or "")
+    if last is not None and last != eos:
+        eos, eot = last, eos
     return {name: number for name, number in (("eos", eos), ("eot", eot)) if number is not None}
 
 

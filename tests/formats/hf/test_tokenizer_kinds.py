@@ -140,6 +140,33 @@ def test_modern_bert(tmp_path: Path) -> None:
     assert before.encode("x", "y").ids == after.encode("x", "y").ids
 
 
+def test_a_token_after_every_text_that_is_not_the_eos_token(tmp_path: Path) -> None:
+    """Qwen3-Embedding's, at which embeddings are pooled."""
+    texts = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    document = with_added(train_bpe(BY_NAME["qwen2"].pre_tokenizer, vocab_size=600), texts)
+    end = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    a, b = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+    template = {
+        **{"type": "TemplateProcessing", "single": [a, end], "pair": [a, end, b, end]},
+        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [600], "tokens": ["<|endoftext|>"]}},
+    }
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    document["post_processor"] = {"type": "Sequence", "processors": [byte_level, template]}
+    config = {
+        **{"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None, "add_bos_token": False},
+        "chat_template": "<|im_start|>{{ messages }}<|im_end|>",
+    }
+    folder = write_folder(tmp_path / "a", {"tokenizer.json": document, "tokenizer_config.json": config})
+    tok = _read(folder, 603)
+    assert tok.special == {"eos": 600, "pad": 600, "eot": 602}
+    assert tok.flags == {"add_bos_token": False, "add_eos_token": True, "add_sep_token": False}
+    before, after = HfTokenizer.from_file(str(folder / "tokenizer.json")), _there_and_back(tok, tmp_path / "b")
+    strings = [unicodedata.normalize("NFC", text) for text in adversarial(700, special=texts, seed=55)]
+    assert _differing(strings, before, after) == []
+    assert _differing(strings, after, _llama_cpp(tok, tmp_path / "v.gguf", strings)) == []
+    assert before.encode("x").ids[-1] == 600
+
+
 def test_gemma4(tmp_path: Path) -> None:
     document = train_raw_bpe()
     bos = {"SpecialToken": {"id": "<bos>", "type_id": 0}}

@@ -163,6 +163,12 @@ class TokenizerJson:
                 return found.single[0].token
         return None
 
+    @property
+    def last_token(self) -> str | None:
+        """The text of the token that a TemplateProcessing puts after a text."""
+        templates = [found.single for found in self.post_processor or () if found.type == "TemplateProcessing"]
+        return templates[-1][-1].token if templates and templates[-1] and len(templates[-1]) > 1 else None
+
 
 def read_tokenizer_json(path: Path) -> TokenizerJson | None:
     """Read tokenizer.json; None where it is missing.
