@@ -129,8 +129,7 @@ class Role(Enum):
     HC_FFN_DOWN = "hc_ffn_down"
     HC_FFN_UP = "hc_ffn_up"
     HC_FFN_INJECT = "hc_ffn_inject"
-    # what hashes of n-grams look up
-    PLE_KEY = "ple_key"
+    PLE_KEY = "ple_key"  # and the next: what hashes of n-grams look up
     PLE_VALUE = "ple_value"
     PLE_NORM_KEY = "ple_norm_key"
     PLE_NORM_QUERY = "ple_norm_query"
@@ -162,7 +161,15 @@ class Role(Enum):
     FFN_LATENT_UP = "ffn_latent_up"
     FFN_ACT = "ffn.act"
     LAYER_OUT_NORM = "layer_output_norm"
-    # Gemma 4: each layer's own inputs
+    # Gemma 3n and 4: each layer's own inputs
+    ALTUP_CORRECT_COEF = "altup_correct_coef"
+    ALTUP_CORRECT_SCALE = "altup_correct_scale"
+    ALTUP_PREDICT_COEF = "altup_predict_coef"
+    ALTUP_ROUTER = "altup_router"
+    ALTUP_ROUTER_NORM = "altup_router_norm"
+    LAUREL_L = "laurel_l"
+    LAUREL_R = "laurel_r"
+    LAUREL_POST_NORM = "laurel_post_norm"
     PER_LAYER_INP_GATE = "inp_gate"
     PER_LAYER_PROJ = "proj"
     PER_LAYER_POST_NORM = "post_norm"

@@ -92,6 +92,9 @@ class Weights:
         if 0 < sum(tensor.role is Role.ATTN_REL_B for tensor in self.model.tensors) < self.n_layers:
             problem = f"the blocks of {self.arch.name} take what the first makes of distances: none runs alone"
             raise UnknownArchitecture(problem, path=self.model.path, hint="collect with llama.cpp's llama-imatrix")
+        if any(Role.ALTUP_PROJ in rule.roles for rule in self.arch.rules):
+            problem = f"the blocks of {self.arch.name} hand several predictions on, which a run block by block does not"
+            raise UnknownArchitecture(problem, path=self.model.path, hint="collect with llama.cpp's llama-imatrix")
         for rule in self.arch.rules:
             if rule.after is not None:
                 problem = f"the blocks of {self.arch.name} run several times, in turn: they cannot run one by one"

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..ir import Metadata, Value, ValueType
@@ -96,11 +98,17 @@ def _value_problems(key: str, value: Value) -> Iterator[tuple[str, bool]]:
         yield f"is {type_name(value.type, value.item)}; must be {type_name(*wanted)}", False
     if isinstance(value.data, float) and not np.isfinite(value.data):
         yield f"is {value.data}", False
-    if isinstance(value.data, np.ndarray) and value.data.dtype.kind == "f" and not np.isfinite(value.data).all():
-        place = int(np.flatnonzero(~np.isfinite(value.data))[0])
+    if isinstance(value.data, np.ndarray) and value.data.dtype.kind == "f" and not _are_numbers(key, value.data).all():
+        place = int(np.flatnonzero(~_are_numbers(key, value.data))[0])
         yield f"entry {place} is {value.data[place]}", True
     if (bad := next((i for i, text in enumerate(value.texts) if not _is_utf8(text)), None)) is not None:
         yield (f"entry {bad} is not UTF-8" if value.item else "is not UTF-8"), True
+
+
+def _are_numbers(key: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which floats of an array may stand there: of Gemma 3n's layers that leave out no activation, -inf, too."""
+    none_left_out = key.endswith(".activation_sparsity_scale") & (values == -np.inf)
+    return np.asarray(np.isfinite(values) | none_left_out)
 
 
 def takes(key: str, kind: ValueType, item: ValueType | None) -> bool:
@@ -160,7 +168,7 @@ def _is_of_kind(key: str, value: Value, wanted: KeyType) -> bool:
     if item is ValueType.BOOL or (array and found.dtype.kind == "b"):
         return found.dtype.kind == "b" or (array and found.dtype.kind in "iu")
     if item in (ValueType.FLOAT32, ValueType.FLOAT64):
-        return found.dtype.kind == "f" and bool(np.isfinite(found).all())
+        return found.dtype.kind == "f" and bool(_are_numbers(key, found).all())
     of_layers = array and item is ValueType.UINT32  # which llama.cpp reads with a sign, too
     limits = np.iinfo(NUMPY_TYPES[ValueType.INT32 if of_layers else item])
     return found.dtype.kind in "iu" and bool(((found >= limits.min) & (found <= limits.max)).all())

@@ -23,6 +23,7 @@ REFUSED = {
     "has an encoder and a decoder": ("t5",),
     "take what the first makes of distances": ("t5encoder",),
     "run several times, in turn": ("hrm_text",),
+    "hand several predictions on": ("gemma3n",),
 }
 # Tensors without an entry, and why.
 WITHOUT = {

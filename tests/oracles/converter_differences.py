@@ -23,6 +23,7 @@ MORE = (
             "gemma",
             "gemma2",
             "gemma3",
+            "gemma3n",
             "gemma-embedding",
             "llama",
             "mixtral",

@@ -284,6 +284,7 @@ def _gemma4() -> Mapping[str, Any]:
 _OTHERS: Mapping[str, Callable[[], Mapping[str, Any]]] = {  # what is not here has a tokenizer as Llama 2's
     "bert": _wordpiece, "distilbert": _wordpiece, "roberta": _fairseq, "roberta-byte level": _roberta,
     "gemma": _gemma, "gemma2": _gemma, "gemma3": _gemma, "gemma-embedding": _gemma, "gemma4": _gemma4,
+    "gemma3n": _gemma,
     "modern-bert": _modern_bert, "nomic-bert": _wordpiece, "t5": _unigram, "t5encoder": _unigram,
     "jina-bert-v3": _fairseq,
 }  # fmt: skip

@@ -21,6 +21,7 @@ from .exaone import EXAONE4, EXAONE_MOE
 from .falcon import FALCON
 from .falcon_h1 import FALCON_H1
 from .gemma import GEMMA, GEMMA2, GEMMA3, GEMMA_EMBEDDING
+from .gemma3n import GEMMA3N
 from .gemma4 import GEMMA4
 from .gemma_embedding2 import GEMMA_EMBEDDING2
 from .glm import GLM, GLM4, GLM4_MOE, SOLAR_OPEN

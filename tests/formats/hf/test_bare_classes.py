@@ -90,7 +90,7 @@ def test_hidden_states_and_the_way_back(proof: Proof, peer: Llama, tmp_path: Pat
             found, wanted = peer.logits(tokens_of(proof)), expected @ embedding.T
         else:
             found, wanted = peer.embeddings(tokens_of(proof)), expected
-        assert np.abs(found - wanted).max() < 2e-3 * np.ptp(wanted)
+        assert bool(np.abs(found - wanted).max() < 2e-3 * np.ptp(wanted)) is not proof.other_logits
     if reason := arch_of_model(source)[0].one_way:
         with pytest.raises(FormatError, match=f"makes no checkpoint: {reason}"):
             write_hf(read_gguf(tmp_path / "bare.gguf"), tmp_path / "back")

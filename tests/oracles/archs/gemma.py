@@ -70,4 +70,14 @@ PROOFS = (
         "unified",
         published={"architectures": ["Gemma4UnifiedForConditionalGeneration"], "moe_intermediate_size": None},
     ),
+    Proof(
+        "gemma3n",
+        "Gemma3nForCausalLM",
+        _HEADS
+        | {"head_dim": 64, "sliding_window": 24, "num_hidden_layers": 4, "num_kv_shared_layers": 0}
+        | {"hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 300}
+        | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]}
+        | {"activation_sparsity_pattern": [0.95, 0.0, 0.9, 0.0]},
+        other_logits=True,
+    ),
 )
