@@ -18,6 +18,7 @@ from ..tables.dimensions import (
     LAYERS,
     VOCAB,
     Dim,
+    Is,
     LayerPattern,
     Q,
 )
@@ -131,6 +132,7 @@ GEMMA3N = Arch(
         "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "altup_num_inputs": 4,
         "altup_correct_scale": True, "laurel_rank": 64,
     },
+    needs={"activation_sparsity_pattern": Is("activation_sparsity_pattern")},
     implied={"layer_types": LayerPattern("sliding_attention", "full_attention", Dim(5))},
     roots=TEXT_ROOTS,
     extras=(TIED_HEAD, *VISION, LeftOut("*embed_vision.*", "vision tower"), LeftOut("*audio*", "audio tower")),
