@@ -43,22 +43,12 @@ from .tables.dimensions import (
     Number,
     OrDefault,
 )
-from .tables.hybrid_rows import ListedAttention, MixerLayers, PeriodicAttention
+from .tables.hybrid_rows import AttentionLayers, ListedAttention, MixerLayers, PeriodicAttention
 from .tables.layer_kinds import NoOther, Paired
 from .tables.layer_rows import InLayersOf, LayerNumbers, LayerThetas, Limits, PerLayer, Repeated, SizeOfLayer
 from .tables.layer_words import Letters, ListedLayers, WordsFrom
 from .tables.ngrams import CountedFromOne, TableLayer, TableRows
-from .tables.rows import (
-    AfterPadding,
-    Alternating,
-    AttentionLayers,
-    Key,
-    Labels,
-    LayerFlags,
-    LeadingDense,
-    Mapped,
-    Times,
-)
+from .tables.rows import AfterPadding, Alternating, Key, Labels, LayerFlags, LeadingDense, Mapped, Times
 from .tables.rules import Further, Rule
 from .tables.tower_rows import Activation, EvenlySpaced, Inverted, LayersListed, Same, Square, TokensPerImage, Values
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...formats.errors import FormatError
+from ...formats.storage.endings import ending
 from .options import ReadOptions, StrPath
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def check_checkpoint(path: StrPath, read: ReadOptions = _DEFAULT_READ) -> Checke
 
     given = Path(path)
     config = given / "config.json" if given.is_dir() else given
-    if not config.is_file() or config.suffix != ".json":
+    if not config.is_file() or ending(config) != ".json":
         raise FormatError("no config.json", path=given, hint="give a checkpoint's folder, or its config.json")
     weights = given.is_dir() and has_weights(given)
     said: list[str] = []

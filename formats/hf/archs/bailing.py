@@ -25,10 +25,11 @@ from ..tables.dimensions import (
     LeadingLayers,
     OrDefault,
 )
+from ..tables.hybrid_rows import AttentionLayers
 from ..tables.layer_kinds import NoOther, Unscaled
 from ..tables.layer_rows import Limits
 from ..tables.ops import Reshape
-from ..tables.rows import AttentionLayers, Computed, Constant, Key, LeadingDense, Rope
+from ..tables.rows import Computed, Constant, Key, LeadingDense, Rope
 from ..tables.rules import Arch, HFClass, Rule
 from ..tables.values import Multiply, NegExp
 from .kda import KDA_DIM, KDA_HEADS, LINEAR, kda_rules, only, renamed

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from ...ir import Role
 from ..tables.dimensions import EMBD, HEADS, MLP_TYPES, Dim, Equal, Is, LayerPattern, LeadingLayers, OrDefault
+from ..tables.hybrid_rows import AttentionLayers
 from ..tables.layer_kinds import NoOther
 from ..tables.layer_rows import Repeated
 from ..tables.layer_words import Lettered
-from ..tables.rows import AttentionLayers, Constant, Key, LayerFlags, LeadingDense
+from ..tables.rows import Constant, Key, LayerFlags, LeadingDense
 from ..tables.rules import LANGUAGE_MODEL, Arch, HFClass, Rule
 from ..tables.values import NegExp
 from .dsa import INDEXER_KEYS, indexer_rules

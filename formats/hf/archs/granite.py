@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from ...ir import Role
 from ..tables.dimensions import ALWAYS, EMBD, EXPERTS, FF, HEAD_DIM, HEADS, Condition, Dim, Equal, Is, LayerPattern
+from ..tables.hybrid_rows import AttentionLayers
 from ..tables.layer_kinds import HasWord
 from ..tables.layer_rows import LayerThetas
 from ..tables.ops import Split
-from ..tables.rows import AttentionLayers, Computed, Key, LayerFlags, Mapped
+from ..tables.rows import Computed, Key, LayerFlags, Mapped
 from ..tables.rules import Arch, HFClass, Rule
 from .mamba import NO_LIMIT, mamba2
 from .shared import (

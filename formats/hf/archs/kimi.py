@@ -8,9 +8,10 @@ those that transformers 5 saves it is called as the experts.
 from __future__ import annotations
 
 from ..tables.dimensions import EXPERT_FF, HEADS, MLP_TYPES, Dim, Equal, Follows, Is, LeadingLayers, OrDefault
+from ..tables.hybrid_rows import AttentionLayers
 from ..tables.layer_kinds import NoOther
 from ..tables.layer_words import ListedLayers
-from ..tables.rows import AttentionLayers, Computed, Constant, Key, LeadingDense
+from ..tables.rows import Computed, Constant, Key, LeadingDense
 from ..tables.rules import Arch, HFClass
 from ..tables.values import NegExp
 from .kda import KDA_HEADS, LINEAR, kda_rules, only

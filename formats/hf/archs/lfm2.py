@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from ...ir import Role
 from ..tables.dimensions import ALWAYS, EMBD, EXPERTS, FF, LAYER_INDEX, Condition, Dim, Is, OrDefault
+from ..tables.hybrid_rows import AttentionLayers
 from ..tables.ops import Reshape
-from ..tables.rows import AttentionLayers, Computed, Constant, Key, ReadBack, Rope
+from ..tables.rows import Computed, Constant, Key, ReadBack, Rope
 from ..tables.rules import Arch, HFClass, Rule
 from .shared import EMBEDDING, HEAD, LAYER_PREFIX, SIZE_KEYS, TEXT_ROOTS, VISION, around, attention, experts, qk_norm
 

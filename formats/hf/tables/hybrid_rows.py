@@ -9,10 +9,11 @@ from typing import Any
 from ...errors import FormatError
 from ...json_types import shown
 from .dimensions import KV_HEADS, LAYERS, Config, Dim
-from .rows import ATTENTION, Getter
+from .rows import Getter
 
 _STATE = ("linear_attention", "mamba")  # the second in configs of transformers 4
 _HEADS = "attention.head_count_kv"
+ATTENTION = ("full_attention", "attention")  # the second in configs of transformers 4
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,38 @@ class PeriodicAttention:
 def _number(heads: list[int]) -> dict[str, Any]:
     most = max(heads, default=0)
     return {"num_key_value_heads": most} if most else {}
+
+
+@dataclass(frozen=True)
+class AttentionLayers:
+    """``layer_types`` of hybrid models: in llama.cpp, a layer without key/value heads is one without attention.
+
+    Args:
+        other: the word for layers without attention.
+        heads: the key/value heads of the others, if that is not what ``num_key_value_heads`` says.
+        word: the word for the others.
+    """
+
+    other: str
+    gguf: str = "attention.head_count_kv"
+    heads: Dim = KV_HEADS
+    word: str = "full_attention"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that a layer may have."""
+        return *{*ATTENTION, self.word}, self.other
+
+    def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
+        if (words := config.get("layer_types")) is None:
+            raise FormatError("missing: which layers have attention", where="layer_types")
+        heads = self.heads(config)
+        # others have several names: mamba, linear_attention
+        yield self.gguf, [heads if word in (*ATTENTION, self.word) else 0 for word in words]
+
+    def to_hf(self, get: Getter) -> dict[str, Any]:
+        heads = get(self.gguf, each=True)
+        if not isinstance(heads, list):
+            return {}
+        found = {"num_key_value_heads": max(heads)} if self.heads is KV_HEADS else {}
+        return {**found, "layer_types": [self.word if number else self.other for number in heads]}

@@ -9,7 +9,8 @@ import pytest
 from quantmill.formats.hf.tables import rope
 from quantmill.formats.hf.tables.dimensions import Dim as S
 from quantmill.formats.hf.tables.dimensions import LayerPattern, OrDefault
-from quantmill.formats.hf.tables.rows import Alternating, AttentionLayers, Key, ReadBack, metadata_key
+from quantmill.formats.hf.tables.hybrid_rows import AttentionLayers
+from quantmill.formats.hf.tables.rows import Alternating, Key, ReadBack, metadata_key
 
 
 def test_layers_without_attention_have_no_heads() -> None:

@@ -72,14 +72,10 @@ def test_windows_that_llama_cpp_has_elsewhere_are_refused(name: str) -> None:
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _YARN, _ALIKE = {"rope_type": "yarn", "factor": 4.0}, {"mscale": 0.7, "mscale_all_dim": 0.7}
-_ALSO = {
-    "AfmoeForCausalLM": {"mup_enabled": True},
-    "Dots3NoteForCausalLM": {"layer_types": ["indexed_attention", *[_SLIDING] * 3]},
-    "MiMoV2FlashForCausalLM": {"num_key_value_heads": 2},
-}
 _MIXED = [_FULL, _SLIDING, _SLIDING, _FULL]
 _ALSO = {
     "AfmoeForCausalLM": {"mup_enabled": True},
+    "Dots3NoteForCausalLM": {"layer_types": ["indexed_attention", *[_SLIDING] * 3]},
     "MiMoV2FlashForCausalLM": {"num_key_value_heads": 2},
     "Step3p5ForCausalLM": {"layer_types": _MIXED, "partial_rotary_factors": [0.5, 1.0, 1.0, 0.5], "pad_token_id": 0},
 }
