@@ -102,7 +102,9 @@ class _FurtherLayer:
         self.runner, self.collector, self.layer, self.like, self.module = runner, collector, layer, like, module
         self.last_norm = last_norm
         self.targets = runner.weights.recorded_weights(layer, module)
-        self.eps = float(runner.weights.config["rms_norm_eps"])
+        config = runner.weights.config
+        self.rms = config.get("rms_norm_eps") is not None
+        self.eps = float(config["rms_norm_eps" if self.rms else "layer_norm_eps"])
         tensors = runner.weights.tensors
         self.embedding = tensors.get(tensor_name(Role.NEXTN_EMBED_TOKENS, layer), runner.weights.embedding)
 
@@ -127,7 +129,8 @@ class _FurtherLayer:
     def _norm(self, role: Role, x: torch.Tensor) -> torch.Tensor:
         name = tensor_name(role, self.layer)
         name = name if name in self.runner.weights.tensors else tensor_name(Role.OUTPUT_NORM)
-        return functional.rms_norm(x.float(), x.shape[-1:], self._weight(name).float(), self.eps).to(x)
+        norm = functional.rms_norm if self.rms else functional.layer_norm
+        return norm(x.float(), x.shape[-1:], weight=self._weight(name).float(), eps=self.eps).to(x)
 
     def _weight(self, name: str) -> torch.Tensor:
         skeleton = self.runner.skeleton
