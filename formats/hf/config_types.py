@@ -30,6 +30,7 @@ from ..json_types import (
     optional,
     shown,
 )
+from .tables.constants import Filled
 from .tables.dimensions import (
     CLASS_HEAD,
     KV_HEADS,
@@ -180,6 +181,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.hf, NUMBERS
     elif isinstance(noun, Inverted):
         yield noun.hf, NUMBER
+    elif isinstance(noun, Filled) and isinstance(noun.value, str):
+        yield noun.value, NUMBER
     elif isinstance(noun, Activation):
         yield noun.hf, TEXT
     elif isinstance(noun, TokensPerImage):

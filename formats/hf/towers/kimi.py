@@ -94,7 +94,7 @@ KIMI_K25 = Tower(
         "mm_hidden_size": ~Is("mm_hidden_size") | Equal(Dim("mm_hidden_size"), EMBD),
         _OF_PROJECTOR: ~Is(_OF_PROJECTOR) | Equal(Dim(_OF_PROJECTOR), EMBD),
     },
-    implied={"merge_side": Side("merge_kernel_size")},
+    implied={"merge_side": Side("merge_kernel_size"), _OF_PROJECTOR: EMBD},
     # two names that transformers saves otherwise than they were published
     roots={
         "vision_tower.encoder.patch_embed.proj.": _AT + "patch_embed.proj.",

@@ -36,6 +36,7 @@ NEWER = {
     "{arch}.attention.indexer.local_blocks",
     "{arch}.attention.indexer.types",
     "{arch}.attention.key_length_mla_swa",
+    "{arch}.hyper_connection.magnitude",
     "{arch}.attention.kv_lora_rank_swa",
     "{arch}.attention.output_group_count",
     "{arch}.attention.output_lora_rank",
