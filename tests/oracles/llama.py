@@ -12,7 +12,7 @@ import pickle
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,36 +20,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 
 class LlamaError(RuntimeError):
     """llama.cpp refused or died; the message ends with the last lines of its log."""
 
 
-class Llama:
-    """A GGUF model in llama.cpp. With ``vocab_only`` its weights are not read and only the tokenizer works.
+class Child:
+    """A process that answers for llama.cpp: what this module, or one like it, serves when it is run."""
 
-    ``flash``: with flash attention, which is off for the other models as it rounds.
-    """
-
-    def __init__(self, path: str | Path, vocab_only: bool = False, n_ctx: int = 512, flash: bool = False) -> None:
+    def __init__(self, script: str, **environment: str) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+            env={**os.environ, "GGML_NO_BACKTRACE": "1", **environment},
         )
-        try:
-            self.open(path, vocab_only, n_ctx, flash)
-        except LlamaError:
-            self.close()
-            raise
 
-    def open(self, path: str | Path, vocab_only: bool = False, n_ctx: int = 512, flash: bool = False) -> None:
-        """Another model, in place of the one before; the child stays unless llama.cpp aborts."""
-        self._ask("open", str(path), vocab_only, n_ctx, flash)
-
-    def __enter__(self) -> Llama:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,6 +49,37 @@ class Llama:
             assert pipe
             pipe.close()
         self._child.wait()
+
+    def _ask(self, verb: str, *args: Any) -> Any:
+        assert self._child.stdin
+        assert self._child.stdout
+        try:
+            _send(self._child.stdin, (verb, args))
+            ok, answer = _receive(self._child.stdout)
+        except (BrokenPipeError, EOFError):
+            raise LlamaError(f"llama.cpp died on {verb} (exit {self._child.wait()})") from None
+        if not ok:
+            raise LlamaError(answer)
+        return answer
+
+
+class Llama(Child):
+    """A GGUF model in llama.cpp. With ``vocab_only`` its weights are not read and only the tokenizer works.
+
+    ``flash``: with flash attention, which is off for the other models as it rounds.
+    """
+
+    def __init__(self, path: str | Path, vocab_only: bool = False, n_ctx: int = 512, flash: bool = False) -> None:
+        super().__init__(__file__)
+        try:
+            self.open(path, vocab_only, n_ctx, flash)
+        except LlamaError:
+            self.close()
+            raise
+
+    def open(self, path: str | Path, vocab_only: bool = False, n_ctx: int = 512, flash: bool = False) -> None:
+        """Another model, in place of the one before; the child stays unless llama.cpp aborts."""
+        self._ask("open", str(path), vocab_only, n_ctx, flash)
 
     @property
     def n_vocab(self) -> int:
@@ -123,18 +143,6 @@ class Llama:
         """The ``n`` most likely next tokens, one at a time; no stopping at an end token."""
         result: list[int] = self._ask("greedy", list(tokens), n)
         return result
-
-    def _ask(self, verb: str, *args: Any) -> Any:
-        assert self._child.stdin
-        assert self._child.stdout
-        try:
-            _send(self._child.stdin, (verb, args))
-            ok, answer = _receive(self._child.stdout)
-        except (BrokenPipeError, EOFError):
-            raise LlamaError(f"llama.cpp died on {verb} (exit {self._child.wait()})") from None
-        if not ok:
-            raise LlamaError(answer)
-        return answer
 
 
 def oracle_version() -> str:
@@ -412,10 +420,11 @@ class _Session:
         return np.stack([np.ctypeslib.as_array(row, (width,)) for row in found])
 
 
-def _serve() -> None:
+def serve(make: Callable[[], Any]) -> None:
+    """Answer what is asked, by the methods of a session."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever llama.cpp prints must not enter the answers
-    session = _Session()
+    session = make()
     while True:
         try:
             verb, args = _receive(sys.stdin.buffer)
@@ -429,4 +438,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    serve(_Session)

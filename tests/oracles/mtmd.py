@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,38 +21,21 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from oracles.llama import _LOG, LlamaError, _ContextParams, _ModelParams, _receive, _send
+from oracles.llama import _LOG, Child, LlamaError, _ContextParams, _ModelParams, serve
 
 
-class Mtmd:
+class Mtmd(Child):
     """Towers in llama.cpp, one after the other, beside a text model of which only the vocabulary is read, or all."""
 
     def __init__(self, vocabulary: str | Path, whole: bool = False) -> None:
-        self._child = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # Pixtral's graph makes zeros as memory that it has not written, times 0: NaN, where that holds one. glibc
-            # then hands out zeros.
-            env={**os.environ, "GGML_NO_BACKTRACE": "1", "MALLOC_PERTURB_": "255"},
-        )
+        # Pixtral's graph makes zeros as memory that it has not written, times 0: NaN, where that holds one. glibc then
+        # hands out zeros.
+        super().__init__(__file__, MALLOC_PERTURB_="255")
         try:
             self._ask("load", str(vocabulary), whole)
         except LlamaError:
             self.close()
             raise
-
-    def __enter__(self) -> Mtmd:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        for pipe in (self._child.stdin, self._child.stdout):
-            assert pipe
-            pipe.close()
-        self._child.wait()
 
     def open(self, mmproj: str | Path, image_min_tokens: int = -1) -> None:
         self._ask("open", str(mmproj), image_min_tokens)
@@ -79,18 +61,6 @@ class Mtmd:
         """The mel spectrograms that the last sound became: float32 [frames, bins] of each chunk."""
         found: list[NDArray[np.float32]] = self._ask("heard")
         return found
-
-    def _ask(self, verb: str, *args: Any) -> Any:
-        assert self._child.stdin
-        assert self._child.stdout
-        try:
-            _send(self._child.stdin, (verb, args))
-            ok, answer = _receive(self._child.stdout)
-        except (BrokenPipeError, EOFError):
-            raise LlamaError(f"llama.cpp died on {verb} (exit {self._child.wait()})") from None
-        if not ok:
-            raise LlamaError(answer)
-        return answer
 
 
 # --- the child
@@ -320,22 +290,5 @@ def _projection(path: Path) -> int:
     return int(fields[name].contents()) * (1 + (sum(deep.contents()) if deep else 0))
 
 
-def _serve() -> None:
-    reader, writer = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the library prints must not lie among the answers
-    session = _Session()
-    while True:
-        try:
-            verb, args = _receive(reader)
-        except EOFError:
-            break
-        try:
-            answer = (True, getattr(session, verb)(*args))
-        except Exception as error:
-            answer = (False, f"{type(error).__name__}: {error}")
-        _send(writer, answer)
-    os._exit(0)  # the library's destructors may abort
-
-
 if __name__ == "__main__":
-    _serve()
+    serve(_Session)
