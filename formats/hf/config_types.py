@@ -51,6 +51,7 @@ from .tables.layer_words import Letters, ListedLayers, WordsFrom
 from .tables.ngrams import CountedFromOne, TableLayer, TableRows
 from .tables.rows import AfterPadding, Alternating, Key, Labels, LayerFlags, LeadingDense, Mapped, Times
 from .tables.rules import Further, Rule
+from .tables.sparsity import SHARES, Sparsity
 from .tables.tower_rows import Activation, EvenlySpaced, Inverted, LayersListed, Same, Square, TokensPerImage, Values
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ def _reads(noun: Any) -> Iterator[tuple[str, JsonType | None]]:
         yield noun.hf, optional(WHOLES)
     elif isinstance(noun, Values):
         yield noun.hf, NUMBERS
+    elif isinstance(noun, Sparsity):
+        yield noun.hf, optional(SHARES)
     elif isinstance(noun, Inverted):
         yield noun.hf, NUMBER
     elif isinstance(noun, Filled) and isinstance(noun.value, str):

@@ -10,8 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from .dimensions import Config
+from ...errors import FormatError
+from ...json_types import NUMBER, JsonType, list_of
+from .dimensions import LAYERS, Config
 from .rows import Getter
+
+SHARES = list_of(
+    JsonType("a number from 0 to 1", lambda value: NUMBER.holds(value) and 0 <= value <= 1), "numbers from 0 to 1"
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class Sparsity:
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if (shares := config.get(self.hf)) is not None:
+            if len(shares) != LAYERS(config):
+                raise FormatError(f"{len(shares)} values for {LAYERS(config)} layers", where=self.hf)
             yield self.gguf, [quantile(share) for share in shares]
 
     def to_hf(self, get: Getter) -> dict[str, Any]:

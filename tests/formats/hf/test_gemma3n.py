@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
+from attacks.json_samples import archs
 from quantmill.formats.arrays import tensor_from_array
+from quantmill.formats.errors import FormatError
+from quantmill.formats.hf.shapes import read_shapes
 from quantmill.formats.hf.tables.dimensions import Dim
 from quantmill.formats.hf.tables.padding import PadRows
 from quantmill.formats.hf.tables.sparsity import quantile, share_of
@@ -28,3 +35,12 @@ def test_rows_of_zeros_there_and_back() -> None:
     (back,) = op.inverse.apply((padded,), {})
     assert back.shape == (3, 2)
     assert np.array_equal(back.rows(0, 3).view("<f4"), values)
+
+
+@pytest.mark.parametrize("wrong", [True, 0.5, [0.5], [0.5, 1.5], [0.5, "0"]], ids=str)
+def test_shares_that_are_no_list_for_the_layers_are_refused(wrong: object, tmp_path: Path) -> None:
+    sample = next(sample for sample in archs() if sample.name == "gemma3n")
+    config = {**sample.files["config.json"], "activation_sparsity_pattern": wrong}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FormatError, match=r"config.json: activation_sparsity_pattern: "):
+        read_shapes(tmp_path / "config.json")
