@@ -7,30 +7,24 @@ MXFP4); any other decodes to F32 as its rows are read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Container, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import FormatError
 from ...ir import Tensor
-from ...json_text import read_json
 from ...json_types import shown
 from ..files.safetensors import StoredTensor
 from ..files.weights import Stored
 from ..tables.packed_tensors import TransposedTensor, UnpackedTensor
-from . import awq, compressed, fp8, gptq, mxfp4
-from .described import check_types
+from . import fp8
+from .described import BESIDE, KEYS, Config, Say, find_config, method_of
 from .integer_grid import IntegerGrid
+from .methods import METHODS, Method, unknown
 from .stored import Module, Panels
 
-Config = Mapping[str, Any]
-Say = Callable[[str], object]
-BESIDE = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's and AutoAWQ's own files, beside config.json
-KEYS = ("quantization_config", "compression_config")
-_AWQ_NAMES = {"w_bit": "bits", "q_group_size": "group_size"}  # as quant_config.json has them
 _PACKED_ENDINGS = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", "_blocks")
 _PLAIN = ("F64", "F32", "F16", "BF16")
 # Methods whose float weights are quantized as the model runs: read as they are, they are another model.
@@ -88,7 +82,7 @@ def decode_packed(
         say(line)
     method = METHODS.get(str(config.get("quant_method")))
     if method is None:
-        raise _unknown(config, path)
+        raise unknown(config, path)
     method.check(config, path)
     found: dict[str, Stored] = {}
     outcome: Counter[str] = Counter()
@@ -109,85 +103,8 @@ def decode_packed(
     return found
 
 
-@dataclass(frozen=True)
-class Method:
-    """A quantization method, and how its layers are stored.
-
-    Args:
-        keys: names of parts; every packed layer has at least one of them.
-        parts: names of all parts of a layer's weight.
-        check: raises ``FormatError`` for a config that is not supported.
-        read: reads a layer as an integer grid, or as a tensor.
-        extras: names of parts that do not belong to the weight and are ignored.
-        joint: what stands between the module's name and the part's.
-    """
-
-    keys: tuple[str, ...]
-    parts: tuple[str, ...]
-    check: Callable[[Config, Path], None]
-    read: Callable[[Module, Config, Path], IntegerGrid | Tensor]
-    extras: tuple[str, ...] = ()
-    joint: str = "."
-
-
-def _check_fp8(config: Config, path: Path) -> None:
-    check_types(config, {"weight_block_size": fp8.BLOCK}, path)
-
-
-def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
-    weight = module.parts.get("weight")
-    if isinstance(weight, StoredTensor) and weight.dtype in ("I8", "U8"):  # DeepSeek V4's experts
-        return mxfp4.read_pairs(module, fp8.scale_of(module))
-    return fp8.read_layer(module, fp8.block_size(config.get("weight_block_size")))
-
-
 def _ignore(text: str) -> None:
     pass
-
-
-def _nothing_to_check(config: Config, path: Path) -> None:
-    pass
-
-
-def _read_mxfp4(module: Module, config: Config, path: Path) -> Tensor:
-    return mxfp4.read_layer(module)
-
-
-_FP8 = Method(
-    fp8.SCALES,
-    ("weight", *fp8.SCALES),
-    _check_fp8,
-    _read_fp8,
-    ("activation_scale", "input_scale", "input_scale_ub", "k_scale", "v_scale"),
-)
-METHODS: dict[str, Method] = {
-    "gptq": Method(("qweight",), gptq.PARTS, gptq.check_config, gptq.read_layer),
-    "awq": Method(("qweight",), awq.PARTS, awq.check_config, awq.read_layer),
-    "fp8": _FP8,
-    "fbgemm_fp8": _FP8,
-    "compressed-tensors": Method(
-        ("weight_packed", "weight_scale"),
-        compressed.PARTS,
-        compressed.check_config,
-        compressed.read_layer,
-        compressed.EXTRAS,
-    ),
-    "mxfp4": Method(
-        ("blocks",),
-        ("blocks", "scales"),
-        _nothing_to_check,
-        _read_mxfp4,
-        joint="_",
-    ),
-}
-
-
-def method_of(config: Config) -> object:
-    """The quantization method that a config names, which bitsandbytes did not do at first."""
-    method = config.get("quant_method")
-    if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
-        return "bitsandbytes"
-    return method
 
 
 def is_plain(weights: Mapping[str, Stored], unread: Container[str] = ()) -> bool:
@@ -210,53 +127,18 @@ def _with_plain_fp8(
     return found
 
 
-def _unknown(config: Config, path: Path) -> FormatError:
-    hint = f"{', '.join(METHODS)} are read; convert the original checkpoint"
-    problem = f"the weights are quantized by {shown(method_of(config))}"
-    return FormatError(problem, path=path, where=KEYS[0] if path.name == "config.json" else "quant_method", hint=hint)
-
-
-def find_config(raw: Config, folder: Path, say: Say) -> tuple[Config | None, Path]:
-    """Find the quantization's config, and its file: config.json or one beside it. None if there is no quantization.
-
-    Raises:
-        FormatError: it is not a JSON object, or the two places disagree.
-    """
-    path = folder / "config.json"
-    for key in KEYS:
-        if not (raw.get(key) is None or isinstance(raw[key], Mapping)):
-            raise FormatError("is not a JSON object", path=path, where=key)
-    inside = next((raw[key] for key in KEYS if raw.get(key)), None)
-    beside = next(((name, found) for name in BESIDE if (found := read_json(folder / name))), None)
-    if beside is None:
-        if inside is not None and inside.get("quant_method") == "gptq":
-            say(f"{folder}: no {BESIDE[0]} beside config.json, which older programs look for")
-        return inside, path
-    name, found = beside[0], {_AWQ_NAMES.get(key, key): value for key, value in beside[1].items()}
-    if inside is None:
-        say(
-            f"{folder}: only {name} says that the weights are packed; loaders that read config.json alone will not know"
-        )
-        return {"quant_method": "awq" if name == BESIDE[1] else "gptq", **found}, folder / name
-    for key in ("bits", "group_size", "checkpoint_format", "quant_method"):
-        if key in inside and key in found and inside[key] != found[key]:
-            problem = f"{key} is {shown(found[key])} here and {shown(inside[key])} in config.json"
-            raise FormatError(problem, path=folder / name, hint="get both of the same checkpoint")
-    return {**found, **inside}, path
-
-
 def _modules(weights: Mapping[str, Stored], method: Method, panels: Panels) -> dict[str, Module]:
     """The packed layers by name, their parts in the order of the checkpoint."""
+    split = {name: method.split(name) for name in weights}
     names = {
         stem
-        for name in weights
-        for stem, joint, part in [name.rpartition(method.joint)]
-        if joint and part in method.keys and (part != "scale" or f"{stem}.weight" in weights)
+        for stem, part in split.values()
+        if part in method.keys and (part != "scale" or f"{stem}.weight" in weights)
     }
     parts: dict[str, dict[str, Stored]] = {}
     for name, stored in weights.items():
-        stem, _, part = name.rpartition(method.joint)
-        if stem in names and part in method.parts:
+        stem, part = split[name]
+        if stem in names and part:
             parts.setdefault(stem, {})[part] = stored
     return {stem: Module(stem, found, panels, method.joint) for stem, found in parts.items()}
 

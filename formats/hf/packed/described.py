@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import FormatError
-from ...json_types import JsonType, take
+from ...json_text import read_json
+from ...json_types import JsonType, shown, take
 
 INSIDE = "quantization_config"  # the key of config.json
+Config = Mapping[str, Any]
+Say = Callable[[str], object]
+BESIDE = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's and AutoAWQ's own files, beside config.json
+KEYS = (INSIDE, "compression_config")
+_AWQ_NAMES = {"w_bit": "bits", "q_group_size": "group_size"}  # as quant_config.json has them
 
 
 def refusal(path: Path, key: str, problem: str, hint: str | None = None) -> FormatError:
@@ -35,3 +41,40 @@ def check_types(config: Mapping[str, Any], types: Mapping[str, JsonType], path: 
 
 def _place(path: Path) -> str:
     return f"{INSIDE}." if path.name == "config.json" else ""
+
+
+def method_of(config: Config) -> object:
+    """The quantization method that a config names, which bitsandbytes did not do at first."""
+    method = config.get("quant_method")
+    if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
+        return "bitsandbytes"
+    return method
+
+
+def find_config(raw: Config, folder: Path, say: Say) -> tuple[Config | None, Path]:
+    """Find the quantization's config, and its file: config.json or one beside it. None if there is no quantization.
+
+    Raises:
+        FormatError: it is not a JSON object, or the two places disagree.
+    """
+    path = folder / "config.json"
+    for key in KEYS:
+        if not (raw.get(key) is None or isinstance(raw[key], Mapping)):
+            raise FormatError("is not a JSON object", path=path, where=key)
+    inside = next((raw[key] for key in KEYS if raw.get(key)), None)
+    beside = next(((name, found) for name in BESIDE if (found := read_json(folder / name))), None)
+    if beside is None:
+        if inside is not None and inside.get("quant_method") == "gptq":
+            say(f"{folder}: no {BESIDE[0]} beside config.json, which older programs look for")
+        return inside, path
+    name, found = beside[0], {_AWQ_NAMES.get(key, key): value for key, value in beside[1].items()}
+    if inside is None:
+        say(
+            f"{folder}: only {name} says that the weights are packed; loaders that read config.json alone will not know"
+        )
+        return {"quant_method": "awq" if name == BESIDE[1] else "gptq", **found}, folder / name
+    for key in ("bits", "group_size", "checkpoint_format", "quant_method"):
+        if key in inside and key in found and inside[key] != found[key]:
+            problem = f"{key} is {shown(found[key])} here and {shown(inside[key])} in config.json"
+            raise FormatError(problem, path=folder / name, hint="get both of the same checkpoint")
+    return {**found, **inside}, path

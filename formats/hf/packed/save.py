@@ -17,7 +17,8 @@ from ..config import text_config
 from ..files.links import check_link
 from ..files.safetensors import StoredTensor, read_safetensors, write_safetensors
 from ..files.weights import read_weights
-from . import KEYS, find_config, is_plain, method_of
+from . import is_plain
+from .described import KEYS, find_config, method_of
 
 _COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")
 _NAMES = ("LICENSE", "NOTICE")

@@ -1,0 +1,101 @@
+"""The methods of quantization that are read, and how each stores its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import FormatError
+from ...ir import Tensor
+from ...json_types import shown
+from ..files.safetensors import StoredTensor
+from . import awq, compressed, fp8, gptq, mxfp4
+from .described import KEYS, Config, check_types, method_of
+from .integer_grid import IntegerGrid
+from .stored import Module
+
+
+@dataclass(frozen=True)
+class Method:
+    """A quantization method, and how its layers are stored.
+
+    Args:
+        keys: names of parts; every packed layer has at least one of them.
+        parts: names of all parts of a layer's weight.
+        check: raises ``FormatError`` for a config that is not supported.
+        read: reads a layer as an integer grid, or as a tensor.
+        extras: names of parts that do not belong to the weight and are ignored.
+        joint: what stands between the module's name and the part's.
+    """
+
+    keys: tuple[str, ...]
+    parts: tuple[str, ...]
+    check: Callable[[Config, Path], None]
+    read: Callable[[Module, Config, Path], IntegerGrid | Tensor]
+    extras: tuple[str, ...] = ()
+    joint: str = "."
+
+    def split(self, name: str) -> tuple[str, str]:
+        """The module and the part that a tensor's name is of, the longest that fits; an empty part if it is of none.
+
+        A part of several words, such as ``weight.absmax``, has dots of its own.
+        """
+        fitting = [part for part in self.parts if name.endswith(self.joint + part)]
+        part = max(fitting, key=len, default="")
+        return name.removesuffix(self.joint + part) if part else "", part
+
+
+def _check_fp8(config: Config, path: Path) -> None:
+    check_types(config, {"weight_block_size": fp8.BLOCK}, path)
+
+
+def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
+    weight = module.parts.get("weight")
+    if isinstance(weight, StoredTensor) and weight.dtype in ("I8", "U8"):  # DeepSeek V4's experts
+        return mxfp4.read_pairs(module, fp8.scale_of(module))
+    return fp8.read_layer(module, fp8.block_size(config.get("weight_block_size")))
+
+
+def _nothing_to_check(config: Config, path: Path) -> None:
+    pass
+
+
+def _read_mxfp4(module: Module, config: Config, path: Path) -> Tensor:
+    return mxfp4.read_layer(module)
+
+
+_FP8 = Method(
+    fp8.SCALES,
+    ("weight", *fp8.SCALES),
+    _check_fp8,
+    _read_fp8,
+    ("activation_scale", "input_scale", "input_scale_ub", "k_scale", "v_scale"),
+)
+METHODS: dict[str, Method] = {
+    "gptq": Method(("qweight",), gptq.PARTS, gptq.check_config, gptq.read_layer),
+    "awq": Method(("qweight",), awq.PARTS, awq.check_config, awq.read_layer),
+    "fp8": _FP8,
+    "fbgemm_fp8": _FP8,
+    "compressed-tensors": Method(
+        ("weight_packed", "weight_scale"),
+        compressed.PARTS,
+        compressed.check_config,
+        compressed.read_layer,
+        compressed.EXTRAS,
+    ),
+    "mxfp4": Method(
+        ("blocks",),
+        ("blocks", "scales"),
+        _nothing_to_check,
+        _read_mxfp4,
+        joint="_",
+    ),
+}
+
+
+def unknown(config: Config, path: Path) -> FormatError:
+    """The error of a method that is not in the table."""
+    hint = f"{', '.join(METHODS)} are read; convert the original checkpoint"
+    problem = f"the weights are quantized by {shown(method_of(config))}"
+    return FormatError(problem, path=path, where=KEYS[0] if path.name == "config.json" else "quant_method", hint=hint)
