@@ -20,7 +20,7 @@ from ...floats import f64_to_f32
 from ...ir import Bytes, Role, Tensor
 from ...json_text import ROOM, parse_json
 from ...pointers import LONGEST, check_pointer
-from ...qtypes import BY_NAME, F32
+from ...qtypes import BY_NAME, F32, QType
 from ...storage.folder import GrowingFolder
 from ...storage.source import SourceFile
 
@@ -30,6 +30,11 @@ DTYPE_BITS = {
     "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32,
     "U64": 64, "I64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
+
+# Types of tensors that can be written. The last two are none of GGML's and have no number there.
+FILE_TYPES = {name: BY_NAME[name] for name in ("F32", "F16", "BF16", "I8", "I32", "I64")} | {
+    name: QType(name, -1, 1, (("x", "u1", 1),)) for name in ("U8", "F8_E4M3")
+}
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 MAX_DIMS = 8  # twice what GGML can hold; no checkpoint has more
@@ -203,8 +208,7 @@ def write_safetensors(
 
     Args:
         folder: must exist. In a resumable folder, what an earlier run wrote is not written again.
-        tensors: of float types (or whole numbers, or packed, in I32), under their names in the file; each is read once,
-            in file order.
+        tensors: of ``FILE_TYPES``, under their names in the file; each is read once, in file order.
         max_shard_bytes: bytes of data in a shard; a larger tensor gets a shard of its own.
         beside: tensors of further files, by the name of each, in folders that exist.
         done: called with the number of bytes just written.
@@ -263,7 +267,7 @@ def _head(tensors: Sequence[Tensor]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     end = 0
     for tensor in tensors:
-        assert tensor.qtype.is_float or tensor.qtype.name in ("I32", "I64"), tensor
+        assert FILE_TYPES.get(tensor.qtype.name) is tensor.qtype, tensor
         offsets = [end, end := end + tensor.nbytes]
         header[tensor.name] = {"dtype": tensor.qtype.name, "shape": list(tensor.shape), "data_offsets": offsets}
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")

@@ -1,10 +1,11 @@
-"""Unpack codes of a few bits that are stored as one contiguous little-endian stream per row, as in most layouts."""
+"""Codes of a few bits that are stored as one contiguous little-endian stream per row, as in most layouts."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import QuantmillError
 from ...ir import Bytes
 
 
@@ -36,3 +37,35 @@ def unpack_bits(raw: Bytes, bits: int, count: int) -> NDArray[np.uint8]:
             code |= stream[:, :, byte + 1] << np.uint8(8 - shift)
         np.bitwise_and(code, mask, out=codes[:, :, i])
     return codes.reshape(rows, runs * 8)[:, :count]
+
+
+def pack_bits(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
+    """Undo ``unpack_bits``: pack the codes of each row into words, the last of which is filled up with zeros.
+
+    Args:
+        codes: uint8 [rows, n], each below 2**bits.
+        bits: 1 to 8.
+
+    Returns:
+        int32 [rows, ceil(n * bits / 32)].
+
+    Raises:
+        QuantmillError: a code is too large.
+    """
+    rows, count = codes.shape
+    assert 1 <= bits <= 8, bits
+    if codes.size and int(codes.max()) >> bits:
+        raise QuantmillError(f"a code of {int(codes.max())} does not fit {bits} bits")
+    n_words = -(-count * bits // 32)
+    runs = -(-count // 32)  # 32 codes fill `bits` words, whatever `bits` is
+    if count < runs * 32:
+        codes = np.pad(codes, ((0, 0), (0, runs * 32 - count)))
+    units = codes.reshape(rows, runs, 4, 8)
+    stream = np.zeros((rows, runs, 4, bits), np.uint8)
+    for i in range(8):
+        byte, shift = divmod(i * bits, 8)
+        stream[..., byte] |= units[..., i] << np.uint8(shift)
+        if shift + bits > 8:
+            stream[..., byte + 1] |= units[..., i] >> np.uint8(8 - shift)
+    words = np.ascontiguousarray(stream.reshape(rows, -1)[:, : n_words * 4])
+    return words.view("<i4").astype(np.int32, copy=False)

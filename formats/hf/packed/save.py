@@ -10,12 +10,11 @@ from typing import Any
 from ...errors import FormatError
 from ...ir import Bytes, Role, Tensor
 from ...json_text import read_json, write_json
-from ...qtypes import BY_NAME
 from ...storage.endings import ending
 from ...storage.folder import GrowingFolder
 from ..config import text_config
 from ..files.links import check_link
-from ..files.safetensors import StoredTensor, read_safetensors, write_safetensors
+from ..files.safetensors import FILE_TYPES, StoredTensor, read_safetensors, write_safetensors
 from ..files.weights import read_weights
 from . import is_plain
 from .described import KEYS, find_config, method_of
@@ -90,8 +89,8 @@ def write_packed(
 
 
 def _any_type(stored: StoredTensor) -> Tensor:
-    """As ``StoredTensor.tensor``, but also for packed integers."""
-    qtype = BY_NAME[stored.dtype]
+    """As ``StoredTensor.tensor``, but also for packed codes."""
+    qtype = FILE_TYPES[stored.dtype]
 
     def rows(a: int, b: int) -> Bytes:
         return stored.rows(a, b)
