@@ -1,4 +1,4 @@
-"""Encode integer grids as GGML blocks, and gpt-oss' MXFP4 as GGML's.
+"""Encode integer grids as GGML blocks, and reorder the nibbles of MXFP4 and NVFP4 to GGML's order.
 
 A block of Q4_0, Q5_0 or Q8_0 is (code - 8, 16 or 0) * d, one of Q4_1 is code * d + m. If a group's scale is a half and
 its codes and zero are in range, the block holds the same weights, bit for bit.
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...ir import Bytes
 from ...qtypes import QType
-from ..tables.packed_tensors import BLOCK, MXFP4, OFFSET, Q4_1, Q8_0
+from ..tables.packed_tensors import BLOCK, MXFP4, NVFP4, OFFSET, Q4_1, Q8_0
 
 
 def encode_steps(type: QType, steps: NDArray[np.int16], scales: NDArray[np.float32]) -> Bytes:
@@ -67,3 +67,24 @@ def mxfp4_to_ggml(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Bytes
     out["e"] = scales
     _put_codes(out, codes)
     return out.view(np.uint8).reshape(*blocks.shape[:-2], -1)
+
+
+def nvfp4_to_ggml(codes: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Bytes:
+    """Convert NVFP4 to GGML's blocks: the same codes and scales in another order.
+
+    GGML's scales have no sign; the sign of a negative one moves to its group's codes.
+
+    Args:
+        codes: uint8 [rows, G, 8]; byte i of a group holds value 2i in its low nibble and 2i + 1 in its high one.
+        scales: uint8 [rows, G], codes of E4M3; G a multiple of 4.
+
+    Returns:
+        uint8 [rows, G / 4 * 36]: rows of GGML's NVFP4; byte i of a group holds value i low and value i + 8 high.
+    """
+    rows, groups, _ = codes.shape
+    values = np.stack([codes & np.uint8(15), codes >> np.uint8(4)], axis=-1).reshape(rows, groups, 16)
+    values ^= (scales >> np.uint8(7) << np.uint8(3))[..., None]
+    out = np.empty((rows, groups // 4), NVFP4.block)
+    out["d"] = (scales & np.uint8(127)).reshape(rows, -1, 4)
+    out["qs"] = (values[..., :8] | values[..., 8:] << np.uint8(4)).reshape(rows, -1, 32)
+    return out.view(np.uint8).reshape(rows, -1)
