@@ -217,6 +217,10 @@ def packed() -> list[Sample]:
             {"weight": torch.zeros(32, 64).to(torch.float8_e4m3fn), "weight_scale_inv": torch.ones(1, 1)},
         ),
     }
+    for case in ("nf4-64-torch.uint8-True-64", "int8-0.0137"):
+        stored, config, _ = parts.golden_layer("bitsandbytes", case)
+        config |= {"llm_int8_skip_modules": ["lm_head"], "bnb_4bit_compute_dtype": "bfloat16"}
+        layers[case] = (config, {name.removeprefix("m."): part for name, part in stored.items()})
     found = []
     for name, (config, layer) in layers.items():
         weights = save({f"m.{part}": tensor.contiguous() for part, tensor in layer.items()})

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 # The linear layers of a block, not its router.
@@ -134,3 +135,13 @@ def save_packed(
     if beside:
         (folder / "quantize_config.json").write_text(json.dumps(quantization))
     return meant
+
+
+def golden_layer(library: str, case: str) -> tuple[dict[str, torch.Tensor], dict[str, Any], torch.Tensor]:
+    """A layer of a golden file: its parts as those of the module ``m``, its config, and the library's own decode."""
+    path = Path(__file__).parents[1] / "formats/hf/packed/goldens" / f"{library}.safetensors"
+    with safe_open(path, "pt") as file:
+        config = json.loads(file.metadata()["configs"])[case]
+        found = {name: file.get_tensor(name) for name in file.offset_keys() if name.startswith(f"{case}.")}
+    parts = {f"m{name.removeprefix(case)}": part for name, part in found.items()}
+    return parts, config, parts.pop("m.decoded")

@@ -1,4 +1,4 @@
-"""Read quantized checkpoints: GPTQ, AWQ, FP8, compressed-tensors and MXFP4. Their layers become lazy tensors.
+"""Read quantized checkpoints: GPTQ, AWQ, FP8, bitsandbytes, ... (methods.py). Their layers become lazy tensors.
 
 A layer on an integer grid that GGML's blocks hold exactly becomes a tensor of such blocks (Q4_0, Q4_1, Q5_0, Q8_0,
 MXFP4); any other decodes to F32 as its rows are read.
@@ -25,7 +25,9 @@ from .integer_grid import IntegerGrid
 from .methods import METHODS, Method, unknown
 from .stored import Module, Panels
 
-_PACKED_ENDINGS = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", "_blocks")
+_PACKED_ENDINGS = (
+    ".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", "_blocks", ".quant_map", ".SCB",
+)  # fmt: skip
 _PLAIN = ("F64", "F32", "F16", "BF16")
 # Methods whose float weights are quantized as the model runs: read as they are, they are another model.
 _WHILE_RUNNING = ("bitnet",)
@@ -80,7 +82,7 @@ def decode_packed(
         return dict(weights)
     for line in lines:
         say(line)
-    method = METHODS.get(str(config.get("quant_method")))
+    method = METHODS.get(str(method_of(config)))
     if method is None:
         raise unknown(config, path)
     method.check(config, path)
@@ -95,7 +97,8 @@ def decode_packed(
                 tensor, how = _read(module, method, config, path)
                 if not isinstance(tensor, UnpackedTensor):
                     tensor = UnpackedTensor(**vars(tensor))
-                found[tensor.name] = replace(tensor, stands_for=float_dtype(raw))
+                stated = tensor.qtype.name if tensor.qtype.name in ("F16", "BF16") else float_dtype(raw)
+                found[tensor.name] = replace(tensor, stands_for=stated)
                 outcome[how] += 1
         elif not _surplus(name, stored, modules, method, required):
             found[name] = stored
@@ -132,8 +135,9 @@ def _modules(weights: Mapping[str, Stored], method: Method, panels: Panels) -> d
     split = {name: method.split(name) for name in weights}
     names = {
         stem
-        for stem, part in split.values()
-        if part in method.keys and (part != "scale" or f"{stem}.weight" in weights)
+        for name, (stem, part) in split.items()
+        if (part in method.keys and (part != "scale" or f"{stem}.weight" in weights))
+        or (part == "weight" and isinstance(stored := weights[name], StoredTensor) and stored.dtype in method.bare)
     }
     parts: dict[str, dict[str, Stored]] = {}
     for name, stored in weights.items():
@@ -145,7 +149,10 @@ def _modules(weights: Mapping[str, Stored], method: Method, panels: Panels) -> d
 
 def _read(module: Module, method: Method, config: Config, path: Path) -> tuple[Tensor, str]:
     found = method.read(module, config, path)
-    tensor, reason = found.tensor() if isinstance(found, IntegerGrid) else (found, "")
+    if isinstance(found, tuple):
+        tensor, reason = found
+    else:
+        tensor, reason = found.tensor() if isinstance(found, IntegerGrid) else (found, "")
     type = tensor.as_packed.qtype if isinstance(tensor, TransposedTensor) and tensor.as_packed else tensor.qtype
     if type.is_quantized:
         return tensor, f"exactly as {type}"
@@ -166,7 +173,7 @@ def _surplus(
 
 
 def _summary(config: Config, outcome: Counter[str]) -> str:
-    what = str(config.get("quant_method"))
+    what = str(method_of(config))
     if "bits" in config:
         what += f", {config['bits']} bits"
     if "group_size" in config:

@@ -10,7 +10,7 @@ from ...errors import FormatError
 from ...ir import Tensor
 from ...json_types import shown
 from ..files.safetensors import StoredTensor
-from . import awq, compressed, fp8, gptq, mxfp4
+from . import awq, bitsandbytes, compressed, fp8, gptq, mxfp4
 from .described import KEYS, Config, check_types, method_of
 from .integer_grid import IntegerGrid
 from .stored import Module
@@ -24,17 +24,19 @@ class Method:
         keys: names of parts; every packed layer has at least one of them.
         parts: names of all parts of a layer's weight.
         check: raises ``FormatError`` for a config that is not supported.
-        read: reads a layer as an integer grid, or as a tensor.
+        read: reads a layer as an integer grid, or as a tensor; the reason may come with one that is decoded.
         extras: names of parts that do not belong to the weight and are ignored.
         joint: what stands between the module's name and the part's.
+        bare: dtypes of a ``weight`` that is packed even if no other part is there, so that what is missing is told.
     """
 
     keys: tuple[str, ...]
     parts: tuple[str, ...]
     check: Callable[[Config, Path], None]
-    read: Callable[[Module, Config, Path], IntegerGrid | Tensor]
+    read: Callable[[Module, Config, Path], IntegerGrid | Tensor | tuple[Tensor, str]]
     extras: tuple[str, ...] = ()
     joint: str = "."
+    bare: tuple[str, ...] = ()
 
     def split(self, name: str) -> tuple[str, str]:
         """The module and the part that a tensor's name is of, the longest that fits; an empty part if it is of none.
@@ -83,6 +85,13 @@ METHODS: dict[str, Method] = {
         compressed.check_config,
         compressed.read_layer,
         compressed.EXTRAS,
+    ),
+    "bitsandbytes": Method(
+        bitsandbytes.KEYS,
+        bitsandbytes.PARTS,
+        bitsandbytes.check_config,
+        bitsandbytes.read_layer,
+        bare=bitsandbytes.BARE,
     ),
     "mxfp4": Method(
         ("blocks",),

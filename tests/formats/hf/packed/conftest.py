@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from quantmill.formats.floats import cast
 from quantmill.formats.hf.files.weights import read_weights
 from quantmill.formats.hf.packed import decode_packed
 from quantmill.formats.hf.tables.packed_tensors import unpack_blocks
 from quantmill.formats.ir import Tensor
+from quantmill.formats.qtypes import F32
 
 
 @pytest.fixture
@@ -38,8 +40,7 @@ def floats() -> Callable[[Tensor], torch.Tensor]:
     """A tensor's weights as float32, read in uneven ranges."""
 
     def read(tensor: Tensor) -> torch.Tensor:
-        tensor = unpack_blocks(tensor)
-        assert tensor.qtype.name == "F32"
+        tensor = cast(unpack_blocks(tensor), F32)
         cuts = sorted({0, tensor.n_rows // 3, tensor.n_rows // 2 + 1, tensor.n_rows})
         rows = [tensor.rows(a, b) for a, b in pairwise(cuts)]
         return torch.from_numpy(np.concatenate(rows).view(np.float32).reshape(tensor.shape).copy())

@@ -90,8 +90,6 @@ CONFIGS: list[tuple[Any, str]] = [
     ({**GPTQ, "bits": 8}, "m.qweight: 8 words a column do not hold 64 codes of 8 bits (is the config"),
     ({**GPTQ, "checkpoint_format": "marlin"}, "quantization_config.checkpoint_format: 'marlin' is not read (gptq and"),
     ({**GPTQ, "pack_dtype": "int16"}, "quantization_config.pack_dtype: 'int16' is not read, int32 is"),
-    ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "quantization_config: the weights are quantized by 'bits"),
-    ({"load_in_8bit": True}, "quantization_config: the weights are quantized by 'bitsandbytes' (gptq, awq, fp8, "),
     (
         {"quant_method": "aqlm"},
         "quantization_config: the weights are quantized by 'aqlm' (gptq, awq, fp8, ",
@@ -203,8 +201,6 @@ def test_a_file_left_over_beside_plain_floats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "parts"),
     [
-        ({"quant_method": "bitsandbytes"}, {"m.weight": torch.zeros(32, 1, dtype=torch.uint8)}),
-        ({"quant_method": "bitsandbytes"}, {"m.weight": torch.zeros(4, 8, dtype=torch.int8), "m.SCB": torch.ones(4)}),
         ({"quant_method": "hqq"}, {"m.W_q": torch.zeros(4, 8, dtype=torch.uint8)}),
         ({"quant_method": "quanto"}, {"m.weight._data": torch.zeros(4, 8).to(torch.float8_e4m3fn)}),
         ({"quant_method": "bitnet"}, {"m.weight": torch.ones(4, 8)}),  # made ternary as it runs

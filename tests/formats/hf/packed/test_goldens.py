@@ -14,6 +14,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 ORACLES = {
     "gptq": ("gptqmodel 7.6.0", 8),
     "awq": ("gptqmodel 7.6.0", 1),
+    "bitsandbytes": ("bitsandbytes 0.50.2", 10),
     "compressed": ("compressed-tensors 0.20.0", 10),
 }
 
