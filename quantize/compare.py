@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..formats.floats import to_f32
+from ..formats.gguf.factors import with_factors
 from ..formats.ir import Model, Tensor
 from .decode import as_float
 
@@ -44,7 +45,8 @@ def compare(model: Model, base: Model | None = None) -> Iterator[TensorReport]:
             are matched by name; those of another shape are not compared.
 
     Yields:
-        A report for each tensor of ``model``, in order; the tensor is read when its report is asked for.
+        A report for each tensor of ``model``, in order; the tensor is read when its report is asked for. Factors beside
+        weights are in these.
 
     Raises:
         QuantmillError: a tensor is in a type that cannot be decoded.
@@ -64,7 +66,7 @@ def compare(model: Model, base: Model | None = None) -> Iterator[TensorReport]:
         ('output.weight', 'F32', 0.5, 0.5)
     """
     others = {tensor.name: tensor for tensor in as_float(base)} if base else {}
-    for stored, tensor in zip(model, as_float(model), strict=True):
+    for stored, tensor in zip(with_factors(model), as_float(model), strict=True):
         other = others.get(tensor.name)
         if other is not None and other.shape != tensor.shape:
             other = None

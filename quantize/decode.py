@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.errors import PlanError, QuantmillError
+from ..formats.gguf.factors import FactoredTensor, with_factors
 from ..formats.ir import Bytes, Model, Tensor
 from ..formats.qtypes import F32, QType
 from ..formats.qtypes import qtype as qtype_named
@@ -56,6 +57,8 @@ def decode(blocks: Bytes, qtype: str | QType) -> NDArray[np.float32]:
 def as_float(model: Model, qtype: QType | None = None) -> Model:
     """Return the model with every quantized tensor decoded, lazily. Order and metadata stay as they are.
 
+    A factor that a file holds beside a weight is multiplied into it.
+
     Args:
         model: any model.
         qtype: the float type to decode to; F32 if None. If it is given, float matrices are converted to it too; vectors
@@ -79,12 +82,14 @@ def as_float(model: Model, qtype: QType | None = None) -> Model:
     """
     target = F32 if qtype is None else qtype
     assert target.is_float, target
-    return replace(model, tensors=tuple(_decoded(tensor, target, qtype is not None) for tensor in model.tensors))
+    return replace(model, tensors=tuple(_decoded(tensor, target, qtype is not None) for tensor in with_factors(model)))
 
 
 def _decoded(tensor: Tensor, target: QType, floats_too: bool) -> Tensor:
     source = tensor.qtype
-    if source is target or not (source.is_quantized or (floats_too and source.is_float and len(tensor.shape) > 1)):
+    factored = tensor if isinstance(tensor, FactoredTensor) else None
+    wanted = source.is_quantized or (floats_too and source.is_float and len(tensor.shape) > 1)
+    if factored is None and (source is target or not wanted):
         return tensor
     if source.name not in ENCODABLE:
         raise QuantmillError(f"type {source} cannot be decoded", where=tensor.source or tensor.name)
@@ -93,10 +98,14 @@ def _decoded(tensor: Tensor, target: QType, floats_too: bool) -> Tensor:
         rows = tensor.rows(a, b)
         decoded = np.empty((b - a, tensor.width), np.float32)
         kernel_for(source).decode(np.ascontiguousarray(rows), decoded)
+        if factored is not None:
+            decoded *= factored.row_factors(a, b)
         if target is F32:
             return decoded.view(np.uint8)
         out = np.empty((b - a, target.row_bytes(tensor.width)), np.uint8)
         kernel_for(target).encode(decoded.view(np.uint8), F32, None, out)
         return out
 
+    if factored is not None:
+        return replace(factored, qtype=target, read=read, factors=(1.0,))
     return replace(tensor, qtype=target, read=read)

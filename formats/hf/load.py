@@ -29,6 +29,7 @@ from .files.weights import Stored, read_weights
 from .key_tensors import as_keys
 from .names import Named, by_our_names, without_wrappers
 from .packed import decode_packed
+from .packed.factors import place_factors
 from .seen import chosen, config_of, expected_further
 from .settle import Found, Say, extra_of, ignore, known_names, say_bare, say_biases, settle_copies
 from .tables import rope
@@ -141,6 +142,7 @@ def assemble(
         if wide := sum(one.dtype == "F64" for one in stored.values() if not isinstance(one, Tensor)):
             say(f"{folder}: {wide} tensors of F64 are rounded to F32")
         tensors, kept = read_tensors(arch, config, slots, stored, folder, readable)
+        tensors = place_factors(arch.gguf, tensors, lambda line: say(f"{folder}: {line}"))
     tokenizer = read_tokenizer(
         folder,
         vocab_size=config["vocab_size"],

@@ -3,7 +3,7 @@
 PYTHON tests/oracles/make_packed_goldens.py tests/formats/hf/packed/goldens
 
 Run it with the Python of the client that ``make_gptq_client.py`` makes, and with one that has compressed-tensors
-0.20.0; it writes the goldens of the library it finds. Names in a file: ``case.part`` and ``case.decoded``; metadata:
+0.20.1; it writes the goldens of the library it finds. Names in a file: ``case.part`` and ``case.decoded``; metadata:
 the library's version and each case's config.
 """
 
@@ -67,11 +67,12 @@ def awq_cases() -> Iterator[Case]:
 
 
 def compressed_cases() -> Iterator[Case]:
-    from compressed_tensors.compressors.naive_quantized.base import NaiveQuantizationCompressor
-    from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
+    from compressed_tensors.compressors.base import BaseCompressor
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
-    settings = [
+    mx: dict[str, Any] = {"type": "float", "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}
+    nv: dict[str, Any] = {"type": "float", "strategy": "tensor_group", "group_size": 16}
+    settings: list[tuple[str, dict[str, Any]]] = [
         ("pack-quantized", {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}),
         ("pack-quantized", {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": 32}),
         ("pack-quantized", {"num_bits": 3, "type": "int", "symmetric": False, "strategy": "channel"}),
@@ -82,21 +83,51 @@ def compressed_cases() -> Iterator[Case]:
         ("float-quantized", {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}),
         ("float-quantized", {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor"}),
         ("float-quantized", {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [16, 32]}),
-    ]
+        ("pack-quantized", {"num_bits": 2, "type": "int", "symmetric": True, "strategy": "tensor"}),
+        ("pack-quantized", {"num_bits": 5, "type": "int", "symmetric": False, "strategy": "tensor"}),
+        ("pack-quantized", {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "group", "group_size": 16}),
+        ("pack-quantized", {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "actorder": "static"}),
+        ("pack-quantized", {"num_bits": 4, "type": "int", "strategy": "block", "block_structure": [16, 32]}),
+        ("int-quantized", {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "channel"}),
+        ("int-quantized", {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "group", "group_size": 32}),
+        ("int-quantized", {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "tensor"}),
+        ("int-quantized", {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "block",
+                           "block_structure": [24, 40]}),
+        ("float-quantized", {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32}),
+        ("naive-quantized", {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [24, 40]}),
+        ("nvfp4-pack-quantized", {"num_bits": 4, **nv}),
+        ("mxfp4-pack-quantized", {"num_bits": 4, **mx}),
+        ("mxfp6-pack-quantized", {"num_bits": 6, **mx}),
+        ("mxfp8-quantized", {"num_bits": 8, **mx}),
+    ]  # fmt: skip
     for number, (layout, args) in enumerate(settings):
         torch.manual_seed(number)
         scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**args))
-        shape = {"group": (ROWS, 2), "channel": (ROWS, 1), "tensor": (1,), "block": (2, 2)}[args["strategy"]]
+        shape = _scale_shape(args)
         state = {"weight": torch.randn(ROWS, WIDTH) * 0.1, "weight_scale": torch.rand(shape) * 0.02 + 0.02}
         if not args.get("symmetric", True):
             top = 1 << (args["num_bits"] - 1)
             state["weight_zero_point"] = torch.randint(-top, top, shape, dtype=torch.int8)
-        compressor = PackedQuantizationCompressor if layout == "pack-quantized" else NaiveQuantizationCompressor
+        if layout.startswith("mx"):
+            state["weight_scale"] = torch.randint(-9, -4, shape).float().exp2()
+        if layout.startswith("nvfp4"):
+            state["weight_global_scale"] = torch.tensor([717.3])
+            state["weight_scale"] = (state["weight_scale"] * 717.3).to(torch.float8_e4m3fn).float()
+        compressor = BaseCompressor.get_value_from_registry(layout)
         parts = compressor.compress(state, scheme)
-        decoded = compressor.decompress(parts, scheme)["weight"].float()
+        decoded = compressor.decompress(parts, scheme)["weight"]
         groups = {"group_0": {"weights": args, "targets": ["Linear"]}}
         config = {"quant_method": "compressed-tensors", "format": layout, "config_groups": groups}
         yield f"{number}-{layout}", config, {**parts, "decoded": decoded}
+
+
+def _scale_shape(args: dict[str, Any]) -> tuple[int, ...]:
+    if args["strategy"] == "block":
+        high, wide = args["block_structure"]
+        return -(-ROWS // high), -(-WIDTH // wide)
+    if "group_size" in args:
+        return ROWS, WIDTH // args["group_size"]
+    return (1,) if args["strategy"] == "tensor" else (ROWS, 1)
 
 
 def write(path: Path, library: str, cases: Iterator[Case]) -> None:

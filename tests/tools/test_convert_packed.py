@@ -14,39 +14,17 @@ from safetensors.torch import load_file, save_file
 
 from oracles import packed
 from oracles.archs.deepseek import PROOFS as DEEPSEEK
-from oracles.llama import Llama
+from oracles.checkpoint_logits import cosine, llama_cpp_logits, transformers_logits
 from oracles.proofs import save_proof
 from oracles.tiny import save_tiny_llama
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.tables.packed_tensors import unpack_blocks
 
-TOKENS = [3, 71, 200, 15, 9, 120, 44]
-
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_llama(tmp_path_factory.mktemp("tiny") / "llama", layers=2, hidden=128)
-
-
-def transformers_logits(source: Path, weights: dict[str, torch.Tensor]) -> np.ndarray[Any, Any]:
-    """Of the checkpoint ``source`` with these weights in place of its own."""
-    from transformers import AutoModelForCausalLM
-
-    dense = source.with_name(f"{source.name}-decoded")
-    dense.mkdir(exist_ok=True)
-    (dense / "config.json").write_bytes((source / "config.json").read_bytes())
-    floats = {name: weight.float() for name, weight in weights.items()}
-    save_file(floats, dense / "model.safetensors", metadata={"format": "pt"})
-    model = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32)
-    with torch.inference_mode():
-        logits: np.ndarray[Any, Any] = model(torch.tensor([TOKENS])).logits[0].numpy()
-    return logits
-
-
-def llama_cpp_logits(path: Path) -> np.ndarray[Any, Any]:
-    with Llama(path) as model:
-        return model.logits(TOKENS)
 
 
 def gptq_of(bits: int, size: int, **options: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
@@ -150,10 +128,6 @@ def test_through_llama_cpp(name: str, llama: Path, tmp_path: Path, cli: Callable
     theirs = transformers_logits(llama, meant)
     assert cosine(llama_cpp_logits(f32), theirs) > 0.99999
     assert cosine(llama_cpp_logits(out), theirs) > 0.995
-
-
-def cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
-    return float((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
 
 
 def test_a_level_quantizes_again(llama: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:

@@ -111,6 +111,7 @@ def measure_errors(
     Returns:
         The figures by tensor, in the order of ``model``.
     """
+    from ...formats.gguf.factors import with_factors
     from ...formats.gguf.writer import ggml_shape
     from ...quantize.compare import compare
 
@@ -124,8 +125,8 @@ def measure_errors(
         return report
 
     wanted = None if only is None else set(only)
-    others = {tensor.name: flat(tensor) for tensor in base}
-    ours = [flat(tensor) for tensor in model if wanted is None or tensor.name in wanted]
+    others = {tensor.name: flat(tensor) for tensor in with_factors(base)}
+    ours = [flat(tensor) for tensor in with_factors(model) if wanted is None or tensor.name in wanted]
     pairs = [(t, others[t.name]) for t in ours if t.name in others and t.shape == others[t.name].shape]
     with ThreadPoolExecutor(_threads(threads)) as pool:
         return {report.name: report for report in pool.map(measure, pairs)}

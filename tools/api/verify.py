@@ -79,14 +79,15 @@ def verify(
         >>> found.failures
         ('output_norm.weight: largest error 0.5 exceeds 0.25',)
     """
+    from ...formats.gguf.factors import with_factors
     from ...quantize.compare import compare
 
     if against is None:
         bounds = {"--max-rmse": max_rmse, "--max-error": max_error, "--min-cosine": min_cosine}
         given = {name: bound is not None for name, bound in bounds.items()}
         refuse(given, "there is nothing to compare with", "give --against MODEL, or leave it out")
-    ours = as_model(model, progress=progress)
-    base = None if against is None else as_model(against, progress=progress)
+    ours = with_factors(as_model(model, progress=progress))
+    base = None if against is None else with_factors(as_model(against, progress=progress))
     reports = []
     with work(progress, ours.path.name, sum(tensor.nbytes for tensor in ours)) as done:
         for tensor, report in zip(ours, compare(ours, base), strict=True):

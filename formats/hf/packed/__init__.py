@@ -24,6 +24,7 @@ from .described import BESIDE, KEYS, Config, Say, find_config, method_of
 from .integer_grid import IntegerGrid
 from .methods import METHODS, Method, unknown
 from .stored import Module, Panels
+from .targets import Layer
 
 _PACKED_ENDINGS = (
     ".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", "_blocks", ".quant_map", ".SCB",
@@ -90,11 +91,12 @@ def decode_packed(
     outcome: Counter[str] = Counter()
     modules = _modules(weights, method, Panels())
     owner = {f"{module.name}{method.joint}{part}": module for module in modules.values() for part in module.parts}
+    own = _configs(weights, method, modules, config, path, say)
     for name, stored in weights.items():
         module = owner.get(name)
         if module is not None:
             if name == f"{module.name}{method.joint}{next(iter(module.parts))}":
-                tensor, how = _read(module, method, config, path)
+                tensor, how = _read(module, method, own.get(module.name, config), path)
                 if not isinstance(tensor, UnpackedTensor):
                     tensor = UnpackedTensor(**vars(tensor))
                 stated = tensor.qtype.name if tensor.qtype.name in ("F16", "BF16") else float_dtype(raw)
@@ -145,6 +147,31 @@ def _modules(weights: Mapping[str, Stored], method: Method, panels: Panels) -> d
         if stem in names and part:
             parts.setdefault(stem, {})[part] = stored
     return {stem: Module(stem, found, panels, method.joint) for stem, found in parts.items()}
+
+
+def _configs(
+    weights: Mapping[str, Stored], method: Method, modules: Mapping[str, Module], config: Config, path: Path, say: Say
+) -> Mapping[str, Config]:
+    """The configs of packed layers that have their own."""
+    if method.choose is None:
+        return {}
+    packed = [Layer(name, _in_file(module)) for name, module in modules.items()]
+    others = [
+        Layer(stem, _stored_name(name, stored).removesuffix(".weight"))
+        for name, stored in weights.items()
+        if (stem := name.removesuffix(".weight")) != name and stem not in modules and len(stored.shape) > 1
+    ]
+    return method.choose(config, path, packed, others, say)
+
+
+def _in_file(module: Module) -> str:
+    """A packed layer's name in its file, which the names of wrappers may begin."""
+    part, stored = next(iter(module.parts.items()))
+    return _stored_name(module.name, stored).removesuffix(module.joint + part)
+
+
+def _stored_name(name: str, stored: Stored) -> str:
+    return stored.name if isinstance(stored, StoredTensor) else name
 
 
 def _read(module: Module, method: Method, config: Config, path: Path) -> tuple[Tensor, str]:

@@ -56,12 +56,13 @@ def scale_of(module: Module) -> str:
     return next((name for name in SCALES if module.has(name)), "weight_scale")
 
 
-def read_layer(module: Module, block: tuple[int, int] | None) -> Tensor:
+def read_layer(module: Module, block: tuple[int, int] | None, *, exponents: bool = False) -> Tensor:
     """Read a layer's weight, decoded to F32 as its rows are read: code times scale, rounded once.
 
     Args:
         module: with ``weight`` and one of ``SCALES``.
         block: rows and columns of a block, if the config gives them.
+        exponents: whether bytes that are no floats are exponents with bias 127, as MXFP8 has them.
 
     Raises:
         FormatError: a part is missing, a scale is not finite, or the scales' shape fits no scheme; when rows are read:
@@ -69,14 +70,14 @@ def read_layer(module: Module, block: tuple[int, int] | None) -> Tensor:
     """
     weight = module.matrix("weight", DTYPES)
     name = scale_of(module)
-    stored = module.matrix(name, (*FLOAT_DTYPES, "F8_E8M0"))
+    stored = module.matrix(name, (*FLOAT_DTYPES, "F8_E8M0", *(("U8",) if exponents else ())))
     shape = weight.stored.shape
     if len(shape) < 2:
         raise module.error("weight", f"its shape {list(shape)} is not that of a matrix")
-    values = float_rows(stored.all(), stored.stored.dtype)
+    values = float_rows(stored.all(), "F8_E8M0" if exponents else stored.stored.dtype)
     if not np.isfinite(values).all():
         raise module.error(name, f"a scale is {values[~np.isfinite(values)][0]}", "the checkpoint is damaged")
-    scales = _scale_rows(module, name, values, shape, block)
+    scales = _scale_rows(module, name, values, shape, stored.stored.shape, block)
 
     def read(a: int, b: int) -> Bytes:
         decoded = _decoded(weight.stored.dtype, weight.rows(a, b), a, weight.where)
@@ -113,11 +114,15 @@ def _decoded(dtype: str, codes: Bytes, first: int, where: str) -> NDArray[np.flo
 
 
 def _scale_rows(
-    module: Module, name: str, values: NDArray[np.float32], shape: tuple[int, ...], block: tuple[int, int] | None
+    module: Module,
+    name: str,
+    values: NDArray[np.float32],
+    shape: tuple[int, ...],
+    stored: tuple[int, ...],
+    block: tuple[int, int] | None,
 ) -> Callable[[int, int], NDArray[np.float32]]:
     """Return ``scales(a, b)``, the factors of rows a to b: float32 [b-a, 1 or width]."""
     n_out, width = prod(shape[:-1]), shape[-1]
-    stored = module.matrix(name, (*FLOAT_DTYPES, "F8_E8M0")).stored.shape
     if values.size == 1:
         return lambda a, b: values.reshape(1, 1)
     if stored in (shape[:-1], (*shape[:-1], 1)):

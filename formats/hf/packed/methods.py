@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from ...ir import Tensor
 from ...json_types import shown
 from ..files.safetensors import StoredTensor
 from . import awq, bitsandbytes, compressed, fp8, gptq, mxfp4
-from .described import KEYS, Config, check_types, method_of
+from .described import KEYS, Config, Say, check_types, method_of
 from .integer_grid import IntegerGrid
 from .stored import Module
+from .targets import Layer
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Method:
         extras: names of parts that do not belong to the weight and are ignored.
         joint: what stands between the module's name and the part's.
         bare: dtypes of a ``weight`` that is packed even if no other part is there, so that what is missing is told.
+        choose: finds the config of each packed layer, by its module's name, for methods that have schemes for layers.
     """
 
     keys: tuple[str, ...]
@@ -37,6 +39,7 @@ class Method:
     extras: tuple[str, ...] = ()
     joint: str = "."
     bare: tuple[str, ...] = ()
+    choose: Callable[[Config, Path, Sequence[Layer], Sequence[Layer], Say], Mapping[str, Config]] | None = None
 
     def split(self, name: str) -> tuple[str, str]:
         """The module and the part that a tensor's name is of, the longest that fits; an empty part if it is of none.
@@ -85,6 +88,7 @@ METHODS: dict[str, Method] = {
         compressed.check_config,
         compressed.read_layer,
         compressed.EXTRAS,
+        choose=compressed.choose,
     ),
     "bitsandbytes": Method(
         bitsandbytes.KEYS,

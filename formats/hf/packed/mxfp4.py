@@ -38,22 +38,23 @@ def read_layer(module: Module) -> TransposedTensor:
     return transposed(Tensor(module.name, Role.OTHER, None, (*shape[:-2], groups * BLOCK), MXFP4, read, blocks.where))
 
 
-def read_pairs(module: Module, scale: str) -> Tensor:
+def read_pairs(module: Module, scale: str, packed: str = "weight") -> Tensor:
     """Read an expert's matrix of two weights in a byte.
 
     Args:
-        module: with ``weight`` of bytes [out, in / 2], and exponents F8_E8M0 [out, in / 32].
+        module: with bytes [out, in / 2], and exponents F8_E8M0 [out, in / 32].
         scale: the name of the part with the exponents.
+        packed: the name of the part with the bytes.
 
     Raises:
         FormatError: a part is missing, or shapes disagree.
     """
-    weight = module.matrix("weight", ("I8", "U8"))
+    weight = module.matrix(packed, ("I8", "U8"))
     shape = weight.stored.shape
     if len(shape) != 2 or shape[1] % (BLOCK // 2):
-        raise module.error("weight", f"its shape is {list(shape)}, not [rows, groups of {BLOCK // 2}]")
+        raise module.error(packed, f"its shape is {list(shape)}, not [rows, groups of {BLOCK // 2}]")
     groups = shape[1] * 2 // BLOCK
-    exponents = module.sized(scale, ("F8_E8M0", "U8"), (shape[0], groups), "weight")
+    exponents = module.sized(scale, ("F8_E8M0", "U8"), (shape[0], groups), packed)
 
     def read(a: int, b: int) -> Bytes:
         nibbles = weight.rows(a, b).view(np.uint8).reshape(b - a, groups, BLOCK // 2)

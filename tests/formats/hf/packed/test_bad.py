@@ -299,7 +299,7 @@ def test_awq(told: Callable[..., str], config: Any, expected: str) -> None:
             {"m.weight_shape": torch.tensor([31, 64])},
             "weight_shape: [31, 64] does not fit the [32, 8]",
         ),
-        (COMPRESSED, {"m.weight_scale": torch.ones(32, 3)}, "weight_scale: 3 groups do not divide 64 columns"),
+        (COMPRESSED, {"m.weight_scale": torch.ones(32, 3)}, "weight_scale: 3 scales a row, groups of 32 make it 2"),
         (COMPRESSED, {"m.weight_scale": torch.ones(31, 2)}, "weight_scale: [31, 2] scales for 32 rows"),
         (COMPRESSED, {"m.weight_g_idx": torch.full((64,), 2)}, "weight_g_idx: names group 2 of 2"),
     ],
