@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .formats.ggml.reader import GGMLSettings as GGMLSettings
     from .formats.ggml.reader import read_ggml as read_ggml
     from .formats.ggml.writer import write_ggml as write_ggml
+    from .formats.gguf.overrides import parse_override as parse_override
     from .formats.gguf.reader import read_gguf as read_gguf
     from .formats.gguf.writer import write_gguf as write_gguf
     from .formats.hf.load import read_hf as read_hf
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from .quantize.gptq.block import GPTQReport as GPTQReport
     from .quantize.gptq.settings import GPTQSettings as GPTQSettings
     from .quantize.importance import ImportanceFit as ImportanceFit
+    from .quantize.patterns import TypeRule as TypeRule
     from .quantize.plan import Plan as Plan
     from .quantize.plan import Step as Step
     from .quantize.plan import make_plan as make_plan
@@ -95,8 +97,10 @@ if TYPE_CHECKING:
     from .tools.api.options import MmprojOptions as MmprojOptions
     from .tools.api.options import ReadOptions as ReadOptions
     from .tools.api.options import SizeTarget as SizeTarget
+    from .tools.api.options import SplitOptions as SplitOptions
     from .tools.api.options import WriteOptions as WriteOptions
     from .tools.api.ray_pool import ClusterOptions as ClusterOptions
+    from .tools.api.recipe_files import read_recipe as read_recipe
     from .tools.api.releasing.options import ReleaseOptions as ReleaseOptions
     from .tools.api.releasing.release import Release as Release
     from .tools.api.releasing.release import release as release
@@ -141,6 +145,7 @@ _MODULES = {
     "Plan": "quantize.plan",
     "PlanError": "formats.errors",
     "PlanOptions": "quantize.plan_options",
+    "TypeRule": "quantize.patterns",
     "QType": "formats.qtypes",
     "QuantizedCheckpoint": "tools.api.blockwise",
     "QuantmillError": "formats.errors",
@@ -155,6 +160,7 @@ _MODULES = {
     "RunStarted": "formats.progress",
     "SizeTable": "tools.api.sizes",
     "SizeTarget": "tools.api.options",
+    "SplitOptions": "tools.api.options",
     "SourceError": "formats.errors",
     "Step": "quantize.plan",
     "StepDone": "formats.progress",
@@ -189,9 +195,11 @@ _MODULES = {
     "make_plan": "quantize.plan",
     "merge": "tools.api.shards",
     "merge_imatrices": "tools.api.importance",
+    "read_recipe": "tools.api.recipe_files",
     "model_from_arrays": "formats.arrays",
     "plan": "tools.api.sizes",
     "read_ggml": "formats.ggml.reader",
+    "parse_override": "formats.gguf.overrides",
     "read_gguf": "formats.gguf.reader",
     "read_hf": "formats.hf.load",
     "read_imatrix": "formats.imatrix_file",

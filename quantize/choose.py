@@ -15,7 +15,7 @@ from ..formats.gguf.writer import ggml_shape
 from ..formats.ir import Model, Role, Tensor
 from ..formats.qtypes import BF16, BY_NAME, F16, F32, QType, qtype
 from .kernels import ENCODABLE
-from .patterns import Pattern, compile_patterns
+from .patterns import Pattern, TypeRule, compile_patterns
 from .plan_options import PlanOptions
 from .recipe import FFN_CATEGORIES, VALUE_CATEGORIES, Category, Place, Recipe, Traits, category_of
 from .recipes import BIG_MODELS, NEVER, NEVER_IN_ARCH, NEVER_WHOLE, WIDTH_FALLBACKS
@@ -104,8 +104,15 @@ def guess_float_type(model: Model) -> QType:
     return next((found for found in matrices if found in (F16, BF16)), F16)
 
 
-def choose_types(model: Model, recipe: Recipe, options: PlanOptions) -> dict[str, Choice]:
+def choose_types(model: Model, recipe: Recipe, options: PlanOptions, whole: Model | None = None) -> dict[str, Choice]:
     """Choose the type of every tensor that may be quantized.
+
+    Args:
+        model: the model to choose for.
+        recipe: the level's recipe.
+        options: what comes before the recipe.
+        whole: the model before blocks were left out, whose number of blocks counts, as in llama.cpp; None for
+            ``model``.
 
     Returns:
         the choices by tensor name, in the order of ``visiting_order``, without the tensors that keep their type.
@@ -133,7 +140,7 @@ def choose_types(model: Model, recipe: Recipe, options: PlanOptions) -> dict[str
             choices[tensor.name] = Choice(recipe.default_type, "pure")
         else:
             mixed.append(tensor)
-    choices |= _mix(model, tensors, mixed, recipe, options)
+    choices |= _mix(whole or model, tensors, mixed, recipe, options)
     return {t.name: _fit(t, choices[t.name], options) for t in allowed}
 
 
@@ -212,21 +219,27 @@ def _width_fallback(wanted: QType, width: int) -> QType | None:
 
 def patterns_of(options: PlanOptions, tensors: Sequence[Tensor]) -> list[Pattern]:
     """The compiled patterns of ``tensor_types``, for these tensors."""
-    pairs = [(text, encodable(type)) for text, type in options.tensor_types]
-    return compile_patterns(pairs, [tensor.name for tensor in tensors])
+    rules = [one if isinstance(one, TypeRule) else TypeRule(*one) for one in options.tensor_types]
+    compiled = [(rule.pattern, encodable(rule.type, rule.origin), rule.origin) for rule in rules]
+    return compile_patterns(compiled, [tensor.name for tensor in tensors])
 
 
 def _first_match(patterns: list[Pattern], name: str) -> Choice | None:
     found = next((pattern for pattern in patterns if pattern.regex.search(name)), None)
-    return None if found is None else Choice(found.type, f"--tensor-type {found.text}", option=found.option)
+    return None if found is None else Choice(found.type, f"{found.origin} {found.text}", option=found.option)
 
 
-def encodable(type: str | QType) -> QType:
-    """Look up a type in which weights can be written. Raises ``PlanError`` if it is unknown or has no encoder."""
+def encodable(type: str | QType, where: str = "") -> QType:
+    """Look up a type in which weights can be written. Raises ``PlanError`` if it is unknown or has no encoder.
+
+    Args:
+        where: where it was given, for messages.
+    """
     try:
         found = type if isinstance(type, QType) else qtype(type)
     except QuantmillError as error:
-        raise PlanError(error.problem, hint=error.hint) from error
+        raise PlanError(error.problem, where=where or None, hint=error.hint) from error
     if found.name not in ENCODABLE:
-        raise PlanError(f"type {found} cannot hold quantized weights", hint="such as Q4_K, Q8_0, F16")
+        problem = f"type {found} cannot hold quantized weights"
+        raise PlanError(problem, where=where or None, hint="such as Q4_K, Q8_0, F16")
     return found

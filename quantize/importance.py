@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,26 @@ class ImportanceFit:
     def __str__(self) -> str:
         lacking = f" ({name_list(self.lacking, _NAMED)})" if self.lacking else ""
         return f"{self.entries}; {len(self.weighed)} tensors encoded with it, {len(self.lacking)} without{lacking}"
+
+
+def chosen(importance: Importance, include: Sequence[str], exclude: Sequence[str]) -> Importance:
+    """The entries whose name has one of the texts of ``include``, or none of those of ``exclude``.
+
+    Raises:
+        PlanError: both are given, or one of the texts is in no entry's name.
+    """
+    if not (include or exclude):
+        return importance
+    option, parts = ("--include-weights", include) if include else ("--exclude-weights", exclude)
+    if include and exclude:
+        raise PlanError("excludes --exclude-weights", where=option, hint="leave one of them out")
+    if not importance:
+        raise PlanError("has no effect: there is no importance", where=option, hint="give --imatrix, too")
+    if idle := next((part for part in parts if not any(part in name for name in importance)), None):
+        names = name_list(list(importance), _NAMED)
+        raise PlanError(f"no entry's name has {idle!r} in it: the names are {names}", where=option)
+    wanted = bool(include)
+    return {name: vector for name, vector in importance.items() if any(p in name for p in parts) is wanted}
 
 
 def matching(model: Model, importance: Importance) -> tuple[str, ...]:

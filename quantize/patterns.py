@@ -10,6 +10,30 @@ from dataclasses import dataclass
 from ..formats.errors import PlanError
 from ..formats.qtypes import QType
 
+_OPTION = "--tensor-type"
+
+
+@dataclass(frozen=True)
+class TypeRule:
+    """A line of a recipe's file: the type of the tensors whose name has a match of a pattern.
+
+    Args:
+        pattern: the regular expression.
+        type: the type's name.
+        origin: the file and the line, for messages.
+
+    Example:
+        >>> from quantmill import PlanOptions, TypeRule, make_plan, tiny_llama
+        >>> rule = TypeRule("ffn_up", "Q8_0", "mix.txt:1")
+        >>> plan = make_plan(tiny_llama(), "Q4_K_M", PlanOptions(tensor_types=[rule]))
+        >>> [step.reason for step in plan.steps if step.type.name == "Q8_0"]
+        ['mix.txt:1 ffn_up']
+    """
+
+    pattern: str
+    type: str | QType
+    origin: str = ""
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -19,23 +43,25 @@ class Pattern:
         text: the regular expression as it was given.
         regex: the same, compiled.
         type: the type of the tensors.
+        origin: the option, or the file and the line, that it was given by.
     """
 
     text: str
     regex: re.Pattern[str]
     type: QType
+    origin: str = _OPTION
 
     @property
     def option(self) -> str:
-        """The option that the pattern was given by."""
-        return f"--tensor-type {self.text}={self.type}"
+        """The pattern and where it was given."""
+        return f"{self.origin} {self.text}={self.type}"
 
     def matches(self, names: Iterable[str]) -> list[str]:
         """The names that have a match."""
         return [name for name in names if self.regex.search(name)]
 
 
-def compile_pattern(text: str) -> re.Pattern[str]:
+def compile_pattern(text: str, origin: str = _OPTION) -> re.Pattern[str]:
     """Compile a pattern. Its letters match in either case. llama-quantize writes the pattern in lower case to that end,
     which makes another class of ``\\D``, ``\\S`` and ``\\W``.
 
@@ -60,17 +86,20 @@ def compile_pattern(text: str) -> re.Pattern[str]:
     except (OverflowError, RecursionError):
         problem = "a repetition is too large, or groups are too deep"
     hint = r"the dialect is Python's, where a digit is \d"
-    raise PlanError(f"--tensor-type {text!r} is not a valid regular expression: {problem}", hint=hint)
+    raise PlanError(f"{origin} {text!r} is not a valid regular expression: {problem}", hint=hint)
 
 
-def compile_patterns(pairs: Sequence[tuple[str, QType]], names: Sequence[str]) -> list[Pattern]:
-    """Compile (pattern, type) pairs for the tensors of these names.
+def compile_patterns(rules: Sequence[tuple[str, QType, str]], names: Sequence[str]) -> list[Pattern]:
+    """Compile patterns, with their types and origins, for the tensors of these names.
 
     Raises:
         PlanError: a pattern is not a regular expression, or matches no name.
     """
-    patterns = [Pattern(text, compile_pattern(text), type) for text, type in pairs]
+    patterns = [
+        Pattern(text, compile_pattern(text, origin or _OPTION), type, origin or _OPTION) for text, type, origin in rules
+    ]
     for pattern in patterns:
         if not any(pattern.regex.search(name) for name in names):
-            raise PlanError(f"--tensor-type {pattern.text!r} matches no tensor", hint="--dry-run lists the names")
+            problem = f"{pattern.origin} {pattern.text!r} matches no tensor"
+            raise PlanError(problem, hint="--dry-run lists the names")
     return patterns

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..formats.errors import ImportanceMissing, PlanError, located
 from ..formats.gguf.keys import FILE_TYPES, GENERAL_FILE_TYPE, GENERAL_QUANTIZATION_VERSION, QUANTIZATION_VERSION
+from ..formats.gguf.overrides import overridden
 from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape
 from ..formats.ir import Metadata, Model, Tensor, Value, ValueType
 from ..formats.moments_file import Moments
 from ..formats.qtypes import BY_NAME, QType
 from .choose import Choice, choose_types, converted_type, encodable, guess_float_type, visiting_order
-from .importance import ImportanceFit, check_matches, check_values, matching, n_matrices, weighed_tensors
+from .importance import ImportanceFit, check_matches, check_values, chosen, matching, n_matrices, weighed_tensors
 from .kernels import ENCODABLE
 from .plan_options import Importance, MakeLayout, PlanOptions
+from .prune import prune, with_count_last
 from .recipe import Recipe
-from .recipes import IGNORES_IMPORTANCE, REFUSES_WITHOUT, find_recipe
+from .recipes import COPY, IGNORES_IMPORTANCE, REFUSES_WITHOUT, find_recipe
 from .refine import REFINED
-from .remarks import check_options, unrefined, unused_importance, unused_options
+from .remarks import check_copy, check_options, unrefined, unused_importance, unused_options
 from .towers import floats_of, kept_floats, whole_type
 
 __all__ = ["Importance", "MakeLayout", "Plan", "PlanOptions", "Step", "make_plan"]
@@ -69,6 +71,7 @@ class Plan:
         metadata: the file's keys.
         layout: the file's header and each tensor's place.
         importance: the importance vectors to encode with, by tensor name.
+        as_converted: whether tensors keep axes of one row, as llama.cpp's converter writes them.
         remarks: what the options asked for in vain, and what is never quantized, in lines.
 
     Example:
@@ -85,6 +88,14 @@ class Plan:
     layout: Layout
     importance: Importance = field(default_factory=dict, repr=False, compare=False)
     remarks: tuple[str, ...] = ()
+    as_converted: bool = False
+
+    def infos(self, steps: Iterable[Step]) -> list[TensorInfo]:
+        """What a file's header says of some of the steps' tensors."""
+        return [
+            TensorInfo(s.tensor.name, s.tensor.shape if self.as_converted else ggml_shape(s.tensor.shape), s.type)
+            for s in steps
+        ]
 
     @property
     def importance_fit(self) -> ImportanceFit | None:
@@ -147,8 +158,9 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
 
     Args:
         model: the source, as ``read_model`` and its like give it.
-        level: a level's name such as ``Q4_K_M``, an alias or its number; for a checkpoint also ``auto``, which keeps
-            quantized blocks as they are and gives everything else the checkpoint's own 16-bit type.
+        level: a level's name such as ``Q4_K_M``, an alias or its number; ``COPY`` for tensors as they are; for a
+            checkpoint also ``auto``, which keeps quantized blocks as they are and gives everything else the
+            checkpoint's own 16-bit type.
         options: how to depart from the level's recipe, and the importance to quantize with.
 
     Raises:
@@ -172,11 +184,18 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
     if keep_blocks:
         level = guess_float_type(model).name
     recipe = find_recipe(level, options.recipe_set)
-    importance = options.importance or {}
+    importance = chosen(options.importance or {}, options.include_weights, options.exclude_weights)
     check_options(options)
     check_matches(model, importance)
     check_values(importance)
-    choices = choose_types(model, recipe, options)
+    whole = model = replace(model, metadata=overridden(model, options.overrides))
+    if options.prune_layers:
+        pruned = prune(model, options.prune_layers)
+        model, importance = pruned.model, pruned.importance(importance)
+    options = replace(options, importance=importance)
+    if recipe is COPY:
+        check_copy(model, options)
+    choices = {} if recipe is COPY else choose_types(model, recipe, options, whole)
     remarks = tuple(unused_options(model, recipe, options, choices))
     if recipe.default_type.is_quantized:
         remarks += tuple(kept_floats(model, recipe.level))
@@ -191,7 +210,11 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
 
     in_order = model.from_checkpoint and not recipe.default_type.is_quantized
     tensors = model.tensors if in_order else sorted(model.tensors, key=lambda t: visiting_order(t.name))
-    metadata = _metadata(model.metadata, level, options.extra_metadata, in_place=in_order)
+    extra = {**options.overrides, **options.extra_metadata}
+    file_type = _file_type_of_copy(model, choices) if recipe is COPY else FILE_TYPES[level]
+    metadata = _metadata(model.metadata, file_type, extra, in_place=in_order)
+    if options.prune_layers and not in_order:
+        metadata = with_count_last(metadata, model.arch)
     shape = (lambda t: t.shape) if in_order else (lambda t: ggml_shape(t.shape))
     infos = [TensorInfo(t.name, shape(t), choices[t.name].type) for t in tensors]
     with located(model.path):
@@ -200,7 +223,7 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
         Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed, t.name in refined)
         for t, c, info, offset in zip(tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True)
     )
-    plan = Plan(model, level, steps, metadata, place, importance)
+    plan = Plan(model, level, steps, metadata, place, importance, as_converted=in_order)
     return replace(plan, remarks=(*remarks, *_remarks_on_importance(plan, options.moments is not None)))
 
 
@@ -244,7 +267,15 @@ def _level_of_most(model: Model, choices: Mapping[str, Choice], otherwise: str) 
     return level if level in FILE_TYPES and not BY_NAME[name].is_float else otherwise
 
 
-def _metadata(source: Metadata, level: str, extra: Metadata, in_place: bool) -> dict[str, Value]:
+def _file_type_of_copy(model: Model, choices: Mapping[str, Choice]) -> int:
+    """The file type that the source names, or that of the type which most weights have."""
+    named = model.metadata.get(GENERAL_FILE_TYPE)
+    if named is not None and isinstance(named.data, int):
+        return named.data
+    return FILE_TYPES[_level_of_most(model, choices, guess_float_type(model).name)]
+
+
+def _metadata(source: Metadata, file_type: int, extra: Metadata, in_place: bool) -> dict[str, Value]:
     """The source's keys, and those of the new file.
 
     Args:
@@ -253,7 +284,7 @@ def _metadata(source: Metadata, level: str, extra: Metadata, in_place: bool) -> 
     """
     new = {
         GENERAL_QUANTIZATION_VERSION: Value(ValueType.UINT32, QUANTIZATION_VERSION),
-        GENERAL_FILE_TYPE: Value(ValueType.UINT32, FILE_TYPES[level]),
+        GENERAL_FILE_TYPE: Value(ValueType.UINT32, file_type),
         **extra,
     }
     kept = {key: value for key, value in source.items() if not key.startswith("split.")}

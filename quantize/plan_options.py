@@ -13,6 +13,7 @@ from ..formats.gguf.writer import layout as gguf_layout
 from ..formats.ir import Metadata
 from ..formats.moments_file import Moments
 from ..formats.qtypes import QType
+from .patterns import TypeRule
 
 Importance = Mapping[str, NDArray[np.float32]]
 MakeLayout = Callable[[Metadata, Sequence[TensorInfo]], Layout]
@@ -30,12 +31,18 @@ class PlanOptions:
         leave_output: keep ``output.weight`` in the type that it has.
         output_type: the type of ``output.weight``.
         embedding_type: the type of the token embeddings.
-        tensor_types: (pattern, type) pairs. The pattern is a regular expression that is searched for in each tensor's
-            name, whatever the case of its letters. The first pair that matches replaces the recipe's choice.
+        tensor_types: (pattern, type) pairs, or lines of a recipe's file as ``read_recipe`` reads them. The
+            pattern is a regular expression that is searched for in each tensor's name, whatever the case of its
+            letters. The first pair that matches replaces the recipe's choice.
         fallback_type: the type of tensors whose width fits no type, or that lack the importance which their type needs.
         no_fallback: raise an error for a tensor whose width does not fit its type, instead of choosing another type.
         allow_requantize: quantize tensors again that are quantized already. Tensors of a checkpoint may always be
             quantized again, for it is the only source there is; so may those that become floats, which loses nothing.
+        include_weights, exclude_weights: parts of tensor names. Only tensors whose name has one of the first use their
+            importance, or all whose name has none of the second. Give one of the two.
+        imatrix_metadata: whether the file says which importance matrix it was made with (``quantize.imatrix.*``).
+        overrides: metadata keys to set in the file, as ``parse_override`` reads them. They count for the recipe, too.
+        prune_layers: numbers of blocks to leave out. The others are numbered anew.
         importance: tensor name -> float32 [stacked matrices * width], the importance of each column; or None.
         moments: the second moments of each weight's inputs, with which the tensors that have importance are refined; or
             None.
@@ -56,10 +63,15 @@ class PlanOptions:
     leave_output: bool = False
     output_type: str | QType | None = None
     embedding_type: str | QType | None = None
-    tensor_types: Sequence[tuple[str, str | QType]] = ()
+    tensor_types: Sequence[tuple[str, str | QType] | TypeRule] = ()
     fallback_type: str | QType | None = None
     no_fallback: bool = False
     allow_requantize: bool = False
+    include_weights: Sequence[str] = ()
+    exclude_weights: Sequence[str] = ()
+    imatrix_metadata: bool = True
+    overrides: Metadata = field(default_factory=dict)
+    prune_layers: Sequence[int] = ()
     importance: Importance | None = field(default=None, repr=False, compare=False)
     moments: Moments | None = field(default=None, repr=False, compare=False)
     extra_metadata: Metadata = field(default_factory=dict)

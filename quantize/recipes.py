@@ -279,6 +279,7 @@ RECIPE_SETS: dict[str, dict[str, Recipe]] = {
     name: {recipe.level: recipe for recipe in recipes}
     for name, recipes in (("current", _CURRENT), ("2023-12", _2023_12), ("ggml-v3", _GGML_V3))
 }
+COPY = Recipe("COPY", "F32")  # no level: every tensor as it is; it stands in no set
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 DEFAULT_SET = "current"
 LEVELS = tuple(RECIPE_SETS[DEFAULT_SET])
@@ -314,6 +315,8 @@ def find_recipe(level: str, recipe_set: str | None = None) -> Recipe:
     name = ALIASES.get(name, name)
     if name in recipes:
         return recipes[name]
+    if name == COPY.level:
+        return COPY
     near = get_close_matches(name, [*recipes, *ALIASES], n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(recipes)}"
     place = "" if recipe_set in (None, DEFAULT_SET) else f" in recipe set {recipe_set}"

@@ -10,6 +10,7 @@ from .choose import EMBEDDING_OPTION, OUTPUT_OPTION, Choice, patterns_of
 from .importance import ImportanceFit
 from .plan_options import PlanOptions
 from .recipe import Recipe
+from .recipes import COPY
 
 _NAMED = 3  # tensors in a line
 _OUTPUT = "output.weight"
@@ -17,8 +18,30 @@ _OUTPUT = "output.weight"
 
 def check_options(options: PlanOptions) -> None:
     """Raise ``PlanError`` for options that exclude each other."""
+    if options.prune_layers and (options.moments is not None or options.chosen_types):
+        problem = "excludes --refine and target sizes, which are measured on the whole model"
+        raise PlanError(problem, where="--prune-layers", hint="prune to a float file first: quantize MODEL OUT COPY")
     if options.leave_output and options.output_type is not None:
         raise PlanError(f"excludes {OUTPUT_OPTION}", where="--leave-output-tensor", hint="leave one of them out")
+
+
+def check_copy(model: Model, options: PlanOptions) -> None:
+    """Raise ``PlanError`` for what a copy of a file's tensors cannot have."""
+    if model.from_checkpoint:
+        raise PlanError("is for GGUF files", path=model.path, where=COPY.level, hint="a checkpoint's own type is auto")
+    typed = {
+        "--pure": options.pure,
+        "--leave-output-tensor": options.leave_output,
+        OUTPUT_OPTION: options.output_type is not None,
+        EMBEDDING_OPTION: options.embedding_type is not None,
+        "--tensor-type": bool(options.tensor_types),
+        "--fallback-type": options.fallback_type is not None,
+        "--no-fallback": options.no_fallback,
+        "--allow-requantize": options.allow_requantize,
+        "--imatrix": bool(options.importance),
+    }
+    for option in (option for option, is_given in typed.items() if is_given):
+        raise PlanError(f"has no effect: {COPY.level} keeps every tensor's type", where=option, hint="leave it out")
 
 
 def unused_options(model: Model, recipe: Recipe, options: PlanOptions, choices: Mapping[str, Choice]) -> Iterator[str]:

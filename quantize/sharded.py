@@ -1,14 +1,15 @@
-"""Splitting a plan's output into shards as its source is split."""
+"""Splitting a plan's output into shards: as its source is split, or by size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..formats.errors import PlanError
 from ..formats.gguf.shards import shard_path, with_split
-from ..formats.gguf.writer import TensorInfo, ggml_shape
-from .plan import MakeLayout, Plan
+from ..formats.gguf.split import group_sizes
+from .plan import MakeLayout, Plan, Step
 
 
 def split_as_source(plan: Plan, prefix: str | Path, layout: MakeLayout) -> tuple[tuple[Path, Plan], ...]:
@@ -35,14 +36,51 @@ def split_as_source(plan: Plan, prefix: str | Path, layout: MakeLayout) -> tuple
             hint="leave out --keep-split, and split the output with quantmill split",
         )
     steps = {step.tensor.name: step for step in plan.steps}
-    plans = []
+    groups = []
     start = 0
-    for i, shard in enumerate(shards):
+    for shard in shards:
         tensors = plan.source.tensors[start : start + shard.n_tensors]
         start += shard.n_tensors
-        metadata = with_split(plan.metadata if i == 0 else {}, i, len(shards), len(steps), count_last=False)
-        ours = [steps[tensor.name] for tensor in tensors]
-        place = layout(metadata, [TensorInfo(s.tensor.name, ggml_shape(s.tensor.shape), s.type) for s in ours])
-        placed = tuple(replace(step, offset=at) for step, at in zip(ours, place.offsets, strict=True))
-        plans.append((shard_path(prefix, i, len(shards)), replace(plan, steps=placed, metadata=metadata, layout=place)))
+        groups.append([steps[tensor.name] for tensor in tensors])
+    return _plans(plan, prefix, layout, groups, count_last=False)
+
+
+def split_by_size(
+    plan: Plan,
+    prefix: str | Path,
+    layout: MakeLayout,
+    *,
+    max_tensors: int | None = None,
+    max_bytes: int | None = None,
+    empty_first: bool = False,
+) -> tuple[tuple[Path, Plan], ...]:
+    """Make one plan for each shard: the shards that ``quantmill split`` and llama-gguf-split make of the whole file.
+
+    Args:
+        plan, prefix, layout: see ``split_as_source``.
+        max_tensors, max_bytes, empty_first: see ``formats.gguf.split.group_sizes``.
+
+    Raises:
+        PlanError: there would be too many shards.
+    """
+    sizes = [step.nbytes for step in plan.steps]
+    counts = group_sizes(
+        sizes, max_tensors=max_tensors, max_bytes=max_bytes, empty_first=empty_first, path=plan.source.path
+    )
+    groups, start = [], 0
+    for count in counts:
+        groups.append(plan.steps[start : start + count])
+        start += count
+    return _plans(plan, prefix, layout, groups, count_last=True)
+
+
+def _plans(
+    plan: Plan, prefix: str | Path, layout: MakeLayout, groups: Sequence[Sequence[Step]], *, count_last: bool
+) -> tuple[tuple[Path, Plan], ...]:
+    plans = []
+    for i, steps in enumerate(groups):
+        metadata = with_split(plan.metadata if i == 0 else {}, i, len(groups), len(plan.steps), count_last=count_last)
+        place = layout(metadata, plan.infos(steps))
+        placed = tuple(replace(step, offset=at) for step, at in zip(steps, place.offsets, strict=True))
+        plans.append((shard_path(prefix, i, len(groups)), replace(plan, steps=placed, metadata=metadata, layout=place)))
     return tuple(plans)

@@ -14,18 +14,18 @@ from .terminal.options import (
     cluster_options,
     imatrix_options,
     mmproj_options,
-    plan_options,
     print_options,
     quiet_option,
     read_options,
     write_options,
 )
+from .terminal.plan_options import plan_options, split_options
 from .terminal.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from ..quantize.plan import PlanOptions
     from .api.conversion import Conversion
-    from .api.options import Kind, MmprojOptions, ReadOptions, WriteOptions
+    from .api.options import Kind, MmprojOptions, ReadOptions, SplitOptions, WriteOptions
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 @plan_options
 @print_options
 @write_options
+@split_options
 @mmproj_options
 @quiet_option
 @cluster_options
@@ -72,6 +73,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     write: WriteOptions,
+    split: SplitOptions,
     mmproj: MmprojOptions | None,
     quiet: bool,
     cluster: str | None,
@@ -111,6 +113,7 @@ def command(
             kind=kind,
             read=read,
             write=write,
+            split=split,
             mmproj=mmproj,
             cluster=cluster_from(cluster, workers),
             dry_run=dry_run,

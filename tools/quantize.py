@@ -14,17 +14,17 @@ from .terminal.options import (
     cluster_from,
     cluster_options,
     imatrix_options,
-    plan_options,
     print_options,
     quiet_option,
     target_options,
     write_options,
 )
+from .terminal.plan_options import plan_options, split_options
 from .terminal.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from ..quantize.plan import PlanOptions
-    from .api.options import Kind, SizeTarget, WriteOptions
+    from .api.options import Kind, SizeTarget, SplitOptions, WriteOptions
 
 
 def _offer_levels(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
@@ -47,6 +47,7 @@ def _offer_levels(ctx: click.Context, param: click.Parameter, typed: str) -> lis
 @click.option(
     "--keep-split", is_flag=True, help="Write as many shards as MODEL has; OUT is what their names begin with."
 )
+@split_options
 @target_options
 @imatrix_options
 @plan_options
@@ -59,6 +60,7 @@ def command(
     arguments: tuple[str, ...],
     kind: Kind | None,
     keep_split: bool,
+    split: SplitOptions,
     target: SizeTarget | None,
     imatrix: Path | None,
     refine: bool,
@@ -84,6 +86,7 @@ def command(
              quantize model-f16.gguf small.gguf IQ3_XXS --imatrix model.imatrix.gguf
              quantize model-f16.gguf Q4_K_M --dry-run
              quantize model-f16-00001-of-00008.gguf Q4_K_M --keep-split
+             quantize model-f16.gguf Q4_K_M --split-max-size 45G --tensor-type-file recipe.txt
              quantize model-f16.gguf --target-size 4.5GiB --imatrix model.imatrix.gguf
     \b
     Levels: F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_0 Q5_1 Q4_K_M Q4_K_S Q4_0 Q4_1
@@ -119,7 +122,7 @@ def command(
             target=target,
             options=options,
             kind=kind,
-            keep_split=keep_split,
+            split=replace(split, keep=keep_split),
             write=replace(write, threads=write.threads or threads),
             cluster=cluster_from(cluster, workers),
             dry_run=dry_run,

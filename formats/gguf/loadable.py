@@ -42,7 +42,7 @@ _PER_LAYER_WORDS = """
     attention.sliding_window_pattern attention.recurrent_layers attention.indexer.types attention.compress_ratios
     swiglu_clamp_exp swiglu_clamp_shexp
 """
-_PER_LAYER = frozenset(_PER_LAYER_WORDS.split())
+PER_LAYER = frozenset(_PER_LAYER_WORDS.split())
 _OF_OWN_LAYERS = {"attention.indexer.types"}  # none for layers that predict further tokens
 _OF_THESE_OR_ALL = {"attention.sliding_window_pattern"}
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
@@ -127,7 +127,7 @@ def takes(key: str, kind: ValueType, item: ValueType | None) -> bool:
         return True
     if kind is not ValueType.ARRAY or key.startswith(("general.", "tokenizer.")):
         return False
-    if wanted[0] is not ValueType.ARRAY and key.partition(".")[2] not in _PER_LAYER:
+    if wanted[0] is not ValueType.ARRAY and key.partition(".")[2] not in PER_LAYER:
         return False
     wanted_item = wanted[1] or wanted[0]
     return item is wanted_item or {item, wanted_item} <= _SIGNED or (item, wanted_item) in _FLAGS
@@ -157,7 +157,7 @@ def check_kinds(metadata: Metadata, path: Path | None = None) -> None:
 
 def _is_of_kind(key: str, value: Value, wanted: KeyType) -> bool:
     array = value.type is ValueType.ARRAY
-    if array != (wanted[0] is ValueType.ARRAY) and not (array and key.partition(".")[2] in _PER_LAYER):
+    if array != (wanted[0] is ValueType.ARRAY) and not (array and key.partition(".")[2] in PER_LAYER):
         return False
     item = wanted[1] or wanted[0]
     if item is ValueType.STRING:
@@ -245,7 +245,7 @@ def _layers(numbers: _Numbers) -> Iterator[KeyFinding]:
         return
     if (extra := numbers.most("nextn_predict_layers")) > layers[0]:
         yield numbers.found("nextn_predict_layers", f"is {extra} of {layers[0]} layers")
-    for name in sorted(_PER_LAYER):
+    for name in sorted(PER_LAYER):
         value = numbers.metadata.get(f"{numbers.arch}.{name}")
         wanted = layers[0] - (extra if name in _OF_OWN_LAYERS else 0)
         also = layers[0] - (extra if name in _OF_THESE_OR_ALL else 0)

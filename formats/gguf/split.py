@@ -15,6 +15,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,27 @@ def group_tensors(
     empty_first: bool = False,
     path: Path | None = None,
 ) -> tuple[tuple[Tensor, ...], ...]:
-    """Divide tensors among shards, in order. Source: ``split_strategy`` of tools/gguf-split.
+    """Divide tensors among shards, in order; arguments and errors as for ``group_sizes``."""
+    counts = group_sizes(
+        [tensor.nbytes for tensor in tensors],
+        max_tensors=max_tensors, max_bytes=max_bytes, empty_first=empty_first, path=path,
+    )  # fmt: skip
+    starts = np.cumsum([0, *counts]).tolist()
+    return tuple(tuple(tensors[a:b]) for a, b in pairwise(starts))
+
+
+def group_sizes(
+    sizes: Sequence[int],
+    *,
+    max_tensors: int | None = None,
+    max_bytes: int | None = None,
+    empty_first: bool = False,
+    path: Path | None = None,
+) -> tuple[int, ...]:
+    """How many tensors each shard gets, in order. Source: ``split_strategy`` of tools/gguf-split.
 
     Args:
+        sizes: bytes of each tensor.
         max_tensors, max_bytes: the limit of a shard; exactly one is given. Bytes count tensors, padded to 32, without
             the header. A larger tensor gets a shard of its own (llama-gguf-split fails if it is the first).
         empty_first: whether the first shard holds only keys.
@@ -80,19 +99,19 @@ def group_tensors(
         PlanError: there would be too many shards.
     """
     assert (max_tensors is None) != (max_bytes is None)
-    groups: list[list[Tensor]] = [[], []] if empty_first else [[]]
-    size = 0
-    for i, tensor in enumerate(tensors):
-        nbytes = align(tensor.nbytes, DEFAULT_ALIGNMENT)
-        full = i > 0 and i % max_tensors == 0 if max_tensors is not None else size + nbytes > (max_bytes or 0)
-        if full and groups[-1]:
-            groups.append([])
-            size = 0
-        groups[-1].append(tensor)
-        size += nbytes
-    if len(groups) > MAX_SHARDS:
-        raise PlanError(f"{len(groups)} shards; a set has {MAX_SHARDS} at most", path=path, hint="larger shards")
-    return tuple(tuple(group) for group in groups)
+    counts = [0, 0] if empty_first else [0]
+    total = 0
+    for i, size in enumerate(sizes):
+        nbytes = align(size, DEFAULT_ALIGNMENT)
+        full = i > 0 and i % max_tensors == 0 if max_tensors is not None else total + nbytes > (max_bytes or 0)
+        if full and counts[-1]:
+            counts.append(0)
+            total = 0
+        counts[-1] += 1
+        total += nbytes
+    if len(counts) > MAX_SHARDS:
+        raise PlanError(f"{len(counts)} shards; a set has {MAX_SHARDS} at most", path=path, hint="larger shards")
+    return tuple(counts)
 
 
 def plan_split(

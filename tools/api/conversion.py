@@ -12,7 +12,7 @@ from ...formats.errors import PlanError
 from ...formats.progress import Note, Progress, note, notes, work
 from ...formats.version import __version__
 from .models import output_path
-from .options import Kind, MmprojOptions, WriteOptions
+from .options import Kind, MmprojOptions, SplitOptions, WriteOptions
 
 if TYPE_CHECKING:
     from ...formats.ir import Bytes, Metadata, Model, Tensor
@@ -66,7 +66,7 @@ class Request:
     dst: Path | None
     write: WriteOptions
     cluster: ClusterOptions | None
-    keep_split: bool
+    split: SplitOptions
     dry_run: bool
     progress: Progress | None
 

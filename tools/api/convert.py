@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError
 from ...formats.progress import Progress, note, notes
-from ...formats.storage.endings import without_ending
 from ...formats.storage.output import check_target as check_target_file
 from .checks import check_cluster, check_layout, check_read, check_target, check_write, plan_options_given, refuse
 from .conversion import FLOATS, Conversion, Request, note_client_options, write_checkpoint, write_copy
 from .mmproj import check_towers, plan_towers, read_towers
 from .models import output_path, read_model, source_kind, target_kind
-from .options import Kind, MmprojOptions, ReadOptions, SizeTarget, StrPath, WriteOptions
+from .options import Kind, MmprojOptions, ReadOptions, SizeTarget, SplitOptions, StrPath, WriteOptions
 from .planning import DEFAULT_REFINE_WIDTH, report_importance, with_imatrix
 from .ray_pool import ClusterOptions, connected
+from .splitting import check_split, jobs_of, missing_jobs, split_options_given
 
 if TYPE_CHECKING:
     from ...formats.ir import Model
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ...quantize.refine.refiner import Refiner
 
 _DEFAULT_READ, _DEFAULT_WRITE = ReadOptions(), WriteOptions()
+_PRUNE_FIRST = "prune to a file first: quantize MODEL OUT COPY --prune-layers"
 _NAME_A_LEVEL = "leave it out, or name a level such as Q4_K_M"
 
 
@@ -48,6 +49,7 @@ def convert(
     options: PlanOptions | None = None,
     kind: Kind | None = None,
     keep_split: bool = False,
+    split: SplitOptions | None = None,
     read: ReadOptions = _DEFAULT_READ,
     write: WriteOptions = _DEFAULT_WRITE,
     mmproj: MmprojOptions | None = None,
@@ -74,6 +76,7 @@ def convert(
         options: how to depart from the level's recipe; see ``PlanOptions``.
         kind: what to write; None to tell from ``dst``: ``.gguf``, ``.bin`` for GGML, otherwise a folder.
         keep_split: write as many shards as the source has; ``dst`` is what their names begin with.
+        split: write shards, by size or as the source is split; ``keep_split`` is short for ``SplitOptions(keep=True)``.
         read: how the source is read.
         write: how the output is written.
         mmproj: write the towers of a model that sees or hears, or read them where a folder is written; None to leave
@@ -128,7 +131,9 @@ def convert(
             towers = plan_towers(Path(src), Path(src if dst is None else dst), mmproj, read, write, progress)
             check_target_file(towers.path, towers.path, write.force, [])
         model = read_model(src, read, progress=progress)
-    request = Request(model, None if dst is None else Path(dst), write, cluster, keep_split, dry_run, progress)
+    shards = SplitOptions(keep=keep_split) if split is None else replace(split, keep=keep_split or split.keep)
+    check_split(shards)
+    request = Request(model, None if dst is None else Path(dst), write, cluster, shards, dry_run, progress)
     if is_adapter and kind != "gguf":
         raise PlanError("an adapter becomes a GGUF file", where="--to", hint="leave it out")
     check_write(kind, write)
@@ -139,7 +144,7 @@ def convert(
     }  # fmt: skip
     for_plans = {
         **for_levels, **plan_options_given(options), "target": target is not None,
-        "--cluster": cluster is not None, "--keep-split": keep_split,
+        "--cluster": cluster is not None, **split_options_given(shards),
     }  # fmt: skip
     if is_adapter or kind == "hf":
         refuse(for_plans, "an adapter is not quantized" if is_adapter else "a Hugging Face folder holds floats")
@@ -152,6 +157,9 @@ def convert(
             refuse(for_levels, "without a level nothing is quantized", _NAME_A_LEVEL)
         if target is not None:
             check_target(target, level, kind)
+            refuse({"--prune-layers": bool(options.prune_layers)}, "a target is for the whole model", _PRUNE_FIRST)
+        if kind == "ggml":
+            refuse(_for_gguf(options, level), "GGML files hold no such keys")
         check_cluster(cluster, write.threads)
         if text is not None and (not refine or imatrix is not None or dry_run):
             raise PlanError("needs --refine, and neither --imatrix nor --dry-run", where="--file")
@@ -171,6 +179,15 @@ def convert(
             write_plans([towers], options=write, progress=progress)
         done = replace(done, mmproj=towers.path)
     return replace(done, written=not dry_run, seconds=time.monotonic() - start)
+
+
+def _for_gguf(options: PlanOptions, level: str) -> dict[str, bool]:
+    """What only GGUF files can have."""
+    return {
+        "--override-kv": bool(options.overrides),
+        "--no-imatrix-metadata": not options.imatrix_metadata,
+        "COPY": level.upper() == "COPY",
+    }
 
 
 def _read_adapter(src: Path, read: ReadOptions, level: str, progress: Progress | None) -> Model:
@@ -218,7 +235,6 @@ def _quantize(
     inputs: list[Path],
 ) -> Conversion:
     """Plan the file and write it."""
-    from ...quantize.execute import Job
     from ...quantize.plan import make_plan
 
     budget = None
@@ -239,15 +255,11 @@ def _quantize(
         report_importance(plan, file, request.progress)
     for line in plan.remarks:
         note(request.progress, line, important=True)
-    jobs = [Job(plan, path)]
-    if request.keep_split:
-        from ...quantize.sharded import split_as_source
-
-        prefix = path.with_name(without_ending(path.name, ".gguf"))
-        jobs = [Job(part, shard) for shard, part in split_as_source(plan, prefix, options.layout)]
-    if not request.dry_run:
+    jobs = jobs_of(plan, path, request.split, options.layout)
+    missing = missing_jobs(jobs, request.progress) if request.split.partial else jobs
+    if not request.dry_run and missing:
         write_plans(
-            jobs,
+            missing,
             refiner=refiner,
             options=request.write,
             inputs=inputs,
@@ -265,8 +277,7 @@ def _for_kind(request: Request, kind: Kind, options: PlanOptions) -> tuple[Model
         return request.model, replace(options, layout=_gguf_layout(request.write))
     from ...formats.ggml.writer import layout, untied
 
-    if request.keep_split:
-        raise PlanError("a GGML file has no shards", where="--keep-split", hint="leave it out")
+    refuse(split_options_given(request.split), "a GGML file has no shards")
     return untied(request.model), replace(options, layout=layout, recipe_set=options.recipe_set or "ggml-v3")
 
 

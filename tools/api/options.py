@@ -97,6 +97,36 @@ class WriteOptions:
 
 
 @dataclass(frozen=True)
+class SplitOptions:
+    """How the output is split into shards while it is written. Give one of ``keep``, ``max_size`` and ``max_tensors``.
+
+    Args:
+        keep: write as many shards as the source has, with the tensors of each.
+        max_size: the most bytes of tensors in a shard; a larger tensor has a shard of its own.
+        max_tensors: the most tensors in a shard.
+        empty_first: let the first shard hold metadata only; not with ``keep``.
+        partial: write only what is missing of the set. A shard that is there must have the header and the size of the
+            one that would be written; its weights are not compared.
+
+    Example:
+        >>> from quantmill import SplitOptions
+        >>> SplitOptions(max_size=50_000_000_000).partial
+        False
+    """
+
+    keep: bool = False
+    max_size: int | None = None
+    max_tensors: int | None = None
+    empty_first: bool = False
+    partial: bool = False
+
+    @property
+    def splits(self) -> bool:
+        """Whether there are to be shards."""
+        return self.keep or self.max_size is not None or self.max_tensors is not None
+
+
+@dataclass(frozen=True)
 class SizeTarget:
     """A size to choose each tensor's type for, instead of a level. Give ``nbytes`` or ``bpw``.
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from ...formats.errors import PlanError, name_list
 from ...formats.progress import Progress, note
+from ...quantize.patterns import TypeRule as TypeRule
 from ...quantize.plan_options import PlanOptions as PlanOptions
+from ...quantize.prune import parse_layers as parse_layers
 
 if TYPE_CHECKING:
     from ...formats.ir import Model
@@ -53,17 +55,30 @@ def with_imatrix(
     """
     _check_refine(imatrix, refine, refine_width)
     if imatrix is None:
+        if not options.imatrix_metadata:
+            raise PlanError("has no effect: there is no importance", where="--no-imatrix-metadata", hint="leave it out")
         return options, None
     if options.importance is not None or options.moments is not None:
         raise PlanError("the options have importance already", where="imatrix", hint="give one of them")
     from ...formats.imatrix_file import read_imatrix
-    from ...quantize.importance import check_matches, matching
+    from ...quantize.importance import check_matches, chosen, matching
 
     read = read_imatrix(imatrix)
-    importance = read.vectors()
-    check_matches(model, importance, imatrix)
+    vectors = read.vectors()
+    check_matches(model, vectors, imatrix)
+    importance = chosen(vectors, options.include_weights, options.exclude_weights)
     provenance = read.provenance(name or imatrix, len(matching(model, importance)))
-    options = replace(options, importance=importance, extra_metadata={**options.extra_metadata, **provenance})
+    if not importance:
+        note(progress, f"{imatrix}: --exclude-weights leaves no entry: no importance is used", important=True)
+    if not (importance and options.imatrix_metadata):
+        provenance = {}
+    options = replace(
+        options,
+        importance=importance,
+        include_weights=(),
+        exclude_weights=(),
+        extra_metadata={**options.extra_metadata, **provenance},
+    )
     if not refine:
         return options, None
     if read.moments is None:

@@ -20,7 +20,6 @@ from .units import Size
 
 if TYPE_CHECKING:
     from ...formats.hf.tables.further import Mtp
-    from ..api.planning import PlanOptions
     from ..api.ray_pool import ClusterOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,7 +37,7 @@ class RecipeSetOption(click.Option):
         return record and (record[0].replace(", --book", ""), record[1])
 
 
-def _group(*options: Callable[[F], F]) -> Callable[[F], F]:
+def group(*options: Callable[[F], F]) -> Callable[[F], F]:
     """A decorator that adds options, in the order of the help."""
 
     def decorate(command: F) -> F:
@@ -49,7 +48,7 @@ def _group(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def _gather(name: str, build: Callable[..., object], *options: Callable[[F], F]) -> Callable[[F], F]:
+def gather(name: str, build: Callable[..., object], *options: Callable[[F], F]) -> Callable[[F], F]:
     """A decorator that adds options. The command gets one argument ``name``: what ``build`` makes of their values."""
     keys = signature(build).parameters
 
@@ -59,7 +58,7 @@ def _gather(name: str, build: Callable[..., object], *options: Callable[[F], F])
             given[name] = build(**{key: given.pop(key) for key in keys})
             return command(**given)
 
-        return _group(*options)(cast(F, gathered))
+        return group(*options)(cast(F, gathered))
 
     return decorate
 
@@ -91,32 +90,6 @@ imatrix_option = click.option(
 
 
 # Each function makes a group of options from what was given on the command line.
-
-
-def _plan_options(
-    recipe_set: str | None,
-    pure: bool,
-    leave_output: bool,
-    output_type: str | None,
-    embedding_type: str | None,
-    tensor_types: tuple[tuple[str, str], ...],
-    allow_requantize: bool,
-    fallback_type: str | None,
-    no_fallback: bool,
-) -> PlanOptions:
-    from ..api.planning import PlanOptions
-
-    return PlanOptions(
-        recipe_set=recipe_set,
-        pure=pure,
-        leave_output=leave_output,
-        output_type=output_type,
-        embedding_type=embedding_type,
-        tensor_types=tensor_types,
-        allow_requantize=allow_requantize,
-        fallback_type=fallback_type,
-        no_fallback=no_fallback,
-    )
 
 
 def _write_options(threads: int | None, version: int, big_endian: bool, force: bool, restart: bool) -> WriteOptions:
@@ -173,18 +146,6 @@ def cluster_from(address: str | None, workers: int | None) -> ClusterOptions | N
     return ClusterOptions(address, workers)
 
 
-def _pattern_and_type(
-    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
-    pairs = []
-    for text in given:
-        pattern, equals, type = text.rpartition("=")
-        if not (pattern and equals and type):
-            raise click.BadParameter(f"{text!r} is not PATTERN=TYPE, such as attn_v=Q8_0")
-        pairs.append((pattern, type))
-    return tuple(pairs)
-
-
 def _numbers(ctx: click.Context, param: click.Parameter, given: str | None) -> tuple[float, ...] | None:
     try:
         return None if given is None else tuple(float(one) for one in given.split(","))
@@ -210,7 +171,7 @@ def _mmproj_options(
     return MmprojOptions(file, mmproj_outtype, mmproj_only, image_mean, image_std)
 
 
-imatrix_options: Group[Any] = _group(
+imatrix_options: Group[Any] = group(
     imatrix_option,
     click.option(
         "--refine", is_flag=True,
@@ -222,35 +183,12 @@ imatrix_options: Group[Any] = _group(
     ),
 )  # fmt: skip
 
-plan_options: Group[Any] = _gather(
-    "options",
-    _plan_options,
-    recipe_set_option,
-    click.option("--pure", is_flag=True, help="Give every tensor the level's default type."),
-    click.option("--leave-output-tensor", "leave_output", is_flag=True, help="Leave output.weight as it is."),
-    click.option("--output-tensor-type", "output_type", metavar="TYPE", help="The type of output.weight."),
-    click.option("--token-embedding-type", "embedding_type", metavar="TYPE", help="The type of the token embeddings."),
-    click.option(
-        "--tensor-type",
-        "tensor_types",
-        metavar="PATTERN=TYPE",
-        multiple=True,
-        callback=_pattern_and_type,
-        help="The type of tensors whose name has a match of this regular expression. Repeatable; the first wins.",
-    ),
-    click.option("--allow-requantize", is_flag=True, help="Quantize again what is quantized. It loses quality."),
-    click.option(
-        "--fallback-type", metavar="TYPE", help="For tensors that lack the importance they need, or fit no type."
-    ),
-    click.option("--no-fallback", is_flag=True, help="Stop at a tensor whose width does not fit its type."),
-)
-
-print_options: Group[Any] = _group(
+print_options: Group[Any] = group(
     click.option("--dry-run", is_flag=True, help="Print what would become of each tensor, and write nothing."),
     click.option("--json", "as_json", is_flag=True, help="Print the plan or the summary as JSON."),
 )
 
-write_options: Group[Any] = _gather(
+write_options: Group[Any] = gather(
     "write",
     _write_options,
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: one for each CPU."),
@@ -265,7 +203,7 @@ write_options: Group[Any] = _gather(
 
 quiet_option = click.option("--quiet", is_flag=True, help="Print no progress and no summary.")
 
-mmproj_options: Group[Any] = _gather(
+mmproj_options: Group[Any] = gather(
     "mmproj",
     _mmproj_options,
     click.option(
@@ -282,7 +220,7 @@ mmproj_options: Group[Any] = _gather(
     click.option("--image-std", metavar="R,G,B", callback=_numbers, help="If no preprocessor config says it."),
 )  # fmt: skip
 
-cluster_options: Group[Any] = _group(
+cluster_options: Group[Any] = group(
     click.option(
         "--cluster", metavar="ADDRESS|local",
         help="Let a Ray cluster do the work: its head's address, or local to start one on this machine.",
@@ -290,7 +228,7 @@ cluster_options: Group[Any] = _group(
     click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Use at most so many of the cluster."),
 )  # fmt: skip
 
-target_options: Group[Any] = _gather(
+target_options: Group[Any] = gather(
     "target",
     _size_target,
     click.option(
@@ -306,7 +244,7 @@ target_options: Group[Any] = _gather(
     click.option("--typical-sensitivity", is_flag=True, help="Do not run the model: assume usual sensitivities."),
 )  # fmt: skip
 
-read_options: Group[Any] = _gather(
+read_options: Group[Any] = gather(
     "read",
     _read_options,
     click.option("--from", "source", type=click.Choice(KINDS), help="What SRC is, if it is not recognized."),

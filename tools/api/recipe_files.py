@@ -1,0 +1,81 @@
+"""Recipes in files: a type for each tensor, by patterns of names, one PATTERN=TYPE after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...formats.errors import PlanError, SourceError
+from ...quantize.patterns import TypeRule
+
+if TYPE_CHECKING:
+    from .options import StrPath
+
+_MAX_BYTES = 8 << 20  # a line for each tensor of the largest models is below 1 MB
+
+
+def read_recipe(path: StrPath) -> tuple[TypeRule, ...]:
+    """Read a recipe's file, as ``--tensor-type-file`` of llama-quantize: PATTERN=TYPE, parted by spaces or lines.
+
+    What follows a ``#`` at a word's beginning is a comment, to the end of its line; llama-quantize knows none.
+
+    Args:
+        path: the file.
+
+    Returns:
+        the rules in order, for ``PlanOptions.tensor_types``.
+
+    Raises:
+        SourceError: it cannot be read. PlanError: a word is not PATTERN=TYPE, a type is unknown, or a pattern stands
+            there twice; names the line.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import read_recipe
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "mix.txt")
+        ...     _ = path.write_text("attn_v=Q8_0  # more bits for values")
+        ...     [(rule.pattern, rule.type) for rule in read_recipe(path)]
+        [('attn_v', 'Q8_0')]
+    """
+    from ...quantize.choose import encodable
+    from ...quantize.patterns import compile_pattern
+
+    path = Path(path)
+    rules: dict[str, TypeRule] = {}
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        origin = f"{path}:{number}"
+        for word in _words(line):
+            pattern, equals, type = word.rpartition("=")
+            if not (pattern and equals and type):
+                raise PlanError(f"{word!r} is not PATTERN=TYPE, such as attn_v=Q8_0", where=origin)
+            if pattern in rules:
+                problem = f"{pattern!r} stands in {rules[pattern].origin} already, and the first counts"
+                raise PlanError(problem, where=origin, hint="leave one of them out")
+            compile_pattern(pattern, origin)
+            rules[pattern] = TypeRule(pattern, encodable(type, origin).name, origin)
+    if not rules:
+        raise PlanError("holds no PATTERN=TYPE", path=path)
+    return tuple(rules.values())
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror}", path=path) from error
+    if len(raw) > _MAX_BYTES:
+        raise PlanError(f"has more than {_MAX_BYTES} bytes: this is no recipe", path=path)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PlanError(f"is not UTF-8 at byte {error.start}: this is no recipe", path=path) from None
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line before its comment."""
+    words = line.split()
+    end = next((i for i, word in enumerate(words) if word.startswith("#")), len(words))
+    return words[:end]
