@@ -221,6 +221,8 @@ def packed() -> list[Sample]:
         stored, config, _ = parts.golden_layer("bitsandbytes", case)
         config |= {"llm_int8_skip_modules": ["lm_head"], "bnb_4bit_compute_dtype": "bfloat16"}
         layers[case] = (config, {name.removeprefix("m."): part for name, part in stored.items()})
+    stored, config, _ = parts.golden_layer("modelopt", "NVFP4_DEFAULT_CFG")
+    layers["modelopt"] = (config, {name.removeprefix("m."): part for name, part in stored.items()})
     found = []
     for name, (config, layer) in layers.items():
         weights = save({f"m.{part}": tensor.contiguous() for part, tensor in layer.items()})
@@ -229,7 +231,12 @@ def packed() -> list[Sample]:
     beside = {"config.json": {}, "quantize_config.json": gptq, "model.safetensors": found[0].files["model.safetensors"]}
     old = {"w_bit": 4, "q_group_size": 32, "version": "GEMM", "zero_point": True}
     other = {"config.json": {}, "quant_config.json": old, "model.safetensors": found[1].files["model.safetensors"]}
-    return [*found, Sample("gptq beside", beside, _read_packed), Sample("awq beside", other, _read_packed)]
+    mixed = {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"m": {"quant_algo": "NVFP4", "group_size": 16}},
+             "exclude_modules": ["lm_head"], "kv_cache_quant_algo": "FP8"}  # fmt: skip
+    alone = {"config.json": {}, "hf_quant_config.json": {"producer": {"name": "modelopt"}, "quantization": mixed}}
+    alone["model.safetensors"] = found[-1].files["model.safetensors"]
+    named = {"gptq beside": beside, "awq beside": other, "modelopt beside": alone}
+    return [*found, *(Sample(name, files, _read_packed) for name, files in named.items())]
 
 
 def _read_packed(folder: Path) -> object:

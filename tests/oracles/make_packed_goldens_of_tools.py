@@ -1,20 +1,25 @@
-"""Golden layers of bitsandbytes: parts as the library stores them, and its own decode.
+"""Golden layers of bitsandbytes and ModelOpt: parts as these libraries store them, and their own decode.
 
 PYTHON tests/oracles/make_packed_goldens_of_tools.py tests/formats/hf/packed/goldens
 
-Run it with a Python that has torch 2.13.0 and bitsandbytes 0.50.2; it writes the goldens of the libraries that it
+Run it with a Python that has torch 2.13.0, transformers 5.23.0 and bitsandbytes 0.50.2 or nvidia-modelopt 0.47.0 (with
+requests); it writes the goldens of the libraries that it
 finds. The files are laid out as those of ``make_packed_goldens.py``.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from make_packed_goldens import Case, write
+from safetensors.torch import load_file
 
 WIDTH, ROWS = 64, 32
 
@@ -66,13 +71,81 @@ def bitsandbytes_cases() -> Iterator[Case]:
         yield f"int8-{step}", {"quant_method": "bitsandbytes", "load_in_8bit": True}, {**parts, "decoded": decoded}
 
 
-TOOLS = {"bitsandbytes": bitsandbytes_cases}
+MODELOPT = (
+    "FP8_DEFAULT_CFG", "FP8_PER_CHANNEL_PER_TOKEN_CFG", "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG", "MXFP8_DEFAULT_CFG",
+    "NVFP4_DEFAULT_CFG", "NVFP4_AWQ_LITE_CFG", "W4A16_NVFP4_CFG", "MXFP4_DEFAULT_CFG", "W4A8_MXFP4_FP8_CFG",
+    "INT4_AWQ_CFG", "W4A8_AWQ_BETA_CFG", "INT8_WEIGHT_ONLY_CFG", "INT8_SMOOTHQUANT_CFG",
+)  # fmt: skip
+
+
+def modelopt_cases() -> Iterator[Case]:
+    """A layer of each algorithm, as ``export_hf_checkpoint`` writes it: the first 16 of its 256 rows."""
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_hf_checkpoint
+    from modelopt.torch.quantization import tensor_quant
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    # Its search of AWQ scales rounds activations in CUDA. Unrounded, it finds other scales; what it writes is its own.
+    tensor_quant.dynamic_block_quantize_op = lambda inputs, *a, **k: inputs
+    tokens = torch.arange(32)[None]
+    for name in MODELOPT:
+        torch.manual_seed(len(name))
+        about = LlamaConfig(
+            vocab_size=64, hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=128, initializer_range=0.1, architectures=["LlamaForCausalLM"],
+        )  # fmt: skip
+        model = LlamaForCausalLM(about).to(torch.bfloat16).eval()
+        mtq.quantize(model, copy.deepcopy(getattr(mtq, name)), lambda model: model(tokens))
+        with tempfile.TemporaryDirectory() as folder:
+            export_hf_checkpoint(model, export_dir=folder)
+            config = json.loads((Path(folder) / "config.json").read_text())["quantization_config"]
+            stored = load_file(next(Path(folder).glob("*.safetensors")))
+        at = "model.layers.0.self_attn.o_proj."
+        parts = {key.removeprefix(at): part for key, part in stored.items() if key.startswith(at)}
+        yield name, config, _first_rows(parts, config["quant_algo"].upper())
+
+
+def _first_rows(parts: dict[str, torch.Tensor], algo: str) -> dict[str, torch.Tensor]:
+    """The parts of a layer's first 16 rows (all 128 of blocks of 128), and their weights by the library's decode."""
+    from modelopt.torch.quantization.qtensor import FP8QTensor, MXFP4QTensor, MXFP8QTensor, NVFP4QTensor
+
+    n = 128 if algo == "FP8_PB_WO" else 16
+    kept = dict(parts)
+    int4 = algo in ("W4A16_AWQ", "W4A8_AWQ")
+    kept["weight"] = weight = parts["weight"][: n // 2 if int4 else n]
+    scale = parts["weight_scale"]
+    if scale.dim():
+        kept["weight_scale"] = scale = scale[: 1 if algo == "FP8_PB_WO" else n]
+    f32, size = torch.float32, torch.Size((n, 256))
+    if int4:  # decoded by its packing's inverse, which the library has for its own tensors only
+        low = torch.stack([weight & 15, weight >> 4], 1).reshape(n, 256).to(torch.int32)
+        decoded = (low - 16 * (low > 7)) * scale.repeat_interleave(256 // scale.shape[1], 1)
+    elif weight.dtype == torch.int8:
+        decoded = weight.float() * scale[:, None]
+    elif algo == "MXFP8":
+        decoded = MXFP8QTensor(size, f32, weight).dequantize(f32, scale=scale)
+    elif algo in ("MXFP4", "W4A8_MXFP4_FP8"):
+        decoded = MXFP4QTensor(size, f32, weight).dequantize(f32, scale=scale, block_sizes={-1: 32})
+    elif "NVFP4" in algo:
+        quantized = NVFP4QTensor(size, f32, weight)
+        decoded = quantized.dequantize(f32, scale=scale, double_scale=parts["weight_scale_2"], block_sizes={-1: 16})
+    else:
+        blocks = {"FP8_PB_WO": {-1: 128, -2: 128}}.get(algo)
+        flat = scale.reshape(1, 2) if blocks else scale.reshape(-1, 1) if scale.dim() else scale
+        decoded = FP8QTensor(size, f32, weight).dequantize(f32, scale=flat, block_sizes=blocks)
+    factors = parts.get("pre_quant_scale")
+    return {**kept, "decoded": decoded.float() * (1 if factors is None else factors.float())}
+
+
+TOOLS = {"bitsandbytes": ("bitsandbytes", bitsandbytes_cases), "modelopt": ("nvidia-modelopt", modelopt_cases)}
 
 
 def main(folder: Path) -> None:
-    for library, cases in TOOLS.items():
-        if find_spec(library):
-            write(folder / f"{library}.safetensors", library, cases())
+    wanted = sys.argv[2:] or TOOLS
+    for module in wanted:
+        library, cases = TOOLS[module]
+        if find_spec(module):
+            write(folder / f"{module}.safetensors", library, cases())
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from .targets import Layer
 _PACKED_ENDINGS = (
     ".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", "_blocks", ".quant_map", ".SCB",
 )  # fmt: skip
+_OF_CACHES = (".k_scale", ".v_scale", ".q_scale")
 _PLAIN = ("F64", "F32", "F16", "BF16")
 # Methods whose float weights are quantized as the model runs: read as they are, they are another model.
 _WHILE_RUNNING = ("bitnet",)
@@ -72,7 +73,7 @@ def decode_packed(
     config, path = find_config(raw, folder, lines.append)
     if config is None:
         if name := next((name for name in weights if name.endswith(_PACKED_ENDINGS)), None):
-            files = " or ".join(("config.json", *BESIDE[:1]))
+            files = " or ".join(("config.json", next(iter(BESIDE))))
             problem = f"{name} is packed, and no quantization_config says how"
             raise FormatError(problem, path=folder, hint=f"get {files} of the same checkpoint")
         return _with_plain_fp8(weights, raw, folder, unread, say)
@@ -80,7 +81,7 @@ def decode_packed(
         problem = f"says that the weights are quantized by {shown(method_of(config))}, but all are plain floats"
         place = KEYS[0] if path.name == "config.json" else path.name
         say(f"{folder}: {place} {problem}: they are read as they are")
-        return dict(weights)
+        return _without_caches(weights, folder, say)
     for line in lines:
         say(line)
     method = METHODS.get(str(method_of(config)))
@@ -105,6 +106,14 @@ def decode_packed(
         elif not _surplus(name, stored, modules, method, required):
             found[name] = stored
     say(f"{folder}: {_summary(config, outcome)}")
+    return _without_caches(found, folder, say)
+
+
+def _without_caches(weights: Mapping[str, Stored], folder: Path, say: Say) -> dict[str, Stored]:
+    """Leave aside the scales of a cache of keys and values, which a file of weights has no use for."""
+    found = {name: stored for name, stored in weights.items() if not name.endswith(_OF_CACHES)}
+    if n := len(weights) - len(found):
+        say(f"{folder}: {n} scales of the cache of keys and values are left aside")
     return found
 
 

@@ -8,14 +8,24 @@ from typing import Any
 
 from ...errors import FormatError
 from ...json_text import read_json
-from ...json_types import JsonType, shown, take
+from ...json_types import OBJECT, JsonType, shown, take
 
 INSIDE = "quantization_config"  # the key of config.json
 Config = Mapping[str, Any]
 Say = Callable[[str], object]
-BESIDE = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's and AutoAWQ's own files, beside config.json
+MODELOPT_FILE = "hf_quant_config.json"
+# Files that AutoGPTQ, AutoAWQ and ModelOpt write beside config.json, and the method that each is of.
+BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq", MODELOPT_FILE: "modelopt"}
 KEYS = (INSIDE, "compression_config")
-_AWQ_NAMES = {"w_bit": "bits", "q_group_size": "group_size"}  # as quant_config.json has them
+# What these files call a key of config.json.
+_NAMES = {"w_bit": "bits", "q_group_size": "group_size"}
+# Names of a method that other programs read.
+_METHODS = {"modelopt_fp4": "modelopt", "modelopt_fp8": "modelopt", "modelopt_mixed": "modelopt"}
+# Keys of such a file that say what config.json says too, there under the same name but for the last.
+_SHARED = {
+    **{key: key for key in ("bits", "group_size", "checkpoint_format", "quant_algo", "quantized_layers")},
+    "exclude_modules": "ignore",
+}
 
 
 def refusal(path: Path, key: str, problem: str, hint: str | None = None) -> FormatError:
@@ -48,7 +58,7 @@ def method_of(config: Config) -> object:
     method = config.get("quant_method")
     if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
         return "bitsandbytes"
-    return method
+    return _METHODS.get(method, method) if isinstance(method, str) else method
 
 
 def find_config(raw: Config, folder: Path, say: Say) -> tuple[Config | None, Path]:
@@ -65,16 +75,24 @@ def find_config(raw: Config, folder: Path, say: Say) -> tuple[Config | None, Pat
     beside = next(((name, found) for name in BESIDE if (found := read_json(folder / name))), None)
     if beside is None:
         if inside is not None and inside.get("quant_method") == "gptq":
-            say(f"{folder}: no {BESIDE[0]} beside config.json, which older programs look for")
+            say(f"{folder}: no {next(iter(BESIDE))} beside config.json, which older programs look for")
         return inside, path
-    name, found = beside[0], {_AWQ_NAMES.get(key, key): value for key, value in beside[1].items()}
+    name, found = beside[0], {_NAMES.get(key, key): value for key, value in _flat(*beside, folder).items()}
     if inside is None:
         say(
             f"{folder}: only {name} says that the weights are packed; loaders that read config.json alone will not know"
         )
-        return {"quant_method": "awq" if name == BESIDE[1] else "gptq", **found}, folder / name
-    for key in ("bits", "group_size", "checkpoint_format", "quant_method"):
-        if key in inside and key in found and inside[key] != found[key]:
-            problem = f"{key} is {shown(found[key])} here and {shown(inside[key])} in config.json"
+        return {"quant_method": BESIDE[name], **found}, folder / name
+    both = [(key, inside[theirs], found[key]) for key, theirs in _SHARED.items() if theirs in inside and key in found]
+    if "quant_method" in found or name == MODELOPT_FILE:
+        both.append(("quant_method", method_of(inside), method_of({"quant_method": BESIDE[name], **found})))
+    for key, in_config, here in both:
+        if in_config is not None and in_config != here:
+            problem = f"{key} is {shown(here)} here and {shown(in_config)} in config.json"
             raise FormatError(problem, path=folder / name, hint="get both of the same checkpoint")
     return {**found, **inside}, path
+
+
+def _flat(name: str, found: Config, folder: Path) -> Config:
+    """What a file beside config.json says: all of it, or of ModelOpt's the object inside."""
+    return found if name != MODELOPT_FILE else take(found, "quantization", OBJECT, {}, path=folder / name)

@@ -10,7 +10,7 @@ from ...errors import FormatError
 from ...ir import Tensor
 from ...json_types import shown
 from ..files.safetensors import StoredTensor
-from . import awq, bitsandbytes, compressed, fp8, gptq, mxfp4
+from . import awq, bitsandbytes, compressed, fp8, gptq, modelopt, mxfp4
 from .described import KEYS, Config, Say, check_types, method_of
 from .integer_grid import IntegerGrid
 from .stored import Module
@@ -75,7 +75,7 @@ _FP8 = Method(
     ("weight", *fp8.SCALES),
     _check_fp8,
     _read_fp8,
-    ("activation_scale", "input_scale", "input_scale_ub", "k_scale", "v_scale"),
+    ("activation_scale", "input_scale", "input_scale_ub"),
 )
 METHODS: dict[str, Method] = {
     "gptq": Method(("qweight",), gptq.PARTS, gptq.check_config, gptq.read_layer),
@@ -96,6 +96,14 @@ METHODS: dict[str, Method] = {
         bitsandbytes.check_config,
         bitsandbytes.read_layer,
         bare=bitsandbytes.BARE,
+    ),
+    "modelopt": Method(
+        modelopt.KEYS,
+        modelopt.PARTS,
+        modelopt.check_config,
+        modelopt.read_layer,
+        modelopt.EXTRAS,
+        bare=modelopt.BARE,
     ),
     "mxfp4": Method(
         ("blocks",),

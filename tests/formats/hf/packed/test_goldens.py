@@ -18,6 +18,7 @@ ORACLES = {
     "awq": ("gptqmodel 7.6.0", 1),
     "bitsandbytes": ("bitsandbytes 0.50.2", 10),
     "compressed": ("compressed-tensors 0.20.1", 25),
+    "modelopt": ("nvidia-modelopt 0.47.0", 13),
 }
 
 
