@@ -19,6 +19,7 @@ from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Model, Role, Tensor, Tokenizer, Value
 from .classes import read_config
 from .config import RECORDED, complete_config, config_residue, derive_config, rope_row, token_ids
+from .factors import place_factors
 from .files.card import general
 from .files.generation import FILE, generation_residue, read_generation, suppressed
 from .files.links import check_links
@@ -29,7 +30,6 @@ from .files.weights import Stored, read_weights
 from .key_tensors import as_keys
 from .names import Named, by_our_names, without_wrappers
 from .packed import decode_packed
-from .packed.factors import place_factors
 from .seen import chosen, config_of, expected_further
 from .settle import Found, Say, extra_of, ignore, known_names, say_bare, say_biases, settle_copies
 from .tables import rope

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ...errors import name_list
-from ...gguf.factors import factor_tensors, holds_factor
-from ...ir import Tensor
-from ..tables.packed_tensors import NVFP4, ScaledTensor, unpack_blocks
+from ..errors import name_list
+from ..gguf.factors import factor_tensors, holds_factor
+from ..ir import Tensor
+from .tables.packed_tensors import NVFP4, ScaledTensor, unpack_blocks
 
 
 def place_factors(arch: str, tensors: tuple[Tensor, ...], say: Callable[[str], object]) -> tuple[Tensor, ...]:
