@@ -14,18 +14,22 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from ..formats.errors import QuantmillError, UnmatchedTensor
 from ..formats.hf.tables.dimensions import at_layer
+from ..formats.hf.tables.expert_names import expert_names
 from ..formats.ir import Role
 from ..formats.progress import Event, Progress
 from .record_inputs import record_inputs
 from .runner import Runner, layer_step
 from .sums import RecordedWeight
 from .weights import Weights
+
+if TYPE_CHECKING:
+    from ..formats.hf.tables.rules import Rule
 
 # Routers are never quantized: they decide which expert runs.
 _NEVER_QUANTIZED = (Role.FFN_GATE_INP, Role.FFN_GATE_INP_SHEXP)
@@ -42,6 +46,7 @@ class Linear:
         weight: [out, in], float, the block's own memory: the block computes with what is written here.
         bias: [out], likewise, or None.
         expert: the expert's number in a stack of experts, else None.
+        stored: the checkpoint's tensor that holds the weight, alone or with those of other experts.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Linear:
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     expert: int | None = None
+    stored: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,37 +247,57 @@ def _calls(
 def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict[str, list[tuple[Linear, ...]]]:
     """Find a block's linears: by parameter of transformers, for each expert (or once, without experts), a tuple.
 
+    Experts that the checkpoint keeps in one tensor have the names of the architecture's layout with a tensor for each.
+
     Raises:
-        UnmatchedTensor: the checkpoint has no names of its own for the experts.
+        UnmatchedTensor: the architecture has no names of their own for the experts.
     """
     config = at_layer(weights.config, layer, weights.n_layers)
     per_layer = [rule for rule in weights.arch.rules if rule.per_layer and rule.when(config)]
-    rule_of = {name: rule for rule in per_layer for name in rule.targets(layer, "weight")}
+    rule_of = {
+        name: (rule, role)
+        for rule in per_layer
+        for name, role in zip(rule.targets(layer, "weight"), rule.roles, strict=True)
+    }
     parameters = dict(module.named_parameters())
     found: dict[str, list[tuple[Linear, ...]]] = {}
     for name, target in weights.recorded_weights(layer, module).items():
         rules = [rule_of[tensor] for tensor in target.names]
-        parameter = parameters[name]
-        if any(rule.roles[0] in _NEVER_QUANTIZED or rule.roles[0].value.startswith("ssm") for rule in rules):
+        parameter: torch.Tensor = parameters[name]
+        if any(role in _NEVER_QUANTIZED or role.value.startswith("ssm") for _, role in rules):
+            continue
+        if target.n_matrices == 1 and parameter.dim() != 2:  # a convolution's
             continue
         if target.n_matrices == 1:
-            source, *others = rules[0].sources(layer, "weight", weights.config)
-            if others or rules[0].size("weight", config) != tuple(parameter.shape):
+            rule, role = rules[0]
+            source, *others = rule.sources(layer, "weight", weights.config)
+            if others or rule.size("weight", config) != tuple(parameter.shape):
                 problem = "transformers has it in several parts, of which each would be replaced alone"
                 raise UnmatchedTensor(problem, path=weights.model.path, where=source)
             bias = parameters.get(f"{name.removesuffix('.weight')}.bias")
-            found[name] = [(Linear(source.removesuffix(".weight"), rules[0].roles[0], parameter, bias),)]
+            found[name] = [(Linear(source.removesuffix(".weight"), role, parameter, bias, None, source),)]
             continue
+        if target.turned is not None:
+            parameter = parameter.transpose(1, 2)
         halves = parameter.chunk(len(rules), dim=1)
-        names = [rule.sources(layer, "weight", weights.config) for rule in rules]
-        if any(len(each) != target.n_matrices for each in names):
-            problem = "the checkpoint keeps all experts in one tensor"
-            raise UnmatchedTensor(problem, path=weights.model.path, where=names[0][0])
+        named = [_expert_names(weights, rule, role, layer) for rule, role in rules]
         found[name] = [
             tuple(
-                Linear(each[expert].removesuffix(".weight"), rule.roles[0], half[expert], None, expert)
-                for rule, each, half in zip(rules, names, halves, strict=True)
+                Linear(names[expert].removesuffix(".weight"), role, half[expert], None, expert, stored[expert])
+                for (_, role), (names, stored), half in zip(rules, named, halves, strict=True)
             )
             for expert in range(target.n_matrices)
         ]
     return found
+
+
+def _expert_names(weights: Weights, rule: Rule, role: Role, layer: int) -> tuple[Sequence[str], Sequence[str]]:
+    """For each expert its weight's name, and that of the checkpoint's tensor with it."""
+    names = rule.sources(layer, "weight", weights.config)
+    if "{expert}" in rule.modules[0]:
+        return names, names
+    alone = expert_names(weights.arch, rule, role, layer, weights.config)
+    if not alone:
+        problem = "the checkpoint keeps all experts in one tensor, and the architecture has no names for each"
+        raise UnmatchedTensor(problem, path=weights.model.path, where=names[0], hint="quantize to GGUF instead")
+    return alone, names * len(alone)

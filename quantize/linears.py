@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from ..formats.errors import PlanError
 
 if TYPE_CHECKING:
     import torch
 
     from ..formats.ir import Role
+
+
+MIN_TOKENS = 32  # see docs/commands.md; other programs use half a percent of the text, 1,300 of its tokens
 
 
 class Linear(Protocol):
@@ -34,6 +39,10 @@ class Linear(Protocol):
     @property
     def expert(self) -> int | None:
         """The expert's number, in a stack of experts."""
+
+    @property
+    def stored(self) -> str:
+        """The checkpoint's tensor that holds the weight, alone or with those of other experts."""
 
 
 class LinearGroup(Protocol):
@@ -61,6 +70,7 @@ class LinearReport:
         tokens: how many tokens of the text it saw; 0 for an expert that none was routed to.
         loss: squared error of its outputs, per token and output.
         relative: the same as a share of the outputs' own square.
+        by_text: False for an expert that saw too few tokens, which was rounded to nearest.
     """
 
     name: str
@@ -68,3 +78,49 @@ class LinearReport:
     tokens: int
     loss: float
     relative: float
+    by_text: bool = field(default=True, kw_only=True)
+
+
+def unseen(group: LinearGroup, tokens: int, least: int) -> bool:
+    """Whether a group of an expert's linear layers saw too few tokens to be quantized by what they make of a text."""
+    return tokens == 0 or (group.linears[0].expert is not None and tokens < least)
+
+
+def unseen_remarks(groups: Sequence[LinearGroup], least: int) -> Iterator[str]:
+    """Name the groups that were rounded to nearest: a line for each that is no expert's, and one for all experts.
+
+    Args:
+        groups: of one block.
+        least: fewer tokens are too few for an expert.
+    """
+    experts: dict[str, list[int]] = {}
+    for group in groups:
+        first = group.linears[0]
+        if first.expert is None:
+            yield f"{group.name}: saw no tokens, rounded to nearest"
+        else:
+            place, number, part = group.name.rpartition(f".{first.expert}.")
+            experts.setdefault(f"{place}.*{'.' if number else ''}{part}", []).append(first.expert)
+    for name, numbers in experts.items():
+        shown = ", ".join(map(str, sorted(numbers)))
+        yield f"{name}: saw fewer than {least} tokens, rounded to nearest: {shown}"
+
+
+def check_min_tokens(number: int) -> None:
+    """Raise ``PlanError`` for a number of tokens below one, with which an expert would need none."""
+    if number < 1:
+        raise PlanError(f"{number} tokens are not enough for an expert", hint="--min-tokens 1 or more")
+
+
+def module_of(module: torch.nn.Module, linear: Linear) -> torch.nn.Module:
+    """The module of a block that has a linear layer's weight.
+
+    Raises:
+        PlanError: it is no module's weight, so that none could be replaced.
+    """
+    found = next((one for one in module.modules() if getattr(one, "weight", None) is linear.weight), None)
+    if found is None:
+        raise PlanError(
+            "is no module's weight, and only modules are replaced", where=linear.name, hint="quantize to GGUF"
+        )
+    return found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..quantize.linears import MIN_TOKENS
 from .terminal.calibration import calibration_options, print_result
 from .terminal.progress import ProgressDisplay
 
@@ -20,10 +21,15 @@ from .terminal.progress import ProgressDisplay
 )  # fmt: skip
 @click.option("--no-scales", is_flag=True, help="Do not search scales for the inputs.")
 @click.option("--no-clip", is_flag=True, help="Do not search smaller ranges. With --no-scales: round to nearest.")
+@click.option(
+    "--min-tokens", type=int, default=MIN_TOKENS, show_default=True, metavar="N",
+    help="Round an expert to nearest that saw fewer tokens of the text.",
+)  # fmt: skip
 @calibration_options
 def command(
     model: Path, output: Path, group_size: int, no_scales: bool, no_clip: bool, text: Path | None, n_ctx: int | None,
-    chunks: int, from_chunk: int, batch: int, parse_special: bool, max_shard_size: float, save_every: int,
+    chunks: int, from_chunk: int, batch: int, min_tokens: int, parse_special: bool, max_shard_size: float,
+    save_every: int,
     threads: int | None, force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Quantize the linear layers of MODEL_DIR by AWQ: 4 bits, inputs scaled by what a text makes of them.
@@ -39,7 +45,7 @@ def command(
     from .api.blockwise import CheckpointOptions
     from .api.running import RunOptions
 
-    settings = AWQSettings(group_size, not no_scales, not no_clip)
+    settings = AWQSettings(group_size, not no_scales, not no_clip, min_tokens)
     run = RunOptions(n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special)
     with ProgressDisplay(quiet=quiet) as progress:
         made = awq(

@@ -8,6 +8,7 @@ from typing import Literal
 
 import click
 
+from ..quantize.linears import MIN_TOKENS
 from .terminal.calibration import calibration_options, print_result
 from .terminal.progress import ProgressDisplay
 
@@ -33,12 +34,16 @@ from .terminal.progress import ProgressDisplay
     "--checkpoint-format", type=click.Choice(["gptq", "gptq_v2"]), default="gptq", show_default=True,
     help="How zero points are stored: less one, or as they are.",
 )  # fmt: skip
+@click.option(
+    "--min-tokens", type=int, default=MIN_TOKENS, show_default=True, metavar="N",
+    help="Round an expert to nearest that saw fewer tokens of the text.",
+)  # fmt: skip
 @calibration_options
 def command(
     model: Path, output: Path, bits: int, group_size: int, desc_act: bool, static_groups: bool, sym: bool, damp: float,
     checkpoint_format: Literal["gptq", "gptq_v2"], text: Path | None, n_ctx: int | None, chunks: int, from_chunk: int,
-    batch: int, parse_special: bool, max_shard_size: float, save_every: int, threads: int | None, force: bool,
-    quiet: bool, as_json: bool,
+    batch: int, min_tokens: int, parse_special: bool, max_shard_size: float, save_every: int, threads: int | None,
+    force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Quantize the linear layers of MODEL_DIR by GPTQ, by what a text makes of their inputs.
 
@@ -53,7 +58,7 @@ def command(
     from .api.gptq import gptq
     from .api.running import RunOptions
 
-    settings = GPTQSettings(bits, group_size, desc_act, static_groups, sym, damp)
+    settings = GPTQSettings(bits, group_size, desc_act, static_groups, sym, damp, min_tokens=min_tokens)
     run = RunOptions(n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special)
     with ProgressDisplay(quiet=quiet) as progress:
         made = gptq(

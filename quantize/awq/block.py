@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...formats.errors import PlanError
 from ...formats.hf.packed.awq import pack
-from ..linears import Linear, LinearGroup, LinearReport
+from ..linears import Linear, LinearGroup, LinearReport, module_of, unseen, unseen_remarks
 from .block_folds import BlockFold, FloatTensors, find_folds
 from .folds import UNCLIPPED
 from .grid import AWQWeight, quantize_to_grid
@@ -85,14 +85,18 @@ class AWQBlock:
 
     def replace(self, layer: int, module: torch.nn.Module, stage: Sequence[LinearGroup]) -> None:
         """Quantize the block's linear layers, all of whose inputs were seen, and change their weights in place."""
+        counts = {group: sample.count for group, sample in self.samples.items()}
+        least = self.settings.min_tokens
+        rounded = [group for group in stage if unseen(group, counts.get(group, 0), least)]
+        for group in rounded:
+            self.samples.pop(group, None)
+        self.remarks += unseen_remarks(rounded, least)
         exponents = self._scale(module, stage) if self.settings.scales else {}
         for group in stage:
             squared = self._squared(group)
             sample = self.samples.pop(group, None)
             self.squared.pop(group, None)
-            if sample is None:
-                self.remarks.append(f"{group.name}: saw no tokens, rounded to nearest")
-            tokens = 0 if sample is None else sample.count
+            tokens = counts.get(group, 0)
             for linear in group.linears:
                 packed = self._pack(linear, sample)
                 lost = share = 0.0
@@ -102,7 +106,9 @@ class AWQBlock:
                 linear.weight.copy_(packed.decode())
                 loss = lost / max(1, tokens) / len(linear.weight)
                 exponent = exponents.get(linear, 0.0)
-                self.reports.append(AWQReport(linear.name, linear.role.value, tokens, loss, share, exponent))
+                self.reports.append(
+                    AWQReport(linear.name, linear.role.value, tokens, loss, share, exponent, by_text=sample is not None)
+                )
 
     def _scale(self, module: torch.nn.Module, stage: Sequence[LinearGroup]) -> dict[Linear, float]:
         """Scale the inputs at every fold that holds; gives the exponent for each linear layer."""
@@ -222,7 +228,7 @@ def check_linear(module: torch.nn.Module, linear: Linear, settings: AWQSettings)
     """
     settings.check_shape(linear.name, *linear.weight.shape)
     if linear.expert is None:
-        owner = next(one for one in module.modules() if getattr(one, "weight", None) is linear.weight)
+        owner = module_of(module, linear)
         if not isinstance(owner, torch.nn.Linear):
             problem = f"is a {type(owner).__name__}, and AWQ's clients replace nn.Linear only"
             raise PlanError(problem, where=linear.name, hint="quantize to GGUF instead")

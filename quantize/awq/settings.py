@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...formats.errors import PlanError
+from ..linears import MIN_TOKENS, check_min_tokens
 
 GROUP_SIZES = (32, 64, 128, -1)  # those that clients take; -1: all inputs of a row
 
@@ -17,6 +18,7 @@ class AWQSettings:
         group_size: how many inputs share a scale: 32, 64, 128, or -1 for all of a row.
         scales: search scales for the inputs before weights are rounded.
         clip: search smaller ranges for the groups. Without both, each weight is rounded to nearest.
+        min_tokens: an expert that saw fewer tokens of the text is rounded to nearest, without it.
 
     Example:
         >>> from quantmill import AWQSettings
@@ -28,12 +30,14 @@ class AWQSettings:
     group_size: int = 128
     scales: bool = True
     clip: bool = True
+    min_tokens: int = MIN_TOKENS
 
     def check(self) -> None:
         """Raise ``PlanError`` for a group size that no client takes."""
         if self.group_size not in GROUP_SIZES:
             sizes = ", ".join(map(str, GROUP_SIZES))
             raise PlanError(f"AWQ has no groups of {self.group_size}", hint=f"one of {sizes}")
+        check_min_tokens(self.min_tokens)
 
     def check_shape(self, name: str, n_out: int, n_in: int) -> None:
         """Raise ``PlanError`` if a weight [n_out, n_in] cannot be written with these settings."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...formats.hf.packed.gptq import pack_columns, pack_rows
-from ..linears import Linear, LinearGroup, LinearReport
+from ..linears import Linear, LinearGroup, LinearReport, unseen, unseen_remarks
 from .layer import Factor, GPTQWeight, Hessian, factorize, quantize_linear, round_to_nearest
 from .settings import GPTQSettings
 
@@ -55,10 +55,16 @@ class GPTQBlock:
 
     def replace(self, layer: int, module: torch.nn.Module, stage: Sequence[LinearGroup]) -> None:
         """Quantize the layers of a stage, all of whose inputs were seen, and change their weights in place."""
+        least, rounded = self.settings.min_tokens, []
         for group in stage:
             hessian = self.hessians.pop(group, None)
-            factor = None if hessian is None else factorize(hessian, self.settings, group.name)
-            self._remark(group, factor)
+            tokens = 0 if hessian is None else hessian.tokens
+            factor = None
+            if hessian is None or unseen(group, tokens, least):
+                rounded.append(group)
+            else:
+                factor = factorize(hessian, self.settings, group.name)
+                self._remark(group, factor)
             for linear in group.linears:
                 if factor is None:
                     result = round_to_nearest(linear.weight, self.settings, linear.name)
@@ -66,10 +72,11 @@ class GPTQBlock:
                     result = quantize_linear(linear.weight, factor, self.settings, self.threads, linear.name)
                 linear.weight.copy_(torch.from_numpy(result.decode()))
                 self._pack(linear, result)
-                tokens = 0 if hessian is None else hessian.tokens
+                errors = (result.loss, result.relative, result.damp)
                 self.reports.append(
-                    GPTQReport(linear.name, linear.role.value, tokens, result.loss, result.relative, result.damp)
+                    GPTQReport(linear.name, linear.role.value, tokens, *errors, by_text=factor is not None)
                 )
+        self.remarks += unseen_remarks(rounded, least)
 
     def _pack(self, linear: Linear, result: GPTQWeight) -> None:
         bits = self.settings.bits
@@ -80,10 +87,7 @@ class GPTQBlock:
             f"{linear.name}.g_idx": result.g_idx,
         }
 
-    def _remark(self, group: LinearGroup, factor: Factor | None) -> None:
-        if factor is None:
-            self.remarks.append(f"{group.name}: saw no tokens, rounded to nearest")
-            return
+    def _remark(self, group: LinearGroup, factor: Factor) -> None:
         if factor.damp > self.settings.damp:
             self.remarks.append(f"{group.name}: its inputs depend on each other: damping raised to {factor.damp:g}")
         if factor.dead:

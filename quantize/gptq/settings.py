@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...formats.errors import PlanError
+from ..linears import MIN_TOKENS, check_min_tokens
 
 BITS = (2, 3, 4, 8)
 
@@ -22,6 +23,7 @@ class GPTQSettings:
         sym: the zero point is the middle code, instead of any.
         damp: what is added to the Hessian's diagonal, as a part of the diagonal's mean.
         search: try smaller scales than the largest weight needs.
+        min_tokens: an expert that saw fewer tokens of the text is rounded to nearest, without it.
 
     Example:
         >>> from quantmill import GPTQSettings
@@ -39,6 +41,7 @@ class GPTQSettings:
     sym: bool = True
     damp: float = 0.01
     search: bool = True
+    min_tokens: int = MIN_TOKENS
 
     def check(self) -> None:
         """Raise ``PlanError`` if no weight can be written with these settings."""
@@ -48,6 +51,7 @@ class GPTQSettings:
             raise PlanError(f"invalid group size {self.group_size}", hint="128, 64, 32, or -1 for one group")
         if not 0 <= self.damp < 1:
             raise PlanError(f"invalid damping {self.damp:g}", hint="0 or more, and less than 1")
+        check_min_tokens(self.min_tokens)
 
     def check_shape(self, name: str, n_out: int, n_in: int) -> None:
         """Raise ``PlanError`` if a weight [n_out, n_in] cannot be written with these settings."""

@@ -42,14 +42,40 @@ def whole(module):
         linear.bias.data = module.bias.float()
     return linear
 
+def floats(module):  # as the layer multiplies with it: rounded to half
+    if not hasattr(module, "dequantize_weight"):
+        return whole(module)
+    weight = module.dequantize_weight().T
+    linear = torch.nn.Linear(*weight.shape[::-1], bias=False)
+    linear.weight.data = weight.float().contiguous()
+    return linear
+
+def packed(model):
+    return [pair for pair in model.named_modules() if hasattr(pair[1], "qweight")]
+
+def by_gptqmodel(folder):  # which has a module for each expert, where transformers has one tensor for all
+    from gptqmodel import BACKEND, GPTQModel
+    backend = BACKEND.TORCH if job["kind"] == "gptq" else BACKEND.TORCH_AWQ
+    return GPTQModel.load(folder, device="cpu", backend=backend, dtype=torch.float16).model
+
 for line in sys.stdin:
     job = json.loads(line)
     try:
+        if job["kind"] != "compressed" and job["experts"]:
+            model = by_gptqmodel(job["folder"])
+            linears, names = sorted({type(m).__name__ for _, m in packed(model)}), [name for name, _ in packed(model)]
+            for name, module in packed(model):
+                model.set_submodule(name, floats(module))
+            with torch.inference_mode():
+                logits = model.float().eval()(torch.tensor([job["tokens"]])).logits[0].numpy()
+            np.save(job["out"], logits)
+            print("\\nANSWER " + json.dumps({"linears": linears, "names": names}), flush=True)
+            continue
         options = {"quantization_config": kinds[job["kind"]](**job["config"])} if job["config"] else {}
         model = AutoModelForCausalLM.from_pretrained(job["folder"], device_map="cpu", dtype=torch.float32, **options)
         linears = sorted({type(m).__name__ for m in model.modules() if hasattr(m, "qweight")})
         if job["whole"]:
-            for name, module in [pair for pair in model.named_modules() if hasattr(pair[1], "qweight")]:
+            for name, module in packed(model):
                 model.set_submodule(name, whole(module))
         with torch.inference_mode():
             logits = model.eval()(torch.tensor([job["tokens"]])).logits[0].float().numpy()
@@ -79,6 +105,7 @@ class Client:
             env=env, cwd=self._folder.name,
         )  # fmt: skip
         self.linears: list[str] = []  # classes of the last model's quantized linears
+        self.names: list[str] = []  # their names, of a model with ``experts``
 
     def __enter__(self) -> Client:
         return self
@@ -97,6 +124,7 @@ class Client:
         config: Mapping[str, Any] | None = None,
         kind: str = "gptq",
         whole: bool = False,
+        experts: bool = False,
     ) -> NDArray[np.float32]:
         """float32 [tokens, vocabulary].
 
@@ -106,6 +134,7 @@ class Client:
             config: of ``GPTQConfig`` or ``AwqConfig``; None takes the folder's own.
             kind: ``gptq`` or ``awq``.
             whole: AWQ linears, which the client computes in half precision, as float32 ones of the weights it unpacks.
+            experts: load by GPTQModel itself, which has a module for each expert, and as ``whole``.
 
         Raises:
             ClientError: it could not load or run it.
@@ -119,6 +148,7 @@ class Client:
             "config": dict(config or {}),
             "kind": kind,
             "whole": whole,
+            "experts": experts,
         }
         self._child.stdin.write((json.dumps({**job, "out": str(out)}) + "\n").encode())
         self._child.stdin.flush()
@@ -127,7 +157,7 @@ class Client:
                 answer = json.loads(raw.removeprefix(b"ANSWER "))
                 if "error" in answer:
                     raise ClientError(answer["error"])
-                self.linears = answer["linears"]
+                self.linears, self.names = answer["linears"], answer.get("names", [])
                 result: NDArray[np.float32] = np.load(out)
                 return result
         raise ClientError(Path(self._log.name).read_text()[-2000:])

@@ -191,12 +191,12 @@ def _quantize(
     corpus = open_text(weights, text, replace(run, n_ctx=n_ctx))
     work = state_folder(folder.target)
     runner = start_run(weights, corpus, work, run)
-    _check_all(runner, method)
+    replaced = _check_all(runner, method)
     state = RunState(work, run_key(runner, model, method.settings))
     _walk(runner, state, method, options.save_every, progress)
     files = [state.file(layer) for layer in range(runner.n_layers)]
     write_packed(
-        model, folder, files, method.quantization_config, beside=method.config_file,
+        model, folder, files, method.quantization_config, replaced=replaced, beside=method.config_file,
         max_shard_bytes=options.max_shard_bytes,
     )  # fmt: skip
     return QuantizedCheckpoint(
@@ -236,30 +236,35 @@ def _walk(
             note(progress, f"  {line}")
 
 
-def _check_all(runner: Runner, method: BlockMethod[Report]) -> None:
-    """Check before any weight is read that every linear layer can be written."""
+def _check_all(runner: Runner, method: BlockMethod[Report]) -> dict[str, list[str]]:
+    """Check before any weight is read that every linear layer can be written.
+
+    Returns:
+        the modules that are written in place of each of the checkpoint's tensors, in the model's order.
+    """
     from ...formats.hf.files.weights import read_weights
     from ...imatrix.layerwise import block_linears
 
     path = runner.weights.model.path
     names = read_weights(path)
-    found = 0
+    found: dict[str, list[str]] = {}
     for layer, module in enumerate(runner.skeleton.layers):
         for experts in block_linears(runner.weights, layer, module).values():
             for linear in (one for expert in experts for one in expert):
                 method.check(module, linear)
-                if f"{linear.name}.weight" not in names:
+                if linear.stored not in names:
                     problem, hint = "the checkpoint has it under another name", "load it with transformers and save it"
                     raise PlanError(problem, path=path, where=linear.name, hint=hint)
-                found += 1
+                found.setdefault(linear.stored, []).append(linear.name)
     if not found:
         raise PlanError("no linear layers found", path=path)
+    return found
 
 
 def _mean_errors(reports: Sequence[LinearReport]) -> str:
-    """Each role's relative error: the mean over its experts that saw tokens."""
+    """Each role's relative error: the mean over its experts that saw enough tokens."""
     by_role: dict[str, list[float]] = {}
     for report in reports:
-        if report.tokens:
+        if report.by_text:
             by_role.setdefault(report.role.removesuffix("_exps"), []).append(report.relative)
     return "error " + ", ".join(f"{role} {sum(all_) / len(all_):.2%}" for role, all_ in by_role.items())

@@ -81,14 +81,14 @@ def _method(settings: GPTQSettings, checkpoint_format: CheckpointFormat) -> Bloc
     import torch
 
     from ...quantize.gptq.block import GPTQBlock, GPTQReport
+    from ...quantize.linears import module_of
 
     ragged: set[int] = set()  # widths that the group size does not divide
 
     def check(module: torch.nn.Module, linear: Linear) -> None:
-        if linear.expert is None:
-            owner = next(one for one in module.modules() if getattr(one, "weight", None) is linear.weight)
-            if type(owner).__name__ == "Conv1D":  # GPT-2's, with inputs in rows
-                raise PlanError("is a Conv1D, which keeps inputs in rows", where=linear.name, hint="quantize to GGUF")
+        owner = module_of(module, linear) if linear.expert is None else module
+        if type(owner).__name__ == "Conv1D":  # GPT-2's, with inputs in rows
+            raise PlanError("is a Conv1D, which keeps inputs in rows", where=linear.name, hint="quantize to GGUF")
         settings.check_shape(linear.name, *linear.weight.shape)
         width = linear.weight.shape[1]
         if settings.group_size > 0 and width % settings.group_size:

@@ -72,9 +72,12 @@ def print_result(
             "ctx_size": made.n_ctx,
             "seconds": made.seconds,
             "bytes": made.nbytes,
+            "rounded_to_nearest": [report.name for report in made.linears if not report.by_text],
             "linears": [asdict(report) for report in made.linears],
         }
         print_json(summary)
     elif not quiet:
         size = human_bytes(made.nbytes)
         print_line(f"{made.output}: {len(made.linears)} linears, {size}, {made.seconds:.1f} s", err=True)
+        if few := sum(not report.by_text for report in made.linears):
+            print_line(f"{few} of them saw too few tokens and were rounded to nearest (--json names them)", err=True)

@@ -140,6 +140,8 @@ MIXTRAL = Arch(
         HEAD,
     ),
     fixed={"hidden_act": "silu"},
+    # as transformers 5 has it in memory, and GPTQModel 7 in its files
+    spellings={"mlp.": "block_sparse_moe.", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"},
 )
 
 _MINISTRAL3 = HFClass(

@@ -33,7 +33,7 @@ def encode_steps(type: QType, steps: NDArray[np.int16], scales: NDArray[np.float
         blocks["qs"] = codes
     else:
         _put_codes(blocks, codes.astype(np.uint8))
-    return blocks.view(np.uint8).reshape(len(steps), -1)
+    return blocks.view(np.uint8).reshape(len(steps), blocks.shape[1] * blocks.itemsize)
 
 
 def encode_q4_1(codes: NDArray[np.uint8], scales: NDArray[np.float32], mins: NDArray[np.float32]) -> Bytes:
@@ -41,7 +41,7 @@ def encode_q4_1(codes: NDArray[np.uint8], scales: NDArray[np.float32], mins: NDA
     blocks = np.empty((len(codes), codes.shape[1] // BLOCK), Q4_1.block)
     blocks["d"], blocks["m"] = scales, mins
     _put_codes(blocks, codes.reshape(*blocks.shape, BLOCK))
-    return blocks.view(np.uint8).reshape(len(codes), -1)
+    return blocks.view(np.uint8).reshape(len(codes), blocks.shape[1] * blocks.itemsize)
 
 
 def _put_codes(blocks: NDArray[Any], codes: NDArray[np.uint8]) -> None:
@@ -66,7 +66,7 @@ def mxfp4_to_ggml(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Bytes
     out = np.empty(blocks.shape[:-1], MXFP4.block)
     out["e"] = scales
     _put_codes(out, codes)
-    return out.view(np.uint8).reshape(*blocks.shape[:-2], -1)
+    return out.view(np.uint8).reshape(*blocks.shape[:-2], blocks.shape[-2] * out.itemsize)
 
 
 def nvfp4_to_ggml(codes: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Bytes:
@@ -87,4 +87,4 @@ def nvfp4_to_ggml(codes: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Bytes:
     out = np.empty((rows, groups // 4), NVFP4.block)
     out["d"] = (scales & np.uint8(127)).reshape(rows, -1, 4)
     out["qs"] = (values[..., :8] | values[..., 8:] << np.uint8(4)).reshape(rows, -1, 32)
-    return out.view(np.uint8).reshape(rows, -1)
+    return out.view(np.uint8).reshape(rows, out.shape[1] * out.itemsize)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def write_packed(
     arrays: Iterable[Path],
     quantization_config: Mapping[str, Any],
     *,
+    replaced: Mapping[str, Sequence[str]],
     beside: str = "quantize_config.json",
     max_shard_bytes: float = 5e9,
 ) -> None:
@@ -55,8 +56,10 @@ def write_packed(
             tokenizer and of generation.
         folder: the folder to write to.
         arrays: safetensors files of the packed arrays. The part of a name before its last dot is the name of a linear
-            layer of the original, whose weight (and bias, if the arrays have one) is left out.
+            layer; the names of other tensors (a norm, a bias) are those of the original, which is left out.
         quantization_config: written to config.json, and to the file ``beside`` it.
+        replaced: the original's tensors that are left out, and the linear layers that are in each: one, or those of all
+            experts.
         beside: the name of that file; some loaders read only it.
         max_shard_bytes: bytes of data in one safetensors file, at most.
 
@@ -69,12 +72,14 @@ def write_packed(
         for name, stored in read_safetensors(made).items():
             packed.setdefault(name.rpartition(".")[0], []).append(_any_type(stored))
     tensors: list[Tensor] = []
-    replaced = {tensor.name for several in packed.values() for tensor in several}
+    changed = {tensor.name for several in packed.values() for tensor in several}
     for name, original in read_weights(source).items():
-        module, _, part = name.rpartition(".")
-        if part == "weight" and module in packed:
-            tensors += packed.pop(module)
-        elif name not in replaced:
+        if name in replaced:
+            for module in replaced[name]:
+                tensors += packed.pop(module)
+        elif name.removesuffix(".weight") in packed and name.endswith(".weight"):
+            tensors += packed.pop(name.removesuffix(".weight"))
+        elif name not in changed:
             tensors.append(original if isinstance(original, Tensor) else original.tensor())
     assert not packed, sorted(packed)
     path = folder if isinstance(folder, Path) else folder.path
