@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from .tools.api.digest import digest as digest
     from .tools.api.evaluation import evaluate as evaluate
     from .tools.api.gptq import gptq as gptq
+    from .tools.api.hub import local_path as local_path
     from .tools.api.importance import CollectedImatrix as CollectedImatrix
     from .tools.api.importance import collect_imatrix as collect_imatrix
     from .tools.api.importance import imatrix_statistics as imatrix_statistics
@@ -193,6 +194,7 @@ _MODULES = {
     "gptq": "tools.api.gptq",
     "imatrix_statistics": "tools.api.importance",
     "make_plan": "quantize.plan",
+    "local_path": "tools.api.hub",
     "merge": "tools.api.shards",
     "merge_imatrices": "tools.api.importance",
     "read_recipe": "tools.api.recipe_files",

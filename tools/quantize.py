@@ -96,6 +96,7 @@ def command(
     from ..formats.gguf.reader import read_gguf
     from ..quantize.recipes import find_recipe
     from .api.convert import convert
+    from .api.hub import local_path
     from .terminal.plans import print_conversion
 
     if target is None:
@@ -113,7 +114,7 @@ def command(
         raise click.UsageError("--target-size and --target-bpw are for GGUF files")
     with ProgressDisplay(quiet=quiet) as progress:
         done = convert(
-            read_gguf(model) if target is None else model,
+            read_gguf(local_path(model, progress=progress)) if target is None else model,
             out,
             level,
             imatrix=imatrix,

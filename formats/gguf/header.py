@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import FormatError
 from ..ir import Metadata, Value, ValueType
 from ..qtypes import BY_ID, QType
-from ..storage.source import SourceFile
+from ..storage.source import ByteSource
 from .keys import GENERAL_ALIGNMENT
 from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, Cursor, align
 
@@ -98,7 +98,7 @@ class GGUFHeader:
 
 
 def parse_header(
-    path: Path, data: SourceFile | bytes, *, model_size: int = 0, file_size: int | None = None
+    path: Path, data: ByteSource | bytes, *, model_size: int = 0, file_size: int | None = None
 ) -> GGUFHeader:
     """Parse and check the header of a GGUF file: every tensor is whole, aligned, and overlaps no other.
 

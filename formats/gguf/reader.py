@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..ir import Bytes, Model, Shard, Tensor
-from ..storage.source import SourceFile
+from ..storage.source import ByteSource, Elsewhere, SourceFile
 from .header import GGUFHeader, TensorEntry, parse_header
 from .keys import GENERAL_ARCHITECTURE
 from .names import parse_name
@@ -22,23 +22,25 @@ def read_header(path: str | Path) -> GGUFHeader:
     return _parse(Path(path), SourceFile(Path(path)))
 
 
-def read_headers(path: str | Path) -> tuple[GGUFHeader, ...]:
+def read_headers(path: str | Path, *, elsewhere: Elsewhere | None = None) -> tuple[GGUFHeader, ...]:
     """Read the headers of all files of a model: one for a whole file, one for each shard of a split model.
 
     Args:
         path: a whole file, or any shard, whose siblings are found by their names.
+        elsewhere: those of its folder's files that do not lie on this machine.
 
     Raises:
         FormatError: a file is damaged, or shards are missing or do not belong together.
     """
-    return tuple(header for _, header in _open_all(Path(path)))
+    return tuple(header for _, header in _open_all(Path(path), elsewhere))
 
 
-def read_gguf(path: str | Path) -> Model:
+def read_gguf(path: str | Path, *, elsewhere: Elsewhere | None = None) -> Model:
     """Read a GGUF file of version 2 or 3, in either byte order. Its tensors are read when they are asked for.
 
     Args:
         path: a whole file, or any shard of a split model, whose siblings are found by their names.
+        elsewhere: those of its folder's files that do not lie on this machine.
 
     Returns:
         the model; ``Model.arch`` is empty in a file that names no architecture, such as an importance matrix.
@@ -58,7 +60,7 @@ def read_gguf(path: str | Path) -> Model:
         ('token_embd.weight', (2, 512))
     """
     path = Path(path)
-    parts = _open_all(path)
+    parts = _open_all(path, elsewhere)
     metadata = parts[0][1].metadata
     arch = metadata.get(GENERAL_ARCHITECTURE)
     return Model(
@@ -70,23 +72,22 @@ def read_gguf(path: str | Path) -> Model:
     )
 
 
-def _open_all(path: Path) -> list[tuple[SourceFile, GGUFHeader]]:
-    file = SourceFile(path)
-    header = _parse(path, file)
-    if split_count(header.metadata) == 1:
-        return [(file, header)]
-    parts = []
-    for sibling in sibling_paths(header):
-        if sibling == path:
-            parts.append((file, header))
-        else:
-            other = SourceFile(sibling)
-            parts.append((other, _parse(sibling, other)))
+def _open_all(path: Path, elsewhere: Elsewhere | None) -> list[tuple[ByteSource, GGUFHeader]]:
+    away = () if elsewhere is None else elsewhere.names
+
+    def opened(path: Path) -> tuple[ByteSource, GGUFHeader]:
+        file = elsewhere.open(path.name) if elsewhere is not None and path.name in away else SourceFile(path)
+        return file, _parse(path, file)
+
+    first = opened(path)
+    if split_count(first[1].metadata) == 1:
+        return [first]
+    parts = [first if sibling == path else opened(sibling) for sibling in sibling_paths(first[1], away)]
     check_set([header for _, header in parts])
     return parts
 
 
-def _tensor(file: SourceFile, header: GGUFHeader, entry: TensorEntry) -> Tensor:
+def _tensor(file: ByteSource, header: GGUFHeader, entry: TensorEntry) -> Tensor:
     row_bytes = entry.qtype.row_bytes(entry.shape[-1] if entry.shape else 1)
     swap = header.byteorder == "big"
 
@@ -109,5 +110,5 @@ def parse_frame(path: Path, frame: bytes, tensor_bytes: int) -> GGUFHeader:
     return parse_header(path, frame, model_size=set_size(path), file_size=len(frame) + tensor_bytes)
 
 
-def _parse(path: Path, file: SourceFile) -> GGUFHeader:
+def _parse(path: Path, file: ByteSource) -> GGUFHeader:
     return parse_header(path, file, model_size=set_size(path))

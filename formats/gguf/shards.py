@@ -7,7 +7,7 @@ and tools/gguf-split.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import FormatError
@@ -42,6 +42,22 @@ def shard_prefix(path: Path) -> str:
     """The file name without the shard's number and count, or without ``.gguf`` if it has none."""
     match = _NAME.fullmatch(path.name)
     return match[1] if match else without_ending(path.name, ".gguf")
+
+
+def siblings_by_name(name: str) -> tuple[str, ...]:
+    """The names of all files of the set that a name belongs to; the name alone if it is not a shard's.
+
+    Example:
+        >>> from quantmill.formats.gguf.shards import siblings_by_name
+        >>> siblings_by_name("Q8_0/tiny-00002-of-00002.gguf")
+        ('Q8_0/tiny-00001-of-00002.gguf', 'Q8_0/tiny-00002-of-00002.gguf')
+    """
+    path = Path(name)
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        return (name,)
+    count = int(match[3])
+    return tuple(path.with_name(shard_path(match[1], i, count, match[4]).name).as_posix() for i in range(count))
 
 
 def set_size(path: Path) -> int:
@@ -80,8 +96,12 @@ def with_split(metadata: Metadata, index: int, count: int, n_tensors: int, *, co
     return {key: value for key, value in metadata.items() if not key.startswith("split.")} | keys
 
 
-def sibling_paths(header: GGUFHeader) -> tuple[Path, ...]:
+def sibling_paths(header: GGUFHeader, elsewhere: Collection[str] = ()) -> tuple[Path, ...]:
     """Find the files of the set that a file belongs to, in order.
+
+    Args:
+        header: the file's.
+        elsewhere: names of files that do not lie on this machine.
 
     Raises:
         FormatError: the file's name and its keys disagree, or a file is missing.
@@ -97,7 +117,7 @@ def sibling_paths(header: GGUFHeader) -> tuple[Path, ...]:
             hint=f"rename it to {wanted}; shards are found by their names",
         )
     paths = tuple(path.with_name(shard_path(match[1], i, count, match[4]).name) for i in range(count))
-    missing = [sibling.name for sibling in paths if not sibling.is_file()]
+    missing = [sibling.name for sibling in paths if sibling.name not in elsewhere and not sibling.is_file()]
     if missing:
         listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise FormatError(

@@ -17,7 +17,7 @@ from ..errors import FormatError
 from ..ir import Bytes, Value, ValueType
 from ..json_text import ROOM
 from ..qtypes import QType
-from ..storage.source import SourceFile
+from ..storage.source import ByteSource
 from .keys import NUMPY_TYPES
 
 ByteOrder = Literal["little", "big"]
@@ -65,7 +65,7 @@ class Cursor:
 
     def __init__(
         self,
-        data: bytes | SourceFile,
+        data: bytes | ByteSource,
         path: Path,
         byteorder: ByteOrder = "little",
         position: int = 0,
@@ -79,11 +79,11 @@ class Cursor:
             path: the file, for messages.
             model_size: bytes of all files of a split model, which share the limit of memory.
         """
-        self._file = data if isinstance(data, SourceFile) else None
-        self._piece = b"" if isinstance(data, SourceFile) else data
+        self._file = None if isinstance(data, bytes) else data
+        self._piece = data if isinstance(data, bytes) else b""
         self._start = 0  # of the piece, in the file
         self.path = path
-        self.size = data.size if isinstance(data, SourceFile) else len(data)
+        self.size = len(data) if isinstance(data, bytes) else data.size
         self.position = position
         self.byteorder: ByteOrder = byteorder
         self.what = "the header"  # what is being read, for messages

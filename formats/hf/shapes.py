@@ -13,6 +13,7 @@ from ..errors import FormatError
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Bytes, Model, Role, Tensor, Tokenizer, TokenType
 from ..qtypes import BF16, F16, F32
+from ..storage.source import Elsewhere
 from .files.links import check_links
 from .files.sentence_files import dense_weights
 from .files.weights import Stored, read_weights
@@ -49,17 +50,26 @@ def read_shapes(path: Path, *, pre: str | None = None, say: Say | None = None) -
 
 
 def read_described(
-    folder: Path, *, pre: str | None = None, follow_links: bool = False, mtp: Mtp = "keep", say: Say | None = None
+    folder: Path,
+    *,
+    pre: str | None = None,
+    follow_links: bool = False,
+    mtp: Mtp = "keep",
+    say: Say | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Model:
     """Build the Model that ``read_hf`` would return, without what only its weights tell. Arguments and errors as there.
 
     Weights are read only where two tensors, or a tensor and config.json, must agree.
+
+    Args:
+        elsewhere: those of the folder's files that do not lie on this machine, such as shards on the hub.
     """
     check_links(folder, follow=follow_links)
 
     def weights(slots: Sequence[Slot], config: Mapping[str, Any]) -> Mapping[str, Stored]:
         dense = dense_weights(folder, config, say, follow_links=follow_links)
-        return {**dense, **read_weights(folder, say, follow_links=follow_links)}
+        return {**dense, **read_weights(folder, say, follow_links=follow_links, elsewhere=elsewhere)}
 
     return assemble(folder / "config.json", weights, pre, readable=False, mtp=mtp, say=say)
 

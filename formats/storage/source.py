@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,26 @@ from .uncached import Uncached
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}  # suffixes of a checkpoint's large files
 _HINT = "bring the file back as it was and run the same command again"
+
+
+class ByteSource(Protocol):
+    """Something that bytes are read from at any offset: a file on disk, or one that lies elsewhere."""
+
+    path: Path
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, start: int, n: int, where: str | None = None) -> NDArray[np.uint8]: ...
+
+
+class Elsewhere(Protocol):
+    """Files of a folder that do not lie on this machine, and are read by their names."""
+
+    @property
+    def names(self) -> Collection[str]: ...
+
+    def open(self, name: str) -> ByteSource: ...
 
 
 class SourceFile:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ...formats.progress import Progress
 from ...quantize.awq.settings import AWQSettings
 from .blockwise import DEFAULT_CHECKPOINT, BlockMethod, CheckpointOptions, QuantizedCheckpoint, quantize_checkpoint
+from .hub import local_path
 from .options import StrPath
 from .running import DEFAULT_RUN, RunOptions
 
@@ -73,7 +74,8 @@ def awq(
         ('model.layers.0.self_attn.q_proj', 144, True)
     """
     settings.check()
-    return quantize_checkpoint(model, output, lambda: _method(Path(model), settings), text, run, checkpoint, progress)
+    source = local_path(model, progress=progress)
+    return quantize_checkpoint(source, output, lambda: _method(source, settings), text, run, checkpoint, progress)
 
 
 def _method(model: Path, settings: AWQSettings) -> BlockMethod[AWQReport]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from ...formats.errors import PlanError
 from ...formats.progress import Progress, WorkEnded, emit, note, notes
 from ...quantize.linears import Linear, LinearGroup, LinearReport
+from .hub import local_path
 from .options import StrPath
 from .running import RunOptions, open_text, open_weights, start_run
 
@@ -160,7 +161,7 @@ def quantize_checkpoint(
     start = time.monotonic()
     if (run.dtype, run.device, run.skip_bad_chunks) != ("f32", "cpu", False):
         raise PlanError("GPTQ and AWQ compute every chunk in float32 on the CPU", hint="leave the other options out")
-    source, target = Path(model), Path(output)
+    source, target = local_path(model, progress=progress), Path(output)
     check_unquantized(source)
     state = state_folder(target)
 

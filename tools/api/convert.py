@@ -17,6 +17,7 @@ from ...formats.progress import Progress, note, notes
 from ...formats.storage.output import check_target as check_target_file
 from .checks import check_cluster, check_layout, check_read, check_target, check_write, plan_options_given, refuse
 from .conversion import FLOATS, Conversion, Request, note_client_options, write_checkpoint, write_copy
+from .hub import local_path
 from .mmproj import check_towers, plan_towers, read_towers
 from .models import output_path, read_model, source_kind, target_kind
 from .options import Kind, MmprojOptions, ReadOptions, SizeTarget, SplitOptions, StrPath, WriteOptions
@@ -64,7 +65,7 @@ def convert(
 
     Args:
         src: a Hugging Face folder, a GGUF file (or any of its shards), a GGML file, a LoRA adapter's folder as PEFT
-            writes it, or a model that was read before.
+            writes it, a model on the hub (see ``local_path``), or a model that was read before.
         dst: the file or folder to write; None for the usual name beside the source, such as ``model.Q4_K_M.gguf``.
         level: a level such as ``Q4_K_M``, or a float type. ``auto`` keeps the tensors of a file as they are, and gives
             those of a checkpoint its own 16-bit type, or the blocks that a GGUF file can hold exactly.
@@ -113,7 +114,9 @@ def convert(
     start = time.monotonic()
     options = options or PlanOptions()
     check_layout(options)
-    source = None if isinstance(src, Model) else read.kind or source_kind(Path(src))
+    if not isinstance(src, Model):
+        src = local_path(src, progress=progress)
+    source = None if isinstance(src, Model) else read.kind or source_kind(src)
     check_read(source, read)
     is_adapter = source == "lora"
     kind = kind or ("gguf" if is_adapter or dst is None else target_kind(Path(dst)))

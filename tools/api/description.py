@@ -100,8 +100,9 @@ def describe(path: str | Path) -> Description:
         (TypeTotals(name='F16', n_tensors=1, n_weights=32, nbytes=64, bpw=16.0),)
     """
     from ...formats.gguf.reader import read_headers
+    from .hub import remote_headers
 
-    headers = read_headers(path)
+    headers = remote_headers(path) or read_headers(path)
     return Description(headers, type_totals(entry for header in headers for entry in header.tensors))
 
 

@@ -10,6 +10,7 @@ from ...formats.errors import QuantmillError
 from ...formats.progress import Progress, StepDone, WorkEnded, emit, note
 from ...formats.storage.endings import ending
 from .checks import refuse
+from .hub import local_path
 from .options import StrPath
 from .running import DEFAULT_RUN, RunOptions, finish_run, open_text, open_weights, start_run
 
@@ -95,7 +96,8 @@ def evaluate(
             raise QuantmillError("exists already", path=path, hint="give another name")
     why = "a part of the text would be judged, which compares with nothing"
     refuse({"run.skip_bad_chunks": run.skip_bad_chunks}, why)
-    weights = open_weights(Path(model), progress)
+    model = local_path(model, progress=progress)
+    weights = open_weights(model, progress)
     text_path = None if text is None else Path(text)
     weights.check_predicts()
     corpus = open_text(weights, text_path, run)
@@ -112,7 +114,7 @@ def evaluate(
             other.check_predicts()
             _check_same_text(corpus, open_text(other, text_path, run), Path(base))
             _note_other_shape(weights, other, Path(base), progress)
-            _add_against(Path(model), weights, Path(base), other, corpus, folder, run, record, progress)
+            _add_against(model, weights, Path(base), other, corpus, folder, run, record, progress)
     emit(progress, WorkEnded())
     return record.report()
 

@@ -15,6 +15,7 @@ from ...formats.progress import Progress, note
 from ...formats.storage.endings import ending
 from ...formats.storage.output import check_writable
 from .checks import refuse
+from .hub import local_path
 from .options import StrPath
 from .ray_pool import ClusterOptions
 from .running import DEFAULT_N_CTX, DEFAULT_RUN, RunOptions
@@ -142,8 +143,9 @@ def collect_imatrix(
         run=run, process_output=process_output, perplexity=perplexity, level=level, cluster=cluster, restart=restart,
         moments_size=moments_size if second_moments else None, save_every=0 if path is None else save_every,
     )  # fmt: skip
+    source, of_text = local_path(model, progress=progress), None if text is None else Path(text)
     with _state(path) as state:
-        found = collect(Path(model), None if text is None else Path(text), state, files, options, progress)
+        found = collect(source, of_text, state, files, options, progress)
         moments = [] if legacy else [file.moments for file in files if file.moments is not None]
         if found.collector.moments is not None:
             moments.append(found.collector.moments.moments(found.collector.sums))

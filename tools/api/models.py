@@ -11,6 +11,7 @@ from ...formats.errors import FormatError
 from ...formats.hf.files.hub_cache import checkpoint_name, id_of_snapshot, newest_snapshot
 from ...formats.progress import Note, Progress, notes
 from ...formats.storage.endings import ending
+from .hub import describe_remote, local_path
 from .options import Kind, ReadOptions, SourceKind, StrPath
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress:
     """Read a model of any kind. Weights stay on disk until their rows are asked for.
 
     Args:
-        path: a Hugging Face folder, a GGUF file (or any of its shards) or a GGML file.
+        path: a Hugging Face folder, a GGUF file (or any of its shards) or a GGML file; or a model on the hub, see
+            ``local_path``.
         options: what the files do not say.
         progress: called with a ``Note`` for what is assumed, and for what becomes of a quantized checkpoint's weights.
 
@@ -70,7 +72,7 @@ def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress:
         ...
         quantmill.formats.errors.FormatError: no-such-model.gguf: no such file or folder
     """
-    path = Path(path)
+    path = local_path(path, progress=progress)
     kind = options.kind or source_kind(path)
     if kind == "hf":
         from ...formats.hf.load import read_hf
@@ -109,6 +111,8 @@ def read_for_plan(source: StrPath | Model, *, progress: Progress | None = None) 
 
     if isinstance(source, Model):
         return source
+    if (remote := describe_remote(source, progress=progress)) is not None:
+        return remote
     path = Path(source)
     bare = ending(path) == ".json" and path.is_file()
     if bare or (path.is_dir() and (path / "config.json").is_file() and not _has_weights(path)):

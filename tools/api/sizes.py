@@ -110,12 +110,15 @@ def plan(
         [('Q4_K_M', {'Q4_K': 1}), ('Q8_0', {'Q8_0': 1})]
     """
     from ...formats.hf.shapes import lacks_vocabulary, with_vocabulary
+    from ...formats.hub.address import find_address
+    from ...formats.ir import Model
     from ...quantize.estimate.memory import run_memory
     from ...quantize.plan import PlanOptions
 
     source = read_for_plan(model, progress=progress)
-    # A config.json by itself: its checkpoint has a tokenizer, which is not here to be counted.
-    assumed = source.from_checkpoint and ending(str(model)) == ".json" and lacks_vocabulary(source)
+    # A config.json by itself, or a model on the hub: its checkpoint has a tokenizer, which is not here to be counted.
+    bare = not isinstance(model, Model) and (ending(str(model)) == ".json" or find_address(model) is not None)
+    assumed = source.from_checkpoint and bare and lacks_vocabulary(source)
     if assumed:
         source = with_vocabulary(source)
     options = options or PlanOptions()

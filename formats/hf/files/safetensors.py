@@ -22,7 +22,7 @@ from ...json_text import ROOM, parse_json
 from ...pointers import LONGEST, check_pointer
 from ...qtypes import BY_NAME, F32, QType
 from ...storage.folder import GrowingFolder
-from ...storage.source import SourceFile
+from ...storage.source import ByteSource, SourceFile
 
 # Bits of a value. F4 and the F6s are packed, so a tensor's bits must fill whole bytes.
 DTYPE_BITS = {
@@ -54,7 +54,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
-    file: SourceFile | None = field(default=None, repr=False, compare=False)
+    file: ByteSource | None = field(default=None, repr=False, compare=False)
     read: Callable[[int, int], Bytes] | None = field(default=None, repr=False, compare=False)
 
     def tensor(self) -> Tensor:
@@ -118,13 +118,17 @@ class StoredTensor:
         return file.read(self.offset + a * row_bytes, (b - a) * row_bytes, self.name).reshape(b - a, row_bytes)
 
 
-def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+def read_safetensors(path: Path, file: ByteSource | None = None) -> dict[str, StoredTensor]:
     """Read the header of a file: its tensors by name, sorted by name as the safetensors library lists them.
+
+    Args:
+        path: the file.
+        file: what its bytes are read from where it does not lie on this machine.
 
     Raises:
         FormatError: there is no such file, or its header is not valid.
     """
-    file = SourceFile(path)
+    file = file or SourceFile(path)
     size = file.size
     check_pointer(file.read(0, min(size, LONGEST + 1)).tobytes(), path)
     if size < 8:
@@ -156,7 +160,7 @@ def _parse_header(raw: bytes, path: Path, room: int) -> dict[str, Any]:
     return header
 
 
-def _checked(header: dict[str, Any], file: SourceFile, start: int) -> dict[str, StoredTensor]:
+def _checked(header: dict[str, Any], file: ByteSource, start: int) -> dict[str, StoredTensor]:
     path, size = file.path, file.size
     entries = {name: _entry(name, item, file, start) for name, item in header.items()}
     end, last = start, ""
@@ -175,7 +179,7 @@ def _checked(header: dict[str, Any], file: SourceFile, start: int) -> dict[str, 
     return entries
 
 
-def _entry(name: str, item: Any, file: SourceFile, start: int) -> StoredTensor:
+def _entry(name: str, item: Any, file: ByteSource, start: int) -> StoredTensor:
     path = file.path
 
     def is_sizes(value: Any) -> bool:

@@ -8,9 +8,10 @@ refuses, is read where only one reading is possible: one series of shards, one v
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
 from ...errors import FormatError, name_list
@@ -53,27 +54,47 @@ class WeightFiles:
     remark: str = ""
 
 
-def find_weight_files(folder: Path, say: Say | None = None, *, follow_links: bool = False) -> WeightFiles:
+@dataclass(frozen=True)
+class _Folder:
+    """A checkpoint's folder: what lies in it, and what does elsewhere."""
+
+    path: Path
+    elsewhere: Collection[str] = ()
+
+    @cached_property
+    def names(self) -> list[str]:
+        there = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
+        return sorted({*there, *self.elsewhere})
+
+    def has(self, name: str) -> bool:
+        return name in self.elsewhere or (self.path / name).is_file()
+
+
+def find_weight_files(
+    folder: Path, say: Say | None = None, *, follow_links: bool = False, elsewhere: Collection[str] = ()
+) -> WeightFiles:
     """Find the files that hold a checkpoint's weights, all of which are there.
 
     Args:
         folder: the checkpoint's.
         say: called with a line where other weights lie beside those that are read, or something was assumed.
         follow_links: whether links may lead out of the folder.
+        elsewhere: names of the folder's files that do not lie on this machine; indexes must.
 
     Raises:
         FormatError: there are none, one is missing, or nothing says which of several are the checkpoint's.
     """
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    found = _choose(folder, there)
+    listed = _Folder(folder, elsewhere)
+    found = _choose(listed)
     for name in found.names:
-        check_link(folder / name, folder, follow=follow_links)
+        if name not in elsewhere:
+            check_link(folder / name, folder, follow=follow_links)
     if say is not None:
         chosen = {*found.names, found.index_name}
-        aside = [name for name in _model_files(there) if name not in chosen]
-        line = f"{folder}: reads {found.index_name or _described(folder, found.names)}"
+        aside = [name for name in _model_files(listed.names) if name not in chosen]
+        line = f"{folder}: reads {found.index_name or _described(listed, found.names)}"
         line += f", {found.remark}" if found.remark else ""
-        line += f"; left aside: {_described(folder, aside)}" if aside else ""
+        line += f"; left aside: {_described(listed, aside)}" if aside else ""
         if found.remark or aside:
             say(line)
     return found
@@ -81,8 +102,9 @@ def find_weight_files(folder: Path, say: Say | None = None, *, follow_links: boo
 
 def has_weights(folder: Path) -> bool:
     """Whether there are files of weights, whatever their names, and not only an index of them."""
-    names = [path.name for path in folder.iterdir()]
-    return any(not name.endswith(".json") for name in _model_files(names)) or _named_by_config(folder) is not None
+    listed = _Folder(folder)
+    names = _model_files(listed.names)
+    return any(not name.endswith(".json") for name in names) or _named_by_config(listed) is not None
 
 
 def _model_files(names: Sequence[str]) -> list[str]:
@@ -93,41 +115,41 @@ def _model_files(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _described(folder: Path, aside: Sequence[str]) -> str:
+def _described(folder: _Folder, aside: Sequence[str]) -> str:
     """The names of files, a series as one, and what is strange about them."""
     words = name_list(list(dict.fromkeys(_SERIES.sub(r"\1-*-of-\2\3", name) for name in aside)))
-    if any(not (folder / name).exists() for name in aside):
+    if not all(map(folder.has, aside)):
         words += " (links to nothing among them)"
     if any(fnmatchcase(name, _ADAPTER) for name in aside):
         words += " (an adapter, which PEFT adds on loading: merge it first, or convert it by itself)"
     return words
 
 
-def _choose(folder: Path, there: Sequence[str]) -> WeightFiles:
-    if name := next(filter(_DISTRIBUTED.fullmatch, there), None):
+def _choose(folder: _Folder) -> WeightFiles:
+    if name := next(filter(_DISTRIBUTED.fullmatch, folder.names), None):
         hint = "load it in transformers and call save_pretrained"
-        raise FormatError(f"{name} is part of a distributed checkpoint", path=folder, hint=hint)
+        raise FormatError(f"{name} is part of a distributed checkpoint", path=folder.path, hint=hint)
     if named := _named_by_config(folder):
         return named
     for kind, stem in _STEMS:
-        if (folder / f"{stem}.{kind}").is_file():
+        if folder.has(f"{stem}.{kind}"):
             return WeightFiles(kind, [f"{stem}.{kind}"])
-        index = folder / f"{stem}.{kind}.index.json"
-        if index.is_file():
-            return _indexed(kind, index)
+        index = f"{stem}.{kind}.index.json"
+        if folder.has(index):
+            return _indexed(folder, kind, index)
     for kind, stem in _WITHOUT_INDEX:
-        names = [n for n in there if fnmatchcase(n, f"{stem}*.{kind}") and (folder / n).is_file()]
+        names = [n for n in folder.names if fnmatchcase(n, f"{stem}*.{kind}") and folder.has(n)]
         if names:
             return _without_index(folder, kind, stem, names)
     hint = "model.safetensors, its shards, or pytorch_model.bin must be in the folder"
-    if others := _model_files(there):
-        raise FormatError(f"no weights found, but {_described(folder, others)}", path=folder, hint=hint)
-    raise FormatError("no weights found", path=folder, hint=hint)
+    if others := _model_files(folder.names):
+        raise FormatError(f"no weights found, but {_described(folder, others)}", path=folder.path, hint=hint)
+    raise FormatError("no weights found", path=folder.path, hint=hint)
 
 
-def _named_by_config(folder: Path) -> WeightFiles | None:
+def _named_by_config(folder: _Folder) -> WeightFiles | None:
     """The file that config.json names as the weights, which few checkpoints do; None if it names none."""
-    path = folder / "config.json"
+    path = folder.path / "config.json"
     name = read_json(path).get(_NAMED)
     if name is None:
         return None
@@ -135,21 +157,22 @@ def _named_by_config(folder: Path) -> WeightFiles | None:
         problem = "is not the name of a safetensors file or its index"
         raise FormatError(problem, path=path, where=_NAMED)
     _check_name(name, path, _NAMED)
-    if not (folder / name).is_file():
+    if not folder.has(name):
         raise FormatError(f"{name} is not there", path=path, where=_NAMED, hint="download it into this folder")
     if name.endswith(".json"):
-        return _indexed("safetensors", folder / name)
+        return _indexed(folder, "safetensors", name)
     return WeightFiles("safetensors", [name], remark="which config.json names")
 
 
-def _indexed(kind: str, path: Path) -> WeightFiles:
+def _indexed(folder: _Folder, kind: str, index_name: str) -> WeightFiles:
+    path = folder.path / index_name
     index = read_json(path).get("weight_map")
     if not isinstance(index, dict) or not index or not all(isinstance(shard, str) for shard in index.values()):
         raise FormatError("is not a map from tensors to files", path=path, where="weight_map")
     for name, shard in index.items():
         _check_name(shard, path, name)
-    names = _all_there(path.parent, sorted(set(index.values())), path.name)
-    return WeightFiles(kind, names, index, path.name)
+    names = _all_there(folder, sorted(set(index.values())), index_name)
+    return WeightFiles(kind, names, index, index_name)
 
 
 def _check_name(name: str, path: Path, where: str) -> None:
@@ -160,7 +183,7 @@ def _check_name(name: str, path: Path, where: str) -> None:
         raise FormatError(f"{name[:40]!r}... is not a valid file name", path=path, where=where)
 
 
-def _without_index(folder: Path, kind: str, stem: str, names: Sequence[str]) -> WeightFiles:
+def _without_index(folder: _Folder, kind: str, stem: str, names: Sequence[str]) -> WeightFiles:
     """One series of shards; else one variant; else all files, which together must hold each tensor once."""
     series = sorted({(match[1], match[2], match[3]) for name in names if (match := _SERIES.fullmatch(name))})
     variants = [name for name in names if name.startswith(f"{stem}.")]
@@ -172,7 +195,7 @@ def _without_index(folder: Path, kind: str, stem: str, names: Sequence[str]) -> 
     if unclear:
         index = f"get {stem}.{kind}.index.json, or " if series else ""
         hint = f"{index}move what you do not want out of the folder"
-        raise FormatError(f"{unclear}, and nothing says which to read", path=folder, hint=hint)
+        raise FormatError(f"{unclear}, and nothing says which to read", path=folder.path, hint=hint)
     if series:
         before, count, after = series[0]
         wanted = [f"{before}-{i + 1:05d}-of-{count}{after}" for i in range(int(count))]
@@ -188,10 +211,10 @@ def _variant_remark(variant: str) -> str:
     return f"the variant {variant}, which transformers reads when asked for it" if variant else ""
 
 
-def _all_there(folder: Path, shards: Sequence[str], origin: str) -> Sequence[str]:
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
+def _all_there(folder: _Folder, shards: Sequence[str], origin: str) -> Sequence[str]:
+    missing = [shard for shard in shards if not folder.has(shard)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         problem = f"missing shard {missing[0]}{more}, of the {len(shards)} that {origin} names"
-        raise FormatError(problem, path=folder, hint="download what is missing into this folder")
+        raise FormatError(problem, path=folder.path, hint="download what is missing into this folder")
     return shards

@@ -6,6 +6,7 @@ The order is llama.cpp's: shards by name, tensors by name within a safetensors s
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ...errors import FormatError
 from ...ir import Bytes, Role, Tensor
 from ...pointers import LONGEST, check_pointer
 from ...qtypes import BY_NAME
+from ...storage.source import Elsewhere
 from .safetensors import StoredTensor, read_safetensors
 from .torchfile import DTYPES, MAGIC, TorchTensor, read_torch_file
 from .weight_files import Say, find_weight_files
@@ -23,23 +25,26 @@ from .weight_files import Say, find_weight_files
 Stored = StoredTensor | Tensor
 
 
-def read_weights(folder: Path, say: Say | None = None, *, follow_links: bool = False) -> dict[str, Stored]:
+def read_weights(
+    folder: Path, say: Say | None = None, *, follow_links: bool = False, elsewhere: Elsewhere | None = None
+) -> dict[str, Stored]:
     """Find every tensor of a checkpoint by name. No weight is read.
 
     Args:
         folder: the checkpoint's.
         say: called with a line where other weights lie beside those that are read, or something was assumed.
         follow_links: whether links may lead out of the folder.
+        elsewhere: those of its files that do not lie on this machine; only safetensors files are read from there.
 
     Raises:
         FormatError: there are no weights, a shard is missing or damaged, or a tensor is missing or in two shards.
     """
-    files = find_weight_files(folder, say, follow_links=follow_links)
-    reader = read_safetensors if files.kind == "safetensors" else read_bin
+    away = () if elsewhere is None else elsewhere.names
+    files = find_weight_files(folder, say, follow_links=follow_links, elsewhere=away)
     found: dict[str, Stored] = {}
     shard_of: dict[str, str] = {}
     for shard in files.names:
-        for name, tensor in reader(folder / shard).items():
+        for name, tensor in _read_file(folder / shard, files.kind, elsewhere).items():
             if name in found:
                 problem = f"duplicate tensor: it is in {shard_of[name]} too"
                 raise FormatError(problem, path=folder / shard, where=name, hint="remove the stale shard")
@@ -49,6 +54,15 @@ def read_weights(folder: Path, say: Say | None = None, *, follow_links: bool = F
             problem = f"the index says it is in {shard}, which does not hold it"
             raise FormatError(problem, path=folder, where=name, hint="download the checkpoint again")
     return found
+
+
+def _read_file(path: Path, kind: str, elsewhere: Elsewhere | None) -> Mapping[str, Stored]:
+    is_away = elsewhere is not None and path.name in elsewhere.names
+    if kind != "safetensors":
+        if is_away:
+            raise FormatError("is read only where it lies on this machine", path=path, hint="download it first")
+        return read_bin(path)
+    return read_safetensors(path, elsewhere.open(path.name) if elsewhere is not None and is_away else None)
 
 
 def read_bin(path: Path) -> dict[str, Stored]:

@@ -16,6 +16,7 @@ from ....formats.storage.interrupts import when_cut_off
 from ....formats.storage.output import explained
 from ..checks import check_cluster, refuse
 from ..convert import write_plans
+from ..hub import local_path
 from ..models import read_model, without_float_ending
 from ..options import StrPath, WriteOptions
 from ..planning import report_importance, with_imatrix
@@ -100,7 +101,7 @@ def release(
     """
     _check_options(options)
     check_cluster(cluster, threads)
-    path, folder = Path(model), Path(folder)
+    path, folder = local_path(model, progress=progress), Path(folder)
     importance = options.imatrix is not None
     levels = chosen_levels(options.levels, importance=importance, recipe_set=options.recipe_set)
     read = read_model(path, progress=progress)  # first: a model that cannot be read leaves no folder behind

@@ -12,6 +12,7 @@ from ....formats.progress import Progress
 from ....formats.storage.durable import sha256_of_file
 from ..checks import refuse
 from ..convert import write_plans
+from ..hub import local_path
 from ..models import read_model
 from ..options import StrPath, WriteOptions
 from ..planning import with_imatrix
@@ -81,7 +82,7 @@ def reproduce(
         ...     reproduce(made.folder / "manifest.json", source).same
         {'tiny.Q8_0.gguf': True}
     """
-    path, model = Path(manifest), Path(model)
+    path, model = Path(manifest), local_path(model, progress=progress)
     content = read_manifest(path)
     files = _chosen(content, levels, path)
     _check_source(content, model)
