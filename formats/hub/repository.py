@@ -174,11 +174,11 @@ def silent_tqdm() -> type[Any]:
 
 def told_tqdm(progress: Progress | None) -> type[Any]:
     """A progress bar for huggingface_hub that hands what arrives to ``progress``, and shows nothing itself."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     class Told(tqdm):  # type: ignore[misc, type-arg]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
             if n:
