@@ -50,12 +50,12 @@ class BaseWriter:
         import torch
 
         for start in range(0, len(targets), 64):
-            log_p = torch.log_softmax(logits[start : start + 64].float(), -1).cpu()
+            log_p = torch.log_softmax(logits[start : start + 64].float(), -1)
             top = log_p.topk(min(self.top_k, log_p.shape[1]), dim=1)
-            self.ids.append(top.indices.numpy().astype(np.int32))
-            self.log_p.append(top.values.numpy())
+            self.ids.append(top.indices.cpu().numpy().astype(np.int32))
+            self.log_p.append(top.values.cpu().numpy())
             at = targets[start : start + 64, None]
-            self.nll.append((-log_p.gather(1, at)).squeeze(1).double().numpy())
+            self.nll.append((-log_p.gather(1, at)).squeeze(1).cpu().double().numpy())
 
     def write(self, path: Path, tokens: NDArray[np.int32], n_vocab: int) -> None:
         """Write the file.
@@ -103,18 +103,18 @@ class SavedBase:
 
         n = len(targets)
         part = slice(chunk * n, (chunk + 1) * n)
-        log_q = torch.log_softmax(logits.float(), -1).cpu()
+        log_q = torch.log_softmax(logits.float(), -1)
         ids, log_p = torch.from_numpy(self.ids[part]).long(), torch.from_numpy(self.log_p[part]).double()
-        top_q = log_q.gather(1, ids).double()
+        top_q = log_q.gather(1, ids.to(log_q.device)).cpu().double()
         kld = (log_p.exp() * (log_p - top_q)).sum(1)
         if ids.shape[1] < self.n_vocab:
             rest_p = (1 - log_p.exp().sum(1)).clamp_min(1e-12)
             rest_q = (1 - top_q.exp().sum(1)).clamp_min(1e-12)
             kld = kld + rest_p * (rest_p.log() - rest_q.log())
         record.kld.append(kld.numpy())
-        record.nll.append((-log_q.gather(1, targets[:, None])).squeeze(1).double().numpy())
+        record.nll.append((-log_q.gather(1, targets[:, None])).squeeze(1).cpu().double().numpy())
         record.nll_base.append(self.nll[part])
-        record.same_top.append((log_q.argmax(1) == ids[:, 0]).double().numpy())
+        record.same_top.append((log_q.argmax(1).cpu() == ids[:, 0]).double().numpy())
 
 
 def read_base(path: Path) -> SavedBase:

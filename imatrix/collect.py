@@ -103,11 +103,12 @@ def sums_of_squares(x: torch.Tensor) -> NDArray[np.float64]:
     import torch
 
     flat = x.detach().reshape(-1, x.shape[-1])
-    total = torch.zeros(x.shape[-1], dtype=torch.float64)
     squares = torch.empty(min(_ROWS, len(flat)), x.shape[-1], device=x.device)
-    for start in range(0, len(flat), _ROWS):
-        rows = flat[start : start + _ROWS].float()
-        part = torch.mul(rows, rows, out=squares[: len(rows)])
-        total += part.sum(0).cpu()
-    values: NDArray[np.float64] = total.numpy()
-    return values
+    sums = torch.empty(-(-len(flat) // _ROWS), x.shape[-1], device=x.device)
+    for number in range(len(sums)):
+        rows = flat[number * _ROWS : (number + 1) * _ROWS].float()
+        torch.sum(torch.mul(rows, rows, out=squares[: len(rows)]), 0, out=sums[number])
+    total = np.zeros(x.shape[-1])
+    for part in sums.cpu().numpy():
+        total += part
+    return total

@@ -121,11 +121,11 @@ class Record:
             part = slice(start, start + _ROWS)
             log_q, log_p = _log_softmax(logits[part]), _log_softmax(base[part])
             at = targets[part, None]
-            self.nll.append((-log_q.gather(1, at)).squeeze(1).double().numpy())
-            self.nll_base.append((-log_p.gather(1, at)).squeeze(1).double().numpy())
-            divergence = (log_p.exp() * (log_p - log_q)).double().sum(1)
+            self.nll.append(_doubles(-log_q.gather(1, at).squeeze(1)))
+            self.nll_base.append(_doubles(-log_p.gather(1, at).squeeze(1)))
+            divergence = (log_p.exp() * (log_p - log_q)).cpu().double().sum(1)
             self.kld.append(divergence.numpy())
-            self.same_top.append((log_q.argmax(1) == log_p.argmax(1)).double().numpy())
+            self.same_top.append(_doubles(log_q.argmax(1) == log_p.argmax(1)))
 
     def perplexity(self) -> float:
         """The perplexity over all positions added until now."""
@@ -143,7 +143,13 @@ class Record:
 def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return torch.log_softmax(logits.float(), dim=-1).cpu()
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def _doubles(values: torch.Tensor) -> Floats:
+    """float64 in memory: not every device has the type."""
+    doubles: Floats = values.cpu().double().numpy()
+    return doubles
 
 
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> Floats:
@@ -151,7 +157,7 @@ def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> Floats:
     parts = []
     for start in range(0, len(targets), _ROWS):
         part = slice(start, start + _ROWS)
-        parts.append(-_log_softmax(logits[part]).gather(1, targets[part, None]).squeeze(1).double().numpy())
+        parts.append(_doubles(-_log_softmax(logits[part]).gather(1, targets[part, None]).squeeze(1)))
     return np.concatenate(parts)
 
 

@@ -30,7 +30,7 @@ class ComputeOptions:
 
     Args:
         dtype: the arithmetic's type, ``f32`` or ``bf16``.
-        device: a torch device, such as ``cpu`` or ``cuda:1``.
+        device: a torch device, such as ``cpu`` or ``cuda:1``, that is there.
         batch: how many chunks run at a time; 0 to choose.
         skip_bad: leave out a chunk whose activations are not finite, instead of stopping.
     """
@@ -58,12 +58,10 @@ class Runner:
         batches: the chunks' numbers, batch by batch.
 
     Raises:
-        QuantmillError: the device does not exist.
         UnknownArchitecture: transformers cannot build the model.
     """
 
     def __init__(self, weights: Weights, corpus: Corpus, options: ComputeOptions, activations: Activations) -> None:
-        _check_device(options.device)
         self.weights, self.corpus, self.options, self.activations = weights, corpus, options, activations
         self.skeleton = Skeleton(weights, DTYPES[options.dtype], options.device)
         self.dropped: dict[int, str] = {}
@@ -204,7 +202,7 @@ class Runner:
 
         Yields:
             The chunk's number, its logits as float32 [judged positions, vocab], and the tokens that they are to predict
-            as int64 [judged positions].
+            as int64 [judged positions], both on the run's device.
         """
         n_ctx = self.corpus.n_ctx
         keep = n_ctx - first_judged(n_ctx)
@@ -217,11 +215,11 @@ class Runner:
         alive = ([chunk for chunk in batch if chunk not in self.dropped] for batch in self.batches)
         with self.skeleton.head(keep, see) as run:
             for part in (batch[a : a + size] for batch in alive for a in range(0, len(batch), size)):
-                logits = run(self.activations.get(part)).cpu()
+                logits = run(self.activations.get(part))
                 if collector is not None:
                     collector.commit()
                 for chunk, rows in zip(part, logits, strict=True):
-                    yield chunk, rows[:-1].float(), self._following(chunk)
+                    yield chunk, rows[:-1].float(), self._following(chunk).to(rows.device)
 
     @torch.inference_mode()
     def last_hidden(self, collector: Collector | None = None) -> Iterator[tuple[int, torch.Tensor]]:
@@ -251,10 +249,3 @@ class Runner:
 def layer_step(layer: int, n_layers: int, done: int, total: int) -> StepDone:
     """The event that ``done`` of ``total`` parts of a layer (counted from 0) are through."""
     return StepDone(f"layer {layer + 1}/{n_layers}", done, total, layer)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise QuantmillError(f"no device {device!r} here", hint="--device cpu") from None

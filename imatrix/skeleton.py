@@ -333,7 +333,7 @@ class _HeadProduct(nn.Module):
         small = tensor.n_weights * dtype.itemsize <= _KEPT_HEAD
         self.kept = torch.from_numpy(read_floats(tensor)).to(device, dtype) if small else None
         self.bias = None if bias is None else torch.from_numpy(bias).to(device, dtype)
-        self.weight = torch.empty(0, dtype=dtype)  # whose type is what Mamba makes the hidden states
+        self.weight = torch.empty(0, dtype=dtype, device=device)  # whose type is what Mamba makes the hidden states
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.see is not None:

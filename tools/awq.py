@@ -28,9 +28,8 @@ from .terminal.progress import ProgressDisplay
 @calibration_options
 def command(
     model: Path, output: Path, group_size: int, no_scales: bool, no_clip: bool, text: Path | None, n_ctx: int | None,
-    chunks: int, from_chunk: int, batch: int, min_tokens: int, parse_special: bool, max_shard_size: float,
-    save_every: int,
-    threads: int | None, force: bool, quiet: bool, as_json: bool,
+    chunks: int, from_chunk: int, batch: int, min_tokens: int, parse_special: bool, device: str, max_shard_size: float,
+    save_every: int, threads: int | None, force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Quantize the linear layers of MODEL_DIR by AWQ: 4 bits, inputs scaled by what a text makes of them.
 
@@ -46,7 +45,9 @@ def command(
     from .api.running import RunOptions
 
     settings = AWQSettings(group_size, not no_scales, not no_clip, min_tokens)
-    run = RunOptions(n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special)
+    run = RunOptions(
+        n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special, device=device
+    )
     with ProgressDisplay(quiet=quiet) as progress:
         made = awq(
             model, output, settings=settings, text=text, run=run,

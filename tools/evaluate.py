@@ -5,44 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import click
 
 from .api.running import RunOptions
 from .terminal.lines import print_json, print_line
 from .terminal.progress import ProgressDisplay
+from .terminal.running import judged_text_options
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "-f",
-    "--file",
-    "text",
-    type=click.Path(path_type=Path),
-    help="The text.  [default: the one that ships with quantmill]",
-)
-@click.option(
     "--base", type=click.Path(path_type=Path), help="What to compare with: GGUF, folder, or a --save-base file."
 )
 @click.option("--save-base", type=click.Path(path_type=Path), help="Save MODEL's predictions, for a later --base.")
-@click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=4), default=512, show_default=True)
-@click.option(
-    "--chunks", type=click.IntRange(min=-1), default=-1, help="Use at most so many chunks; -1, the default, for all."
-)
-@click.option("--from-chunk", type=click.IntRange(min=0), default=0, help="The first chunk to use.")
-@click.option("-b", "--batch", type=click.IntRange(min=0), default=0, help="Chunks computed together; 0 chooses.")
-@click.option("--parse-special", is_flag=True, help="Read control tokens in the text as tokens, not as letters.")
-@click.option(
-    "--dtype", type=click.Choice(["f32", "bf16"]), default="f32", show_default=True, help="The type of the arithmetic."
-)
-@click.option("--device", default="cpu", show_default=True, help="A torch device: cpu, cuda, cuda:1.")
+@judged_text_options
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--quiet", is_flag=True, help="Do not show progress.")
 def command(
-    model: Path, text: Path | None, base: Path | None, save_base: Path | None, n_ctx: int, chunks: int, from_chunk: int,
-    batch: int, parse_special: bool, dtype: Literal["f32", "bf16"], device: str, as_json: bool, quiet: bool,
+    model: Path, text: Path | None, base: Path | None, save_base: Path | None, run: RunOptions, as_json: bool,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Measure MODEL on a text: perplexity, and against --base the KL divergence of its predictions.
 
@@ -55,10 +38,6 @@ def command(
     """
     from .api.evaluation import evaluate
 
-    run = RunOptions(
-        n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special, dtype=dtype,
-        device=device,
-    )  # fmt: skip
     with ProgressDisplay(quiet=quiet) as progress:
         figures = asdict(evaluate(model, text, base=base, save_base=save_base, run=run, progress=progress))
     if as_json:

@@ -42,8 +42,8 @@ from .terminal.progress import ProgressDisplay
 def command(
     model: Path, output: Path, bits: int, group_size: int, desc_act: bool, static_groups: bool, sym: bool, damp: float,
     checkpoint_format: Literal["gptq", "gptq_v2"], text: Path | None, n_ctx: int | None, chunks: int, from_chunk: int,
-    batch: int, min_tokens: int, parse_special: bool, max_shard_size: float, save_every: int, threads: int | None,
-    force: bool, quiet: bool, as_json: bool,
+    batch: int, min_tokens: int, parse_special: bool, device: str, max_shard_size: float, save_every: int,
+    threads: int | None, force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Quantize the linear layers of MODEL_DIR by GPTQ, by what a text makes of their inputs.
 
@@ -59,7 +59,9 @@ def command(
     from .api.running import RunOptions
 
     settings = GPTQSettings(bits, group_size, desc_act, static_groups, sym, damp, min_tokens=min_tokens)
-    run = RunOptions(n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special)
+    run = RunOptions(
+        n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special, device=device
+    )
     with ProgressDisplay(quiet=quiet) as progress:
         made = gptq(
             model, output, settings=settings, checkpoint_format=checkpoint_format, text=text, run=run,

@@ -14,6 +14,7 @@ from .api.running import RunOptions
 from .terminal.lines import print_json, print_line
 from .terminal.options import cluster_from, cluster_options, given
 from .terminal.progress import ProgressDisplay
+from .terminal.running import device_option
 from .terminal.units import Size
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dtype", type=click.Choice(["f32", "bf16"]), default="f32", show_default=True, help="The type of the arithmetic."
 )
-@click.option("--device", default="cpu", show_default=True, help="A torch device: cpu, cuda, cuda:1.")
+@device_option
 @click.option("--for", "level", metavar="LEVEL", help="First list the tensors that need importance at this level.")
 @click.option("--restart", is_flag=True, help="Discard the state of an unfinished run instead of resuming it.")
 @click.option(

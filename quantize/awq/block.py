@@ -132,7 +132,10 @@ class AWQBlock:
         squared = {group: each for group in samples if (each := self._squared(group)) is not None}
         layers = [(linear.weight, squared[group]) for linear, group in fold.into if group in squared]
         found = search_scales(
-            fold.average_shared(magnitude), layers, self.settings.group_size, lambda scales: self._settle(fold, scales)
+            fold.average_shared(magnitude),
+            layers,
+            self.settings.group_size,
+            lambda scales: self._settle(fold, scales.to(fold.source.device)),
         )
         if found.exponent:
             fold.apply(found.scales)
@@ -168,7 +171,7 @@ class AWQBlock:
         """Whether scales at these folds leave the block's output as it is: tested with powers of two on one chunk."""
         before = self.block.output(module)
         norms = [(fold, fold.source.clone()) for fold in folds if fold.source.dim() == 1]
-        tested = [(fold, fold.to_inputs(_powers(len(fold.source)))) for fold in folds]
+        tested = [(fold, fold.to_inputs(_powers(len(fold.source)).to(fold.source.device))) for fold in folds]
         for fold, powers in tested:
             fold.apply(powers)
         after = self.block.output(module)
@@ -185,9 +188,9 @@ class AWQBlock:
             limits = search_clipping(linear.weight, sample, size)
         packed = quantize_to_grid(linear.weight, size, limits, linear.name)
         self.arrays |= {
-            f"{linear.name}.qweight": pack(np.ascontiguousarray(packed.codes.numpy().T)),
-            f"{linear.name}.qzeros": pack(np.ascontiguousarray(packed.zeros.numpy().T)),
-            f"{linear.name}.scales": np.ascontiguousarray(packed.scales.half().numpy().T),
+            f"{linear.name}.qweight": pack(np.ascontiguousarray(packed.codes.cpu().numpy().T)),
+            f"{linear.name}.qzeros": pack(np.ascontiguousarray(packed.zeros.cpu().numpy().T)),
+            f"{linear.name}.scales": np.ascontiguousarray(packed.scales.half().cpu().numpy().T),
         }
         return packed
 
@@ -216,7 +219,7 @@ def _round_to(values: torch.Tensor, dtype: str) -> NDArray[Any]:
     """Round ``values`` in place to a checkpoint's type, and copy them. numpy has no BF16: the copy is F32 then."""
     rounded = values.to(_TORCH[dtype])
     values.copy_(rounded)
-    kept: NDArray[Any] = (rounded if dtype == "F16" else rounded.float()).numpy().copy()
+    kept: NDArray[Any] = (rounded if dtype == "F16" else rounded.float()).cpu().numpy().copy()
     return kept
 
 

@@ -30,17 +30,17 @@ class Sample:
 
     keep: int
     count: int = 0
-    _magnitudes: torch.Tensor | None = None  # float64 [in], their sum
+    _magnitudes: torch.Tensor | None = None  # float64 [in], their sum, in memory: not every device has the type
     _kept: list[torch.Tensor] = field(default_factory=list)
     _n_kept: int = 0
     _stride: int = 1
 
     def add(self, x: torch.Tensor) -> None:
         """Add a batch of inputs [tokens, in]. Every ``_stride``-th of the whole text is kept."""
-        magnitudes = x.float().abs().sum(0).double().cpu()
+        magnitudes = x.float().abs().sum(0).cpu().double()
         self._magnitudes = magnitudes if self._magnitudes is None else self._magnitudes + magnitudes
-        rows = x[-self.count % self._stride :: self._stride].float().cpu()
-        self._kept.append(rows.clone() if rows.data_ptr() == x.data_ptr() else rows.contiguous())
+        rows = x[-self.count % self._stride :: self._stride].to(torch.float32, copy=True)
+        self._kept.append(rows)
         self._n_kept += len(rows)
         self.count += len(x)
         while self._n_kept > self.keep:
@@ -50,7 +50,7 @@ class Sample:
 
     @property
     def rows(self) -> torch.Tensor:
-        """float32 [kept, in]"""
+        """float32 [kept, in], where the inputs are"""
         if len(self._kept) > 1:
             self._kept = [torch.cat(self._kept)]
         return self._kept[0]
@@ -64,7 +64,7 @@ class Sample:
     def scale(self, scales: torch.Tensor) -> None:
         """Divide the inputs by ``scales`` [in]."""
         self._kept = [self.rows / scales]
-        self._magnitudes = self.magnitude / scales.double()
+        self._magnitudes = self.magnitude / scales.cpu().double()
 
 
 class SquaredOutputs:

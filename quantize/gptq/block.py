@@ -50,7 +50,7 @@ class GPTQBlock:
     def see(self, group: LinearGroup, x: torch.Tensor) -> None:
         """Add a batch of a group's inputs [tokens, width]."""
         if group not in self.hessians:
-            self.hessians[group] = Hessian(group.width)
+            self.hessians[group] = Hessian(group.width, x.device)
         self.hessians[group].add(x)
 
     def replace(self, layer: int, module: torch.nn.Module, stage: Sequence[LinearGroup]) -> None:

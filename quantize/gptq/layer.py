@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 128  # inputs between two updates of all the weights that follow
 _SEARCH = 40  # steps of a hundredth by which a scale may be smaller than the largest weight asks for
+_WITHOUT_FLOAT64 = ("mps",)  # types of torch devices: Apple's
 _DAMPING_STEPS = 6  # each ten times the last, from the setting to a matrix that is nearly its diagonal
 
 
@@ -62,24 +63,25 @@ class Hessian:
 
     Args:
         width: how many inputs the layer has; the sum is float32 [width, width].
+        device: the torch device that the inputs are on.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
         import torch
 
-        self.sum = torch.zeros(width, width)
+        self.sum = torch.zeros(width, width, device=device)
         self.tokens = 0
 
     def add(self, x: torch.Tensor) -> None:
         """Add inputs [tokens, width] of any float type."""
-        x = x.detach().to("cpu").float()
+        x = x.detach().float()
         self.sum.addmm_(x.T, x)
         self.tokens += len(x)
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A Hessian inverted and factorized, for all linear layers that share their input.
+    """A Hessian inverted and factorized, for all linear layers that share their input, on the Hessian's device.
 
     Args:
         upper: float32 [K, K], upper triangular U with U.T @ U the inverse of the damped Hessian, in ``order``.
@@ -106,25 +108,28 @@ def factorize(hessian: Hessian, settings: GPTQSettings, name: str = "") -> Facto
     """
     import torch
 
+    where = hessian.sum.device
     diagonal = hessian.sum.diagonal()
     if not torch.isfinite(diagonal).all():
         raise QuantmillError("NaN or Inf among its inputs", where=name, hint="the model is damaged")
     order = _order(diagonal, settings)
-    mean = float(diagonal.double().mean()) or 1.0
+    mean = float(diagonal.cpu().double().mean()) or 1.0
     dead = diagonal[order] == 0
     damp = settings.damp
     for _ in range(_DAMPING_STEPS):
         # reversed, so that one Cholesky and one triangular inverse give the inverse's own upper factor
         matrix = _reordered(hessian.sum, order.flip(0))
         matrix.diagonal().add_(damp * mean)
-        matrix.diagonal()[dead.flip(0)] = mean  # nothing is known of it: rounded to nearest, its error goes nowhere
+        matrix.diagonal()[dead.flip(0).to(matrix.device)] = (
+            mean  # nothing is known of it: rounded to nearest, its error goes nowhere
+        )
         lower, failed = torch.linalg.cholesky_ex(matrix)
         del matrix
         if not failed:
-            inverse = torch.eye(len(order), dtype=torch.float64)
+            inverse = torch.eye(len(order), dtype=torch.float64, device=lower.device)
             torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
             del lower
-            factor = inverse.float().flip(0, 1).contiguous()
+            factor = inverse.float().flip(0, 1).contiguous().to(where)
             if torch.isfinite(factor.sum()):
                 return Factor(factor, order, hessian, damp, int(dead.sum()))
         damp = max(damp * 10, 1e-4)
@@ -134,10 +139,14 @@ def factorize(hessian: Hessian, settings: GPTQSettings, name: str = "") -> Facto
 
 
 def _reordered(matrix: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """float64 [K, K] with rows and columns in that order; made piece by piece, because it may be gigabytes."""
+    """float64 [K, K] with rows and columns in that order; made piece by piece, because it may be gigabytes.
+
+    On the matrix's device, or in memory where that has no such numbers.
+    """
     import torch
 
-    out = torch.empty(matrix.shape, dtype=torch.float64)
+    where = "cpu" if matrix.device.type in _WITHOUT_FLOAT64 else matrix.device
+    out = torch.empty(matrix.shape, dtype=torch.float64, device=where)
     for start in range(0, len(order), _BLOCK):
         out[start : start + _BLOCK] = matrix[order[start : start + _BLOCK]][:, order]
     return out
@@ -152,8 +161,10 @@ def _order(diagonal: torch.Tensor, settings: GPTQSettings) -> torch.Tensor:
     whole = len(diagonal) // settings.group_size * settings.group_size
     groups = diagonal[:whole].reshape(-1, settings.group_size)
     inside = torch.argsort(groups, dim=1, descending=True, stable=True)
-    rank = torch.argsort(groups.max(1).values, descending=True, stable=True) if whole else torch.arange(0)
-    order = (inside + torch.arange(len(groups))[:, None] * settings.group_size)[rank].reshape(-1)
+    greatest = groups.amax(1) if whole else diagonal[:0]
+    rank = torch.argsort(greatest, descending=True, stable=True)
+    first = torch.arange(0, whole, settings.group_size, device=diagonal.device)
+    order = (inside + first[:, None])[rank].reshape(-1)
     rest = whole + torch.argsort(diagonal[whole:], descending=True, stable=True)
     return torch.cat([order, rest])
 
@@ -163,8 +174,11 @@ def quantize_linear(
 ) -> GPTQWeight:
     """Quantize a linear layer's weight by GPTQ.
 
+    Codes are found in compiled loops on the processor, a block of inputs at a time; what each block's errors change in
+    the inputs that follow is computed where the weight is.
+
     Args:
-        weight: float [N, K]; it is not changed.
+        weight: float [N, K], on the factor's device; it is not changed.
         factor: the factor of its inputs' Hessian.
         settings: the same as for the factor.
         threads: how many to use; the result does not depend on it.
@@ -184,16 +198,18 @@ def quantize_linear(
         raise QuantmillError("NaN or Inf among its weights", where=name, hint="the checkpoint is damaged")
     search = _SEARCH if settings.search else 0
     size = n_in if settings.group_size == -1 else settings.group_size
-    of = torch.arange(n_in) // size if settings.desc_act and not settings.static_groups else order // size
+    places = order.cpu().numpy()
+    of = np.arange(n_in) // size if settings.desc_act and not settings.static_groups else places // size
     g_idx = np.empty(n_in, np.int32)
-    g_idx[order.numpy()] = of.numpy()
-    rows = of.numpy().astype(np.int32)
+    g_idx[places] = of
+    rows = of.astype(np.int32)
     params = np.ones((2, settings.groups(n_in), n_out), np.float32)
-    cost = (1 / upper.diagonal().square()).numpy()
+    cost = (1 / upper.diagonal().square()).cpu().numpy()
     if settings.static_groups or settings.group_size == -1:
+        whole = W.cpu().numpy()
         for group in range(params.shape[1]):
             at = np.flatnonzero(rows == group)
-            find_params(W.numpy()[at], cost[at], settings.bits, settings.sym, search, params[:, group])
+            find_params(whole[at], cost[at], settings.bits, settings.sym, search, params[:, group])
     else:  # each found when its first input's turn comes
         starts = np.arange(0, n_in, size)
         rows[starts] = -1 - rows[starts]
@@ -204,8 +220,8 @@ def quantize_linear(
     with ThreadPoolExecutor(max(1, len(tiles))) as pool:
         for start in range(0, n_in, step):
             stop = min(start + step, n_in)
-            block = W[start:stop].numpy()
-            inner = upper[start:stop, start:stop].contiguous().numpy()
+            errors = W[start:stop].cpu()  # W's own memory where it is in the processor's
+            block, inner = errors.numpy(), upper[start:stop, start:stop].cpu().contiguous().numpy()
 
             def run(tile: tuple[int, int], block: Any = block, inner: Any = inner, at: int = start) -> float:
                 part = slice(at, at + len(block))
@@ -216,9 +232,9 @@ def quantize_linear(
 
             total += sum(pool.map(run, tiles))
             if stop < n_in:
-                W[stop:].addmm_(upper[start:stop, stop:].T, W[start:stop], alpha=-1)
+                W[stop:].addmm_(upper[start:stop, stop:].T, errors.to(W.device), alpha=-1)
     unordered = np.empty_like(codes)
-    unordered[order.numpy()] = codes
+    unordered[places] = codes
     scales = _half(params[0], name)
     per = max(1, factor.hessian.tokens) * n_out
     own = _outputs_square(weight, factor.hessian)
@@ -259,7 +275,7 @@ def round_to_nearest(weight: torch.Tensor, settings: GPTQSettings, name: str = "
     """
     from .columns import find_params
 
-    w = np.ascontiguousarray(weight.detach().float().numpy().T)  # [K, N]
+    w = np.ascontiguousarray(weight.detach().float().cpu().numpy().T)  # [K, N]
     if not np.isfinite(w).all():
         raise QuantmillError("NaN or Inf among its weights", where=name, hint="the checkpoint is damaged")
     n_in, n_out = w.shape

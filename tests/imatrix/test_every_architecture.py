@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from oracles.proofs import Proof, all_proofs, save_proof
+from oracles.second_device import SecondDevice
 from quantmill.formats.errors import UnknownArchitecture
 from quantmill.formats.hf.load import read_hf
 from quantmill.imatrix.activations import Activations
@@ -34,11 +35,10 @@ WITHOUT = {
 }  # fmt: skip
 
 
-def collected(proof: Proof, folder: Path) -> tuple[Weights, Collector]:
-    save_proof(proof, folder / "hf")
+def collected(folder: Path, device: str = "cpu") -> tuple[Weights, Collector]:
     weights = Weights(read_hf(folder / "hf"))
     text = cut(np.random.default_rng(3).integers(2, 320, 2 * 8), 8, bos=1)
-    how = ComputeOptions(batch=2)
+    how = ComputeOptions(batch=2, device=device)
     shape = (text.n_chunks, text.n_ctx, weights.hidden_width)
     run = Runner(weights, text, how, Activations(shape, DTYPES[how.dtype], folder / "state", 1 << 30))
     collector = Collector()
@@ -53,12 +53,20 @@ def collected(proof: Proof, folder: Path) -> tuple[Weights, Collector]:
 @pytest.mark.slow
 @pytest.mark.parametrize("proof", all_proofs(), ids=lambda proof: proof.id)
 def test_every_tensor_has_an_entry(proof: Proof, tmp_path: Path) -> None:
+    """On a second device every sum is the same, and no operation mixes devices."""
+    save_proof(proof, tmp_path / "hf")
     reasons = [reason for reason, ids in REFUSED.items() if proof.id in ids]
     if reasons:
         with pytest.raises(UnknownArchitecture, match=reasons[0]):
-            collected(proof, tmp_path)
+            collected(tmp_path)
         return
-    weights, collector = collected(proof, tmp_path)
+    weights, collector = collected(tmp_path)
+    with SecondDevice() as device:
+        _, there = collected(tmp_path, "cuda")
+    assert device.n_operations > 0
+    assert there.sums.keys() == collector.sums.keys()
+    for name, entry in collector.sums.items():
+        np.testing.assert_array_equal(there.sums[name].values, entry.values, err_msg=name)
     wanted = {tensor.name for tensor in weights.model if may_quantize(tensor, weights.model.arch)}
     assert {name for name in wanted - collector.sums.keys() if not any(part in name for part in WITHOUT)} == set()
 

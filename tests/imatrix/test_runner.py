@@ -167,8 +167,6 @@ def test_what_cannot_be_run(tiny: Path, tmp_path: Path) -> None:
     run.embed()
     with pytest.raises(UnmatchedTensor, match=r"blk\.1: the model has no weights for mlp\.up_proj\.weight"):
         run.finish()
-    with pytest.raises(QuantmillError, match="no device 'teapot'"):
-        runner(Weights(model), corpus(1), tmp_path, device="teapot")
     weights = Weights(model)
     weights.__dict__["class_config"] = {**weights.class_config, "model_type": "gloom"}
     with pytest.raises(UnknownArchitecture, match="transformers cannot build this model"):

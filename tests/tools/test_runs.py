@@ -117,6 +117,6 @@ def test_a_quantized_checkpoint_is_typed(folder: Path, text: Path, tmp_path: Pat
     scaled = awq(folder, tmp_path / "awq", text=text, run=RUN)
     assert [report.name for report in scaled.linears] == [report.name for report in made.linears]
     assert any(report.exponent > 0 for report in scaled.linears)
-    for run in (RunOptions(dtype="bf16"), RunOptions(device="cuda"), RunOptions(skip_bad_chunks=True)):
-        with pytest.raises(PlanError, match="compute every chunk in float32 on the CPU"):
+    for run in (RunOptions(dtype="bf16"), RunOptions(skip_bad_chunks=True)):
+        with pytest.raises(PlanError, match="compute every chunk in float32"):
             gptq(folder, tmp_path / "other", text=text, run=run)

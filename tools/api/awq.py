@@ -46,7 +46,7 @@ def awq(
         output: the folder to make.
         settings: groups, and which searches are made.
         text: a UTF-8 file; None for the text that ships with the package.
-        run: which chunks of the text; ``dtype``, ``device`` and ``skip_bad_chunks`` keep their defaults.
+        run: which chunks of the text, and on which device; ``dtype`` and ``skip_bad_chunks`` keep their defaults.
         checkpoint: the output's shards, how often the state is saved, threads.
         progress: told of each batch, each block's errors, and of what a person should know.
 

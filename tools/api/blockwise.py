@@ -13,7 +13,7 @@ from ...formats.progress import Progress, WorkEnded, emit, note, notes
 from ...quantize.linears import Linear, LinearGroup, LinearReport
 from .hub import local_path
 from .options import StrPath
-from .running import RunOptions, open_text, open_weights, start_run
+from .running import RunOptions, on_device, open_text, open_weights, start_run
 
 if TYPE_CHECKING:
     import torch
@@ -159,8 +159,8 @@ def quantize_checkpoint(
     from ...imatrix.run_state import finished_blocks, remove_state, state_folder
 
     start = time.monotonic()
-    if (run.dtype, run.device, run.skip_bad_chunks) != ("f32", "cpu", False):
-        raise PlanError("GPTQ and AWQ compute every chunk in float32 on the CPU", hint="leave the other options out")
+    if (run.dtype, run.skip_bad_chunks) != ("f32", False):
+        raise PlanError("GPTQ and AWQ compute every chunk in float32", hint="leave the other options out")
     source, target = local_path(model, progress=progress), Path(output)
     check_unquantized(source)
     state = state_folder(target)
@@ -169,8 +169,12 @@ def quantize_checkpoint(
         if finished_blocks(state):
             note(progress, f"what is done is kept in {state.name}; the same command goes on with it")
 
-    with resumable_folder(target, force=options.force, inputs=[source]) as folder, when_cut_off(cut_off):
-        made = _quantize(source, folder, method(), None if text is None else Path(text), run, options, progress)
+    with (
+        on_device(run, progress) as on,
+        resumable_folder(target, force=options.force, inputs=[source]) as folder,
+        when_cut_off(cut_off),
+    ):
+        made = _quantize(source, folder, method(), None if text is None else Path(text), on, options, progress)
     remove_state(state)
     emit(progress, WorkEnded())
     return replace(made, seconds=time.monotonic() - start)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...formats.errors import OutputError, PlanError, QuantmillError
+from ...formats.errors import OutputError, QuantmillError
 from ...formats.progress import Progress, StepDone, WorkEnded, emit, note, notes
 from ...formats.storage.interrupts import when_cut_off
 from ...formats.storage.output import human_bytes
@@ -172,8 +172,6 @@ def _on_cluster(
     from ...imatrix.share_chunks import ShareOptions, run_on_pool
     from .ray_pool import connected
 
-    if options.run.device != "cpu":
-        raise PlanError("cannot be combined with --cluster", where="--device", hint="leave one of them out")
     if options.restart:
         shutil.rmtree(state, ignore_errors=True)
     wanted = ShareOptions(options.process_output, options.perplexity, options.save_every, torch.get_num_threads())

@@ -12,7 +12,7 @@ from ...formats.storage.endings import ending
 from .checks import refuse
 from .hub import local_path
 from .options import StrPath
-from .running import DEFAULT_RUN, RunOptions, finish_run, open_text, open_weights, start_run
+from .running import DEFAULT_RUN, RunOptions, finish_run, on_device, open_text, open_weights, start_run
 
 if TYPE_CHECKING:
     from ...imatrix.corpus import Corpus
@@ -96,25 +96,25 @@ def evaluate(
             raise QuantmillError("exists already", path=path, hint="give another name")
     why = "a part of the text would be judged, which compares with nothing"
     refuse({"run.skip_bad_chunks": run.skip_bad_chunks}, why)
-    model = local_path(model, progress=progress)
-    weights = open_weights(model, progress)
     text_path = None if text is None else Path(text)
-    weights.check_predicts()
-    corpus = open_text(weights, text_path, run)
     record = Record()
-    with TemporaryDirectory(prefix="quantmill-") as temporary:
+    with on_device(run, progress) as on, TemporaryDirectory(prefix="quantmill-") as temporary:
+        model = local_path(model, progress=progress)
+        weights = open_weights(model, progress)
+        weights.check_predicts()
+        corpus = open_text(weights, text_path, on)
         folder = Path(temporary)
         if base is None:
-            runner = finish_run(start_run(weights, corpus, folder, run), progress)
+            runner = finish_run(start_run(weights, corpus, folder, on), progress)
             _add_alone(runner, record, None if save_base is None else Path(save_base), progress)
         elif ending(base) == ".npz":
-            _add_against_saved(finish_run(start_run(weights, corpus, folder, run), progress), Path(base), record)
+            _add_against_saved(finish_run(start_run(weights, corpus, folder, on), progress), Path(base), record)
         else:
             other = open_weights(Path(base), progress)
             other.check_predicts()
-            _check_same_text(corpus, open_text(other, text_path, run), Path(base))
+            _check_same_text(corpus, open_text(other, text_path, on), Path(base))
             _note_other_shape(weights, other, Path(base), progress)
-            _add_against(model, weights, Path(base), other, corpus, folder, run, record, progress)
+            _add_against(model, weights, Path(base), other, corpus, folder, on, record, progress)
     emit(progress, WorkEnded())
     return record.report()
 

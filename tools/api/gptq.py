@@ -44,7 +44,7 @@ def gptq(
         settings: bits, groups and the order of quantization.
         checkpoint_format: how zero points are stored: less one (``gptq``), or as they are (``gptq_v2``).
         text: a UTF-8 file; None for the text that ships with the package.
-        run: which chunks of the text; ``dtype``, ``device`` and ``skip_bad_chunks`` keep their defaults.
+        run: which chunks of the text, and on which device; ``dtype`` and ``skip_bad_chunks`` keep their defaults.
         checkpoint: the output's shards, how often the state is saved, threads.
         progress: told of each batch, each block's errors, and of what a person should know.
 

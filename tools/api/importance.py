@@ -18,7 +18,7 @@ from .checks import refuse
 from .hub import local_path
 from .options import StrPath
 from .ray_pool import ClusterOptions
-from .running import DEFAULT_N_CTX, DEFAULT_RUN, RunOptions
+from .running import DEFAULT_N_CTX, DEFAULT_RUN, RunOptions, on_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,16 +135,18 @@ def collect_imatrix(
         _check_second_moments(path, legacy, cluster)
     else:
         refuse({"--moments-size": moments_size != DEFAULT_MOMENTS_SIZE}, "--second-moments is not given")
+    if cluster is not None and run.device != "cpu":
+        raise PlanError("cannot be combined with --cluster", where="--device", hint="leave one of them out")
     files = _read(merge, progress)
     _check_moments(files, legacy, second_moments, progress)
     run = replace(run, n_ctx=run.n_ctx or DEFAULT_N_CTX)
     sums, datasets, n_ctx = _add(files, run.n_ctx)
-    options = CollectOptions(
-        run=run, process_output=process_output, perplexity=perplexity, level=level, cluster=cluster, restart=restart,
-        moments_size=moments_size if second_moments else None, save_every=0 if path is None else save_every,
-    )  # fmt: skip
-    source, of_text = local_path(model, progress=progress), None if text is None else Path(text)
-    with _state(path) as state:
+    with on_device(run, progress) as on, _state(path) as state:
+        options = CollectOptions(
+            run=on, process_output=process_output, perplexity=perplexity, level=level, cluster=cluster, restart=restart,
+            moments_size=moments_size if second_moments else None, save_every=0 if path is None else save_every,
+        )  # fmt: skip
+        source, of_text = local_path(model, progress=progress), None if text is None else Path(text)
         found = collect(source, of_text, state, files, options, progress)
         moments = [] if legacy else [file.moments for file in files if file.moments is not None]
         if found.collector.moments is not None:

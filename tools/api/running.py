@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ...formats.progress import Progress, emit
+from ...formats.progress import Progress, emit, note
 from .models import read_model
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ class RunOptions:
         batch: chunks that are computed together; 0 to choose by ``n_ctx``.
         parse_special: whether ``<|im_start|>`` in the text is the control token, not its letters.
         dtype: of the arithmetic.
-        device: a torch device, such as ``cpu`` or ``cuda:1``.
+        device: where torch computes: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu``; ``auto`` for the accelerator,
+            or the processor where there is none. One layer's weights are there at a time; activations between layers
+            stay in memory, or in files.
         skip_bad_chunks: leave out a chunk whose activations are NaN or infinite, instead of raising.
 
     Example:
@@ -77,6 +81,22 @@ def open_text(weights: Weights, text: Path | None, options: RunOptions) -> Corpu
         from_chunk=options.first_chunk,
         name=str(path) if text else path.name,
     )
+
+
+@contextmanager
+def on_device(run: RunOptions, progress: Progress | None) -> Iterator[RunOptions]:
+    """The options with a device that is there, which what runs inside computes on.
+
+    Raises:
+        QuantmillError: there is no such device, or what runs inside needs more memory than it has.
+    """
+    from ...imatrix.devices import AUTO, choose, memory_explained
+
+    device = choose(run.device)
+    if run.device == AUTO:
+        note(progress, f"--device {AUTO}: {device}")
+    with memory_explained(device):
+        yield replace(run, device=device)
 
 
 def start_run(weights: Weights, corpus: Corpus, folder: Path, options: RunOptions) -> Runner:

@@ -11,6 +11,7 @@ import click
 
 from ...formats.storage.output import human_bytes
 from .lines import print_json, print_line
+from .running import device_option
 
 if TYPE_CHECKING:
     from ..api.blockwise import QuantizedCheckpoint
@@ -32,6 +33,7 @@ _OPTIONS = (
     click.option("--from-chunk", type=click.IntRange(min=0), default=0, help="The first chunk to use."),
     click.option("-b", "--batch", type=click.IntRange(min=0), default=0, help="Chunks computed together; 0 chooses."),
     click.option("--parse-special", is_flag=True, help="Read control tokens in the text as tokens, not as letters."),
+    device_option,
     click.option(
         "--max-shard-size", type=float, default=5.0, show_default=True, metavar="GB",
         help="The most that a file of the output may take.",
