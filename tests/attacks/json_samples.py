@@ -223,6 +223,9 @@ def packed() -> list[Sample]:
         layers[case] = (config, {name.removeprefix("m."): part for name, part in stored.items()})
     stored, config, _ = parts.golden_layer("modelopt", "NVFP4_DEFAULT_CFG")
     layers["modelopt"] = (config, {name.removeprefix("m."): part for name, part in stored.items()})
+    stored, config, _ = parts.golden_layer("auto_round", "auto_round-4")
+    config |= {"extra_config": {"lm_head": {"bits": 16, "group_size": 128}}, "sym": False, "data_type": "int"}
+    layers["auto-round"] = (config, {name.removeprefix("m."): part for name, part in stored.items()})
     found = []
     for name, (config, layer) in layers.items():
         weights = save({f"m.{part}": tensor.contiguous() for part, tensor in layer.items()})
@@ -234,7 +237,7 @@ def packed() -> list[Sample]:
     mixed = {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"m": {"quant_algo": "NVFP4", "group_size": 16}},
              "exclude_modules": ["lm_head"], "kv_cache_quant_algo": "FP8"}  # fmt: skip
     alone = {"config.json": {}, "hf_quant_config.json": {"producer": {"name": "modelopt"}, "quantization": mixed}}
-    alone["model.safetensors"] = found[-1].files["model.safetensors"]
+    alone["model.safetensors"] = next(one for one in found if one.name == "modelopt").files["model.safetensors"]
     named = {"gptq beside": beside, "awq beside": other, "modelopt beside": alone}
     return [*found, *(Sample(name, files, _read_packed) for name, files in named.items())]
 

@@ -1,9 +1,9 @@
-"""Golden layers of bitsandbytes and ModelOpt: parts as these libraries store them, and their own decode.
+"""Golden layers of AutoRound, bitsandbytes and ModelOpt: parts as these libraries store them, and their own decode.
 
 PYTHON tests/oracles/make_packed_goldens_of_tools.py tests/formats/hf/packed/goldens
 
-Run it with a Python that has torch 2.13.0, transformers 5.23.0 and bitsandbytes 0.50.2 or nvidia-modelopt 0.47.0 (with
-requests); it writes the goldens of the libraries that it
+Run it with a Python that has torch 2.13.0, transformers 5.23.0 and one of auto-round 0.16.1, bitsandbytes 0.50.2 and
+nvidia-modelopt 0.47.0 (with requests); it writes the goldens of the libraries that it
 finds. The files are laid out as those of ``make_packed_goldens.py``.
 """
 
@@ -137,7 +137,41 @@ def _first_rows(parts: dict[str, torch.Tensor], algo: str) -> dict[str, torch.Te
     return {**kept, "decoded": decoded.float() * (1 if factors is None else factors.float())}
 
 
-TOOLS = {"bitsandbytes": ("bitsandbytes", bitsandbytes_cases), "modelopt": ("nvidia-modelopt", modelopt_cases)}
+def auto_round_cases() -> Iterator[Case]:
+    """Each number of bits in both of GPTQ's layouts, and AWQ's layout."""
+    from auto_round.export.export_to_awq.utils import WQLinear_GEMM
+    from auto_round_extension.torch import qlinear_torch, qlinear_torch_zp
+
+    for layout, module in (("auto_round", qlinear_torch), ("auto_round:auto_gptq", qlinear_torch_zp)):
+        for bits in range(2, 9):
+            torch.manual_seed(bits)
+            size, width = 32, 96 if bits % 2 else 64
+            linear, n_groups = torch.nn.Linear(width, ROWS, bias=False), -(-width // size)
+            scales = (torch.rand(ROWS, n_groups) * 0.01 + 0.01).half().float()
+            zeros = torch.randint(1, 1 << bits, (ROWS, n_groups)).float()
+            layer = module.QuantLinear(bits, size, width, ROWS, bias=False)
+            layer.device = "cpu"
+            layer.pack(linear, scales, zeros, device="cpu")
+            parts = {name: getattr(layer, name).clone() for name in ("qweight", "qzeros", "scales")}
+            layer.scales = layer.scales.float()
+            config = {"quant_method": "auto-round", "bits": bits, "group_size": size, "packing_format": layout}
+            yield f"{layout}-{bits}", config, {**parts, "decoded": layer(torch.eye(width)).T}
+    torch.manual_seed(1)
+    linear, scales = torch.nn.Linear(WIDTH, ROWS, bias=False), (torch.rand(ROWS, 2) * 0.01 + 0.01).half()
+    zeros = torch.randint(0, 16, (ROWS, 2)).float()
+    layer = WQLinear_GEMM.from_linear(linear, 4, 32, scales=scales.T.contiguous(), zeros=zeros.T.contiguous())
+    parts = {name: getattr(layer, name).clone() for name in ("qweight", "qzeros", "scales")}
+    codes = (linear.weight / scales.float().repeat_interleave(32, 1) + zeros.repeat_interleave(32, 1)).round()
+    spread = scales.float().repeat_interleave(32, 1), zeros.repeat_interleave(32, 1)
+    config = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "packing_format": "auto_round:auto_awq"}
+    yield "awq", config, {**parts, "decoded": ((codes.clamp(0, 15) - spread[1]) * spread[0]).detach()}
+
+
+TOOLS = {
+    "auto_round": ("auto-round", auto_round_cases),
+    "bitsandbytes": ("bitsandbytes", bitsandbytes_cases),
+    "modelopt": ("nvidia-modelopt", modelopt_cases),
+}
 
 
 def main(folder: Path) -> None:

@@ -20,7 +20,12 @@ KEYS = (INSIDE, "compression_config")
 # What these files call a key of config.json.
 _NAMES = {"w_bit": "bits", "q_group_size": "group_size"}
 # Names of a method that other programs read.
-_METHODS = {"modelopt_fp4": "modelopt", "modelopt_fp8": "modelopt", "modelopt_mixed": "modelopt"}
+_METHODS = {
+    "intel/auto-round": "auto-round",
+    "modelopt_fp4": "modelopt",
+    "modelopt_fp8": "modelopt",
+    "modelopt_mixed": "modelopt",
+}
 # Keys of such a file that say what config.json says too, there under the same name but for the last.
 _SHARED = {
     **{key: key for key in ("bits", "group_size", "checkpoint_format", "quant_algo", "quantized_layers")},

@@ -147,10 +147,7 @@ def read_layer(module: Module, config: Mapping[str, Any], path: Path) -> Integer
     qzeros = module.sized("qzeros", ("I32",), (n_groups, n_out * bits // 32), "the config")
     if n_out % per_unit(bits):
         raise module.error("qweight", f"{n_out} rows of {bits} bits do not fill the words of qzeros")
-    groups = g_idx.all().reshape(-1)
-    if groups.min(initial=0) < 0 or groups.max(initial=0) >= n_groups:
-        bad = groups[(groups < 0) | (groups >= n_groups)][0]
-        raise module.error("g_idx", f"names group {bad} of {n_groups}")
+    groups = column_groups(module, width, n_groups)
 
     def codes(a: int, b: int) -> NDArray[np.uint8]:
         return unpack_bits(qweight.columns(a, b).view(np.uint8), bits, width)
@@ -162,9 +159,20 @@ def read_layer(module: Module, config: Mapping[str, Any], path: Path) -> Integer
     half = scales.stored.dtype == "F16"
     zeros = _zeros_reader(qzeros, bits, plus)
     name, source = f"{module.name}.weight", qweight.where
-    return IntegerGrid(
-        name, source, (n_out, width), bits, groups.astype(np.int32), n_groups, codes, zeros, read_scales, half
-    )
+    return IntegerGrid(name, source, (n_out, width), bits, groups, n_groups, codes, zeros, read_scales, half)
+
+
+def column_groups(module: Module, width: int, n_groups: int) -> NDArray[np.int32]:
+    """The group of each column by ``g_idx``: int32 [width].
+
+    Raises:
+        FormatError: it has another shape, or names a group that there is not.
+    """
+    groups = module.sized("g_idx", ("I32", "I64"), (width,), "qweight").all().reshape(-1)
+    if groups.min(initial=0) < 0 or groups.max(initial=0) >= n_groups:
+        bad = groups[(groups < 0) | (groups >= n_groups)][0]
+        raise module.error("g_idx", f"names group {bad} of {n_groups}")
+    return groups.astype(np.int32)
 
 
 def _bits(module: Module, config: Mapping[str, Any], n_words: int, width: int) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import FormatError
 from ...ir import Tensor
 from ...json_types import shown
 from ..files.safetensors import StoredTensor
-from . import awq, bitsandbytes, compressed, fp8, gptq, modelopt, mxfp4
+from . import auto_round, awq, bitsandbytes, compressed, fp8, gptq, modelopt, mxfp4
 from .described import KEYS, Config, Say, check_types, method_of
 from .integer_grid import IntegerGrid
 from .stored import Module
@@ -62,6 +62,13 @@ def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
     return fp8.read_layer(module, fp8.block_size(config.get("weight_block_size")))
 
 
+def _read_mxfp8(module: Module, config: Config, path: Path) -> tuple[Tensor, str]:
+    """Exponents of 32 columns, in bytes that transformers has no dtype for."""
+    scale = module.parts.get(fp8.scale_of(module))
+    in_bytes = isinstance(scale, StoredTensor) and scale.dtype == "U8"
+    return fp8.read_layer(module, (1, 32), exponents=in_bytes), "GGUF has no MXFP8"
+
+
 def _nothing_to_check(config: Config, path: Path) -> None:
     pass
 
@@ -80,8 +87,10 @@ _FP8 = Method(
 METHODS: dict[str, Method] = {
     "gptq": Method(("qweight",), gptq.PARTS, gptq.check_config, gptq.read_layer),
     "awq": Method(("qweight",), awq.PARTS, awq.check_config, awq.read_layer),
+    "auto-round": Method(("qweight",), auto_round.PARTS, auto_round.check_config, auto_round.read_layer),
     "fp8": _FP8,
     "fbgemm_fp8": _FP8,
+    "mxfp8": replace(_FP8, read=_read_mxfp8),
     "compressed-tensors": Method(
         ("weight_packed", "weight_scale"),
         compressed.PARTS,
@@ -115,8 +124,30 @@ METHODS: dict[str, Method] = {
 }
 
 
+# Methods that are known and not read, and what makes floats of their checkpoints.
+_ORIGINAL = "convert the original checkpoint"
+_DECODED = f"load it with transformers and {{}}, decode it with model.dequantize() and save that, or {_ORIGINAL}"
+UNREAD = {
+    "aqlm": f"codes of learnt codebooks; {_ORIGINAL}",
+    "bitnet": "ternary weights; llama.cpp's own converter reads it",
+    "eetq": f"int8 in the order of a CUDA kernel; {_ORIGINAL}",
+    "fouroversix": f"NVFP4 scaled by either of two numbers; {_ORIGINAL}",
+    "fp_quant": f"rotated MXFP4 or NVFP4; {_ORIGINAL}",
+    "gguf": "convert the GGUF file itself",
+    "higgs": _DECODED.format("flute-kernel"),
+    "hqq": f"load it with hqq and save the layers' dequantize(), or {_ORIGINAL}",
+    "metal": _DECODED.format("kernels, on a Mac"),
+    "quanto": f"load it with optimum-quanto and save each weight's dequantize(), or {_ORIGINAL}",
+    "quark": f"export it again as fp8, awq or gguf with AMD's quark, or {_ORIGINAL}",
+    "sinq": f"load it with sinq and save the layers' dequantize(), or {_ORIGINAL}",
+    "spqr": f"sparse outliers beside groups; {_ORIGINAL}",
+    "torchao": f"load it with transformers and torchao and save each weight's dequantize(), or {_ORIGINAL}",
+    "vptq": f"codes of learnt codebooks; {_ORIGINAL}",
+}
+
+
 def unknown(config: Config, path: Path) -> FormatError:
     """The error of a method that is not in the table."""
-    hint = f"{', '.join(METHODS)} are read; convert the original checkpoint"
+    hint = UNREAD.get(str(method_of(config)), f"{', '.join(METHODS)} are read; {_ORIGINAL}")
     problem = f"the weights are quantized by {shown(method_of(config))}"
     return FormatError(problem, path=path, where=KEYS[0] if path.name == "config.json" else "quant_method", hint=hint)

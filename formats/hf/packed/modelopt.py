@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ...ir import Bytes, Role, Tensor
 from ...json_types import OBJECT, TEXT, TEXTS, optional, shown
 from ...qtypes import F32
-from ..files.safetensors import StoredTensor
 from ..tables.packed_tensors import unpack_blocks
 from . import fp8, mxfp4
 from .described import MODELOPT_FILE, Config, check_types, refusal
@@ -68,12 +67,12 @@ def _fp8(module: Module) -> Found:
         if 0 in counts or any(size % n for size, n in zip(weight.shape, counts, strict=True)):
             raise module.error("weight_scale", f"{list(scale.shape)} blocks do not divide {list(weight.shape)}")
         block = weight.shape[0] // counts[0], weight.shape[1] // counts[1]
-        module = _with(module, "weight_scale", shape=counts)
+        module = replace(module, parts={**module.parts, "weight_scale": replace(scale, shape=counts)})
     return fp8.read_layer(module, block), ""
 
 
 def _mxfp8(module: Module) -> Found:
-    return fp8.read_layer(_with(module, "weight_scale", dtype="F8_E8M0"), (1, 32)), "GGUF has no MXFP8"
+    return fp8.read_layer(module, (1, 32), exponents=True), "GGUF has no MXFP8"
 
 
 def _mxfp4(module: Module) -> Found:
@@ -221,10 +220,3 @@ def _folded(module: Module, found: Found) -> Found:
 
     folded = Tensor(tensor.name, Role.OTHER, None, tensor.shape, F32, read, tensor.source)
     return folded, "times pre_quant_scale, by column"
-
-
-def _with(module: Module, part: str, **changes: Any) -> Module:
-    """A module with a part seen as another shape or dtype of the same bytes."""
-    stored = module.parts[part]
-    assert isinstance(stored, StoredTensor)
-    return replace(module, parts={**module.parts, part: replace(stored, **changes)})

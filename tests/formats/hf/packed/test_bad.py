@@ -18,6 +18,7 @@ from oracles import packed
 from quantmill.formats.errors import FormatError
 from quantmill.formats.hf.files.weights import read_weights
 from quantmill.formats.hf.packed import decode_packed
+from quantmill.formats.hf.packed.methods import UNREAD
 from quantmill.formats.hf.packed.save import check_unquantized
 from quantmill.formats.ir import Tensor
 
@@ -90,10 +91,7 @@ CONFIGS: list[tuple[Any, str]] = [
     ({**GPTQ, "bits": 8}, "m.qweight: 8 words a column do not hold 64 codes of 8 bits (is the config"),
     ({**GPTQ, "checkpoint_format": "marlin"}, "quantization_config.checkpoint_format: 'marlin' is not read (gptq and"),
     ({**GPTQ, "pack_dtype": "int16"}, "quantization_config.pack_dtype: 'int16' is not read, int32 is"),
-    (
-        {"quant_method": "aqlm"},
-        "quantization_config: the weights are quantized by 'aqlm' (gptq, awq, fp8, ",
-    ),
+    ({"quant_method": "tomorrow's"}, 'config: the weights are quantized by "tomorrow\'s" (gptq, awq, auto-round, '),
     ("gptq", "quantization_config: is not a JSON object"),
     (None, "m.g_idx is packed, and no quantization_config says how"),
 ]
@@ -207,9 +205,17 @@ def test_a_file_left_over_beside_plain_floats(tmp_path: Path) -> None:
     ],
 )
 def test_methods_that_are_not_read(told: Callable[..., str], config: dict[str, Any], parts: Parts) -> None:
-    assert told(parts, config).startswith(
-        f"config.json: quantization_config: the weights are quantized by {config['quant_method']!r} (gptq, awq, fp8, "
-    )
+    """The hint of each says what makes floats of it."""
+    method = config["quant_method"]
+    said = f"the weights are quantized by {method!r} ({UNREAD[method]})"
+    assert told(parts, config) == f"config.json: quantization_config: {said}"
+
+
+@pytest.mark.parametrize("method", UNREAD)
+def test_every_method_that_is_not_read_says_what_to_do(method: str, told: Callable[..., str]) -> None:
+    said = told({"m.weight": torch.zeros(4, 8, dtype=torch.uint8)}, {"quant_method": method})
+    assert said.startswith(f"config.json: quantization_config: the weights are quantized by {method!r} (")
+    assert any(word in said for word in ("convert", "export", "load"))
 
 
 def test_a_left_over_config_does_not_make_a_checkpoint_quantized(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 ORACLES = {
     "gptq": ("gptqmodel 7.6.0", 8),
     "awq": ("gptqmodel 7.6.0", 1),
+    "auto_round": ("auto-round 0.16.1", 15),
     "bitsandbytes": ("bitsandbytes 0.50.2", 10),
     "compressed": ("compressed-tensors 0.20.1", 25),
     "modelopt": ("nvidia-modelopt 0.47.0", 13),
