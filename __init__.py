@@ -101,6 +101,8 @@ if TYPE_CHECKING:
     from .tools.api.options import SplitOptions as SplitOptions
     from .tools.api.options import WriteOptions as WriteOptions
     from .tools.api.ray_pool import ClusterOptions as ClusterOptions
+    from .tools.api.recipe_files import FoundRecipe as FoundRecipe
+    from .tools.api.recipe_files import find_recipe as find_recipe
     from .tools.api.recipe_files import read_recipe as read_recipe
     from .tools.api.releasing.options import ReleaseOptions as ReleaseOptions
     from .tools.api.releasing.release import Release as Release
@@ -197,6 +199,8 @@ _MODULES = {
     "local_path": "tools.api.hub",
     "merge": "tools.api.shards",
     "merge_imatrices": "tools.api.importance",
+    "FoundRecipe": "tools.api.recipe_files",
+    "find_recipe": "tools.api.recipe_files",
     "read_recipe": "tools.api.recipe_files",
     "model_from_arrays": "formats.arrays",
     "plan": "tools.api.sizes",

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything, arrays in full, as one JSON object.")
 @click.option("--no-tensors", is_flag=True, help="Leave out the list of tensors.")
+@click.option(
+    "--recipe",
+    is_flag=True,
+    help="Print the types of the tensors as a recipe, for --tensor-type-file of quantize and of llama-quantize.",
+)
+@click.option("--markdown", is_flag=True, help="Print everything as Markdown.")
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="PAGE", help="Write an HTML page instead.")
 @click.option(
     "--against", type=click.Path(path_type=Path), metavar="MODEL", help="Show each tensor's error to MODEL's in PAGE."
@@ -33,6 +39,8 @@ def command(
     file: Path,
     as_json: bool,
     no_tensors: bool,
+    recipe: bool,
+    markdown: bool,
     page: Path | None,
     against: Path | None,
     imatrix: Path | None,
@@ -48,11 +56,13 @@ def command(
     \b
     Example: quantmill inspect llama3.Q4_K_M.gguf
              quantmill inspect llama3.Q4_K_M.gguf --html report.html --against llama3-f16.gguf
+             quantmill inspect published.Q4_K_M.gguf --recipe > recipe.txt
     """
     from ..formats.storage.output import human_bytes
 
     if page is not None:
-        refuse({"--json": as_json, "--no-tensors": no_tensors}, "--html writes a page, with all tensors")
+        other = {"--json": as_json, "--no-tensors": no_tensors, "--recipe": recipe, "--markdown": markdown}
+        refuse(other, "--html writes a page, with all tensors")
         from .reports.report import write_report
 
         with ProgressDisplay(quiet=quiet) as progress:
@@ -64,11 +74,18 @@ def command(
         return
     of_page = {"--against": against is not None, "--imatrix": imatrix is not None, "--threads": threads is not None}
     refuse({**of_page, "--force": force}, "it is for the page", "give --html PAGE too")
+    if recipe:
+        refuse({"--json": as_json, "--no-tensors": no_tensors, "--markdown": markdown}, "--recipe prints a recipe")
+        _print_recipe(file, quiet)
+        return
+    refuse({"--markdown": as_json and markdown}, "--json is given")
     from .api.description import describe
 
     found = describe(file)
     if as_json:
         print_json(_as_json(found, tensors=not no_tensors), indent=1)
+    elif markdown:
+        _print_markdown(found, tensors=not no_tensors)
     elif not quiet:
         _print(found, tensors=not no_tensors)
 
@@ -154,6 +171,60 @@ def _print(found: Description, tensors: bool) -> None:
             right=(2, 3),
             indent=2,
         )
+
+
+def _print_recipe(file: Path, quiet: bool) -> None:
+    """Print the recipe alone on stdout, and on stderr what it does not give."""
+    from .api.recipe_files import find_recipe
+
+    found = find_recipe(file)
+    for line in found.lines:
+        print_line(line)
+    for line in found.beyond:
+        print_line(f"not in the recipe: {line}", err=True)
+    if not quiet:
+        print_line(f"use it with quantize MODEL OUT {found.level or 'LEVEL'} --tensor-type-file FILE", err=True)
+
+
+def _print_markdown(found: Description, tensors: bool) -> None:
+    from ..formats.gguf.edit import show_value
+    from ..formats.storage.output import human_bytes
+    from .api.releasing.markdown import code
+
+    def table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        for row in (heading, ("---",) * len(heading), *rows):
+            print_line(f"| {' | '.join(row)} |")
+        print_line()
+
+    first = found.headers[0]
+    print_line(f"# {code(found.path.name)}")
+    print_line()
+    print_line(
+        f"GGUF v{first.version}, {human_bytes(found.file_size)}, {len(found.tensors)} tensors, "
+        f"{found.n_weights / 1e6:.1f} M weights, {found.bpw:.2f} bits per weight"
+    )
+    print_line()
+    table(
+        ("type", "tensors", "size", "bits per weight"),
+        [(row.name, str(row.n_tensors), human_bytes(row.nbytes), f"{row.bpw:.3f}") for row in found.types],
+    )
+    metadata = found.metadata
+    shown = [
+        (_cell(code(key)), _cell(code(show_value(value, metadata, key) + _level(key, value.data))))
+        for key, value in metadata.items()
+    ]
+    table(("key", "value"), shown)
+    if tensors:
+        rows = [
+            (_cell(code(t.name)), t.qtype.name, " x ".join(map(str, t.shape)) or "1", human_bytes(t.nbytes))
+            for t in found.tensors
+        ]
+        table(("tensor", "type", "shape", "size"), rows)
+
+
+def _cell(text: str) -> str:
+    """A cell of a table, in which a bar would begin another."""
+    return text.replace("|", "\\|")
 
 
 def _level(key: str, data: object) -> str:

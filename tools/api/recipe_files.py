@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +12,7 @@ from ...formats.errors import PlanError, SourceError
 from ...quantize.patterns import TypeRule
 
 if TYPE_CHECKING:
+    from ...formats.ir import Model
     from .options import StrPath
 
 _MAX_BYTES = 8 << 20  # a line for each tensor of the largest models is below 1 MB
@@ -58,6 +62,73 @@ def read_recipe(path: StrPath) -> tuple[TypeRule, ...]:
     if not rules:
         raise PlanError("holds no PATTERN=TYPE", path=path)
     return tuple(rules.values())
+
+
+@dataclass(frozen=True)
+class FoundRecipe:
+    """The types of a file's tensors as a recipe.
+
+    Args:
+        lines: PATTERN=TYPE, each for tensors of one kind that have one type.
+        level: the level that the file says to be of, or None.
+        beyond: what no recipe gives: tensors in types that quantize cannot write, or leaves out of quantization; in
+            lines.
+    """
+
+    lines: tuple[str, ...]
+    level: str | None
+    beyond: tuple[str, ...]
+
+
+def find_recipe(source: StrPath | Model) -> FoundRecipe:
+    """Find the recipe by which a file's tensors have their types: the mix of a published file, for one's own model.
+
+    Args:
+        source: a GGUF file, or a model that was read before. No weight is read.
+
+    Raises:
+        FormatError: the file is damaged. PlanError: it holds no tensor that a recipe could give a type.
+
+    Example:
+        >>> from quantmill import find_recipe, tiny_llama
+        >>> find_recipe(tiny_llama()).lines[-1]
+        '^token_embd\\\\.weight$=F16'
+    """
+    from ...formats.gguf.keys import GENERAL_FILE_TYPE, LEVEL_OF_FILE_TYPE
+    from ...quantize.choose import may_quantize
+    from ...quantize.kernels import ENCODABLE
+    from .models import as_model
+
+    model = as_model(source)
+    kinds: dict[tuple[str, str], list[int | None]] = {}
+    beyond = []
+    for tensor in model.tensors:
+        type = tensor.qtype.name
+        if type not in ENCODABLE:
+            beyond.append(f"{tensor.name} is {type}, which quantize cannot write")
+        elif may_quantize(tensor, model.arch):
+            kind = tensor.name if tensor.layer is None else tensor.name.split(".", 2)[2]
+            kinds.setdefault((kind, type), []).append(tensor.layer)
+        elif tensor.qtype.is_quantized:
+            beyond.append(f"{tensor.name} is {type}, and quantize leaves it in floats")
+    if not kinds:
+        raise PlanError("holds no tensor that a recipe could give a type", path=model.path)
+    number = model.get(GENERAL_FILE_TYPE)
+    level = LEVEL_OF_FILE_TYPE.get(number) if isinstance(number, int) else None
+    return FoundRecipe(tuple(sorted(_lines(kinds))), level, tuple(beyond))
+
+
+def _lines(kinds: dict[tuple[str, str], list[int | None]]) -> Iterator[str]:
+    for (kind, type), layers in kinds.items():
+        numbers = "|".join(str(layer) for layer in sorted(layer for layer in layers if layer is not None))
+        several = f"({numbers})" if "|" in numbers else numbers
+        block = rf"blk\.{several}\." if numbers else ""
+        yield f"^{block}{_literal(kind)}$={type}"
+
+
+def _literal(name: str) -> str:
+    """A pattern for a name, of letters that both programs read alike; what else a name has may be anything."""
+    return re.sub(r"[^A-Za-z0-9_]", lambda found: r"\." if found[0] == "." else ".", name)
 
 
 def _text(path: Path) -> str:
