@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -191,7 +192,7 @@ def _print_markdown(found: Description, tensors: bool) -> None:
     from ..formats.storage.output import human_bytes
     from .api.releasing.markdown import code
 
-    def table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    def table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         for row in (heading, ("---",) * len(heading), *rows):
             print_line(f"| {' | '.join(row)} |")
         print_line()
