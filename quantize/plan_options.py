@@ -24,9 +24,9 @@ class PlanOptions:
     """How ``make_plan`` departs from the level's own recipe. Types are given by name or as a ``QType``.
 
     Args:
-        recipe_set: which recipes the level is looked up in: ``current``, or those of an earlier time (``2023-12``,
-            ``ggml-v3``); a key of ``recipes.RECIPE_SETS``. None for ``current``, and for ``ggml-v3`` where ``convert``
-            writes a GGML file.
+        recipe_set: which recipes the level is looked up in: ``current``, those of an earlier time (``2023-12``,
+            ``ggml-v3``), or those of ggml-org's own files (``ggml-org``); a key of ``recipes.RECIPE_SETS``. None for
+            ``current``, and for ``ggml-v3`` where ``convert`` writes a GGML file.
         pure: give every tensor the level's default type.
         leave_output: keep ``output.weight`` in the type that it has.
         output_type: the type of ``output.weight``.

@@ -275,9 +275,25 @@ _GGML_V3 = (
     _ggml("Q5_K_M", "Q5_K", Override((*_V, *_DOWN), "Q6_K", layers=MORE_BITS)),
 )
 
+# What ggml-org publishes as Q4_K_M and Q8_0: FLAGS_Q4_K_M of models/qwen3.6-35b-a3b/convert.sh in
+# github.com/ggml-org/convert at 9491811. The pattern output.weight has no anchor there, so that attn_output.weight
+# becomes Q6_K, too.
+_GGML_ORG = (
+    *(recipe for recipe in _CURRENT if recipe.level in ("F32", "F16", "BF16", "Q8_0")),
+    Recipe(
+        "Q4_K_M",
+        "Q4_K",
+        (
+            Override((), "Q6_K", names=("output.weight",)),
+            Override((), "Q8_0", names=("shexp", "latent", "attn_", "ssm_")),
+        ),
+        needs_importance=NEEDS_IMPORTANCE,
+    ),
+)
+
 RECIPE_SETS: dict[str, dict[str, Recipe]] = {
     name: {recipe.level: recipe for recipe in recipes}
-    for name, recipes in (("current", _CURRENT), ("2023-12", _2023_12), ("ggml-v3", _GGML_V3))
+    for name, recipes in (("current", _CURRENT), ("2023-12", _2023_12), ("ggml-v3", _GGML_V3), ("ggml-org", _GGML_ORG))
 }
 COPY = Recipe("COPY", "F32")  # no level: every tensor as it is; it stands in no set
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}

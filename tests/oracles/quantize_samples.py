@@ -108,6 +108,7 @@ class Case:
         options: what stands before the source.
         note: why our file differs from llama-quantize's, where it does.
         differs: the keys and the tensors that are otherwise.
+        ours: our own options, where one stands for those of llama-quantize.
     """
 
     source: str
@@ -115,9 +116,14 @@ class Case:
     options: str = ""
     note: str = ""
     differs: tuple[str, ...] = ()
+    ours: str = ""
 
     def words(self, out: str) -> tuple[str, ...]:
+        """Of llama-quantize's command line."""
         return (*shlex.split(self.options), f"{self.source}.gguf", out, self.level)
+
+    def our_words(self, out: str) -> tuple[str, ...]:
+        return (*shlex.split(self.ours or self.options), f"{self.source}.gguf", out, self.level)
 
 
 class Golden(TypedDict):
@@ -170,6 +176,10 @@ def write_source(name: str, folder: Path) -> None:
 
 
 _ARRAYS = "llama-quantize leaves arrays with a value for each block as they are, and no program loads the file"
+_GGML_ORG = (
+    "--pure --tensor-type output.weight=q6_k --tensor-type shexp=q8_0 --tensor-type latent=q8_0 "
+    "--tensor-type attn_=q8_0 --tensor-type ssm_=q8_0"
+)
 _TURNED = "llama.cpp turns this matrix while it computes, which blocks do not survive: its results are NaN"
 CASES = (
     Case("llama", "Q4_K_M"),
@@ -204,6 +214,10 @@ CASES = (
     Case("parts-00001-of-00003", "Q4_K_M", "--keep-split"),
     Case("parts-00001-of-00003", "Q4_K_M", "--keep-split --prune-layers 1"),
     Case("parts-00001-of-00003", "COPY", "--keep-split"),
+    *(
+        Case(source, "Q4_K_M", _GGML_ORG, ours="--recipe-set ggml-org")
+        for source in ("llama", "mixtral", "qwen35-mtp", "glm4moe-mtp")
+    ),
     *(Case("qwen35-mtp", level) for level in ("Q4_K_M", "Q3_K_M", "Q2_K", "Q8_0")),
     *(Case("glm4moe-mtp", level) for level in ("Q4_K_M", "IQ3_M", "Q5_K_M", "MXFP4_MOE")),
     *(Case("mmproj-idefics3", level) for level in ("Q8_0", "Q4_K_M")),

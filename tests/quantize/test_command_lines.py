@@ -34,7 +34,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quantized(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Golden:
     """Run the case's command line with our own program, in the folder of the samples, and look at its files."""
     monkeypatch.chdir(folder)
-    done = CliRunner().invoke(command, [*case.words("out.gguf"), "--gguf-version", "3"], catch_exceptions=False)
+    done = CliRunner().invoke(command, [*case.our_words("out.gguf"), "--gguf-version", "3"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     files = shards_of(folder / "out.gguf")
     made = summary(case, files)

@@ -26,7 +26,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 Group = Callable[[F], F]
 
 KINDS = ("hf", "gguf", "ggml")
-RECIPE_SETS = ("current", "2023-12", "ggml-v3")  # those of quantize/recipes.py, which --help need not import
+# Those of quantize/recipes.py, which --help need not import.
+RECIPE_SETS = ("current", "2023-12", "ggml-v3", "ggml-org")
 
 
 class RecipeSetOption(click.Option):
