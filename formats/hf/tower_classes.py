@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import FormatError, UnknownArchitecture, name_list
 from ..json_text import read_json
-from ..json_types import OBJECT, TEXTS, shown, take
+from ..json_types import OBJECT, TEXT, TEXTS, shown, take
 from .tables.tower import Tower
 from .towers import BY_CLASS, REFUSED
 
@@ -42,16 +42,22 @@ def towers_of(outer: Mapping[str, Any], path: Path) -> tuple[str, tuple[Tower, .
         raise UnknownArchitecture(f"{what} has no tower that is known", path=path, where="architectures", hint=hint)
     objects = [(tower, object_at(outer, tower.at, path)) for tower in BY_CLASS[known[0]]]
     given = [(tower, own) for tower, own in objects if own is not None]
-    present = tuple(tower for tower, own in given if tower.takes(known[0], own))
-    if given and not present:
-        tower, own = given[0]
-        why = REFUSED.get((known[0], str(own["model_type"])), f"known: {tower.kind(known[0])}")
-        problem = f"{known[0]} around {shown(own['model_type'])} has no tower that is known"
-        raise UnknownArchitecture(problem, path=path, where=f"{tower.at}.model_type", hint=why)
+    present = tuple(tower for tower, own in given if _takes(tower, known[0], own, path))
+    taken = {tower.at for tower in present}
+    for tower, own in given:
+        if tower.at not in taken:
+            why = REFUSED.get((known[0], str(own["model_type"])), f"known: {tower.kind(known[0])}")
+            problem = f"{known[0]} around {shown(own['model_type'])} has no tower that is known"
+            raise UnknownArchitecture(problem, path=path, where=f"{tower.at}.model_type", hint=why)
     if not present:
         places = name_list([tower.at for tower in BY_CLASS[known[0]]])
         raise FormatError(f"{known[0]} without {places}: there is no tower", path=path, hint="convert without --mmproj")
     return known[0], present
+
+
+def _takes(tower: Tower, name: str, own: Mapping[str, Any], path: Path) -> bool:
+    take(own, "model_type", TEXT, tower.kind(name), path=path, inside=f"{tower.at}.")
+    return tower.takes(name, own)
 
 
 def object_at(outer: Mapping[str, Any], place: str, path: Path) -> dict[str, Any] | None:

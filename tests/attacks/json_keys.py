@@ -13,11 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
+from zlib import crc32
 
 from attacks import samples
 from quantmill.formats import json_text
 from quantmill.formats.hf import config
 from quantmill.formats.hf.tables.rules import Arch, HFClass
+from quantmill.formats.hf.tables.tower import OUTER, PROCESSOR, TEXT, TOKENS
 
 Place = tuple[str | int, ...]  # the keys that lead to a value
 Reader = Callable[[Path], object]
@@ -25,10 +27,8 @@ Reader = Callable[[Path], object]
 _BEYOND = "@beyond every float@"
 # Written as JSON has them: 1e400 is a number that no float holds, the surrogate an escape.
 VALUES: tuple[Any, ...] = (None, True, 0, -1, _BEYOND, 10**30, "", "x", "\ud83d", [], [[]], {}, {"a": {}})
-_LONG_LIST, _LONG_OBJECT = (
-    3,
-    200,
-)  # of longer ones, which are data, only the first two entries and the last are attacked
+# Of longer ones, which are data, only the first two entries and the last are attacked.
+_LONG_LIST, _LONG_OBJECT = 3, 200
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Sample:
         read: raises a ``FormatError``, or returns what was read in a form that can be compared.
         tail: what follows the header of safetensors files.
         head: the line before the JSON of a journal.
+        kind: what tells the reader of a place in a file from those of other samples: where two samples have the same
+            place of the same kind, the same code reads it. Without it, no other sample's is the same.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Sample:
     read: Reader
     tail: bytes = b""
     head: str = ""
+    kind: Callable[[Place], object] | None = None
 
     def content(self, name: str, value: Any) -> bytes:
         """A file's bytes."""
@@ -75,7 +78,11 @@ class Sample:
         for name, value in self.files.items():
             if not isinstance(value, bytes):
                 places = dict.fromkeys([*_places(value), *sorted(asked.get(name, ()), key=str)])
-                yield from (Case(self, name, place, new) for place in places for new in VALUES)
+                yield from (Case(self, name, place, new) for place in places for new in _in_turn(place))
+
+    def kind_of(self, name: str, place: Place) -> object:
+        """What reads a place in a file."""
+        return (name, place, self.name if self.kind is None else self.kind(place))
 
     def _asked(self, folder: Path) -> dict[str, set[Place]]:
         """The keys that the reader asks for and that are not there, by file."""
@@ -88,7 +95,7 @@ class Sample:
 
         def with_defaults(given: config.Config, arch: Arch, cls: HFClass) -> dict[str, Any]:
             theirs = {ours: name for name, ours in cls.names.items()}
-            named = _Names(theirs, cls.parts, asked.setdefault("config.json", set()))
+            named = _Names(theirs, cls.parts, getattr(arch, "at", ""), asked)
             return _Recorder(complete(given, arch, cls), named, ())
 
         complete = config.with_defaults
@@ -129,6 +136,11 @@ class Case:
                 return None
         return value
 
+    @property
+    def kind(self) -> object:
+        """The same for two cases that ask the same of the same code: a type of JSON at a place."""
+        return self.sample.kind_of(self.name, self.place), _type(self.new)
+
     def write(self, folder: Path) -> None:
         value = _changed(self.sample.files[self.name], self.place, self.new)
         (folder / self.name).write_bytes(self.sample.content(self.name, value))
@@ -146,6 +158,12 @@ def _changed(value: Any, place: Place, new: Any) -> Any:
     inner = out[key] if isinstance(out, list) else out.get(key)
     out[key] = _changed(inner, tuple(rest), new)
     return out
+
+
+def _in_turn(place: Place) -> tuple[Any, ...]:
+    """The values, of which another one comes first at each place."""
+    first = crc32(str(place).encode()) % len(VALUES)
+    return VALUES[first:] + VALUES[:first]
 
 
 def _places(value: Any, at: Place = ()) -> Iterator[Place]:
@@ -201,13 +219,30 @@ class _Recorder(dict[str, Any]):
 
 @dataclass(frozen=True)
 class _Names:
-    """Notes the keys of a completed config under the names of its class."""
+    """Notes the keys of a completed config under the names and in the files that a checkpoint has them in.
+
+    Args:
+        theirs: the class's names of quantmill's keys.
+        parts: of nested keys; for a tower's, the objects around it.
+        tower: the place of a tower's object; empty for a text model's config.
+        log: places by file.
+    """
 
     theirs: dict[str, str]
     parts: tuple[str, ...]
-    log: set[Place]
+    tower: str
+    log: dict[str, set[Place]]
 
     def add(self, place: Place) -> None:
         name = str(self.theirs.get(str(place[0]), place[0]))
         part, _, inner = name.partition(".")
-        self.log.add((part, inner) if part in self.parts and inner else (name,))
+        around = tuple(self.tower.split(".")) if self.tower else ()
+        if part == PROCESSOR:
+            self._add("preprocessor_config.json", tuple(inner.split(".")))
+        elif part in (TEXT, OUTER) and self.tower:
+            self._add("config.json", (*around[:-1], *([TEXT] if part == TEXT else []), inner))
+        elif part != TOKENS:
+            self._add("config.json", (*around, *((part, inner) if part in self.parts and inner else (name,))))
+
+    def _add(self, file: str, place: Place) -> None:
+        self.log.setdefault(file, set()).add(place)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attacks import samples
-from attacks.json_keys import Sample
+from attacks import samples, tower_samples
+from attacks.json_keys import Place, Sample
 from oracles.proofs import SMALL, Proof, all_proofs
 from quantmill.formats.examples import tiny_llama
 from quantmill.formats.hf.adapters.read import read_lora
 from quantmill.formats.hf.archs import BY_CLASS
+from quantmill.formats.hf.classes import arch_of_config
+from quantmill.formats.hf.config_types import types_of
 from quantmill.formats.hf.files.safetensors import StoredTensor, read_safetensors
 from quantmill.formats.hf.files.weights import Stored, read_weights
 from quantmill.formats.hf.load import read_hf
 from quantmill.formats.hf.packed import decode_packed
 from quantmill.formats.hf.save import write_hf
 from quantmill.formats.hf.shapes import read_shapes
+from quantmill.formats.hf.tables.rules import Arch, HFClass
 from quantmill.formats.hf.tokenizer.read import read_tokenizer
 from quantmill.formats.ir import Model, Tensor, Value, ValueType
 from quantmill.formats.json_text import read_json
@@ -35,10 +38,26 @@ Json = dict[str, Any]
 
 def archs() -> list[Sample]:
     """The config.json of every proof, read without weights."""
-    return [
-        Sample(proof.id, {"config.json": config_of(proof)}, lambda folder: _told(read_shapes(folder / "config.json")))
-        for proof in all_proofs()
-    ]
+    return [_of_arch(proof) for proof in all_proofs()]
+
+
+def _of_arch(proof: Proof) -> Sample:
+    config = config_of(proof)
+    arch, name = arch_of_config(config, Path("config.json"))
+    return Sample(
+        proof.id,
+        {"config.json": config},
+        lambda folder: told(read_shapes(folder / "config.json")),
+        kind=cache(partial(reader_of, arch, arch.classes[name])),
+    )
+
+
+def reader_of(arch: Arch, cls: HFClass, place: Place) -> object:
+    """What reads a key of an architecture's config.json, and as what."""
+    key = cls.names.get(str(place[0]), str(place[0]))
+    readers = {type(noun).__name__ for noun in arch.nouns if key in noun.reads()}
+    of = types_of(arch, cls.defaults).get(key)
+    return frozenset(readers), of and of.name, arch.fixed.get(key) is not None, type(cls.defaults.get(key))
 
 
 def config_of(proof: Proof) -> Json:
@@ -111,7 +130,7 @@ def checkpoints() -> list[Sample]:
     whole = {**files, **dict(zip(names, shards, strict=True)), "model.safetensors.index.json": index}
     one, data = header({"a": (2, 3), "b": (1,)})
     return [
-        Sample("checkpoint", whole, lambda folder: _told(read_hf(folder))),
+        Sample("checkpoint", whole, lambda folder: told(read_hf(folder))),
         Sample(
             "header", {"x.safetensors": one}, lambda folder: _rows(read_safetensors(folder / "x.safetensors")), data
         ),
@@ -122,7 +141,7 @@ def _file(header: Json, data: bytes) -> bytes:
     return Sample("", {}, print, data).content("x.safetensors", header)
 
 
-def _told(model: Model) -> object:
+def told(model: Model) -> object:
     """What a model is, without what is only recorded for the way back."""
     told = {
         key: value.data.tolist() if isinstance(value.data, np.ndarray) else value.data
@@ -150,7 +169,7 @@ def wrappers() -> list[Sample]:
     outer = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text}
     nameless = {**_LLAMA, "architectures": None}
     return [
-        Sample(name, {"config.json": config}, lambda folder: _told(read_shapes(folder / "config.json")))
+        Sample(name, {"config.json": config}, lambda folder: told(read_shapes(folder / "config.json")))
         for name, config in (("wrapper", {**outer, "tie_word_embeddings": True}), ("nameless", nameless))
     ]
 
@@ -183,7 +202,7 @@ def adapters() -> list[Sample]:
 
 
 def _adapter(model: Model) -> object:
-    return _told(model), _rows({tensor.name: tensor for tensor in model})
+    return told(model), _rows({tensor.name: tensor for tensor in model})
 
 
 def packed() -> list[Sample]:
@@ -361,4 +380,14 @@ def _open_state(key: Json, folder: Path) -> object:
 
 
 def all_samples() -> list[Sample]:
-    return [*archs(), *checkpoints(), restored(), *wrappers(), *adapters(), *packed(), *tokenizers(), *releases()]
+    return [
+        *archs(),
+        *tower_samples.towers(),
+        *checkpoints(),
+        restored(),
+        *wrappers(),
+        *adapters(),
+        *packed(),
+        *tokenizers(),
+        *releases(),
+    ]

@@ -102,6 +102,7 @@ LAGUNA = Arch(
         "moe_router_logit_softcapping": 0.0,
     },
     needs={
+        "gating": _PER_ELEMENT | Is("gating", True) | Is("gating", "per-head"),
         "rope_parameters": RopeIs("sliding_attention", "rope_type", "default"),
         "layer_types": ~BeginsWith("layer_types", "sliding_attention"),
     },

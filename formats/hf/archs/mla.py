@@ -13,6 +13,7 @@ from typing import Any
 from ...ir import Role
 from ..tables.dimensions import EMBD, EXPERT_FF, EXPERTS, HEADS, LAYER_INDEX, Condition, Config, Dim, Equal, Is
 from ..tables.ops import On, Reshape, Split, Transpose
+from ..tables.reads import OfParts
 from ..tables.rows import Computed, ConfigRow, Constant, Getter, Key, Rope
 from ..tables.rules import Rule
 from .shared import (
@@ -33,7 +34,7 @@ from .shared import (
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(OfParts):
     """A config key that is what one hyper-parameter has more than another. It is only read back."""
 
     hf: str
@@ -49,7 +50,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class YarnScales(Condition):
+class YarnScales(OfParts, Condition):
     """YaRN multiplies by the factors that llama.cpp assumes: ``mscale`` is ``mscale_all_dim``, and may have to be 1.
 
     Args:

@@ -35,10 +35,10 @@ def read_processor(folder: Path, tower: Tower) -> dict[str, Any]:
 
 
 def _flat(entries: dict[str, Any], at: str = "") -> dict[str, Any]:
-    """Entries of objects under names with dots: ``size.longest_edge``."""
+    """Entries of objects under names with dots, too: ``size`` and ``size.longest_edge``."""
     out: dict[str, Any] = {}
     for key, value in entries.items():
-        out |= _flat(value, f"{at}{key}.") if isinstance(value, dict) else {at + key: value}
+        out |= {at + key: value} | (_flat(value, f"{at}{key}.") if isinstance(value, dict) else {})
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import FormatError
 from ...json_text import read_json
-from ...json_types import LIST, OBJECT, take
+from ...json_types import LIST, OBJECT, TEXT, WHOLE, check, take
 
 _FILES = ("tokenizer_config.json", "tokenizer.json", "tekken.json")
 
@@ -40,10 +40,16 @@ def token_ids(folder: Path, wanted: Mapping[str, str]) -> dict[str, int]:
 def _added(path: Path) -> Iterator[tuple[Any, int]]:
     """The texts and ids of a file's added tokens."""
     file = read_json(path)
-    for number, token in (take(file, "added_tokens_decoder", OBJECT, path=path) or {}).items():
-        if isinstance(token, dict) and number.isdecimal():
-            yield token.get("content"), int(number)
+    key = "added_tokens_decoder"
+    for number, token in (take(file, key, OBJECT, path=path) or {}).items():
+        check(token, OBJECT, path=path, where=f"{key}.{number}")
+        if number.isdecimal():
+            yield take(token, "content", TEXT, path=path, inside=f"{key}.{number}."), int(number)
     for key, text, number in (("added_tokens", "content", "id"), ("special_tokens", "token_str", "rank")):
-        for token in take(file, key, LIST, path=path) or []:
-            if isinstance(token, dict) and type(token.get(number)) is int:
-                yield token.get(text), token[number]
+        for i, token in enumerate(take(file, key, LIST, path=path) or []):
+            check(token, OBJECT, path=path, where=f"{key}[{i}]")
+            inside = f"{key}[{i}]."
+            yield (
+                take(token, text, TEXT, path=path, inside=inside),
+                take(token, number, WHOLE, path=path, inside=inside),
+            )

@@ -10,8 +10,10 @@ from ...arrays import tensor_from_array
 from ...errors import FormatError
 from ...floats import to_f32
 from ...ir import Bytes, Tensor
+from ...json_types import NUMBER
 from .dimensions import Config, Dim
 from .ops import Tensors
+from .reads import OfParts, Reads
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,16 @@ class Filled:
     value: float | str
     size: Dim
 
+    def reads(self) -> Reads:
+        return {self.value: NUMBER} if isinstance(self.value, str) else {}
+
     def of(self, config: Config) -> float:
         """The value."""
         return float(config[self.value] if isinstance(self.value, str) else self.value)
 
 
 @dataclass(frozen=True)
-class Before:
+class Before(OfParts):
     """Put vectors of one value each before the other tensors."""
 
     vectors: tuple[Filled, ...]
@@ -49,7 +54,7 @@ class Before:
 
 
 @dataclass(frozen=True)
-class Without:
+class Without(OfParts):
     """Undo ``Before``; the vectors are read with the tensor behind them, and must have the values of the config."""
 
     vectors: tuple[Filled, ...]

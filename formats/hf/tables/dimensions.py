@@ -15,7 +15,8 @@ from operator import add, floordiv, mod, mul, sub
 from typing import Any
 
 from ...errors import FormatError
-from ...json_types import shown
+from ...json_types import LIST, NUMBER, NUMBERS, OBJECT, TEXTS, WHOLE, WHOLES, either, optional, shown
+from .reads import LAYER_TYPES, OfParts, Reads, of_example
 
 Config = Mapping[str, Any]
 
@@ -38,6 +39,9 @@ class Dim:
     """
 
     of: str | int | tuple[str, Dim, Dim]
+
+    def reads(self) -> Reads:
+        return {self.of: WHOLE} if isinstance(self.of, str) else {}
 
     def __call__(self, config: Config) -> int:
         """Compute its value for a config.
@@ -96,7 +100,7 @@ class Dim:
 
 
 @dataclass(frozen=True)
-class LayerPattern:
+class LayerPattern(OfParts):
     """A word for each layer: one layer in ``every`` has the other word, the last of them, or the ``first``.
 
     Args:
@@ -128,7 +132,7 @@ class LayerPattern:
 
 
 @dataclass(frozen=True)
-class LeadingLayers:
+class LeadingLayers(OfParts):
     """A word for each layer: one for the first ``count`` of them, another for the rest.
 
     Example:
@@ -159,6 +163,9 @@ class LayerOverrides:
     kind: str
     keys: Mapping[str, str]
 
+    def reads(self) -> Reads:
+        return {LAYER_TYPES: TEXTS, **dict.fromkeys(self.keys.values(), WHOLE)}
+
     def __call__(self, config: Config) -> dict[str, dict[str, Any]]:
         other = {key: config[held] for key, held in self.keys.items() if config.get(held) is not None}
         return {str(layer): other for layer, word in enumerate(config["layer_types"] or ()) if word == self.kind}
@@ -170,6 +177,9 @@ class Number:
 
     key: str
     at: int | None = None
+
+    def reads(self) -> Reads:
+        return {self.key: NUMBER if self.at is None else NUMBERS}
 
     def __call__(self, config: Config) -> float:
         found = config.get(_WHOLE, config).get(self.key)
@@ -188,6 +198,9 @@ class OrDefault:
     key: str
     number: int
 
+    def reads(self) -> Reads:
+        return {self.key: WHOLE}
+
     def __call__(self, config: Config) -> int:
         return self.number if config.get(self.key) is None else Dim(self.key)(config)
 
@@ -198,6 +211,9 @@ class CountOf:
 
     key: str
     default: int
+
+    def reads(self) -> Reads:
+        return {self.key: optional(either(LIST, OBJECT))}
 
     def __call__(self, config: Config) -> int:
         return self.default if config.get(self.key) is None else len(config[self.key])
@@ -210,6 +226,9 @@ class Share:
     key: str
     of: Dim
 
+    def reads(self) -> Reads:
+        return {self.key: WHOLE}
+
     def __call__(self, config: Config) -> float | None:
         return None if config.get(self.key) is None else Dim(self.key)(config) / (self.of(config) or 1)
 
@@ -220,6 +239,9 @@ class Reciprocal:
 
     key: str
 
+    def reads(self) -> Reads:
+        return {self.key: NUMBER}
+
     def __call__(self, config: Config) -> float | None:
         return 1.0 / config[self.key] if config.get(self.key) else None
 
@@ -228,12 +250,15 @@ class Reciprocal:
 class Rotary:
     """How many dimensions of a head turn."""
 
+    def reads(self) -> Reads:
+        return HEAD_DIM.reads()
+
     def __call__(self, config: Config) -> int:
         return int(HEAD_DIM(config) * config["rope_parameters"].get("partial_rotary_factor", 1.0))
 
 
 @dataclass(frozen=True)
-class Root:
+class Root(OfParts):
     """The square root of one dimension's part of another."""
 
     over: Dim
@@ -246,6 +271,9 @@ class Root:
 @dataclass(frozen=True)
 class Condition(ABC):
     """Something that is true or false of a config, or of a layer; ``~a``, ``a & b`` and ``a | b`` work as expected."""
+
+    @abstractmethod
+    def reads(self) -> Reads: ...
 
     @abstractmethod
     def __call__(self, config: Config) -> bool: ...
@@ -267,13 +295,16 @@ class Is(Condition):
     key: str
     value: Any = None
 
+    def reads(self) -> Reads:
+        return {self.key: TEXTS if self.key in (LAYER_TYPES, MLP_TYPES) else of_example(self.value)}
+
     def __call__(self, config: Config) -> bool:
         found = config.get(self.key)
         return bool(found) if self.value is None else found == self.value
 
 
 @dataclass(frozen=True)
-class If:
+class If(OfParts):
     """One of two dimensions, by a condition."""
 
     condition: Condition
@@ -285,7 +316,7 @@ class If:
 
 
 @dataclass(frozen=True)
-class Less(Condition):
+class Less(OfParts, Condition):
     """One dimension is less than another: ``LAYER_INDEX < Dim("first_k_dense_replace")``."""
 
     left: Dim
@@ -296,7 +327,7 @@ class Less(Condition):
 
 
 @dataclass(frozen=True)
-class Equal(Condition):
+class Equal(OfParts, Condition):
     """Two dimensions are equal."""
 
     left: Dim | CountOf
@@ -313,6 +344,9 @@ class Follows(Condition):
     key: str
     pattern: Implied
 
+    def reads(self) -> Reads:
+        return {self.key: TEXTS}
+
     def __call__(self, config: Config) -> bool:
         words = self.pattern(config)
         return words is None or bool(config.get(self.key) == words)
@@ -325,6 +359,9 @@ class HasWords(Condition):
     key: str
     words: tuple[str, ...]
 
+    def reads(self) -> Reads:
+        return {self.key: TEXTS}
+
     def __call__(self, config: Config) -> bool:
         found = config.get(self.key)
         return isinstance(found, list) and all(word in found for word in self.words)
@@ -335,6 +372,9 @@ class Uniform(Condition):
     """A key's value is the same in all layers."""
 
     key: str
+
+    def reads(self) -> Reads:
+        return {self.key: None}
 
     def __call__(self, config: Config) -> bool:
         count = LAYERS(config)
@@ -353,13 +393,16 @@ class LayerIn(Condition):
     key: str
     first: int = 0
 
+    def reads(self) -> Reads:
+        return {self.key: optional(WHOLES)}
+
     def __call__(self, config: Config) -> bool:
         whole = config.get(_WHOLE, config)
         return LAYER_INDEX(config) + self.first in (whole.get(self.key) or ())
 
 
 @dataclass(frozen=True)
-class Not(Condition):
+class Not(OfParts, Condition):
     what: Condition
 
     def __call__(self, config: Config) -> bool:
@@ -367,7 +410,7 @@ class Not(Condition):
 
 
 @dataclass(frozen=True)
-class Both(Condition):
+class Both(OfParts, Condition):
     left: Condition
     right: Condition
 
@@ -376,7 +419,7 @@ class Both(Condition):
 
 
 @dataclass(frozen=True)
-class Always(Condition):
+class Always(OfParts, Condition):
     def __call__(self, config: Config) -> bool:
         return True
 

@@ -13,8 +13,10 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
+from ...json_types import FLAG
 from . import rope
 from .dimensions import ALWAYS, Condition, Config
+from .reads import OfParts, Reads
 
 TIED = "tie_word_embeddings"
 # Whether rows (float64 [n, width], and their numbers) of a buffer are what the config makes them.
@@ -39,9 +41,12 @@ class Copy:
     key: str | None = TIED
     kept: bool = False
 
+    def reads(self) -> Reads:
+        return {self.key: FLAG} if self.key else {}
+
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOut(OfParts):
     """Parts that the text model is computed without: other towers, and heads and layers of other uses.
 
     Args:
@@ -67,7 +72,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Buffer:
+class Buffer(OfParts):
     """What older versions of transformers saved in the middle of a computation. Newer ones do not read it.
 
     Args:

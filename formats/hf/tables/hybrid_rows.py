@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import FormatError
-from ...json_types import shown
+from ...json_types import TEXTS, WHOLE, WHOLES, optional, shown
 from .dimensions import KV_HEADS, LAYERS, Config, Dim
+from .reads import LAYER_TYPES, Reads
 from .rows import Getter
 
 _STATE = ("linear_attention", "mamba")  # the second in configs of transformers 4
@@ -29,6 +30,9 @@ class MixerLayers:
 
     forward: str
     width: str
+
+    def reads(self) -> Reads:
+        return {LAYER_TYPES: TEXTS, self.width: WHOLE, **KV_HEADS.reads()}
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -57,6 +61,9 @@ class ListedAttention:
     hf: str
     gguf: str = _HEADS
 
+    def reads(self) -> Reads:
+        return {self.hf: optional(WHOLES), **KV_HEADS.reads()}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         listed, n_layers = config.get(self.hf) or (), LAYERS(config)
         if not {*listed} <= {*range(n_layers)}:
@@ -79,6 +86,9 @@ class PeriodicAttention:
     period: str
     offset: str
     gguf: str = _HEADS
+
+    def reads(self) -> Reads:
+        return {self.period: WHOLE, self.offset: WHOLE, **KV_HEADS.reads()}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         period, offset, heads = Dim(self.period)(config), Dim(self.offset)(config), KV_HEADS(config)
@@ -112,6 +122,9 @@ class AttentionLayers:
     gguf: str = "attention.head_count_kv"
     heads: Dim = KV_HEADS
     word: str = "full_attention"
+
+    def reads(self) -> Reads:
+        return {LAYER_TYPES: TEXTS}
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...json_types import NUMBERS, TEXT, TEXTS, WHOLE, either, optional
 from . import rope
 from .dimensions import Condition, Config, Dim
+from .reads import LAYER_TYPES, OfParts, Reads, of_example
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,9 @@ class NoOther(Condition):
 
     key: str
     value: Any
+
+    def reads(self) -> Reads:
+        return {self.key: WHOLE if isinstance(self.value, Dim) else of_example(self.value)}
 
     def __call__(self, config: Config) -> bool:
         wanted = self.value(config) if isinstance(self.value, Dim) else self.value
@@ -29,6 +34,9 @@ class HasWord(Condition):
     key: str
     word: str
 
+    def reads(self) -> Reads:
+        return {self.key: TEXTS}
+
     def __call__(self, config: Config) -> bool:
         return self.word in (config.get(self.key) or ())
 
@@ -38,6 +46,9 @@ class SameRope(Condition):
     """An entry of ``rope_parameters`` is the same in layers with a window and in those without, if there are both."""
 
     entry: str
+
+    def reads(self) -> Reads:
+        return {LAYER_TYPES: TEXTS}
 
     def __call__(self, config: Config) -> bool:
         of_kind = config.get("rope_parameters") or {}
@@ -53,6 +64,9 @@ class RopeIs(Condition):
     entry: str
     value: Any
 
+    def reads(self) -> Reads:
+        return {LAYER_TYPES: TEXTS}
+
     def __call__(self, config: Config) -> bool:
         of_kind = (config.get("rope_parameters") or {}).get(self.kind) or {}
         return self.kind not in (config.get("layer_types") or ()) or of_kind.get(self.entry) == self.value
@@ -64,13 +78,16 @@ class Together(Condition):
 
     words: Mapping[str, str]
 
+    def reads(self) -> Reads:
+        return dict.fromkeys(self.words, TEXTS)
+
     def __call__(self, config: Config) -> bool:
         each = ([word == wanted for word in config.get(key) or ()] for key, wanted in self.words.items())
         return any(all(found) for found in zip(*each, strict=False))
 
 
 @dataclass(frozen=True)
-class Unscaled(Condition):
+class Unscaled(OfParts, Condition):
     """The rope is as it is without scaling."""
 
     def __call__(self, config: Config) -> bool:
@@ -88,6 +105,9 @@ class TurnsInOneKind(Condition):
     key: str
     kind: str
 
+    def reads(self) -> Reads:
+        return {self.key: optional(NUMBERS), LAYER_TYPES: TEXTS}
+
     def __call__(self, config: Config) -> bool:
         turning = [word == self.kind for word in config.get("layer_types") or ()]
         bases = config.get(self.key)
@@ -104,6 +124,9 @@ class Contains(Condition):
     key: str
     item: str
 
+    def reads(self) -> Reads:
+        return {self.key: either(TEXT, TEXTS)}
+
     def __call__(self, config: Config) -> bool:
         found = config.get(self.key)
         return isinstance(found, (str, list)) and self.item in found
@@ -116,6 +139,9 @@ class Alike(Condition):
     left: str
     right: str
 
+    def reads(self) -> Reads:
+        return {self.left: None, self.right: None}
+
     def __call__(self, config: Config) -> bool:
         return bool(config.get(self.left) == config.get(self.right))
 
@@ -126,6 +152,9 @@ class BeginsWith(Condition):
 
     key: str
     word: str
+
+    def reads(self) -> Reads:
+        return {self.key: TEXTS}
 
     def __call__(self, config: Config) -> bool:
         words = config.get(self.key)
@@ -139,6 +168,9 @@ class EndsWith(Condition):
     key: str
     word: str
 
+    def reads(self) -> Reads:
+        return {self.key: TEXTS}
+
     def __call__(self, config: Config) -> bool:
         words = config.get(self.key)
         return isinstance(words, list) and words[-1:] == [self.word]
@@ -150,6 +182,9 @@ class AllAmongFirst(Condition):
 
     key: str
     count: Dim
+
+    def reads(self) -> Reads:
+        return {self.key: TEXTS}
 
     def __call__(self, config: Config) -> bool:
         words = config.get(self.key) or []
@@ -163,6 +198,9 @@ class Paired(Condition):
     key: str
     other: str
     pairs: Mapping[str, str]
+
+    def reads(self) -> Reads:
+        return {self.key: TEXTS, self.other: TEXTS}
 
     def __call__(self, config: Config) -> bool:
         return [self.pairs.get(word) for word in config.get(self.key) or ()] == config.get(self.other)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import FormatError
-from ...json_types import shown
+from ...json_types import FLAG, NUMBER, NUMBERS, TEXTS, WHOLE, WHOLES, list_of, optional, shown
 from .dimensions import LAYERS, Config, Dim, If, at_layer
+from .reads import LAYER_TYPES, OfParts, Reads, of_gguf
 from .rows import Getter
 
 
@@ -26,6 +27,9 @@ class PerLayer:
     gguf: str
     each: bool = False
 
+    def reads(self) -> Reads:
+        return {self.hf: optional(WHOLES) if self.each else of_gguf(self.gguf)}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if (value := config.get(self.hf)) is not None:
             yield self.gguf, value
@@ -36,7 +40,7 @@ class PerLayer:
 
 
 @dataclass(frozen=True)
-class FirstOf:
+class FirstOf(OfParts):
     """A config key that is the first layer's value where a hyper-parameter has one for each. It is only read back."""
 
     hf: str
@@ -61,6 +65,9 @@ class LayerNumbers:
     hf: str
     gguf: str
     numbers: Mapping[str, int]
+
+    def reads(self) -> Reads:
+        return {self.hf: TEXTS}
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -94,6 +101,9 @@ class InLayersOf:
     gguf: str
     kind: str
 
+    def reads(self) -> Reads:
+        return {self.hf: WHOLE, LAYER_TYPES: TEXTS}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         number = Dim(self.hf)(config)
         yield self.gguf, [number if word == self.kind else 0 for word in config["layer_types"]]
@@ -109,6 +119,9 @@ class Repeated:
 
     hf: str
     gguf: str
+
+    def reads(self) -> Reads:
+        return {self.hf: of_gguf(self.gguf) or NUMBER}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if (value := config.get(self.hf)) is not None:
@@ -135,6 +148,9 @@ class SizeOfLayer:
     size: Dim | If
     flag: str
 
+    def reads(self) -> Reads:
+        return {self.hf: WHOLE, self.flag: FLAG}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         n = LAYERS(config)
         each = [self.size(at_layer(config, layer, n)) for layer in range(n)]
@@ -156,6 +172,9 @@ class LayerThetas:
 
     hf: str = "layer_rope_theta"
     gguf: str = "attention.rope_pattern"
+
+    def reads(self) -> Reads:
+        return {self.hf: optional(NUMBERS)}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         bases = config.get(self.hf)
@@ -184,6 +203,9 @@ class Limits:
 
     hf: str
     gguf: str
+
+    def reads(self) -> Reads:
+        return {self.hf: optional(list_of(optional(NUMBER), "numbers, or null"))}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if (values := config.get(self.hf)) is not None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import FormatError
-from ...json_types import shown
+from ...json_types import TEXT, TEXTS, WHOLES, either, optional, shown
 from .dimensions import LAYERS, Config, Dim, Implied, LayerPattern, OrDefault
+from .reads import OfParts, Reads
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Letters:
     key: str
     words: Mapping[str, str]
 
+    def reads(self) -> Reads:
+        return {self.key: optional(TEXT)}
+
     def __call__(self, config: Config) -> list[str] | None:
         text = config.get(self.key)
         if text is None:
@@ -44,7 +48,7 @@ class Letters:
 
 
 @dataclass(frozen=True)
-class Ones:
+class Ones(OfParts):
     """So many multipliers of 1, where a config has none."""
 
     count: int
@@ -58,6 +62,9 @@ class Length:
     """How many entries the list of a config key has; None where it has no list."""
 
     key: str
+
+    def reads(self) -> Reads:
+        return {self.key: TEXTS}
 
     def __call__(self, config: Config) -> int | None:
         found = config.get(self.key)
@@ -79,6 +86,9 @@ class Lettered:
     key: str
     letters: Mapping[str, str]
     otherwise: LayerPattern
+
+    def reads(self) -> Reads:
+        return {self.key: either(TEXT, TEXTS)}
 
     def __call__(self, config: Config) -> list[str]:
         given = config.get(self.key)
@@ -103,6 +113,9 @@ class ListedLayers:
     """
 
     keys: Mapping[str, str]
+
+    def reads(self) -> Reads:
+        return dict.fromkeys(self.keys.values(), optional(WHOLES))
 
     def __call__(self, config: Config) -> list[str] | None:
         """Raises FormatError: a layer is in no list, or in two; or a list has layers that the model does not have."""
@@ -137,6 +150,12 @@ class WordsFrom:
     otherwise: str | Implied | None = None
     longer: bool = False
 
+    def reads(self) -> Reads:
+        return {
+            key: TEXTS if all(isinstance(entry, str) for entry in words) else WHOLES
+            for key, words in self.sources.items()
+        }
+
     def __call__(self, config: Config) -> list[str] | None:
         n = LAYERS(config)
         for key, words in self.sources.items():
@@ -154,7 +173,7 @@ class WordsFrom:
 
 
 @dataclass(frozen=True)
-class EachLayer:
+class EachLayer(OfParts):
     """The same number for each layer."""
 
     size: Dim
@@ -164,7 +183,7 @@ class EachLayer:
 
 
 @dataclass(frozen=True)
-class InTurn:
+class InTurn(OfParts):
     """Two patterns: one for the first ``count`` layers, another that begins after them."""
 
     first: LayerPattern
@@ -197,6 +216,9 @@ class Numbered:
     word: str
     other: str
     first: int
+
+    def reads(self) -> Reads:
+        return {self.key: either(TEXT, WHOLES)}
 
     def __call__(self, config: Config) -> list[str]:
         layers, found = range(LAYERS(config)), config.get(self.key)

@@ -12,7 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 from ...errors import FormatError
+from ...json_types import TEXTS, WHOLE, WHOLES, optional
 from .dimensions import Condition, Config, Dim
+from .reads import LAYER_TYPES, OfParts, Reads
 from .rows import Getter
 
 _MOST_HEADS = 256  # published models have 16
@@ -34,6 +36,9 @@ class TableRows:
     """
 
     parts: str = ""
+
+    def reads(self) -> Reads:
+        return dict.fromkeys(self.keys, WHOLE)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -104,6 +109,9 @@ class TableLayer(Condition):
     key: str
     kind: str
 
+    def reads(self) -> Reads:
+        return {self.key: optional(WHOLES), LAYER_TYPES: TEXTS}
+
     def __call__(self, config: Config) -> bool:
         numbers, words = config.get(self.key) or [], config.get("layer_types") or []
         return len(numbers) < 2 and all(0 < one <= len(words) and words[one - 1] == self.kind for one in numbers)
@@ -116,6 +124,9 @@ class CountedFromOne:
     hf: str
     gguf: str
 
+    def reads(self) -> Reads:
+        return {self.hf: optional(WHOLES)}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if numbers := config.get(self.hf):
             yield self.gguf, [number - 1 for number in numbers]
@@ -126,7 +137,7 @@ class CountedFromOne:
 
 
 @dataclass(frozen=True)
-class FirstSize:
+class FirstSize(OfParts):
     """The base of the tables' sizes: the size of the first table is a prime that gives the same ones. It is only read
     back, as the sizes are tensors of the checkpoint."""
 
@@ -152,6 +163,9 @@ class FirstToken:
     hf: str
     gguf: str
     when: Condition
+
+    def reads(self) -> Reads:
+        return {self.hf: optional(WHOLE, WHOLES)}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if not self.when(config):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ...errors import FormatError
 from ...ir import Bytes, Tensor
 from .dimensions import Config, Dim, Rotary
+from .reads import OfParts
 
 Tensors = tuple[Tensor, ...]
 Rows = NDArray[np.intp]
@@ -41,7 +42,7 @@ class Op(Protocol):
     def inverse(self) -> Op: ...
 
 
-class RowOp:
+class RowOp(OfParts):
     """The base of ops that move rows. They treat a vector as a column."""
 
     exact = True
@@ -131,7 +132,7 @@ class Regroup(RowOp):
 
 
 @dataclass(frozen=True)
-class RegroupColumns:
+class RegroupColumns(OfParts):
     """``Regroup`` the columns of matrices, for weights whose inputs have another order in llama.cpp."""
 
     parts: Shape
@@ -320,7 +321,7 @@ class Concat(RowOp):
 
 
 @dataclass(frozen=True)
-class DropRows:
+class DropRows(OfParts):
     """Leave out the first rows of a matrix, such as the positions that padding stands at."""
 
     count: Dim
@@ -340,7 +341,7 @@ class DropRows:
 
 
 @dataclass(frozen=True)
-class AddRows:
+class AddRows(OfParts):
     """Put rows of zeros before a matrix: what ``DropRows`` has left out, as far as can be known."""
 
     count: Dim
@@ -362,7 +363,7 @@ class AddRows:
 
 
 @dataclass(frozen=True)
-class Stack:
+class Stack(OfParts):
     """Stack tensors of the same shape, one for each expert, along a new first axis."""
 
     exact = True
@@ -385,7 +386,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Unstack:
+class Unstack(OfParts):
     """Split a stacked tensor into its experts."""
 
     exact = True
@@ -405,7 +406,7 @@ def _slice(tensor: Tensor, start: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Transpose:
+class Transpose(OfParts):
     """Swap the last two axes, of weights stored [in, out] as in GPT-2's Conv1D. Vectors stay as they are."""
 
     exact = True
@@ -435,7 +436,7 @@ def _transposed(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Reshape:
+class Reshape(OfParts):
     """Give a tensor another shape.
 
     Args:
@@ -467,7 +468,7 @@ class Reshape:
 
 
 @dataclass(frozen=True)
-class On:
+class On(OfParts):
     """Apply an op to some of the tensors, one at a time: ``On((0,), Transpose())``. The others stay as they are."""
 
     which: tuple[int, ...]

@@ -10,10 +10,11 @@ from ...errors import FormatError
 from ...ir import Bytes
 from .dimensions import Config, Dim
 from .ops import Tensors
+from .reads import OfParts
 
 
 @dataclass(frozen=True)
-class PadRows:
+class PadRows(OfParts):
     """Put rows of zeros behind a matrix.
 
     Args:
@@ -42,7 +43,7 @@ class PadRows:
 
 
 @dataclass(frozen=True)
-class CutRows:
+class CutRows(OfParts):
     """Leave out the last rows of a matrix, which ``PadRows`` has put there."""
 
     rows: Dim

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...errors import FormatError
-from ...json_types import shown
+from ...json_types import TEXT, TEXTS, WHOLE, by_name, optional, shown
 from . import rope
 from .dimensions import (
     ALWAYS,
@@ -28,6 +28,7 @@ from .dimensions import (
     Dim,
     at_layer,
 )
+from .reads import LAYER_TYPES, Noun, OfParts, Reads, of_example, of_gguf
 
 
 class Getter(Protocol):
@@ -44,7 +45,7 @@ def metadata_key(arch: str, suffix: str) -> str:
     return suffix if suffix.startswith("tokenizer.") else f"{arch}.{suffix}"
 
 
-class ConfigRow(Protocol):
+class ConfigRow(Noun, Protocol):
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]: ...
 
     def to_hf(self, get: Getter) -> dict[str, Any]: ...
@@ -68,6 +69,9 @@ class Key:
     when: Condition = ALWAYS
     null: Any = None
 
+    def reads(self) -> Reads:
+        return {self.hf: of_gguf(self.gguf)}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         value = config.get(self.hf)
         value = self.null if value is None else value
@@ -82,7 +86,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(OfParts):
     """A hyper-parameter that is the same for every model of the architecture; it is not read back."""
 
     gguf: str
@@ -113,6 +117,9 @@ class Computed:
     when: Condition = ALWAYS
     kind: str = ""
 
+    def reads(self) -> Reads:
+        return {LAYER_TYPES: TEXTS} if self.kind else {}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         kinds = config["layer_types"] if self.kind else []
         if self.kind in kinds:
@@ -125,7 +132,7 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class GreaterThan:
+class GreaterThan(OfParts):
     """A config key that is true if a hyper-parameter is greater than a number. It is only read back."""
 
     hf: str
@@ -147,6 +154,9 @@ class Times:
     hf: str
     gguf: str
     by: int
+
+    def reads(self) -> Reads:
+        return {self.hf: WHOLE}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         yield self.gguf, Dim(self.hf)(config) * self.by
@@ -170,6 +180,9 @@ class AfterPadding:
     gguf: str = "context_length"
     pad: int = 1
 
+    def reads(self) -> Reads:
+        return {self.hf: WHOLE, "pad_token_id": WHOLE}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         room = Dim(self.hf)(config) - Dim("pad_token_id")(config) - 1
         if room < 1:
@@ -187,6 +200,9 @@ class Labels:
 
     hf: str = "id2label"
     gguf: str = "classifier.output_labels"
+
+    def reads(self) -> Reads:
+        return {self.hf: optional(by_name(TEXT, "texts")), **LABELS.reads()}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if not CLASSIFIES(config):
@@ -216,6 +232,9 @@ class Mapped:
     gguf: str
     names: Mapping[Any, Any]
 
+    def reads(self) -> Reads:
+        return {self.hf: of_example(next(name for name in self.names if name is not None))}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if (value := config.get(self.hf)) in self.names:
             yield self.gguf, self.names[value]
@@ -244,6 +263,9 @@ class LayerFlags:
     every: str = ""
     when: Condition = ALWAYS
     own: bool = False
+
+    def reads(self) -> Reads:
+        return {self.hf: TEXTS, **({self.every: WHOLE} if self.every else {})}
 
     @property
     def words(self) -> tuple[Any, ...]:
@@ -278,6 +300,9 @@ class LeadingDense:
     first: str = "dense"
     rest: str = "sparse"
     last: str = ""
+
+    def reads(self) -> Reads:
+        return {self.hf: TEXTS}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         words = config[self.hf]
@@ -318,6 +343,9 @@ class Alternating:
     other: str
     kind: str = "full_attention"
 
+    def reads(self) -> Reads:
+        return {self.hf: WHOLE, self.other: WHOLE, LAYER_TYPES: TEXTS}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         kinds = config["layer_types"]
         each = [at_layer(config, layer, len(kinds))[self.hf] for layer in range(len(kinds))]
@@ -346,7 +374,7 @@ def _has_window(kind: str) -> bool:
 
 
 @dataclass(frozen=True)
-class ReadBack:
+class ReadBack(OfParts):
     """A config key that is read back as this value, since the shapes in a file already include its effect."""
 
     hf: str
@@ -392,6 +420,9 @@ class Rope:
     dimension_swa: bool = False
     parts: tuple[float, float] | None = None
     longrope: Mapping[str, float] = field(default_factory=dict)
+
+    def reads(self) -> Reads:
+        return {**HEAD_DIM.reads(), **CONTEXT.reads()}
 
     @property
     def spent(self) -> tuple[str, ...]:

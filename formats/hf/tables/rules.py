@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ...errors import FormatError
 from ...gguf.names import GLOBAL_ROLES, tensor_name
 from ...ir import Role, Tensor
+from ...json_types import FLAG, WHOLE, WHOLES, optional
 from .dimensions import ALWAYS, EXPERTS, FURTHER, Condition, Config, Dim, If, Implied, Maybe, at_layer
 from .ngrams import TableRows
 from .ops import Op, Tensors, Transpose
 from .packed_tensors import apply_op
+from .reads import Noun, OfParts, Reads
 
 if TYPE_CHECKING:
     from .extras import Extra
@@ -78,6 +80,13 @@ class Rule:
     whole: bool = False
     key: str = ""
     after: Dim | None = None
+
+    def reads(self) -> Reads:
+        return {
+            **{key: FLAG for key in (self.bias, self.unless) if isinstance(key, str)},
+            **({self.layers: WHOLE} if self.per_layer else {}),
+            **({self.numbers: WHOLES} if self.numbers else {}),
+        }
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
@@ -196,6 +205,9 @@ class Further:
     kept: bool = True
     gguf: str = "nextn_predict_layers"
 
+    def reads(self) -> Reads:
+        return {self.hf: optional(WHOLE)} if self.hf else {}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if (count := config.get(FURTHER, 0)) or self.zero:
             yield self.gguf, count
@@ -282,7 +294,7 @@ class HFClass:
 
 
 @dataclass(frozen=True)
-class Shaped:
+class Shaped(OfParts):
     """Tensors of a checkpoint, by a pattern of names and their shape."""
 
     like: str
@@ -358,9 +370,10 @@ class Arch:
         return next((row for row in self.config if isinstance(row, Further)), None)
 
     @cached_property
-    def nouns(self) -> tuple[Any, ...]:
-        """Its rows and rules, and all sizes, conditions and ops in them: what reads a config."""
-        left: list[Any] = [*self.needs.values(), *self.implied.values(), *reversed(self.rules), *reversed(self.config)]
+    def nouns(self) -> tuple[Noun, ...]:
+        """Its rows, rules and extras, and all sizes, conditions and ops in them: what reads a config."""
+        left: list[Any] = [*self.extras, *self.layouts.values(), *self.needs.values(), *self.implied.values()]
+        left += [*reversed(self.rules), *reversed(self.config)]
         found: dict[int, Any] = {}
         while left:
             noun = left.pop()

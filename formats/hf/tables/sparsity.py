@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import FormatError
-from ...json_types import NUMBER, JsonType, list_of
+from ...json_types import NUMBER, JsonType, list_of, optional
 from .dimensions import LAYERS, Config
+from .reads import Reads
 from .rows import Getter
 
 SHARES = list_of(
@@ -26,6 +27,9 @@ class Sparsity:
 
     hf: str
     gguf: str
+
+    def reads(self) -> Reads:
+        return {self.hf: optional(SHARES)}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         if (shares := config.get(self.hf)) is not None:

@@ -13,6 +13,7 @@ from ...floats import to_f32
 from ...ir import Bytes
 from .dimensions import Config, Dim
 from .ops import Op, RowOp, Tensors, moved_rows
+from .reads import OfParts
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Roll(RowOp):
 
 
 @dataclass(frozen=True)
-class TakeRow:
+class TakeRow(OfParts):
     """One row of a matrix, as a vector: for rules that borrow.
 
     Args:
@@ -61,7 +62,7 @@ class TakeRow:
 
 
 @dataclass(frozen=True)
-class BeforeWaves:
+class BeforeWaves(OfParts):
     """Put positions of sines and cosines, which Whisper's kin compute, before the other tensors.
 
     Args:
@@ -90,7 +91,7 @@ class BeforeWaves:
 
 
 @dataclass(frozen=True)
-class WithoutWaves:
+class WithoutWaves(OfParts):
     """Undo ``BeforeWaves``; the table is read with the tensor behind it, and must hold these waves."""
 
     positions: int

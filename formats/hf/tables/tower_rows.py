@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import FormatError
-from ...json_types import POSITIVE, POSITIVE_WHOLE, shown
+from ...json_types import NUMBER, NUMBERS, POSITIVE, POSITIVE_WHOLE, TEXT, WHOLE, WHOLES, either, optional, shown
 from .dimensions import LAYERS, Config, Dim
+from .reads import Reads
 from .rows import Getter
 
 
@@ -25,6 +26,9 @@ class Values:
     hf: str
     gguf: str
     count: int = 3
+
+    def reads(self) -> Reads:
+        return {self.hf: NUMBERS}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         values = config[self.hf]
@@ -44,6 +48,9 @@ class LayersListed:
     hf: str
     gguf: str
 
+    def reads(self) -> Reads:
+        return {self.hf: optional(WHOLES)}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         listed, layers = config.get(self.hf) or [], LAYERS(config)
         if any(layer >= layers for layer in listed):
@@ -62,6 +69,9 @@ class EvenlySpaced:
 
     hf: str
     gguf: str
+
+    def reads(self) -> Reads:
+        return {self.hf: WHOLES}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         listed, layers = config.get(self.hf) or [], LAYERS(config)
@@ -89,6 +99,9 @@ class Square:
     gguf: str
     listed: bool = False
 
+    def reads(self) -> Reads:
+        return {self.hf: either(WHOLE, WHOLES)}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         yield self.gguf, side(config, self.hf)
 
@@ -102,6 +115,9 @@ class Side:
     """The number behind a key of ``Square``, for shapes."""
 
     key: str
+
+    def reads(self) -> Reads:
+        return {self.key: either(WHOLE, WHOLES)}
 
     def __call__(self, config: Config) -> int:
         return side(config, self.key)
@@ -127,6 +143,9 @@ class Inverted:
     hf: str
     gguf: str
 
+    def reads(self) -> Reads:
+        return {self.hf: NUMBER}
+
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         yield self.gguf, OneOver(self.hf)(config)
 
@@ -141,6 +160,9 @@ class OneOver:
 
     key: str
 
+    def reads(self) -> Reads:
+        return {self.key: NUMBER}
+
     def __call__(self, config: Config) -> int:
         share: Any = config.get(self.key)
         if not POSITIVE.holds(share) or 1 % share:
@@ -153,6 +175,9 @@ class Same:
     """The number that another key holds, or None: for a key that has two places."""
 
     key: str
+
+    def reads(self) -> Reads:
+        return {self.key: WHOLE}
 
     def __call__(self, config: Config) -> int | None:
         return None if config.get(self.key) is None else Dim(self.key)(config)
@@ -169,6 +194,9 @@ class Activation:
 
     hf: str
     flags: Mapping[str, str]
+
+    def reads(self) -> Reads:
+        return {self.hf: TEXT}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         word = config.get(self.hf)
@@ -195,6 +223,9 @@ class TokensPerImage:
     gguf: str
     side: Dim
     usual: int
+
+    def reads(self) -> Reads:
+        return {self.hf: WHOLE}
 
     def to_gguf(self, config: Config) -> Iterator[tuple[str, Any]]:
         patches = (self.side // Dim(self.hf).root)(config)

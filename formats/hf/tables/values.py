@@ -18,11 +18,12 @@ from ...ir import Bytes, Tensor
 from ...qtypes import F32
 from .dimensions import Config, Dim, Number, Root
 from .ops import Tensors
+from .reads import OfParts
 
 Floats = NDArray[np.float32]
 
 
-class ValueOp(ABC):
+class ValueOp(OfParts, ABC):
     """The base of ops that compute each value from one value."""
 
     exact = False

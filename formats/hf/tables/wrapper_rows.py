@@ -9,11 +9,12 @@ from typing import Any
 from ...errors import FormatError
 from ...json_types import OBJECT, WHOLES, check
 from .dimensions import LAYERS, WRAPPER, Config
+from .reads import OfParts
 from .rows import Getter
 
 
 @dataclass(frozen=True)
-class Deepstack:
+class Deepstack(OfParts):
     """How many layers of the vision tower are added to the first of the text model, from the config around it.
 
     A file does not have their numbers, only how many they are.
