@@ -69,6 +69,7 @@ def test_what_transformers_refuses_is_refused(arch: Arch) -> None:
 
 
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": 96}
+HEADS8 = {"num_attention_heads_per_layer": [8, 8]}
 WRONG: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("llama", "LlamaForCausalLM", {"rope_scaling": [1]}, "rope_scaling: [1] is not an object or null"),
     ("llama", "LlamaForCausalLM", {"rope_parameters": "x"}, "rope_parameters: 'x' is not an object or null"),
@@ -125,10 +126,15 @@ WRONG: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     (
         "laguna",
         "LagunaForCausalLM",
-        {"gating": False},
+        {**HEADS8, "gating": False},
         "gating: False is not what llama.cpp's laguna takes for granted",
     ),
-    ("laguna", "LagunaForCausalLM", {"gating": "x"}, "gating: 'x' is not what llama.cpp's laguna takes for granted"),
+    (
+        "laguna",
+        "LagunaForCausalLM",
+        {**HEADS8, "gating": "x"},
+        "gating: 'x' is not what llama.cpp's laguna takes for granted",
+    ),
     ("mamba2", "Mamba2ForCausalLM", {"num_heads": 0, "head_dim": None}, "num_heads: 0 is not a valid size"),
 )
 
@@ -148,4 +154,4 @@ def test_each_message_names_file_and_key(name: str, cls: str, changes: dict[str,
 
 @pytest.mark.parametrize("gating", [True, "per-head", "per-element"])
 def test_a_flag_that_may_be_a_word_is_read_as_both(gating: object) -> None:
-    assert metadata_of("laguna", "LagunaForCausalLM", {"num_attention_heads_per_layer": [8, 8], "gating": gating})
+    assert metadata_of("laguna", "LagunaForCausalLM", {**HEADS8, "gating": gating})

@@ -17,7 +17,7 @@ import quantmill.formats.hf as hf
 from attacks.json_samples import config_of
 from oracles.proofs import Proof, all_proofs
 from quantmill.formats.errors import FormatError
-from quantmill.formats.hf.archs import BY_CLASS
+from quantmill.formats.hf.classes import arch_of_config
 from quantmill.formats.hf.config import complete_config
 from quantmill.formats.hf.config_types import ALWAYS_READ
 from quantmill.formats.hf.tables.dimensions import CLASS_HEAD, FURTHER, LAYERS, WRAPPER, Condition, Dim, If, at_layer
@@ -84,8 +84,9 @@ def asked_by(noun: Any, config: dict[str, Any]) -> set[str]:
 
 @pytest.mark.parametrize("proof", all_proofs(), ids=lambda proof: proof.id)
 def test_no_part_of_a_table_asks_for_a_key_that_it_does_not_say(proof: Proof) -> None:
-    arch = BY_CLASS[proof.model]
-    config = complete_config(config_of(proof), arch, arch.classes[proof.model], Path("config.json"))
+    raw, path = config_of(proof), Path("config.json")
+    arch, name = arch_of_config(raw, path)
+    config = complete_config(raw, arch, arch.classes[name], path)
     always = {*ALWAYS_READ, *NOT_OF_CONFIGS, *arch.layouts, *LAYERS.reads()}
     compared = 0
     for noun in arch.nouns:
