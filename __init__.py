@@ -78,6 +78,8 @@ if TYPE_CHECKING:
     from .tools.api.blockwise import QuantizedCheckpoint as QuantizedCheckpoint
     from .tools.api.checking import CheckedCheckpoint as CheckedCheckpoint
     from .tools.api.checking import check_checkpoint as check_checkpoint
+    from .tools.api.compress import CompressedCheckpoint as CompressedCheckpoint
+    from .tools.api.compress import compress as compress
     from .tools.api.conversion import Conversion as Conversion
     from .tools.api.convert import convert as convert
     from .tools.api.description import Description as Description
@@ -129,6 +131,7 @@ _MODULES = {
     "CheckpointOptions": "tools.api.blockwise",
     "ClusterOptions": "tools.api.ray_pool",
     "CollectedImatrix": "tools.api.importance",
+    "CompressedCheckpoint": "tools.api.compress",
     "Conversion": "tools.api.conversion",
     "Description": "tools.api.description",
     "Evaluation": "imatrix.evaluate",
@@ -185,6 +188,7 @@ _MODULES = {
     "check_checkpoint": "tools.api.checking",
     "collect_imatrix": "tools.api.importance",
     "compare": "quantize.compare",
+    "compress": "tools.api.compress",
     "convert": "tools.api.convert",
     "decode": "quantize.decode",
     "describe": "tools.api.description",

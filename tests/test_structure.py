@@ -54,6 +54,9 @@ ROOMS: dict[str, set[str]] = {
     "quantize/estimate": {"formats", "formats/gguf", "quantize"},
     "quantize/gptq": {"formats", "formats/hf/packed", "quantize", "quantize/kernels"},
     "quantize/awq": {"formats", "formats/hf/packed", "quantize"},
+    "quantize/compress": {
+        "formats", "formats/hf/files", "formats/hf/packed", "quantize", "quantize/kernels",
+    },
     "imatrix": {
         "formats", "formats/storage", "formats/gguf", "formats/hf", "formats/hf/tables", "formats/hf/tokenizer",
     },

@@ -28,6 +28,7 @@ COMMANDS = {
     "imatrix": ("imatrix", "Make the importance matrix of a model from a text."),
     "gptq": ("gptq", "Quantize a Hugging Face checkpoint by GPTQ."),
     "awq": ("awq", "Quantize a Hugging Face checkpoint by AWQ."),
+    "compress": ("compress", "Round a Hugging Face checkpoint to FP8, NVFP4, INT8, ... for vLLM and transformers."),
     "evaluate": ("evaluate", "Measure perplexity, and KL divergence from a base model."),
     "gguf-set-metadata": ("set_metadata", "Change, add or remove a metadata key of a GGUF file."),
     "inspect": ("inspect", "Show a file's metadata, tensors, types and bits per weight."),

@@ -17,6 +17,7 @@ from quantmill import (
     CheckpointOptions,
     ClusterOptions,
     CollectedImatrix,
+    CompressedCheckpoint,
     Conversion,
     Description,
     Evaluation,
@@ -186,6 +187,11 @@ def converts(path: Path) -> bool:
 
 def tokenizer_size(tokenizer: Tokenizer) -> int:
     return len(tokenizer.tokens)
+
+
+def for_vllm(path: Path, output: Path) -> tuple[str, ...]:
+    made: CompressedCheckpoint = quantmill.compress(path, output, scheme="nvfp4a16", ignore=["re:.*down_proj"])
+    return made.left
 
 
 def main() -> int:

@@ -20,11 +20,13 @@ WRITING = {
     "quantize": (["quantize", "SRC/f16.gguf", "o.gguf", "Q4_K_M", "--threads", "1"], "o.gguf"),
     "convert in one pass": (["convert", "SRC/smollm2", "o.gguf", "--outtype", "Q4_K_S", "--threads", "2"], "o.gguf"),
     "convert to a folder": (["convert", "SRC/f16.gguf", "o", "--outtype", "bf16"], "o"),
+    "compress": (["compress", "SRC/smollm2", "o", "--scheme", "w4a16", "--group-size", "64", "--threads", "1"], "o"),
     "release": (["release", "SRC/smollm2", "o", "--levels", "Q4_K_M,Q8_0", "--imatrix", "none"], "o"),
 }
 RUNNING = {
     "imatrix": (["imatrix", "-m", "SRC/smollm2", "-o", "o.gguf", *CALIBRATION], "o.gguf"),
     "gptq": (["gptq", "SRC/small", "o", "--group-size", "32", *CALIBRATION], "o"),
+    "compress with a text": (["compress", "SRC/small", "o", "--scheme", "nvfp4", *CALIBRATION], "o"),
     "awq": (["awq", "SRC/small", "o", "--group-size", "32", *CALIBRATION], "o"),
 }
 COMMANDS = WRITING | RUNNING

@@ -183,6 +183,8 @@ CASES: list[tuple[str, Callable[[Files], tuple[object, ...]]]] = [
     ("gptq", lambda f: (f.hf, f.folder / "gptq", "-f", f.text, *COMMON, "--group-size", 32)),
     ("gptq", lambda f: (f.unmatched, f.folder / "gptq2", "-f", f.text, *COMMON)),
     ("awq", lambda f: (f.hf, f.folder / "awq", "-f", f.text, *COMMON, "--group-size", 32)),
+    ("compress", lambda f: (f.hf, f.folder / "compressed", "--scheme", "w8a8")),
+    ("compress", lambda f: (f.unmatched, f.folder / "compressed2", "--ignore", FILE)),
     ("gguf-set-metadata", lambda f: (f.gguf, "eos_token_id", 3, "--dry-run")),
     ("gguf-set-metadata", lambda f: (f.gguf, "name", FILE, "--dry-run")),
     ("gguf-set-metadata", lambda f: (f.gguf, f"{FILE}x", "1")),

@@ -31,9 +31,11 @@ DTYPE_BITS = {
     "U64": 64, "I64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 
-# Types of tensors that can be written. The last two are none of GGML's and have no number there.
-FILE_TYPES = {name: BY_NAME[name] for name in ("F32", "F16", "BF16", "I8", "I32", "I64")} | {
-    name: QType(name, -1, 1, (("x", "u1", 1),)) for name in ("U8", "F8_E4M3")
+# Types of tensors that can be written: those of whole bytes. Where GGML has none of the name, it has no number there.
+FILE_TYPES = {
+    name: BY_NAME.get(name) or QType(name, -1, 1, (("x", f"<u{bits // 8}", 1),))
+    for name, bits in DTYPE_BITS.items()
+    if bits >= 8
 }
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself

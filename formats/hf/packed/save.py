@@ -70,7 +70,7 @@ def write_packed(
     packed: dict[str, list[Tensor]] = {}
     for made in arrays:
         for name, stored in read_safetensors(made).items():
-            packed.setdefault(name.rpartition(".")[0], []).append(_any_type(stored))
+            packed.setdefault(name.rpartition(".")[0], []).append(any_type(stored))
     tensors: list[Tensor] = []
     changed = {tensor.name for several in packed.values() for tensor in several}
     for name, original in read_weights(source).items():
@@ -85,15 +85,20 @@ def write_packed(
     path = folder if isinstance(folder, Path) else folder.path
     write_json(path / "config.json", config)
     write_json(path / beside, quantization_config)
+    copy_beside(source, path)
+    write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
+
+
+def copy_beside(source: Path, folder: Path) -> None:
+    """Copy what lies beside a checkpoint's weights: the files of its tokenizer and of generation, code, licences."""
     for file in sorted(source.iterdir()):
         wanted = ending(file) in _COPIED or file.name.startswith(_NAMES)
         if wanted and file.is_file() and file.name not in _OUR_OWN and not file.name.endswith(".index.json"):
             check_link(file, source)
-            shutil.copyfile(file, path / file.name)
-    write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
+            shutil.copyfile(file, folder / file.name)
 
 
-def _any_type(stored: StoredTensor) -> Tensor:
+def any_type(stored: StoredTensor) -> Tensor:
     """As ``StoredTensor.tensor``, but also for packed codes."""
     qtype = FILE_TYPES[stored.dtype]
 
