@@ -32,7 +32,7 @@ from .terminal.progress import ProgressDisplay
 @calibration_options
 def command(
     model: Path, output: Path, scheme: str, group_size: int | None, ignore: tuple[str, ...], text: Path | None,
-    n_ctx: int | None, chunks: int, from_chunk: int, batch: int, parse_special: bool, max_shard_size: float,
+    n_ctx: int | None, chunks: int, from_chunk: int, batch: int, parse_special: bool, device: str, max_shard_size: float,
     save_every: int, threads: int | None, force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Round the linear layers of MODEL_DIR to a scheme of compressed-tensors, which vLLM and transformers load.
@@ -50,7 +50,9 @@ def command(
     from .api.compress import compress
     from .api.running import RunOptions
 
-    run = RunOptions(n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special)
+    run = RunOptions(
+        n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special, device=device
+    )
     with ProgressDisplay(quiet=quiet) as progress:
         made = compress(
             model, output, scheme=scheme, group_size=group_size, ignore=ignore, text=text, run=run,

@@ -14,7 +14,7 @@ from ...formats.errors import PlanError
 from ...formats.progress import Progress, RowsDone, WorkEnded, WorkStarted, emit, note, notes
 from .blockwise import DEFAULT_CHECKPOINT, CheckpointOptions
 from .options import StrPath
-from .running import DEFAULT_RUN, RunOptions, open_text, open_weights, start_run
+from .running import DEFAULT_RUN, RunOptions
 
 if TYPE_CHECKING:
     from ...formats.hf.files.weights import Stored
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ...quantize.compress.select import Selection
 
 _TRANSPOSED = ("gpt2", "openai-gpt")  # their layers are Conv1D, with inputs in rows: no loader has them compressed
-_CONTEXT = 2048  # tokens in a chunk of a text, as llm-compressor's examples use
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,10 @@ def compress(
         raise PlanError(f"{scheme} needs no text", hint="leave it out")
     inputs = None
     if calibrated:
-        inputs = _input_ranges(source, target, None if text is None else Path(text), run, checkpoint, progress)
-        _check_inputs(inputs, selection, source, progress)
+        from .input_ranges import input_ranges, with_neighbours
+
+        seen = input_ranges(source, target, None if text is None else Path(text), run, checkpoint.save_every, progress)
+        inputs = with_neighbours(seen, [cut.module for cut in selection.cuts], source, progress)
     with ThreadPoolExecutor(checkpoint.threads or _cpus()) as executor:
         tensors = _tensors(weights, selection, found, inputs, executor)
         nbytes = _write(source, target, config, tensors, found, selection, checkpoint, progress)
@@ -252,44 +253,3 @@ def _digest(source: Path, tensors: Sequence[Tensor], config: Mapping[str, Any], 
             digest.update(tensor.rows(0, 1).tobytes())
     digest.update(file_stamps([source]).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-def _input_ranges(
-    source: Path, target: Path, text: Path | None, run: RunOptions, options: CheckpointOptions,
-    progress: Progress | None,
-) -> dict[str, float]:  # fmt: skip
-    """The greatest input of each layer on a text."""
-    from dataclasses import replace
-
-    from ...formats.storage.interrupts import when_cut_off
-    from ...imatrix.greatest import greatest_inputs
-    from ...imatrix.run_state import RunState, finished_blocks, run_key, state_folder
-
-    weights = open_weights(source, progress)
-    n_ctx = run.n_ctx or min(_CONTEXT, int(weights.config.get("max_position_embeddings") or _CONTEXT))
-    corpus = open_text(weights, text, replace(run, n_ctx=n_ctx))
-    work = state_folder(target)
-    runner = start_run(weights, corpus, work, run)
-    state = RunState(work, run_key(runner, source, {"what": "greatest inputs"}))
-
-    def cut_off() -> None:
-        if finished_blocks(work):
-            note(progress, f"what is done is kept in {work.name}; the same command goes on with it")
-
-    with when_cut_off(cut_off):
-        return greatest_inputs(runner, state, options.save_every, progress, notes(progress))
-
-
-def _check_inputs(inputs: dict[str, float], selection: Selection, source: Path, progress: Progress | None) -> None:
-    """Give experts that saw no token the greatest input of their neighbours, and say so."""
-    missing = [cut.module for cut in selection.cuts if cut.module not in inputs]
-    for module in missing:
-        parent, _, leaf = module.rpartition(".")
-        experts, _, number = parent.rpartition(".")
-        others = [most for name, most in inputs.items() if name.startswith(f"{experts}.") and name.endswith(f".{leaf}")]
-        if not number.isdecimal() or not others:
-            raise PlanError("the text says nothing of its inputs", path=source, where=module, hint="--ignore it")
-        inputs[module] = max(others)
-    if missing:
-        lines = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        note(progress, f"saw no tokens, given their neighbours' scale: {lines}")

@@ -103,8 +103,10 @@ def integer_scheme(bits: int, group_size: int = 128, *, symmetric: bool = True, 
         reordered: whether weights were rounded in another order. Groups are of neighbours all the same:
             compressed-tensors 0.20 no longer reads others.
     """
-    size = {"strategy": "channel"} if group_size == -1 else {"strategy": "group", "group_size": group_size}
-    weights = Numbers(bits, "int", symmetric=symmetric, actorder="static" if reordered else None, **size)  # type: ignore[arg-type]
+    weights = Numbers(
+        bits, "int", "channel" if group_size == -1 else "group", symmetric=symmetric,
+        group_size=None if group_size == -1 else group_size, actorder="static" if reordered else None,
+    )  # fmt: skip
     return Scheme("pack-quantized", weights)
 
 
