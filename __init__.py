@@ -107,6 +107,8 @@ if TYPE_CHECKING:
     from .tools.api.recipe_files import find_recipe as find_recipe
     from .tools.api.recipe_files import read_recipe as read_recipe
     from .tools.api.releasing.options import ReleaseOptions as ReleaseOptions
+    from .tools.api.releasing.push import Pushed as Pushed
+    from .tools.api.releasing.push import push as push
     from .tools.api.releasing.release import Release as Release
     from .tools.api.releasing.release import release as release
     from .tools.api.releasing.reproduce import Reproduction as Reproduction
@@ -157,6 +159,7 @@ _MODULES = {
     "QuantmillError": "formats.errors",
     "MmprojOptions": "tools.api.options",
     "ReadOptions": "tools.api.options",
+    "Pushed": "tools.api.releasing.push",
     "Release": "tools.api.releasing.release",
     "ReleaseOptions": "tools.api.releasing.options",
     "Reproduction": "tools.api.releasing.reproduce",
@@ -208,6 +211,7 @@ _MODULES = {
     "read_recipe": "tools.api.recipe_files",
     "model_from_arrays": "formats.arrays",
     "plan": "tools.api.sizes",
+    "push": "tools.api.releasing.push",
     "read_ggml": "formats.ggml.reader",
     "parse_override": "formats.gguf.overrides",
     "read_gguf": "formats.gguf.reader",

@@ -39,6 +39,7 @@ COMMANDS = {
     "merge": ("merge", "Merge shards into the file that was split."),
     "archs": ("archs", "List the architectures that can be converted, and what is proven of each."),
     "release": ("release", "Make a release: every level, a model card, checksums, a manifest."),
+    "push": ("push", "Upload a release to the Hugging Face Hub, or what of it is not there."),
     "reproduce": ("reproduce", "Make the files of a release again and compare their checksums."),
     "demo": ("demo", "Convert, quantize and measure SmolLM2-135M, from start to end."),
 }

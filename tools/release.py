@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .api.checks import refuse
 from .terminal.lines import print_line
 from .terminal.options import RECIPE_SETS, RecipeSetOption, cluster_from, cluster_options
 from .terminal.progress import ProgressDisplay
@@ -43,13 +44,16 @@ from .terminal.progress import ProgressDisplay
     help="The recipe set to take the levels from.",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: one for each CPU.")
+@click.option("--push", metavar="ORG/NAME", help="Upload each file to this repository as soon as it is verified.")
+@click.option("--public", is_flag=True, help="With --push: make the repository public, if it is made.")
 @click.option("--restart", is_flag=True, help="Discard a release that is in OUT_DIR, finished or not.")
 @click.option("--quiet", is_flag=True, help="Print no progress and no summary.")
 @cluster_options
 def command(
     model: Path, folder: Path, levels: str | None, imatrix: str, text: Path | None, n_ctx: int, chunks: int,
     evaluate: bool, evaluation_text: Path | None, name: str | None, base_model: str | None, quantized_by: str | None,
-    recipe_set: str, threads: int | None, restart: bool, quiet: bool, cluster: str | None, workers: int | None,
+    recipe_set: str, threads: int | None, push: str | None, public: bool, restart: bool, quiet: bool,
+    cluster: str | None, workers: int | None,
 ) -> None:  # fmt: skip
     """Make a release of MODEL in OUT_DIR.
 
@@ -61,6 +65,7 @@ def command(
     \b
     Example: quantmill release Meta-Llama-3-8B-Instruct llama3-gguf --evaluate
              quantmill release TinyLlama-1.1B tinyllama-gguf --levels Q4_K_M,Q5_K_M,Q8_0 --imatrix none
+             quantmill release org/Tiny-1B tiny-gguf --push me/Tiny-1B-GGUF
     """
     from .api.releasing.options import ReleaseOptions
     from .api.releasing.release import release
@@ -78,10 +83,12 @@ def command(
         quantized_by=quantized_by,
         recipe_set=recipe_set,
     )
+    if push is None:
+        refuse({"--public": public}, "it is for a repository that --push makes")
     with ProgressDisplay(quiet=quiet) as progress:
         made = release(
             model, folder, options, threads=threads, cluster=cluster_from(cluster, workers), restart=restart,
-            progress=progress,
+            push=push, public=public, progress=progress,
         )  # fmt: skip
     if not quiet:
         print_line(f"{folder}: {len(made.files)} files, README.md, SHA256SUMS, manifest.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -94,6 +95,8 @@ def _is_passing(error: BaseException) -> bool:
     causes = list(_causes(error))
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         return False
+    if isinstance(error, json.JSONDecodeError):
+        return True
     # A download that ended too early is an OSError of huggingface_hub without a number.
     short = isinstance(error, OSError) and error.errno is None and "Consistency check" in str(error)
     return short or any(isinstance(cause, httpx2.TransportError) for cause in causes)
@@ -128,6 +131,8 @@ def _asked_pause(error: BaseException) -> float:
 def _reason(error: BaseException) -> str:
     if (status := _status(error)) is not None:
         return f"the hub answered {status}"
+    if isinstance(error, json.JSONDecodeError):
+        return "the hub answered what is no JSON"
     if isinstance(error, OSError) and "Consistency check" in str(error):
         return "a download ended too early"
     last = list(_causes(error))[-1]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
 from ..progress import Progress, RowsDone, WorkEnded, WorkStarted, emit, note, notes
+from ..storage.durable import sha256_of_file
 from .address import HubAddress
 from .faults import in_one_line, patiently
 
-CHUNK = 16 << 20  # bytes hashed at a time
+if TYPE_CHECKING:
+    from huggingface_hub import RepoFile
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,18 @@ class HubFile:
         name: its path in the repository.
         size: in bytes.
         sha256: in hex, of a large file; empty for a small one, whose hash the hub does not tell.
+        blob: the name that git gives a small file's content.
     """
 
     name: str
     size: int
-    sha256: str
+    sha256: str = ""
+    blob: str = ""
+
+    @classmethod
+    def of(cls, entry: RepoFile) -> HubFile:
+        """A file as the hub lists it."""
+        return cls(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else "", entry.blob_id)
 
 
 class Repository:
@@ -67,14 +75,13 @@ class Repository:
         if self.offline:
             folder = self._cached_snapshot()
             names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-            return {name: HubFile(name, (folder / name).stat().st_size, "") for name in names}
+            return {name: HubFile(name, (folder / name).stat().st_size) for name in names}
         from huggingface_hub import RepoFile
 
         def listed() -> list[Any]:
             return list(self._api.list_repo_tree(self.address.repo, recursive=True, revision=self.commit))
 
-        entries = [entry for entry in self._call(listed) if isinstance(entry, RepoFile)]
-        return {entry.path: HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else "") for entry in entries}
+        return {entry.path: HubFile.of(entry) for entry in self._call(listed) if isinstance(entry, RepoFile)}
 
     def download(self, names: Collection[str]) -> Path:
         """Bring files to this machine, into the hub's own cache.
@@ -88,7 +95,6 @@ class Repository:
         Raises:
             FormatError: the network fails for minutes, the disk is full, or a file is not what the hub says.
         """
-        folder = Path()
         missing = [self.files[name] for name in names if not self.offline and self._cached(name) is None]
         emit(self.progress, WorkStarted(self.address.repo, sum(file.size for file in missing)))
         try:
@@ -96,8 +102,7 @@ class Repository:
                 self._fetch(file)
         finally:
             emit(self.progress, WorkEnded())
-        folder = self._cached_snapshot() if self.offline else self._snapshot(names)
-        return folder
+        return self._cached_snapshot() if self.offline else self._snapshot(names)
 
     def _snapshot(self, names: Collection[str]) -> Path:
         """The folder of the snapshot, with the listing that tells offline runs what belongs to it."""
@@ -136,7 +141,7 @@ class Repository:
         for again in (False, True):
             path = self._call(lambda force=again: self._downloaded(file, force))  # type: ignore[misc]
             self.received += file.size
-            if not file.sha256 or _sha256(path) == file.sha256:
+            if not file.sha256 or sha256_of_file(path) == file.sha256:
                 return
             note(self.progress, f"{self.address}: {file.name} arrived damaged", important=True)
             path.resolve().unlink()  # nobody may take it for the file
@@ -157,14 +162,6 @@ class Repository:
 
     def _call(self, call: Callable[[], Any]) -> Any:
         return patiently(call, self.address, notes(self.progress, important=True))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def silent_tqdm() -> type[Any]:

@@ -184,7 +184,7 @@ class _Hub(BaseHTTPRequestHandler):
         name = f"{asked.get('organization') or user}/{asked['name']}"
         if name in self.hub.repos:
             return 409, {}, json.dumps({"url": f"{self.hub.url}/{name}"}).encode()
-        self.hub.repos[name] = Repo(private=bool(asked.get("private")))
+        self.hub.repos[name] = Repo(private=bool(asked.get("private")) or asked.get("visibility") == "private")
         self.hub.repos[name].commit({".gitattributes": b"*.gguf filter=lfs diff=lfs merge=lfs -text\n"})
         return _json({"url": f"{self.hub.url}/{name}", "name": name, "id": name})
 

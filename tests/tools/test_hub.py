@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from oracles.hub import Hub, running_hub
-from quantmill import Note, convert, describe, local_path, plan, tiny_llama, write_gguf, write_hf
+from oracles.hub import Hub, running_hub, wait_until
+from quantmill import (
+    Note,
+    ReleaseOptions,
+    convert,
+    describe,
+    local_path,
+    plan,
+    push,
+    release,
+    tiny_llama,
+    write_gguf,
+    write_hf,
+)
 from quantmill.formats.errors import FormatError
 from quantmill.formats.ir import Model
 
@@ -127,8 +142,6 @@ def test_killed_while_it_downloads(served: tuple[Hub, dict[str, str]], checkpoin
     argv = [sys.executable, "-c", code, "org/tiny", str(tmp_path / "out.gguf"), "--outtype", "Q4_K_M"]
     hub.requests.clear()
     process = subprocess.Popen(argv, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    from oracles.hub import wait_until
-
     wait_until(lambda: any(path.startswith("storage/") for _, path in hub.requests))
     process.kill()
     process.wait()
@@ -138,3 +151,114 @@ def test_killed_while_it_downloads(served: tuple[Hub, dict[str, str]], checkpoin
     convert(snapshot, tmp_path / "wanted.gguf", "Q4_K_M")
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "wanted.gguf").read_bytes()
     shutil.rmtree(tmp_path / "home")
+
+
+@pytest.fixture
+def made(hub: Hub, checkpoint: Path, tmp_path: Path) -> Path:
+    options = ReleaseOptions(levels=["Q8_0", "Q4_0"], imatrix=None)
+    release(checkpoint, tmp_path / "made", options)
+    return tmp_path / "made"
+
+
+def hashes(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if not name.startswith(".")}
+
+
+def of_folder(folder: Path) -> dict[str, str]:
+    return hashes({path.name: path.read_bytes() for path in folder.iterdir()})
+
+
+def test_a_release_is_pushed_as_it_is_made(hub: Hub, checkpoint: Path, made: Path) -> None:
+    options = ReleaseOptions(levels=["Q8_0", "Q4_0"], imatrix=None)
+    release(checkpoint, "pushed", options, push="someone/tiny-GGUF-1")
+    repo = hub.repos["someone/tiny-GGUF-1"]
+    assert repo.private
+    assert hashes(repo.files) == of_folder(Path("pushed"))
+    manifest = json.loads(repo.files["manifest.json"])
+    there = hashes(repo.files)
+    assert {name: facts["sha256"] for name, facts in manifest["files"].items()}.items() <= there.items()
+    order = [next(iter({*after} - {*before})) for before, after in itertools.pairwise(repo.commits.values())]
+    assert order[-3:] == ["SHA256SUMS", "manifest.json", "README.md"]  # after what they speak of
+
+
+def test_push_uploads_what_is_not_there(hub: Hub, made: Path, cli: Callable[..., Done]) -> None:
+    name = "someone/tiny-GGUF-2"
+    done = cli("push", made, name, "--dry-run")
+    assert done.code == 0, done
+    assert done.out.startswith(f"{name} would be made, private; would upload: tiny.Q")
+    assert name not in hub.repos
+    assert push(made, name).made
+    repo = hub.repos[name]
+    n = len(repo.commits)
+    again = push(made, f"hf://{name}")
+    assert (again.uploaded, again.made, len(repo.commits)) == ((), False, n)
+    hub.add(name, {**repo.files, "README.md": b"of another hand", "notes.txt": b"theirs"})
+    (made / "tiny.Q8_0.gguf").touch()
+    seen: list[object] = []
+    again = push(made, name, progress=seen.append)
+    assert (again.uploaded, again.others) == (("README.md",), ("notes.txt",))
+    assert repo.files["notes.txt"] == b"theirs"
+    assert any("1 other files stay as they are" in event.text for event in seen if isinstance(event, Note))
+
+
+def test_a_push_through_faults(hub: Hub, made: Path) -> None:
+    asked: list[str] = []
+
+    def once(method: str, path: str) -> tuple[int, dict[str, str], bytes] | None:
+        asked.append(f"{method} {path}")
+        if method == "GET" or asked.count(asked[-1]) > 1:
+            return None
+        if method == "PUT":
+            raise ConnectionError
+        return 503, {}, b""
+
+    hub.faults = once
+    push(made, "someone/tiny-GGUF-3")
+    assert hashes(hub.repos["someone/tiny-GGUF-3"].files) == of_folder(made)
+
+
+def test_pushes_that_cannot_be(
+    hub: Hub, made: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert refused("push", tmp_path, "me/x").endswith("holds no finished release (quantmill release makes one)")
+    assert "'x' is no repository's name (give org/name" in refused("push", made, "x")
+    path = made / "tiny.Q4_0.gguf"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "is not the file that manifest.json lists (make it again)" in refused("push", made, "me/x")
+    path.write_bytes(whole)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert "the hub refuses access (401) (hf auth login, or set HF_TOKEN" in refused("push", made, "me/x")
+    line = refused("release", made, tmp_path / "no", "--public")
+    assert "--public" in line
+
+
+def until_killed(process: subprocess.Popen[bytes], when: Callable[[], bool]) -> None:
+    """Kill a program at some moment, unless it ends before."""
+    wait_until(lambda: when() or process.poll() is not None, 60)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_release_killed_while_it_is_pushed(
+    served: tuple[Hub, dict[str, str]], checkpoint: Path, tmp_path: Path
+) -> None:
+    """Killed ten times, each a little later than the last: the end is the same."""
+    hub, env = served
+    env = {**os.environ, **env, "HF_HOME": str(tmp_path / "home")}
+    name, folder = "someone/tiny-GGUF-killed", tmp_path / "made"
+    code = "from quantmill.tools.main import run; run()"
+    argv = [sys.executable, "-c", code, "release", str(checkpoint), str(folder), "--levels", "Q8_0,Q4_0,Q4_K_M,Q6_K"]
+    argv += ["--imatrix", "none", "--push", name, "--quiet"]
+    for kills in range(1, 11):
+        hub.requests.clear()
+        hub.faults = lambda method, path: time.sleep(0.05)  # so that there is a moment to be killed in
+        process = subprocess.Popen(argv, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until_killed(process, lambda n=4 * kills: len(hub.requests) >= n)  # type: ignore[misc]
+    hub.faults = lambda method, path: None
+    if not (folder / "manifest.json").exists() or (folder / ".release.json").exists():
+        subprocess.run(argv, env=env, cwd=tmp_path, check=True, capture_output=True)
+    push_again = [sys.executable, "-c", code, "push", str(folder), name, "--quiet"]
+    subprocess.run(push_again, env=env, cwd=tmp_path, check=True, capture_output=True)
+    assert hashes(hub.repos[name].files) == of_folder(folder)

@@ -23,11 +23,13 @@ from ..planning import report_importance, with_imatrix
 from .levels import chosen_levels
 from .manifest import Figures, FileFacts, Manifest, source_files
 from .options import AUTO, ReleaseOptions
+from .push import open_destination, push_files
 from .state import ReleaseState, has_state, open_state
 from .towers import LEVELS as MMPROJ_LEVELS
 from .towers import mmproj_name, release_towers
 
 if TYPE_CHECKING:
+    from ....formats.hub.upload import Destination
     from ....formats.ir import Model
     from ....quantize.plan import Plan
     from ..ray_pool import ClusterOptions
@@ -67,6 +69,8 @@ def release(
     threads: int | None = None,
     cluster: ClusterOptions | None = None,
     restart: bool = False,
+    push: str | None = None,
+    public: bool = False,
     progress: Progress | None = None,
 ) -> Release:
     """Quantize a model to several levels, and write all that belongs to a release.
@@ -82,6 +86,8 @@ def release(
         threads: how many threads compute; None for one for each CPU.
         cluster: a Ray cluster that collects importance and quantizes; None for this machine.
         restart: discard a release that is in the folder, finished or not.
+        push: a repository on the hub, ``org/name``, to which each file is uploaded as soon as it is verified.
+        public: make that repository public if it is made; else it is private.
         progress: called with typed events; see ``formats/progress.py``.
 
     Raises:
@@ -107,7 +113,8 @@ def release(
     read = read_model(path, progress=progress)  # first: a model that cannot be read leaves no folder behind
     stem = _stem(path, options.name)
     towers = release_towers(path, progress)
-    steps = _Steps(path, read, towers, folder, options, levels, stem, threads, cluster, progress)
+    upload = open_destination(push, public=public, progress=progress)
+    steps = _Steps(path, read, towers, folder, options, levels, stem, threads, cluster, upload, progress)
 
     def cut_off() -> None:
         if has_state(folder):
@@ -139,6 +146,7 @@ class _Steps:
         model: what was read from it.
         towers: those of a checkpoint that sees or hears, or None.
         folder, options, threads, cluster, progress: see ``release``.
+        upload: the repository that files go to, or None.
         levels: the levels, each once.
         stem: what the files' names begin with.
     """
@@ -152,6 +160,7 @@ class _Steps:
     stem: str
     threads: int | None
     cluster: ClusterOptions | None
+    upload: Destination | None
     progress: Progress | None
 
     @property
@@ -192,6 +201,8 @@ class _Steps:
             self.path, self.model, self.stem, files, plans, state, self.options, towers=towers, imatrix=self.imatrix,
             calibration_text=calibrated if self.collects else None, evaluation_text=evaluated,
         )  # fmt: skip
+        if self.upload is not None:
+            push_files(self.upload, self.folder, manifest)
         state.close()
         return Release(self.folder, tuple(self.folder / name for name in manifest.files), manifest)
 
@@ -294,14 +305,15 @@ class _Steps:
         if self.towers is not None:
             files += [(level, self.folder / mmproj_name(self.stem, level), True) for level in MMPROJ_LEVELS]
         for level, path, mmproj in files:
-            if path.name in state.files:
-                continue
-            bad = [report.name for report in verify(path, progress=self.progress).tensors if report.non_finite]
-            if bad:
-                raise WeightError("decodes to NaN or Inf", path=path, where=bad[0], hint="this is a bug; report it")
-            state.files[path.name] = FileFacts.of(path, level, mmproj=mmproj)
-            state.save()
-            note(self.progress, f"{path.name}: verified")
+            if path.name not in state.files:
+                bad = [report.name for report in verify(path, progress=self.progress).tensors if report.non_finite]
+                if bad:
+                    raise WeightError("decodes to NaN or Inf", path=path, where=bad[0], hint="this is a bug; report it")
+                state.files[path.name] = FileFacts.of(path, level, mmproj=mmproj)
+                state.save()
+                note(self.progress, f"{path.name}: verified")
+            if self.upload is not None:
+                self.upload.put(path, path.name, state.files[path.name].sha256)
 
     def evaluate(self, state: ReleaseState) -> None:
         """Measure the perplexity of the original, then the perplexity and the divergence of each file."""
