@@ -171,7 +171,7 @@ def silent_tqdm() -> type[Any]:
 
 def told_tqdm(progress: Progress | None) -> type[Any]:
     """A progress bar for huggingface_hub that hands what arrives to ``progress``, and shows nothing itself."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+    from huggingface_hub.utils.tqdm import tqdm
 
     class Told(tqdm):  # type: ignore[misc, type-arg]
         def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -106,15 +106,15 @@ class Destination:
 @contextmanager
 def _no_bars() -> Iterator[None]:
     """Let huggingface_hub draw no progress bars of its own."""
-    from huggingface_hub import utils
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    were_off = utils.are_progress_bars_disabled()
-    utils.disable_progress_bars()
+    were_off = are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         yield
     finally:
         if not were_off:
-            utils.enable_progress_bars()
+            enable_progress_bars()
 
 
 def git_blob(path: Path) -> str:
