@@ -118,7 +118,7 @@ def test_old_recipe_sets_give_published_sizes(shape: tuple[Any, ...], shell: She
 
 def test_levels_are_the_file_types() -> None:
     assert set(LEVELS) == set(FILE_TYPES) - {"NVFP4"}  # only converters write it
-    assert set(RECIPE_SETS) == {"current", "2023-12", "ggml-v3"}
+    assert set(RECIPE_SETS) == {"current", "2023-12", "ggml-v3", "ggml-org"}
 
 
 @pytest.mark.parametrize("text", ["Q4_K_M", "q4_k_m", "Q4_K", "15"])
