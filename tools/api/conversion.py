@@ -12,6 +12,7 @@ from ...formats.errors import PlanError
 from ...formats.progress import Note, Progress, note, notes, work
 from ...formats.version import __version__
 from .models import output_path
+from .naming import filled
 from .options import Kind, MmprojOptions, SplitOptions, WriteOptions
 
 if TYPE_CHECKING:
@@ -72,7 +73,14 @@ class Request:
 
     def output(self, level: str, kind: Kind) -> Path:
         """The output's path, for a file of that level."""
-        return self.dst or output_path(self.model.path, level, kind)
+        return output_path(self.model.path, level, kind) if self.dst is None else filled(self.dst, level)
+
+    def level_of_source(self) -> str:
+        """The level that the source says to be of, for the name of a copy."""
+        from ...formats.gguf.keys import GENERAL_FILE_TYPE, LEVEL_OF_FILE_TYPE
+
+        number = self.model.get(GENERAL_FILE_TYPE)
+        return LEVEL_OF_FILE_TYPE.get(number, "COPY") if isinstance(number, int) else "COPY"
 
 
 def write_copy(request: Request, kind: Kind) -> Conversion:
@@ -81,7 +89,7 @@ def write_copy(request: Request, kind: Kind) -> Conversion:
     _note_threads(request)
     if request.dst is None:
         raise PlanError("a file without a level needs an output", where="dst")
-    path = request.dst
+    path = request.output(request.level_of_source(), kind)
     size = sum(tensor.nbytes for tensor in model)
     if kind == "ggml":
         from ...formats.ggml.writer import write_ggml

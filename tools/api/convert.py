@@ -20,6 +20,7 @@ from .conversion import FLOATS, Conversion, Request, note_client_options, write_
 from .hub import local_path
 from .mmproj import check_towers, plan_towers, read_towers
 from .models import output_path, read_model, source_kind, target_kind
+from .naming import described
 from .options import Kind, MmprojOptions, ReadOptions, SizeTarget, SplitOptions, StrPath, WriteOptions
 from .planning import DEFAULT_REFINE_WIDTH, report_importance, with_imatrix
 from .ray_pool import ClusterOptions, connected
@@ -140,6 +141,9 @@ def convert(
     if is_adapter and kind != "gguf":
         raise PlanError("an adapter becomes a GGUF file", where="--to", hint="leave it out")
     check_write(kind, write)
+    if kind != "gguf":
+        named = {"--model-name": read.model_name is not None, "--metadata": read.metadata is not None}
+        refuse(named, "only a GGUF file holds facts about the model")
     auto = level.lower() == "auto"
     for_levels = {
         "--imatrix": imatrix is not None, "--refine": refine, "--file": text is not None,
@@ -200,9 +204,10 @@ def _read_adapter(src: Path, read: ReadOptions, level: str, progress: Progress |
     dtype = "F32" if level.lower() == "auto" else level.upper()
     if dtype not in FLOATS:
         raise PlanError(f"an adapter cannot be {level}", hint=f"--outtype auto, {', '.join(FLOATS)}")
-    return read_lora(
+    adapter = read_lora(
         src, read.lora_base, BY_NAME[dtype], follow_links=read.follow_links, say=notes(progress, important=True)
     )
+    return described(adapter, read)
 
 
 @contextmanager

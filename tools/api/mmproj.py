@@ -9,6 +9,7 @@ from ...formats.errors import PlanError
 from ...formats.hf.files.hub_cache import checkpoint_name
 from ...formats.progress import Progress, notes
 from .models import source_kind
+from .naming import described
 from .options import Kind, MmprojOptions, ReadOptions, WriteOptions
 
 if TYPE_CHECKING:
@@ -27,12 +28,13 @@ def read_towers(src: Path, options: MmprojOptions, read: ReadOptions, progress: 
     from ...formats.hf.mmproj import read_mmproj
 
     given = {"image_mean": options.image_mean, "image_std": options.image_std}
-    return read_mmproj(
+    towers = read_mmproj(
         src,
         given={key: list(values) for key, values in given.items() if values is not None},
         follow_links=read.follow_links,
         say=notes(progress, important=True),
     )
+    return described(towers, read)
 
 
 def plan_towers(

@@ -12,6 +12,7 @@ from ...formats.hf.files.hub_cache import checkpoint_name, id_of_snapshot, newes
 from ...formats.progress import Note, Progress, notes
 from ...formats.storage.endings import ending
 from .hub import describe_remote, local_path
+from .naming import described
 from .options import Kind, ReadOptions, SourceKind, StrPath
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress:
     if kind == "hf":
         from ...formats.hf.load import read_hf
 
-        return read_hf(
+        model = read_hf(
             path,
             pre=options.pre,
             drop_extra_tokens=options.drop_extra_tokens,
@@ -85,6 +86,7 @@ def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress:
             mtp=options.mtp,
             say=notes(progress, important=True),
         )
+        return described(model, options)
     if kind == "lora":
         hint = "quantmill convert makes a GGUF adapter of it"
         raise FormatError("is a LoRA adapter, not a model", path=path, hint=hint)
@@ -92,10 +94,11 @@ def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress:
         from ...formats.ggml.reader import GGMLSettings, read_ggml
 
         settings = options.ggml or GGMLSettings()
-        return read_ggml(path, settings, drop_extra_tokens=options.drop_extra_tokens, warn=_warn(progress))
+        model = read_ggml(path, settings, drop_extra_tokens=options.drop_extra_tokens, warn=_warn(progress))
+        return described(model, options)
     from ...formats.gguf.reader import read_gguf
 
-    return read_gguf(path)
+    return described(read_gguf(path), options)
 
 
 def as_model(source: StrPath | Model, *, progress: Progress | None = None) -> Model:

@@ -32,6 +32,9 @@ class ReadOptions:
             them.
         mtp: what becomes of a checkpoint's layers that predict further tokens (multi-token prediction): ``keep`` them
             where llama.cpp does, ``leave`` them out, or read them ``only``, with embedding, last norm and head.
+        model_name: the model's name in the file (``general.name``), instead of the one that is found.
+        metadata: a JSON file of facts about the model, by their keys, such as ``general.author``; they replace those
+            that are found.
 
     Example:
         >>> from quantmill import ReadOptions
@@ -46,6 +49,8 @@ class ReadOptions:
     drop_extra_tokens: bool = False
     follow_links: bool = False
     mtp: Mtp = "keep"
+    model_name: str | None = None
+    metadata: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,8 @@ def _read_options(
     follow_links: bool,
     no_mtp: bool,
     mtp_only: bool,
+    model_name: str | None,
+    metadata: Path | None,
 ) -> ReadOptions:
     from ...formats.ggml.reader import GGMLSettings
 
@@ -129,7 +131,7 @@ def _read_options(
         raise click.UsageError("--no-mtp and --mtp-only exclude each other")
     ggml = GGMLSettings(gqa, eps, rope_base, context, vocab_dir)
     mtp: Mtp = "leave" if no_mtp else "only" if mtp_only else "keep"
-    return ReadOptions(source, pre, ggml, base, drop_extra_tokens, follow_links, mtp)
+    return ReadOptions(source, pre, ggml, base, drop_extra_tokens, follow_links, mtp, model_name, metadata)
 
 
 def cluster_from(address: str | None, workers: int | None) -> ClusterOptions | None:
@@ -281,5 +283,11 @@ read_options: Group[Any] = gather(
     click.option(
         "--mtp-only", is_flag=True,
         help="Write only these layers, with what they share with the model, to draft tokens for it.",
+    ),
+    click.option("--model-name", metavar="NAME", help="The model's name in the file."),
+    click.option(
+        "--metadata", type=click.Path(path_type=Path), metavar="FILE",
+        help="A JSON file of facts about the model, such as general.author and general.base_models, as "
+        "convert_hf_to_gguf.py takes it.",
     ),
 )  # fmt: skip
