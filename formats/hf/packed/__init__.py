@@ -88,6 +88,7 @@ def decode_packed(
     if method is None:
         raise unknown(config, path)
     method.check(config, path)
+    weights = method.prepare(weights)
     found: dict[str, Stored] = {}
     outcome: Counter[str] = Counter()
     modules = _modules(weights, method, Panels())

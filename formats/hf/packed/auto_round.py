@@ -77,9 +77,9 @@ def read_layer(module: Module, config: Config, path: Path) -> IntegerGrid:
     own = _own(module, config)
     if _layout(config) in AWQ:
         return awq.read_layer(module, {"version": "gemm", **own}, path)
-    qweight = module.matrix("qweight", ("I32",))
-    scales = module.matrix("scales", FLOAT_DTYPES)
-    qzeros = module.matrix("qzeros", ("I32",))
+    qweight = module.plane("qweight", ("I32",))
+    scales = module.plane("scales", FLOAT_DTYPES)
+    qzeros = module.plane("qzeros", ("I32",))
     (n_words, n_out), (n_groups, _) = qweight.shape, scales.shape
     module.sized("scales", FLOAT_DTYPES, (n_groups, n_out), "qweight")
     bits = qzeros.shape[1] * 32 // n_out if n_out else 0

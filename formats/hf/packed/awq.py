@@ -96,7 +96,7 @@ def _groups(module: Module, width: int, size: int) -> NDArray[np.int32]:
 
 
 def _gemm(module: Module, group_size: int) -> IntegerGrid:
-    qweight = module.matrix("qweight", ("I32",))
+    qweight = module.plane("qweight", ("I32",))
     width, n_words = qweight.shape
     groups = _groups(module, width, group_size)
     n_groups = int(groups[-1]) + 1
@@ -128,7 +128,7 @@ def _columns(words: NDArray[np.int32]) -> NDArray[np.uint8]:
 
 
 def _gemv(module: Module, group_size: int) -> IntegerGrid:
-    qweight = module.matrix("qweight", ("I32",))
+    qweight = module.plane("qweight", ("I32",))
     n_out, n_words = qweight.shape
     width = n_words * 8
     groups = _groups(module, width, group_size)

@@ -135,7 +135,7 @@ def read_layer(module: Module, config: Mapping[str, Any], path: Path) -> Integer
         hint = "old files without it are ambiguous: ask for a newer version of the checkpoint"
         raise module.error("qweight", "no g_idx beside it", hint)
     g_idx = module.matrix("g_idx", ("I32", "I64"))
-    qweight = module.matrix("qweight", ("I32",))
+    qweight = module.plane("qweight", ("I32",))
     width, (n_words, n_out) = g_idx.shape[1], qweight.shape
     bits = _bits(module, config, n_words, width)
     size = config["group_size"] if config["group_size"] > 0 else width

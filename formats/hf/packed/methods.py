@@ -10,8 +10,10 @@ from ...errors import FormatError
 from ...ir import Tensor
 from ...json_types import shown
 from ..files.safetensors import StoredTensor
+from ..files.weights import Stored
 from . import auto_round, awq, bitsandbytes, compressed, fp8, gptq, modelopt, mxfp4
 from .described import KEYS, Config, Say, check_types, method_of
+from .fp8_experts import is_of_all, spread_scales
 from .integer_grid import IntegerGrid
 from .stored import Module
 from .targets import Layer
@@ -29,6 +31,7 @@ class Method:
         extras: names of parts that do not belong to the weight and are ignored.
         joint: what stands between the module's name and the part's.
         bare: dtypes of a ``weight`` that is packed even if no other part is there, so that what is missing is told.
+        prepare: puts parts that the checkpoint holds joined under names of their own.
         choose: finds the config of each packed layer, by its module's name, for methods that have schemes for layers.
     """
 
@@ -39,6 +42,7 @@ class Method:
     extras: tuple[str, ...] = ()
     joint: str = "."
     bare: tuple[str, ...] = ()
+    prepare: Callable[[Mapping[str, Stored]], dict[str, Stored]] = dict
     choose: Callable[[Config, Path, Sequence[Layer], Sequence[Layer], Say], Mapping[str, Config]] | None = None
 
     def split(self, name: str) -> tuple[str, str]:
@@ -59,7 +63,8 @@ def _read_fp8(module: Module, config: Config, path: Path) -> Tensor:
     weight = module.parts.get("weight")
     if isinstance(weight, StoredTensor) and weight.dtype in ("I8", "U8"):  # DeepSeek V4's experts
         return mxfp4.read_pairs(module, fp8.scale_of(module))
-    return fp8.read_layer(module, fp8.block_size(config.get("weight_block_size")))
+    found = fp8.read_layer(module, fp8.block_size(config.get("weight_block_size")))
+    return replace(found, name=module.name) if is_of_all(module.name) else found
 
 
 def _read_mxfp8(module: Module, config: Config, path: Path) -> tuple[Tensor, str]:
@@ -83,6 +88,7 @@ _FP8 = Method(
     _check_fp8,
     _read_fp8,
     ("activation_scale", "input_scale", "input_scale_ub"),
+    prepare=spread_scales,
 )
 METHODS: dict[str, Method] = {
     "gptq": Method(("qweight",), gptq.PARTS, gptq.check_config, gptq.read_layer),

@@ -152,6 +152,14 @@ class Module:
             raise FormatError(problem, path=found.path, where=found.name)
         return Matrix(found, self.panels)
 
+    def plane(self, part: str, dtypes: tuple[str, ...]) -> Matrix:
+        """Get a part that must have two axes: no known tool packs a stack of experts into one tensor of integers."""
+        matrix = self.matrix(part, dtypes)
+        if len(matrix.stored.shape) != 2:
+            problem = f"its shape is {list(matrix.stored.shape)}: stacks of experts are read packed one by one"
+            raise self.error(part, problem, "convert the original checkpoint")
+        return matrix
+
     def sized(self, part: str, dtypes: tuple[str, ...], shape: tuple[int, ...], why: str) -> Matrix:
         """Get a part that must also have this shape; ``why`` names what the shape follows from."""
         matrix = self.matrix(part, dtypes)
