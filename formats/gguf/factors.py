@@ -9,7 +9,7 @@ llama-model.cpp (b11549), ``_write_scale_tensor`` of conversion/base.py.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -105,4 +105,5 @@ def _factored(weight: Tensor, scale: Tensor, path: Path) -> FactoredTensor:
     values = to_f32(scale.rows(0, scale.n_rows), scale.qtype).reshape(-1)
     if not np.isfinite(values).all():
         raise FormatError("a factor is not a finite number", path=path, where=scale.name, hint="the file is damaged")
-    return FactoredTensor(**vars(weight), factors=tuple(float(value) for value in values))
+    known = {one.name: getattr(weight, one.name) for one in fields(Tensor)}
+    return FactoredTensor(**known, factors=tuple(float(value) for value in values))
