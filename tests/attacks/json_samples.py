@@ -257,8 +257,37 @@ def packed() -> list[Sample]:
              "exclude_modules": ["lm_head"], "kv_cache_quant_algo": "FP8"}  # fmt: skip
     alone = {"config.json": {}, "hf_quant_config.json": {"producer": {"name": "modelopt"}, "quantization": mixed}}
     alone["model.safetensors"] = next(one for one in found if one.name == "modelopt").files["model.safetensors"]
+    found.append(_schemes())
     named = {"gptq beside": beside, "awq beside": other, "modelopt beside": alone}
     return [*found, *(Sample(name, files, _read_packed) for name, files in named.items())]
+
+
+def _schemes() -> Sample:
+    """A checkpoint of compressed-tensors with a scheme for each layer, and with all that its config can say beside."""
+    import torch
+    from safetensors.torch import save
+
+    from oracles.packed import golden_layer
+
+    groups, weights = {}, {}
+    targets = {"a": "re:.*a$", "b": "b", "c": "Linear"}
+    cases = ("21-nvfp4-pack-quantized", "1-pack-quantized", "9-float-quantized")
+    for (name, target), case in zip(targets.items(), cases, strict=True):
+        parts, config, _ = golden_layer("compressed", case)
+        weights |= {f"{name}{part.removeprefix('m')}": tensor.contiguous() for part, tensor in parts.items()}
+        tokens = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True, "symmetric": True}
+        group = {**config["config_groups"]["group_0"], "targets": [target], "format": config["format"]}
+        groups[name] = {**group, "input_activations": tokens, "output_activations": None}
+    weights["lm_head.weight"] = torch.zeros(4, 4)
+    rotation = {"type": "hadamard", "apply": [{"targets": ["Linear"], "location": "weight_input", "ignore": []}]}
+    about = {
+        "quant_method": "compressed-tensors", "format": "mixed-precision", "config_groups": groups,
+        "ignore": ["lm_head", "re:.*gate"], "kv_cache_scheme": {"num_bits": 8, "type": "float", "dynamic": False},
+        "sparsity_config": {}, "moe_sparsity_config": None, "transform_config": {"config_groups": {"u": rotation}},
+        "global_compression_ratio": None, "quantization_status": "compressed", "version": "0.20.1",
+    }  # fmt: skip
+    files = {"config.json": {"dtype": "bfloat16", "quantization_config": about}, "model.safetensors": save(weights)}
+    return Sample("schemes", files, _read_packed)
 
 
 def _read_packed(folder: Path) -> object:

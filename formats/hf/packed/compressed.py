@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import FormatError
 from ...ir import Tensor
-from ...json_types import FLAG, OBJECT, TEXT, TEXTS, WHOLE, by_name, list_of, shown
+from ...json_types import FLAG, OBJECT, TEXT, TEXTS, WHOLE, by_name, either, list_of, shown
 from . import fp8, mxfp4, mxfp6, nvfp4
 from .bits import unpack_bits
 from .described import Config, Say, check_types, refusal
@@ -42,6 +42,8 @@ _WEIGHTS = {
     "block_structure": fp8.BLOCK,
 }  # fmt: skip
 _OTHERS = {"input_activations": OBJECT, "output_activations": OBJECT}
+_ACTIVATIONS = {"num_bits": WHOLE, "type": TEXT, "dynamic": either(FLAG, TEXT)}
+_BITS = {"int": range(1, 9), "float": (4, 6, 8)}  # by the type of codes
 _TRANSFORMS = {"config_groups": by_name(OBJECT, "objects")}
 _ROTATION = {"type": TEXT, "apply": list_of(OBJECT, "objects")}
 _LOCATION = {"location": TEXT}
@@ -58,9 +60,9 @@ def check_config(config: Config, path: Path) -> None:
         check_types(group, {"format": TEXT, "weights": OBJECT, "targets": TEXTS, **_OTHERS}, path, at)
         weights = group.get("weights") or {}
         check_types(weights, _WEIGHTS, path, f"{at}weights.")
-        if weights.get("strategy") not in (*STRATEGIES, None):
-            hint = f"{', '.join(STRATEGIES)} are read"
-            raise refusal(path, f"{at}weights.strategy", f"{shown(weights['strategy'])} is not known", hint)
+        _check_numbers(weights, path, f"{at}weights.")
+        for key in _OTHERS:
+            check_types(group.get(key) or {}, _ACTIVATIONS, path, f"{at}{key}.")
     sparsity = config.get("sparsity_config") or {}
     check_types(sparsity, {"format": TEXT}, path, "sparsity_config.")
     named = [config.get("format"), *(group.get("format") for group in _groups(config).values())]
@@ -83,6 +85,19 @@ def check_config(config: Config, path: Path) -> None:
         for args in scheme.get("apply") or ():
             check_types(args, _LOCATION, path, f"{at}apply.")
     check_transforms(config, path)
+
+
+def _check_numbers(weights: Weights, path: Path, at: str) -> None:
+    """Raise ``FormatError`` for codes or scales that no layout has."""
+    if weights.get("strategy") not in (*STRATEGIES, None):
+        hint = f"{', '.join(STRATEGIES)} are read"
+        raise refusal(path, f"{at}strategy", f"{shown(weights['strategy'])} is not known", hint)
+    kind, bits = weights.get("type") or "int", weights.get("num_bits", 8)
+    if kind not in _BITS:
+        raise refusal(path, f"{at}type", f"{shown(kind)} is not known", f"{' and '.join(_BITS)} are read")
+    if bits not in _BITS[kind]:
+        hint = f"{', '.join(map(str, _BITS[kind]))} are read"
+        raise refusal(path, f"{at}num_bits", f"codes of {bits} bits are not known of type {kind}", hint)
 
 
 def _groups(config: Config) -> dict[str, Mapping[str, Any]]:
@@ -237,7 +252,7 @@ def _grid(
         raise module.error("weight_global_scale", "whole numbers have none in any layout that is known")
     block = fp8.block_size(weights.get("block_structure"))
     if block is not None:
-        return _in_blocks(module, weight, shape, bits, codes, block)
+        return _in_blocks(module, weights, weight, shape, bits, codes, block)
     whole = scales.stored.nbytes > 0 and int(prod(size)) == 1
     n_groups = 1 if whole or size == (n_out,) else size[-1]
     if not whole and size not in ((n_out, n_groups), (n_out,)):
@@ -252,7 +267,7 @@ def _grid(
             return np.broadcast_to(values.reshape(1, 1), (b - a, 1))
         return values.reshape(-1, 1)[a:b] if len(size) == 1 else values
 
-    zeros = _zeros(module, (n_out, n_groups), bits, packed_zeros)
+    zeros = _zeros(module, (n_out, n_groups), bits, packed_zeros, weights.get("symmetric") is not False)
     half = scales.stored.dtype == "F16"
     return IntegerGrid(
         f"{module.name}.weight", weight.where, shape, bits, groups, n_groups, codes, zeros, read_scales, half
@@ -272,6 +287,7 @@ def _check_groups(module: Module, weights: Weights, shape: tuple[int, int], n_gr
 
 def _in_blocks(
     module: Module,
+    weights: Weights,
     weight: Matrix,
     shape: tuple[int, int],
     bits: int,
@@ -282,7 +298,7 @@ def _in_blocks(
     grid = -(-shape[0] // block[0]), -(-shape[1] // block[1])
     scales = module.sized("weight_scale", FLOAT_DTYPES, grid, "block_structure")
     zeros = None
-    if module.has("weight_zero_point"):
+    if module.has("weight_zero_point") or weights.get("symmetric") is False:
         zeros = module.sized("weight_zero_point", ("I8",), grid, "block_structure").all()
     by_block = float_rows(scales.all(), scales.stored.dtype)
     middle = np.int16(1 << (bits - 1))
@@ -312,11 +328,11 @@ def _columns(module: Module, width: int, n_groups: int) -> NDArray[np.int32]:
     return np.arange(width, dtype=np.int32) // np.int32(width // n_groups)
 
 
-def _zeros(module: Module, shape: tuple[int, int], bits: int, packed: bool) -> Any:
+def _zeros(module: Module, shape: tuple[int, int], bits: int, packed: bool, symmetric: bool) -> Any:
     """Zeros for unsigned codes: the signed zeros plus 2**(bits - 1)."""
     n_out, n_groups = shape
     middle = 1 << (bits - 1)
-    if not module.has("weight_zero_point"):
+    if not module.has("weight_zero_point") and symmetric:
         return lambda a, b: np.full((b - a, n_groups), middle, np.int16)
     stored = module.matrix("weight_zero_point", ("I8", "I32") if packed else ("I8",))
     if stored.stored.dtype == "I32":

@@ -178,7 +178,8 @@ def float_rows(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "BF16":
         return bf16_to_f32(raw)
     if dtype == "F8_E8M0":  # a power of two by its exponent; 255 is NaN
-        return np.where(raw == 255, np.float32("nan"), np.ldexp(np.float32(1), raw.astype(np.int32) - 127))
+        powers = np.ldexp(np.float32(1), np.minimum(raw, 254).astype(np.int32) - 127)
+        return np.where(raw == 255, np.float32("nan"), powers)
     return raw.astype(np.float32)
 
 

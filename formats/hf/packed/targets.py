@@ -23,7 +23,7 @@ from .described import Config, Say, refusal
 REGEX = "re:"
 MAX_LENGTH = 4096  # characters of a regular expression, many times what a long list of layers takes
 MAX_REGEXES = 1000  # of a config; each is tried on each layer
-SECONDS = 20.0  # for all matches of a config: one whose time grows exponentially ends there
+SECONDS = 5.0  # for all matches of a config: one whose time grows exponentially ends there
 _LINEAR = frozenset({"Linear", "LinearBase", "Module"})  # classes that a layer of weights is of
 _EMBEDDING = frozenset({"Embedding", "Module"})
 # Modules that some models hold as one, by the names of those that other programs know them as. vLLM's and
@@ -201,5 +201,7 @@ def check_transforms(config: Config, path: Path) -> None:
     for name, scheme in (transforms.get("config_groups") or {}).items():
         for args in scheme.get("apply") or ():
             if args.get("location") not in ("weight_input", "weight_output"):
-                problem = f"{scheme.get('type')} transform {name} works on activations ({shown(args.get('location'))})"
+                problem = (
+                    f"{shown(scheme.get('type'))} transform {name} works on activations ({shown(args.get('location'))})"
+                )
                 raise refusal(path, "transform_config", problem, "llama.cpp has none: convert the original checkpoint")
