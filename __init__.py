@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from .tools.api.importance import merge_imatrices as merge_imatrices
     from .tools.api.metadata import remove_metadata as remove_metadata
     from .tools.api.metadata import set_metadata as set_metadata
+    from .tools.api.metadata import set_vocabulary as set_vocabulary
     from .tools.api.models import read_model as read_model
     from .tools.api.options import MmprojOptions as MmprojOptions
     from .tools.api.options import ReadOptions as ReadOptions
@@ -222,6 +223,7 @@ _MODULES = {
     "remove_metadata": "tools.api.metadata",
     "reproduce": "tools.api.releasing.reproduce",
     "set_metadata": "tools.api.metadata",
+    "set_vocabulary": "tools.api.metadata",
     "split": "tools.api.shards",
     "tensor_from_array": "formats.arrays",
     "tiny_llama": "formats.examples",

@@ -34,7 +34,7 @@ _NEGATIVE = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 
 @click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("key")
+@click.argument("key", required=False)
 @click.argument("value", required=False)
 @click.option(
     "--type",
@@ -45,16 +45,31 @@ _NEGATIVE = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 @click.option(
     "--value-file", type=click.Path(path_type=Path), help="Take the value from a file, such as a chat template."
 )
+@click.option(
+    "--special-token",
+    "special_tokens",
+    metavar="NAME=TOKEN",
+    multiple=True,
+    help="Instead of KEY and VALUE: which token is bos, eos, eot, unk, pad..., by its text. Repeatable.",
+)
+@click.option(
+    "--chat-template",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Instead of KEY and VALUE: set the chat template to this file's text.",
+)
 @click.option("--remove", is_flag=True, help="Remove the key.")
 @click.option("--force", is_flag=True, help="Add a missing key; set a value that the checks refuse.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and write nothing.")
 @click.option("--quiet", is_flag=True, help="Print nothing.")
 def command(
     file: Path,
-    key: str,
+    key: str | None,
     value: str | None,
     type_: str | None,
     value_file: Path | None,
+    special_tokens: tuple[str, ...],
+    chat_template: Path | None,
     remove: bool,
     force: bool,
     dry_run: bool,
@@ -69,10 +84,19 @@ def command(
     \b
     Example: gguf-set-metadata llama3.Q4_K_M.gguf eos_token_id 128009
              gguf-set-metadata qwen2.Q4_K_M.gguf eos_token_id "<|im_end|>"
+             gguf-set-metadata llama3.Q4_K_M.gguf --special-token eos="<|eot_id|>" --chat-template chat.jinja
     """
-    from .api.metadata import remove_metadata, set_metadata
+    from .api.metadata import remove_metadata, set_metadata, set_vocabulary
 
-    if remove:
+    if special_tokens or chat_template is not None:
+        if key is not None or value_file is not None or type_ is not None or remove:
+            raise click.UsageError("--special-token and --chat-template take the place of KEY and VALUE")
+        edit = set_vocabulary(
+            file, _named_tokens(special_tokens), chat_template=chat_template, force=force, dry_run=dry_run
+        )
+    elif key is None:
+        raise click.UsageError("Missing argument 'KEY', or --special-token, or --chat-template.")
+    elif remove:
         if value is not None or value_file is not None or type_ is not None:
             raise click.UsageError("--remove takes a key and no value")
         edit = remove_metadata(file, key, force=force, dry_run=dry_run)
@@ -80,6 +104,18 @@ def command(
         edit = set_metadata(file, key, _text(value, value_file), type=type_, force=force, dry_run=dry_run)
     if not quiet:
         _print(edit, dry_run)
+
+
+def _named_tokens(given: tuple[str, ...]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for text in given:
+        name, equals, token = text.partition("=")
+        if not (name and equals and token):
+            raise click.UsageError(f"{text!r} is not NAME=TOKEN, such as eos='<|eot_id|>'")
+        if name in named:
+            raise click.UsageError(f"--special-token {name} is given twice")
+        named[name] = token
+    return named
 
 
 def _text(value: str | None, value_file: Path | None) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...formats.errors import QuantmillError, located
+from ...formats.errors import QuantmillError, SourceError, located
 
 if TYPE_CHECKING:
     from ...formats.gguf.edit import Edit
@@ -69,6 +69,102 @@ def set_metadata(
         else:
             new = make_value(wanted, value, name)
     return edit_metadata(path, {name: new}, force=force, dry_run=dry_run)
+
+
+def set_vocabulary(
+    path: str | Path,
+    special_tokens: Mapping[str, str] | None = None,
+    *,
+    chat_template: str | Path | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Edit:
+    """Set which tokens are special, by their texts, and the chat template, in one edit. Keys are added if missing.
+
+    Args:
+        path: a GGUF file.
+        special_tokens: a token's text by what it is for: ``bos``, ``eos``, ``eot``, ``eom``, ``unk``, ``sep``, ``pad``,
+            ``mask``, ``fim_pre``...
+        chat_template: a file with the template.
+        force, dry_run: see ``set_metadata``.
+
+    Raises:
+        QuantmillError: no such kind of token, or no token or several have this text; nothing is to be set.
+        FormatError: the file is damaged. OutputError: it cannot be written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import model_from_arrays, set_vocabulary, write_gguf
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.gguf")
+        ...     tokens = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "<|end|>"]}
+        ...     _ = write_gguf(path, model_from_arrays("llama", {}, tokens))
+        ...     edit = set_vocabulary(path, {"eos": "<|end|>"}, force=True)
+        ...     edit.changes[0].key, edit.changes[0].new.data
+        ('tokenizer.ggml.eos_token_id', 1)
+    """
+    from ...formats.gguf.edit import set_metadata as edit_metadata
+    from ...formats.gguf.keys import key_type
+    from ...formats.gguf.reader import read_header
+    from ...formats.ir import Value, ValueType
+
+    path = Path(path)
+    metadata = read_header(path).metadata
+    changes: dict[str, Value] = {}
+    with located(path):
+        for name, text in (special_tokens or {}).items():
+            key = f"tokenizer.ggml.{_SHORT.get(name, name)}_token_id"
+            known = key_type(key)
+            if known is None or _SHORT.get(name, name) not in _KINDS:
+                raise QuantmillError("is no kind of special token", where=name, hint="bos, eos, eot, unk, pad, ...")
+            changes[key] = _by_text(text, known, key, metadata)
+    if chat_template is not None:
+        changes["tokenizer.chat_template"] = Value(ValueType.STRING, _template(Path(chat_template)))
+    if not changes:
+        raise QuantmillError("nothing is to be set", path=path, hint="give a special token or a chat template")
+    return edit_metadata(path, changes, force=force, dry_run=dry_run)
+
+
+_KINDS = frozenset(
+    [
+        "bos",
+        "eos",
+        "eot",
+        "eom",
+        "unknown",
+        "seperator",
+        "padding",
+        "cls",
+        "mask",
+        "fim_pre",
+        "fim_suf",
+        "fim_mid",
+        "fim_pad",
+        "fim_rep",
+        "fim_sep",
+        "prefix",
+        "suffix",
+        "middle",
+    ]
+)
+_SHORT = {"unk": "unknown", "sep": "seperator", "pad": "padding"}  # as llama.cpp spells them
+_MAX_TEMPLATE = 8 << 20  # bytes; the longest published template is below 1 % of it
+
+
+def _template(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_TEMPLATE + 1)
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror}", path=path) from error
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise QuantmillError(f"is not UTF-8 at byte {error.start}: this is no template", path=path) from None
+    if not text.strip() or len(raw) > _MAX_TEMPLATE:
+        raise QuantmillError("is empty" if not text.strip() else "is too long for a template", path=path)
+    return text
 
 
 def remove_metadata(path: str | Path, key: str, *, force: bool = False, dry_run: bool = False) -> Edit:
@@ -134,11 +230,21 @@ def _token(text: str, type: KeyType, key: str, metadata: Metadata) -> Value | No
     Raises:
         QuantmillError: no token has this text, or several have.
     """
-    from ...formats.gguf.keys import is_token_id, make_value
+    from ...formats.gguf.keys import is_token_id
 
     tokens = metadata.get("tokenizer.ggml.tokens")
     if type[1] is not None or not is_token_id(key) or tokens is None or _WHOLE.fullmatch(text.strip()):
         return None
+    return _by_text(text, type, key, metadata)
+
+
+def _by_text(text: str, type: KeyType, key: str, metadata: Metadata) -> Value:
+    """The id of the one token that has this text."""
+    from ...formats.gguf.keys import make_value
+
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if tokens is None:
+        raise QuantmillError("the file has no vocabulary", where=key)
     found = [number for number, token in enumerate(tokens.texts) if token == text]
     if len(found) != 1:
         problem = f"no token is {text!r}" if not found else f"tokens {', '.join(map(str, found[:9]))} are {text!r}"

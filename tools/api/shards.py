@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...formats.errors import PlanError
+import numpy as np
+
+from ...formats.errors import FormatError, OutputError, PlanError
 from ...formats.progress import Progress, notes, work
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from ...formats.ir import Model
 
 DEFAULT_MAX_TENSORS = 128  # llama-gguf-split's
+_COMPARED = 16 << 20  # bytes at a time
 
 
 def split(
@@ -81,6 +84,7 @@ def merge(
     target: str | Path,
     *,
     keep_split_keys: bool = False,
+    delete_shards: bool = False,
     force: bool = False,
     restart: bool = False,
     progress: Progress | None = None,
@@ -91,6 +95,8 @@ def merge(
         shard: any of the shards; the others are found beside it.
         target: the file to write.
         keep_split_keys: leave ``split.*`` in it with a count of 0, as llama-gguf-split does.
+        delete_shards: delete the shards when the target is whole, on disk, and has been read back and compared with
+            them, tensor by tensor.
         force: replace the target if it exists.
         restart: begin anew where an unfinished run could be taken up.
         progress: receives the typed events of ``formats/progress.py``.
@@ -100,7 +106,7 @@ def merge(
 
     Raises:
         FormatError: shards are missing or do not belong together, or ``shard`` is a whole file.
-        OutputError: the target exists, or cannot be written.
+        OutputError: the target exists, or cannot be written; a shard cannot be deleted.
 
     Example:
         >>> import numpy as np
@@ -119,6 +125,31 @@ def merge(
     from ...formats.gguf.split import merge as merge_shards
 
     with work(progress, Path(target).name, sum(header.file_size for header in read_headers(shard))) as done:
-        return merge_shards(
+        model = merge_shards(
             shard, target, keep_keys=keep_split_keys, progress=done, force=force, restart=restart, say=notes(progress)
         )
+    if delete_shards:
+        _check_same(model, Path(target), progress)
+        for path in model.paths:
+            try:
+                path.unlink()
+            except OSError as error:
+                problem = f"cannot be deleted: {error.strerror}"
+                raise OutputError(problem, path=path, hint=f"{target} is whole; delete it by hand") from error
+    return model
+
+
+def _check_same(model: Model, target: Path, progress: Progress | None) -> None:
+    """Raise ``FormatError`` unless a file holds the tensors of a model, byte for byte, in its order."""
+    from ...formats.gguf.reader import read_gguf
+
+    made = read_gguf(target)
+    same = [(t.name, t.shape, t.qtype) for t in made] == [(t.name, t.shape, t.qtype) for t in model]
+    with work(progress, f"comparing {target.name}", sum(tensor.nbytes for tensor in model)) as done:
+        for ours, theirs in zip(made, model, strict=False):
+            for a, b in theirs.row_chunks(_COMPARED):
+                same = same and np.array_equal(ours.rows(a, b), theirs.rows(a, b))
+                if done is not None:
+                    done((b - a) * theirs.row_bytes)
+    if not same:
+        raise FormatError("is not what the shards hold; they are kept", path=target, hint="merge again with --restart")
