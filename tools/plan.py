@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from .terminal.lines import print_json, print_line
-from .terminal.options import imatrix_option, quiet_option, recipe_set_option, target_options
+from .terminal.options import imatrix_option, mtp_options, quiet_option, recipe_set_option, target_options
 from .terminal.progress import ProgressDisplay
 from .terminal.table import print_table
 from .terminal.units import Size, in_gb
 
 if TYPE_CHECKING:
+    from ..formats.hf.tables.further import Mtp
     from ..quantize.estimate.levels import LevelSize
     from .api.options import SizeTarget
     from .api.sizes import Format, SizeTable
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--fits", type=Size(), metavar="SIZE", help="Show only the best level that runs in so much memory.")
 @target_options
+@mtp_options
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 @quiet_option
 def command(
@@ -48,6 +50,7 @@ def command(
     ctx: int,
     fits: int | None,
     target: SizeTarget | None,
+    mtp: Mtp,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -73,19 +76,30 @@ def command(
             raise click.UsageError("--target-size and --target-bpw choose the types of a GGUF file, whatever the level")
         from .api.checks import refuse
         from .api.convert import convert
+        from .api.options import ReadOptions
         from .terminal.options import given
         from .terminal.plans import choice_as_json, print_choice
 
         refuse(given("ctx"), "a target is a size, whatever the context")
         with ProgressDisplay(quiet=quiet) as progress:
-            found = convert(model, imatrix=imatrix, target=target, options=options, dry_run=True, progress=progress)
+            found = convert(
+                model,
+                imatrix=imatrix,
+                target=target,
+                options=options,
+                read=ReadOptions(mtp=mtp),
+                dry_run=True,
+                progress=progress,
+            )
         if as_json:
             print_json(choice_as_json(found))
         else:
             print_choice(found)
         return
     with ProgressDisplay(quiet=quiet) as progress:
-        table = plan(model, levels, format=format, imatrix=imatrix, options=options, ctx=ctx, progress=progress)
+        table = plan(
+            model, levels, format=format, imatrix=imatrix, options=options, ctx=ctx, mtp=mtp, progress=progress
+        )
     best = None if fits is None else table.best_fit(fits)
     if as_json:
         facts = _as_json(model, table)

@@ -25,7 +25,7 @@ from .tables.rules import Slot
 _DTYPES = {"float16": F16, "bfloat16": BF16, "float32": F32}
 
 
-def read_shapes(path: Path, *, pre: str | None = None, say: Say | None = None) -> Model:
+def read_shapes(path: Path, *, pre: str | None = None, mtp: Mtp = "keep", say: Say | None = None) -> Model:
     """Build the Model that ``read_hf`` would return, without its weights: shapes follow from the architecture's rules.
 
     Its tensors have the config's dtype (F16 if it has none) and cannot be read.
@@ -33,6 +33,7 @@ def read_shapes(path: Path, *, pre: str | None = None, say: Say | None = None) -
     Args:
         path: a config.json.
         pre: llama.cpp's name of the pre-tokenizer, instead of the one that is found.
+        mtp: what becomes of layers that predict further tokens, as for ``read_hf``.
         say: called with a line about what is assumed.
 
     Raises:
@@ -46,7 +47,7 @@ def read_shapes(path: Path, *, pre: str | None = None, say: Say | None = None) -
             for name, shape in required_shapes(slots)
         }
 
-    return assemble(Path(path), imagined, pre, readable=False, say=say)
+    return assemble(Path(path), imagined, pre, readable=False, mtp=mtp, say=say)
 
 
 def read_described(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from oracles.ggml_v3 import save_gqa_llama
+from oracles.proofs import all_proofs, save_proof
 from oracles.tiny import TEXT, save_tiny_llama, save_tiny_mixtral
 from quantmill.quantize.recipes import LEVELS, RECIPE_SETS
 
@@ -180,3 +181,26 @@ def test_smollm2_every_level(smollm2_f16: Path, tmp_path: Path, cli: Cli) -> Non
         assert done.code == 0, done.err
         assert out.stat().st_size == row["bytes"], row
         assert done.out == ""
+
+
+@pytest.mark.parametrize(("option", "mtp"), [(None, "keep"), ("--no-mtp", "leave"), ("--mtp-only", "only")])
+def test_layers_for_further_tokens_are_counted_as_they_are_written(
+    cli: Cli, tmp_path: Path, option: str | None, mtp: str
+) -> None:
+    """From the folder, from its config.json alone, and as what convert writes."""
+    proof = next(proof for proof in all_proofs() if proof.id == "glm4moe")
+    save_proof(proof, tmp_path)
+    options = [option] if option else []
+    size = planned(cli, tmp_path, "Q8_0", *options)["levels"][0]["bytes"]
+    config = tmp_path / "alone" / "config.json"
+    config.parent.mkdir()
+    shutil.copy(tmp_path / "config.json", config)
+    alone, whole = planned(cli, config.parent, "Q8_0", *options), planned(cli, config.parent, "Q8_0")
+    assert (alone["weights"] < whole["weights"]) == (mtp != "keep")
+    assert cli("convert", tmp_path, tmp_path / "x.gguf", "--outtype", "Q8_0", *options).code == 0
+    assert size == (tmp_path / "x.gguf").stat().st_size
+
+
+def test_layers_for_further_tokens_of_a_gguf_file_are_in_it(cli: Cli, refused: Callable[..., str], gguf: Path) -> None:
+    assert "--no-mtp: is for Hugging Face folders" in refused("plan", gguf, "--no-mtp")
+    assert "exclude each other" in cli("plan", gguf, "--no-mtp", "--mtp-only").err

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from ...formats.hub.address import find_address
 from ...formats.progress import Progress, note, notes
-from .options import StrPath
+from .checks import check_read
+from .options import ReadOptions, StrPath
 
 if TYPE_CHECKING:
     from ...formats.gguf.header import GGUFHeader
+    from ...formats.hf.tables.further import Mtp
     from ...formats.hub.address import HubAddress
     from ...formats.hub.checkpoint import Shards
     from ...formats.hub.repository import Repository
@@ -44,12 +46,18 @@ def local_path(source: StrPath, *, progress: Progress | None = None) -> Path:
     return path
 
 
-def describe_remote(source: StrPath, *, progress: Progress | None = None) -> Model | None:
+def describe_remote(source: StrPath, *, mtp: Mtp = "keep", progress: Progress | None = None) -> Model | None:
     """A model on the hub from its configuration and headers alone, for plans; None where the source is a path.
 
     No weight is read, and the vocabulary is not, so the model has none.
 
+    Args:
+        source: the model's address.
+        mtp: as in ``ReadOptions``.
+        progress: called with a ``Note`` for what is assumed, and for what was downloaded.
+
     Raises:
+        PlanError: ``mtp`` is asked of a GGUF file.
         FormatError: as ``local_path``; or it has no safetensors or GGUF files, whose headers can be read by ranges.
     """
     address = find_address(source)
@@ -59,6 +67,7 @@ def describe_remote(source: StrPath, *, progress: Progress | None = None) -> Mod
     if address.file:
         from ...formats.gguf.reader import read_gguf
 
+        check_read("gguf", ReadOptions(mtp=mtp))
         path, shards = _gguf(repository, address)
         model = read_gguf(path, elsewhere=shards)
     else:
@@ -66,7 +75,7 @@ def describe_remote(source: StrPath, *, progress: Progress | None = None) -> Mod
         from ...formats.hub.checkpoint import open_described
 
         folder, shards = open_described(repository)
-        model = read_described(folder, say=notes(progress, important=True), elsewhere=shards)
+        model = read_described(folder, mtp=mtp, say=notes(progress, important=True), elsewhere=shards)
     _note_transfer(address, repository, shards, progress)
     return model
 

@@ -11,11 +11,13 @@ from ...formats.errors import FormatError
 from ...formats.hf.files.hub_cache import checkpoint_name, id_of_snapshot, newest_snapshot
 from ...formats.progress import Note, Progress, notes
 from ...formats.storage.endings import ending
+from .checks import check_read
 from .hub import describe_remote, local_path
 from .naming import described
 from .options import Kind, ReadOptions, SourceKind, StrPath
 
 if TYPE_CHECKING:
+    from ...formats.hf.tables.further import Mtp
     from ...formats.ir import Model
 
 _DEFAULT_READ = ReadOptions()
@@ -108,21 +110,33 @@ def as_model(source: StrPath | Model, *, progress: Progress | None = None) -> Mo
     return source if isinstance(source, Model) else read_model(source, progress=progress)
 
 
-def read_for_plan(source: StrPath | Model, *, progress: Progress | None = None) -> Model:
-    """As ``as_model``, but weights need not be there: a config.json or a folder with one is enough."""
+def read_for_plan(source: StrPath | Model, *, mtp: Mtp = "keep", progress: Progress | None = None) -> Model:
+    """As ``as_model``, but weights need not be there: a config.json or a folder with one is enough.
+
+    Args:
+        mtp: what becomes of a checkpoint's layers that predict further tokens, as in ``ReadOptions``.
+
+    Raises:
+        PlanError: ``mtp`` is asked of something else than a checkpoint.
+    """
     from ...formats.ir import Model
 
+    read = ReadOptions(mtp=mtp)
     if isinstance(source, Model):
+        check_read(None, read)
         return source
-    if (remote := describe_remote(source, progress=progress)) is not None:
+    if (remote := describe_remote(source, mtp=mtp, progress=progress)) is not None:
         return remote
     path = Path(source)
     bare = ending(path) == ".json" and path.is_file()
     if bare or (path.is_dir() and (path / "config.json").is_file() and not _has_weights(path)):
         from ...formats.hf.shapes import read_shapes
 
-        return read_shapes(path if bare else path / "config.json", say=notes(progress, important=True))
-    return read_model(path, progress=progress)
+        config = path if bare else path / "config.json"
+        return read_shapes(config, mtp=mtp, say=notes(progress, important=True))
+    if mtp != "keep":
+        check_read(source_kind(path), read)
+    return read_model(path, read, progress=progress)
 
 
 def _has_weights(folder: Path) -> bool:

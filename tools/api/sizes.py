@@ -17,6 +17,7 @@ from .options import StrPath
 from .planning import with_imatrix
 
 if TYPE_CHECKING:
+    from ...formats.hf.tables.further import Mtp
     from ...formats.ir import Model
     from ...quantize.estimate.levels import LevelSize
     from ...quantize.plan import PlanOptions
@@ -85,6 +86,7 @@ def plan(
     imatrix: StrPath | None = None,
     options: PlanOptions | None = None,
     ctx: int = 4096,
+    mtp: Mtp = "keep",
     progress: Progress | None = None,
 ) -> SizeTable:
     """Calculate the size of a model's file at each level. No weight is read.
@@ -96,6 +98,7 @@ def plan(
         imatrix: an importance matrix's file to plan with.
         options: how to depart from the levels' recipes; see ``PlanOptions``.
         ctx: the context in tokens to calculate the memory for.
+        mtp: what becomes of a checkpoint's layers that predict further tokens; see ``ReadOptions``.
         progress: called with a ``Note`` for what is assumed or left out.
 
     Raises:
@@ -115,7 +118,7 @@ def plan(
     from ...quantize.estimate.memory import run_memory
     from ...quantize.plan import PlanOptions
 
-    source = read_for_plan(model, progress=progress)
+    source = read_for_plan(model, mtp=mtp, progress=progress)
     # A config.json by itself, or a model on the hub: its checkpoint has a tokenizer, which is not here to be counted.
     bare = not isinstance(model, Model) and (ending(str(model)) == ".json" or find_address(model) is not None)
     assumed = source.from_checkpoint and bare and lacks_vocabulary(source)

@@ -127,11 +127,15 @@ def _read_options(
 ) -> ReadOptions:
     from ...formats.ggml.reader import GGMLSettings
 
+    ggml = GGMLSettings(gqa, eps, rope_base, context, vocab_dir)
+    mtp = _mtp(no_mtp, mtp_only)
+    return ReadOptions(source, pre, ggml, base, drop_extra_tokens, follow_links, mtp, model_name, metadata)
+
+
+def _mtp(no_mtp: bool, mtp_only: bool) -> Mtp:
     if no_mtp and mtp_only:
         raise click.UsageError("--no-mtp and --mtp-only exclude each other")
-    ggml = GGMLSettings(gqa, eps, rope_base, context, vocab_dir)
-    mtp: Mtp = "leave" if no_mtp else "only" if mtp_only else "keep"
-    return ReadOptions(source, pre, ggml, base, drop_extra_tokens, follow_links, mtp, model_name, metadata)
+    return "leave" if no_mtp else "only" if mtp_only else "keep"
 
 
 def cluster_from(address: str | None, workers: int | None) -> ClusterOptions | None:
@@ -247,6 +251,19 @@ target_options: Group[Any] = gather(
     click.option("--typical-sensitivity", is_flag=True, help="Do not run the model: assume usual sensitivities."),
 )  # fmt: skip
 
+_MTP = (
+    click.option(
+        "--no-mtp", is_flag=True,
+        help="Leave out the layers that predict further tokens (multi-token prediction).",
+    ),
+    click.option(
+        "--mtp-only", is_flag=True,
+        help="Write only these layers, with what they share with the model, to draft tokens for it.",
+    ),
+)  # fmt: skip
+
+mtp_options: Group[Any] = gather("mtp", _mtp, *_MTP)
+
 read_options: Group[Any] = gather(
     "read",
     _read_options,
@@ -276,14 +293,7 @@ read_options: Group[Any] = gather(
         "--follow-links", is_flag=True,
         help="Read files whose links lead out of SRC, which could be any file of this machine.",
     ),
-    click.option(
-        "--no-mtp", is_flag=True,
-        help="Leave out the layers that predict further tokens (multi-token prediction).",
-    ),
-    click.option(
-        "--mtp-only", is_flag=True,
-        help="Write only these layers, with what they share with the model, to draft tokens for it.",
-    ),
+    *_MTP,
     click.option("--model-name", metavar="NAME", help="The model's name in the file."),
     click.option(
         "--metadata", type=click.Path(path_type=Path), metavar="FILE",
