@@ -107,19 +107,27 @@ def modelopt_cases() -> Iterator[Case]:
 
 def _first_rows(parts: dict[str, torch.Tensor], algo: str) -> dict[str, torch.Tensor]:
     """The parts of a layer's first 16 rows (all 128 of blocks of 128), and their weights by the library's decode."""
-    from modelopt.torch.quantization.qtensor import FP8QTensor, MXFP4QTensor, MXFP8QTensor, NVFP4QTensor
-
     n = 128 if algo == "FP8_PB_WO" else 16
     kept = dict(parts)
-    int4 = algo in ("W4A16_AWQ", "W4A8_AWQ")
-    kept["weight"] = weight = parts["weight"][: n // 2 if int4 else n]
-    scale = parts["weight_scale"]
-    if scale.dim():
-        kept["weight_scale"] = scale = scale[: 1 if algo == "FP8_PB_WO" else n]
-    f32, size = torch.float32, torch.Size((n, 256))
-    if int4:  # decoded by its packing's inverse, which the library has for its own tensors only
-        low = torch.stack([weight & 15, weight >> 4], 1).reshape(n, 256).to(torch.int32)
-        decoded = (low - 16 * (low > 7)) * scale.repeat_interleave(256 // scale.shape[1], 1)
+    kept["weight"] = parts["weight"][: n // 2 if algo in _INT4 else n]
+    if (scale := parts["weight_scale"]).dim():
+        kept["weight_scale"] = scale[: 1 if algo == "FP8_PB_WO" else n]
+    return {**kept, "decoded": decoded_by_modelopt(kept, algo)}
+
+
+_INT4 = ("W4A16_AWQ", "W4A8_AWQ")
+
+
+def decoded_by_modelopt(parts: dict[str, torch.Tensor], algo: str) -> torch.Tensor:
+    """A layer's weight in float32 by the library's decode, times ``pre_quant_scale``, which it multiplies inputs by."""
+    from modelopt.torch.quantization.qtensor import FP8QTensor, MXFP4QTensor, MXFP8QTensor, NVFP4QTensor
+
+    weight, scale, f32 = parts["weight"], parts["weight_scale"], torch.float32
+    pairs = 2 if weight.dtype == torch.uint8 and algo not in _INT4 else 1
+    size = torch.Size((weight.shape[0] * (2 if algo in _INT4 else 1), weight.shape[1] * pairs))
+    if algo in _INT4:  # decoded by its packing's inverse, which the library has for its own tensors only
+        low = torch.stack([weight & 15, weight >> 4], 1).reshape(size).to(torch.int32)
+        decoded = (low - 16 * (low > 7)) * scale.repeat_interleave(size[1] // scale.shape[1], 1)
     elif weight.dtype == torch.int8:
         decoded = weight.float() * scale[:, None]
     elif algo == "MXFP8":
@@ -131,10 +139,10 @@ def _first_rows(parts: dict[str, torch.Tensor], algo: str) -> dict[str, torch.Te
         decoded = quantized.dequantize(f32, scale=scale, double_scale=parts["weight_scale_2"], block_sizes={-1: 16})
     else:
         blocks = {"FP8_PB_WO": {-1: 128, -2: 128}}.get(algo)
-        flat = scale.reshape(1, 2) if blocks else scale.reshape(-1, 1) if scale.dim() else scale
+        flat = scale.reshape(scale.shape[::2]) if blocks else scale.reshape(-1, 1) if scale.dim() else scale
         decoded = FP8QTensor(size, f32, weight).dequantize(f32, scale=flat, block_sizes=blocks)
     factors = parts.get("pre_quant_scale")
-    return {**kept, "decoded": decoded.float() * (1 if factors is None else factors.float())}
+    return decoded.float() * (1 if factors is None else factors.float())
 
 
 def auto_round_cases() -> Iterator[Case]:
