@@ -17,6 +17,7 @@ from ..floats import from_f32, to_f32
 from ..gguf.keys import typed
 from ..gguf.vocab import tokenizer_to_metadata
 from ..ir import Model, Role, Tensor, Tokenizer, Value
+from ..storage.source import Elsewhere
 from .classes import read_config
 from .config import RECORDED, complete_config, config_residue, derive_config, rope_row, token_ids
 from .factors import place_factors
@@ -52,6 +53,7 @@ def read_hf(
     follow_links: bool = False,
     mtp: Mtp = "keep",
     say: Say | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Model:
     """Read a Hugging Face checkpoint. Its weights stay on disk until their rows are asked for.
 
@@ -65,6 +67,7 @@ def read_hf(
             or read them ``only``, with what they share with the model: embedding, last norm and head.
         say: called with a line about what is assumed, chosen or left out, and about what the weights of a quantized
             checkpoint (GPTQ, AWQ, FP8...) become.
+        elsewhere: those of the folder's files that do not lie on this machine, such as shards that are still arriving.
 
     Returns:
         the model with GGUF's names, metadata and order, its tensors in the checkpoint's types. What no standard key can
@@ -93,7 +96,7 @@ def read_hf(
 
     def weights(slots: Sequence[Slot], config: Mapping[str, Any]) -> Mapping[str, Stored]:
         dense = dense_weights(folder, config, say, follow_links=follow_links)
-        return {**dense, **read_weights(folder, say, follow_links=follow_links)}
+        return {**dense, **read_weights(folder, say, follow_links=follow_links, elsewhere=elsewhere)}
 
     return assemble(path, weights, pre, drop_extra_tokens=drop_extra_tokens, mtp=mtp, say=say)
 

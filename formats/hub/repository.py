@@ -136,13 +136,17 @@ class Repository:
         found = try_to_load_from_cache(self.address.repo, name, revision=self.commit)
         return Path(found) if isinstance(found, str) else None
 
-    def _fetch(self, file: HubFile) -> None:
+    def download_to(self, folder: Path, name: str) -> Path:
+        """Bring one file to a folder of this machine instead of the hub's cache; its path. Errors as ``download``."""
+        return self._fetch(self.files[name], folder)
+
+    def _fetch(self, file: HubFile, folder: Path | None = None) -> Path:
         """Download a file, and check the hash of a large one; a wrong one is downloaded once more."""
         for again in (False, True):
-            path = self._call(lambda force=again: self._downloaded(file, force))  # type: ignore[misc]
+            path = self._call(lambda force=again: self._downloaded(file, force, folder))  # type: ignore[misc]
             self.received += file.size
             if not file.sha256 or sha256_of_file(path) == file.sha256:
-                return
+                return Path(path)
             note(self.progress, f"{self.address}: {file.name} arrived damaged", important=True)
             path.resolve().unlink()  # nobody may take it for the file
         hint = "run the same command again; if it stays so, the repository is damaged"
@@ -150,13 +154,13 @@ class Repository:
             f"{file.name} is not the file that the hub lists: its hash is another", where=str(self.address), hint=hint
         )
 
-    def _downloaded(self, file: HubFile, force: bool) -> Path:
+    def _downloaded(self, file: HubFile, force: bool, folder: Path | None) -> Path:
         from huggingface_hub import hf_hub_download
 
         return Path(
             hf_hub_download(
                 self.address.repo, file.name, revision=self.commit, force_download=force, library_name="quantmill",
-                tqdm_class=told_tqdm(self.progress),
+                local_dir=folder, tqdm_class=told_tqdm(self.progress),
             )
         )  # fmt: skip
 

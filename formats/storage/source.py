@@ -8,6 +8,7 @@ renamed, replaced or made unreadable meanwhile is still the one that was opened.
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -21,6 +22,8 @@ from .endings import ending
 from .uncached import Uncached
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}  # suffixes of a checkpoint's large files
+# A folder of huggingface_hub's cache, which holds what its commit holds, or as much of it as has arrived.
+_SNAPSHOT = re.compile(r"[/\\]snapshots[/\\][0-9a-f]{40}\Z")
 _HINT = "bring the file back as it was and run the same command again"
 
 
@@ -130,7 +133,7 @@ def file_stamps(paths: Iterable[Path]) -> str:
 
     Args:
         paths: files, or checkpoints' folders, of which only the files with weights count: what is in the others is part
-            of the metadata.
+            of the metadata. A snapshot in the hub's cache is described by its name, which is that of its commit.
 
     Example:
         >>> import os, tempfile
@@ -144,7 +147,9 @@ def file_stamps(paths: Iterable[Path]) -> str:
     lines = []
     for path in paths:
         files = [path] if path.is_file() else []
-        if path.is_dir():
+        if path.is_dir() and _SNAPSHOT.search(str(path)):
+            lines.append(f"{path.name}\n")
+        elif path.is_dir():
             files = sorted(file for file in path.iterdir() if ending(file) in WEIGHTS and file.is_file())
         lines += [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n" for file in files]
     return "".join(lines)

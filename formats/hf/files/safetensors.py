@@ -116,8 +116,12 @@ class StoredTensor:
         if self.read is not None:
             return self.read(a, b)
         row_bytes = (self.shape[-1] if self.shape else 1) * DTYPE_BITS[self.dtype] // 8
+        return self.piece(a * row_bytes, (b - a) * row_bytes).reshape(b - a, row_bytes)
+
+    def piece(self, start: int, n: int) -> Bytes:
+        """Read ``n`` of its bytes from the offset ``start`` among them: uint8 [n]."""
         file = self.file or SourceFile(self.path)
-        return file.read(self.offset + a * row_bytes, (b - a) * row_bytes, self.name).reshape(b - a, row_bytes)
+        return file.read(self.offset + start, n, self.name)
 
 
 def read_safetensors(path: Path, file: ByteSource | None = None) -> dict[str, StoredTensor]:
