@@ -17,7 +17,7 @@ from ...formats.progress import Progress, note, notes
 from ...formats.storage.output import check_target as check_target_file
 from .checks import check_cluster, check_layout, check_read, check_target, check_write, plan_options_given, refuse
 from .conversion import FLOATS, Conversion, Request, note_client_options, write_checkpoint, write_copy
-from .hub import local_path
+from .hub import source_at_hand
 from .mmproj import check_towers, plan_towers, read_towers
 from .models import output_path, read_model, source_kind, target_kind
 from .naming import described
@@ -115,76 +115,77 @@ def convert(
     start = time.monotonic()
     options = options or PlanOptions()
     check_layout(options)
-    if not isinstance(src, Model):
-        src = local_path(src, progress=progress)
-    source = None if isinstance(src, Model) else read.kind or source_kind(src)
-    check_read(source, read)
-    is_adapter = source == "lora"
-    kind = kind or ("gguf" if is_adapter or dst is None else target_kind(Path(dst)))
-    if mmproj is not None:
-        check_towers(mmproj, source, kind)
-    towers: Job | None = None
-    if isinstance(src, Model):
-        model = src
-    elif is_adapter:
-        model = _read_adapter(Path(src), read, level, progress)
-    elif mmproj is not None and mmproj.only:
-        model, level = read_towers(Path(src), mmproj, read, progress), mmproj.level
-    else:
-        if mmproj is not None and source == "hf":
-            towers = plan_towers(Path(src), Path(src if dst is None else dst), mmproj, read, write, progress)
-            check_target_file(towers.path, towers.path, write.force, [])
-        model = read_model(src, read, progress=progress)
-    shards = SplitOptions(keep=keep_split) if split is None else replace(split, keep=keep_split or split.keep)
-    check_split(shards)
-    request = Request(model, None if dst is None else Path(dst), write, cluster, shards, dry_run, progress)
-    if is_adapter and kind != "gguf":
-        raise PlanError("an adapter becomes a GGUF file", where="--to", hint="leave it out")
-    check_write(kind, write)
-    if kind != "gguf":
-        named = {"--model-name": read.model_name is not None, "--metadata": read.metadata is not None}
-        refuse(named, "only a GGUF file holds facts about the model")
-    auto = level.lower() == "auto"
-    for_levels = {
-        "--imatrix": imatrix is not None, "--refine": refine, "--file": text is not None,
-        "--refine-width": refine_width != DEFAULT_REFINE_WIDTH,
-    }  # fmt: skip
-    for_plans = {
-        **for_levels, **plan_options_given(options), "target": target is not None,
-        "--cluster": cluster is not None, **split_options_given(shards),
-    }  # fmt: skip
-    if is_adapter or kind == "hf":
-        refuse(for_plans, "an adapter is not quantized" if is_adapter else "a Hugging Face folder holds floats")
-        done = write_copy(request, "gguf") if is_adapter else write_checkpoint(request, level, mmproj)
-    elif target is None and auto and not model.from_checkpoint:
-        refuse(for_plans, "without a level the tensors are copied as they are", _NAME_A_LEVEL)
-        done = write_copy(request, kind)
-    else:
-        if target is None and auto:
-            refuse(for_levels, "without a level nothing is quantized", _NAME_A_LEVEL)
-        if target is not None:
-            check_target(target, level, kind)
-            refuse({"--prune-layers": bool(options.prune_layers)}, "a target is for the whole model", _PRUNE_FIRST)
-        if kind == "ggml":
-            refuse(_for_gguf(options, level), "GGML files hold no such keys")
-        check_cluster(cluster, write.threads)
-        if text is not None and (not refine or imatrix is not None or dry_run):
-            raise PlanError("needs --refine, and neither --imatrix nor --dry-run", where="--file")
-        if auto and kind == "ggml" and model.from_checkpoint:
-            level = "F16"  # the only 16-bit type of GGML files
-        planned, options = _for_kind(request, kind, options)
-        with _collected(request, text) as collected:
-            used = collected or (None if imatrix is None else Path(imatrix))
-            name = None if text is None else Path(text).name
-            options, refiner = with_imatrix(
-                options, planned, used, name=name, refine=refine, refine_width=refine_width, progress=progress
-            )
-            inputs = [] if used is None else [used]
-            done = _quantize(request, planned, level, target, kind, options, refiner, inputs)
-    if towers is not None:
-        if not dry_run:
-            write_plans([towers], options=write, progress=progress)
-        done = replace(done, mmproj=towers.path)
+    # Whatever reads the weights several times, or in another process, has them on this machine first.
+    arrive = cluster is None and mmproj is None and not refine and target is None
+    with source_at_hand(src, dst, arrive=arrive, stream=read.stream, progress=progress) as (src, elsewhere):
+        source = None if isinstance(src, Model) else read.kind or source_kind(src)
+        check_read(source, read)
+        is_adapter = source == "lora"
+        kind = kind or ("gguf" if is_adapter or dst is None else target_kind(Path(dst)))
+        if mmproj is not None:
+            check_towers(mmproj, source, kind)
+        towers: Job | None = None
+        if isinstance(src, Model):
+            model = src
+        elif is_adapter:
+            model = _read_adapter(Path(src), read, level, progress)
+        elif mmproj is not None and mmproj.only:
+            model, level = read_towers(Path(src), mmproj, read, progress), mmproj.level
+        else:
+            if mmproj is not None and source == "hf":
+                towers = plan_towers(Path(src), Path(src if dst is None else dst), mmproj, read, write, progress)
+                check_target_file(towers.path, towers.path, write.force, [])
+            model = read_model(src, read, elsewhere=elsewhere, progress=progress)
+        shards = SplitOptions(keep=keep_split) if split is None else replace(split, keep=keep_split or split.keep)
+        check_split(shards)
+        request = Request(model, None if dst is None else Path(dst), write, cluster, shards, dry_run, progress)
+        if is_adapter and kind != "gguf":
+            raise PlanError("an adapter becomes a GGUF file", where="--to", hint="leave it out")
+        check_write(kind, write)
+        if kind != "gguf":
+            named = {"--model-name": read.model_name is not None, "--metadata": read.metadata is not None}
+            refuse(named, "only a GGUF file holds facts about the model")
+        auto = level.lower() == "auto"
+        for_levels = {
+            "--imatrix": imatrix is not None, "--refine": refine, "--file": text is not None,
+            "--refine-width": refine_width != DEFAULT_REFINE_WIDTH,
+        }  # fmt: skip
+        for_plans = {
+            **for_levels, **plan_options_given(options), "target": target is not None,
+            "--cluster": cluster is not None, **split_options_given(shards),
+        }  # fmt: skip
+        if is_adapter or kind == "hf":
+            refuse(for_plans, "an adapter is not quantized" if is_adapter else "a Hugging Face folder holds floats")
+            done = write_copy(request, "gguf") if is_adapter else write_checkpoint(request, level, mmproj)
+        elif target is None and auto and not model.from_checkpoint:
+            refuse(for_plans, "without a level the tensors are copied as they are", _NAME_A_LEVEL)
+            done = write_copy(request, kind)
+        else:
+            if target is None and auto:
+                refuse(for_levels, "without a level nothing is quantized", _NAME_A_LEVEL)
+            if target is not None:
+                check_target(target, level, kind)
+                refuse({"--prune-layers": bool(options.prune_layers)}, "a target is for the whole model", _PRUNE_FIRST)
+            if kind == "ggml":
+                refuse(_for_gguf(options, level), "GGML files hold no such keys")
+            check_cluster(cluster, write.threads)
+            if text is not None and (not refine or imatrix is not None or dry_run):
+                raise PlanError("needs --refine, and neither --imatrix nor --dry-run", where="--file")
+            if auto and kind == "ggml" and model.from_checkpoint:
+                level = "F16"  # the only 16-bit type of GGML files
+            planned, options = _for_kind(request, kind, options)
+            with _collected(request, text) as collected:
+                used = collected or (None if imatrix is None else Path(imatrix))
+                name = None if text is None else Path(text).name
+                options, refiner = with_imatrix(
+                    options, planned, used, name=name, refine=refine, refine_width=refine_width, progress=progress
+                )
+                inputs = [] if used is None else [used]
+                done = _quantize(request, planned, level, target, kind, options, refiner, inputs)
+        if towers is not None:
+            if not dry_run:
+                write_plans([towers], options=write, progress=progress)
+            done = replace(done, mmproj=towers.path)
     return replace(done, written=not dry_run, seconds=time.monotonic() - start)
 
 

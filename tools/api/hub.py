@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...formats.hub.address import find_address
+from ...formats.ir import Model
 from ...formats.progress import Progress, note, notes
-from .checks import check_read
+from ...formats.storage.endings import ending
+from .checks import check_read, refuse
 from .options import ReadOptions, StrPath
 
 if TYPE_CHECKING:
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
     from ...formats.hub.address import HubAddress
     from ...formats.hub.checkpoint import Shards
     from ...formats.hub.repository import Repository
-    from ...formats.ir import Model
+    from ...formats.storage.source import Elsewhere
 
 
 def local_path(source: StrPath, *, progress: Progress | None = None) -> Path:
@@ -44,6 +48,52 @@ def local_path(source: StrPath, *, progress: Progress | None = None) -> Path:
     path = download_file(repository, address.file) if address.file else download_checkpoint(repository)
     note(progress, f"{address}: commit {repository.commit[:12]}")
     return path
+
+
+@contextmanager
+def source_at_hand(
+    source: StrPath | Model, output: StrPath | None, *, arrive: bool, stream: bool, progress: Progress | None = None
+) -> Iterator[tuple[Path | Model, Elsewhere | None]]:
+    """A model's path on this machine within the block, and those of its shards that are still arriving.
+
+    Args:
+        source: as ``local_path`` takes it, or a model.
+        output: what is written, beside which shards lie that do not stay.
+        arrive: whether the work may begin while later shards are still arriving.
+        stream: keep at most two shards on disk.
+        progress: as for ``local_path``.
+
+    Raises:
+        PlanError: nothing can be streamed here. FormatError: as ``local_path``.
+    """
+    address = None if isinstance(source, Model) else find_address(source)
+    if stream:
+        refuse({"--stream": address is None}, "the model is on this machine")
+        refuse({"--stream": not arrive or output is None}, "the weights are read more than once")
+    if isinstance(source, Model) or address is None:
+        yield source if isinstance(source, Model) else Path(source), None
+        return
+    if address.file or not arrive:
+        refuse({"--stream": stream}, "one file is downloaded whole")
+        yield local_path(source, progress=progress), None
+        return
+    from ...formats.hub.arriving import Arrivals
+    from ...formats.hub.checkpoint import beside, weights
+
+    repository = _open(address, progress)
+    small = beside(repository)
+    folder = repository.download(small)
+    names = [name for name in weights(repository, folder) if stream or not (folder / name).is_file()]
+    if not names or any("/" in name or ending(name) != ".safetensors" for name in names):
+        refuse({"--stream": stream}, "only checkpoints of safetensors files arrive piece by piece")
+        yield repository.download([*small, *names]), None
+        return
+    note(progress, f"{address}: commit {repository.commit[:12]}, {len(names)} files arrive")
+    spare = None
+    if stream and output is not None:
+        spare = Path(output).with_name(f".{Path(output).name}.shards")
+    with Arrivals(repository, folder, names, spare) as arrivals:
+        yield folder, arrivals
 
 
 def describe_remote(source: StrPath, *, mtp: Mtp = "keep", progress: Progress | None = None) -> Model | None:

@@ -19,6 +19,7 @@ from .options import Kind, ReadOptions, SourceKind, StrPath
 if TYPE_CHECKING:
     from ...formats.hf.tables.further import Mtp
     from ...formats.ir import Model
+    from ...formats.storage.source import Elsewhere
 
 _DEFAULT_READ = ReadOptions()
 # How names of files and folders say that their weights are floats.
@@ -56,13 +57,20 @@ def target_kind(path: Path) -> Kind:
     return endings.get(ending(path), "hf")
 
 
-def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress: Progress | None = None) -> Model:
+def read_model(
+    path: StrPath,
+    options: ReadOptions = _DEFAULT_READ,
+    *,
+    elsewhere: Elsewhere | None = None,
+    progress: Progress | None = None,
+) -> Model:
     """Read a model of any kind. Weights stay on disk until their rows are asked for.
 
     Args:
         path: a Hugging Face folder, a GGUF file (or any of its shards) or a GGML file; or a model on the hub, see
             ``local_path``.
         options: what the files do not say.
+        elsewhere: those of a checkpoint's files that do not lie on this machine yet.
         progress: called with a ``Note`` for what is assumed, and for what becomes of a quantized checkpoint's weights.
 
     Raises:
@@ -87,6 +95,7 @@ def read_model(path: StrPath, options: ReadOptions = _DEFAULT_READ, *, progress:
             follow_links=options.follow_links,
             mtp=options.mtp,
             say=notes(progress, important=True),
+            elsewhere=elsewhere,
         )
         return described(model, options)
     if kind == "lora":

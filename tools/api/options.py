@@ -35,6 +35,8 @@ class ReadOptions:
         model_name: the model's name in the file (``general.name``), instead of the one that is found.
         metadata: a JSON file of facts about the model, by their keys, such as ``general.author``; they replace those
             that are found.
+        stream: keep at most two shards of a checkpoint on the hub on this machine's disk, beside the output, and none
+            in the hub's cache.
 
     Example:
         >>> from quantmill import ReadOptions
@@ -51,6 +53,7 @@ class ReadOptions:
     mtp: Mtp = "keep"
     model_name: str | None = None
     metadata: Path | None = None
+    stream: bool = False
 
 
 @dataclass(frozen=True)

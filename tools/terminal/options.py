@@ -124,12 +124,13 @@ def _read_options(
     mtp_only: bool,
     model_name: str | None,
     metadata: Path | None,
+    stream: bool,
 ) -> ReadOptions:
     from ...formats.ggml.reader import GGMLSettings
 
     ggml = GGMLSettings(gqa, eps, rope_base, context, vocab_dir)
     mtp = _mtp(no_mtp, mtp_only)
-    return ReadOptions(source, pre, ggml, base, drop_extra_tokens, follow_links, mtp, model_name, metadata)
+    return ReadOptions(source, pre, ggml, base, drop_extra_tokens, follow_links, mtp, model_name, metadata, stream)
 
 
 def _mtp(no_mtp: bool, mtp_only: bool) -> Mtp:
