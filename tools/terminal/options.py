@@ -301,4 +301,7 @@ read_options: Group[Any] = gather(
         help="A JSON file of facts about the model, such as general.author and general.base_models, as "
         "convert_hf_to_gguf.py takes it.",
     ),
+    click.option(
+        "--stream", is_flag=True, help="SRC is on the hub: keep at most two of its shards on disk, beside DST."
+    ),
 )  # fmt: skip
