@@ -78,6 +78,11 @@ if TYPE_CHECKING:
     from .tools.api.blockwise import QuantizedCheckpoint as QuantizedCheckpoint
     from .tools.api.checking import CheckedCheckpoint as CheckedCheckpoint
     from .tools.api.checking import check_checkpoint as check_checkpoint
+    from .tools.api.comparison import ComparedModel as ComparedModel
+    from .tools.api.comparison import ModelComparison as ModelComparison
+    from .tools.api.comparison import ModelSize as ModelSize
+    from .tools.api.comparison import PairedDifference as PairedDifference
+    from .tools.api.comparison import compare_models as compare_models
     from .tools.api.compress import CompressedCheckpoint as CompressedCheckpoint
     from .tools.api.compress import compress as compress
     from .tools.api.conversion import Conversion as Conversion
@@ -134,6 +139,7 @@ _MODULES = {
     "CheckpointOptions": "tools.api.blockwise",
     "ClusterOptions": "tools.api.ray_pool",
     "CollectedImatrix": "tools.api.importance",
+    "ComparedModel": "tools.api.comparison",
     "CompressedCheckpoint": "tools.api.compress",
     "Conversion": "tools.api.conversion",
     "Description": "tools.api.description",
@@ -148,9 +154,12 @@ _MODULES = {
     "ImportanceMissing": "formats.errors",
     "LevelSize": "quantize.estimate.levels",
     "Model": "formats.ir",
+    "ModelComparison": "tools.api.comparison",
     "ModelDifferences": "tools.api.differences",
+    "ModelSize": "tools.api.comparison",
     "Note": "formats.progress",
     "OutputError": "formats.errors",
+    "PairedDifference": "tools.api.comparison",
     "Plan": "quantize.plan",
     "PlanError": "formats.errors",
     "PlanOptions": "quantize.plan_options",
@@ -192,6 +201,7 @@ _MODULES = {
     "check_checkpoint": "tools.api.checking",
     "collect_imatrix": "tools.api.importance",
     "compare": "quantize.compare",
+    "compare_models": "tools.api.comparison",
     "compress": "tools.api.compress",
     "convert": "tools.api.convert",
     "decode": "quantize.decode",

@@ -55,6 +55,7 @@ def memory_explained(device: str) -> Iterator[None]:
     """Raise ``QuantmillError`` where what runs inside needs more memory than the device has.
 
     Example:
+        >>> from quantmill.imatrix.devices import memory_explained
         >>> with memory_explained("cuda"):
         ...     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         Traceback (most recent call last):

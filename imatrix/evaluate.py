@@ -134,10 +134,11 @@ class Record:
     def report(self) -> Evaluation:
         """Compute all figures; a ``BaseComparison`` where chunks were added with a base model's logits."""
         assert self.nll, "no chunk was judged"
-        nll = np.concatenate(self.nll)
-        if not self.nll_base:
-            return evaluation(nll)
-        return comparison(nll, *map(np.concatenate, (self.nll_base, self.kld, self.same_top)))
+        return self.compared() if self.nll_base else evaluation(np.concatenate(self.nll))
+
+    def compared(self) -> BaseComparison:
+        """``report()`` where chunks were added with a base model's logits."""
+        return comparison(*map(np.concatenate, (self.nll, self.nll_base, self.kld, self.same_top)))
 
 
 def _log_softmax(logits: torch.Tensor) -> torch.Tensor:

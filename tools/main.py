@@ -30,6 +30,7 @@ COMMANDS = {
     "awq": ("awq", "Quantize a Hugging Face checkpoint by AWQ."),
     "compress": ("compress", "Round a Hugging Face checkpoint to FP8, NVFP4, INT8, ... for vLLM and transformers."),
     "evaluate": ("evaluate", "Measure perplexity, and KL divergence from a base model."),
+    "compare": ("compare", "Compare files of a model by their divergence from one base: table and plot."),
     "gguf-set-metadata": ("set_metadata", "Change, add or remove a metadata key of a GGUF file."),
     "inspect": ("inspect", "Show a file's metadata, tensors, types and bits per weight."),
     "verify": ("verify", "Check a file's structure, or compare its weights with another's."),

@@ -17,6 +17,7 @@ from quantmill import (
     CheckpointOptions,
     ClusterOptions,
     CollectedImatrix,
+    ComparedModel,
     CompressedCheckpoint,
     Conversion,
     Description,
@@ -30,8 +31,11 @@ from quantmill import (
     LevelSize,
     MmprojOptions,
     Model,
+    ModelComparison,
     ModelDifferences,
+    ModelSize,
     Note,
+    PairedDifference,
     Plan,
     PlanOptions,
     QType,
@@ -90,6 +94,14 @@ def publish(checkpoint: Path, folder: Path) -> list[Path]:
         )  # fmt: skip
     made.append(quantmill.convert(f16.paths[0], folder / "small.gguf", target=SizeTarget(bpw=3.5)))
     return [path for done in made for path in done.paths]
+
+
+def beside(base: Path, files: list[Path]) -> bool:
+    found: ModelComparison = quantmill.compare_models(base, files, run=RunOptions(chunks=4))
+    first: ComparedModel = found.models[0]
+    size: ModelSize = first.size
+    pair: PairedDifference = found.differences[0]
+    return size.bpw < 5 and first.figures.kld_mean < 0.1 and abs(pair.kld) < 2 * pair.kld_error
 
 
 def measure(path: Path, base: Path, text: Path) -> float:

@@ -215,7 +215,7 @@ def test_evaluating_against_another_model_is_said(here: Path, tmp_path: Path) ->
             progress=lambda event: said.append(event.text) if isinstance(event, Note) and event.important else None,
         )  # fmt: skip
     assert len(said) == 1
-    assert "is another model (llama, 1 layers, 256 wide; this one: llama, 2 layers, 256 wide)" in said[0]
+    assert "is another model (llama, 1 layers, 256 wide; f16.gguf: llama, 2 layers, 256 wide)" in said[0]
 
 
 def test_a_page_with_importance_of_another_model(

@@ -7,18 +7,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, overload
 
 from ...formats.errors import QuantmillError
-from ...formats.progress import Progress, StepDone, WorkEnded, emit, note
+from ...formats.progress import Progress, StepDone, WorkEnded, emit
 from ...formats.storage.endings import ending
 from .checks import refuse
-from .hub import local_path
+from .judging import check_same_tokens, judge_against, judge_against_saved, note_other_shape, open_judged, open_saved
 from .options import StrPath
-from .running import DEFAULT_RUN, RunOptions, finish_run, on_device, open_text, open_weights, start_run
+from .running import DEFAULT_RUN, RunOptions, finish_run, on_device, open_text, start_run
 
 if TYPE_CHECKING:
-    from ...imatrix.corpus import Corpus
     from ...imatrix.evaluate import BaseComparison, Evaluation, Record
     from ...imatrix.runner import Runner
-    from ...imatrix.weights import Weights
 
 
 @overload
@@ -87,8 +85,6 @@ def evaluate(
         >>> found.tokens, found.kld_mean, found.top1  # a model against itself
         (63, 0.0, 1.0)
     """
-    from ...imatrix.evaluate import Record
-
     if save_base is not None:
         if base is not None:
             raise QuantmillError("cannot be combined with a base", where="save_base", hint="leave one of them out")
@@ -97,32 +93,30 @@ def evaluate(
     why = "a part of the text would be judged, which compares with nothing"
     refuse({"run.skip_bad_chunks": run.skip_bad_chunks}, why)
     text_path = None if text is None else Path(text)
-    record = Record()
     with on_device(run, progress) as on, TemporaryDirectory(prefix="quantmill-") as temporary:
-        model = local_path(model, progress=progress)
-        weights = open_weights(model, progress)
-        weights.check_predicts()
-        corpus = open_text(weights, text_path, on)
+        judged = open_judged(model, progress)
+        corpus = open_text(judged.weights, text_path, on)
         folder = Path(temporary)
         if base is None:
-            runner = finish_run(start_run(weights, corpus, folder, on), progress)
-            _add_alone(runner, record, None if save_base is None else Path(save_base), progress)
+            runner = finish_run(start_run(judged.weights, corpus, folder, on), progress)
+            record = _alone(runner, None if save_base is None else Path(save_base), progress)
         elif ending(base) == ".npz":
-            _add_against_saved(finish_run(start_run(weights, corpus, folder, on), progress), Path(base), record)
+            saved = open_saved(Path(base), [judged], corpus)
+            record = judge_against_saved(judged, saved, corpus, folder, on, progress)
         else:
-            other = open_weights(Path(base), progress)
-            other.check_predicts()
-            _check_same_text(corpus, open_text(other, text_path, on), Path(base))
-            _note_other_shape(weights, other, Path(base), progress)
-            _add_against(model, weights, Path(base), other, corpus, folder, on, record, progress)
+            other = open_judged(base, progress)
+            check_same_tokens(judged, other, corpus, text_path, on)
+            note_other_shape(judged, other, progress)
+            (record,) = judge_against([judged], other, corpus, folder, on, progress)
     emit(progress, WorkEnded())
     return record.report()
 
 
-def _add_alone(runner: Runner, record: Record, save_base: Path | None, progress: Progress | None) -> None:
+def _alone(runner: Runner, save_base: Path | None, progress: Progress | None) -> Record:
     from ...imatrix.base_predictions import BaseWriter
+    from ...imatrix.evaluate import Record
 
-    writer = BaseWriter()
+    record, writer = Record(), BaseWriter()
     for done, (_, logits, wanted) in enumerate(runner.logits(), 1):
         record.add(logits, wanted)
         if save_base is not None:
@@ -130,53 +124,4 @@ def _add_alone(runner: Runner, record: Record, save_base: Path | None, progress:
         emit(progress, StepDone(f"perplexity {record.perplexity():.4f}", done, runner.corpus.n_chunks))
     if save_base is not None:
         writer.write(save_base, runner.corpus.inputs, runner.weights.head.n_rows)
-
-
-def _add_against(
-    model: Path, weights: Weights, base: Path, base_weights: Weights, corpus: Corpus, folder: Path, run: RunOptions,
-    record: Record, progress: Progress | None,
-) -> None:  # fmt: skip
-    ours, theirs = (
-        finish_run(start_run(side, corpus, folder / name, run), progress)
-        for side, name in ((weights, "model"), (base_weights, "base"))
-    )
-    pairs = zip(ours.logits(), theirs.logits(), strict=True)
-    for done, ((_, logits, wanted), (_, base_logits, _)) in enumerate(pairs, 1):
-        if logits.shape != base_logits.shape:
-            problem = f"{base_logits.shape[1]} tokens in the vocabulary, {logits.shape[1]} in {model}'s"
-            raise QuantmillError(problem, path=base, hint="it is another model")
-        record.add_against(logits, base_logits, wanted)
-        emit(progress, StepDone("predictions compared", done, corpus.n_chunks))
-
-
-def _check_same_text(ours: Corpus, theirs: Corpus, base: Path) -> None:
-    if ours.inputs.shape != theirs.inputs.shape or (ours.inputs != theirs.inputs).any():
-        raise QuantmillError("it splits the text into other tokens", path=base, hint="the base is another model")
-
-
-def _note_other_shape(ours: Weights, theirs: Weights, base: Path, progress: Progress | None) -> None:
-    """Say if the base is not the model in other types. With the same tokens it can still be compared."""
-    facts = [
-        f"{side.model.arch}, {side.model.n_layers} layers, {side.embedding.width} wide" for side in (ours, theirs)
-    ]  # fmt: skip
-    if facts[0] != facts[1]:
-        note(progress, f"warning: {base}: is another model ({facts[1]}; this one: {facts[0]})", important=True)
-
-
-def _add_against_saved(runner: Runner, path: Path, record: Record) -> None:
-    from ...imatrix.base_predictions import read_base
-
-    saved = read_base(path)
-    if saved.n_vocab != runner.weights.head.n_rows:
-        raise QuantmillError(f"has {saved.n_vocab} tokens in its vocabulary", path=path, hint="it is another model's")
-    corpus = runner.corpus
-    n = corpus.n_chunks
-    if saved.tokens.shape[1] != corpus.n_ctx or (saved.tokens[:n] != corpus.inputs[: len(saved.tokens)]).any():
-        problem = "was made from another text, context size or first chunk"
-        raise QuantmillError(problem, path=path, hint="make it again with --save-base")
-    if len(saved.tokens) < n:
-        raise QuantmillError(
-            f"has only {len(saved.tokens)} of {n} chunks", path=path, hint=f"--chunks {len(saved.tokens)}"
-        )
-    for chunk, logits, wanted in runner.logits():
-        saved.compare(record, chunk, logits, wanted)
+    return record

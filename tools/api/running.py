@@ -99,14 +99,18 @@ def on_device(run: RunOptions, progress: Progress | None) -> Iterator[RunOptions
         yield replace(run, device=device)
 
 
-def start_run(weights: Weights, corpus: Corpus, folder: Path, options: RunOptions) -> Runner:
-    """A runner at the first block, whose activations go to ``folder`` if they are too many for memory."""
-    from ...imatrix.activations import Activations
+def start_run(weights: Weights, corpus: Corpus, folder: Path, options: RunOptions, *, share: int = 1) -> Runner:
+    """A runner at the first block, whose activations go to ``folder`` if they are too many for memory.
+
+    Args:
+        share: how many runs there are whose activations are kept at the same time.
+    """
+    from ...imatrix.activations import SPILL, Activations
     from ...imatrix.runner import DTYPES, ComputeOptions, Runner
 
     shape = (corpus.n_chunks, corpus.n_ctx, weights.hidden_width)
     how = ComputeOptions(options.dtype, options.device, options.batch, options.skip_bad_chunks)
-    return Runner(weights, corpus, how, Activations(shape, DTYPES[options.dtype], folder))
+    return Runner(weights, corpus, how, Activations(shape, DTYPES[options.dtype], folder, SPILL // share))
 
 
 def open_run(
