@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..formats.errors import ImportanceMissing, PlanError, located
+from ..formats.gguf.factors import OUTPUT_SCALE
 from ..formats.gguf.keys import FILE_TYPES, GENERAL_FILE_TYPE, GENERAL_QUANTIZATION_VERSION, QUANTIZATION_VERSION
 from ..formats.gguf.overrides import overridden
 from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape
@@ -354,6 +355,9 @@ def _check_sources(model: Model, choices: dict[str, Choice], allow_requantize: b
     for tensor in changed:
         if tensor.qtype.name not in ENCODABLE:
             raise PlanError(f"type {tensor.qtype} cannot be quantized", path=model.path, where=tensor.name)
+        if tensor.name == "output.weight" and tensor.qtype is BY_NAME["NVFP4"] and OUTPUT_SCALE in choices:
+            problem = f"llama.cpp multiplies with {OUTPUT_SCALE} only where the head is of NVFP4"
+            raise PlanError(problem, path=model.path, where=tensor.name, hint="--output-tensor-type NVFP4 keeps it")
     # Decoding to floats loses nothing; encoding a second time does.
     again = [t for t in changed if t.qtype.is_quantized and choices[t.name].type.is_quantized]
     if again and not allow_requantize:

@@ -23,6 +23,7 @@ from .scaled_roles import SCALED_ROLES
 
 _OWN = {("gemma4", Role.FFN_DOWN_EXPS), ("gemma4", Role.FFN_GATE_INP)}  # tensors of the architecture, of that name
 _WEIGHT, _SCALE, _INPUT = ".weight", ".scale", ".input_scale"
+OUTPUT_SCALE = "output.scale"  # of the head; llama.cpp loads it for NVFP4 alone
 
 
 @dataclass(frozen=True)

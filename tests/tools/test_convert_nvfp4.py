@@ -180,6 +180,35 @@ def test_a_stack_of_experts_has_a_factor_for_each(tmp_path: Path, cli: Callable[
         np.testing.assert_allclose(found[name].float().numpy(), weight.float().numpy(), rtol=2.5e-7, atol=0)
 
 
+def turned(folder: Path) -> Path:
+    """Layers that are stored [in, out]; packed they are as everywhere."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=320, n_embd=64, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2)
+    torch.manual_seed(7)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_turned_layers_and_feed_forward_layers_with_biases(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """GPT-2's: attention stays in NVFP4, turned; llama.cpp would multiply the biases of the others, too."""
+    source = turned(tmp_path / "dense")
+
+    def of_layer(name: str, weight: torch.Tensor) -> Any:
+        parts, dense = pack(name, weight.T.contiguous())
+        return parts, dense.T.contiguous()
+
+    meant = packed.save_packed(source, tmp_path / "m", CONFIG, of_layer)
+    out = tmp_path / "out.gguf"
+    result = cli("convert", tmp_path / "m", out)
+    assert result.code == 0, result
+    assert "4 weights of NVFP4 are decoded, as llama.cpp applies no factor to them: blk.0.ffn_up.weight, " in result.err
+    found = {tensor.name: tensor.qtype.name for tensor in read_gguf(out)}
+    assert (found["blk.0.attn_qkv.weight"], found["blk.0.ffn_up.weight"]) == ("NVFP4", "F16")
+    assert cli("convert", tmp_path / "m", out, "--outtype", "f32", "--force").code == 0
+    assert cosine(llama_cpp_logits(out), transformers_logits(source, meant)) > 0.99999
+
+
 def test_without_a_place_for_the_factor_weights_are_decoded(
     checkpoint: tuple[Path, dict[str, torch.Tensor]], llama: Path, tmp_path: Path, cli: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,

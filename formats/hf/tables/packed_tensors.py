@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,8 @@ def transposed(as_packed: Tensor) -> TransposedTensor:
     if isinstance(as_packed, TransposedTensor):
         return as_packed
     (tensor,) = Transpose().apply((unpack_blocks(as_packed),), {})
-    return TransposedTensor(**vars(tensor), as_packed=as_packed)
+    known = {one.name: getattr(tensor, one.name) for one in fields(UnpackedTensor) if hasattr(tensor, one.name)}
+    return TransposedTensor(**known, as_packed=as_packed)
 
 
 def apply_op(op: Op, tensors: Tensors, config: Config) -> Tensors:

@@ -10,10 +10,16 @@ import pytest
 
 from oracles.make_scaled_roles import applied
 from oracles.proofs import Proof, all_proofs
-from quantmill.formats.arrays import model_from_arrays
+from quantmill.formats.arrays import model_from_arrays, tensor_from_array
+from quantmill.formats.errors import PlanError
 from quantmill.formats.gguf.factors import factor_tensors, holds_factor, with_factors
 from quantmill.formats.gguf.scaled_roles import SCALED_ROLES
+from quantmill.formats.ir import Model, Role, Tensor
+from quantmill.formats.qtypes import BY_NAME
 from quantmill.quantize.decode import as_float
+from quantmill.quantize.encode import encode
+from quantmill.quantize.plan import make_plan
+from quantmill.quantize.plan_options import PlanOptions
 
 SOME = [proof for proof in all_proofs() if proof.id in ("qwen2", "qwen3moe")]
 
@@ -67,3 +73,15 @@ def test_where_a_factor_may_stand() -> None:
         ("blk.0.ffn_up.scale", up.role, (1,)),
         ("blk.0.ffn_up.input_scale", up.role, (1,)),
     ]
+
+
+def test_a_head_s_factor_is_for_nvfp4_alone() -> None:
+    blocks = encode(np.ones((4, 64), np.float32), "NVFP4")
+    head = Tensor("output.weight", Role.OUTPUT, None, (4, 64), BY_NAME["NVFP4"], lambda a, b: blocks[a:b])
+    scale = tensor_from_array("output.scale", np.array([2.0], np.float32))
+    whole = Model("llama", {}, (head, scale), Path("head.gguf"))
+    options = PlanOptions(allow_requantize=True)
+    with pytest.raises(PlanError, match=r"multiplies with output.scale only where the head is of NVFP4 \(--output-t"):
+        make_plan(whole, "Q8_0", options)
+    kept = make_plan(whole, "Q8_0", replace(options, output_type="NVFP4"))
+    assert [step.type.name for step in kept.steps if step.tensor.name == "output.weight"] == ["NVFP4"]
