@@ -127,13 +127,17 @@ def shard_names(repository: Repository, name: str) -> list[str]:
     return [sibling for sibling in siblings_by_name(name) if sibling in repository.files]
 
 
-def open_described(repository: Repository) -> tuple[Path, Shards]:
-    """A checkpoint without its weights and vocabulary: its folder, and its safetensors files to be read by ranges.
+def open_described(repository: Repository, *, vocabulary: bool) -> tuple[Path, Shards]:
+    """A checkpoint without its weights: its folder, and its safetensors files to be read by ranges.
+
+    Args:
+        repository: the checkpoint's.
+        vocabulary: whether the tokenizer's large files are fetched.
 
     Raises:
         FormatError: it is no checkpoint, or the network fails for minutes.
     """
-    small = beside(repository, vocabulary=False)
+    small = beside(repository, vocabulary=vocabulary)
     folder = repository.download([*small, *(name for name in repository.files if _is_any(name, _DENSE))])
     away = [name for name in weights(repository, folder) if not (folder / name).is_file()]
     return folder, Shards(repository, folder, away)

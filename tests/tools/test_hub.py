@@ -98,6 +98,27 @@ def test_plan_reads_headers_alone(hub: Hub, checkpoint: Path) -> None:
         plan("org/tiny-GGUF")
 
 
+def test_a_check_reads_headers_and_vocabulary(hub: Hub, cli: Callable[..., Done]) -> None:
+    done = cli("archs", "--check", "org/tiny", "--json")
+    assert done.code == 0, done
+    found = json.loads(done.out)
+    assert (found["name"], found["converts"], found["weights"]) == ("llama", True, True)
+    assert found["tokenizer"]
+    assert not any(path.endswith("pytorch_model.bin") for _, path in hub.requests)
+
+
+def test_a_plan_takes_less_than_a_hundredth(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "source" / "wide"
+    folder.parent.mkdir()
+    write_hf(tiny_llama(layers=2, width=1024), folder, max_shard_bytes=20_000_000)
+    hub.add("org/wide", folder)
+    seen: list[object] = []
+    plan("org/wide", ["Q4_K_M"], progress=seen.append)
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert sum(hub.sent.values()) < weights / 100
+    print(next(event.text for event in seen if isinstance(event, Note) and "read of" in event.text))
+
+
 def test_inspect_a_file_by_ranges(hub: Hub) -> None:
     found = describe("hf://org/tiny-GGUF/tiny-Q8_0.gguf")
     whole = local_path("hf://org/tiny-GGUF/tiny-Q8_0.gguf")

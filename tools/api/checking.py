@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...formats.errors import FormatError
 from ...formats.storage.endings import ending
+from .hub import described_folder
 from .options import ReadOptions, StrPath
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def check_checkpoint(path: StrPath, read: ReadOptions = _DEFAULT_READ) -> Checke
     """Check whether a checkpoint converts. No weight is read; of a config.json without weights, it is checked alone.
 
     Args:
-        path: a checkpoint's folder, or a config.json.
+        path: a checkpoint's folder, or a config.json; or a model on the hub, of which only headers are read.
         read: what the files do not say.
 
     Raises:
@@ -86,14 +87,16 @@ def check_checkpoint(path: StrPath, read: ReadOptions = _DEFAULT_READ) -> Checke
     from ...formats.hf.files.weight_files import has_weights
     from ...formats.hf.shapes import lacks_vocabulary, read_described, read_shapes
 
-    given = Path(path)
+    given, elsewhere = described_folder(path)
     config = given / "config.json" if given.is_dir() else given
     if not config.is_file() or ending(config) != ".json":
         raise FormatError("no config.json", path=given, hint="give a checkpoint's folder, or its config.json")
-    weights = given.is_dir() and has_weights(given)
+    weights = elsewhere is not None or (given.is_dir() and has_weights(given))
     said: list[str] = []
     if weights:
-        model = read_described(given, pre=read.pre, follow_links=read.follow_links, mtp=read.mtp, say=said.append)
+        model = read_described(
+            given, pre=read.pre, follow_links=read.follow_links, mtp=read.mtp, say=said.append, elsewhere=elsewhere
+        )
     else:
         model = read_shapes(config, pre=read.pre, say=said.append)
     _, arch, name = read_config(config)

@@ -124,10 +124,24 @@ def describe_remote(source: StrPath, *, mtp: Mtp = "keep", progress: Progress | 
         from ...formats.hf.shapes import read_described
         from ...formats.hub.checkpoint import open_described
 
-        folder, shards = open_described(repository)
+        folder, shards = open_described(repository, vocabulary=False)
         model = read_described(folder, mtp=mtp, say=notes(progress, important=True), elsewhere=shards)
     _note_transfer(address, repository, shards, progress)
     return model
+
+
+def described_folder(source: StrPath, *, progress: Progress | None = None) -> tuple[Path, Elsewhere | None]:
+    """A checkpoint's folder, of which the weights may be on the hub: their headers are read by ranges.
+
+    Raises:
+        FormatError: as ``local_path``.
+    """
+    address = find_address(source)
+    if address is None or address.file:
+        return local_path(source, progress=progress), None
+    from ...formats.hub.checkpoint import open_described
+
+    return open_described(_open(address, progress), vocabulary=True)
 
 
 def remote_headers(source: StrPath, *, progress: Progress | None = None) -> tuple[GGUFHeader, ...] | None:
