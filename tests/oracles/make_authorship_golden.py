@@ -1,4 +1,4 @@
-"""What llama.cpp's converter writes of --metadata and --model-name: tests/formats/hf/goldens/authorship.json.
+"""What llama.cpp's converter makes of --metadata, --model-name and --vocab-only: goldens/authorship.json of the tests.
 
 PYTHONPATH=tests python tests/oracles/make_authorship_golden.py
 """
@@ -64,6 +64,9 @@ def main() -> None:
             made = folder / f"{name}-f16.gguf"
             keys = summary(made, made)["metadata"]
             golden[name] = {key: value for key, value in keys.items() if key.startswith("general.")}
+        path = folder / "vocabulary.gguf"
+        converter.convert(model, path, "f16", options=("--vocab-only",))
+        golden["vocabulary"] = summary(path, path)["metadata"]
     GOLDEN.write_text(json.dumps({"made with": PINNED, **golden}, indent=1) + "\n")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from oracles.converter import GOLDENS, summary
+from oracles.converter_differences import MORE, OTHER
 from oracles.make_authorship_golden import FACTS, RUNS, folder_of_facts
 from oracles.quantize_samples import llama
 from quantmill import PlanError, ReadOptions, convert, read_gguf, read_model, write_gguf
@@ -54,7 +55,7 @@ def test_bad_facts(refused: Refused, tmp_path: Path, facts: object, line: str) -
 def test_facts_are_for_files_that_hold_them(refused: Refused, tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", llama(1))
     line = refused("convert", tmp_path / "m.gguf", tmp_path / "hf", "--model-name", "a")
-    assert "--model-name: has no effect: only a GGUF file holds facts about the model" in line
+    assert "--model-name: has no effect: it is for GGUF files" in line
     with pytest.raises(PlanError, match="the model was read before"):
         convert(read_model(tmp_path / "m.gguf"), tmp_path / "o.gguf", read=ReadOptions(model_name="a"))
 
@@ -89,3 +90,18 @@ def test_an_unknown_field(refused: Refused, tmp_path: Path) -> None:
     for command, words in (("quantize", ("Q8_0",)), ("convert", ("--outtype", "Q8_0")), ("convert", ())):
         line = refused(command, tmp_path / "m.gguf", tmp_path / "m-{level}.gguf", *words)
         assert "its name has the field {level}, which nothing fills" in line
+
+
+def test_the_vocabulary_alone(cli: Cli, tmp_path: Path) -> None:
+    model = folder_of_facts(tmp_path)
+    words = ("--vocab-only", "--outtype", "f16", "--pre", "llama-bpe")
+    assert cli("convert", model, tmp_path / "v.gguf", *words).code == 0
+    (model / "model.safetensors").unlink()  # nor does it need weights
+    assert cli("convert", model, tmp_path / "w.gguf", *words).code == 0
+    for path in (tmp_path / "v.gguf", tmp_path / "w.gguf"):
+        assert read_gguf(path).tensors == ()
+        ours = summary(path, path)["metadata"]
+        theirs = GOLDEN["vocabulary"]
+        differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+        listed = {key for key in differing if any(row.covers("llama", key) for row in (*MORE, *OTHER))}
+        assert differing - listed <= {"general.size_label"}  # of weights that are not there, the converter counts none

@@ -86,7 +86,7 @@ def check_read(source: SourceKind | None, read: ReadOptions) -> None:
     ggml = {f"--{name.replace('_', '-')}": value is not None for name, value in settings.items()}
     if source is None:
         named = {"--model-name": read.model_name is not None, "--metadata": read.metadata is not None}
-        refuse(named, "the model was read before", "give it to read_model")
+        refuse({**named, "--vocab-only": read.vocab_only}, "the model was read before", "give it to read_model")
     for kind, what, given in (
         ("ggml", "GGML files", ggml),
         ("lora", "LoRA adapters", {"--base": read.lora_base is not None}),

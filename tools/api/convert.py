@@ -144,7 +144,7 @@ def convert(
         check_write(kind, write)
         if kind != "gguf":
             named = {"--model-name": read.model_name is not None, "--metadata": read.metadata is not None}
-            refuse(named, "only a GGUF file holds facts about the model")
+            refuse({**named, "--vocab-only": read.vocab_only}, "it is for GGUF files")
         auto = level.lower() == "auto"
         for_levels = {
             "--imatrix": imatrix is not None, "--refine": refine, "--file": text is not None,

@@ -88,6 +88,11 @@ def read_model(
     if kind == "hf":
         from ...formats.hf.load import read_hf
 
+        if options.vocab_only and not _has_weights(path):
+            from ...formats.hf.shapes import read_shapes
+
+            say = notes(progress, important=True)
+            return described(read_shapes(path / "config.json", pre=options.pre, say=say), options)
         model = read_hf(
             path,
             pre=options.pre,

@@ -17,11 +17,13 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
 def described(model: Model, read: ReadOptions) -> Model:
-    """The model with the name and the facts that the options give.
+    """The model with the name and the facts that the options give, without its tensors if they say so.
 
     Raises:
         FormatError, QuantmillError: see ``read_authorship``.
     """
+    if read.vocab_only:
+        model = replace(model, tensors=(), shards=())
     if read.metadata is None and read.model_name is None:
         return model
     from ...formats.hf.files.authorship import read_authorship, with_authorship

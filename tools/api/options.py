@@ -37,6 +37,8 @@ class ReadOptions:
             that are found.
         stream: keep at most two shards of a checkpoint on the hub on this machine's disk, beside the output, and none
             in the hub's cache.
+        vocab_only: leave out all tensors: what is left is the vocabulary and the model's numbers. The weights of a
+            checkpoint need not be there.
 
     Example:
         >>> from quantmill import ReadOptions
@@ -54,6 +56,7 @@ class ReadOptions:
     model_name: str | None = None
     metadata: Path | None = None
     stream: bool = False
+    vocab_only: bool = False
 
 
 @dataclass(frozen=True)

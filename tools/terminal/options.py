@@ -125,12 +125,15 @@ def _read_options(
     model_name: str | None,
     metadata: Path | None,
     stream: bool,
+    vocab_only: bool,
 ) -> ReadOptions:
     from ...formats.ggml.reader import GGMLSettings
 
     ggml = GGMLSettings(gqa, eps, rope_base, context, vocab_dir)
     mtp = _mtp(no_mtp, mtp_only)
-    return ReadOptions(source, pre, ggml, base, drop_extra_tokens, follow_links, mtp, model_name, metadata, stream)
+    return ReadOptions(
+        source, pre, ggml, base, drop_extra_tokens, follow_links, mtp, model_name, metadata, stream, vocab_only
+    )
 
 
 def _mtp(no_mtp: bool, mtp_only: bool) -> Mtp:
@@ -295,6 +298,7 @@ read_options: Group[Any] = gather(
         help="Read files whose links lead out of SRC, which could be any file of this machine.",
     ),
     *_MTP,
+    click.option("--vocab-only", is_flag=True, help="Write no tensors: the vocabulary and the model's numbers alone."),
     click.option("--model-name", metavar="NAME", help="The model's name in the file."),
     click.option(
         "--metadata", type=click.Path(path_type=Path), metavar="FILE",
