@@ -88,7 +88,8 @@ def read_model(
     if kind == "hf":
         from ...formats.hf.load import read_hf
 
-        if options.vocab_only and not _has_weights(path):
+        plain = options.mtp == "keep" and not options.drop_extra_tokens
+        if options.vocab_only and plain and not _has_weights(path):
             from ...formats.hf.shapes import read_shapes
 
             say = notes(progress, important=True)
