@@ -245,6 +245,9 @@ def packed() -> list[Sample]:
     stored, config, _ = parts.golden_layer("auto_round", "auto_round-4")
     config |= {"extra_config": {"lm_head": {"bits": 16, "group_size": 128}}, "sym": False, "data_type": "int"}
     layers["auto-round"] = (config, {name.removeprefix("m."): part for name, part in stored.items()})
+    stored, config, _ = parts.golden_layer("hqq", "4-64-1")
+    config |= {"quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}, "skip_modules": ["lm_head"]}
+    layers["hqq"] = (config, {name.removeprefix("m."): part for name, part in stored.items()})
     found = []
     for name, (config, layer) in layers.items():
         weights = save({f"m.{part}": tensor.contiguous() for part, tensor in layer.items()})

@@ -1,10 +1,10 @@
-"""Golden layers of AutoRound, bitsandbytes and ModelOpt: parts as these libraries store them, and their own decode.
+"""Golden layers of AutoRound, bitsandbytes, HQQ and ModelOpt: parts as these store them, and their own decode.
 
 PYTHON tests/oracles/make_packed_goldens_of_tools.py tests/formats/hf/packed/goldens
 
-Run it with a Python that has torch 2.13.0, transformers 5.23.0 and one of auto-round 0.16.1, bitsandbytes 0.50.2 and
-nvidia-modelopt 0.47.0 (with requests); it writes the goldens of the libraries that it
-finds. The files are laid out as those of ``make_packed_goldens.py``.
+Run it with a Python that has torch 2.13.0, transformers 5.23.0 and some of auto-round 0.16.1, bitsandbytes 0.50.2,
+hqq 0.2.8.post1 and nvidia-modelopt 0.47.0 (with requests); it writes the goldens of the libraries that it finds, or of
+those that are named after the folder. The files are laid out as those of ``make_packed_goldens.py``.
 """
 
 from __future__ import annotations
@@ -175,9 +175,26 @@ def auto_round_cases() -> Iterator[Case]:
     yield "awq", config, {**parts, "decoded": ((codes.clamp(0, 15) - spread[1]) * spread[0]).detach()}
 
 
+def hqq_cases() -> Iterator[Case]:
+    """Each packing, groups along rows and across them, and none; in each dtype."""
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    settings = [
+        (8, 64, 1, torch.float16), (4, 64, 1, torch.bfloat16), (4, 16, 0, torch.float16), (3, 64, 0, torch.bfloat16),
+        (3, 32, 1, torch.float32), (2, 16, 1, torch.float16), (1, 64, 0, torch.bfloat16), (4, None, 1, torch.float16),
+    ]  # fmt: skip
+    for bits, size, axis, dtype in settings:
+        torch.manual_seed(bits)
+        about = BaseQuantizeConfig(nbits=bits, group_size=size, axis=axis)
+        layer = HQQLinear(torch.nn.Linear(WIDTH, ROWS, bias=False), about, compute_dtype=dtype, device="cpu")
+        parts = {name: part for name, part in layer.state_dict().items() if part is not None}
+        yield f"{bits}-{size}-{axis}", {"quant_method": "hqq"}, {**parts, "decoded": layer.dequantize()}
+
+
 TOOLS = {
     "auto_round": ("auto-round", auto_round_cases),
     "bitsandbytes": ("bitsandbytes", bitsandbytes_cases),
+    "hqq": ("hqq", hqq_cases),
     "modelopt": ("nvidia-modelopt", modelopt_cases),
 }
 

@@ -27,7 +27,7 @@ from .stored import Module, Panels
 from .targets import Layer
 
 _PACKED_ENDINGS = (
-    ".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", "_blocks", ".quant_map", ".SCB",
+    ".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", "_blocks", ".quant_map", ".SCB", ".W_q",
 )  # fmt: skip
 _OF_CACHES = (".k_scale", ".v_scale", ".q_scale")
 _PLAIN = ("F64", "F32", "F16", "BF16")

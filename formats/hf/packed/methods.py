@@ -11,7 +11,7 @@ from ...ir import Tensor
 from ...json_types import shown
 from ..files.safetensors import StoredTensor
 from ..files.weights import Stored
-from . import auto_round, awq, bitsandbytes, compressed, fp8, gptq, modelopt, mxfp4
+from . import auto_round, awq, bitsandbytes, compressed, fp8, gptq, hqq, modelopt, mxfp4
 from .described import KEYS, Config, Say, check_types, method_of
 from .fp8_experts import is_of_all, spread_scales
 from .integer_grid import IntegerGrid
@@ -112,6 +112,7 @@ METHODS: dict[str, Method] = {
         bitsandbytes.read_layer,
         bare=bitsandbytes.BARE,
     ),
+    "hqq": Method(("W_q",), hqq.PARTS, hqq.check_config, hqq.read_layer),
     "modelopt": Method(
         modelopt.KEYS,
         modelopt.PARTS,
@@ -141,7 +142,6 @@ UNREAD = {
     "fp_quant": f"rotated MXFP4 or NVFP4; {_ORIGINAL}",
     "gguf": "convert the GGUF file itself",
     "higgs": _DECODED.format("flute-kernel"),
-    "hqq": f"load it with hqq and save the layers' dequantize(), or {_ORIGINAL}",
     "metal": _DECODED.format("kernels, on a Mac"),
     "quanto": f"load it with optimum-quanto and save each weight's dequantize(), or {_ORIGINAL}",
     "quark": f"export it again as fp8, awq or gguf with AMD's quark, or {_ORIGINAL}",

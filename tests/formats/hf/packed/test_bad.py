@@ -199,7 +199,6 @@ def test_a_file_left_over_beside_plain_floats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "parts"),
     [
-        ({"quant_method": "hqq"}, {"m.W_q": torch.zeros(4, 8, dtype=torch.uint8)}),
         ({"quant_method": "quanto"}, {"m.weight._data": torch.zeros(4, 8).to(torch.float8_e4m3fn)}),
         ({"quant_method": "bitnet"}, {"m.weight": torch.ones(4, 8)}),  # made ternary as it runs
     ],

@@ -19,6 +19,7 @@ ORACLES = {
     "auto_round": ("auto-round 0.16.1", 15),
     "bitsandbytes": ("bitsandbytes 0.50.2", 10),
     "compressed": ("compressed-tensors 0.20.1", 25),
+    "hqq": ("hqq 0.2.8.post1", 8),
     "modelopt": ("nvidia-modelopt 0.47.0", 13),
 }
 
