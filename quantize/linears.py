@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from ..formats.errors import PlanError
+import numpy as np
+
+from ..formats.errors import PlanError, QuantmillError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from ..formats.ir import Role
 
 
 MIN_TOKENS = 32  # see docs/commands.md; other programs use half a percent of the text, 1,300 of its tokens
+
+ScaleType = Literal["F32", "F16", "BF16"]
 
 
 class Linear(Protocol):
@@ -104,6 +109,28 @@ def unseen_remarks(groups: Sequence[LinearGroup], least: int) -> Iterator[str]:
     for name, numbers in experts.items():
         shown = ", ".join(map(str, sorted(numbers)))
         yield f"{name}: saw fewer than {least} tokens, rounded to nearest: {shown}"
+
+
+def own_scale_type(stored: str) -> ScaleType:
+    """The type that scales have beside weights of a type in the checkpoint: the same."""
+    return next((one for one in get_args(ScaleType) if one == stored), "F16")
+
+
+def stored_scales(scales: NDArray[np.float32], kind: ScaleType, name: str) -> NDArray[Any]:
+    """Scales, to whose precision they were rounded already, as they are stored: those of BF16, which numpy has not, as
+    the bits of whole numbers.
+
+    Raises:
+        QuantmillError: one has no half.
+    """
+    if kind == "BF16":
+        bits: NDArray[np.uint32] = np.ascontiguousarray(scales).view(np.uint32)
+        return (bits >> np.uint32(16)).astype(np.uint16)
+    with np.errstate(over="ignore"):
+        half = scales.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise QuantmillError("a weight is too large for scales in half precision", where=name)
+    return half if kind == "F16" else scales
 
 
 def check_min_tokens(number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -21,14 +22,20 @@ from .terminal.progress import ProgressDisplay
 )  # fmt: skip
 @click.option("--no-scales", is_flag=True, help="Do not search scales for the inputs.")
 @click.option("--no-clip", is_flag=True, help="Do not search smaller ranges. With --no-scales: round to nearest.")
+@click.option("--sym/--asym", default=False, show_default=True, help="The zero point is the middle code, or any code.")
+@click.option(
+    "--format", "checkpoint_format", type=click.Choice(["awq", "compressed-tensors"]), default="awq",
+    show_default=True, help="AutoAWQ's (gemm), or llm-compressor's.",
+)  # fmt: skip
 @click.option(
     "--min-tokens", type=int, default=MIN_TOKENS, show_default=True, metavar="N",
     help="Round an expert to nearest that saw fewer tokens of the text.",
 )  # fmt: skip
 @calibration_options
 def command(
-    model: Path, output: Path, group_size: int, no_scales: bool, no_clip: bool, text: Path | None, n_ctx: int | None,
-    chunks: int, from_chunk: int, batch: int, min_tokens: int, parse_special: bool, device: str, max_shard_size: float,
+    model: Path, output: Path, group_size: int, no_scales: bool, no_clip: bool, sym: bool,
+    checkpoint_format: Literal["awq", "compressed-tensors"], text: Path | None, n_ctx: int | None, chunks: int,
+    from_chunk: int, batch: int, min_tokens: int, parse_special: bool, device: str, max_shard_size: float,
     save_every: int, threads: int | None, force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Quantize the linear layers of MODEL_DIR by AWQ: 4 bits, inputs scaled by what a text makes of them.
@@ -44,13 +51,13 @@ def command(
     from .api.blockwise import CheckpointOptions
     from .api.running import RunOptions
 
-    settings = AWQSettings(group_size, not no_scales, not no_clip, min_tokens)
+    settings = AWQSettings(group_size, not no_scales, not no_clip, min_tokens, sym)
     run = RunOptions(
         n_ctx=n_ctx, chunks=chunks, first_chunk=from_chunk, batch=batch, parse_special=parse_special, device=device
     )
     with ProgressDisplay(quiet=quiet) as progress:
         made = awq(
-            model, output, settings=settings, text=text, run=run,
+            model, output, settings=settings, checkpoint_format=checkpoint_format, text=text, run=run,
             checkpoint=CheckpointOptions(max_shard_size * 1e9, save_every, threads, force), progress=progress,
         )  # fmt: skip
-    print_result(model, made, {"bits": 4, **asdict(settings)}, as_json, quiet)
+    print_result(model, made, {"bits": 4, **asdict(settings), "checkpoint_format": checkpoint_format}, as_json, quiet)

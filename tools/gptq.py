@@ -31,8 +31,9 @@ from .terminal.progress import ProgressDisplay
     help="What is added to the Hessian's diagonal, as a part of its mean.",
 )  # fmt: skip
 @click.option(
-    "--checkpoint-format", type=click.Choice(["gptq", "gptq_v2"]), default="gptq", show_default=True,
-    help="How zero points are stored: less one, or as they are.",
+    "--format", "--checkpoint-format", "checkpoint_format", default="gptq", show_default=True,
+    type=click.Choice(["gptq", "gptq_v2", "compressed-tensors"]),
+    help="GPTQ's own, whose zero points are stored less one or (v2) as they are, or llm-compressor's.",
 )  # fmt: skip
 @click.option(
     "--min-tokens", type=int, default=MIN_TOKENS, show_default=True, metavar="N",
@@ -41,9 +42,9 @@ from .terminal.progress import ProgressDisplay
 @calibration_options
 def command(
     model: Path, output: Path, bits: int, group_size: int, desc_act: bool, static_groups: bool, sym: bool, damp: float,
-    checkpoint_format: Literal["gptq", "gptq_v2"], text: Path | None, n_ctx: int | None, chunks: int, from_chunk: int,
-    batch: int, min_tokens: int, parse_special: bool, device: str, max_shard_size: float, save_every: int,
-    threads: int | None, force: bool, quiet: bool, as_json: bool,
+    checkpoint_format: Literal["gptq", "gptq_v2", "compressed-tensors"], text: Path | None, n_ctx: int | None,
+    chunks: int, from_chunk: int, batch: int, min_tokens: int, parse_special: bool, device: str, max_shard_size: float,
+    save_every: int, threads: int | None, force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Quantize the linear layers of MODEL_DIR by GPTQ, by what a text makes of their inputs.
 
@@ -52,6 +53,7 @@ def command(
     \b
     Example: quantmill gptq Llama-2-13b Llama-2-13b-GPTQ --bits 4 --group-size 128 -f calibration.txt
              quantmill gptq Llama-2-13b Llama-2-13b-GPTQ-8bit --bits 8 --group-size 32 --desc-act
+             quantmill gptq Qwen3-30B-A3B Qwen3-30B-A3B-W4A16 --format compressed-tensors --static-groups
     """
     from ..quantize.gptq.settings import GPTQSettings
     from .api.blockwise import CheckpointOptions

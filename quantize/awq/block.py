@@ -7,16 +7,25 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ...formats.errors import PlanError
-from ...formats.hf.packed.awq import pack
-from ..linears import Linear, LinearGroup, LinearReport, module_of, unseen, unseen_remarks
+from ..linears import (
+    Linear,
+    LinearGroup,
+    LinearReport,
+    ScaleType,
+    module_of,
+    own_scale_type,
+    stored_scales,
+    unseen,
+    unseen_remarks,
+)
 from .block_folds import BlockFold, FloatTensors, find_folds
 from .folds import UNCLIPPED
-from .grid import AWQWeight, quantize_to_grid
+from .grid import AWQWeight, Grid, quantize_to_grid
+from .layouts import LAYOUTS, Layout
 from .search import Sample, SquaredOutputs, search_clipping, search_scales
 from .settings import AWQSettings
 
@@ -68,10 +77,11 @@ class AWQBlock:
     Args:
         block: the block.
         settings: how.
+        layout: what is written.
     """
 
-    def __init__(self, block: BlockContext, settings: AWQSettings) -> None:
-        self.block, self.settings = block, settings
+    def __init__(self, block: BlockContext, settings: AWQSettings, layout: Layout = LAYOUTS["awq"]) -> None:
+        self.block, self.settings, self.layout = block, settings, layout
         self.samples: dict[LinearGroup, Sample] = {}
         self.squared: dict[LinearGroup, SquaredOutputs] = {}
         self.keep = max(256, min(_SAMPLE, _SAMPLE_BYTES // (4 * max(1, block.input_width))))  # rows of each sample
@@ -136,6 +146,7 @@ class AWQBlock:
             layers,
             self.settings.group_size,
             lambda scales: self._settle(fold, scales.to(fold.source.device)),
+            self._grid(fold.into[0][0]),
         )
         if found.exponent:
             fold.apply(found.scales)
@@ -182,17 +193,22 @@ class AWQBlock:
         return float((after - before).norm()) <= _EXACT * float(before.norm())
 
     def _pack(self, linear: Linear, sample: Sample | None) -> AWQWeight:
-        size = self.settings.group_size
+        size, grid = self.settings.group_size, self._grid(linear)
         limits = None
         if self.settings.clip and sample is not None and linear.role not in UNCLIPPED:
-            limits = search_clipping(linear.weight, sample, size)
-        packed = quantize_to_grid(linear.weight, size, limits, linear.name)
-        self.arrays |= {
-            f"{linear.name}.qweight": pack(np.ascontiguousarray(packed.codes.cpu().numpy().T)),
-            f"{linear.name}.qzeros": pack(np.ascontiguousarray(packed.zeros.cpu().numpy().T)),
-            f"{linear.name}.scales": np.ascontiguousarray(packed.scales.half().cpu().numpy().T),
-        }
+            limits = search_clipping(linear.weight, sample, size, grid)
+        packed = quantize_to_grid(linear.weight, size, limits, linear.name, grid)
+        codes, zeros, steps = (part.cpu().numpy() for part in (packed.codes, packed.zeros, packed.scales))
+        scales = stored_scales(steps, self._scale_type(linear), linear.name)
+        parts = self.layout.parts(codes, zeros, scales, grid.symmetric)
+        self.arrays |= {f"{linear.name}.{part}": array for part, array in parts.items()}
         return packed
+
+    def _grid(self, linear: Linear) -> Grid:
+        return Grid(self.settings.sym, torch.bfloat16 if self._scale_type(linear) == "BF16" else torch.float16)
+
+    def _scale_type(self, linear: Linear) -> ScaleType:
+        return own_scale_type(self.block.stored_dtype(linear.stored)) if self.layout.own_scales else "F16"
 
     def _store(self, fold: BlockFold) -> None:
         """Add the changed tensors that stay in floats, in the checkpoint's types."""

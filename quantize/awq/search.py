@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .grid import TOP, ranges, rounded, steps
+from .grid import TOP, USUAL, Grid, ranges, rounded, steps
 
 EXPONENTS = tuple(i / 20 for i in range(20))
 RATIOS = tuple(1 - i / 20 for i in range(10))  # of a group's range that are tried: 1, 0.95, ... 0.55
@@ -114,6 +114,7 @@ def search_scales(
     layers: Sequence[tuple[torch.Tensor, SquaredOutputs]],
     group_size: int,
     settle: Callable[[torch.Tensor], torch.Tensor] = lambda scales: scales,
+    grid: Grid = USUAL,
 ) -> FoundScales:
     """Find the exponent a for which the scales magnitude**a leave the least error once the weights are rounded.
 
@@ -122,6 +123,7 @@ def search_scales(
         layers: each linear layer that reads these inputs: its weight, float32 [out, in], and its ``SquaredOutputs``.
         group_size: inputs that share a scale when weights are rounded.
         settle: gives the scales that result when some are stored.
+        grid: what weights are rounded to.
 
     Returns:
         the best of ``EXPONENTS``; exponent 0, no scales at all, where nothing is better.
@@ -131,7 +133,7 @@ def search_scales(
         scales = settle(scales_of(magnitude, exponent))
         error = 0.0
         for weight, squared in layers:
-            error += squared.sum((rounded(weight * scales, group_size) / scales).sub_(weight))
+            error += squared.sum((rounded(weight * scales, group_size, grid) / scales).sub_(weight))
         if best is None or error < best.error:
             best = FoundScales(scales, exponent, error, error if best is None else best.plain)
     assert best is not None
@@ -148,13 +150,16 @@ def scales_of(magnitude: torch.Tensor, exponent: float) -> torch.Tensor:
     return torch.where(alive, scales, torch.ones_like(scales)).clamp(1 / _MOST, _MOST).float()
 
 
-def search_clipping(weight: torch.Tensor, sample: Sample, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def search_clipping(
+    weight: torch.Tensor, sample: Sample, group_size: int, grid: Grid = USUAL
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Find for each group of each output the part of its range that leaves the least error in the output.
 
     Args:
         weight: float32 [out, in].
         sample: its inputs.
         group_size: inputs that share a scale when weights are rounded.
+        grid: what they are rounded to.
 
     Returns:
         the limits, least and greatest, for ``quantize_to_grid``: two float32 [out, G].
@@ -168,7 +173,8 @@ def search_clipping(weight: torch.Tensor, sample: Sample, group_size: int) -> tu
         part = slice(start, start + _CLIP_ROWS)
         grouped = weight[part].reshape(-1, low.shape[1], rows.shape[2])
         for candidate in RATIOS:
-            scales, zeros = (each.unsqueeze(-1) for each in steps(low[part] * candidate, high[part] * candidate))
+            found = steps(low[part] * candidate, high[part] * candidate, grid)
+            scales, zeros = (each.unsqueeze(-1) for each in found)
             error = (grouped / scales).round_().clamp_(-zeros, TOP - zeros).mul_(scales).sub_(grouped).transpose(0, 1)
             loss = ((error @ grams) * error).sum(-1).T
             better = loss < best[part]

@@ -19,6 +19,7 @@ class AWQSettings:
         scales: search scales for the inputs before weights are rounded.
         clip: search smaller ranges for the groups. Without both, each weight is rounded to nearest.
         min_tokens: an expert that saw fewer tokens of the text is rounded to nearest, without it.
+        sym: the zero point is the middle code, instead of any.
 
     Example:
         >>> from quantmill import AWQSettings
@@ -31,6 +32,7 @@ class AWQSettings:
     scales: bool = True
     clip: bool = True
     min_tokens: int = MIN_TOKENS
+    sym: bool = False
 
     def check(self) -> None:
         """Raise ``PlanError`` for a group size that no client takes."""

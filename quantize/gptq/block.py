@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
-from ...formats.hf.packed.gptq import pack_columns, pack_rows
-from ..linears import Linear, LinearGroup, LinearReport, unseen, unseen_remarks
-from .layer import Factor, GPTQWeight, Hessian, factorize, quantize_linear, round_to_nearest
+from ..linears import Linear, LinearGroup, LinearReport, ScaleType, own_scale_type, unseen, unseen_remarks
+from .layer import Factor, Hessian, factorize, quantize_linear, round_to_nearest
+from .layouts import Layout
 from .settings import GPTQSettings
 
 
@@ -36,12 +36,15 @@ class GPTQBlock:
 
     Args:
         settings: how.
-        zeros_less_one: store zero points less one, as the older checkpoint format does.
+        layout: what is written.
         threads: how many to use.
+        stored_dtype: gives a tensor's type in the checkpoint, by its name there.
     """
 
-    def __init__(self, settings: GPTQSettings, zeros_less_one: bool, threads: int) -> None:
-        self.settings, self.zeros_less_one, self.threads = settings, zeros_less_one, threads
+    def __init__(
+        self, settings: GPTQSettings, layout: Layout, threads: int, stored_dtype: Callable[[str], str]
+    ) -> None:
+        self.settings, self.layout, self.threads, self.stored_dtype = settings, layout, threads, stored_dtype
         self.hessians: dict[LinearGroup, Hessian] = {}
         self.arrays: dict[str, NDArray[Any]] = {}  # packed, by their names in the checkpoint
         self.reports: list[GPTQReport] = []
@@ -66,26 +69,22 @@ class GPTQBlock:
                 factor = factorize(hessian, self.settings, group.name)
                 self._remark(group, factor)
             for linear in group.linears:
+                kind = self._scale_type(linear)
                 if factor is None:
-                    result = round_to_nearest(linear.weight, self.settings, linear.name)
+                    result = round_to_nearest(linear.weight, self.settings, linear.name, kind)
                 else:
-                    result = quantize_linear(linear.weight, factor, self.settings, self.threads, linear.name)
+                    result = quantize_linear(linear.weight, factor, self.settings, self.threads, linear.name, kind)
                 linear.weight.copy_(torch.from_numpy(result.decode()))
-                self._pack(linear, result)
+                parts = self.layout.parts(result, self.settings)
+                self.arrays |= {f"{linear.name}.{part}": array for part, array in parts.items()}
                 errors = (result.loss, result.relative, result.damp)
                 self.reports.append(
                     GPTQReport(linear.name, linear.role.value, tokens, *errors, by_text=factor is not None)
                 )
         self.remarks += unseen_remarks(rounded, least)
 
-    def _pack(self, linear: Linear, result: GPTQWeight) -> None:
-        bits = self.settings.bits
-        self.arrays |= {
-            f"{linear.name}.qweight": pack_rows(result.codes, bits),
-            f"{linear.name}.qzeros": pack_columns(result.zeros - self.zeros_less_one, bits),
-            f"{linear.name}.scales": result.scales,
-            f"{linear.name}.g_idx": result.g_idx,
-        }
+    def _scale_type(self, linear: Linear) -> ScaleType:
+        return own_scale_type(self.stored_dtype(linear.stored)) if self.layout.own_scales else "F16"
 
     def _remark(self, group: LinearGroup, factor: Factor) -> None:
         if factor.damp > self.settings.damp:

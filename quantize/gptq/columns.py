@@ -14,10 +14,11 @@ TILE = 64  # a block of 128 inputs for so many outputs is 32 kB, the first cache
 SHRINK = np.float32(0.01)  # the steps of the search for a scale
 NORMAL = np.float32(2.0**-14)  # the smallest normal half; below, halves are STEP apart
 STEP = np.float32(2.0**-24)
+HALF, BFLOAT = 13, 16
 
 
 @jit
-def quantize_block(weights, factor, groups, bits, symmetric, search, params, codes, first, last):  # type: ignore[no-untyped-def]
+def quantize_block(weights, factor, groups, bits, symmetric, search, cut, params, codes, first, last):  # type: ignore[no-untyped-def]
     """Quantize outputs ``first`` to ``last`` of a block of inputs.
 
     Args:
@@ -28,7 +29,8 @@ def quantize_block(weights, factor, groups, bits, symmetric, search, params, cod
         bits: of a code.
         symmetric: the zero point stays in the middle.
         search: how many steps of ``SHRINK`` to try for a smaller scale; 0 takes the extreme weights' scale.
-        params: float32 [2, G, out], scales (of half precision) and zero points.
+        cut: bits of a float's fraction that scales are stored without: ``HALF``, or ``BFLOAT``.
+        params: float32 [2, G, out], scales (of that precision) and zero points.
         codes: uint8 [B, out], written.
 
     Returns:
@@ -57,7 +59,7 @@ def quantize_block(weights, factor, groups, bits, symmetric, search, params, cod
                 end = i + 1
                 while end < size and groups[end] == row:
                     end += 1
-                _find_params(W, cost, i, end, top, symmetric, search, scale, zero)
+                _find_params(W, cost, i, end, top, symmetric, search, cut, scale, zero)
                 for lane in range(lanes):
                     params[0, row, start + lane] = scale[lane]
                     params[1, row, start + lane] = zero[lane]
@@ -87,13 +89,13 @@ def quantize_block(weights, factor, groups, bits, symmetric, search, params, cod
 
 
 @jit
-def find_params(weights, cost, bits, symmetric, search, params):  # type: ignore[no-untyped-def]
+def find_params(weights, cost, bits, symmetric, search, cut, params):  # type: ignore[no-untyped-def]
     """Find the scales and zero points of one group, all of whose inputs are known.
 
     Args:
         weights: float32 [n, out].
         cost: float32 [n], what a squared error of each input costs.
-        bits, symmetric, search: see ``quantize_block``.
+        bits, symmetric, search, cut: see ``quantize_block``.
         params: float32 [2, out], written: scales and zero points.
     """
     size = weights.shape[0]
@@ -107,13 +109,13 @@ def find_params(weights, cost, bits, symmetric, search, params):  # type: ignore
                 W[i, lane] = weights[i, start + lane]
             for lane in range(lanes, TILE):
                 W[i, lane] = 0
-        _find_params(W, cost, 0, size, top, symmetric, search, scale, zero)
+        _find_params(W, cost, 0, size, top, symmetric, search, cut, scale, zero)
         for lane in range(lanes):
             params[0, start + lane], params[1, start + lane] = scale[lane], zero[lane]
 
 
 @jit
-def _find_params(W, cost, start, end, top, symmetric, search, scale, zero):  # type: ignore[no-untyped-def]
+def _find_params(W, cost, start, end, top, symmetric, search, cut, scale, zero):  # type: ignore[no-untyped-def]
     """Find each lane's scale and zero for a group: of those tried, the one whose weighted squared error is least."""
     low, high = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
     best = np.full(TILE, np.float32(np.inf))
@@ -132,7 +134,7 @@ def _find_params(W, cost, start, end, top, symmetric, search, scale, zero):  # t
             s[lane] = max((b - a) / top, STEP)
             if b - a == 0:
                 s[lane] = np.float32(1)
-        _to_half(s)
+        _round_fractions(s, cut)
         for lane in range(TILE):
             if symmetric:
                 z[lane] = (top + np.float32(1)) / np.float32(2)
@@ -155,15 +157,15 @@ def _find_params(W, cost, start, end, top, symmetric, search, scale, zero):  # t
 
 
 @jit_part
-def _to_half(s):  # type: ignore[no-untyped-def]
-    """Round each value to the nearest half, ties to even."""
+def _round_fractions(s, cut):  # type: ignore[no-untyped-def]
+    """Round each value to the nearest half or bfloat16, ties to even."""
     bits = s.view(np.uint32)
     for lane in range(TILE):
         below = np.rint(s[lane] / STEP) * STEP
         b = bits[lane]
-        b += np.uint32(0xFFF) + ((b >> np.uint32(13)) & np.uint32(1))
-        b &= np.uint32(0xFFFFE000)
-        if s[lane] < NORMAL:
+        b += np.uint32((1 << (cut - 1)) - 1) + ((b >> np.uint32(cut)) & np.uint32(1))
+        b &= np.uint32(0xFFFFFFFF - (1 << cut) + 1)
+        if cut == HALF and s[lane] < NORMAL:
             s[lane] = below
         else:
             bits[lane] = b

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...formats.errors import QuantmillError
+from ..linears import ScaleType, stored_scales
 from .settings import GPTQSettings
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 128  # inputs between two updates of all the weights that follow
 _SEARCH = 40  # steps of a hundredth by which a scale may be smaller than the largest weight asks for
+_CUTS: dict[ScaleType, int] = {"F32": 13, "F16": 13, "BF16": 16}  # bits of a float32's fraction that scales lack
 _WITHOUT_FLOAT64 = ("mps",)  # types of torch devices: Apple's
 _DAMPING_STEPS = 6  # each ten times the last, from the setting to a matrix that is nearly its diagonal
 
@@ -32,8 +34,9 @@ class GPTQWeight:
     Args:
         codes: uint8 [K, N].
         zeros: uint8 [G, N], at least 1.
-        scales: float16 [G, N].
+        scales: float32 [G, N], of values that their type has.
         g_idx: int32 [K].
+        scale_type: what scales are stored as.
         loss: squared error of the outputs on the calibration text, per token and output.
         relative: the same as a share of the outputs' own square.
         damp: the damping that was needed.
@@ -41,20 +44,25 @@ class GPTQWeight:
 
     codes: NDArray[np.uint8]
     zeros: NDArray[np.uint8]
-    scales: NDArray[np.float16]
+    scales: NDArray[np.float32]
     g_idx: NDArray[np.int32]
+    scale_type: ScaleType = "F16"
     loss: float = 0.0
     relative: float = 0.0
     damp: float = 0.0
 
     def decode(self) -> NDArray[np.float32]:
-        """float32 [N, K]: the weight that clients compute with, whose products are rounded to half precision."""
-        out = np.empty(self.codes.shape, np.float16)
-        zeros, scales = self.zeros.astype(np.float32), self.scales.astype(np.float32)
+        """float32 [N, K]: the weight that clients compute with, whose products are rounded to the scales' type."""
+        import torch
+
+        out = np.empty(self.codes.shape, np.float16 if self.scale_type == "F16" else np.float32)
+        zeros = self.zeros.astype(np.float32)
         for start in range(0, len(out), _BLOCK):
             part = slice(start, start + _BLOCK)
             group = self.g_idx[part]
-            out[part] = (self.codes[part] - zeros[group]) * scales[group]
+            out[part] = (self.codes[part] - zeros[group]) * self.scales[group]
+        if self.scale_type == "BF16":
+            out = torch.from_numpy(out).bfloat16().float().numpy()
         return np.ascontiguousarray(out.T, np.float32)
 
 
@@ -170,7 +178,12 @@ def _order(diagonal: torch.Tensor, settings: GPTQSettings) -> torch.Tensor:
 
 
 def quantize_linear(
-    weight: torch.Tensor, factor: Factor, settings: GPTQSettings, threads: int = 1, name: str = ""
+    weight: torch.Tensor,
+    factor: Factor,
+    settings: GPTQSettings,
+    threads: int = 1,
+    name: str = "",
+    scale_type: ScaleType = "F16",
 ) -> GPTQWeight:
     """Quantize a linear layer's weight by GPTQ.
 
@@ -183,6 +196,7 @@ def quantize_linear(
         settings: the same as for the factor.
         threads: how many to use; the result does not depend on it.
         name: the layer's name, for messages.
+        scale_type: what scales are stored as.
 
     Raises:
         QuantmillError: a weight is not finite.
@@ -196,7 +210,7 @@ def quantize_linear(
     W = weight.detach().float().T[order].contiguous()  # [K, N]
     if not torch.isfinite(W.sum()):
         raise QuantmillError("NaN or Inf among its weights", where=name, hint="the checkpoint is damaged")
-    search = _SEARCH if settings.search else 0
+    search, cut = _SEARCH if settings.search else 0, _CUTS[scale_type]
     size = n_in if settings.group_size == -1 else settings.group_size
     places = order.cpu().numpy()
     of = np.arange(n_in) // size if settings.desc_act and not settings.static_groups else places // size
@@ -209,7 +223,7 @@ def quantize_linear(
         whole = W.cpu().numpy()
         for group in range(params.shape[1]):
             at = np.flatnonzero(rows == group)
-            find_params(whole[at], cost[at], settings.bits, settings.sym, search, params[:, group])
+            find_params(whole[at], cost[at], settings.bits, settings.sym, search, cut, params[:, group])
     else:  # each found when its first input's turn comes
         starts = np.arange(0, n_in, size)
         rows[starts] = -1 - rows[starts]
@@ -226,7 +240,7 @@ def quantize_linear(
             def run(tile: tuple[int, int], block: Any = block, inner: Any = inner, at: int = start) -> float:
                 part = slice(at, at + len(block))
                 return float(
-                    quantize_block(block, inner, rows[part], settings.bits, settings.sym, search,
+                    quantize_block(block, inner, rows[part], settings.bits, settings.sym, search, cut,
                                    params, codes[part], *tile)
                 )  # fmt: skip
 
@@ -235,11 +249,18 @@ def quantize_linear(
                 W[stop:].addmm_(upper[start:stop, stop:].T, errors.to(W.device), alpha=-1)
     unordered = np.empty_like(codes)
     unordered[places] = codes
-    scales = _half(params[0], name)
+    stored_scales(params[0], scale_type, name)  # which may not have them
     per = max(1, factor.hessian.tokens) * n_out
     own = _outputs_square(weight, factor.hessian)
     return GPTQWeight(
-        unordered, params[1].astype(np.uint8), scales, g_idx, total / per, total / own if own else 0.0, factor.damp
+        unordered,
+        params[1].astype(np.uint8),
+        params[0],
+        g_idx,
+        scale_type,
+        total / per,
+        total / own if own else 0.0,
+        factor.damp,
     )
 
 
@@ -256,13 +277,16 @@ def _tiles(n_out: int, threads: int) -> list[tuple[int, int]]:
     return [(a, min(a + share, n_out)) for a in range(0, n_out, share)]
 
 
-def round_to_nearest(weight: torch.Tensor, settings: GPTQSettings, name: str = "") -> GPTQWeight:
+def round_to_nearest(
+    weight: torch.Tensor, settings: GPTQSettings, name: str = "", scale_type: ScaleType = "F16"
+) -> GPTQWeight:
     """Round each weight to its nearest code, without a text: for experts that saw no tokens.
 
     Args:
         weight: float [N, K].
         settings: ``desc_act`` and ``static_groups`` have no effect here.
         name: the layer's name, for messages.
+        scale_type: what scales are stored as.
 
     Example:
         >>> import torch
@@ -281,22 +305,14 @@ def round_to_nearest(weight: torch.Tensor, settings: GPTQSettings, name: str = "
     n_in, n_out = w.shape
     size = n_in if settings.group_size == -1 else settings.group_size
     params = np.ones((2, settings.groups(n_in), n_out), np.float32)
-    search = _SEARCH if settings.search else 0
+    search, cut = _SEARCH if settings.search else 0, _CUTS[scale_type]
     ones = np.ones(size, np.float32)
     codes = np.empty((n_in, n_out), np.uint8)
     for group in range(params.shape[1]):
         part = slice(group * size, (group + 1) * size)
-        find_params(w[part], ones, settings.bits, settings.sym, search, params[:, group])
+        find_params(w[part], ones, settings.bits, settings.sym, search, cut, params[:, group])
         scale, zero = params[:, group]
         codes[part] = np.clip(np.rint(w[part] / scale) + zero, 0, (1 << settings.bits) - 1)
     g_idx = (np.arange(n_in) // size).astype(np.int32)
-    return GPTQWeight(codes, params[1].astype(np.uint8), _half(params[0], name), g_idx)
-
-
-def _half(scales: NDArray[np.float32], name: str) -> NDArray[np.float16]:
-    """The scales in half precision, to which they were rounded already. Raises ``QuantmillError`` if one has none."""
-    with np.errstate(over="ignore"):
-        half = scales.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise QuantmillError("a weight is too large for scales in half precision", where=name)
-    return half
+    stored_scales(params[0], scale_type, name)
+    return GPTQWeight(codes, params[1].astype(np.uint8), params[0], g_idx, scale_type)

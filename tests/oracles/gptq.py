@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _CHILD = """
 import json, sys, traceback
 import numpy as np, torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, AwqConfig, GPTQConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, AwqConfig, CompressedTensorsConfig, GPTQConfig
 torch.set_num_threads(2)
-kinds = {"gptq": GPTQConfig, "awq": AwqConfig}
+kinds = {"gptq": GPTQConfig, "awq": AwqConfig, "compressed": CompressedTensorsConfig}
 
 def whole(module):
     from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
@@ -61,7 +61,7 @@ def by_gptqmodel(folder):  # which has a module for each expert, where transform
 for line in sys.stdin:
     job = json.loads(line)
     try:
-        if job["kind"] != "compressed" and job["experts"]:
+        if job["experts"]:
             model = by_gptqmodel(job["folder"])
             linears, names = sorted({type(m).__name__ for _, m in packed(model)}), [name for name, _ in packed(model)]
             for name, module in packed(model):
@@ -74,6 +74,8 @@ for line in sys.stdin:
         options = {"quantization_config": kinds[job["kind"]](**job["config"])} if job["config"] else {}
         model = AutoModelForCausalLM.from_pretrained(job["folder"], device_map="cpu", dtype=torch.float32, **options)
         linears = sorted({type(m).__name__ for m in model.modules() if hasattr(m, "qweight")})
+        if job["kind"] == "compressed":  # it leaves experts in the type of their scales, and computes in it
+            model.float()
         if job["whole"]:
             for name, module in packed(model):
                 model.set_submodule(name, whole(module))
@@ -131,8 +133,8 @@ class Client:
         Args:
             folder: the checkpoint.
             tokens: one sequence.
-            config: of ``GPTQConfig`` or ``AwqConfig``; None takes the folder's own.
-            kind: ``gptq`` or ``awq``.
+            config: of ``GPTQConfig``, ``AwqConfig`` or ``CompressedTensorsConfig``; None takes the folder's own.
+            kind: ``gptq``, ``awq`` or ``compressed``.
             whole: AWQ linears, which the client computes in half precision, as float32 ones of the weights it unpacks.
             experts: load by GPTQModel itself, which has a module for each expert, and as ``whole``.
 

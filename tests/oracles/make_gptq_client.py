@@ -1,4 +1,5 @@
-"""Make the environment of the GPTQ and AWQ client: GPTQModel under transformers, of its own numpy (a minute or two).
+"""Make the environment of the client of GPTQ, AWQ and compressed-tensors: GPTQModel and compressed-tensors under
+transformers, with a numpy of its own (a minute or two).
 
 python tests/oracles/make_gptq_client.py
 
@@ -15,13 +16,14 @@ import sys
 import venv
 from pathlib import Path
 
-PINNED = ("torch==2.13.0", "transformers==5.23.0", "gptqmodel==7.6.0", "optimum==2.3.0")
+PINNED = ("torch==2.13.0", "transformers==5.23.0", "gptqmodel==7.6.0", "optimum==2.3.0", "compressed-tensors==0.20.1")
 
 
 def client_folder() -> Path:
     """Where the client is, or is to be: one folder a Python version."""
     root = Path(os.environ.get("QUANTMILL_CLIENTS", "~/.cache/quantmill-clients")).expanduser()
-    return root / f"{PINNED[2].replace('==', '-')}-py{sys.version_info[0]}.{sys.version_info[1]}"
+    names = "-".join(PINNED[number].replace("==", "-") for number in (2, 4))
+    return root / f"{names}-py{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def python_of_client() -> Path:

@@ -25,6 +25,7 @@ from quantmill.quantize.awq.grid import AWQWeight, quantize_to_grid
 from quantmill.quantize.awq.settings import AWQSettings
 from quantmill.tools.api import running
 from quantmill.tools.api.awq import _method
+from quantmill.tools.api.blockwise import _stored_dtype
 from quantmill.tools.awq import command
 from quantmill.tools.convert import command as convert
 
@@ -191,7 +192,7 @@ def walk_without_rounding(
         runs.append(running.start_run(weights, corpus, folder / name, running.RunOptions()))
         runs[-1].embed()
     plain, scaled = runs
-    method = _method(folder / "model", AWQSettings(64))
+    method = _method(_stored_dtype(folder / "model"), AWQSettings(64))
 
     def keep(self: AWQBlock, linear: layerwise.Linear, sample: object) -> AWQWeight:
         weight = linear.weight.clone()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...formats.progress import Progress
 from ...quantize.awq.settings import AWQSettings
 from .blockwise import DEFAULT_CHECKPOINT, BlockMethod, CheckpointOptions, QuantizedCheckpoint, quantize_checkpoint
-from .hub import local_path
+from .compressed import check_compressed_linear, compressed_config
 from .options import StrPath
 from .running import DEFAULT_RUN, RunOptions
 
@@ -21,7 +19,9 @@ if TYPE_CHECKING:
     from ...imatrix.runner import Runner
     from ...quantize.awq.block import AWQReport, BlockContext
     from ...quantize.awq.block_folds import FloatTensors
+    from ...quantize.linears import Linear
 
+CheckpointFormat = Literal["awq", "compressed-tensors"]
 _DEFAULT = AWQSettings()
 _ONE_STAGE = 1 << 62  # scales are settled for the whole block before any of it is rounded
 
@@ -31,6 +31,7 @@ def awq(
     output: StrPath,
     *,
     settings: AWQSettings = _DEFAULT,
+    checkpoint_format: CheckpointFormat = "awq",
     text: StrPath | None = None,
     run: RunOptions = DEFAULT_RUN,
     checkpoint: CheckpointOptions = DEFAULT_CHECKPOINT,
@@ -44,7 +45,8 @@ def awq(
     Args:
         model: a Hugging Face folder with float weights.
         output: the folder to make.
-        settings: groups, and which searches are made.
+        settings: groups, zero points, and which searches are made.
+        checkpoint_format: ``awq``, as AutoAWQ wrote it (gemm), or ``compressed-tensors``, as llm-compressor does.
         text: a UTF-8 file; None for the text that ships with the package.
         run: which chunks of the text, and on which device; ``dtype`` and ``skip_bad_chunks`` keep their defaults.
         checkpoint: the output's shards, how often the state is saved, threads.
@@ -74,42 +76,42 @@ def awq(
         ('model.layers.0.self_attn.q_proj', 144, True)
     """
     settings.check()
-    source = local_path(model, progress=progress)
-    return quantize_checkpoint(source, output, lambda: _method(source, settings), text, run, checkpoint, progress)
+    return quantize_checkpoint(
+        model, output, lambda types: _method(types, settings, checkpoint_format), text, run, checkpoint, progress
+    )
 
 
-def _method(model: Path, settings: AWQSettings) -> BlockMethod[AWQReport]:
+def _method(
+    stored_dtype: Callable[[str], str], settings: AWQSettings, checkpoint_format: CheckpointFormat = "awq"
+) -> BlockMethod[AWQReport]:
     from ...quantize.awq.block import AWQBlock, AWQReport, check_linear
+    from ...quantize.awq.layouts import LAYOUTS
 
-    stored_dtype = _stored_dtype(model)
-    return BlockMethod(
-        settings={"bits": 4, **asdict(settings)},
-        check=lambda module, linear: check_linear(module, linear, settings),
-        quantizer=lambda runner: AWQBlock(_context(runner, stored_dtype), settings),
-        report=AWQReport,
-        quantization_config={
+    compressed, layout = checkpoint_format == "compressed-tensors", LAYOUTS[checkpoint_format]
+
+    def check(module: torch.nn.Module, linear: Linear) -> None:
+        check_linear(module, linear, settings)
+        if compressed:
+            check_compressed_linear(linear, settings.group_size, settings.sym)
+
+    def config(ignore: Sequence[str]) -> dict[str, Any]:
+        if compressed:
+            return compressed_config(4, settings.group_size, settings.sym, False, ignore)
+        return {
             "quant_method": "awq", "bits": 4, "group_size": settings.group_size, "zero_point": True,
             "version": "gemm", "modules_to_not_convert": None,
-        },
-        config_file="quant_config.json",
+        }  # fmt: skip
+
+    return BlockMethod(
+        settings={"bits": 4, **asdict(settings), "checkpoint_format": checkpoint_format},
+        check=check,
+        quantizer=lambda runner: AWQBlock(_context(runner, stored_dtype), settings, layout),
+        report=AWQReport,
+        quantization_config=config,
+        config_file=None if compressed else "quant_config.json",
         sequential=False,
         stage_bytes=_ONE_STAGE,
-    )  # fmt: skip
-
-
-def _stored_dtype(model: Path) -> Callable[[str], str]:
-    """A function that gives a tensor's type in the checkpoint by its name, such as ``BF16``."""
-    from ...formats.hf.files.weights import read_weights
-    from ...formats.ir import Tensor
-
-    stored = read_weights(model)
-
-    @cache
-    def stored_dtype(name: str) -> str:
-        found = stored[name]
-        return (found if isinstance(found, Tensor) else found.tensor()).qtype.name
-
-    return stored_dtype
+    )
 
 
 def _context(runner: Runner, stored_dtype: Callable[[str], str]) -> BlockContext:

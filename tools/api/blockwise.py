@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ...formats.errors import PlanError
+from ...formats.ir import Role, Tensor
 from ...formats.progress import Progress, WorkEnded, emit, note, notes
 from ...quantize.linears import Linear, LinearGroup, LinearReport
 from .hub import local_path
@@ -115,8 +117,8 @@ class BlockMethod(Generic[Report]):
         check: raises if a linear layer of a block, a module, cannot be written.
         quantizer: gives the quantizer of the runner's next block.
         report: the type of its reports.
-        quantization_config: for config.json.
-        config_file: the second file that holds it.
+        quantization_config: gives that of config.json, from the names of modules that stay as they are.
+        config_file: the second file that holds it, if there is one.
         sequential: see ``walk_block``.
         stage_bytes: likewise.
         remark: gives what a person should know once every layer was checked, or None.
@@ -126,8 +128,8 @@ class BlockMethod(Generic[Report]):
     check: Callable[[torch.nn.Module, Linear], None]
     quantizer: Callable[[Runner], BlockQuantizer[Report]]
     report: type[Report]
-    quantization_config: Mapping[str, Any]
-    config_file: str
+    quantization_config: Callable[[Sequence[str]], Mapping[str, Any]]
+    config_file: str | None
     sequential: bool = True
     stage_bytes: int = _STAGE_BYTES
     remark: Callable[[], str | None] = lambda: None
@@ -136,7 +138,7 @@ class BlockMethod(Generic[Report]):
 def quantize_checkpoint(
     model: StrPath,
     output: StrPath,
-    method: Callable[[], BlockMethod[Report]],
+    method: Callable[[Callable[[str], str]], BlockMethod[Report]],
     text: StrPath | None,
     run: RunOptions,
     options: CheckpointOptions,
@@ -147,7 +149,8 @@ def quantize_checkpoint(
     Args:
         model: the checkpoint's folder.
         output: the folder to make.
-        method: called once the checkpoint proved to be one that can be quantized.
+        method: called once the checkpoint proved to be one that can be quantized, with a function that gives a
+            tensor's type there, such as ``BF16``, by its name.
         text, run, progress: see ``gptq``.
 
     Raises:
@@ -174,7 +177,8 @@ def quantize_checkpoint(
         resumable_folder(target, force=options.force, inputs=[source]) as folder,
         when_cut_off(cut_off),
     ):
-        made = _quantize(source, folder, method(), None if text is None else Path(text), on, options, progress)
+        how, chosen = method(_stored_dtype(source)), None if text is None else Path(text)
+        made = _quantize(source, folder, how, chosen, on, options, progress)
     remove_state(state)
     emit(progress, WorkEnded())
     return replace(made, seconds=time.monotonic() - start)
@@ -200,8 +204,9 @@ def _quantize(
     state = RunState(work, run_key(runner, model, method.settings))
     _walk(runner, state, method, options.save_every, progress)
     files = [state.file(layer) for layer in range(runner.n_layers)]
+    config = method.quantization_config(_left(runner, replaced))
     write_packed(
-        model, folder, files, method.quantization_config, replaced=replaced, beside=method.config_file,
+        model, folder, files, config, replaced=replaced, beside=method.config_file,
         max_shard_bytes=options.max_shard_bytes,
     )  # fmt: skip
     return QuantizedCheckpoint(
@@ -264,6 +269,35 @@ def _check_all(runner: Runner, method: BlockMethod[Report]) -> dict[str, list[st
     if not found:
         raise PlanError("no linear layers found", path=path)
     return found
+
+
+def _left(runner: Runner, replaced: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names of modules with a matrix that stays as it is, other than the embedding."""
+    from ...formats.hf.files.weights import read_weights
+
+    weights = runner.weights
+    slots = weights.arch.slots(weights.config)
+    embedded = {name for slot in slots if slot.rule.role is Role.TOKEN_EMBD for name in slot.sources}
+    names = [
+        name.removesuffix(".weight")
+        for name, stored in read_weights(weights.model.path).items()
+        if name.endswith(".weight") and len(stored.shape) > 1 and name not in replaced and name not in embedded
+    ]
+    return names if "lm_head" in names else [*names, "lm_head"]  # which may be tied, and is a module all the same
+
+
+def _stored_dtype(model: Path) -> Callable[[str], str]:
+    """A function that gives a tensor's type in the checkpoint by its name, such as ``BF16``."""
+    from ...formats.hf.files.weights import read_weights
+
+    stored = read_weights(model)
+
+    @cache
+    def stored_dtype(name: str) -> str:
+        found = stored[name]
+        return (found if isinstance(found, Tensor) else found.tensor()).qtype.name
+
+    return stored_dtype
 
 
 def _mean_errors(reports: Sequence[LinearReport]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +10,7 @@ from ...formats.errors import PlanError
 from ...formats.progress import Progress
 from ...quantize.gptq.settings import GPTQSettings
 from .blockwise import DEFAULT_CHECKPOINT, BlockMethod, CheckpointOptions, QuantizedCheckpoint, quantize_checkpoint
+from .compressed import check_compressed_gptq, check_compressed_linear, compressed_config
 from .options import StrPath
 from .running import DEFAULT_RUN, RunOptions
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from ...quantize.gptq.block import GPTQReport
     from ...quantize.linears import Linear
 
-CheckpointFormat = Literal["gptq", "gptq_v2"]
+CheckpointFormat = Literal["gptq", "gptq_v2", "compressed-tensors"]
 _DEFAULT = GPTQSettings()
 
 
@@ -42,7 +44,8 @@ def gptq(
         model: a Hugging Face folder with float weights.
         output: the folder to make.
         settings: bits, groups and the order of quantization.
-        checkpoint_format: how zero points are stored: less one (``gptq``), or as they are (``gptq_v2``).
+        checkpoint_format: ``gptq``, whose zero points are stored less one, ``gptq_v2``, where they are stored as they
+            are, or ``compressed-tensors``, as llm-compressor writes it.
         text: a UTF-8 file; None for the text that ships with the package.
         run: which chunks of the text, and on which device; ``dtype`` and ``skip_bad_chunks`` keep their defaults.
         checkpoint: the output's shards, how often the state is saved, threads.
@@ -72,16 +75,23 @@ def gptq(
         ('model.layers.0.self_attn.q_proj', 144, True)
     """
     settings.check()
+    if checkpoint_format == "compressed-tensors":
+        check_compressed_gptq(settings)
     return quantize_checkpoint(
-        model, output, lambda: _method(settings, checkpoint_format), text, run, checkpoint, progress
+        model, output, lambda types: _method(types, settings, checkpoint_format), text, run, checkpoint, progress
     )
 
 
-def _method(settings: GPTQSettings, checkpoint_format: CheckpointFormat) -> BlockMethod[GPTQReport]:
+def _method(
+    stored_dtype: Callable[[str], str], settings: GPTQSettings, checkpoint_format: CheckpointFormat
+) -> BlockMethod[GPTQReport]:
     import torch
 
     from ...quantize.gptq.block import GPTQBlock, GPTQReport
+    from ...quantize.gptq.layouts import LAYOUTS
     from ...quantize.linears import module_of
+
+    compressed, layout = checkpoint_format == "compressed-tensors", LAYOUTS[checkpoint_format]
 
     ragged: set[int] = set()  # widths that the group size does not divide
 
@@ -90,6 +100,8 @@ def _method(settings: GPTQSettings, checkpoint_format: CheckpointFormat) -> Bloc
         if type(owner).__name__ == "Conv1D":  # GPT-2's, with inputs in rows
             raise PlanError("is a Conv1D, which keeps inputs in rows", where=linear.name, hint="quantize to GGUF")
         settings.check_shape(linear.name, *linear.weight.shape)
+        if compressed:
+            check_compressed_linear(linear, settings.group_size, settings.sym)
         width = linear.weight.shape[1]
         if settings.group_size > 0 and width % settings.group_size:
             ragged.add(width)
@@ -106,15 +118,18 @@ def _method(settings: GPTQSettings, checkpoint_format: CheckpointFormat) -> Bloc
     return BlockMethod(
         settings={**asdict(settings), "checkpoint_format": checkpoint_format},
         check=check,
-        quantizer=lambda runner: GPTQBlock(settings, checkpoint_format == "gptq", torch.get_num_threads()),
+        quantizer=lambda runner: GPTQBlock(settings, layout, torch.get_num_threads(), stored_dtype),
         report=GPTQReport,
-        quantization_config=_config(settings, checkpoint_format),
-        config_file="quantize_config.json",
+        quantization_config=lambda ignore: _config(settings, checkpoint_format, ignore),
+        config_file=None if compressed else "quantize_config.json",
         remark=remark,
     )
 
 
-def _config(settings: GPTQSettings, checkpoint_format: str) -> dict[str, Any]:
+def _config(settings: GPTQSettings, checkpoint_format: str, ignore: Sequence[str]) -> dict[str, Any]:
+    if checkpoint_format == "compressed-tensors":
+        reordered = settings.static_groups
+        return compressed_config(settings.bits, settings.group_size, settings.sym, reordered, ignore)
     from ...formats.version import __version__
 
     return {

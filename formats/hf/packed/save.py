@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def write_packed(
     quantization_config: Mapping[str, Any],
     *,
     replaced: Mapping[str, Sequence[str]],
-    beside: str = "quantize_config.json",
+    beside: str | None = "quantize_config.json",
     max_shard_bytes: float = 5e9,
 ) -> None:
     """Write the checkpoint ``source`` with its quantized linear layers to ``folder``, which must exist.
@@ -55,12 +56,12 @@ def write_packed(
         source: the original. Tensors that are not replaced are copied in their own types, as are the files of the
             tokenizer and of generation.
         folder: the folder to write to.
-        arrays: safetensors files of the packed arrays. The part of a name before its last dot is the name of a linear
+        arrays: safetensors files of the packed arrays, those of BF16 as U16. The part of a name before its last dot is the name of a linear
             layer; the names of other tensors (a norm, a bias) are those of the original, which is left out.
         quantization_config: written to config.json, and to the file ``beside`` it.
         replaced: the original's tensors that are left out, and the linear layers that are in each: one, or those of all
             experts.
-        beside: the name of that file; some loaders read only it.
+        beside: the name of that file; some loaders read only it. None for no such file.
         max_shard_bytes: bytes of data in one safetensors file, at most.
 
     Raises:
@@ -70,7 +71,7 @@ def write_packed(
     packed: dict[str, list[Tensor]] = {}
     for made in arrays:
         for name, stored in read_safetensors(made).items():
-            packed.setdefault(name.rpartition(".")[0], []).append(any_type(stored))
+            packed.setdefault(name.rpartition(".")[0], []).append(_bfloats(any_type(stored)))
     tensors: list[Tensor] = []
     changed = {tensor.name for several in packed.values() for tensor in several}
     for name, original in read_weights(source).items():
@@ -84,7 +85,8 @@ def write_packed(
     assert not packed, sorted(packed)
     path = folder if isinstance(folder, Path) else folder.path
     write_json(path / "config.json", config)
-    write_json(path / beside, quantization_config)
+    if beside is not None:
+        write_json(path / beside, quantization_config)
     copy_beside(source, path)
     write_safetensors(folder, tensors, max_shard_bytes=max_shard_bytes)
 
@@ -96,6 +98,11 @@ def copy_beside(source: Path, folder: Path) -> None:
         if wanted and file.is_file() and file.name not in _OUR_OWN and not file.name.endswith(".index.json"):
             check_link(file, source)
             shutil.copyfile(file, folder / file.name)
+
+
+def _bfloats(array: Tensor) -> Tensor:
+    """What numpy has as whole numbers of 16 bits, the bits of BF16, as that."""
+    return replace(array, qtype=FILE_TYPES["BF16"]) if array.qtype is FILE_TYPES["U16"] else array
 
 
 def any_type(stored: StoredTensor) -> Tensor:
