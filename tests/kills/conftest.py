@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from oracles.quantized import save
 from oracles.tiny import TEXT, save_tiny_llama
 
 
@@ -16,5 +17,6 @@ def sources(smollm2_hf: Path, smollm2_f16: Path, tmp_path_factory: pytest.TempPa
     shutil.copytree(smollm2_hf, folder / "smollm2")
     (folder / "f16.gguf").symlink_to(smollm2_f16)
     save_tiny_llama(folder / "small", layers=6, hidden=256)
+    save("qwen3moe", folder / "experts", num_hidden_layers=6)
     (folder / "text.txt").write_text(TEXT * 20)
     return folder

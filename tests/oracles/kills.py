@@ -15,7 +15,9 @@ from pathlib import Path
 
 KILLS = int(os.environ.get("QUANTMILL_KILLS", "5"))  # of each command; 50 for a thorough look
 CALIBRATION = ["-f", "SRC/text.txt", "-c", "64", "--chunks", "4", "--save-every", "1"]
-# Command line, and what it makes; SRC/smollm2 and its F16 GGUF are real, SRC/small is random and six layers deep.
+PACKED = ["--format", "compressed-tensors"]
+# Command line, and what it makes; SRC/smollm2 and its F16 GGUF are real, SRC/small and SRC/experts are random and six
+# layers deep.
 WRITING = {
     "quantize": (["quantize", "SRC/f16.gguf", "o.gguf", "Q4_K_M", "--threads", "1"], "o.gguf"),
     "convert in one pass": (["convert", "SRC/smollm2", "o.gguf", "--outtype", "Q4_K_S", "--threads", "2"], "o.gguf"),
@@ -28,6 +30,7 @@ RUNNING = {
     "gptq": (["gptq", "SRC/small", "o", "--group-size", "32", *CALIBRATION], "o"),
     "compress with a text": (["compress", "SRC/small", "o", "--scheme", "nvfp4", *CALIBRATION], "o"),
     "awq": (["awq", "SRC/small", "o", "--group-size", "32", *CALIBRATION], "o"),
+    "gptq of experts": (["gptq", "SRC/experts", "o", "--group-size", "32", *CALIBRATION, *PACKED], "o"),
 }
 COMMANDS = WRITING | RUNNING
 # The command line, with a journal that is written often enough for short commands to have one. The first argument is

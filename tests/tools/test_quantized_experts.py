@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from oracles.gptq import Client
 from oracles.make_gptq_client import is_made
 from oracles.quantized import TOKENS, decoded, logits, run, save
 from oracles.tiny import TEXT
+from quantmill.quantize.gptq.layouts import LAYOUTS
 
 COMMON = ("-c", 64, "--chunks", 12, "--group-size", 32, "--threads", 1)
 
@@ -123,3 +128,58 @@ def test_client_computes_what_we_decode(client: Client, name: str, method: str, 
     rounded = torch.float16 if method == "gptq" else torch.float32  # as the client has the weights
     wanted = logits(decoded(tmp_path / "out", tmp_path / "back"), rounded).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-4 * max(1.0, float(np.abs(wanted).max())))
+
+
+def test_hessians_are_bounded(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four Hessians of experts at a time, as large as one of attention, and the same bytes as with all five."""
+    from quantmill.quantize.gptq.block import GPTQBlock
+    from quantmill.tools.api import gptq as api
+
+    method, most = api._method, 0
+
+    class Watched(GPTQBlock):
+        def see(self, group: Any, x: torch.Tensor) -> None:
+            nonlocal most
+            super().see(group, x)
+            most = max(most, sum(4 * each.width**2 for each in self.hessians))
+
+    def bounded(stored: Any, settings: Any, kind: Any) -> Any:
+        made = method(stored, settings, kind)
+        return replace(made, quantizer=lambda _: Watched(settings, LAYOUTS[kind], 1, stored), stage_bytes=limit)
+
+    monkeypatch.setattr(api, "_method", bounded)
+    model, limit, peaks = save("qwen3moe", tmp_path / "model"), 1 << 30, []
+    for limit in (1 << 30, 4 * 4 * 64 * 64):
+        run("gptq", model, tmp_path / str(limit), "-f", text, *COMMON, "--chunks", 3, "--quiet")
+        peaks.append(most)
+        most = 0
+    assert peaks == [5 * 4 * 64 * 64, 4 * 4 * 64 * 64]
+    whole, parts = (load_file(tmp_path / str(size) / "model.safetensors") for size in (1 << 30, 4 * 4 * 64 * 64))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+RUN = """
+import sys
+sys.argv = ["quantmill", *sys.argv[1:]]
+from quantmill.tools.main import run
+try:
+    run()
+finally:
+    print("PEAK", open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_one_layer_of_many_experts_in_memory(method: str, tmp_path: Path, text: Path) -> None:
+    """64 experts in each of 2 layers, and of 8: what six layers more take in float32, 300 MB, is not in memory."""
+    peaks = {}
+    for layers in (2, 8):
+        wide = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 64, "num_hidden_layers": layers}
+        model = save("qwen3moe", tmp_path / f"model{layers}", **wide)
+        args = ["-c", "64", "--chunks", "8", "--group-size", "64", "--threads", "1", "--save-every", "0", "--quiet"]
+        words = [method, str(model), str(tmp_path / f"out{layers}"), "-f", str(text), *args]
+        done = subprocess.run([sys.executable, "-c", RUN, *words], capture_output=True, text=True, check=True)
+        peaks[layers] = int(done.stdout.split("PEAK")[1]) * 1024 / 1e6
+    print({layers: f"{peak:.0f} MB" for layers, peak in peaks.items()})
+    assert peaks[8] < peaks[2] + 60

@@ -56,8 +56,9 @@ def write_packed(
         source: the original. Tensors that are not replaced are copied in their own types, as are the files of the
             tokenizer and of generation.
         folder: the folder to write to.
-        arrays: safetensors files of the packed arrays, those of BF16 as U16. The part of a name before its last dot is the name of a linear
-            layer; the names of other tensors (a norm, a bias) are those of the original, which is left out.
+        arrays: safetensors files of the packed arrays, those of BF16 as U16. The part of a name before its last dot is
+            the name of a linear layer; the names of other tensors (a norm, a bias) are those of the original, which is
+            left out.
         quantization_config: written to config.json, and to the file ``beside`` it.
         replaced: the original's tensors that are left out, and the linear layers that are in each: one, or those of all
             experts.
