@@ -13,8 +13,8 @@ from ..formats.errors import PlanError, name_list
 from ..formats.ir import Model, Tensor
 from .choose import Choice, may_quantize
 from .plan_options import Importance
-from .recipe import Category, category_of
-from .recipes import IGNORES_IMPORTANCE
+from .recipe import Category, Recipe, category_of
+from .recipes import IGNORES_IMPORTANCE, OWN_SEARCH
 
 _NAMED = 3  # names of each side in a message
 
@@ -108,15 +108,27 @@ def check_values(importance: Importance) -> None:
             raise PlanError(f"importance {value} at index {bad[0]} is {kind}", where=name, hint="make a new imatrix")
 
 
-def weighed_tensors(model: Model, choices: Mapping[str, Choice], importance: Importance) -> frozenset[str]:
-    """The names of tensors to encode with importance. Raises ``PlanError`` if a vector has the wrong length."""
+def unweighed_types(recipe: Recipe, refine: bool) -> frozenset[str]:
+    """The types that are encoded without importance in a file of a level.
+
+    Args:
+        refine: whether tensors are refined with second moments.
+    """
+    return IGNORES_IMPORTANCE if recipe.own or refine else IGNORES_IMPORTANCE | OWN_SEARCH
+
+
+def weighed_tensors(
+    model: Model, choices: Mapping[str, Choice], importance: Importance, ignore: frozenset[str]
+) -> frozenset[str]:
+    """The names of tensors to encode with importance; not those of types that ``ignore`` it. Raises ``PlanError`` if a
+    vector has the wrong length."""
     names = set()
     for tensor in model.tensors:
         vector, type = importance.get(tensor.name), choices[tensor.name].type
         if vector is None or not type.is_quantized or type is tensor.qtype:
             continue
         if vector.size == importance_size(tensor):
-            if type.name not in IGNORES_IMPORTANCE:
+            if type.name not in ignore:
                 names.add(tensor.name)
         elif category_of(tensor.name) is not Category.TOKEN_EMBD:  # counts tokens; llama-quantize skips it
             raise PlanError(

@@ -15,14 +15,23 @@ from ..formats.ir import Metadata, Model, Tensor, Value, ValueType
 from ..formats.moments_file import Moments
 from ..formats.qtypes import BY_NAME, QType
 from .choose import Choice, choose_types, converted_type, encodable, guess_float_type, visiting_order
-from .importance import ImportanceFit, check_matches, check_values, chosen, matching, n_matrices, weighed_tensors
+from .importance import (
+    ImportanceFit,
+    check_matches,
+    check_values,
+    chosen,
+    matching,
+    n_matrices,
+    unweighed_types,
+    weighed_tensors,
+)
 from .kernels import ENCODABLE
 from .plan_options import Importance, MakeLayout, PlanOptions
 from .prune import prune, with_count_last
 from .recipe import Recipe
-from .recipes import COPY, IGNORES_IMPORTANCE, REFUSES_WITHOUT, find_recipe
+from .recipes import COPY, IGNORES_IMPORTANCE, OWN_SEARCH, REFUSES_WITHOUT, find_recipe
 from .refine import REFINED
-from .remarks import check_copy, check_options, unrefined, unused_importance, unused_options
+from .remarks import check_copy, check_options, own_bytes, unrefined, unused_importance, unused_options
 from .towers import floats_of, kept_floats, whole_type
 
 __all__ = ["Importance", "MakeLayout", "Plan", "PlanOptions", "Step", "make_plan"]
@@ -74,6 +83,7 @@ class Plan:
         importance: the importance vectors to encode with, by tensor name.
         as_converted: whether tensors keep axes of one row, as llama.cpp's converter writes them.
         remarks: what the options asked for in vain, and what is never quantized, in lines.
+        unweighed: the types that are encoded without importance.
 
     Example:
         >>> from quantmill import make_plan, tiny_llama
@@ -90,6 +100,7 @@ class Plan:
     importance: Importance = field(default_factory=dict, repr=False, compare=False)
     remarks: tuple[str, ...] = ()
     as_converted: bool = False
+    unweighed: frozenset[str] = IGNORES_IMPORTANCE | OWN_SEARCH
 
     def infos(self, steps: Iterable[Step]) -> list[TensorInfo]:
         """What a file's header says of some of the steps' tensors."""
@@ -109,8 +120,12 @@ class Plan:
             matched=matched,
             missed=tuple(name for name in self.importance if name not in taken),
             weighed=tuple(step.tensor.name for step in self.steps if step.uses_importance),
-            lacking=tuple(step.tensor.name for step in self.steps if _could_use(step) and not step.uses_importance),
+            lacking=tuple(s.tensor.name for s in self.steps if self._could_use(s) and not s.uses_importance),
         )
+
+    def _could_use(self, step: Step) -> bool:
+        """Whether importance would change the bytes of a step."""
+        return step.type.is_quantized and step.type is not step.tensor.qtype and step.type.name not in self.unweighed
 
     @property
     def n_weights(self) -> int:
@@ -147,11 +162,6 @@ class Plan:
         """How many bits per weight over all tensors the fallbacks add."""
         bits = sum((s.type.bpw - s.wanted.bpw) * s.tensor.n_weights for s in self.steps if s.wanted is not None)
         return bits / max(1, self.n_weights)
-
-
-def _could_use(step: Step) -> bool:
-    """Whether importance would change the bytes of a step."""
-    return step.type.is_quantized and step.type is not step.tensor.qtype and step.type.name not in IGNORES_IMPORTANCE
 
 
 def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> Plan:
@@ -203,7 +213,8 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
     if model.from_checkpoint:
         choices = _as_converter(model, recipe, choices, keep_blocks)
     choices = {t.name: choices.get(t.name, Choice(t.qtype, "kept")) for t in model.tensors}
-    weighed = weighed_tensors(model, choices, importance)
+    ignore = unweighed_types(recipe, options.moments is not None)
+    weighed = weighed_tensors(model, choices, importance, ignore)
     choices |= _without_importance(model, recipe, choices, weighed, options)
     _check_sources(model, choices, options.allow_requantize or model.from_checkpoint)
     refined = _to_refine(model, choices, weighed, options.moments) if options.moments is not None else frozenset()
@@ -224,7 +235,7 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
         Step(t, c.type, c.reason, offset, info.nbytes, c.wanted, t.name in weighed, t.name in refined)
         for t, c, info, offset in zip(tensors, (choices[t.name] for t in tensors), infos, place.offsets, strict=True)
     )
-    plan = Plan(model, level, steps, metadata, place, importance, as_converted=in_order)
+    plan = Plan(model, level, steps, metadata, place, importance, as_converted=in_order, unweighed=ignore)
     return replace(plan, remarks=(*remarks, *_remarks_on_importance(plan, options.moments is not None)))
 
 
@@ -232,6 +243,7 @@ def _remarks_on_importance(plan: Plan, refine: bool) -> Iterator[str]:
     fit = plan.importance_fit
     if fit is not None:
         yield from unused_importance(plan.level, fit)
+    yield from own_bytes({s.type.name for s in plan.steps if s.uses_importance and not s.refined} & OWN_SEARCH)
     if refine:
         weighed = [step for step in plan.steps if step.uses_importance]
         yield from unrefined([step.tensor.name for step in weighed if not step.refined and step.type.name in REFINED])

@@ -212,6 +212,7 @@ class Recipe:
         needs_importance: the types that are useless without importance in a file of this level, except for the token
             embeddings and the output matrix.
         by_rank: whether ffn tensors are counted even in models with experts.
+        own: whether the level is quantmill's own, and not one of llama.cpp's.
     """
 
     level: str
@@ -220,6 +221,7 @@ class Recipe:
     lifts: tuple[Override, ...] = ()
     needs_importance: frozenset[str] = frozenset()
     by_rank: bool = False
+    own: bool = False
 
     @property
     def default_type(self) -> QType:

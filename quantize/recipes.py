@@ -29,6 +29,7 @@ WIDTH_FALLBACKS = {
     "Q3_K": "Q4_0",
     "TQ1_0": "Q4_0",
     "TQ2_0": "Q4_0",
+    "NVFP4": "IQ4_NL",  # ours: llama.cpp gives up; the same size
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
@@ -39,7 +40,10 @@ NEEDS_IMPORTANCE = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "I
 # Types whose encoder refuses to run without it, also for the embeddings (ggml.c and the asserts in ggml-quants.c).
 REFUSES_WITHOUT = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"})
 # Types whose encoder does not look at importance: the bytes are the same with and without.
-IGNORES_IMPORTANCE = frozenset({"Q8_0", "Q1_0", "Q2_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"})
+IGNORES_IMPORTANCE = frozenset({"Q8_0", "Q1_0", "Q2_0", "TQ1_0", "TQ2_0"})
+# Types in which llama.cpp's encoder does not, and ours chooses scales with it; in the levels that are our own, and
+# where tensors are refined. In a level of llama.cpp's the bytes are llama.cpp's.
+OWN_SEARCH = frozenset({"MXFP4", "NVFP4"})
 
 # Architecture -> layers of the model llama.cpp takes for its 70B (``LLM_TYPE_70B`` in src/models); for llama only with
 # grouped-query attention and without 8 experts.
@@ -150,6 +154,19 @@ _MXFP4_MOE = Recipe(
     needs_importance=NEEDS_IMPORTANCE,
 )
 
+
+def _fp4_recipe(level: str) -> Recipe:
+    """A level of quantmill's own around a 4-bit float type, which the feed-forward layers keep throughout, for that is
+    where hardware for these types gains.
+
+    Embeddings and output are read at every token and err directly in the logits. Of the attention, values and output
+    are the ones that matter, and small: queries and keys move the predictions least (see ``budget/losses.py``). So do
+    the published checkpoints of these types: they leave embeddings and output whole, and attention whole or in 8 bits.
+    """
+    rows = (Override(_EMBD, "Q6_K"), *_EIGHT, Override((*_V, *_O), "Q6_K"))
+    return Recipe(level, level, (_GLM5, *_output("Q6_K"), *rows), own=True)
+
+
 _CURRENT = (
     Recipe("F32", "F32"),
     Recipe("F16", "F16"),
@@ -235,6 +252,8 @@ _CURRENT = (
     _recipe("TQ1_0", "TQ1_0", embd="Q4_K"),
     _recipe("TQ2_0", "TQ2_0", embd="Q4_K"),
     _MXFP4_MOE,
+    _fp4_recipe("MXFP4"),
+    _fp4_recipe("NVFP4"),
     _recipe("Q1_0", "Q1_0"),
     _recipe("Q2_0", "Q2_0", embd="Q4_K"),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..formats.errors import PlanError, name_list
 from ..formats.ir import Model
@@ -94,6 +94,12 @@ def unused_importance(level: str, fit: ImportanceFit) -> Iterator[str]:
         yield f"--imatrix changes nothing: it has no entry for what {level} quantizes ({what})"
     else:
         yield f"--imatrix changes nothing: no tensor of {level} is encoded with importance"
+
+
+def own_bytes(types: Collection[str]) -> Iterator[str]:
+    """Say of which types the scales are chosen with importance, though llama.cpp's encoder ignores it."""
+    for name in sorted(types):
+        yield f"{name} scales are chosen with importance; llama.cpp's own encoder ignores it, as {name} without it does"
 
 
 def unrefined(names: Sequence[str]) -> Iterator[str]:

@@ -57,6 +57,7 @@ FILE_TYPES = {
     "BF16": 32,
     "TQ1_0": 36,
     "TQ2_0": 37,
+    "MXFP4": 38,  # quantmill's own level; llama.cpp has no number for dense files and guesses this one
     "MXFP4_MOE": 38,
     "NVFP4": 39,
     "Q1_0": 40,

@@ -51,6 +51,8 @@ class Kernel:
             mapped files and fresh arrays share one compiled form.
         decode_rows: ``f(blocks, out)``, compiled: read-only uint8 [n, row_bytes] -> float32 [n, width].
         uses_importance: whether importance changes the bytes.
+        own_search: the C ignores importance, and with it the bytes are those of quantmill's own search (MXFP4, NVFP4);
+            a plan gives importance to such a type only where llama.cpp defines no bytes.
         requires_importance: the C refuses to encode without it.
         shows_nonfinite: a NaN or Inf among the weights makes its block's scale one, so that looking at the scales,
             a fraction of the bytes, is looking at the weights.
@@ -60,6 +62,7 @@ class Kernel:
     encode_rows: Callable[..., None]
     decode_rows: Callable[..., None]
     uses_importance: bool = False
+    own_search: bool = False
     requires_importance: bool = False
     shows_nonfinite: bool = False
 

@@ -12,11 +12,16 @@ compiler wraps it, and so do we. Its weights all become zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
+from ...formats.ir import Bytes
 from ...formats.qtypes import BY_NAME
-from .base import Kernel, bits_to_float, float_to_bits, jit, jit_inline
+from . import fp4_search
+from .base import F32_ARRAY, Kernel, bits_to_float, float_to_bits, jit, jit_inline
+from .fp4_scales import UE4M3_HALVES
 from .lanes import load_floats
 
 _VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)  # twice the E2M1 values
@@ -35,17 +40,7 @@ def _exponent_starts() -> NDArray[np.int32]:
     return np.append(starts, 0x7FFFFFFF).astype(np.int32)
 
 
-def _ue4m3_halves() -> NDArray[np.float32]:
-    """Half the value of each UE4M3 byte, as ``ggml_ue4m3_to_fp32``: the top bit is ignored, 0 and 0x7F are zero."""
-    code = np.arange(256)
-    exponent, mantissa = (code >> 3) & 15, (code & 7).astype(np.float64)
-    value = np.where(exponent == 0, np.ldexp(mantissa, -9), np.ldexp(1 + mantissa / 8, exponent - 7))
-    value[[0, 0x7F]] = 0
-    return (value / 2).astype(np.float32)
-
-
 _EXPONENT_STARTS = _exponent_starts()
-_UE4M3 = _ue4m3_halves()
 
 
 @jit_inline
@@ -106,7 +101,7 @@ def _round_block(x, start, n, d, indices):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _encode_mxfp4(src, code, importance, out):  # type: ignore[no-untyped-def]
+def _encode_mxfp4(src, code, out):  # type: ignore[no-untyped-def]
     blocks = out.reshape(-1, 17)
     x = np.empty(_CHUNK, np.float32)
     indices = np.empty(32, np.int32)
@@ -137,7 +132,7 @@ def _to_ue4m3(x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _encode_nvfp4(src, code, importance, out):  # type: ignore[no-untyped-def]
+def _encode_nvfp4(src, code, out):  # type: ignore[no-untyped-def]
     blocks = out.reshape(-1, 36)
     x = np.empty(_CHUNK, np.float32)
     indices = np.empty(16, np.int32)
@@ -148,7 +143,7 @@ def _encode_nvfp4(src, code, importance, out):  # type: ignore[no-untyped-def]
         for s in range(4):
             largest = bits_to_float(_largest_bits(x, start + 16 * s, 16))
             scale = _to_ue4m3(largest / np.float32(6))
-            _round_block(x, start + 16 * s, 16, _UE4M3[scale], indices)
+            _round_block(x, start + 16 * s, 16, UE4M3_HALVES[scale], indices)
             blocks[b, s] = scale
             for j in range(8):
                 blocks[b, 4 + 8 * s + j] = np.uint8(indices[j] | (indices[j + 8] << np.int32(4)))
@@ -171,14 +166,32 @@ def _decode_nvfp4(blocks, out):  # type: ignore[no-untyped-def]
     weights = out.reshape(-1, 4, 16)
     for b in range(len(source)):
         for s in range(4):
-            d = _UE4M3[source[b, s]]
+            d = UE4M3_HALVES[source[b, s]]
             for j in range(8):
                 q = source[b, 4 + 8 * s + j]
                 weights[b, s, j] = _VALUES[q & 15] * d
                 weights[b, s, j + 8] = _VALUES[q >> 4] * d
 
 
+def _encoder(plain: Callable[..., None], weighted: Callable[..., None]) -> Callable[..., None]:
+    """Choose the encoder before compiled code is entered, so that only the one needed is compiled."""
+
+    def encode_rows(src: Bytes, code: int, importance: F32_ARRAY, out: Bytes) -> None:
+        if importance.size:
+            weighted(src, code, importance, out)
+        else:
+            plain(src, code, out)
+
+    return encode_rows
+
+
+def _kernel(
+    name: str, plain: Callable[..., None], weighted: Callable[..., None], decode: Callable[..., None]
+) -> Kernel:
+    return Kernel(BY_NAME[name], _encoder(plain, weighted), decode, uses_importance=True, own_search=True)
+
+
 KERNELS = {
-    "MXFP4": Kernel(BY_NAME["MXFP4"], _encode_mxfp4, _decode_mxfp4),
-    "NVFP4": Kernel(BY_NAME["NVFP4"], _encode_nvfp4, _decode_nvfp4),
+    "MXFP4": _kernel("MXFP4", _encode_mxfp4, fp4_search.encode_mxfp4, _decode_mxfp4),
+    "NVFP4": _kernel("NVFP4", _encode_nvfp4, fp4_search.encode_nvfp4, _decode_nvfp4),
 }

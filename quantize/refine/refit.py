@@ -10,6 +10,8 @@ from ..kernels.base import jit, jit_inline
 from ..kernels.simd import (
     VEC,
     any_lane,
+    bits_of,
+    from_bits,
     from_half_bits,
     half_bits,
     spread,
@@ -23,8 +25,9 @@ from ..kernels.simd import (
     where,
 )
 from .products import fma
+from .scales import HALF_MANTISSA
 
-_ZERO, _ONE, _LARGEST_HALF = np.float32(0), np.float32(1), np.float32(65504)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 class RefitScales(NamedTuple):
@@ -32,9 +35,11 @@ class RefitScales(NamedTuple):
 
     Args:
         values: float32 [columns / size] in the lane form.
-        units: likewise, what the values are multiples of.
-        low, high, shift: a value is ``unit * (n + shift)`` with ``low`` <= n <= ``high``; any half where ``low`` and
+        units: likewise, what the values are multiples of; of floats, the subnormal ones.
+        low, high, shift: a value is ``unit * (n + shift)`` with ``low`` <= n <= ``high``; a float where ``low`` and
             ``high`` are equal; there are no values where ``low`` is above ``high``.
+        mantissa, largest: bits after the leading one of a float, and the largest; half-precision ones have 10, other
+            floats are positive.
     """
 
     values: Any
@@ -42,14 +47,28 @@ class RefitScales(NamedTuple):
     low: int
     high: int
     shift: float
+    mantissa: int
+    largest: float
+
+
+@jit_inline
+def _small_float(wanted, old, unit, scales):  # type: ignore[no-untyped-def]
+    """Return the nearest positive float of a few bits; ``old`` where that is zero or beyond the largest."""
+    cut = 23 - scales.mantissa
+    rounded = ((bits_of(wanted) + ((1 << cut) >> 1)) >> cut) << cut
+    few = unit * to_float(vnearest(wanted * where(unit == _ZERO, _ZERO, _ONE / unit)))
+    new = where(wanted < unit * np.float32(1 << scales.mantissa), few, from_bits(rounded))
+    return where((new > _ZERO) & (new <= np.float32(scales.largest)), new, old)
 
 
 @jit_inline
 def _representable(wanted, old, unit, scales):  # type: ignore[no-untyped-def]
     """Return the value nearest to ``wanted`` that the type can store, and ``old`` where there is none."""
+    if scales.low == scales.high and scales.mantissa < HALF_MANTISSA:
+        return _small_float(wanted, old, unit, scales)
     if scales.low == scales.high:
         new = from_half_bits(half_bits(wanted))
-        return where(vabs(new) <= _LARGEST_HALF, new, old)
+        return where(vabs(new) <= np.float32(scales.largest), new, old)
     shift = np.float32(scales.shift)
     n = wanted * where(unit == _ZERO, _ZERO, _ONE / unit) - shift
     n = to_float(vnearest(vmax(np.float32(scales.low), vmin(np.float32(scales.high), n))))

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from ...formats.ir import Bytes
 from ...formats.qtypes import BY_NAME, QType
 from ..kernels.contract import F32_ARRAY
-from .scales import Halves, Integers, Ints, Scales, half
+from ..kernels.fp4_scales import E8M0_HALVES, UE4M3_HALVES
+from .scales import Bytewise, Halves, Integers, Ints, Scales, half
 
+FP4_VALUES = (-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12)  # twice the E2M1 values
+_FP4_CODES = np.array([15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7], np.uint8)
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
@@ -182,6 +185,18 @@ def _write_iq4_xs(codes: NDArray[np.uint8], blocks: Bytes) -> None:
     blocks[:, 8:] = _nibbles(codes, 32)
 
 
+def _writer_fp4(head: int, group: int) -> Callable[[NDArray[np.uint8], Bytes], None]:
+    """Return the writer of a type of 4-bit floats whose first ``head`` bytes are scales."""
+
+    def write(codes: NDArray[np.uint8], blocks: Bytes) -> None:
+        blocks[:, head:] = _nibbles(_FP4_CODES[codes], group)
+
+    return write
+
+
+# In units of half a scale, as FP4_VALUES are twice the values. The two subnormal E8M0 scales count as zero.
+_E8M0 = Bytewise(np.where(np.arange(255) < 2, np.float32(0), E8M0_HALVES), 1, 0, 2.0**126, 0)
+_UE4M3 = Bytewise(UE4M3_HALVES[:0x7F], 4, 3, 224, 2.0**-10)
 _K4_SCALES = Integers(0, 63, _unit(0), _get_k4_scales, _put_k4_scales)
 _K4_MINS = Integers(0, 63, _unit(2, -1), _get_k4_mins, _put_k4_mins)
 _ROWS = (
@@ -198,5 +213,7 @@ _ROWS = (
     ("Q5_1", 32, 0, 31, _writer_32(4, True), Halves(0), Halves(2)),
     ("IQ4_NL", 32, 0, 15, _writer_32(2, False), Halves(0), None, IQ4_VALUES),
     ("IQ4_XS", 32, 0, 15, _write_iq4_xs, Integers(-32, 31, _unit(0), _get_iq4_xs, _put_iq4_xs), None, IQ4_VALUES),
+    ("MXFP4", 32, 0, 14, _writer_fp4(1, 32), _E8M0, None, FP4_VALUES),
+    ("NVFP4", 16, 0, 14, _writer_fp4(4, 16), _UE4M3, None, FP4_VALUES),
 )  # fmt: skip
 SCALAR_TYPES = {str(row[0]): ScalarType(BY_NAME[str(row[0])], *row[1:]) for row in _ROWS}

@@ -84,7 +84,8 @@ class Walker(ABC):
     def __init__(self, state: State, kind: QType, size: int, scales: Scales, offsets: Scales | None) -> None:
         self.state, self.kind, self.size = state, kind, size
         self._kinds = [scales] if offsets is None else [scales, offsets]
-        ranges = [(kind.low, kind.high, float(kind.shift)) for kind in self._kinds] + [(1, 0, 0.0)]
+        ranges = [(k.low, k.high, float(k.shift), k.mantissa, float(k.largest)) for k in self._kinds]
+        ranges.append((1, 0, 0.0, 0, 0.0))
         self._scales, self._offsets = (
             RefitScales(state.zeros(size, np.float32), state.zeros(size, np.float32), *ranges[i]) for i in range(2)
         )

@@ -84,7 +84,7 @@ def cases(types: list[str]) -> Iterator[tuple[str, bool]]:
         kernel = kernel_for(qtype(name))
         if not kernel.requires_importance:
             yield name, False
-        if kernel.uses_importance:
+        if kernel.uses_importance and not kernel.own_search:  # the C does less: see refine_cost.py
             yield name, True
 
 

@@ -104,9 +104,15 @@ def assert_same_bytes(type_name: str, rows: Floats, importance: Floats | None, s
     )
 
 
+def llama_cpp_uses_importance(type_name: str) -> bool:
+    """Whether importance changes llama.cpp's bytes; where a type has a search of our own it does not."""
+    kernel = kernel_for(BY_NAME[type_name])
+    return kernel.uses_importance and not kernel.own_search
+
+
 def check_encode(type_name: str, width: int, required: bool = False) -> None:
     """Byte equality on every row set, with every importance where the type takes one, and from every source type."""
-    uses = kernel_for(BY_NAME[type_name]).uses_importance
+    uses = llama_cpp_uses_importance(type_name)
     for set_name, rows in row_sets(width):
         for importance_name, importance in importances(width):
             if (importance is None and required) or (importance is not None and not uses):
@@ -120,9 +126,9 @@ def check_encode(type_name: str, width: int, required: bool = False) -> None:
                     assert_same_bytes(type_name, rows, weights, source, set_name)
 
 
-def check_ragged(type_name: str, importance: bool = True) -> None:
+def check_ragged(type_name: str) -> None:
     """Rows that fill no whole number of lanes: one row of one block, and every count of rows up to a few."""
-    block = BY_NAME[type_name].block_size
+    importance, block = not kernel_for(BY_NAME[type_name]).own_search, BY_NAME[type_name].block_size
     rng = np.random.default_rng(7)
     for n, blocks in ((1, 1), (1, 3), (2, 5), (3, 11), (7, 1), (5, 33)):
         rows = rng.standard_normal((n, blocks * block)).astype(np.float32)
@@ -182,5 +188,5 @@ def check_many(type_name: str, rows: int) -> None:
     for seed in range(-(-rows // chunk)):
         x = mixed_rows(min(chunk, rows - seed * chunk), 256, seed)
         weights = (np.random.default_rng(seed).standard_normal(256) ** 2).astype(np.float32)
-        weighted = kernel.requires_importance or (kernel.uses_importance and seed % 2 == 0)
+        weighted = kernel.requires_importance or (llama_cpp_uses_importance(type_name) and seed % 2 == 0)
         assert_same_bytes(type_name, x, weights if weighted else None, "F32", f"mixed statistics, seed {seed}")

@@ -14,7 +14,7 @@ from quantmill.formats.ir import Model
 from quantmill.quantize.importance import ImportanceFit
 from quantmill.quantize.kernels import ENCODABLE, kernel_for
 from quantmill.quantize.plan import Plan, PlanOptions, make_plan
-from quantmill.quantize.recipes import IGNORES_IMPORTANCE
+from quantmill.quantize.recipes import IGNORES_IMPORTANCE, OWN_SEARCH
 
 Shell = Callable[[dict[str, Any]], Model]
 
@@ -44,6 +44,7 @@ def test_the_kernels_say_which_types_ignore_importance() -> None:
 
     ignore = {name for name in ENCODABLE if not kernel_for(BY_NAME[name]).uses_importance}
     assert ignore == IGNORES_IMPORTANCE | {"F32", "F16", "BF16"}
+    assert {name for name in ENCODABLE if kernel_for(BY_NAME[name]).own_search} == OWN_SEARCH
 
 
 def test_everything_matches(llama: Model) -> None:

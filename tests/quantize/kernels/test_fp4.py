@@ -9,6 +9,7 @@ from oracles.ggml import ggml_quantize
 from oracles.kernel_checks import check_decode, check_encode, check_ragged, encode
 from quantmill.formats.qtypes import BY_NAME
 from quantmill.quantize.kernels import kernel_for
+from quantmill.quantize.kernels.fp4_scales import UE4M3_HALVES
 
 TYPES = ("MXFP4", "NVFP4")
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
@@ -86,3 +87,49 @@ def test_every_scale_byte_decodes():
         kernel_for(qtype).decode(blocks, ours)
         theirs = ggml_dequantize(name, blocks, qtype.block_size)
         assert np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
+
+
+def decoded(name: str, blocks: np.ndarray, width: int) -> np.ndarray:
+    out = np.empty((len(blocks), width), np.float32)
+    kernel_for(BY_NAME[name]).decode(blocks, out)
+    return out
+
+
+def test_search_by_hand():
+    """With the largest, 6, at 6 the seven fives lose 1 each; under 1.625 (0x3D) they are 3 * 1.625, and 6 is 4 * 1.625.
+    Where 6 alone is important it keeps llama.cpp's scale, 1 (0x38)."""
+    rows = np.zeros((1, 64), np.float32)
+    rows[0, :8] = [6, 5, 5, 5, 5, 5, 5, 5]
+    assert encode("NVFP4", rows)[0, 0] == 0x38
+    assert encode("NVFP4", rows, np.ones(64, np.float32))[0, 0] == 0x3D
+    six = np.full(64, 1e-6, np.float32)
+    six[0] = 1
+    assert decoded("NVFP4", encode("NVFP4", rows, six), 64)[0, 0] == 6
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_search_finds_the_best_of_its_candidates(name: str):
+    """Against numpy in float64 over the same candidates; and never worse than llama.cpp's scale."""
+    qtype, rng = BY_NAME[name], np.random.default_rng(11)
+    size = 16 if name == "NVFP4" else 32
+    rows = (rng.standard_normal((60, 128)) * np.exp(2 * rng.standard_normal((60, 1)))).astype(np.float32)
+    weights = np.exp(rng.standard_normal(128)).astype(np.float32)
+
+    def error(blocks: np.ndarray) -> np.ndarray:
+        squares = weights * np.square(decoded(name, blocks, 128).astype(np.float64) - rows)
+        return squares.reshape(60, -1, size).sum(2)
+
+    plain, searched = error(encode(name, rows)), error(encode(name, rows, weights))
+    assert (searched <= plain * (1 + 1e-5)).all()
+    assert searched.sum() < plain.sum() * 0.995
+    below, above = (-3, 6) if name == "NVFP4" else (-1, 1)
+    scales = encode(name, rows).view(qtype.block).reshape(60, -1)
+    codes = scales["d" if name == "NVFP4" else "e"].reshape(60, -1).astype(int)
+    x = np.abs(rows).reshape(60, -1, size, 1).astype(np.float64)
+    best = np.full(codes.shape, np.inf)
+    for step in range(below, above + 1):
+        code = codes + step
+        scale = np.exp2(code - 127.0) if name == "MXFP4" else 2.0 * UE4M3_HALVES[np.clip(code, 1, 0x7E)]
+        nearest = np.abs(x - scale[:, :, None, None] * E2M1).min(3)
+        best = np.minimum(best, (np.square(nearest) * weights.reshape(1, -1, size)).sum(2))
+    assert np.allclose(searched, best, rtol=1e-5)

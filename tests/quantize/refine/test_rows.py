@@ -17,7 +17,7 @@ from quantmill.quantize.refine.refit import RefitScales, refit
 from quantmill.quantize.refine.rows import encode_refined
 from quantmill.quantize.refine.scalar_types import SCALAR_TYPES
 from quantmill.quantize.refine.scalar_walk import ScalarCodes, feed
-from quantmill.quantize.refine.scales import Scales
+from quantmill.quantize.refine.scales import Bytewise, Scales
 
 TYPES = sorted(REFINED)
 
@@ -80,7 +80,7 @@ def test_the_products_are_kept_better_and_no_row_worse(name: str) -> None:
     assert ours.sum() < 0.5 * theirs.sum()
 
 
-@pytest.mark.parametrize("name", ["Q3_K", "Q4_0", "IQ4_NL", "IQ2_XS", "IQ1_M"])
+@pytest.mark.parametrize("name", ["Q3_K", "Q4_0", "IQ4_NL", "NVFP4", "IQ2_XS", "IQ1_M"])
 def test_bytes_do_not_depend_on_the_other_rows(name: str) -> None:
     """A row alone, in any company, in any lane: the same bytes. So threads and chunks do not show."""
     blocks, rows = make_blocks([moments(256), moments(256, seed=3)]), weights(37, 512)
@@ -104,7 +104,8 @@ def test_rows_of_independent_columns_and_of_zeros(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS"]
+    "name",
+    ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"],
 )
 def test_against_the_plain_form(name: str) -> None:
     """The method in numpy, column by column in float64: the same codes, but for rows where two levels were as near."""
@@ -145,7 +146,9 @@ def reference(rows: NDArray[np.float32], name: str, h: NDArray[np.float64], pass
     def refit(kind: Scales, values: np.ndarray, unit: np.ndarray, change: np.ndarray, c: slice) -> None:
         for row, delta in enumerate(change):
             wanted, u = values[row, c.start] + delta, unit[row, c.start]
-            if kind.low == kind.high:
+            if isinstance(kind, Bytewise):
+                values[row, c] = kind.table[np.abs(kind.table - wanted).argmin()] or values[row, c]
+            elif kind.low == kind.high:
                 values[row, c] = np.float16(wanted)
             elif u != 0:
                 values[row, c] = u * (np.clip(np.rint(wanted / u - kind.shift), kind.low, kind.high) + kind.shift)
