@@ -92,6 +92,7 @@ def command(
     Levels: F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_0 Q5_1 Q4_K_M Q4_K_S Q4_0 Q4_1
             Q3_K_L Q3_K_M Q3_K_S Q2_K Q2_K_S IQ4_NL IQ4_XS IQ3_M IQ3_S IQ3_XS IQ3_XXS
             IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S TQ2_0 TQ1_0 MXFP4_MOE Q1_0 Q2_0
+            NVFP4 MXFP4 (4-bit floats; llama.cpp reads these files and has no such levels)
     """
     from ..formats.gguf.reader import read_gguf
     from ..quantize.recipes import find_recipe

@@ -26,7 +26,7 @@ from .scales import Scales
 PASSES = (
     dict.fromkeys([*SCALAR_TYPES, *LATTICE_TYPES], 4)
     | dict.fromkeys(["Q3_K", "Q6_K", "Q4_0", "Q5_0", "IQ1_M"], 1)
-    | dict.fromkeys(["IQ1_S", "IQ4_NL", "IQ4_XS"], 2)
+    | dict.fromkeys(["IQ1_S", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"], 2)
     | dict.fromkeys(["IQ2_S", "Q4_1"], 3)
 )
 

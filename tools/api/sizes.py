@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 Format = Literal["gguf", "ggml", "gptq"]
 # Levels that are not recommended: others are better at the same size, or they are for models trained for them.
-_NOT_RECOMMENDED = frozenset({"F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0", "MXFP4_MOE", "Q1_0", "Q2_0"})
+_NOT_RECOMMENDED = frozenset(
+    {"F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0", "MXFP4_MOE", "MXFP4", "NVFP4", "Q1_0", "Q2_0"}
+)
 
 
 @dataclass(frozen=True)

@@ -103,10 +103,7 @@ def test_rows_of_independent_columns_and_of_zeros(name: str) -> None:
     assert np.abs(values[2]).max() == 0
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"],
-)
+@pytest.mark.parametrize("name", sorted(SCALAR_TYPES))
 def test_against_the_plain_form(name: str) -> None:
     """The method in numpy, column by column in float64: the same codes, but for rows where two levels were as near."""
     h, rows = moments(256), weights(8, 256)
@@ -195,14 +192,18 @@ def test_feedback_by_hand() -> None:
 
 
 def test_a_scale_by_hand() -> None:
-    """Weights of 1.1 with codes 1 and scale 1: independent columns ask for 1.1, a half; of multiples of 0.25, for 1.
-    Then the offset, once more as near: nothing is left where it is a half."""
+    """Weights of 1.1 with codes 1 and scale 1: independent columns ask for 1.1, a half; of multiples of 0.25, for 1;
+    of floats of a byte, for the nearest. Then the offset, once more as near: nothing is left where it is a half."""
     w, near = to_lanes(np.full((1, 2), 1.1, np.float32)), np.eye(2, dtype=np.float32)
-    free, none = (0, 0, 0.0), (1, 0, 0.0)
+    free, none = (0, 0, 0.0, 10, 65504.0), (1, 0, 0.0, 0, 0.0)
     for unit, ranges, expected in (
         (0.0, free, float(np.float16(1.1))),
-        (0.25, (0, 15, 0.0), 1.0),
-        (0.4, (0, 1, 0.5), 0.6),
+        (0.0, (0, 0, 0.0, 0, 2.0**126), 1.0),  # a power of two
+        (2.0**-10, (0, 0, 0.0, 3, 224.0), 1.125),  # eight to the octave
+        (0.8, (0, 0, 0.0, 3, 224.0), 0.8),  # a subnormal
+        (2.0**-10, (0, 0, 0.0, 3, 1.0), 1.0),  # as it was: 1.125 is too large
+        (0.25, (0, 15, 0.0, 0, 0.0), 1.0),
+        (0.4, (0, 1, 0.5, 0, 0.0), 0.6),
     ):
         scales, units, zeros = (to_lanes(np.float32([[a]])) for a in (1, unit, 0))
         errors = to_lanes(np.full((1, 2), 0.1, np.float32))
@@ -213,7 +214,7 @@ def test_a_scale_by_hand() -> None:
         assert from_lanes(errors, 1, 2)[0] == pytest.approx(1.1 - expected, abs=1e-6)
         assert from_lanes(gradient, 1, 2)[0] == pytest.approx(1.1 - expected, abs=1e-6)
     offsets = zeros.copy()
-    refit(lanes, 0, near, 2, RefitScales(scales, units, 0, 1, 0.5), RefitScales(offsets, zeros, *free))
+    refit(lanes, 0, near, 2, RefitScales(scales, units, 0, 1, 0.5, 0, 0.0), RefitScales(offsets, zeros, *free))
     assert offsets[0, 0] == np.float16(0.5)
     assert from_lanes(errors, 1, 2)[0] == pytest.approx(0, abs=1e-6)
 
@@ -226,6 +227,8 @@ def test_scales_are_written_as_they_are_read(name: str) -> None:
     blocks = rng.integers(0, 256, (50, kind.block_bytes), np.uint8)
     if name == "IQ1_M":
         blocks[:, 49::2] &= 0x3F  # the unit is a half in four parts, here a finite one
+    if name in ("MXFP4", "NVFP4"):
+        blocks[:, :4] = blocks[:, :4] % 125 + 2  # what encoders write; MXFP4's first two scales count as zero
     for scales in filter(None, (layout.scales, getattr(layout, "offsets", None))):
         with np.errstate(invalid="ignore"):  # some units are NaN
             before, (values, units) = blocks.copy(), scales.read(blocks)
