@@ -65,11 +65,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
+@pytest.mark.slow  # mypy reads the whole package and NumPy
 def test_a_users_script_type_checks(installed: Path) -> None:
     """A slow test says the same of the wheel itself."""
     check_types(SCRIPT, installed)
 
 
+@pytest.mark.slow
 def test_a_wrong_script_does_not_type_check(installed: Path, tmp_path: Path) -> None:
     """Types are seen at all: else everything would pass."""
     wrong = tmp_path / "wrong.py"

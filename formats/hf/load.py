@@ -24,7 +24,7 @@ from .factors import place_factors
 from .files.card import general
 from .files.generation import FILE, generation_residue, read_generation, suppressed
 from .files.links import check_links
-from .files.pooling import pooling_type
+from .files.pooling import pooling_type, say_rank
 from .files.safetensors import StoredTensor
 from .files.sentence_files import dense_weights, kept_files, read_dense
 from .files.weights import Stored, read_weights
@@ -169,6 +169,8 @@ def assemble(
                 metadata[key] = typed(key, value)
     if (pooling := pooling_type(folder, arch, say, bare=bare)) is not None:
         metadata[f"{arch.gguf}.pooling_type"] = typed(f"{arch.gguf}.pooling_type", pooling)
+    if cls.head:
+        say_rank(folder, arch, metadata.get(f"{arch.gguf}.pooling_type"), say)
     if tokenizer is None:  # llama.cpp counts tokens there when there are none
         metadata.setdefault(f"{arch.gguf}.vocab_size", typed(f"{arch.gguf}.vocab_size", config["vocab_size"]))
     metadata |= kept.keys | _vocabulary(tokenizer)

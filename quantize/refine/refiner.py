@@ -89,7 +89,9 @@ class Refiner:
         try:
             return make_blocks(means, self.damping * max(1.0, len(means[0]) / seen))
         except ValueError as error:
-            raise PlanError(str(error), path=self.moments.path, where=name, hint="make a new imatrix") from error
+            problem = f"{error}, from {seen} tokens for {len(means[0])} columns"
+            hint = "collect them on more text: imatrix --second-moments with a longer text, or more --chunks"
+            raise PlanError(problem, path=self.moments.path, where=name, hint=hint) from error
 
 
 def _parts(block: NDArray[np.float64], width: int) -> list[NDArray[np.float64]]:

@@ -33,15 +33,15 @@ class Difference:
     Args:
         key: a metadata key, or ``tensor:`` and a tensor's name; ``*`` stands for anything.
         reason: why it is so.
-        archs: the architectures that have it; empty for any.
+        archs: the architectures that have it, or ids of proofs; empty for any.
     """
 
     key: str
     reason: str
     archs: tuple[str, ...] = ()
 
-    def covers(self, arch: str, key: str) -> bool:
-        return (not self.archs or arch in self.archs) and fnmatchcase(key, self.key)
+    def covers(self, arch: str, key: str, proof: str = "") -> bool:
+        return (not self.archs or bool({arch, proof} & {*self.archs})) and fnmatchcase(key, self.key)
 
 
 def golden_path(case: str) -> Path:

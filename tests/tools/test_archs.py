@@ -47,7 +47,8 @@ def test_every_architecture_once() -> None:
 
 def test_what_is_said_to_be_proven_is_tested() -> None:
     """Each word stands for a test over all of them."""
-    source = PROOF.read_text() + PROOF.with_name("test_towers.py").read_text()
+    files = (PROOF.name, "test_quantized_archs.py", "test_towers.py")
+    source = "".join(PROOF.with_name(name).read_text() for name in files)
     for word, test in (
         ("embeddings", "test_llama_cpp_makes_the_same_of_an_image"),
         ("converter", "test_an_mmproj_file_is_that_of_llama_cpp_s_converter"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FormatError
-from ...ir import Role
+from ...ir import Role, Value
 from ...json_text import ROOM, parse_json, read_json
 from ...json_types import FLAG, LIST, OBJECT, TEXT, check, take
 from ..settle import Say
@@ -17,6 +17,7 @@ from ..tables.rules import Arch
 
 MODULES = "modules.json"
 _TYPES = {"mean": 1, "cls": 2, "lasttoken": 3}  # enum llama_pooling_type of llama.h
+_RANK = 4  # of the same
 _OPTIONS = {"mean": "mean", "cls": "cls", "lasttoken": "last"}  # of llama.cpp's --pooling
 _FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
 _KNOWN = ("Transformer", "Pooling", "Normalize")  # llama.cpp's programs normalize
@@ -53,6 +54,16 @@ def pooling_type(folder: Path, arch: Arch, say: Say, *, bare: bool = False) -> i
     option = f"--pooling {_OPTIONS[mode]}"
     say(f"{folder}: {MODULES} says {mode} pooling, which files of {arch.gguf} do not: give llama.cpp {option}")
     return None
+
+
+def say_rank(folder: Path, arch: Arch, written: Value | None, say: Say) -> None:
+    """Say which option a classifier needs whose file does not make llama.cpp rank.
+
+    Args:
+        written: the pooling that the file names; None for none.
+    """
+    if written is None or written.data != _RANK:
+        say(f"{folder}: a classifier, which files of {arch.gguf} do not say: give llama.cpp --pooling rank")
 
 
 def takes_dense(arch: Arch) -> bool:

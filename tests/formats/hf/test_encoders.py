@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from oracles.llama import Llama
-from oracles.proofs import Proof, all_proofs, ask, run_proof, save_proof, tokens_of
+from oracles.proofs import all_proofs, ask, run_proof, save_proof, tokens_of
 from quantmill.formats.errors import FormatError, QuantmillError, UnmatchedTensor
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.gguf.writer import write_gguf
@@ -26,11 +26,6 @@ MASKED = ("Bert", "XLMRoberta", "Roberta", "Camembert", "DistilBert", "ModernBer
 _POSITIONS = "embeddings.position_embeddings.weight"
 
 
-def proof_of(model: str) -> Proof:
-    """The proof of a class; CamemBERT's is XLM-RoBERTa's."""
-    return replace(PROOF[model.replace("Camembert", "XLMRoberta")], model=model)
-
-
 def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -39,7 +34,7 @@ def edit_config(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize("base", MASKED)
 def test_a_head_that_predicts_masked_tokens_is_left_out(base: str, tmp_path: Path) -> None:
     """Said in a line; the rest is the bare model's, and is written back as one."""
-    proof = replace(proof_of(f"{base}Model"), model=f"{base}ForMaskedLM")
+    proof = replace(PROOF[f"{base}Model"], model=f"{base}ForMaskedLM")
     model = save_proof(proof, tmp_path / "hf")
     said: list[str] = []
     source = read_hf(tmp_path / "hf", say=said.append)
@@ -70,7 +65,8 @@ def test_one_and_two_labels(labels: int, tmp_path: Path) -> None:
         assert np.abs(ask(llama, proof) - run_proof(proof, model)).max() < 5e-3
     write_hf(read_gguf(tmp_path / "m.gguf"), tmp_path / "back")
     back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back").eval()
-    assert np.array_equal(run_proof(proof, back), run_proof(proof, model))
+    saved = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf").eval()
+    assert np.array_equal(run_proof(proof, back), run_proof(proof, saved))
 
 
 def test_names_without_the_model_s_own_give_the_same_file(tmp_path: Path) -> None:
@@ -173,13 +169,32 @@ def test_embedding_gemma_2_with_its_towers(tmp_path: Path) -> None:
 def test_a_classifier_of_a_file_without_our_keys(tmp_path: Path) -> None:
     """Its tensors say what it is."""
     proof = PROOF["BertForSequenceClassification"]
-    model = save_proof(proof, tmp_path / "hf")
+    save_proof(proof, tmp_path / "hf")
     source = read_hf(tmp_path / "hf")
     kept = {key: value for key, value in source.metadata.items() if not key.startswith("quantmill.")}
     write_hf(replace(source, metadata=kept), tmp_path / "back")
     back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back").eval()
     assert back.config.id2label == {0: "no", 1: "perhaps", 2: "yes"}
-    assert np.array_equal(run_proof(proof, back), run_proof(proof, model))
+    saved = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf").eval()
+    assert np.array_equal(run_proof(proof, back), run_proof(proof, saved))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("BertForSequenceClassification", True),
+        ("XLMRobertaForSequenceClassification", True),
+        ("ModernBertForSequenceClassification", True),
+        ("Qwen3ForSequenceClassification", False),  # whose files say it themselves
+    ],
+)
+def test_a_classifier_says_how_llama_cpp_ranks(model: str, says: bool, tmp_path: Path) -> None:
+    save_proof(PROOF[model], tmp_path)
+    said: list[str] = []
+    source = read_hf(tmp_path, say=said.append)
+    line = f"{tmp_path}: a classifier, which files of {source.arch} do not say: give llama.cpp --pooling rank"
+    assert (line in said) == says
+    assert (source.get(f"{source.arch}.pooling_type") == 4) != says
 
 
 def test_labels_without_a_head(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ PROOFS = (
     Proof("roberta", "XLMRobertaModel", _ROBERTA, embeds=True),
     Proof("roberta", "XLMRobertaForSequenceClassification", _ROBERTA | _THREE, "classifier", pooling="rank"),
     Proof("roberta", "RobertaModel", _ROBERTA, "byte level", embeds=True),
+    Proof("roberta", "CamembertModel", _ROBERTA, "camembert", embeds=True),
     Proof("distilbert", "DistilBertModel", _DISTIL, embeds=True),
     Proof("nomic-bert", "NomicBertModel", _HEADS, embeds=True, published=_NOMIC),
     Proof("modern-bert", "ModernBertModel", _MODERN, embeds=True, published={"layer_norm_eps": 1e-5}),
