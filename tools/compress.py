@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -25,13 +26,18 @@ from .terminal.progress import ProgressDisplay
     help="How many weights share a scale in w4a16 and w8a16: 32, 64, 128, or -1 for a row.  [default: 128]",
 )  # fmt: skip
 @click.option(
+    "--observer", type=click.Choice(["minmax", "mse"]), default="minmax", show_default=True,
+    help="What finds scales: the least and greatest weight, or a search for less error.",
+)  # fmt: skip
+@click.option(
     "--ignore", multiple=True, metavar="NAME",
     help="A module to leave as it is, or re: and a pattern; repeatable. The head, routers, towers and layers for "
     "further tokens are left in any case.",
 )  # fmt: skip
 @calibration_options
 def command(
-    model: Path, output: Path, scheme: str, group_size: int | None, ignore: tuple[str, ...], text: Path | None,
+    model: Path, output: Path, scheme: str, group_size: int | None, observer: Literal["minmax", "mse"],
+    ignore: tuple[str, ...], text: Path | None,
     n_ctx: int | None, chunks: int, from_chunk: int, batch: int, parse_special: bool, device: str,
     max_shard_size: float, save_every: int, threads: int | None, force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -55,7 +61,8 @@ def command(
     )
     with ProgressDisplay(quiet=quiet) as progress:
         made = compress(
-            model, output, scheme=scheme, group_size=group_size, ignore=ignore, text=text, run=run,
+            model, output, scheme=scheme, group_size=group_size, observer=observer, ignore=ignore,
+            text=text, run=run,
             checkpoint=CheckpointOptions(max_shard_size * 1e9, save_every, threads, force), progress=progress,
         )  # fmt: skip
     if as_json:

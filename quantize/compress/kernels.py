@@ -156,3 +156,36 @@ def round_rows(x, group, dtype, kind, half, scales, zeros, out):  # type: ignore
                     out[i, j] = np.uint8(e4m3(clamp(value, np.float32(-448), np.float32(448))))
                 else:
                     out[i, j] = np.uint8(e2m1(value))
+
+
+@jit_inline
+def from_e2m1(code):  # type: ignore[no-untyped-def]
+    """The size of an E2M1 number, without its sign."""
+    if code < 2:
+        return np.float32(code) * np.float32(0.5)
+    exponent, mantissa = (code >> np.int32(1)) & np.int32(3), code & np.int32(1)
+    return (np.float32(1) + np.float32(mantissa) * np.float32(0.5)) * np.float32(1 << (exponent - 1))
+
+
+@jit
+def add_errors(x, group, dtype, kind, half, scales, zeros, errors):  # type: ignore[no-untyped-def]
+    """Sums of |rounded - x| ** 2.4 of each group: x float32 [n, width], the others [n, groups]."""
+    low, high = np.float32(-half), np.float32(half - 1)
+    for i in range(x.shape[0]):
+        for g in range(scales.shape[1]):
+            scale, zero = scales[i, g], np.float32(zeros[i, g])
+            total = np.float32(0)
+            for j in range(g * group, min((g + 1) * group, x.shape[1])):
+                value = in_type(x[i, j] / scale, dtype)
+                if kind == 0:
+                    value = in_type(value + zero, dtype)
+                    rounded = np.float32(nearest_int(clamp(value, low, high))) - zero
+                elif kind == 1:
+                    rounded = from_e4m3(e4m3(clamp(value, np.float32(-448), np.float32(448))) & np.int32(127))
+                else:
+                    rounded = from_e2m1(e2m1(value) & np.int32(7))
+                if kind != 0 and value < np.float32(0):
+                    rounded = -rounded
+                error = abs(in_type(in_type(rounded * scale, dtype) - x[i, j], dtype))
+                total += in_type(error ** np.float32(2.4), dtype)
+            errors[i, g] += total

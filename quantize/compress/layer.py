@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ _AT_ONCE = 1 << 20  # weights that a thread rounds together: a few MB, which sta
 _DTYPE = {F32: kernels.F32, F16: kernels.F16, BF16: kernels.BF16}
 _EPS = {F32: 2.0**-23, F16: 2.0**-10, BF16: 2.0**-7}  # what stands for a scale of zero
 _FP8_MAX, _FP4_MAX = 448.0, 6.0
+Observer = Literal["minmax", "mse"]
+_SEARCH = 20  # steps of a hundredth by which ranges may be smaller than the least and greatest, as in llm-compressor
 
 
 @dataclass(frozen=True)
@@ -79,18 +81,18 @@ class Shared:
 
     Args:
         sources: their weights.
+        scheme: how they are stored.
         executor: what reads them.
+        observer: what finds the ranges of groups.
     """
 
-    def __init__(self, sources: Sequence[Source], executor: Executor) -> None:
-        self.sources, self.executor = sources, executor
+    def __init__(self, sources: Sequence[Source], scheme: Scheme, executor: Executor, observer: Observer) -> None:
+        self.layers = [Layer(source, scheme, executor, None, None, observer) for source in sources]
 
     @cached_property
     def value(self) -> np.float32:
-        """What scales are multiplied by so that they fit E4M3, by the greatest of all weights."""
-        jobs = [(source, a, b) for source in self.sources for a, b in row_runs(source.shape, 1)]
-        most = max(self.executor.map(lambda job: float(np.abs(job[0].floats(job[1], job[2])).max()), jobs), default=0.0)
-        return shared_scale(most, self.sources[0].qtype)
+        """What scales are multiplied by so that they fit E4M3, by the greatest of all weights' ranges."""
+        return shared_scale(max(layer.greatest() for layer in self.layers), self.layers[0].source.qtype)
 
 
 def shared_scale(most: float, qtype: QType) -> np.float32:
@@ -124,11 +126,14 @@ class Layer:
         shared: the scale that it shares with others; None for schemes without one.
         input_scale: the activations' scale beside those of groups, from a text; None for schemes without one.
         executor: the threads.
+        observer: what finds ranges: the least and greatest (``minmax``), or a search for less error (``mse``).
     """
 
     def __init__(
-        self, source: Source, scheme: Scheme, executor: Executor, shared: Shared | None, input_scale: float | None
-    ) -> None:
+        self, source: Source, scheme: Scheme, executor: Executor, shared: Shared | None, input_scale: float | None,
+        observer: Observer = "minmax",
+    ) -> None:  # fmt: skip
+        self.observer = observer
         self.source, self.scheme, self.executor, self.shared = source, scheme, executor, shared
         self.numbers: Numbers = scheme.weights
         self.input_scale = input_scale
@@ -153,6 +158,15 @@ class Layer:
             for name, part in layout(self.scheme).items()
         ]  # fmt: skip
 
+    def greatest(self) -> float:
+        """The end of all groups' ranges that is farthest from zero."""
+
+        def run(rows: tuple[int, int]) -> float:
+            low, high = self._spans(self.source.floats(*rows))
+            return float(max(abs(low).max(), abs(high).max()))
+
+        return max(self.executor.map(run, self._runs(0, 1 << 62)), default=0.0)
+
     def _codes(self, a: int, b: int) -> Bytes:
         def run(rows: tuple[int, int]) -> Bytes:
             first = rows[0] // self.unit * self.unit  # a block's scale needs the whole block
@@ -174,25 +188,24 @@ class Layer:
             _ = self._whole
 
     def _pack(self, x: NDArray[np.float32], scales: NDArray[np.float32], zeros: NDArray[np.int32]) -> Bytes:
-        numbers = self.numbers
+        numbers, kind = self.numbers, self._kind
         codes = np.empty(x.shape, np.uint8)
-        kind = kernels.INT if numbers.type == "int" else kernels.FP8 if numbers.num_bits == 8 else kernels.FP4
         # Scales beside one of the tensor are float32, and so are the quotients.
         dtype = kernels.F32 if numbers.strategy == "tensor_group" else _DTYPE[self.source.qtype]
-        half = np.int32(1 << (numbers.num_bits - 1))
-        kernels.round_rows(x, self.group, dtype, kind, half, scales, zeros, codes)
+        kernels.round_rows(x, self.group, dtype, kind, self._half, scales, zeros, codes)
         if self.scheme.format == "pack-quantized":
             return pack_bits(codes, numbers.num_bits).view(np.uint8)
         if kind == kernels.FP4:
             return pack_nibbles(codes)
-        return codes ^ np.uint8(half) if kind == kernels.INT else codes
+        return codes ^ np.uint8(self._half) if kind == kernels.INT else codes
 
     def _scales(self, a: int, b: int) -> Bytes:
         self._prepare()
         if self.numbers.strategy == "tensor":
             return from_f32(self._whole.values[:1], self.source.qtype)
         rows = slice(None, None, self.unit)
-        found = [self._of_rows(self.source.floats(p, q)) for p, q in self._runs(a * self.unit, b * self.unit)]
+        runs = self._runs(a * self.unit, b * self.unit)
+        found = list(self.executor.map(lambda run: self._of_rows(self.source.floats(*run)), runs))
         if self.numbers.scale_dtype is None:
             return from_f32(np.concatenate([scales.values[rows] for scales in found]), self.source.qtype)
         return np.concatenate([scales.codes[rows] for scales in found if scales.codes is not None]).astype(np.uint8)
@@ -237,8 +250,53 @@ class Layer:
         kernels.spans(x, self.group, low, high)
         if self.unit > 1:
             starts = np.arange(0, len(x), self.unit)
-            return np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
-        return low, high
+            low, high = np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
+        return self._searched(x, low, high) if self.observer == "mse" else (low, high)
+
+    def _searched(
+        self, x: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Ranges up to a fifth smaller with the least sum of errors to the power of 2.4.
+
+        Source: ``_grid_search_mse`` of llm-compressor 0.14.0.1, without its early end for all groups together.
+        """
+        least = np.full(low.shape, np.inf, np.float32)
+        best = low.copy(), high.copy()
+        starts = np.arange(0, len(x), self.unit)
+        for step in range(_SEARCH):
+            part = np.float32(1 - step / 100)
+            ends = self._rounded(low * part), self._rounded(high * part)
+            found = self._candidates(*ends)
+            scales, zeros = (np.repeat(one, self.unit, 0)[: len(x)] for one in (found.values, found.zeros))
+            errors = np.zeros(scales.shape, np.float32)
+            kernels.add_errors(
+                x, self.group, _DTYPE[self.source.qtype], self._kind, self._half, scales, zeros, errors
+            )  # fmt: skip
+            errors = self._rounded(np.add.reduceat(errors, starts) if self.unit > 1 else errors)
+            better = errors < least
+            for one, other in ((least, errors), (best[0], ends[0]), (best[1], ends[1])):
+                one[better] = other[better]
+        return best
+
+    def _rounded(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Numbers in the weight's own type."""
+        return to_f32(from_f32(values, self.source.qtype), self.source.qtype)
+
+    def _candidates(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> Scales:
+        """Scales of ranges as the search tries them: beside one of the tensor, before that is known."""
+        return self._plain_scales(low, high) if self.numbers.strategy == "tensor_group" else self._of_spans(low, high)
+
+    @property
+    def _kind(self) -> int:
+        """What codes are, for the kernels."""
+        if self.numbers.type == "int":
+            return kernels.INT
+        return kernels.FP8 if self.numbers.num_bits == 8 else kernels.FP4
+
+    @property
+    def _half(self) -> np.int32:
+        """The middle of unsigned codes."""
+        return np.int32(1 << (self.numbers.num_bits - 1))
 
     def _of_spans(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> Scales:
         values, zeros = np.empty_like(low), np.zeros(low.shape, np.int32)
@@ -253,11 +311,16 @@ class Layer:
             codes = np.empty_like(zeros)
             kernels.scale_mx(*flat, values.reshape(-1), codes.reshape(-1))
             return Scales(values, zeros, codes)
-        half = float(1 << (numbers.num_bits - 1))
-        top, bottom = (half - 1, -half) if numbers.type == "int" else (_FP8_MAX, -_FP8_MAX)
+        return self._plain_scales(low, high)
+
+    def _plain_scales(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> Scales:
+        values, zeros = np.empty_like(low), np.zeros(low.shape, np.int32)
+        half = float(self._half)
+        top = {kernels.INT: half - 1, kernels.FP8: _FP8_MAX, kernels.FP4: _FP4_MAX}[self._kind]
+        bottom = -half if self._kind == kernels.INT else -top
         kernels.scale_spans(
-            *flat, np.float32(top), np.float32(bottom), numbers.symmetric, np.float32(_EPS[self.source.qtype]),
-            values.reshape(-1), zeros.reshape(-1),
+            low.reshape(-1), high.reshape(-1), _DTYPE[self.source.qtype], np.float32(top), np.float32(bottom),
+            self.numbers.symmetric, np.float32(_EPS[self.source.qtype]), values.reshape(-1), zeros.reshape(-1),
         )  # fmt: skip
         return Scales(values, zeros)
 
@@ -267,13 +330,3 @@ class Layer:
         found = list(self.executor.map(lambda rows: self._spans(self.source.floats(*rows)), self._runs(0, 1 << 62)))
         low, high = np.min([low.min() for low, _ in found]), np.max([high.max() for _, high in found])
         return self._of_spans(np.array([[low]], np.float32), np.array([[high]], np.float32))
-
-
-def check_shape(scheme: Scheme, shape: tuple[int, ...]) -> str | None:
-    """Why a weight cannot be stored in a scheme; None if it can."""
-    group = scheme.weights.group_size
-    if prod(shape) == 0:
-        return "is empty"
-    if group is not None and shape[-1] % group:
-        return f"its width of {shape[-1]} is no multiple of the groups' {group}"
-    return None

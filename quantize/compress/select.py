@@ -123,7 +123,7 @@ def select(tensors: Mapping[str, Stored], scheme: Scheme, ignore: Sequence[str],
             for pattern in by:
                 used[pattern] += 1
             linear = _IN_BLOCK.search(cut.module) and could_be_linear(cut.module)
-            if by or not linear or stored.dtype not in _FLOATS:
+            if by or not linear or stored.dtype not in _FLOATS or 0 in cut.shape:
                 left.append(cut.module)
             else:
                 cuts.append(cut)

@@ -49,6 +49,15 @@ def schemes() -> Iterator[tuple[str, QuantizationScheme]]:
         yield f"w4a16:{size}", QuantizationScheme(targets=["Linear"], weights=weights)
 
 
+def searched() -> Iterator[tuple[str, QuantizationScheme]]:
+    """With llm-compressor's search of ranges, whose sums of errors are the same in any order only in F32, and there not
+    over a whole block."""
+    for name in ("fp8", "w8a8", "w4a16", "w4a16-asym", "nvfp4a16", "mxfp4a16"):
+        scheme = preset_name_to_scheme(PRESETS[name], ["Linear"])
+        scheme.weights.observer = "mse"
+        yield f"{name}+mse", scheme
+
+
 def digest(folder: Path) -> str:
     """Of all tensors together, by their names: dtype, shape and bytes."""
     found = {}
@@ -75,7 +84,7 @@ def main(golden: Path, kept: Path | None) -> None:
         for kind, dtype in MODELS:
             source = root / f"{kind}-{dtype}"
             write(source, kind, dtype)
-            for name, scheme in schemes():
+            for name, scheme in [*schemes(), *(searched() if dtype == "float32" else ())]:
                 out = root / f"{kind}-{dtype}-{name}"
                 compressed(source, scheme, out)
                 config = json.loads((out / "config.json").read_text())["quantization_config"]

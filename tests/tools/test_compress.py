@@ -52,17 +52,21 @@ def digest(folder: Path) -> str:
 
 def test_the_goldens_cover_every_scheme_that_needs_no_text() -> None:
     assert GOLDEN["oracle"] == "llmcompressor 0.14.0.1"
-    covered = {case.split("/")[2].split(":")[0] for case in GOLDEN["cases"]}
+    covered = {case.split("/")[2].split(":")[0].removesuffix("+mse") for case in GOLDEN["cases"]}
     assert covered == set(SCHEMES) - {"nvfp4"}
-    assert len(GOLDEN["cases"]) == 48
+    assert len(GOLDEN["cases"]) == 54
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"])
 def test_the_bytes_of_llm_compressor(case: str, sources: Path, tmp_path: Path) -> None:
     kind, dtype, scheme = case.split("/")
+    scheme, _, observer = scheme.partition("+")
     name, _, size = scheme.partition(":")
     out = tmp_path / "out"
-    made = compress(sources / f"{kind}-{dtype}", out, scheme=name, group_size=int(size) if size else None)
+    made = compress(
+        sources / f"{kind}-{dtype}", out, scheme=name, group_size=int(size) if size else None,
+        observer="mse" if observer == "mse" else "minmax",
+    )  # fmt: skip
     wanted = GOLDEN["cases"][case]
     assert digest(out) == wanted["digest"]
     config = json.loads((out / "config.json").read_text())["quantization_config"]
@@ -153,6 +157,18 @@ def test_shards_and_threads_change_no_tensor(sources: Path, tmp_path: Path) -> N
     assert set(json.loads((out / "model.safetensors.index.json").read_text())["weight_map"]) == set(read_weights(out))
 
 
+@pytest.mark.parametrize("scheme", ["w4a16", "nvfp4a16", "fp8-block", "mxfp4a16"])
+def test_the_search_has_less_error(scheme: str, sources: Path, tmp_path: Path) -> None:
+    source = sources / "llama-bfloat16"
+    wanted = {name: tensor.float() for name, tensor in load_file(source / "model.safetensors").items()}
+    errors = []
+    for observer in ("minmax", "mse"):
+        out = tmp_path / observer
+        compress(source, out, scheme=scheme, observer="mse" if observer == "mse" else "minmax")
+        errors.append(sum(float((w - wanted[name]).abs().pow(2.4).sum()) for name, w in decoded(out).items()))
+    assert 0 < errors[1] < 0.999 * errors[0]
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_llama(tmp_path_factory.mktemp("tiny"), layers=2)
@@ -234,6 +250,7 @@ def test_the_command(sources: Path, tmp_path: Path) -> None:
         (("--group-size", 32), "the groups of fp8 have a size of their own"),
         (("--scheme", "w4a16", "--group-size", 48), "groups of 48 weights are not supported"),
         (("-f", "some.txt"), "fp8 needs no text"),
+        (("--scheme", "fp8-tensor", "--observer", "mse"), "fp8-tensor has one of the tensor"),
     ],
 )
 def test_bad_requests(options: tuple[object, ...], message: str, sources: Path, tmp_path: Path) -> None:

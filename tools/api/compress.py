@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...formats.hf.files.weights import Stored
     from ...formats.hf.packed.schemes import Scheme
     from ...formats.ir import Tensor
-    from ...quantize.compress.layer import Source
+    from ...quantize.compress.layer import Observer, Source
     from ...quantize.compress.select import Selection
 
 _TRANSPOSED = ("gpt2", "openai-gpt")  # their layers are Conv1D, with inputs in rows: no loader has them compressed
@@ -60,6 +60,7 @@ def compress(
     *,
     scheme: str = "fp8",
     group_size: int | None = None,
+    observer: Observer = "minmax",
     ignore: Sequence[str] = (),
     text: StrPath | None = None,
     run: RunOptions = DEFAULT_RUN,
@@ -69,8 +70,9 @@ def compress(
     """Round the linear layers of a checkpoint to a scheme of compressed-tensors, and write the folder.
 
     Weights are rounded to nearest, with scales from their least and greatest, as llm-compressor does by default, and to
-    the same bytes. They are read, rounded and written a few megabytes at a time. A run that is interrupted is resumed
-    by the same call. Only ``nvfp4`` runs a text, for the scales of activations.
+    the same bytes; with ``observer="mse"`` to nearly those of its own search. They are read, rounded and written a few
+    megabytes at a time. A run that is interrupted is resumed by the same call. Only ``nvfp4`` runs a text, for the
+    scales of activations.
 
     Args:
         model: a Hugging Face folder with float weights.
@@ -78,6 +80,8 @@ def compress(
         scheme: one of ``formats.hf.packed.schemes.SCHEMES``: fp8, fp8-tensor, fp8-block, w8a8, w4a16, w4a16-asym,
             w8a16, nvfp4, nvfp4a16, mxfp4, mxfp4a16.
         group_size: of w4a16, w4a16-asym and w8a16: 32, 64, 128 (where None), or -1 for a row.
+        observer: what finds the range of weights that share a scale: their least and greatest, or with ``mse`` a range
+            up to a fifth smaller with less error, which takes some times as long.
         ignore: names of modules to leave as they are, or ``re:`` and a regular expression, beside the head, routers,
             towers and layers for further tokens.
         text, run: see ``gptq``; for ``nvfp4`` only.
@@ -121,6 +125,8 @@ def compress(
     weights = read_weights(source, notes(progress))
     selection = _selected(source, weights, found, ignore, progress)
     calibrated = found.inputs is not None and found.inputs.dynamic == "local"
+    if observer == "mse" and found.weights.strategy == "tensor":
+        raise PlanError(f"--observer mse searches ranges of rows, groups and blocks; {scheme} has one of the tensor")
     if text is not None and not calibrated:
         raise PlanError(f"{scheme} needs no text", hint="leave it out")
     inputs = None
@@ -130,8 +136,8 @@ def compress(
         seen = input_ranges(source, target, None if text is None else Path(text), run, checkpoint.save_every, progress)
         inputs = with_neighbours(seen, [cut.module for cut in selection.cuts], source, progress)
     with ThreadPoolExecutor(checkpoint.threads or _cpus()) as executor:
-        tensors = _tensors(weights, selection, found, inputs, executor)
-        nbytes = _write(source, target, config, tensors, found, selection, checkpoint, progress)
+        tensors = _tensors(weights, selection, found, inputs, executor, observer)
+        nbytes = _write(source, target, config, tensors, found, selection, checkpoint, progress, observer)
     remove_state(state_folder(target))
     emit(progress, WorkEnded())
     layers = tuple(cut.module for cut in selection.cuts)
@@ -184,7 +190,7 @@ def _listed(selection: Selection) -> tuple[str, ...]:
 
 def _tensors(
     weights: Mapping[str, Stored], selection: Selection, scheme: Scheme, inputs: Mapping[str, float] | None,
-    executor: Executor,
+    executor: Executor, observer: Observer,
 ) -> list[Tensor]:  # fmt: skip
     """The new checkpoint's tensors, in the order of the old one's."""
     from ...formats.hf.packed.save import any_type
@@ -203,7 +209,7 @@ def _tensors(
     shared: dict[str, Shared] = {}
     if scheme.weights.strategy == "tensor_group":
         for group in selection.together():
-            shared |= dict.fromkeys(group, Shared([sources[name] for name in group], executor))
+            shared |= dict.fromkeys(group, Shared([sources[name] for name in group], scheme, executor, observer))
     by_tensor: dict[str, list[str]] = {}
     for cut in selection.cuts:
         by_tensor.setdefault(cut.tensor, []).append(cut.module)
@@ -212,7 +218,7 @@ def _tensors(
         for module in by_tensor.get(name, []):
             source = sources[module]
             scale = None if inputs is None else float(shared_scale(inputs[module], source.qtype))
-            made += Layer(source, scheme, executor, shared.get(module), scale).tensors()
+            made += Layer(source, scheme, executor, shared.get(module), scale, observer).tensors()
         if name not in by_tensor:
             made.append(one if isinstance(one, Tensor) else any_type(one))
     return made
@@ -220,7 +226,7 @@ def _tensors(
 
 def _write(
     source: Path, target: Path, config: Mapping[str, Any], tensors: Sequence[Tensor], scheme: Scheme,
-    selection: Selection, options: CheckpointOptions, progress: Progress | None,
+    selection: Selection, options: CheckpointOptions, progress: Progress | None, observer: Observer,
 ) -> int:  # fmt: skip
     from ...formats.hf.files.safetensors import write_safetensors
     from ...formats.hf.packed.save import copy_beside
@@ -228,7 +234,7 @@ def _write(
     from ...formats.json_text import write_json
     from ...formats.storage.folder import resumable_folder
 
-    written = quantization_config(scheme, _listed(selection))
+    written = quantization_config(scheme, _listed(selection), None if observer == "minmax" else observer)
     digest = _digest(source, tensors, written, options)
     with resumable_folder(target, digest, force=options.force, inputs=[source], say=notes(progress)) as folder:
         emit(progress, WorkStarted(target.name, sum(tensor.nbytes for tensor in tensors)))

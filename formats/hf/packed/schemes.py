@@ -158,13 +158,14 @@ def scheme(name: str, group_size: int | None = None) -> Scheme:
     return integer_scheme(found.weights.num_bits, group_size, symmetric=found.weights.symmetric)
 
 
-def quantization_config(scheme: Scheme, ignore: Sequence[str]) -> dict[str, Any]:
+def quantization_config(scheme: Scheme, ignore: Sequence[str], observer: str | None = None) -> dict[str, Any]:
     """The ``quantization_config`` of config.json.
 
     Args:
         scheme: of every linear layer that is not ignored.
         ignore: names of modules that stay as they are, or ``re:`` and a regular expression that matches from the start
             of a name.
+        observer: what found the weights' scales, where it is not the usual one.
 
     Example:
         >>> from quantmill.formats.hf.packed.schemes import SCHEMES, quantization_config
@@ -174,7 +175,7 @@ def quantization_config(scheme: Scheme, ignore: Sequence[str]) -> dict[str, Any]
     """
     group = {
         "targets": ["Linear"],
-        "weights": scheme.weights.config(),
+        "weights": replace(scheme.weights, observer=observer).config(),
         "input_activations": None if scheme.inputs is None else scheme.inputs.config(),
         "output_activations": None,
         "format": scheme.format,
