@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from .tools.api.importance import collect_imatrix as collect_imatrix
     from .tools.api.importance import imatrix_statistics as imatrix_statistics
     from .tools.api.importance import merge_imatrices as merge_imatrices
+    from .tools.api.merging import merge_lora as merge_lora
     from .tools.api.metadata import remove_metadata as remove_metadata
     from .tools.api.metadata import set_metadata as set_metadata
     from .tools.api.metadata import set_vocabulary as set_vocabulary
@@ -232,6 +233,7 @@ _MODULES = {
     "release": "tools.api.releasing.release",
     "remove_metadata": "tools.api.metadata",
     "reproduce": "tools.api.releasing.reproduce",
+    "merge_lora": "tools.api.merging",
     "set_metadata": "tools.api.metadata",
     "set_vocabulary": "tools.api.metadata",
     "split": "tools.api.shards",

@@ -38,6 +38,7 @@ COMMANDS = {
     "hash": ("hash", "Print the SHA-256 of each tensor and of the model, whatever the file's layout."),
     "split": ("split", "Split a GGUF file into shards, as llama.cpp reads them."),
     "merge": ("merge", "Merge shards into the file that was split."),
+    "merge-lora": ("merge_lora", "Merge a LoRA adapter into the model that it was trained on."),
     "archs": ("archs", "List the architectures that can be converted, and what is proven of each."),
     "release": ("release", "Make a release: every level, a model card, checksums, a manifest."),
     "push": ("push", "Upload a release to the Hugging Face Hub, or what of it is not there."),
