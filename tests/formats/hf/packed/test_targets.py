@@ -54,6 +54,26 @@ def test_the_most_exact_target(groups: dict[str, Any], layer: str, expected: str
     assert chosen(groups, layer)[0] == {layer: expected}
 
 
+def test_every_layer_as_the_library_has_it() -> None:
+    """Of compressed-tensors' own choice for random configs; those that it resolves by the alphabet may be refused."""
+    golden = json.loads((Path(__file__).parent / "goldens" / "targets.json").read_text())
+    assert golden["oracle"] == "compressed-tensors 0.20.1"
+    refused = 0
+    for case in golden["cases"]:
+        schemes = {name: {"targets": own, "weights": {"is": name}} for name, own in case["groups"].items()}
+        try:
+            found, _ = chosen(schemes, *case["found"], ignore=tuple(case["ignore"]))
+        except FormatError as error:
+            assert "schemes differ" in str(error)  # noqa: PT017
+            refused += 1
+            alike = {name: {**group, "weights": {"is": "one"}} for name, group in schemes.items()}
+            found, _ = chosen(alike, *case["found"], ignore=tuple(case["ignore"]))
+            assert found.keys() == case["found"].keys()
+            continue
+        assert found == case["found"]
+    assert 0 < refused < len(golden["cases"]) - 20
+
+
 def test_a_target_that_matches_nothing_is_said() -> None:
     groups = {"a": group(NVFP4, "Linear"), "b": group(INT4, "re:.*experts.*", "lm_head")}
     assert chosen(groups, Q) == ({Q: "a"}, ["m: re:.*experts.*, lm_head of config_groups match no layer"])
