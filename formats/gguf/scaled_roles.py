@@ -48,7 +48,18 @@ SCALED_ROLES: dict[str, str] = {
     "gpt-oss": "attn_q attn_k attn_v attn_output",
     "gpt2": "attn_output attn_qkv",
     "gptneox": "attn_output attn_qkv",
+    "granite": "attn_q attn_k attn_v attn_output",
+    "granite_swa": "attn_q attn_k attn_v attn_output",
     "granitehybrid": "attn_q attn_k attn_v attn_output ssm_in ssm_out",
+    "granitemoe": "attn_q attn_k attn_v attn_output",
+    "hunyuan-dense": "attn_q attn_k attn_v attn_output",
+    "hunyuan-moe": "attn_q attn_k attn_v attn_output",
+    "hy_v3": (
+        "attn_q attn_k attn_v attn_output ffn_gate ffn_down ffn_up ffn_gate_shexp ffn_down_shexp "
+        "ffn_up_shexp ffn_gate_exps ffn_down_exps ffn_up_exps"
+    ),
+    "jais2": "attn_q attn_k attn_v attn_output",
+    "jamba": "attn_q attn_k attn_v attn_output ssm_in ssm_out",
     "jina-bert-v3": "attn_output attn_qkv",
     "llama": "attn_q attn_k attn_v attn_output ffn_gate ffn_down ffn_up ffn_gate_exps ffn_down_exps ffn_up_exps",
     "llama4": "attn_q attn_k attn_v attn_output",
@@ -67,6 +78,7 @@ SCALED_ROLES: dict[str, str] = {
     "phi3": "attn_output attn_qkv",
     "qwen2": "attn_q attn_k attn_v attn_output",
     "qwen2moe": "attn_q attn_k attn_v attn_output",
+    "qwen2vl": "attn_q attn_k attn_v attn_output",
     "qwen3": "attn_q attn_k attn_v attn_output ffn_gate ffn_down ffn_up",
     "qwen35": (
         "attn_q attn_k attn_v attn_output attn_qkv attn_gate ffn_gate ffn_down ffn_up ssm_out ssm_alpha ssm_beta"
@@ -79,6 +91,12 @@ SCALED_ROLES: dict[str, str] = {
     "qwen3next": (
         "attn_q attn_k attn_v attn_output ffn_gate_shexp ffn_down_shexp ffn_up_shexp ffn_gate_exps "
         "ffn_down_exps ffn_up_exps"
+    ),
+    "qwen3vl": "attn_q attn_k attn_v attn_output",
+    "qwen3vlmoe": "attn_q attn_k attn_v attn_output",
+    "qwen4exp": (
+        "attn_q attn_k attn_v attn_output attn_qkv attn_gate ffn_gate_shexp ffn_down_shexp ffn_up_shexp "
+        "ffn_gate_exps ffn_down_exps ffn_up_exps ssm_out ssm_alpha ssm_beta"
     ),
     "seed_oss": "attn_q attn_k attn_v attn_output",
     "smollm3": "attn_q attn_k attn_v attn_output",
