@@ -261,7 +261,10 @@ def packed() -> list[Sample]:
     alone = {"config.json": {}, "hf_quant_config.json": {"producer": {"name": "modelopt"}, "quantization": mixed}}
     alone["model.safetensors"] = next(one for one in found if one.name == "modelopt").files["model.safetensors"]
     found.append(_schemes())
-    named = {"gptq beside": beside, "awq beside": other, "modelopt beside": alone}
+    stored, _, _ = parts.golden_layer("quanto", "qint8-torch.float16")
+    modules = {"m": {"weights": "qint8", "activations": "none"}}
+    quanto = {"config.json": {}, "quanto_qmap.json": modules, "model.safetensors": save(stored)}
+    named = {"quanto beside": quanto, "gptq beside": beside, "awq beside": other, "modelopt beside": alone}
     return [*found, *(Sample(name, files, _read_packed) for name, files in named.items())]
 
 

@@ -1,10 +1,11 @@
-"""Golden layers of AutoRound, bitsandbytes, HQQ and ModelOpt: parts as these store them, and their own decode.
+"""Golden layers of AutoRound, bitsandbytes, HQQ, ModelOpt and Quanto: parts as these store them, and their decode.
 
 PYTHON tests/oracles/make_packed_goldens_of_tools.py tests/formats/hf/packed/goldens
 
 Run it with a Python that has torch 2.13.0, transformers 5.23.0 and some of auto-round 0.16.1, bitsandbytes 0.50.2,
-hqq 0.2.8.post1 and nvidia-modelopt 0.47.0 (with requests); it writes the goldens of the libraries that it finds, or of
-those that are named after the folder. The files are laid out as those of ``make_packed_goldens.py``.
+hqq 0.2.8.post1, optimum-quanto 0.2.7 and nvidia-modelopt 0.47.0 (with requests); it writes the goldens of the libraries
+that it finds, or of those that are named after the folder.
+The files are laid out as those of ``make_packed_goldens.py``.
 """
 
 from __future__ import annotations
@@ -191,11 +192,27 @@ def hqq_cases() -> Iterator[Case]:
         yield f"{bits}-{size}-{axis}", {"quant_method": "hqq"}, {**parts, "decoded": layer.dequantize()}
 
 
+def quanto_cases() -> Iterator[Case]:
+    """A row's scale in each of its kinds and of the model's dtypes."""
+    from optimum.quanto import freeze, qfloat8_e4m3fn, qfloat8_e5m2, qint8, quantize
+
+    for kind in (qint8, qfloat8_e4m3fn, qfloat8_e5m2):
+        for dtype in (torch.float16, torch.bfloat16, torch.float32):
+            torch.manual_seed(len(kind.name))
+            model = torch.nn.Sequential(torch.nn.Linear(WIDTH, ROWS, bias=False)).to(dtype)
+            quantize(model, weights=kind)
+            freeze(model)
+            parts = {name.removeprefix("0."): part for name, part in model.state_dict().items()}
+            config = {"quant_method": "quanto", "modules": {"m": {"weights": kind.name, "activations": "none"}}}
+            yield f"{kind.name}-{dtype}", config, {**parts, "decoded": model[0].weight.dequantize().detach()}
+
+
 TOOLS = {
     "auto_round": ("auto-round", auto_round_cases),
     "bitsandbytes": ("bitsandbytes", bitsandbytes_cases),
     "hqq": ("hqq", hqq_cases),
     "modelopt": ("nvidia-modelopt", modelopt_cases),
+    "quanto": ("optimum-quanto", quanto_cases),
 }
 
 
@@ -203,7 +220,7 @@ def main(folder: Path) -> None:
     wanted = sys.argv[2:] or TOOLS
     for module in wanted:
         library, cases = TOOLS[module]
-        if find_spec(module):
+        if find_spec(f"optimum.{module}" if module == "quanto" else module):
             write(folder / f"{module}.safetensors", library, cases())
 
 

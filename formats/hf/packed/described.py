@@ -13,9 +13,9 @@ from ...json_types import OBJECT, JsonType, shown, take
 INSIDE = "quantization_config"  # the key of config.json
 Config = Mapping[str, Any]
 Say = Callable[[str], object]
-MODELOPT_FILE = "hf_quant_config.json"
-# Files that AutoGPTQ, AutoAWQ and ModelOpt write beside config.json, and the method that each is of.
-BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq", MODELOPT_FILE: "modelopt"}
+MODELOPT_FILE, QUANTO_FILE = "hf_quant_config.json", "quanto_qmap.json"
+# Files that AutoGPTQ, AutoAWQ, ModelOpt and Quanto write beside config.json, and the method that each is of.
+BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq", MODELOPT_FILE: "modelopt", QUANTO_FILE: "quanto"}
 KEYS = (INSIDE, "compression_config")
 # What these files call a key of config.json.
 _NAMES = {"w_bit": "bits", "q_group_size": "group_size"}
@@ -89,7 +89,7 @@ def find_config(raw: Config, folder: Path, say: Say) -> tuple[Config | None, Pat
         )
         return {"quant_method": BESIDE[name], **found}, folder / name
     both = [(key, inside[theirs], found[key]) for key, theirs in _SHARED.items() if theirs in inside and key in found]
-    if "quant_method" in found or name == MODELOPT_FILE:
+    if "quant_method" in found or name in (MODELOPT_FILE, QUANTO_FILE):
         both.append(("quant_method", method_of(inside), method_of({"quant_method": BESIDE[name], **found})))
     for key, in_config, here in both:
         if in_config is not None and in_config != here:
@@ -99,5 +99,7 @@ def find_config(raw: Config, folder: Path, say: Say) -> tuple[Config | None, Pat
 
 
 def _flat(name: str, found: Config, folder: Path) -> Config:
-    """What a file beside config.json says: all of it, or of ModelOpt's the object inside."""
+    """What a file beside config.json says: all of it; of ModelOpt's the object inside; Quanto's are modules alone."""
+    if name == QUANTO_FILE:
+        return {"modules": found}
     return found if name != MODELOPT_FILE else take(found, "quantization", OBJECT, {}, path=folder / name)

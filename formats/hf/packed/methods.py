@@ -11,7 +11,7 @@ from ...ir import Tensor
 from ...json_types import shown
 from ..files.safetensors import StoredTensor
 from ..files.weights import Stored
-from . import auto_round, awq, bitsandbytes, compressed, fp8, gptq, hqq, modelopt, mxfp4
+from . import auto_round, awq, bitsandbytes, compressed, fp8, gptq, hqq, modelopt, mxfp4, quanto
 from .described import KEYS, Config, Say, check_types, method_of
 from .fp8_experts import is_of_all, spread_scales
 from .integer_grid import IntegerGrid
@@ -113,6 +113,7 @@ METHODS: dict[str, Method] = {
         bare=bitsandbytes.BARE,
     ),
     "hqq": Method(("W_q",), hqq.PARTS, hqq.check_config, hqq.read_layer),
+    "quanto": Method(quanto.KEYS, quanto.PARTS, quanto.check_config, quanto.read_layer, quanto.EXTRAS),
     "modelopt": Method(
         modelopt.KEYS,
         modelopt.PARTS,
@@ -143,7 +144,6 @@ UNREAD = {
     "gguf": "convert the GGUF file itself",
     "higgs": _DECODED.format("flute-kernel"),
     "metal": _DECODED.format("kernels, on a Mac"),
-    "quanto": f"load it with optimum-quanto and save each weight's dequantize(), or {_ORIGINAL}",
     "quark": f"export it again as fp8, awq or gguf with AMD's quark, or {_ORIGINAL}",
     "sinq": f"load it with sinq and save the layers' dequantize(), or {_ORIGINAL}",
     "spqr": f"sparse outliers beside groups; {_ORIGINAL}",

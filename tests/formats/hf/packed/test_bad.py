@@ -110,6 +110,16 @@ def test_gptq_without_g_idx(told: Callable[..., str]) -> None:
     assert said == f"model.safetensors: m.qweight: no g_idx beside it ({hint})"
 
 
+def test_gptq_layers_that_dynamic_leaves_out(decode: Callable[..., Any]) -> None:
+    """A rule that begins with "-:" leaves layers as floats; one with "+:", or none, gives them bits of their own."""
+    dynamic: dict[str, Any] = {"-:.*n$": {}, r"+:.*o$": {"bits": 8}}
+    found = decode({**gptq_parts(), "n.weight": torch.ones(4, 8).half()}, {**GPTQ, "dynamic": dynamic})
+    assert [(name, getattr(one, "qtype", one).name) for name, one in found.items()] == [
+        ("m.weight", "Q4_0"),
+        ("n.weight", "n.weight"),
+    ]
+
+
 @pytest.mark.parametrize("name", ["m.qzeros", "m.scales"])
 def test_gptq_without_a_part(told: Callable[..., str], name: str) -> None:
     said = told(without(gptq_parts(), name), GPTQ)
@@ -199,7 +209,7 @@ def test_a_file_left_over_beside_plain_floats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "parts"),
     [
-        ({"quant_method": "quanto"}, {"m.weight._data": torch.zeros(4, 8).to(torch.float8_e4m3fn)}),
+        ({"quant_method": "torchao"}, {"m.weight": torch.zeros(4, 8, dtype=torch.int8)}),
         ({"quant_method": "bitnet"}, {"m.weight": torch.ones(4, 8)}),  # made ternary as it runs
     ],
 )

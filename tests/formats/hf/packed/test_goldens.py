@@ -21,6 +21,7 @@ ORACLES = {
     "compressed": ("compressed-tensors 0.20.1", 25),
     "hqq": ("hqq 0.2.8.post1", 8),
     "modelopt": ("nvidia-modelopt 0.47.0", 13),
+    "quanto": ("optimum-quanto 0.2.7", 9),
 }
 
 
