@@ -20,6 +20,7 @@ from quantmill import (
     RunOptions,
     awq,
     collect_imatrix,
+    compress,
     convert,
     evaluate,
     gptq,
@@ -52,6 +53,10 @@ def by_gptq(settings: GPTQSettings) -> Work:
     return lambda model, out, text, run: gptq(model, out / "made", settings=settings, text=text, run=run).linears
 
 
+def by_compress(model: Path, out: Path, text: Path, run: RunOptions) -> object:
+    return compress(model, out / "made", scheme="nvfp4", text=text, run=run).layers
+
+
 def by_awq(settings: AWQSettings) -> Work:
     return lambda model, out, text, run: awq(model, out / "made", settings=settings, text=text, run=run).linears
 
@@ -76,7 +81,18 @@ WORK: dict[str, Work] = {
     "gptq of whole rows": by_gptq(GPTQSettings(group_size=-1, sym=False)),
     "gptq in another order": by_gptq(GPTQSettings(group_size=32, desc_act=True)),
     "gptq of static groups": by_gptq(GPTQSettings(group_size=32, static_groups=True)),
+    "gptq to compressed-tensors": lambda model, out, text, run: (
+        gptq(
+            model,
+            out / "made",
+            settings=GPTQSettings(group_size=32),
+            checkpoint_format="compressed-tensors",
+            text=text,
+            run=run,
+        ).linears
+    ),
     "awq": by_awq(AWQSettings(group_size=32)),
+    "compress": by_compress,
 }
 
 
