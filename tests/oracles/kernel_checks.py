@@ -126,6 +126,17 @@ def check_encode(type_name: str, width: int, required: bool = False) -> None:
                     assert_same_bytes(type_name, rows, weights, source, set_name)
 
 
+# Tested in one file: llama.cpp takes half a minute to make the tables of the first of them.
+LATTICE = ("IQ1_M", "IQ1_S", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ3_S", "IQ3_XXS")
+
+
+def check_zero_importance(type_name: str, width: int) -> None:
+    """Importance that is zero throughout, with which searches end as they began."""
+    for set_name, rows in row_sets(width, n=9):
+        if set_name in ("normal", "sparse", "positive", "steps"):
+            assert_same_bytes(type_name, rows, np.zeros(width, np.float32), "F32", f"{set_name}, importance all zero")
+
+
 def check_ragged(type_name: str) -> None:
     """Rows that fill no whole number of lanes: one row of one block, and every count of rows up to a few."""
     importance, block = not kernel_for(BY_NAME[type_name]).own_search, BY_NAME[type_name].block_size

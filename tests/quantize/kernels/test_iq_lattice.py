@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from oracles.ggml import ggml_dequantize, ggml_quantize
 from oracles.kernel_checks import (
+    LATTICE,
     assert_same_bytes,
     check_decode,
     check_ragged,
+    check_zero_importance,
     encode,
     importances,
     row_sets,
@@ -111,6 +113,11 @@ def test_bytes_are_llama_cpps(name: str):
         for importance_name, importance in importances(512):
             if importance is not None or name not in REQUIRE:
                 assert_same_bytes(name, rows, importance, "F32", f"{set_name}, importance {importance_name}")
+
+
+@pytest.mark.parametrize("name", LATTICE)
+def test_all_zero_importance_is_what_llama_cpp_does(name: str):
+    check_zero_importance(name, 768)
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -83,7 +83,9 @@ def test_no_moments_at_all() -> None:
     store = Store()
     store.sums[0] = np.full((512, 512), -1e6)
     np.fill_diagonal(store.sums[0], 1)
-    with pytest.raises(PlanError, match=r"positive definite.*new imatrix"):
+    with pytest.raises(
+        PlanError, match=r"positive definite, from 900 tokens for 256 columns \(collect them on more text"
+    ):
         encoded(Refiner(moments_of(store)))
 
 
