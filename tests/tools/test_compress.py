@@ -128,6 +128,21 @@ def test_experts_of_mixtral(tmp_path: Path) -> None:
     assert not torch.equal(parts[f"{at}.w1.weight_global_scale"], parts[f"{at}.w2.weight_global_scale"])
 
 
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("scheme", ["fp8", "w4a16"])
+def test_transformers_loads_experts(kind: str, scheme: str, tmp_path: Path) -> None:
+    source, out, plain = (tmp_path / name for name in ("source", "out", "plain"))
+    write(source, kind, "float32")
+    compress(source, out, scheme=scheme)
+    plain.mkdir()
+    shutil.copy(source / "config.json", plain)
+    save_file(decoded(out), plain / "model.safetensors", metadata={"format": "pt"})
+    ours = AutoModelForCausalLM.from_pretrained(plain)
+    theirs = AutoModelForCausalLM.from_pretrained(out, quantization_config=CompressedTensorsConfig(dequantize=True))
+    with torch.inference_mode():
+        assert torch.allclose(theirs.float()(TOKENS).logits, ours(TOKENS).logits, atol=1e-4)
+
+
 def test_experts_in_one_tensor_are_written_one_by_one(sources: Path, tmp_path: Path) -> None:
     """The same bytes as from a checkpoint that holds the experts apart."""
     source, apart = tmp_path / "source", sources / "qwen3_moe-bfloat16"
