@@ -206,6 +206,21 @@ def for_vllm(path: Path, output: Path) -> tuple[str, ...]:
     return made.left
 
 
+def mixed(base: Path, out: Path) -> quantmill.SplitOptions:
+    """The mix of a published file, an adapter merged, and other keys."""
+    found: quantmill.FoundRecipe = quantmill.find_recipe(base)
+    (out / "mix.txt").write_text("\n".join(found.lines))
+    rules = [*quantmill.read_recipe(out / "mix.txt"), quantmill.TypeRule("attn_v", "Q8_0")]
+    key, value = quantmill.parse_override("general.version=str:v2")
+    shards = quantmill.SplitOptions(max_tensors=64)
+    options = quantmill.PlanOptions(tensor_types=rules, overrides={key: value}, prune_layers=(1,))
+    summed = quantmill.merge_lora(base, out / "adapter.gguf", scale=0.5)
+    done = quantmill.convert(summed, out / "mixed.gguf", found.level or "Q4_K_M", options=options, split=shards)
+    edit = quantmill.set_vocabulary(done.paths[0], {"eos": "</s>"}, chat_template=out / "chat.jinja")
+    print(edit.in_place, found.beyond)
+    return shards
+
+
 def main() -> int:
     print(quantmill.__version__, [arch.name for arch in quantmill.architectures("llama")])
     try:

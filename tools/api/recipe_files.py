@@ -73,6 +73,12 @@ class FoundRecipe:
         level: the level that the file says to be of, or None.
         beyond: what no recipe gives: tensors in types that quantize cannot write, or leaves out of quantization; in
             lines.
+
+    Example:
+        >>> from quantmill import find_recipe, tiny_llama
+        >>> found = find_recipe(tiny_llama())
+        >>> found.beyond, len(found.lines) > 5
+        ((), True)
     """
 
     lines: tuple[str, ...]
