@@ -206,6 +206,11 @@ def for_vllm(path: Path, output: Path) -> tuple[str, ...]:
     return made.left
 
 
+def to_the_hub(name: str, folder: Path) -> quantmill.Pushed:
+    quantmill.release(quantmill.local_path(name), folder)
+    return quantmill.push(folder, f"{name}-GGUF", dry_run=True)
+
+
 def mixed(base: Path, out: Path) -> quantmill.SplitOptions:
     """The mix of a published file, an adapter merged, and other keys."""
     found: quantmill.FoundRecipe = quantmill.find_recipe(base)

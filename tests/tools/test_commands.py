@@ -13,11 +13,12 @@ from pathlib import Path
 import click
 import pytest
 
+from quantmill.formats.errors import SourceError
 from quantmill.tools.main import COMMANDS, load_command
 
 GOLDENS = Path(__file__).parents[1] / "imatrix" / "goldens"
 # Commands that print no table: one line of what was done, or files.
-NO_TABLE = {"gguf-set-metadata", "merge", "release"}
+NO_TABLE = {"gguf-set-metadata", "merge", "merge-lora", "release"}
 # Those that also stand alone, by pyproject's [project.scripts].
 ALONE = {"convert", "quantize", "imatrix", "gguf-set-metadata"}
 
@@ -54,7 +55,7 @@ def examples(name: str) -> list[list[str]]:
         if not line.startswith(" " * 10) or not line.strip():
             break
         found.append(line.strip())
-    return [shlex.split(line) for line in found]
+    return [shlex.split(line.partition(" > ")[0]) for line in found]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -76,6 +77,8 @@ def parsed(command: click.Command, name: str, words: list[str]) -> str | None:
         command.make_context(name, words)
     except click.BadParameter as error:
         return "does not exist" if "does not exist" in error.message else error.message
+    except SourceError as error:  # a file that is read as the option is
+        return "does not exist" if "No such file" in error.problem else error.problem
     return None
 
 

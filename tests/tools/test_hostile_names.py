@@ -179,6 +179,8 @@ CASES: list[tuple[str, Callable[[Files], tuple[object, ...]]]] = [
     ("imatrix", lambda f: ("--in-file", f.imatrix, "--in-file", f.imatrix, "-o", f.folder / "sum.dat", "--force")),
     ("imatrix", lambda f: ("-m", f.gguf, "-f", f.text, *COMMON, "-o", f.folder / "im.gguf")),
     ("evaluate", lambda f: (f.clean, "-f", f.text, *COMMON)),
+    ("compare", lambda f: (f.clean, f.other, "-f", f.text, *COMMON)),
+    ("push", lambda f: (f.folder / FOLDER, f"me/{NASTY[:-1]}")),
     ("evaluate", lambda f: (f.clean, "-f", f.folder / "nothing.txt")),
     ("gptq", lambda f: (f.hf, f.folder / "gptq", "-f", f.text, *COMMON, "--group-size", 32)),
     ("gptq", lambda f: (f.unmatched, f.folder / "gptq2", "-f", f.text, *COMMON)),
