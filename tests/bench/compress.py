@@ -1,11 +1,13 @@
-"""Each scheme of ``quantmill compress`` beside llm-compressor's: perplexity, bytes, time and peak memory, in one table.
+"""Each scheme of ``quantmill compress``, and ``gptq`` and ``awq``, beside llm-compressor's: perplexity, bytes, time and
+peak memory, in one table.
 
-    python tests/bench/compress.py MODEL_DIR --peer PYTHON [--schemes fp8,w8a8] [--ctx 512] [--chunks 16] [--json]
+    python tests/bench/compress.py MODEL_DIR --peer PYTHON [--schemes fp8,w8a8,gptq] [--ctx 512] [--chunks 16] [--json]
 
 PYTHON is one that has llmcompressor 0.14.0.1, in an environment of its own. Both run as processes of two threads; times
 are processor time from start to end, the libraries' imports included, and the peak is of the whole process. Perplexity
-is of the weights, decoded by compressed-tensors in transformers, on a text (``--text``; or the one that ships with the
-package), each window's second half. Where the tensors are the same bytes, they are judged once.
+is of the weights, decoded by compressed-tensors in transformers, on the last windows of a text (``--text``; or the one
+that ships with the package), each window's second half. What is calibrated is calibrated by both on the same windows at
+the text's start, as many. Where the tensors are the same bytes, they are judged once.
 """
 
 from __future__ import annotations
@@ -35,12 +37,26 @@ from compressed_tensors.quantization import QuantizationScheme
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from transformers import AutoModelForCausalLM
-source, out, group = sys.argv[1:]
+source, out, method, group, windows = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-scheme = QuantizationScheme(**json.loads(group))
-oneshot(model=model, recipe=QuantizationModifier(config_groups={"group_0": scheme}, ignore=["lm_head"]))
+how = {"config_groups": {"group_0": QuantizationScheme(**json.loads(group))}, "ignore": ["lm_head"]}
+recipe, data = QuantizationModifier(**how), {}
+if method == "gptq":
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    recipe = GPTQModifier(**how)
+if method == "awq":
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    recipe = [AWQModifier(), recipe]
+if method in ("gptq", "awq", "nvfp4"):
+    from datasets import Dataset
+    ids = json.load(open(windows))
+    rows = {"input_ids": ids, "attention_mask": [[1] * len(one) for one in ids]}
+    data = {"dataset": Dataset.from_dict(rows), "num_calibration_samples": len(ids), "max_seq_length": len(ids[0])}
+oneshot(model=model, recipe=recipe, **data)
 model.save_pretrained(out, save_compressed=True)
 """
+# By a text, and which scheme each writes; the rest is data-free.
+CALIBRATED = {"nvfp4": "nvfp4", "gptq": "w4a16", "awq": "w4a16-asym"}
 # Runs a command and prints what its process took.
 MEASURED = """
 import json, resource, subprocess, sys
@@ -77,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("--peer", required=True)
-    parser.add_argument("--schemes", default=",".join(name for name in SCHEMES if name != "nvfp4"))
+    parser.add_argument("--schemes", default=",".join(dict.fromkeys([*SCHEMES, *CALIBRATED])))
     parser.add_argument("--group-size", type=int, default=64, help="of w4a16 and w8a16; SmolLM2 is 576 wide")
     parser.add_argument("--text", type=Path)
     parser.add_argument("--ctx", type=int, default=512)
@@ -85,8 +101,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(2)
-    run = RunOptions(n_ctx=given.ctx, chunks=given.chunks)
-    tokens = torch.from_numpy(open_text(open_weights(given.model), given.text, run).inputs).long()
+    whole = torch.from_numpy(
+        open_text(open_weights(given.model), given.text, RunOptions(n_ctx=given.ctx)).inputs
+    ).long()
+    if len(whole) < 2 * given.chunks:
+        raise SystemExit(f"the text has {len(whole)} windows of {given.ctx}, and twice {given.chunks} are needed")
+    tokens = whole[-given.chunks :]
     plain, rows = perplexity(given.model, tokens, quantized=False), []
     if not given.json:
         print(f"{given.model.name}: perplexity {plain:.3f} before, {len(tokens)} windows of {given.ctx}")
@@ -94,6 +114,7 @@ def main() -> None:
             "scheme       ours: CPU s  peak MB   llm-compressor: CPU s  peak MB   perplexity  theirs  bytes", flush=True
         )
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "windows.json").write_text(json.dumps(whole[: given.chunks].tolist()))
         measured([sys.executable, "-c", OURS, "compress", str(given.model), f"{folder}/warm", "--quiet"])
         for scheme in given.schemes.split(","):
             rows.append(row := compared(scheme, given, tokens, Path(folder)))
@@ -107,13 +128,20 @@ def compared(scheme: str, given: argparse.Namespace, tokens: torch.Tensor, folde
     from quantmill.formats.hf.packed.schemes import quantization_config
     from quantmill.formats.hf.packed.schemes import scheme as named
 
-    size = given.group_size if SCHEMES[scheme].format == "pack-quantized" else None
+    name = CALIBRATED.get(scheme, scheme)
+    size = given.group_size if SCHEMES[name].format == "pack-quantized" else None
     ours, theirs = folder / f"{scheme}-ours", folder / f"{scheme}-theirs"
-    options = [] if size is None else ["--group-size", str(size)]
-    command = ["compress", str(given.model), str(ours), "--scheme", scheme, "--threads", "2", "--quiet", *options]
+    by_itself = scheme in ("gptq", "awq")
+    options = ["--format", "compressed-tensors"] if by_itself else ["--scheme", scheme]
+    options += [] if size is None else ["--group-size", str(size)]
+    options += ["--static-groups"] if scheme == "gptq" else []  # GPTQModifier's default
+    if scheme in CALIBRATED:
+        text = [] if given.text is None else ["-f", str(given.text)]
+        options += [*text, "-c", str(given.ctx), "--chunks", str(given.chunks)]
+    command = [scheme if by_itself else "compress", str(given.model), str(ours), "--threads", "2", "--quiet", *options]
     seconds, peak = measured([sys.executable, "-c", OURS, *command])
-    group = quantization_config(named(scheme, size), [])["config_groups"]["group_0"]
-    words = [given.peer, "-c", PEER, str(given.model), str(theirs), json.dumps(group)]
+    group = quantization_config(named(name, size), [])["config_groups"]["group_0"]
+    words = [given.peer, "-c", PEER, str(given.model), str(theirs), scheme, json.dumps(group), f"{folder}/windows.json"]
     their_seconds, their_peak = measured(words, cwd=folder)
     same = tensors(ours).keys() == tensors(theirs).keys() and all(
         torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))

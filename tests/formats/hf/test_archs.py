@@ -152,7 +152,9 @@ def test_the_way_back_is_the_identity(proven: Proven) -> None:
         assert torch.equal(ours[name].reshape(-1).view(torch.uint8), weight.reshape(-1).view(torch.uint8)), name
     assert config_of(back) == config_of(proven.folder / "hf")
     model = getattr(transformers, proven.proof.model).from_pretrained(back)
-    assert np.array_equal(run_proof(proven.proof, model.eval()), proven.expected)
+    # The weights are the same bits, at other addresses: some processors' products are rounded otherwise there.
+    difference = np.abs(run_proof(proven.proof, model.eval()) - proven.expected).max()
+    assert difference <= 1e-5 * np.ptp(proven.expected)
 
 
 def test_strict_checks_find_nothing(proven: Proven) -> None:
