@@ -239,6 +239,13 @@ def run_proof(proof: Proof, model: torch.nn.Module) -> np.ndarray:
     return found.mean(axis=0, keepdims=True) if proof.pooling == "mean" else found
 
 
+def same_logits(proof: Proof, model: torch.nn.Module, expected: np.ndarray) -> bool:
+    """Whether a model gives the numbers of another whose weights are the same bits, but lie at other addresses: some
+    processors' products are rounded otherwise there."""
+    difference = np.abs(run_proof(proof, model) - expected).max()
+    return bool(difference <= 1e-5 * np.ptp(expected))
+
+
 def ask(llama: Llama, proof: Proof) -> np.ndarray:
     """The same of llama.cpp."""
     tokens = tokens_of(proof)

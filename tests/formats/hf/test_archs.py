@@ -19,7 +19,7 @@ from oracles.converter import GOLDENS, SMOLLM2, differences, golden_path, keys_o
 from oracles.converter_differences import LESS, MORE, OTHER, UNCONVERTED, UNKNOWN, is_listed
 from oracles.converter_folders import publish
 from oracles.peer import Peer
-from oracles.proofs import Proof, all_proofs, run_proof, save_proof, text_weights
+from oracles.proofs import Proof, all_proofs, run_proof, same_logits, save_proof, text_weights
 from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.keys import KEY_TYPES
 from quantmill.formats.gguf.names import GLOBAL_ROLES, parse_name
@@ -152,9 +152,7 @@ def test_the_way_back_is_the_identity(proven: Proven) -> None:
         assert torch.equal(ours[name].reshape(-1).view(torch.uint8), weight.reshape(-1).view(torch.uint8)), name
     assert config_of(back) == config_of(proven.folder / "hf")
     model = getattr(transformers, proven.proof.model).from_pretrained(back)
-    # The weights are the same bits, at other addresses: some processors' products are rounded otherwise there.
-    difference = np.abs(run_proof(proven.proof, model.eval()) - proven.expected).max()
-    assert difference <= 1e-5 * np.ptp(proven.expected)
+    assert same_logits(proven.proof, model.eval(), proven.expected)
 
 
 def test_strict_checks_find_nothing(proven: Proven) -> None:
