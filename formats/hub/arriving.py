@@ -16,12 +16,13 @@ from ..storage.source import SourceFile
 from .remote_file import RemoteFile
 from .repository import Repository
 
-BY_RANGE = 1 << 20  # bytes: less than this is read by a range as long as the file is not here, as headers and norms are
+# Bytes of tensors that are read by ranges, at most, before shards arrive; headers always are, until then.
+BY_RANGE = 1 << 20
 ON_DISK = 2  # shards that lie on the disk at once, at most, if the disk is to be spared
 
 
 class ArrivingFile:
-    """A shard that is read by ranges until larger pieces are asked for, and then waited for. Thread-safe."""
+    """A shard, read by ranges until more than a little of tensors is asked for, and then waited for. Thread-safe."""
 
     def __init__(self, arrivals: Arrivals, name: str) -> None:
         self.path = arrivals.folder / name
@@ -38,7 +39,9 @@ class ArrivingFile:
         Raises:
             FormatError: the network fails for minutes. SourceError: the file is shorter, or was changed.
         """
-        local = self._arrivals.local(self._name, wait=n >= BY_RANGE or self._arrivals.started)
+        if where is not None:  # a tensor's bytes, and not a header's
+            self._arrivals.by_range += n
+        local = self._arrivals.local(self._name, wait=self._arrivals.by_range >= BY_RANGE or self._arrivals.started)
         if local is not None:
             self.done += n
             return local.read(start, n, where)
@@ -65,6 +68,7 @@ class Arrivals:
     def __init__(self, repository: Repository, folder: Path, names: Sequence[str], spare: Path | None = None) -> None:
         self.repository = repository
         self.folder = folder
+        self.by_range = 0  # bytes of tensors that were asked for
         self._order = list(names)
         self._spare = spare
         self._files = {name: ArrivingFile(self, name) for name in names}

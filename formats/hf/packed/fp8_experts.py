@@ -39,7 +39,7 @@ def spread_scales(weights: Mapping[str, Stored]) -> dict[str, Stored]:
     found = dict(weights)
     for name in weights:
         stem, _, joined = name.removesuffix(SCALE).rpartition(".")
-        if not name.endswith(SCALE) or joined not in _JOINED or not stem.endswith("experts"):
+        if not name.endswith(SCALE) or joined not in _JOINED or not _are_experts(stem):
             continue
         together = f"{stem}.{joined}"
         if together in weights:
@@ -53,7 +53,12 @@ def spread_scales(weights: Mapping[str, Stored]) -> dict[str, Stored]:
 def is_of_all(module: str) -> bool:
     """Whether a module's name is that of a weight of all experts, which has no ``.weight`` in the checkpoint."""
     stem, _, last = module.rpartition(".")
-    return last in _JOINED and stem.endswith("experts")
+    return last in _JOINED and _are_experts(stem)
+
+
+def _are_experts(module: str) -> bool:
+    """Whether a module is that of all experts: ``mlp.experts``, and not ``mlp.shared_experts``, which is one layer."""
+    return module.rpartition(".")[2] == "experts"
 
 
 def _of_each(scales: Stored, stem: str, joined: str, weights: Mapping[str, Stored]) -> dict[str, Stored]:
