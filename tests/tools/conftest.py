@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from oracles.gptq import Client
+from oracles.make_gptq_client import is_made, make
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,14 @@ def refused(cli: Callable[..., Done], tmp_path: Path) -> Callable[..., str]:
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """GPTQModel in an environment of its own. CI makes it; a developer who has not is told how to."""
+    if os.environ.get("CI"):
+        make()
+    elif not is_made():
+        pytest.skip("GPTQ's client is not there: python tests/oracles/make_gptq_client.py")
+    with Client() as running:
+        yield running

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from oracles.gptq import Client, decoded
-from oracles.make_gptq_client import is_made, make
 from oracles.tiny import TEXT, save_tiny_llama
 
 pytestmark = pytest.mark.slow
@@ -24,17 +21,6 @@ TOKENS = list(range(5, 69))
 VARIANTS = [(4, 128, False), (4, 32, True), (4, 64, True), (4, 128, True),
             (8, -1, True), (8, 128, False), (8, 128, True), (8, 32, True)]  # fmt: skip
 OTHERS = [(2, 32, False), (3, 32, True)]
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    """CI makes the client; a developer who has not is told how to."""
-    if os.environ.get("CI"):
-        make()
-    elif not is_made():
-        pytest.skip("GPTQ's client is not there: python tests/oracles/make_gptq_client.py")
-    with Client() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

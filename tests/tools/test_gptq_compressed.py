@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from oracles.gptq import Client
 from oracles.llama import Llama
-from oracles.make_gptq_client import is_made
 from oracles.quantized import TOKENS, decoded, logits, run, save
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.quantize.gptq.layer import GPTQWeight
@@ -128,14 +127,6 @@ def test_one_line_for_each_mistake(refused: Callable[..., str], tmp_path: Path, 
     zeros = "experts.0.gate_proj: transformers leaves the zero points of experts in compressed-tensors out"
     assert zeros in line("gptq", experts, "--group-size", 32, "--asym")
     assert zeros in line("awq", experts, "--group-size", 32)
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    if not is_made():
-        pytest.skip("no client: python tests/oracles/make_gptq_client.py")
-    with Client() as running:
-        yield running
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from oracles.gptq import Client
-from oracles.make_gptq_client import is_made
 from oracles.quantized import TOKENS, decoded, logits, run, save
 from oracles.tiny import TEXT
 from quantmill.quantize.gptq.layouts import LAYOUTS
@@ -94,14 +93,6 @@ def test_one_line_for_each_mistake(refused: Callable[..., str], tmp_path: Path, 
     line = refused("gptq", save("mistral4", tmp_path / "stack", hidden_size=256), out, "-f", text, "-c", 64)
     assert "mlp.experts.gate_up_proj: the checkpoint keeps all experts in one tensor" in line
     assert "(quantize to GGUF instead)" in line
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    if not is_made():
-        pytest.skip("no client: python tests/oracles/make_gptq_client.py")
-    with Client() as running:
-        yield running
 
 
 def _gptqmodels(name: str) -> str:
