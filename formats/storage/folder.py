@@ -44,8 +44,10 @@ class GrowingFolder:
     def create(self, name: str, size: int) -> Output:
         """Create a file of ``size`` bytes, with what an earlier run wrote of it. It is closed with the folder.
 
+        Every file is created before rows of any are ``done``, so that a journal speaks of files that are all there.
+
         Raises:
-            OutputError: the disk is full, or an earlier run's file was changed.
+            OutputError: the disk is full, or an earlier run's file was changed or removed.
         """
         path = self.path / name
         with explained(self.target, self.path):
@@ -53,8 +55,8 @@ class GrowingFolder:
         output = Output(self.target, path, fd)
         self._work.outputs.append(output)
         if os.fstat(fd).st_size != size:
-            if self.finished and os.fstat(fd).st_size:
-                problem = f"{path.name} of an unfinished run was changed"
+            if self.finished:
+                problem = f"{path.name} of an unfinished run was changed or removed"
                 raise OutputError(problem, path=self.target, hint="--restart begins anew")
             output.reserve(size)
             sync_folder(self.path)  # before the journal names it
@@ -108,7 +110,8 @@ def resumable_folder(
     part, record = name_beside(target, "part"), name_beside(target, "journal")
     with _alone(part, path):
         journal = RowsJournal(record, digest or "")
-        resumes = bool(journal.finished) and digest is not None and not restart
+        # A run killed after its last rename leaves a journal without a folder, which must not speak for a new one.
+        resumes = bool(journal.finished) and digest is not None and not restart and any(part.iterdir())
         if not resumes:
             with explained(path, part, record):
                 record.unlink(missing_ok=True)

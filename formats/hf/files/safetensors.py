@@ -302,9 +302,10 @@ def _write_files(
     heads = {name: _head(tensors) for name, tensors in files.items()}
     sizes = {name: len(heads[name]) + sum(t.nbytes for t in tensors) for name, tensors in files.items()}
     folder.check_room(sum(sizes.values()))
+    outputs = {name: folder.create(name, size) for name, size in sizes.items()}
     item = 0
     for name, tensors in files.items():
-        output = folder.create(name, sizes[name])
+        output = outputs[name]
         output.write_at(0, heads[name])
         at = len(heads[name])
         for tensor in tensors:

@@ -180,6 +180,37 @@ def test_a_folder_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytest.
     assert os.listdir(tmp_path) == ["out"]
 
 
+def fill(target: Path, broken: bool = False) -> None:
+    """Two files of a byte each, in a resumable folder; ``broken``: it is left after the first."""
+    with resumable_folder(target, "two bytes") as folder:
+        for item, output in enumerate([folder.create(name, 1) for name in ("config.json", "b")]):
+            if (item, 0, 1) not in folder.finished:
+                output.write_at(0, b"%d" % item)
+                folder.done(item, 0, 1)
+            if broken:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("removed", [("config.json", "b"), ("config.json",), ("b",)])
+def test_a_journal_speaks_only_of_files_that_are_there(tmp_path: Path, removed: tuple[str, ...]) -> None:
+    """All of them are gone where a run was killed after its last rename, and what it made was removed."""
+    target, part = tmp_path / "out", tmp_path / ".out.part"
+    with pytest.raises(KeyboardInterrupt):
+        fill(target, broken=True)
+    assert sorted(os.listdir(tmp_path)) == [".out.journal", ".out.part"]
+    for name in removed:
+        (part / name).unlink()
+    if any(part.iterdir()):
+        with pytest.raises(OutputError, match=r"was changed or removed \(--restart begins anew"):
+            fill(target)
+        with resumable_folder(target, "two bytes", restart=True):
+            pass
+    else:
+        fill(target)
+        assert [(target / name).read_bytes() for name in ("config.json", "b")] == [b"0", b"1"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_folder_refusals(tmp_path: Path) -> None:
     checkpoint, home, file = tmp_path / "checkpoint", tmp_path / "home", tmp_path / "file"
     for folder, name in ((checkpoint, "config.json"), (home, "thesis.tex")):
