@@ -16,6 +16,7 @@ from oracles.second_device import SecondDevice
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill import (
     BaseComparison,
+    ComparedModel,
     ModelComparison,
     PlanError,
     RunOptions,
@@ -25,7 +26,7 @@ from quantmill import (
     evaluate,
     split,
 )
-from quantmill.formats.progress import Event, RunStarted
+from quantmill.formats.progress import Event, RunStarted, StepDone
 from quantmill.imatrix.evaluate import Record, mean_and_error
 from quantmill.tools.api.comparison import _paired
 
@@ -133,9 +134,22 @@ def test_activations_of_all_models_share_the_memory(
         begin(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(activations.Activations, "__init__", init)
-    monkeypatch.setattr(activations, "SPILL", 4000)
-    assert compare_models(here / "f16.gguf", files, here / "text.txt", run=RUN) == found
-    assert limits == [1000] * 4
+    of_one = 6 * 32 * 64 * 4  # chunks, tokens, width, bytes
+    for spill, together in ((4000, 1), (3 * of_one, 2), (4 * of_one, 3)):  # beside the base
+        events: list[Event] = []
+        limits.clear()
+        monkeypatch.setattr(activations, "SPILL", spill)
+        assert compare_models(here / "f16.gguf", files, here / "text.txt", run=RUN, progress=events.append) == found
+        assert limits == [spill // (together + 1)] * 4
+        compared = [event for event in events if isinstance(event, StepDone) and event.stage == "predictions compared"]
+        assert len(compared) == 6 * -(-3 // together)
+        assert sum(isinstance(event, RunStarted) for event in events) == 4
+
+
+def test_models_are_told_as_they_are_measured(here: Path, files: list[Path], found: ModelComparison) -> None:
+    told: list[ComparedModel] = []
+    compare_models(here / "f16.gguf", files, here / "text.txt", run=RUN, measured=told.append)
+    assert tuple(told) == found.models
 
 
 def test_on_a_second_device(here: Path, files: list[Path], found: ModelComparison) -> None:

@@ -78,3 +78,29 @@ def test_printed_table(tiny: Path, text: Path) -> None:
     assert lines[0].startswith("perplexity")
     assert next(line for line in lines if line.startswith("same top token")).split()[4] == "100.000"
     assert next(line for line in lines if line.startswith("mean KLD")).split()[2] in ("0.000000", "-0.000000")
+
+
+def test_several_models(tiny: Path, text: Path, tmp_path: Path) -> None:
+    """Each has the figures of its own run, of the base, of saved predictions of it, or of none."""
+    other = save_tiny_llama(tmp_path / "other", rms_norm_eps=0.3)
+    common = ("-f", text, "-c", 64, "--chunks", 3)
+    figures(tiny, *common, "--save-base", tmp_path / "base.npz")
+    for base in (("--base", tiny), ("--base", tmp_path / "base.npz"), ()):
+        found = figures(tiny, other, *common, *base)
+        assert [row.pop("model") for row in found["models"]] == [str(tiny), str(other)]
+        for row, path in zip(found["models"], (tiny, other), strict=True):
+            alone = figures(path, *common, *base)
+            assert alone["base"] == found["base"]
+            assert row == {key: value for key, value in alone.items() if key not in ("model", "base")}
+
+
+def test_several_models_beside_each_other(tiny: Path, text: Path, tmp_path: Path) -> None:
+    done = run(tiny, tiny, "-f", text, "-c", 64, "--chunks", 2, "--base", tiny)
+    lines = done.output.splitlines()
+    assert lines[0].split() == [tiny.name, tiny.name]
+    assert next(line for line in lines if line.startswith("same top token")).split()[-2:] == ["100.000"] * 2
+    alone = run(tiny, "-f", text, "-c", 64, "--chunks", 2).output.split()
+    assert next(line for line in lines if line.startswith("perplexity")).split()[1:] == [alone[1]] * 2
+    with pytest.raises(QuantmillError, match=r"--save-base: saves the predictions of one model \(name one\)"):
+        run(tiny, tiny, "-f", text, "--save-base", tmp_path / "base.npz")
+    assert not list(tmp_path.iterdir())

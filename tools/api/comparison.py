@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -134,19 +134,21 @@ def compare_models(
     text: StrPath | None = None,
     *,
     run: RunOptions = DEFAULT_RUN,
+    measured: Callable[[ComparedModel], object] | None = None,
     progress: Progress | None = None,
 ) -> ModelComparison:
     """Measure how far the predictions of several models are from a base model's, which runs once.
 
     Each model's figures are those of ``evaluate``. Every model runs layer by layer; in memory are one layer's weights,
-    activations up to 1 GiB (the others are in a temporary folder), and at last each model's output matrix, of which
-    those above 256 MiB are read in slices.
+    activations up to 1 GiB (the others are in a temporary folder), and at last the output matrices, of which those
+    above 256 MiB are read in slices. As many models go together as have activations that fit in that memory.
 
     Args:
         base: the model to compare with, or an ``.npz`` file that ``evaluate`` saved of one.
         models: GGUF or GGML files of any type, Hugging Face folders, or names on the hub.
         text: a UTF-8 file; None for the text that ships with the package.
         run: which chunks of the text, and how they are computed.
+        measured: called with each model as soon as its figures are known, which can be long before the last one's.
         progress: told of each batch.
 
     Raises:
@@ -189,12 +191,18 @@ def compare_models(
         sizes = [_size(side) for side in judged]
         if own is None:
             saved = open_saved(Path(base), judged, corpus)
-            records = [
+            walk: Iterator[Record] = (
                 judge_against_saved(side, saved, corpus, folder / str(number), on, progress)
                 for number, side in enumerate(judged)
-            ]
+            )
         else:
-            records = judge_against(judged, own, corpus, folder, on, progress)
+            walk = judge_against(judged, own, corpus, folder, on, progress)
+        records, compared = [], []
+        for side, size, record in zip(judged, sizes, walk, strict=True):
+            records.append(record)
+            compared.append(ComparedModel(side.path, size, record.compared()))
+            if measured is not None:
+                measured(compared[-1])
     emit(progress, WorkEnded())
     return ModelComparison(
         base=Path(base) if own is None else own.path,
@@ -202,10 +210,7 @@ def compare_models(
         text=corpus.name,
         n_chunks=corpus.n_chunks,
         n_ctx=corpus.n_ctx,
-        models=tuple(
-            ComparedModel(side.path, size, record.compared())
-            for side, size, record in zip(judged, sizes, records, strict=True)
-        ),
+        models=tuple(compared),
         differences=tuple(
             _paired(a.path, b.path, one, two)
             for (a, one), (b, two) in combinations(zip(judged, records, strict=True), 2)

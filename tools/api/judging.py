@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from ...imatrix.base_predictions import SavedBase
     from ...imatrix.corpus import Corpus
     from ...imatrix.evaluate import Record
+    from ...imatrix.runner import Runner
     from ...imatrix.weights import Weights
+
+_VOCABULARY = re.compile(r"(quantmill\.)?tokenizer\.(?!chat_template)")  # keys of how a text is split
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,23 @@ def check_same_tokens(ours: Judged, theirs: Judged, corpus: Corpus, text: Path |
     if sizes[0] != sizes[1]:
         problem = f"{sizes[1]} tokens in the vocabulary, {sizes[0]} in {ours.path}'s"
         raise QuantmillError(problem, path=theirs.path, hint="it is another model")
+    if _same_vocabulary(ours, theirs):
+        return
     other = open_text(theirs.weights, text, run)
     if corpus.inputs.shape != other.inputs.shape or (corpus.inputs != other.inputs).any():
         problem = f"it splits the text into other tokens than {ours.path}"
         raise QuantmillError(problem, path=theirs.path, hint="it is another model")
+
+
+def _same_vocabulary(ours: Judged, theirs: Judged) -> bool:
+    """Whether all that decides how a text is split is the same, so that it need not be split again."""
+    import numpy as np
+
+    one, two = (
+        {key: np.asarray(value.data) for key, value in side.weights.model.metadata.items() if _VOCABULARY.match(key)}
+        for side in (ours, theirs)
+    )
+    return bool(one) and one.keys() == two.keys() and all(np.array_equal(one[key], two[key]) for key in one)
 
 
 def note_other_shape(ours: Judged, theirs: Judged, progress: Progress | None) -> None:
@@ -83,27 +100,49 @@ def note_other_shape(ours: Judged, theirs: Judged, progress: Progress | None) ->
 
 def judge_against(
     models: Sequence[Judged], base: Judged, corpus: Corpus, folder: Path, run: RunOptions, progress: Progress | None
-) -> list[Record]:
-    """Run models and their base, one after the other, and compare their predictions chunk by chunk.
+) -> Iterator[Record]:
+    """Run models and their base, and compare their predictions chunk by chunk.
 
-    The base runs once. Activations of all are kept until then, in memory as far as one model's may be there.
+    The base's blocks run once. Models go together as far as the activations of all fit in memory, so that the base's
+    output matrix runs once for those; larger ones go one after the other, beside the base's activations.
 
     Args:
         folder: for the activations that do not fit in memory.
+
+    Yields:
+        what was found of each model, in their order.
     """
+    together = max(1, _fitting(base, corpus, run) - 1)
+    share = min(together, len(models)) + 1
+    of_base = finish_run(start_run(base.weights, corpus, folder / "base", run, share=share), progress)
+    for first in range(0, len(models), together):
+        runners = [
+            finish_run(start_run(side.weights, corpus, folder / str(number), run, share=share), progress)
+            for number, side in enumerate(models[first : first + together])
+        ]
+        yield from _compared(runners, of_base, progress)
+        for runner in runners:
+            runner.activations.close()
+
+
+def _fitting(base: Judged, corpus: Corpus, run: RunOptions) -> int:
+    """The activations of how many models fit in memory together."""
+    from ...imatrix.activations import SPILL
+    from ...imatrix.runner import DTYPES
+
+    nbytes = corpus.n_chunks * corpus.n_ctx * base.weights.hidden_width * DTYPES[run.dtype].itemsize
+    return SPILL // max(1, nbytes)
+
+
+def _compared(runners: Sequence[Runner], base: Runner, progress: Progress | None) -> list[Record]:
     from ...imatrix.evaluate import Record
 
-    sides = [*models, base]
-    runners = [
-        finish_run(start_run(side.weights, corpus, folder / str(number), run, share=len(sides)), progress)
-        for number, side in enumerate(sides)
-    ]
-    records = [Record() for _ in models]
-    chunks = zip(*(runner.logits() for runner in runners), strict=True)
+    records = [Record() for _ in runners]
+    chunks = zip(*(runner.logits() for runner in (*runners, base)), strict=True)
     for done, (*found, (_, base_logits, wanted)) in enumerate(chunks, 1):
         for record, (_, logits, _) in zip(records, found, strict=True):
             record.add_against(logits, base_logits, wanted)
-        emit(progress, StepDone("predictions compared", done, corpus.n_chunks))
+        emit(progress, StepDone("predictions compared", done, base.corpus.n_chunks))
     return records
 
 
