@@ -95,7 +95,7 @@ def execute_all(
 
     Args:
         jobs: plans from ``make_plan``, each with the file to write; all are of one model
-            and made with the same importance.
+            and made with the same importance, or with none.
         threads: how many may compute at a time; None for one for each CPU that this process may use.
         refiner: refines the steps that are planned to be refined.
         progress: called with ``WorkStarted``, ``RowsDone`` for each chunk of rows, ``WorkEnded``, and a ``Note`` when
@@ -110,7 +110,7 @@ def execute_all(
         WeightError: a weight is NaN or Inf (the first of the queue, whatever the threads), or too large for its type.
         OutputError: a file exists and ``force`` is False, or cannot be written; see ``resumable_output``.
     """
-    vectors = jobs[0].plan.importance
+    vectors = next((job.plan.importance for job in jobs if job.plan.importance), {})
     tasks = tasks_of(jobs)
     report = _one_at_a_time(progress)
     with ExitStack() as stack:

@@ -9,7 +9,9 @@ import click
 from .api.checks import refuse
 from .terminal.lines import print_line
 from .terminal.options import RECIPE_SETS, RecipeSetOption, cluster_from, cluster_options
+from .terminal.plan_options import Rules, tensor_type_options
 from .terminal.progress import ProgressDisplay
+from .terminal.units import Size
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,6 +45,24 @@ from .terminal.progress import ProgressDisplay
     show_default=True,
     help="The recipe set to take the levels from.",
 )
+@tensor_type_options
+@click.option(
+    "--target-size",
+    "target_sizes",
+    type=Size(),
+    multiple=True,
+    metavar="SIZE",
+    help="Add a file of this size, such as 4.5GiB, each of its types chosen so that it loses least. Repeatable.",
+)
+@click.option("--original", is_flag=True, help="Add the weights as they are, in a file to quantize from.")
+@click.option(
+    "--split-max-size",
+    type=Size(),
+    default="50GB",
+    show_default=True,
+    metavar="SIZE",
+    help="The most bytes of a file; larger models are written as shards. The hub takes 50 GB a file.",
+)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: one for each CPU.")
 @click.option("--push", metavar="ORG/NAME", help="Upload each file to this repository as soon as it is verified.")
 @click.option("--public", is_flag=True, help="With --push: make the repository public, if it is made.")
@@ -52,7 +72,8 @@ from .terminal.progress import ProgressDisplay
 def command(
     model: Path, folder: Path, levels: str | None, imatrix: str, text: Path | None, n_ctx: int, chunks: int,
     evaluate: bool, evaluation_text: Path | None, name: str | None, base_model: str | None, quantized_by: str | None,
-    recipe_set: str, threads: int | None, push: str | None, public: bool, restart: bool, quiet: bool,
+    recipe_set: str, tensor_types: Rules, target_sizes: tuple[int, ...], original: bool, split_max_size: int,
+    threads: int | None, push: str | None, public: bool, restart: bool, quiet: bool,
     cluster: str | None, workers: int | None,
 ) -> None:  # fmt: skip
     """Make a release of MODEL in OUT_DIR.
@@ -66,6 +87,7 @@ def command(
     Example: quantmill release Meta-Llama-3-8B-Instruct llama3-gguf --evaluate
              quantmill release TinyLlama-1.1B tinyllama-gguf --levels Q4_K_M,Q5_K_M,Q8_0 --imatrix none
              quantmill release org/Tiny-1B tiny-gguf --push me/Tiny-1B-GGUF
+             quantmill release org/Tiny-1B tiny-gguf --original --target-size 4.2GB --tensor-type-file recipe.txt
     """
     from .api.releasing.options import ReleaseOptions
     from .api.releasing.release import release
@@ -82,6 +104,10 @@ def command(
         base_model=base_model,
         quantized_by=quantized_by,
         recipe_set=recipe_set,
+        tensor_types=tensor_types,
+        target_sizes=target_sizes,
+        original=original,
+        split_max_size=split_max_size,
     )
     if push is None:
         refuse({"--public": public}, "it is for a repository that --push makes")

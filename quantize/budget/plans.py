@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -100,27 +100,87 @@ def make_budgeted_plan(
         >>> [step.type.name for step in found.plan.steps]
         ['Q6_K']
     """
+    (found,) = make_budgeted_plans(
+        model, [limit], options,
+        refiner=refiner, sensitivity=sensitivity, threads=threads, sample=sample, progress=progress,
+    )  # fmt: skip
+    return found
+
+
+def make_budgeted_plans(
+    model: Model,
+    limits: Sequence[Limit],
+    options: PlanOptions = _NO_OPTIONS,
+    *,
+    refiner: Refiner | None = None,
+    sensitivity: Callable[[], Mapping[str, Sensitivity]] = dict,
+    threads: int = 1,
+    sample: int = SAMPLE,
+    progress: Progress | None = None,
+) -> list[BudgetedPlan]:
+    """Plan the files that lose least within each of several limits. What types lose is measured once for all.
+
+    Args:
+        limits: one at least.
+        model, options, refiner, sensitivity, threads, sample, progress: see ``make_budgeted_plan``.
+
+    Raises:
+        PlanError: see ``make_budgeted_plan``.
+    """
+    room = find_room(model, limits, options)
+    measured = losses(
+        model, room.types, options.importance or {}, sensitivity(),
+        refiner=refiner, threads=threads, sample=sample, progress=progress,
+    )  # fmt: skip
+    by_type = {t.name: dict(zip(room.types[t.name], measured[t.name], strict=True)) for t in room.free}
+    rows = [[Option(type, room.padded(t, type), loss) for type, loss in by_type[t.name].items()] for t in room.free]
+    plans = []
+    for nbytes in room.nbytes:
+        picked = allocate(rows, nbytes - room.fixed)
+        chosen = {t.name: option.type for t, option in zip(room.free, picked, strict=True)}
+        level = _nearest_level(room.free, chosen, recipes_of(options.recipe_set))
+        found = make_plan(model, level, replace(options, chosen_types=chosen))
+        assert found.size <= nbytes, (found.size, nbytes)
+        plans.append(BudgetedPlan(found, nbytes, sum(option.loss for option in picked), by_type))
+    return plans
+
+
+@dataclass(frozen=True)
+class Room:
+    """What there is to choose within limits.
+
+    Args:
+        nbytes: the most bytes that each file may have.
+        free: the tensors whose type is to be chosen.
+        types: the types that each could have.
+        fixed: the bytes of everything else.
+        padded: gives the bytes of a tensor in a type, with its padding.
+    """
+
+    nbytes: Sequence[int]
+    free: Sequence[Tensor]
+    types: Mapping[str, Sequence[QType]]
+    fixed: int
+    padded: Callable[[Tensor, QType], int]
+
+
+def find_room(model: Model, limits: Sequence[Limit], options: PlanOptions = _NO_OPTIONS) -> Room:
+    """Find what there is to choose, and check that each limit is possible. No weight is read.
+
+    Raises:
+        PlanError: see ``make_budgeted_plan``.
+    """
     base = make_plan(model, _BASE, options)
-    nbytes = limit(base)
     first = choose_types(model, find_recipe(_BASE, options.recipe_set), options)
     free = [t for t in model.tensors if t.name in first and not first[t.name].option]
     _check_sources(model, free)
     types = {t.name: candidates(t, _has_importance(t, options.importance)) for t in free}
     padded = partial(_padded, alignment=base.layout.alignment)
     fixed = base.size - sum(padded(t, first[t.name].type) for t in free)
-    _check_range(nbytes, fixed, [[padded(t, type) for type in types[t.name]] for t in free])
-    measured = losses(
-        model, types, options.importance or {}, sensitivity(),
-        refiner=refiner, threads=threads, sample=sample, progress=progress,
-    )  # fmt: skip
-    by_type = {t.name: dict(zip(types[t.name], measured[t.name], strict=True)) for t in free}
-    rows = [[Option(type, padded(t, type), loss) for type, loss in by_type[t.name].items()] for t in free]
-    picked = allocate(rows, nbytes - fixed)
-    chosen = {t.name: option.type for t, option in zip(free, picked, strict=True)}
-    level = _nearest_level(free, chosen, recipes_of(options.recipe_set))
-    found = make_plan(model, level, replace(options, chosen_types=chosen))
-    assert found.size <= nbytes, (found.size, nbytes)
-    return BudgetedPlan(found, nbytes, sum(option.loss for option in picked), by_type)
+    room = Room([limit(base) for limit in limits], free, types, fixed, padded)
+    for nbytes in room.nbytes:
+        _check_range(nbytes, fixed, [[padded(t, type) for type in types[t.name]] for t in free])
+    return room
 
 
 def expected_loss(budgeted: BudgetedPlan, plan: Plan) -> float | None:
@@ -164,7 +224,7 @@ def _check_range(nbytes: int, fixed: int, sizes: list[list[int]]) -> None:
         raise PlanError(problem, hint="convert it to F16 instead")
 
 
-def _nearest_level(tensors: list[Tensor], chosen: Mapping[str, QType], levels: Container[str]) -> str:
+def _nearest_level(tensors: Sequence[Tensor], chosen: Mapping[str, QType], levels: Container[str]) -> str:
     """The level to name in the file: that of the type which most weights have."""
     weights: Counter[str] = Counter()
     for tensor in tensors:

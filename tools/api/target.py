@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError, QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor
@@ -11,7 +12,7 @@ from .options import SizeTarget
 if TYPE_CHECKING:
     from ...formats.ir import Model
     from ...quantize.budget.losses import Sensitivity
-    from ...quantize.budget.plans import BudgetedPlan
+    from ...quantize.budget.plans import BudgetedPlan, Limit
     from ...quantize.plan import PlanOptions
     from ...quantize.refine.refiner import Refiner
 
@@ -44,22 +45,59 @@ def plan_for_target(
     Raises:
         PlanError: see ``make_budgeted_plan``. QuantmillError: the target's text cannot be read.
     """
-    from ...quantize.budget.plans import make_budgeted_plan, of_bpw, of_size
-    from ...quantize.plan import make_plan
+    (found,) = plans_for_targets(model, [target], options, refiner=refiner, threads=threads, progress=progress)
+    return found
+
+
+def plans_for_targets(
+    model: Model,
+    targets: Sequence[SizeTarget],
+    options: PlanOptions,
+    *,
+    refiner: Refiner | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[BudgetedPlan]:
+    """Plan the files of several target sizes; the model is run, and types are tried, once for all.
+
+    Args:
+        targets: checked before. How sensitivities are found is that of the first.
+        model, options, refiner, threads, progress: see ``plan_for_target``.
+
+    Raises:
+        PlanError, QuantmillError: see ``plan_for_target``.
+    """
+    from ...quantize.budget.plans import make_budgeted_plans
     from ...quantize.threads import cpu_count
 
-    if options.pure:
-        raise PlanError("takes one type for all tensors; a target chooses a type for each", where="--pure")
-    make_plan(model, "F16", options)  # raises if an option is wrong, before any weight is read
-    return make_budgeted_plan(
+    check_targets(model, targets, options)
+    first = targets[0]
+    return make_budgeted_plans(
         model,
-        of_size(target.nbytes) if target.nbytes is not None else of_bpw(target.bpw or 0),
+        [_limit(target) for target in targets],
         options,
         refiner=refiner,
-        sensitivity=dict if target.typical_sensitivity else lambda: _measure(model, target, progress),
+        sensitivity=dict if first.typical_sensitivity else lambda: _measure(model, first, progress),
         threads=threads or cpu_count(),
         progress=progress,
     )
+
+
+def check_targets(model: Model, targets: Sequence[SizeTarget], options: PlanOptions) -> None:
+    """Raise ``PlanError`` for a target that no file of the model can have, before any weight is read."""
+    from ...quantize.budget.plans import find_room
+    from ...quantize.plan import make_plan
+
+    if options.pure:
+        raise PlanError("takes one type for all tensors; a target chooses a type for each", where="--pure")
+    make_plan(model, "F16", options)  # raises if an option is wrong
+    find_room(model, [_limit(target) for target in targets], options)
+
+
+def _limit(target: SizeTarget) -> Limit:
+    from ...quantize.budget.plans import of_bpw, of_size
+
+    return of_size(target.nbytes) if target.nbytes is not None else of_bpw(target.bpw or 0)
 
 
 def _measure(model: Model, target: SizeTarget, progress: Progress | None) -> dict[str, Sensitivity]:

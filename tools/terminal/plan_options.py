@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ...formats.ir import Value
     from ..api.planning import PlanOptions, TypeRule
 
+Rules: TypeAlias = "tuple[tuple[str, str] | TypeRule, ...]"
 _RULES = "quantmill.rules"  # of all options, in the order in which they stand on the command line
 
 
@@ -66,6 +67,10 @@ def _rules(ctx: click.Context) -> list[tuple[str, str] | TypeRule]:
     return rules
 
 
+def _tensor_types(tensor_types: object, tensor_type_files: object) -> Rules:
+    return tuple(_rules(click.get_current_context()))
+
+
 def _pattern_and_type(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> None:
     for text in given:
         pattern, equals, type = text.rpartition("=")
@@ -97,6 +102,30 @@ def _layers(ctx: click.Context, param: click.Parameter, given: str | None) -> tu
     return parse_layers(given)
 
 
+_TENSOR_TYPES = (
+    click.option(
+        "--tensor-type",
+        "tensor_types",
+        metavar="PATTERN=TYPE",
+        multiple=True,
+        callback=_pattern_and_type,
+        help="The type of tensors whose name has a match of this regular expression. Repeatable; the first wins.",
+    ),
+    click.option(
+        "--tensor-type-file",
+        "tensor_type_files",
+        metavar="FILE",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        callback=_recipe_files,
+        help="The same from a file, one PATTERN=TYPE after the other, # before a comment: a recipe, as inspect "
+        "--recipe prints one. Of this option and --tensor-type the one that comes first wins.",
+    ),
+)
+
+# One argument of rules, in the order in which they stand on the command line.
+tensor_type_options: Group[Any] = gather("tensor_types", _tensor_types, *_TENSOR_TYPES)
+
 split_options: Group[Any] = gather(
     "split",
     _split_options,
@@ -120,24 +149,7 @@ plan_options: Group[Any] = gather(
     click.option("--leave-output-tensor", "leave_output", is_flag=True, help="Leave output.weight as it is."),
     click.option("--output-tensor-type", "output_type", metavar="TYPE", help="The type of output.weight."),
     click.option("--token-embedding-type", "embedding_type", metavar="TYPE", help="The type of the token embeddings."),
-    click.option(
-        "--tensor-type",
-        "tensor_types",
-        metavar="PATTERN=TYPE",
-        multiple=True,
-        callback=_pattern_and_type,
-        help="The type of tensors whose name has a match of this regular expression. Repeatable; the first wins.",
-    ),
-    click.option(
-        "--tensor-type-file",
-        "tensor_type_files",
-        metavar="FILE",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        callback=_recipe_files,
-        help="The same from a file, one PATTERN=TYPE after the other, # before a comment: a recipe, as inspect "
-        "--recipe prints one. Of this option and --tensor-type the one that comes first wins.",
-    ),
+    *_TENSOR_TYPES,
     click.option("--allow-requantize", is_flag=True, help="Quantize again what is quantized. It loses quality."),
     click.option(
         "--fallback-type", metavar="TYPE", help="For tensors that lack the importance they need, or fit no type."

@@ -27,6 +27,8 @@ class File:
         types: the types in it, the most frequent first.
         perplexity: on the evaluation's text; None if it was not measured.
         kld_mean: the mean KL divergence from the original's predictions, in nats; None if it was not measured.
+        shards: how many files it is; ``name`` is the first.
+        about: its use, where the level does not say it.
     """
 
     name: str
@@ -36,6 +38,8 @@ class File:
     types: tuple[str, ...]
     perplexity: float | None = None
     kld_mean: float | None = None
+    shards: int = 1
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,13 +173,13 @@ def _table(facts: Facts) -> str:
         figures = [_figure(file.perplexity, ".3f"), _figure(file.kld_mean, ".5f")] if measured else []
         rows.append(
             [
-                link(file.name),
+                link(file.name) + (f" and {file.shards - 1} more shards" if file.shards > 1 else ""),
                 file.level,
                 f"{file.bpw:.2f}",
                 human_bytes(file.n_bytes),
                 human_bytes(int(file.n_bytes + RAM_OVERHEAD)),
                 *figures,
-                USES.get(file.level, ""),
+                file.about or USES.get(file.level, ""),
             ]
         )
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)

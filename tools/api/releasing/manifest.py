@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,16 +14,21 @@ from typing import Any
 
 from ....formats.errors import FormatError, visible
 from ....formats.json_text import read_json
-from ....formats.json_types import FLAG, OBJECT, TEXT, TEXTS, WHOLE, JsonType, by_name, check, shown, take
+from ....formats.json_types import OBJECT, TEXT, TEXTS, WHOLE, JsonType, by_name, list_of, shown, take
 from ....formats.storage.durable import sha256_of_file, write_durably
 from ....formats.version import __version__
+from .fields import SIZE, needed
+from .members import Member
+from .targets import TargetRecipe, recipes_from_json
 
 FORMAT = 1
 NAME = "manifest.json"
 _PACKAGES = ("numpy", "numba", "torch", "transformers", "tokenizers", "safetensors")
 
+_SOURCE = Member()  # what files of the checkpoint are
 _REMEDY = "give the manifest.json that release wrote"
-_SIZE = JsonType("a number of bytes", lambda value: type(value) is int and value >= 0)
+_RULE = JsonType("a pattern and a type", lambda value: TEXTS.holds(value) and len(value) == 2)
+_RULES = list_of(_RULE, "patterns and types")
 _TEXTS_BY_NAME = by_name(TEXT, "texts")
 FIGURES = by_name(JsonType("a number", lambda value: type(value) in (int, float)), "numbers")  # infinities, too
 FIGURES_BY_NAME = by_name(FIGURES, "objects of numbers")
@@ -33,23 +38,20 @@ Figures = Mapping[str, float]  # those of imatrix/evaluate.py, by name
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A file's size in bytes and its SHA-256; for a file of the release also its level, and if it is of the towers."""
+    """A file's size in bytes and its SHA-256; for a file of the release also what it is, or is a shard of."""
 
     nbytes: int
     sha256: str
-    level: str = ""
-    mmproj: bool = False
+    member: Member = _SOURCE
 
     @classmethod
-    def of(cls, path: Path, level: str = "", *, mmproj: bool = False) -> FileFacts:
+    def of(cls, path: Path, member: Member = _SOURCE) -> FileFacts:
         """Read the file and hash it."""
-        return cls(path.stat().st_size, sha256_of_file(path), level, mmproj)
+        return cls(path.stat().st_size, sha256_of_file(path), member)
 
     def to_json(self) -> dict[str, object]:
         """Give the fields as JSON has them."""
-        about: dict[str, object] = {"level": self.level} if self.level else {}
-        about |= {"mmproj": True} if self.mmproj else {}
-        return about | {"bytes": self.nbytes, "sha256": self.sha256}
+        return self.member.to_json() | {"bytes": self.nbytes, "sha256": self.sha256}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], path: Path, inside: str) -> FileFacts:
@@ -59,8 +61,7 @@ class FileFacts:
             FormatError: they are not those of a file.
         """
         found = partial(needed, content, path=path, inside=inside)
-        other = partial(take, content, path=path, inside=inside)
-        return cls(found("bytes", _SIZE), found("sha256", TEXT), other("level", TEXT, ""), other("mmproj", FLAG, False))
+        return cls(found("bytes", SIZE), found("sha256", TEXT), Member.from_json(content, path, inside))
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,9 @@ class Manifest:
         imatrix: the importance matrix, or None.
         files: the files of the release, by name.
         evaluation: how good they are, or None if that was not measured.
+        tensor_types: patterns and types that come before the recipes, in order.
+        targets: the recipes that were found for target sizes, by name.
+        split_max_size: the most bytes of a file; larger models are shards. None in manifests of earlier versions.
     """
 
     versions: Mapping[str, str]
@@ -127,6 +131,9 @@ class Manifest:
     imatrix: ImatrixFacts | None
     files: Mapping[str, FileFacts]
     evaluation: EvaluationFacts | None = None
+    tensor_types: tuple[tuple[str, str], ...] = ()
+    targets: Mapping[str, TargetRecipe] = field(default_factory=dict)
+    split_max_size: int | None = None
 
     def to_json(self) -> dict[str, object]:
         """Give the content of manifest.json."""
@@ -138,10 +145,16 @@ class Manifest:
                 "name": self.source_name,
                 "files": {name: facts.to_json() for name, facts in self.source.items()},
             },
-            "options": {"recipe_set": self.recipe_set},
+            "options": {
+                "recipe_set": self.recipe_set,
+                "tensor_types": [list(rule) for rule in self.tensor_types],
+                "split_max_size": self.split_max_size,
+            },
             "imatrix": None,
             "files": {name: facts.to_json() for name, facts in self.files.items()},
         }
+        if self.targets:
+            content["targets"] = {name: recipe.to_json() for name, recipe in self.targets.items()}
         if imatrix is not None:
             content["imatrix"] = {
                 "file": imatrix.file,
@@ -189,10 +202,15 @@ def read_manifest(path: str | Path) -> Manifest:
 def _parse(content: Mapping[str, Any], path: Path) -> Manifest:
     files = files_from_json(content, "files", path)
     for name, facts in files.items():
-        if Path(name).name != name or not facts.level:
+        if Path(name).name != name or not facts.member.name:
             raise FormatError("names a file that cannot be its own", path=path, where=f"files.{name[:80]}")
+    targets = recipes_from_json(take(content, "targets", OBJECT, {}, path=path), path, "targets.")
+    for target in (facts.member.target for facts in files.values() if facts.member.target):
+        if target not in targets:
+            raise FormatError("has no recipe", path=path, where=f"targets.{target[:80]}")
     options, source = (needed(content, key, OBJECT, path=path) for key in ("options", "source"))
-    sets = (take(options, key, TEXT, path=path, inside="options.") for key in ("recipe_set", "book"))
+    option = partial(take, options, path=path, inside="options.")
+    sets = (option(key, TEXT) for key in ("recipe_set", "book"))
     return Manifest(
         versions=take(content, "versions", _TEXTS_BY_NAME, path=path) or {},
         source_name=take(source, "name", TEXT, path=path, inside="source.") or "",
@@ -201,6 +219,9 @@ def _parse(content: Mapping[str, Any], path: Path) -> Manifest:
         imatrix=_imatrix(take(content, "imatrix", OBJECT, path=path), path),
         files=files,
         evaluation=_evaluation(take(content, "evaluation", OBJECT, path=path), path),
+        tensor_types=tuple((pattern, type) for pattern, type in option("tensor_types", _RULES) or ()),
+        targets=targets,
+        split_max_size=option("split_max_size", SIZE),
     )
 
 
@@ -245,16 +266,6 @@ def files_from_json(content: Mapping[str, Any], key: str, path: Path, inside: st
         about = needed(listed, name, OBJECT, path=path, inside=f"{inside}{key}.")
         found[name] = FileFacts.from_json(about, path, f"{inside}{key}.{name}.")
     return found
-
-
-def needed(content: Mapping[str, Any], key: str, type: JsonType, *, path: Path, inside: str = "") -> Any:
-    """A value that must be there.
-
-    Raises:
-        FormatError: it is missing, or of another type.
-    """
-    check(content.get(key), type, path=path, where=inside + key)
-    return content[key]
 
 
 def write_json(path: Path, content: object) -> None:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ....quantize.patterns import TypeRule
+from ..checks import refuse
 from ..options import StrPath
+from .manifest import source_files
+
+if TYPE_CHECKING:
+    from ....formats.qtypes import QType
+    from ....quantize.plan_options import PlanOptions
 
 AUTO = "auto"
 
@@ -27,6 +36,10 @@ class ReleaseOptions:
         base_model: the original's repository, for the model card.
         quantized_by: who made the release, for the model card.
         recipe_set: the recipe set that the levels are of.
+        tensor_types: (pattern, type) pairs that come before the recipes of all levels; see ``PlanOptions``.
+        target_sizes: sizes in bytes, for each of which a file is made that loses least; see ``SizeTarget``.
+        original: add the weights as they are, in a file of their own.
+        split_max_size: the most bytes of a file; larger models are written as shards. The hub takes 50 GB.
 
     Example:
         >>> from quantmill import ReleaseOptions
@@ -45,3 +58,55 @@ class ReleaseOptions:
     base_model: str | None = None
     quantized_by: str | None = None
     recipe_set: str = "current"
+    tensor_types: Sequence[tuple[str, str | QType] | TypeRule] = ()
+    target_sizes: Sequence[int] = ()
+    original: bool = False
+    split_max_size: int = 50_000_000_000
+
+    @property
+    def collects(self) -> bool:
+        """Whether importance is collected for the release."""
+        return self.imatrix == AUTO
+
+    @property
+    def plan_options(self) -> PlanOptions:
+        """The options of every level's plan, without importance."""
+        from ....quantize.plan_options import PlanOptions
+
+        return PlanOptions(recipe_set=self.recipe_set, tensor_types=self.tensor_types)
+
+    @property
+    def rules(self) -> tuple[tuple[str, str], ...]:
+        """The tensor types as pairs of texts."""
+        pairs = [(one.pattern, one.type) if isinstance(one, TypeRule) else one for one in self.tensor_types]
+        return tuple((pattern, str(type)) for pattern, type in pairs)
+
+    def check(self) -> None:
+        """Raise ``PlanError`` for options that would have no effect."""
+        if not self.collects:
+            why = "no importance is collected" if self.imatrix is None else "importance is a file's"
+            refuse({"--file": self.text is not None}, why)
+        if not self.evaluate:
+            refuse({"--evaluation-text": self.evaluation_text is not None}, "nothing is measured without --evaluate")
+            if not self.collects:
+                size = self.n_ctx != ReleaseOptions.n_ctx
+                refuse({"--ctx-size": size, "--chunks": self.chunks is not None}, "no text is read")
+
+    def key(self, model: Path, levels: Sequence[str]) -> dict[str, object]:
+        """The settings that decide what a release holds, as JSON has them.
+
+        Args:
+            model: the model's file or folder.
+            levels: the levels, each once.
+        """
+        texts = {name: None if path is None else str(path) for name, path in (
+            ("imatrix", self.imatrix), ("text", self.text), ("evaluation_text", self.evaluation_text),
+        )}  # fmt: skip
+        source = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in source_files(model)]
+        numbers = {"n_ctx": self.n_ctx, "chunks": self.chunks, "evaluate": self.evaluate}
+        members = {
+            "tensor_types": [list(rule) for rule in self.rules], "target_sizes": list(self.target_sizes),
+            "original": self.original, "split_max_size": self.split_max_size,
+        }  # fmt: skip
+        names = {"recipe_set": self.recipe_set, "name": self.name}
+        return {"model": source, "levels": list(levels), **texts, **numbers, **names, **members}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +13,12 @@ from .card import Facts, File, model_card
 from .manifest import NAME, EvaluationFacts, ImatrixFacts, Manifest, TextFacts, versions, write_manifest
 from .markdown import code, word
 from .prompt import prompt_template
-from .towers import mmproj_name, sees_and_hears
+from .towers import sees_and_hears
 
 if TYPE_CHECKING:
     from ....formats.ir import Model
     from ....quantize.plan import Plan
+    from .members import Planned
     from .options import ReleaseOptions
     from .state import ReleaseState
 
@@ -28,12 +29,10 @@ def publish(
     path: Path,
     model: Model,
     stem: str,
-    files: Mapping[str, Path],
-    plans: Mapping[str, Plan],
+    members: Sequence[Planned],
     state: ReleaseState,
     options: ReleaseOptions,
     *,
-    towers: Mapping[str, Plan],
     imatrix: Path | None,
     calibration_text: Path | None,
     evaluation_text: Path,
@@ -44,27 +43,28 @@ def publish(
         path: the model's file or folder.
         model: the model.
         stem: what the files' names begin with.
-        files: the file of each level.
-        plans: the plan of each level.
+        members: the GGUF models and their files.
         state: what is known of the files.
         options: the release's options.
-        towers: the plan of each mmproj file.
         imatrix: the file of the importance matrix, or None.
         calibration_text: what importance was collected from, or None.
         evaluation_text: what the files were evaluated on, if they were.
     """
     folder = state.folder
-    rows = [_row(files[level], level, plan, state) for level, plan in plans.items()]
-    rows.sort(key=lambda row: row.n_bytes)
-    beside = [_row(folder / mmproj_name(stem, level), level, plan, state) for level, plan in towers.items()]
+    rows = sorted((_row(one, state) for one in members if not one.member.mmproj), key=lambda row: row.n_bytes)
+    beside = [one for one in members if one.member.mmproj]
+    in_order = sorted(members, key=lambda one: (one.member.mmproj, 0 if one.member.mmproj else one.size))
     manifest = Manifest(
         versions=versions(),
         source_name=checkpoint_name(path),
         source=state.source or {},
         recipe_set=options.recipe_set,
-        imatrix=None if imatrix is None else _imatrix_facts(imatrix, calibration_text, options.n_ctx, plans),
-        files={row.name: state.files[row.name] for row in (*rows, *beside)},
+        imatrix=None if imatrix is None else _imatrix_facts(imatrix, calibration_text, options.n_ctx, members[0].plan),
+        files={job.path.name: state.files[job.path.name] for one in in_order for job in one.jobs},
         evaluation=_evaluation_facts(state, evaluation_text) if options.evaluate else None,
+        tensor_types=options.rules,
+        targets=state.targets or {},
+        split_max_size=options.split_max_size,
     )
     plot = None
     if any(row.kld_mean is not None for row in rows):
@@ -73,9 +73,9 @@ def publish(
         plot = _PLOT
         plot_sizes(rows, stem, folder / plot)
     facts = _card_facts(path, model, stem, rows, manifest, options, folder.resolve().name, plot)
-    if towers:
-        sees, hears = sees_and_hears(next(iter(towers.values())).source)
-        facts = replace(facts, mmproj=beside, sees=sees, hears=hears)
+    if beside:
+        sees, hears = sees_and_hears(beside[0].plan.source)
+        facts = replace(facts, mmproj=[_row(one, state) for one in beside], sees=sees, hears=hears)
     (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
     sums = {name: about.sha256 for name, about in manifest.files.items()}
     if manifest.imatrix is not None and imatrix is not None and imatrix.parent == folder:
@@ -92,17 +92,22 @@ def _checksum(name: str, sha256: str) -> str:
     return f"{'' if escaped == name else chr(92)}{sha256}  {escaped}\n"
 
 
-def _row(path: Path, level: str, plan: Plan, state: ReleaseState) -> File:
+def _row(one: Planned, state: ReleaseState) -> File:
     weights: dict[str, int] = {}
+    plan, member = one.plan, one.member
     for step in plan.steps:
         weights[step.type.name] = weights.get(step.type.name, 0) + step.tensor.n_weights
     types = tuple(sorted((name for name in weights if name != "F32"), key=lambda name: -weights[name]))
-    figures = {} if plan.source.arch == "clip" else state.figures.get(level, {})
-    return File(path.name, level, plan.size, plan.bpw, types, figures.get("perplexity"), figures.get("kld_mean"))
+    figures = state.figures.get(member.name, {}) if member.measured else {}
+    about = f"a mix around {plan.level}, chosen for this size" if member.target else ""
+    return File(
+        one.path.name, member.name, one.size, plan.bpw, types, figures.get("perplexity"), figures.get("kld_mean"),
+        shards=len(one.jobs), about=about,
+    )  # fmt: skip
 
 
-def _imatrix_facts(path: Path, text: Path | None, n_ctx: int, plans: Mapping[str, Plan]) -> ImatrixFacts:
-    fit = next(iter(plans.values())).importance_fit
+def _imatrix_facts(path: Path, text: Path | None, n_ctx: int, plan: Plan) -> ImatrixFacts:
+    fit = plan.importance_fit
     facts = ImatrixFacts(path.name, sha256_of_file(path), None if text is None else TextFacts.of(text), n_ctx)
     return facts if fit is None else replace(facts, matched=len(fit.matched), missed=fit.missed)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,24 +14,25 @@ from ....formats.progress import Progress, note, notes
 from ....formats.storage.endings import without_ending
 from ....formats.storage.interrupts import when_cut_off
 from ....formats.storage.output import explained
-from ..checks import check_cluster, refuse
+from ..checks import check_cluster
 from ..convert import write_plans
 from ..hub import local_path
 from ..models import read_model, without_float_ending
-from ..options import StrPath, WriteOptions
+from ..options import SizeTarget, StrPath, WriteOptions
 from ..planning import report_importance, with_imatrix
 from .levels import chosen_levels
 from .manifest import Figures, FileFacts, Manifest, source_files
-from .options import AUTO, ReleaseOptions
+from .members import Member, Planned, chosen_members, plan_member, planned
+from .options import ReleaseOptions
 from .push import open_destination, push_files
 from .state import ReleaseState, has_state, open_state
-from .towers import LEVELS as MMPROJ_LEVELS
-from .towers import mmproj_name, release_towers
+from .targets import find_recipes, size_name
+from .towers import release_towers
 
 if TYPE_CHECKING:
     from ....formats.hub.upload import Destination
     from ....formats.ir import Model
-    from ....quantize.plan import Plan
+    from ....quantize.plan import Plan, PlanOptions
     from ..ray_pool import ClusterOptions
     from ..running import RunOptions
 
@@ -78,6 +79,7 @@ def release(
     The steps are: collect importance, write every level from one reading of the weights, read each file back and check
     it, evaluate it if asked for, and write a model card, checksums and a manifest. A run that was interrupted is
     resumed by the same call. Beside the levels of a checkpoint that sees or hears stand its mmproj files, F16 and Q8_0.
+    A model that is larger than ``split_max_size`` is written as shards, named as llama-gguf-split names them.
 
     Args:
         model: a Hugging Face folder or a GGUF file.
@@ -105,7 +107,7 @@ def release(
         ...     sorted(path.name for path in made.folder.iterdir())
         ['README.md', 'SHA256SUMS', 'manifest.json', 'tiny.Q8_0.gguf']
     """
-    _check_options(options)
+    options.check()
     check_cluster(cluster, threads)
     path, folder = local_path(model, progress=progress), Path(folder)
     importance = options.imatrix is not None
@@ -113,8 +115,10 @@ def release(
     read = read_model(path, progress=progress)  # first: a model that cannot be read leaves no folder behind
     stem = _stem(path, options.name)
     towers = release_towers(path, progress)
+    targets = [size_name(size) for size in options.target_sizes]
+    members = chosen_members(read, towers, levels, targets, original=options.original)
     upload = open_destination(push, public=public, progress=progress)
-    steps = _Steps(path, read, towers, folder, options, levels, stem, threads, cluster, upload, progress)
+    steps = _Steps(path, read, towers, folder, options, members, stem, threads, cluster, upload, progress)
 
     def cut_off() -> None:
         if has_state(folder):
@@ -122,19 +126,6 @@ def release(
 
     with explained(folder), when_cut_off(cut_off):
         return steps.run(restart)
-
-
-def _check_options(options: ReleaseOptions) -> None:
-    """Raise ``PlanError`` for options that would have no effect."""
-    collects = options.imatrix == AUTO
-    if not collects:
-        why = "no importance is collected" if options.imatrix is None else "importance is a file's"
-        refuse({"--file": options.text is not None}, why)
-    if not options.evaluate:
-        refuse({"--evaluation-text": options.evaluation_text is not None}, "nothing is measured without --evaluate")
-        if not collects:
-            size = options.n_ctx != _DEFAULT.n_ctx
-            refuse({"--ctx-size": size, "--chunks": options.chunks is not None}, "no text is read")
 
 
 @dataclass(frozen=True)
@@ -147,7 +138,7 @@ class _Steps:
         towers: those of a checkpoint that sees or hears, or None.
         folder, options, threads, cluster, progress: see ``release``.
         upload: the repository that files go to, or None.
-        levels: the levels, each once.
+        members: the GGUF models to make.
         stem: what the files' names begin with.
     """
 
@@ -156,7 +147,7 @@ class _Steps:
     towers: Model | None
     folder: Path
     options: ReleaseOptions
-    levels: tuple[str, ...]
+    members: tuple[Member, ...]
     stem: str
     threads: int | None
     cluster: ClusterOptions | None
@@ -164,62 +155,42 @@ class _Steps:
     progress: Progress | None
 
     @property
-    def collects(self) -> bool:
-        """Whether importance is collected here."""
-        return self.options.imatrix == AUTO
-
-    @property
     def imatrix(self) -> Path | None:
         """The file of the importance matrix."""
         if self.options.imatrix is None:
             return None
-        return self.folder / f"{self.stem}.imatrix.gguf" if self.collects else Path(self.options.imatrix)
-
-    def file(self, level: str) -> Path:
-        return self.folder / f"{self.stem}.{level}.gguf"
+        return self.folder / f"{self.stem}.imatrix.gguf" if self.options.collects else Path(self.options.imatrix)
 
     def run(self, restart: bool) -> Release:
         from .publish import publish
 
-        self.check_levels()  # a level that cannot be made leaves no folder behind either
-        state = open_state(self.folder, self.key(), stem=self.stem, restart=restart, say=notes(self.progress))
+        self.check_members()  # a file that cannot be made leaves no folder behind either
+        levels = [member.level for member in self.members if member.level and member.measured]
+        key = self.options.key(self.path, levels)
+        state = open_state(self.folder, key, stem=self.stem, restart=restart, say=notes(self.progress))
         self.collect(state)
-        plans = self.plans()
+        members = self.plans(state)
         if self.imatrix is not None:
-            report_importance(next(iter(plans.values())), self.imatrix, self.progress)
-        towers = self.tower_plans()
-        self.quantize(plans)
-        self.write_towers(towers)
-        self.verify(state)
-        self.evaluate(state)
+            report_importance(members[0].plan, self.imatrix, self.progress)
+        self.quantize(members)
+        self.verify(state, members)
+        self.evaluate(state, members)
         if state.source is None:
             state.source = {path.name: FileFacts.of(path) for path in source_files(self.path)}
             state.save()
-        files = {level: self.file(level) for level in plans}
         calibrated, evaluated = _text(self.options.text), _text(self.options.evaluation_text)
         manifest = publish(
-            self.path, self.model, self.stem, files, plans, state, self.options, towers=towers, imatrix=self.imatrix,
-            calibration_text=calibrated if self.collects else None, evaluation_text=evaluated,
+            self.path, self.model, self.stem, members, state, self.options, imatrix=self.imatrix,
+            calibration_text=calibrated if self.options.collects else None, evaluation_text=evaluated,
         )  # fmt: skip
         if self.upload is not None:
             push_files(self.upload, self.folder, manifest)
         state.close()
         return Release(self.folder, tuple(self.folder / name for name in manifest.files), manifest)
 
-    def key(self) -> dict[str, object]:
-        """The settings that decide what the release holds, as JSON has them."""
-        given = self.options
-        texts = {name: None if path is None else str(path) for name, path in (
-            ("imatrix", given.imatrix), ("text", given.text), ("evaluation_text", given.evaluation_text),
-        )}  # fmt: skip
-        source = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in source_files(self.path)]
-        numbers = {"n_ctx": given.n_ctx, "chunks": given.chunks, "evaluate": given.evaluate}
-        names = {"recipe_set": given.recipe_set, "name": given.name}
-        return {"model": source, "levels": list(self.levels), **texts, **numbers, **names}
-
     def collect(self, state: ReleaseState) -> None:
         """Collect importance, unless it was given or is there."""
-        if not self.collects or self.imatrix is None or self.imatrix.exists():
+        if not self.options.collects or self.imatrix is None or self.imatrix.exists():
             return
         from ..importance import collect_imatrix
 
@@ -245,90 +216,101 @@ class _Steps:
             return RunOptions(n_ctx=n_ctx, first_chunk=first, chunks=most)
         return RunOptions(n_ctx=n_ctx, chunks=first if most is None else min(first, most))
 
-    def check_levels(self) -> None:
-        """Raise ``PlanError`` if a level cannot be made; say if importance is for none of them."""
+    def check_members(self) -> None:
+        """Raise ``PlanError`` if a member cannot be made; say if importance is for none of them."""
         from ....quantize.estimate.levels import uniform_importance
-        from ....quantize.plan import PlanOptions, make_plan
+        from ..target import check_targets
 
-        if self.collects:
-            options = PlanOptions(recipe_set=self.options.recipe_set, importance=uniform_importance(self.model))
-            plans = {level: make_plan(self.model, level, options) for level in self.levels}
+        if self.options.collects:
+            options = replace(self.options.plan_options, importance=uniform_importance(self.model))
         else:
-            plans = self.plans()
-        if self.imatrix is not None and not any(step.uses_importance for plan in plans.values() for step in plan.steps):
+            options = self.plan_options()
+        sizes = [SizeTarget(nbytes=size) for size in self.options.target_sizes]
+        if sizes:
+            check_targets(self.model, sizes, options)
+        known = [member for member in self.members if not member.target]
+        plans = [plan_member(member, self.model, self.towers, options, {}) for member in known]
+        for member, plan in zip(known, plans, strict=True):
+            self.files_of(member, plan)
+        weighed = bool(sizes) or any(step.uses_importance for plan in plans for step in plan.steps)
+        if self.imatrix is not None and not weighed:
             line = "no level of this release is encoded with importance: --imatrix none makes the same weights"
             note(self.progress, line, important=True)
 
-    def plans(self) -> dict[str, Plan]:
-        """The plan of each level: nothing is written before all of them are known to be possible."""
-        from ....quantize.plan import PlanOptions, make_plan
-
+    def plan_options(self) -> PlanOptions:
+        """The options of the levels' plans, with importance."""
         name = None if self.imatrix is None else self.imatrix.name  # its folder is another one on every machine
-        options = PlanOptions(recipe_set=self.options.recipe_set)
-        options, _ = with_imatrix(options, self.model, self.imatrix, name=name)
-        return {level: make_plan(self.model, level, options) for level in self.levels}
+        options, _ = with_imatrix(self.options.plan_options, self.model, self.imatrix, name=name)
+        return options
 
-    def quantize(self, plans: Mapping[str, Plan]) -> None:
-        """Write every file that is not there yet, from one reading of the weights."""
-        from ....quantize.execute import Job
+    def plans(self, state: ReleaseState) -> list[Planned]:
+        """The plan of each member: nothing is written before all of them are known to be possible."""
+        options = self.plan_options()
+        if state.targets is None:
+            state.targets = find_recipes(
+                self.options.target_sizes, self.model, options,
+                refiner=None, text=self.options.text, threads=self.threads, progress=self.progress,
+            )  # fmt: skip
+            state.save()
+        plans = {m: plan_member(m, self.model, self.towers, options, state.targets) for m in self.members}
+        remarks = dict.fromkeys(line for member, plan in plans.items() if member.measured for line in plan.remarks)
+        for line in remarks:
+            if not line.startswith("--imatrix "):  # of Q8_0 it is expected; check_members says it of a whole release
+                note(self.progress, line, important=True)
+        return [self.files_of(member, plan, self.progress) for member, plan in plans.items()]
 
-        jobs = [Job(plan, self.file(level)) for level, plan in plans.items() if not self.file(level).exists()]
-        if jobs:
-            write_plans(
-                jobs,
-                options=WriteOptions(threads=self.threads),
-                inputs=[] if self.imatrix is None else [self.imatrix],
-                cluster=self.cluster,
-                progress=self.progress,
-            )
+    def files_of(self, member: Member, plan: Plan, progress: Progress | None = None) -> Planned:
+        path = self.folder / member.file(self.stem)
+        return planned(plan, member, path, self.options.split_max_size, progress)
 
-    def tower_plans(self) -> dict[str, Plan]:
-        """The plan of each mmproj file; none for a model of text."""
-        from ....quantize.plan import make_plan
+    def quantize(self, members: Sequence[Planned]) -> None:
+        """Write every file that is not there yet, from one reading of the weights of the model and of its towers."""
+        for towers in (False, True):
+            jobs = [job for one in members if one.member.mmproj == towers for job in one.jobs]
+            jobs = [job for job in jobs if not job.path.exists()]
+            if jobs:
+                write_plans(
+                    jobs,
+                    options=WriteOptions(threads=self.threads),
+                    inputs=[] if self.imatrix is None else [self.imatrix],
+                    cluster=self.cluster,
+                    progress=self.progress,
+                )
 
-        return {} if self.towers is None else {level: make_plan(self.towers, level) for level in MMPROJ_LEVELS}
-
-    def write_towers(self, plans: Mapping[str, Plan]) -> None:
-        """Write every mmproj file that is not there yet."""
-        from ....quantize.execute import Job
-
-        paths = {level: self.folder / mmproj_name(self.stem, level) for level in plans}
-        jobs = [Job(plan, paths[level]) for level, plan in plans.items() if not paths[level].exists()]
-        if jobs:
-            write_plans(jobs, options=WriteOptions(threads=self.threads), cluster=self.cluster, progress=self.progress)
-
-    def verify(self, state: ReleaseState) -> None:
+    def verify(self, state: ReleaseState, members: Sequence[Planned]) -> None:
         """Read every file back: its structure, and that each weight decodes to a finite number."""
         from ..verify import verify
 
-        files = [(level, self.file(level), False) for level in self.levels]
-        if self.towers is not None:
-            files += [(level, self.folder / mmproj_name(self.stem, level), True) for level in MMPROJ_LEVELS]
-        for level, path, mmproj in files:
-            if path.name not in state.files:
-                bad = [report.name for report in verify(path, progress=self.progress).tensors if report.non_finite]
+        for one in members:
+            paths = [job.path for job in one.jobs]
+            if not all(path.name in state.files for path in paths):
+                bad = [report.name for report in verify(one.path, progress=self.progress).tensors if report.non_finite]
                 if bad:
-                    raise WeightError("decodes to NaN or Inf", path=path, where=bad[0], hint="this is a bug; report it")
-                state.files[path.name] = FileFacts.of(path, level, mmproj=mmproj)
+                    raise WeightError(
+                        "decodes to NaN or Inf", path=one.path, where=bad[0], hint="this is a bug; report it"
+                    )
+                state.files |= {path.name: FileFacts.of(path, one.member) for path in paths}
                 state.save()
-                note(self.progress, f"{path.name}: verified")
+                note(self.progress, f"{one.path.name}: verified")
             if self.upload is not None:
-                self.upload.put(path, path.name, state.files[path.name].sha256)
+                for path in paths:
+                    self.upload.put(path, path.name, state.files[path.name].sha256)
 
-    def evaluate(self, state: ReleaseState) -> None:
+    def evaluate(self, state: ReleaseState, members: Sequence[Planned]) -> None:
         """Measure the perplexity of the original, then the perplexity and the divergence of each file."""
         if not self.options.evaluate:
             return
-        for level in self.levels:
-            if level in state.figures:
+        for one in members:
+            name = one.member.name
+            if name in state.figures or not one.member.measured:
                 continue
             if state.base is None or not state.base_file.exists():
                 state.base_file.unlink(missing_ok=True)
                 state.base = self.measure(state, self.path, save_base=state.base_file)
                 state.save()
-            figures = state.figures[level] = self.measure(state, self.file(level), base=state.base_file)
+            figures = state.figures[name] = self.measure(state, one.path, base=state.base_file)
             state.save()
-            line = f"{level}: perplexity {figures['perplexity']:.4f}, KLD {figures['kld_mean']:.5f}"
+            line = f"{name}: perplexity {figures['perplexity']:.4f}, KLD {figures['kld_mean']:.5f}"
             note(self.progress, line)
 
     def measure(

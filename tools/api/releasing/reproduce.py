@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ....formats.errors import FormatError, PlanError
+from ....formats.gguf.shards import shard_prefix
 from ....formats.progress import Progress
 from ....formats.storage.durable import sha256_of_file
 from ..checks import refuse
@@ -17,6 +18,7 @@ from ..models import read_model
 from ..options import StrPath, WriteOptions
 from ..planning import with_imatrix
 from .manifest import FileFacts, Manifest, read_manifest, source_files
+from .members import Member, plan_member, planned
 from .towers import release_towers
 
 
@@ -88,17 +90,17 @@ def reproduce(
     _check_source(content, model)
     used = _find_imatrix(content, imatrix, path)
     made = _make(content, files, model, used, Path(work_folder or path.parent), threads, progress)
-    return Reproduction(content, {name: made[name] == facts.sha256 for name, facts in files.items()})
+    return Reproduction(content, {name: made.get(name) == facts.sha256 for name, facts in files.items()})
 
 
 def _chosen(manifest: Manifest, levels: Sequence[str] | None, path: Path) -> Mapping[str, FileFacts]:
     if levels is None:
         return manifest.files
     wanted = {level.upper() for level in levels}
-    unknown = wanted - {facts.level for facts in manifest.files.values()}
+    unknown = wanted - {facts.member.name.upper() for facts in manifest.files.values()}
     if unknown:
         raise PlanError(f"has no {', '.join(sorted(unknown))}", path=path, where="--levels")
-    return {name: facts for name, facts in manifest.files.items() if facts.level in wanted}
+    return {name: facts for name, facts in manifest.files.items() if facts.member.name.upper() in wanted}
 
 
 def _check_source(manifest: Manifest, model: Path) -> None:
@@ -136,22 +138,25 @@ def _make(
     threads: int | None,
     progress: Progress | None,
 ) -> dict[str, str]:
-    """Make one file after the other, so that the disk needs room for one, and give their checksums."""
-    from ....quantize.execute import Job
-    from ....quantize.plan import PlanOptions, make_plan
+    """Make one member after the other, so that the disk needs room for one, and give their files' checksums."""
+    from ....quantize.plan_options import PlanOptions
 
     source = read_model(model, progress=progress)
     name = None if manifest.imatrix is None else manifest.imatrix.file  # whatever its name is now
-    options, _ = with_imatrix(PlanOptions(recipe_set=manifest.recipe_set), source, imatrix, name=name)
-    towers = release_towers(model, progress) if any(facts.mmproj for facts in files.values()) else None
+    options = PlanOptions(recipe_set=manifest.recipe_set, tensor_types=manifest.tensor_types)
+    options, _ = with_imatrix(options, source, imatrix, name=name)
+    towers = release_towers(model, progress) if any(facts.member.mmproj for facts in files.values()) else None
+    sets: dict[Member, list[str]] = {}
+    for name, facts in files.items():
+        sets.setdefault(facts.member, []).append(name)
     found = {}
     with TemporaryDirectory(prefix=".reproduce-", dir=work_folder) as folder:
-        for name, facts in files.items():
-            path = Path(folder) / name
-            whole = towers if facts.mmproj and towers is not None else None
-            plan = make_plan(source, facts.level, options) if whole is None else make_plan(whole, facts.level)
-            job = Job(plan, path)
-            write_plans([job], options=WriteOptions(threads=threads), progress=progress)
-            found[name] = sha256_of_file(path)
-            path.unlink()
+        for member, names in sets.items():
+            plan = plan_member(member, source, towers, options, manifest.targets)
+            path = Path(folder, f"{shard_prefix(Path(names[0]))}.gguf")
+            made = planned(plan, member, path, manifest.split_max_size or plan.size)
+            write_plans(made.jobs, options=WriteOptions(threads=threads), progress=progress)
+            for job in made.jobs:
+                found[job.path.name] = sha256_of_file(job.path)
+                job.path.unlink()
     return found

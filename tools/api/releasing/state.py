@@ -13,7 +13,9 @@ from ....formats.errors import FormatError, OutputError
 from ....formats.json_text import read_json
 from ....formats.json_types import OBJECT, WHOLE, take
 from ....formats.storage.durable import partial_name
-from .manifest import FIGURES, FIGURES_BY_NAME, NAME, Figures, FileFacts, files_from_json, needed, write_json
+from .fields import needed
+from .manifest import FIGURES, FIGURES_BY_NAME, NAME, Figures, FileFacts, files_from_json, write_json
+from .targets import TargetRecipe, recipes_from_json
 
 _STATE = ".release.json"
 _BASE = ".base.npz"
@@ -33,6 +35,7 @@ class ReleaseState:
         base: the original's figures, or None.
         figures: the figures of the levels that are evaluated.
         source: the files of the checkpoint, by name; None if not hashed yet.
+        targets: the recipes that were found for target sizes, by name; None if not looked for yet.
     """
 
     folder: Path
@@ -42,6 +45,7 @@ class ReleaseState:
     base: Figures | None = None
     figures: dict[str, Figures] = field(default_factory=dict)
     source: dict[str, FileFacts] | None = None
+    targets: dict[str, TargetRecipe] | None = None
 
     @property
     def base_file(self) -> Path:
@@ -64,6 +68,7 @@ class ReleaseState:
             "base": self.base,
             "figures": self.figures,
             "source": None if self.source is None else {name: facts.to_json() for name, facts in self.source.items()},
+            "targets": None if self.targets is None else {name: one.to_json() for name, one in self.targets.items()},
         }
 
 
@@ -115,9 +120,11 @@ def _read(folder: Path, key: Mapping[str, object]) -> ReleaseState:
             {} if done.get(name) is None else files_from_json(done, name, path, "done.") for name in ("files", "source")
         )
         figures = found("figures", FIGURES_BY_NAME) or {}
+        targets = found("targets", OBJECT)
         state = ReleaseState(
-            folder, key, found("text_chunks", WHOLE), files, found("base", FIGURES), figures, source or None
-        )
+            folder, key, found("text_chunks", WHOLE), files, found("base", FIGURES), figures, source or None,
+            None if targets is None else recipes_from_json(targets, path, "done.targets."),
+        )  # fmt: skip
     except FormatError as error:
         problem = f"is damaged: {error.problem}"
         raise FormatError(problem, path=path, where=error.where, hint="--restart begins anew") from None
