@@ -1,9 +1,10 @@
 """Perplexity and time of ``quantmill gptq``, of GPTQModel and of rounding to nearest, on the same text.
 
-    python tests/bench/gptq.py MODEL_DIR [--ctx 512] [--chunks 64] [--test-chunks 60] [--group-size 128] [--out FOLDER]
+    python tests/bench/gptq.py MODEL_DIR [--ctx 512] [--chunks 64] [--test-chunks 28] [--group-size 128] [--out FOLDER]
+        [--text calibration.txt --test test.txt]
 
-Calibrates on the first chunks of the Python manual's topics (``--text`` for another), judges the chunks after them,
-each window's second half. Both programs get the same windows of tokens, 4 bits and two threads, and both times are
+Calibrates on documentation and judges documentation held out (texts.py), or two files of one's own, each window's
+second half. Both programs get the same windows of tokens, 4 bits and two threads, and both times are
 processor time of a process from start to end, the libraries' imports included: a busy machine does not blur that much.
 GPTQModel's environment comes from tests/oracles/make_gptq_client.py. Folders that --out holds are judged as they are.
 """
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
+from texts import write_texts
 from transformers import AutoModelForCausalLM
 
 from oracles.gptq import decoded
@@ -54,19 +56,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path)
+    parser.add_argument("--test", type=Path)
     parser.add_argument("--ctx", type=int, default=512)
     parser.add_argument("--chunks", type=int, default=64)
-    parser.add_argument("--test-chunks", type=int, default=60)
+    parser.add_argument("--test-chunks", type=int, default=28)
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out or Path(temporary)
         folder.mkdir(exist_ok=True)
-        text = args.text or _topics(folder)
-        corpus = open_text(open_weights(args.model), text, RunOptions(args.ctx, args.chunks + args.test_chunks))
+        texts = write_texts(folder).files
+        text, test = args.text or texts["docs", "calibration"], args.test or texts["docs", "heldout"]
+        weights = open_weights(args.model)
+        corpus = open_text(weights, text, RunOptions(args.ctx, args.chunks))
         tokens = folder / "tokens.npy"
-        np.save(tokens, corpus.inputs[: args.chunks].astype(np.int64))
+        np.save(tokens, corpus.inputs.astype(np.int64))
         base = ["--bits", 4, "--group-size", args.group_size, "-f", text, "-c", args.ctx, "--chunks", args.chunks]
         ours = [sys.executable, "-c", OURS, "gptq", args.model, None, *base, "--threads", 2, "--quiet"]
         peer = [python_of_client(), "-c", PEER, args.model, tokens, None, args.group_size]
@@ -76,7 +81,8 @@ def main() -> None:
             "GPTQModel": _timed(peer, folder / "peer"),
         }
         nearest(args.model, folder / "nearest", args.group_size)
-        held_out = torch.from_numpy(corpus.inputs[args.chunks :].astype(np.int64))
+        judged = open_text(weights, test, RunOptions(args.ctx, args.test_chunks))
+        held_out = torch.from_numpy(judged.inputs.astype(np.int64))
         model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
         exact = losses(model, held_out)
         print(f"{'':<28}{'perplexity':>11}{'Δ nats':>10}{'±':>9}{'CPU s':>9}{'wall s':>9}")
@@ -90,14 +96,6 @@ def main() -> None:
             error = worse.std() / len(worse) ** 0.5
             times = "".join(f"{value:>9.1f}" for value in seconds.get(name) or ())
             print(f"{name:<28}{found.mean().exp().item():>11.4f}{worse.mean():>10.5f}{error:>9.5f}{times}", flush=True)
-
-
-def _topics(folder: Path) -> Path:
-    from pydoc_data import topics
-
-    text = folder / "topics.txt"
-    text.write_text("\n\n".join(topics.topics.values()))
-    return text
 
 
 def _timed(command: list[object], out: Path) -> tuple[float, float] | None:

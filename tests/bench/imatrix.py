@@ -17,6 +17,8 @@ from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from texts import write_texts
+
 from quantmill.imatrix.collect import Collector
 from quantmill.imatrix.runner import DTYPES
 from quantmill.tools.api.running import RunOptions, open_text, open_weights, start_run
@@ -30,11 +32,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", nargs="*", choices=list(DTYPES), default=list(DTYPES))
     args = parser.parse_args()
-    from pydoc_data import topics
-
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder) / "topics.txt"
-        text.write_text("\n\n".join(topics.topics.values()))
+        text = write_texts(Path(folder)).files["docs", "calibration"]
         weights = open_weights(smollm2_gguf())
         corpus = open_text(weights, text, RunOptions(args.ctx, args.chunks))
         tokens = corpus.n_chunks * corpus.n_ctx

