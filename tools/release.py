@@ -35,6 +35,14 @@ from .terminal.units import Size
 @click.option("--name", help="What the files' names begin with.  [default: the model's name]")
 @click.option("--base-model", metavar="ID", help="The original's repository, for the model card.")
 @click.option("--quantized-by", metavar="NAME", help="Your name, for the model card.")
+@click.option("--language", metavar="LIST", help="Languages, such as en,de, for the card.  [default: the original's]")
+@click.option("--license", metavar="ID", help="The hub's identifier, such as apache-2.0.  [default: the original's]")
+@click.option(
+    "--compare",
+    type=click.Path(path_type=Path),
+    metavar="TABLE.csv",
+    help="Show files of other sets beside these: name,level,size and figures.",
+)
 @click.option(
     "--recipe-set",
     "--book",
@@ -72,6 +80,7 @@ from .terminal.units import Size
 def command(
     model: Path, folder: Path, levels: str | None, imatrix: str, text: Path | None, n_ctx: int, chunks: int,
     evaluate: bool, evaluation_text: Path | None, name: str | None, base_model: str | None, quantized_by: str | None,
+    language: str | None, license: str | None, compare: Path | None,
     recipe_set: str, tensor_types: Rules, target_sizes: tuple[int, ...], original: bool, split_max_size: int,
     threads: int | None, push: str | None, public: bool, restart: bool, quiet: bool,
     cluster: str | None, workers: int | None,
@@ -103,6 +112,9 @@ def command(
         name=name,
         base_model=base_model,
         quantized_by=quantized_by,
+        language=_words(language or ""),
+        license=license,
+        compare=compare,
         recipe_set=recipe_set,
         tensor_types=tensor_types,
         target_sizes=target_sizes,
@@ -126,4 +138,8 @@ def _split(levels: str | None) -> list[str] | None:
     """The levels that are named; None for all."""
     if levels is None or levels.lower() == "all":
         return None
-    return [level.strip() for level in levels.split(",") if level.strip()]
+    return _words(levels)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -17,10 +17,12 @@ from quantmill.formats.errors import FormatError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.formats.progress import Event, Note
 from quantmill.tools.api.releasing.card import Facts, File, model_card
+from quantmill.tools.api.releasing.front_matter import FrontMatter
 from quantmill.tools.api.releasing.manifest import read_manifest
 from quantmill.tools.api.releasing.options import ReleaseOptions
 from quantmill.tools.api.releasing.release import Release, release
 from quantmill.tools.api.releasing.reproduce import reproduce
+from quantmill.tools.api.releasing.towers import task
 
 OPTIONS = ReleaseOptions(levels=["Q8_0", "Q4_K_M"], imatrix=None)
 NAMES = ["mmproj-Tiny-VL-F16.gguf", "mmproj-Tiny-VL-Q8_0.gguf"]
@@ -66,7 +68,7 @@ def test_the_card_says_how_to_show_it_an_image(released: Release) -> None:
 
 def test_the_card_of_a_model_that_hears() -> None:
     one = File("x.gguf", "Q8_0", 10, 8.5, ("Q8_0",))
-    card = model_card(Facts("x", "a/x", {}, [one], [], mmproj=[one], hears=True))
+    card = model_card(Facts("x", FrontMatter("a/x", {}, task(False, True)), [one], [], mmproj=[one], hears=True))
     assert "pipeline_tag: audio-text-to-text" in card
     assert "## Sound" in card
     assert "--audio speech.wav" in card

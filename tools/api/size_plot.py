@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -27,6 +28,7 @@ class Point:
         label: what stands at the point.
         level: such as ``IQ3_M``; its first letters choose the marker.
         error: of ``kld``; 0 for no bar.
+        theirs: whether it is of another set, which is drawn hollow.
     """
 
     nbytes: int
@@ -34,6 +36,7 @@ class Point:
     label: str
     level: str
     error: float = 0.0
+    theirs: bool = False
 
 
 def draw_sizes(points: Sequence[Point], title: str, file: Path | BinaryIO, format: PlotFormat) -> None:
@@ -53,10 +56,11 @@ def draw_sizes(points: Sequence[Point], title: str, file: Path | BinaryIO, forma
     unit, scale = ("GB", 1e9) if max(point.nbytes for point in points) >= 1e9 else ("MB", 1e6)
     with matplotlib.rc_context({"svg.hashsalt": "quantmill"}):
         figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=120, layout="constrained")
-        for family, marker, color in _SERIES:
-            mine = [point for point in points if _family(point.level) == family]
+        for (family, marker, color), theirs in product(_SERIES, (False, True)):
+            mine = [point for point in points if (_family(point.level), point.theirs) == (family, theirs)]
             places = [point.nbytes / scale for point in mine], [point.kld for point in mine]
-            axes.scatter(*places, marker=marker, color=color, s=36, zorder=3)
+            inside = "none" if theirs else color
+            axes.scatter(*places, marker=marker, facecolors=inside, edgecolors=color, s=36, zorder=3)
             if any(point.error for point in mine):
                 errors = [point.error for point in mine]
                 axes.errorbar(*places, yerr=errors, fmt="none", color=color, linewidth=1, capsize=3)

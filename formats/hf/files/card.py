@@ -135,13 +135,9 @@ def front_matter(path: Path) -> dict[str, Any]:
     Raises:
         FormatError: it is not YAML, or holds what no text can: half of a surrogate pair, or lists in lists without end.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return {}  # the model is complete without a model card
-    if not lines or lines[0] != "---":
+    body, _ = _parts(path)
+    if not body:
         return {}
-    body = lines[1 : lines.index("---", 1)] if "---" in lines[1:] else lines[1:]
     # "no" means Norwegian here, not False; and published cards contain tabs. gguf-py replaces both in this way.
     text = ("\n".join(body) + "\n").replace("- no\n", '- "no"\n').replace("\t", "  ")
     import yaml  # type: ignore[import-untyped, unused-ignore]
@@ -157,6 +153,23 @@ def front_matter(path: Path) -> dict[str, Any]:
         if key != _RESULTS and (problem := _no_text(value)):
             raise FormatError(problem, path=path, where=str(key), hint=_REMEDY)
     return data
+
+
+def card_body(path: Path) -> str:
+    """What follows the front matter of a model card; empty if there is no card."""
+    return "\n".join(_parts(path)[1]).strip()
+
+
+def _parts(path: Path) -> tuple[list[str], list[str]]:
+    """The lines of a model card's front matter, without its marks, and those of the text below it."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return [], []  # the model is complete without a model card
+    if not lines or lines[0] != "---":
+        return [], lines
+    end = lines.index("---", 1) if "---" in lines[1:] else len(lines)
+    return lines[1:end], lines[end + 1 :]
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ....formats.errors import visible
 from ....formats.storage.output import human_bytes
+from .front_matter import FrontMatter, front_matter
 from .levels import USES, method
 from .markdown import code, fenced, link, literal, plain, word
+from .measured import measured_table
+from .published import PublishedFile
 
 RAM_OVERHEAD = 2.5e9  # bytes that published cards of this kind add to a file's size
-_TAKEN_OVER = ("license", "license_name", "license_link", "language")  # from the checkpoint's own front matter
+# Of the original's text: the ends of lines, and characters without width that are part of emoji and of scripts.
+_KEPT = "\n\t\xa0\u200b\u200c\u200d\u3000\ufe0f"
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,7 @@ class File:
         n_bytes: its size.
         bpw: bits per weight, over all tensors.
         types: the types in it, the most frequent first.
-        perplexity: on the evaluation's text; None if it was not measured.
-        kld_mean: the mean KL divergence from the original's predictions, in nats; None if it was not measured.
+        figures: what was measured of it, by the names of ``evaluate --json``; empty if nothing was.
         shards: how many files it is; ``name`` is the first.
         about: its use, where the level does not say it.
     """
@@ -36,8 +39,7 @@ class File:
     n_bytes: int
     bpw: float
     types: tuple[str, ...]
-    perplexity: float | None = None
-    kld_mean: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
     shards: int = 1
     about: str = ""
 
@@ -48,30 +50,34 @@ class Facts:
 
     Args:
         name: the model's name, the title.
-        base_model: the original's repository if it is known, else the checkpoint's folder.
-        card: the front matter of the checkpoint's own card, whose license, languages and tags are taken over.
+        front: the front matter.
         files: the release's files, from small to large.
         provenance: labels and values of how they were made, in order.
         prompt: the text of a conversation as the model expects it, or None.
         plot: the picture's file name, or None.
         context: the context length that the model was trained for, or None.
-        quantized_by: who made the release, or None.
         mmproj: the files of the model's towers, the best first; none for a model of text.
         sees, hears: whether the towers are of images, of sound.
+        others: files of other sets, for the table of what was measured.
+        others_table: the name of the file that lists them.
+        original: the text of the original's model card, without its front matter.
+        modelfile: whether there is one for Ollama.
     """
 
     name: str
-    base_model: str
-    card: Mapping[str, object]
+    front: FrontMatter
     files: Sequence[File]
     provenance: Sequence[tuple[str, str]]
     prompt: str | None = None
     plot: str | None = None
     context: int | None = None
-    quantized_by: str | None = None
     mmproj: Sequence[File] = ()
     sees: bool = False
     hears: bool = False
+    others: Sequence[PublishedFile] = ()
+    others_table: str | None = None
+    original: str = ""
+    modelfile: bool = False
 
 
 def model_card(facts: Facts) -> str:
@@ -79,78 +85,28 @@ def model_card(facts: Facts) -> str:
 
     Example:
         >>> file = File("Tiny.Q8_0.gguf", "Q8_0", 1_100_000_000, 8.5, ("Q8_0",))
-        >>> text = model_card(Facts("Tiny", "somebody/Tiny", {"license": "mit"}, [file], []))
+        >>> text = model_card(Facts("Tiny", FrontMatter("somebody/Tiny", {"license": "mit"}), [file], []))
         >>> [line for line in text.splitlines() if line.startswith("| [")]  # doctest: +NORMALIZE_WHITESPACE
         ["| [Tiny.Q8_0.gguf](./Tiny.Q8_0.gguf) | Q8_0 | 8.50 | 1.1 GB | 3.6 GB |
         almost the original's quality; larger than most uses need |"]
     """
     parts = [
-        front_matter(facts),
+        front_matter(facts.front),
         f"# {plain(facts.name)} in GGUF\n",
-        f"Quantized files of {code(facts.base_model)} for llama.cpp and the programs built on it.\n",
+        f"Quantized files of {code(facts.front.base_model)} for llama.cpp and the programs built on it.\n",
         _how_made(facts),
         _prompt(facts),
         _table(facts),
+        measured_table(facts.files, facts.others, facts.others_table),
         _plot(facts),
         _methods(facts),
         _running(facts),
         _towers(facts),
         "`SHA256SUMS` lists each file's checksum: `sha256sum -c SHA256SUMS`. `manifest.json` records what is needed to "
         "make the same bytes again: `quantmill reproduce manifest.json --model FOLDER`.\n",
+        _original(facts),
     ]
     return "\n".join(part for part in parts if part)
-
-
-def front_matter(facts: Facts) -> str:
-    """Write the YAML that model hubs read, with its ``---`` lines. Texts with control characters stand in quotes.
-
-    Example:
-        >>> print(front_matter(Facts("Tiny", "somebody/Tiny", {"license": "mit", "tags": ["chat"]}, [], [])))
-        ---
-        base_model: somebody/Tiny
-        license: mit
-        tags:
-        - chat
-        - gguf
-        - quantized
-        pipeline_tag: text-generation
-        library_name: gguf
-        ---
-        <BLANKLINE>
-    """
-    import yaml  # type: ignore[import-untyped, unused-ignore]
-
-    card = facts.card
-    known: dict[str, object] = {"base_model": facts.base_model}
-    known |= {key: card[key] for key in _TAKEN_OVER if key in card}
-    tags = card.get("tags")
-    tags = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list | tuple) else []
-    known["tags"] = list(dict.fromkeys([*tags, "gguf", "quantized"]))
-    known["pipeline_tag"] = card.get("pipeline_tag", _task(facts))
-    if facts.quantized_by:
-        known["quantized_by"] = facts.quantized_by
-    known["library_name"] = "gguf"
-    entries = {key: _entry(value) for key, value in known.items()}
-    texts = [text for entry in entries.values() for text in (entry if isinstance(entry, list) else [entry])]
-    odd = any(isinstance(text, str) and text != visible(text) for text in texts)
-    text: str = yaml.safe_dump(
-        entries, sort_keys=False, allow_unicode=not odd, default_flow_style=False, width=10_000,
-        default_style='"' if odd else None,
-    )  # fmt: skip
-    return f"---\n{text}---\n"
-
-
-def _task(facts: Facts) -> str:
-    if facts.sees and facts.hears:
-        return "any-to-any"
-    return "image-text-to-text" if facts.sees else "audio-text-to-text" if facts.hears else "text-generation"
-
-
-def _entry(value: object) -> object:
-    """A flag, a text, or a list of them; dates and numbers of a stranger's card become texts."""
-    if isinstance(value, list | tuple):
-        return [item if isinstance(item, bool) else str(item) for item in value]
-    return value if isinstance(value, bool) else str(value)
 
 
 def _how_made(facts: Facts) -> str:
@@ -166,11 +122,9 @@ def _prompt(facts: Facts) -> str:
 
 
 def _table(facts: Facts) -> str:
-    measured = any(file.perplexity is not None for file in facts.files)
-    heads = ["Name", "Method", "Bits", "Size", "Max RAM", *(["Perplexity", "KLD"] if measured else []), "Use case"]
+    heads = ["Name", "Method", "Bits", "Size", "Max RAM", "Use case"]
     rows = [heads, ["---", "---", *["---:"] * (len(heads) - 3), "---"]]
     for file in facts.files:
-        figures = [_figure(file.perplexity, ".3f"), _figure(file.kld_mean, ".5f")] if measured else []
         rows.append(
             [
                 link(file.name) + (f" and {file.shards - 1} more shards" if file.shards > 1 else ""),
@@ -178,21 +132,12 @@ def _table(facts: Facts) -> str:
                 f"{file.bpw:.2f}",
                 human_bytes(file.n_bytes),
                 human_bytes(int(file.n_bytes + RAM_OVERHEAD)),
-                *figures,
                 file.about or USES.get(file.level, ""),
             ]
         )
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     note = "Bits are per weight, over all tensors. Max RAM is without layers on a GPU and for short contexts."
-    if measured:
-        note += (
-            " KLD is the mean Kullback-Leibler divergence from the original's predictions; 0 means no difference."
-        )  # fmt: skip
     return f"## Provided files\n\n{table}\n\n{note}\n"
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"
 
 
 def _plot(facts: Facts) -> str:
@@ -206,6 +151,13 @@ def _methods(facts: Facts) -> str:
         "A level mixes types: tensors that matter more get more bits. These files use the following types:\n",
     ]
     return "\n".join(lines + [f"- {method(type)}" for type in types]) + "\n"
+
+
+def _original(facts: Facts) -> str:
+    if not facts.original:
+        return ""
+    name = plain(facts.front.base_model)
+    return f"---\n\n# The original's model card: {name}\n\n{visible(facts.original, keep=_KEPT)}\n"
 
 
 def _pick(facts: Facts) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ....formats.errors import FormatError, visible
 from ....formats.json_text import read_json
-from ....formats.json_types import OBJECT, TEXT, TEXTS, WHOLE, JsonType, by_name, list_of, shown, take
+from ....formats.json_types import OBJECT, TEXT, TEXTS, WHOLE, JsonType, by_name, list_of, optional, shown, take
 from ....formats.storage.durable import sha256_of_file, write_durably
 from ....formats.version import __version__
 from .fields import SIZE, needed
@@ -32,6 +32,7 @@ _RULES = list_of(_RULE, "patterns and types")
 _TEXTS_BY_NAME = by_name(TEXT, "texts")
 FIGURES = by_name(JsonType("a number", lambda value: type(value) in (int, float)), "numbers")  # infinities, too
 FIGURES_BY_NAME = by_name(FIGURES, "objects of numbers")
+_PART = by_name(optional(WHOLE), "whole numbers")
 
 Figures = Mapping[str, float]  # those of imatrix/evaluate.py, by name
 
@@ -88,6 +89,8 @@ class ImatrixFacts:
         n_ctx: tokens in a chunk of the text.
         matched: how many of its entries belong to a tensor of the model; None in manifests of earlier versions.
         missed: the other entries.
+        chunks: how many chunks of text were seen, as the file says; None if it does not.
+        datasets: the names of the texts, as the file says.
     """
 
     file: str
@@ -96,15 +99,25 @@ class ImatrixFacts:
     n_ctx: int
     matched: int | None = None
     missed: tuple[str, ...] = ()
+    chunks: int | None = None
+    datasets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class EvaluationFacts:
-    """The evaluation of a release: the text, the original's figures on it, and each level's."""
+    """The evaluation of a release.
+
+    Args:
+        text: what was judged.
+        base: the original's figures on it.
+        levels: those of each model, by its name in tables.
+        part: which chunks were judged: ``n_ctx``, ``first_chunk`` and ``chunks``; empty in earlier manifests.
+    """
 
     text: TextFacts
     base: Figures
     levels: Mapping[str, Figures]
+    part: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,10 +176,13 @@ class Manifest:
                 "context": imatrix.n_ctx,
                 "matched": imatrix.matched,
                 "missed": list(imatrix.missed),
+                "chunks": imatrix.chunks,
+                "datasets": list(imatrix.datasets),
             }
         if evaluation is not None:
             content["evaluation"] = {
                 "text": vars(evaluation.text),
+                "part": dict(evaluation.part),
                 "base": dict(evaluation.base),
                 "files": {level: dict(figures) for level, figures in evaluation.levels.items()},
             }
@@ -238,6 +254,8 @@ def _imatrix(content: Mapping[str, Any] | None, path: Path) -> ImatrixFacts | No
         others("context", WHOLE, 0),
         others("matched", WHOLE),
         tuple(others("missed", TEXTS) or ()),
+        others("chunks", WHOLE),
+        tuple(others("datasets", TEXTS) or ()),
     )
 
 
@@ -246,7 +264,8 @@ def _evaluation(content: Mapping[str, Any] | None, path: Path) -> EvaluationFact
         return None
     found = partial(needed, content, path=path, inside="evaluation.")
     text = _text(found("text", OBJECT), path, "evaluation.text.")
-    return EvaluationFacts(text, found("base", FIGURES), found("files", FIGURES_BY_NAME))
+    part = take(content, "part", _PART, path=path, inside="evaluation.")
+    return EvaluationFacts(text, found("base", FIGURES), found("files", FIGURES_BY_NAME), part or {})
 
 
 def _text(content: Mapping[str, Any], path: Path, inside: str) -> TextFacts:

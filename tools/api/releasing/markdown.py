@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 from ....formats.errors import visible
 
+# What leads to a file beside the text: no scheme, no place in it, no path from a root.
+_RELATIVE = re.compile(r"""(\]\(|\b(?:src|href)=["'])(?!\w+:|[#/])([^\s)"']+)""")
 _MARKUP = re.compile(r"[\\`*\[\]<>|&]")
 
 
@@ -44,6 +46,20 @@ def link(name: str) -> str:
         '[my model.gguf](./my%20model.gguf)'
     """
     return f"[{plain(name)}](./{quote(os.fsencode(name))})"
+
+
+def with_base(text: str, base: str) -> str:
+    """Markdown and the HTML in it, whose links to files beside it lead to those at another place.
+
+    Args:
+        text: the Markdown.
+        base: the address of the folder, with a slash at its end.
+
+    Example:
+        >>> with_base("![a](img/a.png) [b](#top) [c](https://x.org) <img src='d.png'>", "https://hub/m/")
+        "![a](https://hub/m/img/a.png) [b](#top) [c](https://x.org) <img src='https://hub/m/d.png'>"
+    """
+    return _RELATIVE.sub(lambda match: f"{match[1]}{base}{match[2].removeprefix('./')}", text)
 
 
 def fenced(text: str) -> str:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from ....quantize.patterns import TypeRule
 from ..checks import refuse
 from ..options import StrPath
+from .front_matter import check_identifiers
 from .manifest import source_files
+from .published import read_published
 
 if TYPE_CHECKING:
     from ....formats.qtypes import QType
@@ -35,6 +37,9 @@ class ReleaseOptions:
         name: what the files' names begin with; None for the model's name.
         base_model: the original's repository, for the model card.
         quantized_by: who made the release, for the model card.
+        language: languages of the model, for the model card, in place of what the original's card says; such as ``en``.
+        license: the license, likewise, by the hub's identifier, such as ``apache-2.0``.
+        compare: a table of files of other sets, which the model card shows beside these; see ``docs/commands.md``.
         recipe_set: the recipe set that the levels are of.
         tensor_types: (pattern, type) pairs that come before the recipes of all levels; see ``PlanOptions``.
         target_sizes: sizes in bytes, for each of which a file is made that loses least; see ``SizeTarget``.
@@ -57,6 +62,9 @@ class ReleaseOptions:
     name: str | None = None
     base_model: str | None = None
     quantized_by: str | None = None
+    language: Sequence[str] = ()
+    license: str | None = None
+    compare: StrPath | None = None
     recipe_set: str = "current"
     tensor_types: Sequence[tuple[str, str | QType] | TypeRule] = ()
     target_sizes: Sequence[int] = ()
@@ -82,7 +90,10 @@ class ReleaseOptions:
         return tuple((pattern, str(type)) for pattern, type in pairs)
 
     def check(self) -> None:
-        """Raise ``PlanError`` for options that would have no effect."""
+        """Raise ``PlanError`` for options that would have no effect, and ``FormatError`` for a table that is none."""
+        check_identifiers(self.license, self.language)
+        if self.compare is not None:
+            read_published(Path(self.compare))
         if not self.collects:
             why = "no importance is collected" if self.imatrix is None else "importance is a file's"
             refuse({"--file": self.text is not None}, why)

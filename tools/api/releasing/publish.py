@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....formats.hf.files.hub_cache import checkpoint_id, checkpoint_name
-from ....formats.storage.durable import sha256_of_file
+from ....formats.progress import Progress, note
 from .card import Facts, File, model_card
-from .manifest import NAME, EvaluationFacts, ImatrixFacts, Manifest, TextFacts, versions, write_manifest
-from .markdown import code, word
+from .chat import chat_of
+from .front_matter import FrontMatter
+from .manifest import NAME, EvaluationFacts, Manifest, versions, write_manifest
+from .markdown import with_base
+from .plot import plot_sizes
 from .prompt import prompt_template
-from .towers import sees_and_hears
+from .provenance import imatrix_facts, provenance
+from .published import read_published
+from .towers import sees_and_hears, task
 
 if TYPE_CHECKING:
     from ....formats.ir import Model
-    from ....quantize.plan import Plan
     from .members import Planned
     from .options import ReleaseOptions
     from .state import ReleaseState
@@ -34,8 +39,8 @@ def publish(
     options: ReleaseOptions,
     *,
     imatrix: Path | None,
-    calibration_text: Path | None,
-    evaluation_text: Path,
+    evaluation: EvaluationFacts | None,
+    progress: Progress | None,
 ) -> Manifest:
     """Write everything but the models; the manifest last, since it says that the release is complete.
 
@@ -47,35 +52,30 @@ def publish(
         state: what is known of the files.
         options: the release's options.
         imatrix: the file of the importance matrix, or None.
-        calibration_text: what importance was collected from, or None.
-        evaluation_text: what the files were evaluated on, if they were.
+        evaluation: what was measured, or None.
+        progress: told where the card departs from the original's.
     """
     folder = state.folder
-    rows = sorted((_row(one, state) for one in members if not one.member.mmproj), key=lambda row: row.n_bytes)
-    beside = [one for one in members if one.member.mmproj]
+    rows = [_row(one, evaluation) for one in members if not one.member.mmproj]
+    rows.sort(key=lambda row: row.n_bytes)
     in_order = sorted(members, key=lambda one: (one.member.mmproj, 0 if one.member.mmproj else one.size))
     manifest = Manifest(
         versions=versions(),
         source_name=checkpoint_name(path),
         source=state.source or {},
         recipe_set=options.recipe_set,
-        imatrix=None if imatrix is None else _imatrix_facts(imatrix, calibration_text, options.n_ctx, members[0].plan),
+        imatrix=None if imatrix is None else imatrix_facts(imatrix, members[0].plan, options),
         files={job.path.name: state.files[job.path.name] for one in in_order for job in one.jobs},
-        evaluation=_evaluation_facts(state, evaluation_text) if options.evaluate else None,
+        evaluation=evaluation,
         tensor_types=options.rules,
         targets=state.targets or {},
         split_max_size=options.split_max_size,
     )
-    plot = None
-    if any(row.kld_mean is not None for row in rows):
-        from .plot import plot_sizes
-
-        plot = _PLOT
-        plot_sizes(rows, stem, folder / plot)
-    facts = _card_facts(path, model, stem, rows, manifest, options, folder.resolve().name, plot)
-    if beside:
-        sees, hears = sees_and_hears(beside[0].plan.source)
-        facts = replace(facts, mmproj=[_row(one, state) for one in beside], sees=sees, hears=hears)
+    facts = _card_facts(path, model, stem, rows, members, manifest, options, folder)
+    if conflicts := facts.front.conflicts():
+        note(progress, f"README.md: beside the original's card, {', '.join(conflicts)}")
+    if plot_sizes(rows, facts.others, stem, folder / _PLOT):
+        facts = replace(facts, plot=_PLOT)
     (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
     sums = {name: about.sha256 for name, about in manifest.files.items()}
     if manifest.imatrix is not None and imatrix is not None and imatrix.parent == folder:
@@ -92,62 +92,61 @@ def _checksum(name: str, sha256: str) -> str:
     return f"{'' if escaped == name else chr(92)}{sha256}  {escaped}\n"
 
 
-def _row(one: Planned, state: ReleaseState) -> File:
+def _row(one: Planned, evaluation: EvaluationFacts | None) -> File:
     weights: dict[str, int] = {}
     plan, member = one.plan, one.member
     for step in plan.steps:
         weights[step.type.name] = weights.get(step.type.name, 0) + step.tensor.n_weights
     types = tuple(sorted((name for name in weights if name != "F32"), key=lambda name: -weights[name]))
-    figures = state.figures.get(member.name, {}) if member.measured else {}
+    figures: Mapping[str, float] = {}
+    if evaluation is not None and not member.mmproj:
+        figures = evaluation.base if member.original else evaluation.levels[member.name]
     about = f"a mix around {plan.level}, chosen for this size" if member.target else ""
-    return File(
-        one.path.name, member.name, one.size, plan.bpw, types, figures.get("perplexity"), figures.get("kld_mean"),
-        shards=len(one.jobs), about=about,
-    )  # fmt: skip
-
-
-def _imatrix_facts(path: Path, text: Path | None, n_ctx: int, plan: Plan) -> ImatrixFacts:
-    fit = plan.importance_fit
-    facts = ImatrixFacts(path.name, sha256_of_file(path), None if text is None else TextFacts.of(text), n_ctx)
-    return facts if fit is None else replace(facts, matched=len(fit.matched), missed=fit.missed)
-
-
-def _evaluation_facts(state: ReleaseState, text: Path) -> EvaluationFacts:
-    return EvaluationFacts(TextFacts.of(text), state.base or {}, state.figures)
+    return File(one.path.name, member.name, one.size, plan.bpw, types, figures, shards=len(one.jobs), about=about)
 
 
 def _card_facts(
     path: Path,
     model: Model,
     stem: str,
-    rows: list[File],
+    rows: Sequence[File],
+    members: Sequence[Planned],
     manifest: Manifest,
     options: ReleaseOptions,
-    folder: str,
-    plot: str | None,
+    folder: Path,
 ) -> Facts:
-    from ....formats.gguf.vocab import tokenizer_of
-    from ....formats.hf.files.card import front_matter
+    from ....formats.hf.files.card import card_body, front_matter
 
     context = model.hparam("context_length")
-    card = front_matter(path / "README.md") if path.is_dir() else {}
-    tokenizer = tokenizer_of(model)
-    tokens, template = {}, None
-    if tokenizer is not None:
-        ids = {f"{short}_token": tokenizer.special.get(short) for short in ("bos", "eos")}
-        tokens = {name: tokenizer.tokens[i] for name, i in ids.items() if i is not None}
-        template = tokenizer.chat_templates.get("default")
+    own = path / "README.md"
+    card = front_matter(own) if path.is_dir() else {}
+    base_model = options.base_model or _base_model(path, card)
+    towers = [one for one in members if one.member.mmproj]
+    sees, hears = sees_and_hears(towers[0].plan.source) if towers else (False, False)
+    chat = chat_of(model)
     return Facts(
         name=stem,
-        base_model=options.base_model or _base_model(path, card),
-        card=card,
+        front=FrontMatter(
+            base_model, card, task(sees, hears), options.quantized_by, tuple(options.language), options.license
+        ),
         files=rows,
-        provenance=_provenance(manifest, options, folder),
-        prompt=prompt_template(template, tokens),
-        plot=plot,
+        provenance=provenance(manifest, options, folder.resolve().name),
+        prompt=prompt_template(chat.template, chat.tokens),
         context=context if isinstance(context, int) else None,
-        quantized_by=options.quantized_by,
+        mmproj=[_row(one, None) for one in towers],
+        sees=sees,
+        hears=hears,
+        others=() if options.compare is None else read_published(Path(options.compare)),
+        others_table=None if options.compare is None else Path(options.compare).name,
+        original=_original(card_body(own), base_model) if path.is_dir() else "",
     )
+
+
+def _original(text: str, base_model: str) -> str:
+    """The original's card, whose links to files beside it lead to its repository, if that is known."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base_model):
+        return text
+    return with_base(text, f"https://huggingface.co/{base_model}/resolve/main/")
 
 
 def _base_model(path: Path, card: Mapping[str, object]) -> str:
@@ -156,30 +155,3 @@ def _base_model(path: Path, card: Mapping[str, object]) -> str:
         if isinstance(name := card.get(key), str):
             return name
     return checkpoint_id(path)
-
-
-def _provenance(manifest: Manifest, options: ReleaseOptions, folder: str) -> list[tuple[str, str]]:
-    """How the files were made, as labels and texts."""
-    lines = [("Program", f"quantmill {manifest.versions['quantmill']}, recipe set `{manifest.recipe_set}`")]
-    imatrix, evaluation = manifest.imatrix, manifest.evaluation
-    if imatrix is None:
-        lines.append(("Importance matrix", "none"))
-    elif imatrix.text is None:
-        lines.append(("Importance matrix", f"{code(imatrix.file)}, SHA-256 `{imatrix.sha256}`"))
-    else:
-        made = f"{code(imatrix.file)}, from {code(imatrix.text.name)} (SHA-256 `{imatrix.text.sha256}`)"
-        lines.append(("Importance matrix", f"{made} in chunks of {imatrix.n_ctx} tokens"))
-    if imatrix is not None and imatrix.missed:
-        total = (imatrix.matched or 0) + len(imatrix.missed)
-        used = f"{imatrix.matched} of {total} entries; the model has no tensor of the others"
-        lines.append(("Importance used", used))
-    if evaluation is not None:
-        measured = f"on {code(evaluation.text.name)} (SHA-256 `{evaluation.text.sha256}`), apart from the calibration"
-        lines.append(
-            ("Measured", f"{measured}; the original's perplexity there is {evaluation.base['perplexity']:.3f}")
-        )
-    words = ["quantmill release", word(manifest.source_name), word(folder)]
-    words += ["--imatrix none"] if imatrix is None else []
-    words += ["--evaluate"] if options.evaluate else []
-    words += [f"--levels {','.join(options.levels)}"] if options.levels else []
-    return [*lines, ("Command", code(" ".join(words)))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +21,14 @@ from ..models import read_model, without_float_ending
 from ..options import SizeTarget, StrPath, WriteOptions
 from ..planning import report_importance, with_imatrix
 from .levels import chosen_levels
-from .manifest import Figures, FileFacts, Manifest, source_files
+from .manifest import FileFacts, Manifest, source_files
+from .measuring import measure
 from .members import Member, Planned, chosen_members, plan_member, planned
 from .options import ReleaseOptions
 from .push import open_destination, push_files
 from .state import ReleaseState, has_state, open_state
 from .targets import find_recipes, size_name
+from .texts import calibration_part
 from .towers import release_towers
 
 if TYPE_CHECKING:
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
     from ....formats.ir import Model
     from ....quantize.plan import Plan, PlanOptions
     from ..ray_pool import ClusterOptions
-    from ..running import RunOptions
-
-_EVALUATION_SHARE = 4  # of the text that ships with the package, a quarter is kept for the evaluation
 
 
 @dataclass(frozen=True)
@@ -174,14 +173,15 @@ class _Steps:
             report_importance(members[0].plan, self.imatrix, self.progress)
         self.quantize(members)
         self.verify(state, members)
-        self.evaluate(state, members)
         if state.source is None:
             state.source = {path.name: FileFacts.of(path) for path in source_files(self.path)}
             state.save()
-        calibrated, evaluated = _text(self.options.text), _text(self.options.evaluation_text)
+        evaluation = None
+        if self.options.evaluate:
+            evaluation = measure(self.path, members, self.options, state, self.progress)
         manifest = publish(
             self.path, self.model, self.stem, members, state, self.options, imatrix=self.imatrix,
-            calibration_text=calibrated if self.options.collects else None, evaluation_text=evaluated,
+            evaluation=evaluation, progress=self.progress,
         )  # fmt: skip
         if self.upload is not None:
             push_files(self.upload, self.folder, manifest)
@@ -195,26 +195,10 @@ class _Steps:
         from ..importance import collect_imatrix
 
         text = self.options.text
-        run = self.part_of_text(state, text, calibration=True)
+        run = calibration_part(self.path, self.options, state)
         collect_imatrix(
             self.path, self.imatrix, text=text, run=run, perplexity=False, cluster=self.cluster, progress=self.progress
         )
-
-    def part_of_text(self, state: ReleaseState, text: StrPath | None, calibration: bool) -> RunOptions:
-        """The chunks to use. The text that ships with the package is divided between calibration and evaluation."""
-        from ..running import RunOptions, open_text, open_weights
-
-        n_ctx = self.options.n_ctx
-        if text is not None:
-            return RunOptions(n_ctx=n_ctx, chunks=self.options.chunks)
-        if state.text_chunks is None:
-            state.text_chunks = open_text(open_weights(self.path), None, RunOptions(n_ctx=n_ctx)).n_chunks
-            state.save()
-        kept = state.text_chunks // _EVALUATION_SHARE if self.options.evaluate else 0
-        first, most = state.text_chunks - kept, self.options.chunks
-        if not calibration:
-            return RunOptions(n_ctx=n_ctx, first_chunk=first, chunks=most)
-        return RunOptions(n_ctx=n_ctx, chunks=first if most is None else min(first, most))
 
     def check_members(self) -> None:
         """Raise ``PlanError`` if a member cannot be made; say if importance is for none of them."""
@@ -296,35 +280,6 @@ class _Steps:
                 for path in paths:
                     self.upload.put(path, path.name, state.files[path.name].sha256)
 
-    def evaluate(self, state: ReleaseState, members: Sequence[Planned]) -> None:
-        """Measure the perplexity of the original, then the perplexity and the divergence of each file."""
-        if not self.options.evaluate:
-            return
-        for one in members:
-            name = one.member.name
-            if name in state.figures or not one.member.measured:
-                continue
-            if state.base is None or not state.base_file.exists():
-                state.base_file.unlink(missing_ok=True)
-                state.base = self.measure(state, self.path, save_base=state.base_file)
-                state.save()
-            figures = state.figures[name] = self.measure(state, one.path, base=state.base_file)
-            state.save()
-            line = f"{name}: perplexity {figures['perplexity']:.4f}, KLD {figures['kld_mean']:.5f}"
-            note(self.progress, line)
-
-    def measure(
-        self, state: ReleaseState, model: Path, *, base: Path | None = None, save_base: Path | None = None
-    ) -> Figures:
-        from ..evaluation import evaluate
-
-        text = self.options.evaluation_text
-        run = self.part_of_text(state, text, calibration=False)
-        figures: Figures = asdict(
-            evaluate(model, text, base=base, save_base=save_base, run=run, progress=self.progress)
-        )  # fmt: skip
-        return figures
-
 
 def _stem(model: Path, name: str | None) -> str:
     """What the files' names begin with; a folder's name with control characters in it is not taken as it is."""
@@ -333,9 +288,3 @@ def _stem(model: Path, name: str | None) -> str:
         return own
     seen = "".join(char if visible(char) == char else "-" for char in name or own)
     return re.sub(r"[^\w.+-]+", "-", seen).strip("-.") or "model"
-
-
-def _text(path: StrPath | None) -> Path:
-    from ....imatrix.corpus import default_text
-
-    return default_text() if path is None else Path(path)

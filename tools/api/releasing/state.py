@@ -18,7 +18,7 @@ from .manifest import FIGURES, FIGURES_BY_NAME, NAME, Figures, FileFacts, files_
 from .targets import TargetRecipe, recipes_from_json
 
 _STATE = ".release.json"
-_BASE = ".base.npz"
+_BEFORE = ".before.json"  # the manifest of the release that was here, for what it measured
 # What a release writes into its folder, besides the files that are named after the model.
 _OWN_FILES = ("*.state", "README.md", "SHA256SUMS", "*.png")
 
@@ -48,9 +48,9 @@ class ReleaseState:
     targets: dict[str, TargetRecipe] | None = None
 
     @property
-    def base_file(self) -> Path:
-        """Where the original's predictions are kept while levels are compared with them."""
-        return self.folder / _BASE
+    def before(self) -> Path:
+        """The manifest of the release that was in the folder before, if there was one."""
+        return self.folder / _BEFORE
 
     def save(self) -> None:
         """Write the state, durably."""
@@ -58,7 +58,7 @@ class ReleaseState:
 
     def close(self) -> None:
         """Remove the state: the release is complete."""
-        for path in (self.base_file, _path(self.folder)):
+        for path in (self.before, _path(self.folder)):
             path.unlink(missing_ok=True)
 
     def _to_json(self) -> dict[str, object]:
@@ -103,7 +103,7 @@ def open_state(
             say(f"{folder}: going on where an earlier run stopped; --restart begins anew")
     elif (folder / NAME).is_file():
         raise OutputError("holds a finished release", path=folder, hint="--restart makes it anew")
-    elif folder.exists() and (not folder.is_dir() or {*folder.iterdir()} - {partial_name(path)}):
+    elif folder.exists() and (not folder.is_dir() or {*folder.iterdir()} - {partial_name(path), folder / _BEFORE}):
         raise OutputError("exists and is not an empty folder", path=folder, hint="choose another")
     folder.mkdir(parents=True, exist_ok=True)
     state.save()
@@ -139,7 +139,7 @@ def _path(folder: Path) -> Path:
 
 
 def _discard(folder: Path, stem: str) -> None:
-    """Remove what a release wrote into the folder, and nothing else."""
+    """Remove what a release wrote into the folder, and nothing else; its manifest stays, by another name."""
     known = _path(folder), folder / NAME
     if not any(path.is_file() for path in known):
         return
@@ -147,5 +147,6 @@ def _discard(folder: Path, stem: str) -> None:
     for pattern in (f"{escape(stem)}.*.gguf", f".{escape(stem)}.*", *towers, *_OWN_FILES):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in (*known, folder / _BASE):
-        path.unlink(missing_ok=True)
+    if (folder / NAME).is_file():
+        (folder / NAME).replace(folder / _BEFORE)
+    _path(folder).unlink(missing_ok=True)

@@ -50,3 +50,15 @@ def mmproj_name(stem: str, level: str) -> str:
 def sees_and_hears(towers: Model) -> tuple[bool, bool]:
     """Whether towers are of images, and whether of sound."""
     return towers.get("clip.has_vision_encoder") is True, towers.get("clip.has_audio_encoder") is True
+
+
+def task(sees: bool, hears: bool) -> str:
+    """The hub's pipeline tag of a model that makes text.
+
+    Example:
+        >>> task(False, False), task(True, False)
+        ('text-generation', 'image-text-to-text')
+    """
+    if sees and hears:
+        return "any-to-any"
+    return "image-text-to-text" if sees else "audio-text-to-text" if hears else "text-generation"
