@@ -62,6 +62,19 @@ from .terminal.units import Size
     metavar="SIZE",
     help="Add a file of this size, such as 4.5GiB, each of its types chosen so that it loses least. Repeatable.",
 )
+@click.option(
+    "--refine",
+    is_flag=True,
+    help="Let later weights correct the errors of earlier ones. With --evaluate, files without it are measured, too.",
+)
+@click.option(
+    "--refine-width",
+    type=click.IntRange(min=256),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="At most so many columns correct each other, a multiple of 256.",
+)
 @click.option("--original", is_flag=True, help="Add the weights as they are, in a file to quantize from.")
 @click.option(
     "--split-max-size",
@@ -81,7 +94,8 @@ def command(
     model: Path, folder: Path, levels: str | None, imatrix: str, text: Path | None, n_ctx: int, chunks: int,
     evaluate: bool, evaluation_text: Path | None, name: str | None, base_model: str | None, quantized_by: str | None,
     language: str | None, license: str | None, compare: Path | None,
-    recipe_set: str, tensor_types: Rules, target_sizes: tuple[int, ...], original: bool, split_max_size: int,
+    recipe_set: str, tensor_types: Rules, target_sizes: tuple[int, ...], refine: bool, refine_width: int,
+    original: bool, split_max_size: int,
     threads: int | None, push: str | None, public: bool, restart: bool, quiet: bool,
     cluster: str | None, workers: int | None,
 ) -> None:  # fmt: skip
@@ -118,6 +132,8 @@ def command(
         recipe_set=recipe_set,
         tensor_types=tensor_types,
         target_sizes=target_sizes,
+        refine=refine,
+        refine_width=refine_width,
         original=original,
         split_max_size=split_max_size,
     )

@@ -14,6 +14,13 @@ from .terminal.progress import ProgressDisplay
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="The checkpoint the release was made of.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="The importance matrix.  [default: beside MANIFEST]")
+@click.option(
+    "-f",
+    "--file",
+    "text",
+    type=click.Path(path_type=Path),
+    help="The text that a refined release was calibrated on.  [default: the package's, or the one beside MANIFEST]",
+)
 @click.option("--levels", metavar="LIST", help="Make only these, such as Q4_K_M,Q5_K_M.")
 @click.option(
     "--work", type=click.Path(path_type=Path), help="The folder for temporary files.  [default: beside MANIFEST]"
@@ -27,6 +34,7 @@ def command(
     manifest: Path,
     model: Path,
     imatrix: Path | None,
+    text: Path | None,
     levels: str | None,
     work: Path | None,
     threads: int | None,
@@ -36,7 +44,8 @@ def command(
     """Make the files of a release again from MANIFEST and the model, and compare their checksums.
 
     The importance matrix is the one that was published, because collecting it sums floats in an order that differs
-    between machines. The exit code is 1 when a file differs.
+    between machines. Second moments, which refined files need, are collected again from the text. The exit code is 1
+    when a file differs.
 
     Example: quantmill reproduce llama3-gguf/manifest.json --model Meta-Llama-3-8B-Instruct
     """
@@ -46,8 +55,9 @@ def command(
     chosen = None if levels is None else [level.strip() for level in levels.split(",")]
     with ProgressDisplay(quiet=quiet) as progress:
         found = reproduce(
-            manifest, model, imatrix=imatrix, levels=chosen, work_folder=work, threads=threads, progress=progress
-        )
+            manifest, model, imatrix=imatrix, text=text, levels=chosen, work_folder=work, threads=threads,
+            progress=progress,
+        )  # fmt: skip
     if as_json:
         print_json({"manifest": str(manifest), "same": found.ok, "files": dict(found.same)})
     else:

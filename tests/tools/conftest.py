@@ -12,6 +12,7 @@ import pytest
 
 from oracles.gptq import Client
 from oracles.make_gptq_client import is_made, make
+from oracles.tiny import TEXT, save_tiny_llama
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,17 @@ def client() -> Iterator[Client]:
         pytest.skip("GPTQ's client is not there: python tests/oracles/make_gptq_client.py")
     with Client() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two blocks, 256 wide, that knows some English words."""
+    return save_tiny_llama(tmp_path_factory.mktemp("models") / "Tiny", layers=2, hidden=256)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of a few thousand tokens."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT * 12)
+    return path

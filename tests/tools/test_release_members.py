@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from oracles.kills import run, survive
-from oracles.tiny import TEXT, save_tiny_llama
+from oracles.kills import digest, run, survive
 from quantmill.formats.errors import FormatError, PlanError
 from quantmill.formats.gguf.reader import read_gguf
 from quantmill.tools.api.convert import convert
@@ -23,18 +20,6 @@ from quantmill.tools.api.releasing.reproduce import reproduce
 from quantmill.tools.api.releasing.targets import size_name
 
 RULES = (("attn_v", "Q8_0"), ("blk\\.1\\.ffn_down", "Q6_K"))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("models") / "Tiny", layers=2, hidden=256)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(TEXT * 12)
-    return path
 
 
 def options(text: Path, **more: object) -> ReleaseOptions:
@@ -152,21 +137,9 @@ def test_names_of_sizes() -> None:
     assert [size_name(n) for n in (50 * 10**9, 5 << 30, 999, 1_230_000)] == ["50GB", "5GiB", "999B", "1.23MB"]
 
 
-def digest_of(*folders: Path) -> Callable[[], str]:
-    """What hashes everything that a finished release holds; empty while it is not finished."""
-
-    def result() -> str:
-        if not (folders[0] / "manifest.json").exists():
-            return ""
-        files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
-        return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
-
-    return result
-
-
 @pytest.mark.slow
 def test_killed_and_taken_up(tiny: Path, text: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     words = ["release", str(tiny), "set", "--levels", "Q4_K_M", "-f", str(text), "-c", "64", "--chunks", "4"]
     words += ["--target-size", "700kB", "--original", "--split-max-size", "0.9MB"]
-    survive(words, tmp_path, digest_of(out), lambda: shutil.rmtree(out, ignore_errors=True), kills=4)
+    survive(words, tmp_path, lambda: digest(out), lambda: shutil.rmtree(out, ignore_errors=True), kills=4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ....formats.errors import visible
 from ....formats.storage.output import human_bytes
@@ -32,6 +32,8 @@ class File:
         figures: what was measured of it, by the names of ``evaluate --json``; empty if nothing was.
         shards: how many files it is; ``name`` is the first.
         about: its use, where the level does not say it.
+        refined: whether it is refined.
+        plain: the same file without refining, which was measured and is not in the release; or None.
     """
 
     name: str
@@ -42,6 +44,13 @@ class File:
     figures: Mapping[str, float] = field(default_factory=dict)
     shards: int = 1
     about: str = ""
+    refined: bool = False
+    plain: File | None = None
+
+    @property
+    def method(self) -> str:
+        """How it was made, in a word or two."""
+        return f"{self.level}, refined" if self.refined else self.level
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ def model_card(facts: Facts) -> str:
         _how_made(facts),
         _prompt(facts),
         _table(facts),
-        measured_table(facts.files, facts.others, facts.others_table),
+        measured_table(with_plain(facts.files), facts.others, facts.others_table),
         _plot(facts),
         _methods(facts),
         _running(facts),
@@ -128,7 +137,7 @@ def _table(facts: Facts) -> str:
         rows.append(
             [
                 link(file.name) + (f" and {file.shards - 1} more shards" if file.shards > 1 else ""),
-                file.level,
+                file.method,
                 f"{file.bpw:.2f}",
                 human_bytes(file.n_bytes),
                 human_bytes(int(file.n_bytes + RAM_OVERHEAD)),
@@ -138,6 +147,12 @@ def _table(facts: Facts) -> str:
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     note = "Bits are per weight, over all tensors. Max RAM is without layers on a GPU and for short contexts."
     return f"## Provided files\n\n{table}\n\n{note}\n"
+
+
+def with_plain(files: Sequence[File]) -> list[File]:
+    """Files as the tables of what was measured have them: each refined one before the same file without refining."""
+    pairs = [(replace(file, level=file.method), file.plain) for file in files]
+    return [one for pair in pairs for one in pair if one is not None]
 
 
 def _plot(facts: Facts) -> str:

@@ -19,6 +19,7 @@ from ....formats.storage.durable import sha256_of_file, write_durably
 from ....formats.version import __version__
 from .fields import SIZE, needed
 from .members import Member
+from .refining import RefinementFacts
 from .targets import TargetRecipe, recipes_from_json
 
 FORMAT = 1
@@ -110,7 +111,7 @@ class EvaluationFacts:
     Args:
         text: what was judged.
         base: the original's figures on it.
-        levels: those of each model, by its name in tables.
+        levels: those of each model, by its name in tables; those of plain ones beside refined ones, too.
         part: which chunks were judged: ``n_ctx``, ``first_chunk`` and ``chunks``; empty in earlier manifests.
     """
 
@@ -135,6 +136,7 @@ class Manifest:
         tensor_types: patterns and types that come before the recipes, in order.
         targets: the recipes that were found for target sizes, by name.
         split_max_size: the most bytes of a file; larger models are shards. None in manifests of earlier versions.
+        refinement: how the files were refined, or None.
     """
 
     versions: Mapping[str, str]
@@ -147,6 +149,7 @@ class Manifest:
     tensor_types: tuple[tuple[str, str], ...] = ()
     targets: Mapping[str, TargetRecipe] = field(default_factory=dict)
     split_max_size: int | None = None
+    refinement: RefinementFacts | None = None
 
     def to_json(self) -> dict[str, object]:
         """Give the content of manifest.json."""
@@ -168,6 +171,8 @@ class Manifest:
         }
         if self.targets:
             content["targets"] = {name: recipe.to_json() for name, recipe in self.targets.items()}
+        if self.refinement is not None:
+            content["refinement"] = self.refinement.to_json()
         if imatrix is not None:
             content["imatrix"] = {
                 "file": imatrix.file,
@@ -226,6 +231,7 @@ def _parse(content: Mapping[str, Any], path: Path) -> Manifest:
             raise FormatError("has no recipe", path=path, where=f"targets.{target[:80]}")
     options, source = (needed(content, key, OBJECT, path=path) for key in ("options", "source"))
     option = partial(take, options, path=path, inside="options.")
+    refinement = take(content, "refinement", OBJECT, path=path)
     sets = (option(key, TEXT) for key in ("recipe_set", "book"))
     return Manifest(
         versions=take(content, "versions", _TEXTS_BY_NAME, path=path) or {},
@@ -238,6 +244,7 @@ def _parse(content: Mapping[str, Any], path: Path) -> Manifest:
         tensor_types=tuple((pattern, type) for pattern, type in option("tensor_types", _RULES) or ()),
         targets=targets,
         split_max_size=option("split_max_size", SIZE),
+        refinement=None if refinement is None else RefinementFacts.from_json(refinement, path, "refinement."),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def measure(
-    model: Path, members: Sequence[Planned], options: ReleaseOptions, state: ReleaseState, progress: Progress | None
-) -> EvaluationFacts:
+    model: Path, members: Sequence[Planned], plain: Mapping[str, Path], options: ReleaseOptions, state: ReleaseState,
+    progress: Progress | None,
+) -> EvaluationFacts:  # fmt: skip
     """Measure the perplexity of the original, and the perplexity and the divergence of each file.
 
     What an earlier run measured stands: of this release, or of the one that was in the folder before it, where the
@@ -30,6 +31,8 @@ def measure(
     Args:
         model: the original's file or folder.
         members: the models that are written.
+        plain: the files of refined members without refining that are still to be measured, by ``plain_name``; each is
+            removed when it is measured.
         options: those of the release.
         state: whose ``source`` and ``files`` are known; each figure is saved to it as soon as it is known.
         progress: told of each batch and of each model.
@@ -43,8 +46,8 @@ def measure(
     text = TextFacts.of(text_path(options.evaluation_text))
     judged = [one for one in members if one.member.measured]
     _take_over(judged, state, lambda was: (was.text.sha256, was.part) == (text.sha256, _part(run)), progress)
-    left = [one for one in judged if one.member.name not in state.figures]
-    names = {one.path: one.member.name for one in left}
+    names = {one.path: one.member.name for one in judged if one.member.name not in state.figures}
+    names |= {path: name for name, path in plain.items()}
 
     def measured(found: ComparedModel) -> None:
         name, figures = names[found.path], asdict(found.figures)
@@ -52,12 +55,23 @@ def measure(
         state.base = {**state.base, "tokens": figures["tokens"]}
         state.figures[name] = figures
         state.save()
+        if name in plain:
+            found.path.unlink()
         note(progress, f"{name}: perplexity {figures['perplexity']:.4f}, KLD {figures['kld_mean']:.5f}")
 
-    if left:
-        paths = [one.path for one in left]
-        compare_models(model, paths, options.evaluation_text, run=run, measured=measured, progress=progress)
+    if names:
+        compare_models(model, list(names), options.evaluation_text, run=run, measured=measured, progress=progress)
     return EvaluationFacts(text, state.base or {}, state.figures, _part(run))
+
+
+def plain_name(name: str) -> str:
+    """What tables call the same file without refining.
+
+    Example:
+        >>> plain_name("Q4_K_M")
+        'Q4_K_M plain'
+    """
+    return f"{name} plain"
 
 
 def _part(run: object) -> dict[str, int | None]:

@@ -86,11 +86,13 @@ class Planned:
         member: what it is.
         plan: of the whole model.
         jobs: the plan and the path of each file.
+        plain: the plan without refining, which is measured beside it; None where nothing is refined.
     """
 
     member: Member
     plan: Plan
     jobs: tuple[Job, ...]
+    plain: Plan | None = None
 
     @property
     def path(self) -> Path:

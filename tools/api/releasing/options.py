@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....formats.errors import PlanError
 from ....quantize.patterns import TypeRule
 from ..checks import refuse
 from ..options import StrPath
+from ..planning import DEFAULT_REFINE_WIDTH
 from .front_matter import check_identifiers
 from .manifest import source_files
 from .published import read_published
@@ -43,6 +45,9 @@ class ReleaseOptions:
         recipe_set: the recipe set that the levels are of.
         tensor_types: (pattern, type) pairs that come before the recipes of all levels; see ``PlanOptions``.
         target_sizes: sizes in bytes, for each of which a file is made that loses least; see ``SizeTarget``.
+        refine: let later weights correct the errors of earlier ones, by second moments of the text; with ``evaluate``
+            each refined file is measured beside one of the same types that is not refined.
+        refine_width: how many columns correct each other, at most; a multiple of 256.
         original: add the weights as they are, in a file of their own.
         split_max_size: the most bytes of a file; larger models are written as shards. The hub takes 50 GB.
 
@@ -68,6 +73,8 @@ class ReleaseOptions:
     recipe_set: str = "current"
     tensor_types: Sequence[tuple[str, str | QType] | TypeRule] = ()
     target_sizes: Sequence[int] = ()
+    refine: bool = False
+    refine_width: int = DEFAULT_REFINE_WIDTH
     original: bool = False
     split_max_size: int = 50_000_000_000
 
@@ -91,6 +98,9 @@ class ReleaseOptions:
 
     def check(self) -> None:
         """Raise ``PlanError`` for options that would have no effect, and ``FormatError`` for a table that is none."""
+        if self.refine and self.imatrix is None:
+            raise PlanError("needs importance", where="--refine", hint="leave out --imatrix none")
+        _check_width(self.refine, self.refine_width)
         check_identifiers(self.license, self.language)
         if self.compare is not None:
             read_published(Path(self.compare))
@@ -117,7 +127,15 @@ class ReleaseOptions:
         numbers = {"n_ctx": self.n_ctx, "chunks": self.chunks, "evaluate": self.evaluate}
         members = {
             "tensor_types": [list(rule) for rule in self.rules], "target_sizes": list(self.target_sizes),
+            "refine": self.refine, "refine_width": self.refine_width,
             "original": self.original, "split_max_size": self.split_max_size,
         }  # fmt: skip
         names = {"recipe_set": self.recipe_set, "name": self.name}
         return {"model": source, "levels": list(levels), **texts, **numbers, **names, **members}
+
+
+def _check_width(refine: bool, width: int) -> None:
+    if width != DEFAULT_REFINE_WIDTH:
+        refuse({"--refine-width": not refine}, "nothing is refined without --refine")
+    if width % DEFAULT_REFINE_WIDTH or width < 1:
+        raise PlanError(f"{width} is not a multiple of {DEFAULT_REFINE_WIDTH}", where="--refine-width")

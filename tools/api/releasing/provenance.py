@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....formats.storage.durable import sha256_of_file
+from ..planning import DEFAULT_REFINE_WIDTH
 from .manifest import EvaluationFacts, ImatrixFacts, Manifest, TextFacts
 from .markdown import code, word
+from .targets import size_name
 from .texts import text_path
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def provenance(manifest: Manifest, options: ReleaseOptions, folder: str) -> list
             total = (imatrix.matched or 0) + len(imatrix.missed)
             used = f"{imatrix.matched} of {total} entries; the model has no tensor of the others"
             lines.append(("Importance used", used))
+    if manifest.refinement is not None:
+        lines.append(("Refined", _refined(manifest.refinement.width, manifest)))
     if evaluation is not None:
         measured = f"on {_text(evaluation.text)}, {_judged(evaluation)}, apart from the calibration"
         lines.append(
@@ -60,7 +64,20 @@ def provenance(manifest: Manifest, options: ReleaseOptions, folder: str) -> list
     words += ["--imatrix none"] if imatrix is None else []
     words += ["--evaluate"] if options.evaluate else []
     words += [f"--levels {','.join(options.levels)}"] if options.levels else []
+    words += [f"--target-size {size_name(size)}" for size in options.target_sizes]
+    words += [f"--tensor-type {word(f'{pattern}={type}')}" for pattern, type in options.rules]
+    words += ["--refine"] if options.refine else []
+    words += [f"--refine-width {options.refine_width}"] if options.refine_width != DEFAULT_REFINE_WIDTH else []
+    words += ["--original"] if options.original else []
     return [*lines, ("Command", code(" ".join(words)))]
+
+
+def _refined(width: int, manifest: Manifest) -> str:
+    line = f"codes are chosen so that the products of up to {width} columns are kept, not each weight alone"
+    line += ", by second moments of the same text; types and sizes stay the same"
+    if manifest.evaluation is not None:
+        line += ". Plain files have them, too, without refining: they were made to be measured, and removed"
+    return line
 
 
 def _of_imatrix(imatrix: ImatrixFacts) -> str:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from ....formats.hf.files.hub_cache import checkpoint_id, checkpoint_name
 from ....formats.progress import Progress, note
-from .card import Facts, File, model_card
+from .card import Facts, File, model_card, with_plain
 from .chat import chat_of
 from .front_matter import FrontMatter
 from .manifest import NAME, EvaluationFacts, Manifest, versions, write_manifest
 from .markdown import with_base
+from .measuring import plain_name
 from .plot import plot_sizes
 from .prompt import prompt_template
 from .provenance import imatrix_facts, provenance
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ....formats.ir import Model
     from .members import Planned
     from .options import ReleaseOptions
+    from .refining import RefinementFacts
     from .state import ReleaseState
 
 _PLOT = "size-kld.png"
@@ -40,6 +42,7 @@ def publish(
     *,
     imatrix: Path | None,
     evaluation: EvaluationFacts | None,
+    refinement: RefinementFacts | None,
     progress: Progress | None,
 ) -> Manifest:
     """Write everything but the models; the manifest last, since it says that the release is complete.
@@ -53,6 +56,7 @@ def publish(
         options: the release's options.
         imatrix: the file of the importance matrix, or None.
         evaluation: what was measured, or None.
+        refinement: how the files were refined, or None.
         progress: told where the card departs from the original's.
     """
     folder = state.folder
@@ -70,11 +74,12 @@ def publish(
         tensor_types=options.rules,
         targets=state.targets or {},
         split_max_size=options.split_max_size,
+        refinement=refinement,
     )
     facts = _card_facts(path, model, stem, rows, members, manifest, options, folder)
     if conflicts := facts.front.conflicts():
         note(progress, f"README.md: beside the original's card, {', '.join(conflicts)}")
-    if plot_sizes(rows, facts.others, stem, folder / _PLOT):
+    if plot_sizes(with_plain(rows), facts.others, stem, folder / _PLOT):
         facts = replace(facts, plot=_PLOT)
     (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
     sums = {name: about.sha256 for name, about in manifest.files.items()}
@@ -102,7 +107,12 @@ def _row(one: Planned, evaluation: EvaluationFacts | None) -> File:
     if evaluation is not None and not member.mmproj:
         figures = evaluation.base if member.original else evaluation.levels[member.name]
     about = f"a mix around {plan.level}, chosen for this size" if member.target else ""
-    return File(one.path.name, member.name, one.size, plan.bpw, types, figures, shards=len(one.jobs), about=about)
+    row = File(one.path.name, member.name, one.size, plan.bpw, types, figures, shards=len(one.jobs), about=about)
+    if one.plain is None:
+        return row
+    found = {} if evaluation is None else evaluation.levels.get(plain_name(member.name), {})
+    plain = File("not in this release", f"{member.name}, plain", one.plain.size, one.plain.bpw, types, found)
+    return replace(row, refined=True, plain=plain if found else None)
 
 
 def _card_facts(

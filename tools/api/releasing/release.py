@@ -5,27 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....formats.errors import WeightError, visible
+from ....formats.errors import PlanError, WeightError, visible
 from ....formats.hf.files.hub_cache import checkpoint_name
 from ....formats.progress import Progress, note, notes
 from ....formats.storage.endings import without_ending
 from ....formats.storage.interrupts import when_cut_off
-from ....formats.storage.output import explained
+from ....formats.storage.output import explained, human_bytes
 from ..checks import check_cluster
 from ..convert import write_plans
 from ..hub import local_path
+from ..importance import DEFAULT_MOMENTS_SIZE
 from ..models import read_model, without_float_ending
 from ..options import SizeTarget, StrPath, WriteOptions
 from ..planning import report_importance, with_imatrix
 from .levels import chosen_levels
-from .manifest import FileFacts, Manifest, source_files
-from .measuring import measure
+from .manifest import NAME, FileFacts, Manifest, read_manifest, source_files
+from .measuring import measure, plain_name
 from .members import Member, Planned, chosen_members, plan_member, planned
 from .options import ReleaseOptions
 from .push import open_destination, push_files
+from .refining import RefinementFacts, can_be_refined, collect_both, moments_digest, refined_by
 from .state import ReleaseState, has_state, open_state
 from .targets import find_recipes, size_name
 from .texts import calibration_part
@@ -34,7 +37,9 @@ from .towers import release_towers
 if TYPE_CHECKING:
     from ....formats.hub.upload import Destination
     from ....formats.ir import Model
+    from ....quantize.execute import Job
     from ....quantize.plan import Plan, PlanOptions
+    from ....quantize.refine.refiner import Refiner
     from ..ray_pool import ClusterOptions
 
 
@@ -167,38 +172,73 @@ class _Steps:
         levels = [member.level for member in self.members if member.level and member.measured]
         key = self.options.key(self.path, levels)
         state = open_state(self.folder, key, stem=self.stem, restart=restart, say=notes(self.progress))
+        if state.published:
+            return self.finish(state, read_manifest(self.folder / NAME))
         self.collect(state)
-        members = self.plans(state)
+        members, refiner = self.plans(state)
         if self.imatrix is not None:
             report_importance(members[0].plan, self.imatrix, self.progress)
-        self.quantize(members)
+        self.quantize(members, refiner)
         self.verify(state, members)
         if state.source is None:
             state.source = {path.name: FileFacts.of(path) for path in source_files(self.path)}
             state.save()
         evaluation = None
         if self.options.evaluate:
-            evaluation = measure(self.path, members, self.options, state, self.progress)
+            plain = self.write_plain(state, members)
+            evaluation = measure(self.path, members, plain, self.options, state, self.progress)
         manifest = publish(
             self.path, self.model, self.stem, members, state, self.options, imatrix=self.imatrix,
-            evaluation=evaluation, progress=self.progress,
+            evaluation=evaluation, refinement=self.refinement(state), progress=self.progress,
         )  # fmt: skip
+        state.published = True
+        state.save()
+        return self.finish(state, manifest)
+
+    def finish(self, state: ReleaseState, manifest: Manifest) -> Release:
+        """What is left when all files are there."""
         if self.upload is not None:
             push_files(self.upload, self.folder, manifest)
-        state.close()
+        state.close(self.working_moments, *self.folder.glob(f".{escape(self.stem)}.*.plain.gguf"))
         return Release(self.folder, tuple(self.folder / name for name in manifest.files), manifest)
 
+    @property
+    def working_moments(self) -> Path:
+        """Where second moments are kept until the release is complete."""
+        return self.folder / f".{self.stem}.moments.gguf"
+
+    @property
+    def moments(self) -> Path | None:
+        """The file with second moments; None if nothing is refined."""
+        if not self.options.refine:
+            return None
+        return self.working_moments if self.options.collects else self.imatrix
+
     def collect(self, state: ReleaseState) -> None:
-        """Collect importance, unless it was given or is there."""
-        if not self.options.collects or self.imatrix is None or self.imatrix.exists():
+        """Collect importance, with second moments where levels are refined, unless it was given or is there."""
+        if not self.options.collects or self.imatrix is None:
             return
         from ..importance import collect_imatrix
 
         text = self.options.text
         run = calibration_part(self.path, self.options, state)
-        collect_imatrix(
-            self.path, self.imatrix, text=text, run=run, perplexity=False, cluster=self.cluster, progress=self.progress
-        )
+        if self.moments is not None:
+            if self.cluster is not None:
+                line = "importance and second moments are collected on this machine, not on the cluster"
+                note(self.progress, line, important=True)
+            collect_both(self.path, self.moments, self.imatrix, text, run, DEFAULT_MOMENTS_SIZE, self.progress)
+        elif not self.imatrix.exists():
+            collect_imatrix(
+                self.path, self.imatrix, text=text, run=run, perplexity=False, cluster=self.cluster,
+                progress=self.progress,
+            )  # fmt: skip
+
+    def refinement(self, state: ReleaseState) -> RefinementFacts | None:
+        """How to refine again."""
+        if self.moments is None:
+            return None
+        chunks = calibration_part(self.path, self.options, state).chunks if self.options.collects else None
+        return RefinementFacts(self.options.refine_width, moments_digest(self.moments), DEFAULT_MOMENTS_SIZE, chunks)
 
     def check_members(self) -> None:
         """Raise ``PlanError`` if a member cannot be made; say if importance is for none of them."""
@@ -209,6 +249,8 @@ class _Steps:
             options = replace(self.options.plan_options, importance=uniform_importance(self.model))
         else:
             options = self.plan_options()
+            if self.moments is not None:
+                options, _ = refined_by(self.moments, self.options.refine_width, options)
         sizes = [SizeTarget(nbytes=size) for size in self.options.target_sizes]
         if sizes:
             check_targets(self.model, sizes, options)
@@ -216,6 +258,8 @@ class _Steps:
         plans = [plan_member(member, self.model, self.towers, options, {}) for member in known]
         for member, plan in zip(known, plans, strict=True):
             self.files_of(member, plan)
+        if self.options.refine and not sizes and not any(map(can_be_refined, plans)):
+            raise PlanError("has no effect: no type of these levels is refined", where="--refine", hint="leave it out")
         weighed = bool(sizes) or any(step.uses_importance for plan in plans for step in plan.steps)
         if self.imatrix is not None and not weighed:
             line = "no level of this release is encoded with importance: --imatrix none makes the same weights"
@@ -227,13 +271,16 @@ class _Steps:
         options, _ = with_imatrix(self.options.plan_options, self.model, self.imatrix, name=name)
         return options
 
-    def plans(self, state: ReleaseState) -> list[Planned]:
-        """The plan of each member: nothing is written before all of them are known to be possible."""
-        options = self.plan_options()
+    def plans(self, state: ReleaseState) -> tuple[list[Planned], Refiner | None]:
+        """The plan of each member, and what refines them: nothing is written before all are known to be possible."""
+        options = plain = self.plan_options()
+        refiner = None
+        if self.moments is not None:
+            options, refiner = refined_by(self.moments, self.options.refine_width, plain)
         if state.targets is None:
             state.targets = find_recipes(
                 self.options.target_sizes, self.model, options,
-                refiner=None, text=self.options.text, threads=self.threads, progress=self.progress,
+                refiner=refiner, text=self.options.text, threads=self.threads, progress=self.progress,
             )  # fmt: skip
             state.save()
         plans = {m: plan_member(m, self.model, self.towers, options, state.targets) for m in self.members}
@@ -241,25 +288,51 @@ class _Steps:
         for line in remarks:
             if not line.startswith("--imatrix "):  # of Q8_0 it is expected; check_members says it of a whole release
                 note(self.progress, line, important=True)
-        return [self.files_of(member, plan, self.progress) for member, plan in plans.items()]
+        made = []
+        for member, plan in plans.items():
+            one = self.files_of(member, plan, self.progress)
+            if any(step.refined for step in plan.steps):
+                one = replace(one, plain=plan_member(member, self.model, self.towers, plain, state.targets))
+            made.append(one)
+        return made, refiner
 
     def files_of(self, member: Member, plan: Plan, progress: Progress | None = None) -> Planned:
         path = self.folder / member.file(self.stem)
         return planned(plan, member, path, self.options.split_max_size, progress)
 
-    def quantize(self, members: Sequence[Planned]) -> None:
+    def quantize(self, members: Sequence[Planned], refiner: Refiner | None) -> None:
         """Write every file that is not there yet, from one reading of the weights of the model and of its towers."""
         for towers in (False, True):
             jobs = [job for one in members if one.member.mmproj == towers for job in one.jobs]
-            jobs = [job for job in jobs if not job.path.exists()]
-            if jobs:
-                write_plans(
-                    jobs,
-                    options=WriteOptions(threads=self.threads),
-                    inputs=[] if self.imatrix is None else [self.imatrix],
-                    cluster=self.cluster,
-                    progress=self.progress,
-                )
+            self.write(jobs, None if towers else refiner)
+
+    def write_plain(self, state: ReleaseState, members: Sequence[Planned]) -> dict[str, Path]:
+        """Write what refined files would be without refining, where that is still to be measured; by ``plain_name``."""
+        from ....quantize.execute import Job
+
+        jobs = {}
+        for one in members:
+            name = plain_name(one.member.name)
+            if one.plain is not None and name not in state.figures:
+                jobs[name] = Job(one.plain, self.folder / f".{self.stem}.{one.member.name}.plain.gguf")
+        if jobs:
+            size = human_bytes(sum(job.plan.size for job in jobs.values()))
+            note(self.progress, f"{len(jobs)} files without refining are made to be measured, and removed: {size}")
+            self.write(list(jobs.values()))
+        return {name: job.path for name, job in jobs.items()}
+
+    def write(self, jobs: Sequence[Job], refiner: Refiner | None = None) -> None:
+        """Write the files that are not there yet."""
+        jobs = [job for job in jobs if not job.path.exists()]
+        if jobs:
+            write_plans(
+                jobs,
+                refiner=refiner,
+                options=WriteOptions(threads=self.threads),
+                inputs=[path for path in (self.imatrix, self.moments) if path is not None],
+                cluster=self.cluster,
+                progress=self.progress,
+            )
 
     def verify(self, state: ReleaseState, members: Sequence[Planned]) -> None:
         """Read every file back: its structure, and that each weight decodes to a finite number."""

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from ....formats.errors import FormatError, PlanError
 from ....formats.gguf.shards import shard_prefix
-from ....formats.progress import Progress
+from ....formats.progress import Progress, note
 from ....formats.storage.durable import sha256_of_file
 from ..checks import refuse
 from ..convert import write_plans
@@ -17,8 +17,9 @@ from ..hub import local_path
 from ..models import read_model
 from ..options import StrPath, WriteOptions
 from ..planning import with_imatrix
-from .manifest import FileFacts, Manifest, read_manifest, source_files
+from .manifest import FileFacts, Manifest, TextFacts, read_manifest, source_files
 from .members import Member, plan_member, planned
+from .refining import RefinementFacts, can_be_refined, check_again, collect_both, refined_by
 from .towers import release_towers
 
 
@@ -50,6 +51,7 @@ def reproduce(
     model: StrPath,
     *,
     imatrix: StrPath | None = None,
+    text: StrPath | None = None,
     levels: Sequence[str] | None = None,
     work_folder: StrPath | None = None,
     threads: int | None = None,
@@ -58,12 +60,15 @@ def reproduce(
     """Make the files of a release again from its manifest and the model, and compare their checksums.
 
     The importance matrix is the one that was published, because collecting it sums floats in an order that differs
-    between machines.
+    between machines. Second moments, by which a release was refined, are published by no release: they are collected
+    again, in a file that a run which is interrupted leaves for the next, and a line says if they are not the release's.
 
     Args:
         manifest: the manifest.json of the release.
         model: the checkpoint that the release was made of.
         imatrix: the release's importance matrix; None for the one beside the manifest.
+        text: the text that second moments are collected from; None for the one that ships with the package, or the one
+            of that name beside the manifest.
         levels: make only these; None for all.
         work_folder: where each file is written before it is compared and removed; None for beside the manifest.
         threads: how many threads compute; None for one for each CPU.
@@ -89,7 +94,11 @@ def reproduce(
     files = _chosen(content, levels, path)
     _check_source(content, model)
     used = _find_imatrix(content, imatrix, path)
-    made = _make(content, files, model, used, Path(work_folder or path.parent), threads, progress)
+    refinement = content.refinement
+    if refinement is None or content.imatrix is None or content.imatrix.text is None:
+        refuse({"--file": text is not None}, "no text is read")
+    work = _Work(content, model, used, path, Path(work_folder or path.parent), text, threads, progress)
+    made = work.make(files)
     return Reproduction(content, {name: made.get(name) == facts.sha256 for name, facts in files.items()})
 
 
@@ -129,34 +138,89 @@ def _find_imatrix(manifest: Manifest, given: StrPath | None, path: Path) -> Path
     return imatrix
 
 
-def _make(
-    manifest: Manifest,
-    files: Mapping[str, FileFacts],
-    model: Path,
-    imatrix: Path | None,
-    work_folder: Path,
-    threads: int | None,
-    progress: Progress | None,
-) -> dict[str, str]:
-    """Make one member after the other, so that the disk needs room for one, and give their files' checksums."""
-    from ....quantize.plan_options import PlanOptions
+@dataclass(frozen=True)
+class _Work:
+    """Makes the members of a release again.
 
-    source = read_model(model, progress=progress)
-    name = None if manifest.imatrix is None else manifest.imatrix.file  # whatever its name is now
-    options = PlanOptions(recipe_set=manifest.recipe_set, tensor_types=manifest.tensor_types)
-    options, _ = with_imatrix(options, source, imatrix, name=name)
-    towers = release_towers(model, progress) if any(facts.member.mmproj for facts in files.values()) else None
-    sets: dict[Member, list[str]] = {}
-    for name, facts in files.items():
-        sets.setdefault(facts.member, []).append(name)
-    found = {}
-    with TemporaryDirectory(prefix=".reproduce-", dir=work_folder) as folder:
-        for member, names in sets.items():
-            plan = plan_member(member, source, towers, options, manifest.targets)
-            path = Path(folder, f"{shard_prefix(Path(names[0]))}.gguf")
-            made = planned(plan, member, path, manifest.split_max_size or plan.size)
-            write_plans(made.jobs, options=WriteOptions(threads=threads), progress=progress)
-            for job in made.jobs:
-                found[job.path.name] = sha256_of_file(job.path)
-                job.path.unlink()
-    return found
+    Args:
+        manifest: the release's.
+        model: its checkpoint.
+        imatrix: its importance matrix, or None.
+        path: of the manifest.
+        folder: where files are written.
+        text, threads, progress: see ``reproduce``.
+    """
+
+    manifest: Manifest
+    model: Path
+    imatrix: Path | None
+    path: Path
+    folder: Path
+    text: StrPath | None
+    threads: int | None
+    progress: Progress | None
+
+    def make(self, files: Mapping[str, FileFacts]) -> dict[str, str]:
+        """Make one member after the other, so that the disk needs room for one, and give their files' checksums."""
+        from ....quantize.plan_options import PlanOptions
+
+        manifest, progress = self.manifest, self.progress
+        source = read_model(self.model, progress=progress)
+        name = None if manifest.imatrix is None else manifest.imatrix.file  # whatever its name is now
+        options = PlanOptions(recipe_set=manifest.recipe_set, tensor_types=manifest.tensor_types)
+        options, _ = with_imatrix(options, source, self.imatrix, name=name)
+        towers = release_towers(self.model, progress) if any(facts.member.mmproj for facts in files.values()) else None
+        sets: dict[Member, list[str]] = {}
+        for name, facts in files.items():
+            sets.setdefault(facts.member, []).append(name)
+        plans = {member: plan_member(member, source, towers, options, manifest.targets) for member in sets}
+        refiner, moments = None, None
+        if manifest.refinement is not None and any(map(can_be_refined, plans.values())):
+            moments = self.moments(manifest.refinement)
+            refined, refiner = refined_by(moments, manifest.refinement.width, options)
+            plans = {member: plan_member(member, source, towers, refined, manifest.targets) for member in sets}
+        found = {}
+        with TemporaryDirectory(prefix=".reproduce-", dir=self.folder) as folder:
+            for member, plan in plans.items():
+                path = Path(folder, f"{shard_prefix(Path(sets[member][0]))}.gguf")
+                made = planned(plan, member, path, manifest.split_max_size or plan.size)
+                how = WriteOptions(threads=self.threads)
+                write_plans(made.jobs, refiner=None if member.mmproj else refiner, options=how, progress=progress)
+                for job in made.jobs:
+                    found[job.path.name] = sha256_of_file(job.path)
+                    job.path.unlink()
+        if moments is not None and moments != self.imatrix:
+            moments.unlink()
+        return found
+
+    def moments(self, facts: RefinementFacts) -> Path:
+        """The file with second moments: the importance matrix that was given, or one that is collected again."""
+        imatrix = self.manifest.imatrix
+        assert imatrix is not None
+        assert self.imatrix is not None
+        if imatrix.text is None:
+            return self.imatrix
+        from ..running import RunOptions
+
+        text = self.find_text(imatrix.text)
+        moments = self.folder / f".{imatrix.file}.moments.gguf"
+        again = f"second moments are collected again, from {imatrix.text.name}"
+        note(self.progress, f"{again}: the release publishes importance alone", important=True)
+        run = RunOptions(n_ctx=imatrix.n_ctx, chunks=facts.chunks)
+        collect_both(self.model, moments, None, text, run, facts.moments_size, self.progress)
+        check_again(moments, facts, self.progress)
+        return moments
+
+    def find_text(self, facts: TextFacts) -> Path | None:
+        """The text of the release; None for the one that ships with the package."""
+        from ....imatrix.corpus import default_text
+
+        given = self.text
+        if given is None and sha256_of_file(default_text()) == facts.sha256:
+            return None
+        path = self.path.parent / facts.name if given is None else Path(given)
+        if not path.is_file():
+            raise FormatError("the text of the second moments is missing", path=path, hint="name it with --file")
+        if sha256_of_file(path) != facts.sha256:
+            raise FormatError("is not the text of the release", path=path, hint="name it with --file")
+        return path

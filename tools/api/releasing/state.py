@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ....formats.errors import FormatError, OutputError
 from ....formats.json_text import read_json
-from ....formats.json_types import OBJECT, WHOLE, take
+from ....formats.json_types import FLAG, OBJECT, WHOLE, take
 from ....formats.storage.durable import partial_name
 from .fields import needed
 from .manifest import FIGURES, FIGURES_BY_NAME, NAME, Figures, FileFacts, files_from_json, write_json
@@ -36,6 +36,7 @@ class ReleaseState:
         figures: the figures of the levels that are evaluated.
         source: the files of the checkpoint, by name; None if not hashed yet.
         targets: the recipes that were found for target sizes, by name; None if not looked for yet.
+        published: whether all that belongs to the release is written, and only working files are left.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class ReleaseState:
     figures: dict[str, Figures] = field(default_factory=dict)
     source: dict[str, FileFacts] | None = None
     targets: dict[str, TargetRecipe] | None = None
+    published: bool = False
 
     @property
     def before(self) -> Path:
@@ -56,9 +58,9 @@ class ReleaseState:
         """Write the state, durably."""
         write_json(_path(self.folder), {"key": dict(self.key), "done": self._to_json()})
 
-    def close(self) -> None:
-        """Remove the state: the release is complete."""
-        for path in (self.before, _path(self.folder)):
+    def close(self, *working: Path) -> None:
+        """Remove working files, and last the state: the release is complete."""
+        for path in (*working, self.before, _path(self.folder)):
             path.unlink(missing_ok=True)
 
     def _to_json(self) -> dict[str, object]:
@@ -67,6 +69,7 @@ class ReleaseState:
             "files": {name: facts.to_json() for name, facts in self.files.items()},
             "base": self.base,
             "figures": self.figures,
+            "published": self.published,
             "source": None if self.source is None else {name: facts.to_json() for name, facts in self.source.items()},
             "targets": None if self.targets is None else {name: one.to_json() for name, one in self.targets.items()},
         }
@@ -124,6 +127,7 @@ def _read(folder: Path, key: Mapping[str, object]) -> ReleaseState:
         state = ReleaseState(
             folder, key, found("text_chunks", WHOLE), files, found("base", FIGURES), figures, source or None,
             None if targets is None else recipes_from_json(targets, path, "done.targets."),
+            found("published", FLAG) or False,
         )  # fmt: skip
     except FormatError as error:
         problem = f"is damaged: {error.problem}"
