@@ -15,13 +15,13 @@ from .runner import Runner
 if TYPE_CHECKING:
     import torch
 
-    from .layerwise import Group, Stage
+    from .block_linears import Group
 
 Say = Callable[[str], object]
 
 
 class GreatestInputs:
-    """A visitor of one block that changes nothing.
+    """What a block was given.
 
     Example:
         >>> import torch
@@ -41,9 +41,6 @@ class GreatestInputs:
         for linear in group.linears:
             self.arrays[linear.name] = np.maximum(most, self.arrays.get(linear.name, most))
 
-    def replace(self, layer: int, module: torch.nn.Module, stage: Stage) -> None:
-        """Leave the linears as they are."""
-
 
 def greatest_inputs(
     runner: Runner, state: RunState, save_every: int, progress: Progress | None, say: Say | None
@@ -62,7 +59,7 @@ def greatest_inputs(
     """
     from safetensors.numpy import load_file
 
-    from .layerwise import walk_block
+    from .layerwise import watch_block
 
     resumed = state.resume(runner, say)
     if resumed and say is not None:
@@ -71,7 +68,7 @@ def greatest_inputs(
     emit(progress, runner.started())
     while runner.layer < runner.n_layers:
         block = GreatestInputs()
-        walk_block(runner, block, progress, sequential=False)
+        watch_block(runner, block.see, progress)
         state.add(runner, block.arrays, [], bool(save_every) and runner.layer % save_every == 0)
     files = [load_file(state.file(layer)) for layer in range(runner.n_layers)]
     return {name: float(most[0]) for found in files for name, most in found.items()}

@@ -13,68 +13,19 @@ import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import torch
 
-from ..formats.errors import QuantmillError, UnmatchedTensor
-from ..formats.hf.tables.dimensions import at_layer
-from ..formats.hf.tables.expert_names import expert_names
-from ..formats.ir import Role
+from ..formats.errors import QuantmillError
 from ..formats.progress import Event, Progress
-from .record_inputs import record_inputs
+from .block_linears import Group, Stage, block_linears
+from .partial_runs import PartialRuns
+from .record_inputs import OnInput, record_inputs
 from .runner import Runner, layer_step
 from .sums import RecordedWeight
-from .weights import Weights
 
-if TYPE_CHECKING:
-    from ..formats.hf.tables.rules import Rule
-
-# Routers are never quantized: they decide which expert runs.
-_NEVER_QUANTIZED = (Role.FFN_GATE_INP, Role.FFN_GATE_INP_SHEXP)
 _STAGE_BYTES = 2 << 30  # of one float32 [width, width] for each group; blocks of hundreds of experts have more
-
-
-@dataclass(frozen=True, eq=False)
-class Linear:
-    """A linear layer of the running block.
-
-    Args:
-        name: the module's name in the checkpoint, e.g. ``model.layers.0.self_attn.q_proj``.
-        role: what it is for.
-        weight: [out, in], float, the block's own memory: the block computes with what is written here.
-        bias: [out], likewise, or None.
-        expert: the expert's number in a stack of experts, else None.
-        stored: the checkpoint's tensor that holds the weight, alone or with those of other experts.
-    """
-
-    name: str
-    role: Role
-    weight: torch.Tensor
-    bias: torch.Tensor | None = None
-    expert: int | None = None
-    stored: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Linears that read the same input."""
-
-    linears: tuple[Linear, ...]
-
-    @property
-    def width(self) -> int:
-        """Columns of the weights."""
-        return int(self.linears[0].weight.shape[1])
-
-    @property
-    def name(self) -> str:
-        """The first linear's name."""
-        return self.linears[0].name
-
-
-Stage = tuple[Group, ...]
 
 
 class Visitor(Protocol):
@@ -107,6 +58,9 @@ def walk_block(
 ) -> None:
     """Run all chunks through the runner's next block, whose linears the visitor may replace.
 
+    Each stage goes on where the one before stopped. The first batch is computed from the start as well, and where that
+    gives anything else, so are the others.
+
     Args:
         runner: after ``embed``. It is past the block when this returns.
         visitor: is called for each stage of the block.
@@ -127,13 +81,39 @@ def walk_block(
             if progress is not None:
                 progress(layer_step(layer, runner.n_layers, passed, batches))
 
-        layer = runner.layer
-        for stage in stages:
-            for batch in runner.batches:
-                stage.run(runner, module, batch, visitor.see)
-                batch_done()
-            visitor.replace(layer, module, stage.groups)
-        runner.advance_with(module, progress=batch_done)
+        layer, partial = runner.layer, PartialRuns(runner.activations.folder)
+        try:
+            for stage in stages:
+                for number in range(len(runner.batches)):
+                    stage.run(runner, module, number, partial, visitor.see)
+                    batch_done()
+                visitor.replace(layer, module, stage.groups)
+            runner.advance_with(module, progress=batch_done, forward=_last_part(runner, module, partial))
+        finally:
+            partial.clear()
+    _return_memory()
+
+
+@torch.inference_mode()
+def watch_block(runner: Runner, see: Callable[[Group, torch.Tensor], None], progress: Progress | None = None) -> None:
+    """Run all chunks through the runner's next block once, and leave it as it is.
+
+    Args:
+        runner: after ``embed``. It is past the block when this returns.
+        see: see ``Visitor.see``; a batch with an activation that is not finite is seen again, chunk by chunk.
+        progress: called with a ``StepDone`` for each batch.
+
+    Raises:
+        QuantmillError: an activation is not finite.
+    """
+    with runner.skeleton.block(runner.layer) as module:
+        (stage,) = _stages(runner, module, sequential=False, limit=sys.maxsize)
+
+        def forward(batch: list[int]) -> torch.Tensor:
+            with record_inputs(module, stage.targets, stage.passed_to(see)):
+                return runner.skeleton.run_block(module, runner.activations.get(batch), runner.inputs_for(batch))
+
+        runner.advance_with(module, progress=progress, forward=forward)
     _return_memory()
 
 
@@ -158,27 +138,106 @@ class _Stage:
         self.targets = {name: targets[name] for name, _ in groups}
         self.stop = stop
 
-    def run(
-        self, runner: Runner, module: torch.nn.Module, batch: list[int], see: Callable[[Group, torch.Tensor], None]
-    ) -> None:
-        """Run a batch up to the stage's inputs, and give them to ``see``."""
-        n_recorded = 0
+    def passed_to(self, see: Callable[[Group, torch.Tensor], None]) -> OnInput:
+        """What ``record_inputs`` is to call, so that ``see`` is given the inputs of the groups."""
 
         def on_input(target: RecordedWeight, expert: int, x: torch.Tensor) -> None:
-            nonlocal n_recorded
             group = self.by_key.get((target.names, expert))
             if group is not None:
                 see(group, x.reshape(-1, x.shape[-1]))
-                n_recorded += 1
-                if self.stop and n_recorded == len(self.groups):
-                    raise _StageComplete
 
-        hidden, inputs = runner.activations.get(batch), runner.inputs_for(batch)
+        return on_input
+
+    def run(
+        self,
+        runner: Runner,
+        module: torch.nn.Module,
+        number: int,
+        partial: PartialRuns,
+        see: Callable[[Group, torch.Tensor], None],
+    ) -> None:
+        """Run a batch up to the stage's inputs, and give them to ``see``."""
+        if number or number not in partial:
+            self._run(runner, module, number, partial, see)
+            return
+        found: list[list[tuple[Group, torch.Tensor]]] = []
+        for how in (partial, PartialRuns(partial.folder)):
+            inputs: list[tuple[Group, torch.Tensor]] = []
+
+            def keep(group: Group, x: torch.Tensor, inputs: list[tuple[Group, torch.Tensor]] = inputs) -> None:
+                inputs.append((group, x.clone()))
+
+            self._run(runner, module, number, how, keep)
+            found.append(inputs)
+        if not all(map(_same, *found)) or len(found[0]) != len(found[1]):
+            partial.give_up()
+        for group, x in found[1]:
+            see(group, x)
+
+    def _run(
+        self,
+        runner: Runner,
+        module: torch.nn.Module,
+        number: int,
+        partial: PartialRuns,
+        see: Callable[[Group, torch.Tensor], None],
+    ) -> None:
+        n_recorded = 0
+
+        def see_and_stop(group: Group, x: torch.Tensor) -> None:
+            nonlocal n_recorded
+            stop()
+            see(group, x)
+            n_recorded += 1
+            if self.stop and n_recorded == len(self.groups):
+                raise _StageComplete
+
+        batch = runner.batches[number]
+        hidden, inputs = runner.activations.get(batch).to(runner.options.device), runner.inputs_for(batch)
+        others = _tensors((inputs.args, inputs.kwargs))
         try:
-            with record_inputs(module, self.targets, on_input):
-                runner.skeleton.run_block(module, hidden, inputs)
+            with (
+                record_inputs(module, self.targets, self.passed_to(see_and_stop)),
+                partial.run(number, module, hidden, others) as (entering, stop),
+            ):
+                runner.skeleton.run_block(module, entering, inputs)
         except _StageComplete:
             pass
+
+
+def _last_part(runner: Runner, module: torch.nn.Module, partial: PartialRuns) -> Callable[[list[int]], torch.Tensor]:
+    """What computes the block's output for a batch, from where its last stage stopped."""
+
+    def whole(batch: list[int]) -> torch.Tensor:
+        return runner.skeleton.run_block(module, runner.activations.get(batch), runner.inputs_for(batch))
+
+    def forward(batch: list[int]) -> torch.Tensor:
+        number = runner.batches.index(batch) if batch in runner.batches else -1
+        if number not in partial:
+            return whole(batch)
+        hidden, inputs = runner.activations.get(batch).to(runner.options.device), runner.inputs_for(batch)
+        others = _tensors((inputs.args, inputs.kwargs))
+        with partial.run(number, module, hidden, others) as (entering, _):
+            out = runner.skeleton.run_block(module, entering, inputs)
+        if number == 0 and not torch.equal(out, exact := whole(batch)):
+            partial.give_up()
+            return exact
+        return out
+
+    return forward
+
+
+def _same(one: tuple[Group, torch.Tensor], other: tuple[Group, torch.Tensor]) -> bool:
+    return one[0] is other[0] and torch.equal(one[1], other[1])
+
+
+def _tensors(nest: Any) -> list[torch.Tensor]:
+    """The tensors in a nest of tuples, lists and dicts."""
+    if isinstance(nest, torch.Tensor):
+        return [nest]
+    if isinstance(nest, dict):
+        nest = list(nest.values())
+    return [tensor for one in nest for tensor in _tensors(one)] if isinstance(nest, (list, tuple)) else []
 
 
 def _stages(runner: Runner, module: torch.nn.Module, sequential: bool, limit: int) -> list[_Stage]:
@@ -242,62 +301,3 @@ def _calls(
         problem = f"NaN or Inf in the activations of layer {runner.layer}"
         raise QuantmillError(problem, path=runner.weights.model.path, hint="the model is damaged, or needs --dtype f32")
     return calls
-
-
-def block_linears(weights: Weights, layer: int, module: torch.nn.Module) -> dict[str, list[tuple[Linear, ...]]]:
-    """Find a block's linears: by parameter of transformers, for each expert (or once, without experts), a tuple.
-
-    Experts that the checkpoint keeps in one tensor have the names of the architecture's layout with a tensor for each.
-
-    Raises:
-        UnmatchedTensor: the architecture has no names of their own for the experts.
-    """
-    config = at_layer(weights.config, layer, weights.n_layers)
-    per_layer = [rule for rule in weights.arch.rules if rule.per_layer and rule.when(config)]
-    rule_of = {
-        name: (rule, role)
-        for rule in per_layer
-        for name, role in zip(rule.targets(layer, "weight"), rule.roles, strict=True)
-    }
-    parameters = dict(module.named_parameters())
-    found: dict[str, list[tuple[Linear, ...]]] = {}
-    for name, target in weights.recorded_weights(layer, module).items():
-        rules = [rule_of[tensor] for tensor in target.names]
-        parameter: torch.Tensor = parameters[name]
-        if any(role in _NEVER_QUANTIZED or role.value.startswith("ssm") for _, role in rules):
-            continue
-        if target.n_matrices == 1 and parameter.dim() != 2:  # a convolution's
-            continue
-        if target.n_matrices == 1:
-            rule, role = rules[0]
-            source, *others = rule.sources(layer, "weight", weights.config)
-            if others or rule.size("weight", config) != tuple(parameter.shape):
-                problem = "transformers has it in several parts, of which each would be replaced alone"
-                raise UnmatchedTensor(problem, path=weights.model.path, where=source)
-            bias = parameters.get(f"{name.removesuffix('.weight')}.bias")
-            found[name] = [(Linear(source.removesuffix(".weight"), role, parameter, bias, None, source),)]
-            continue
-        if target.turned is not None:
-            parameter = parameter.transpose(1, 2)
-        halves = parameter.chunk(len(rules), dim=1)
-        named = [_expert_names(weights, rule, role, layer) for rule, role in rules]
-        found[name] = [
-            tuple(
-                Linear(names[expert].removesuffix(".weight"), role, half[expert], None, expert, stored[expert])
-                for (_, role), (names, stored), half in zip(rules, named, halves, strict=True)
-            )
-            for expert in range(target.n_matrices)
-        ]
-    return found
-
-
-def _expert_names(weights: Weights, rule: Rule, role: Role, layer: int) -> tuple[Sequence[str], Sequence[str]]:
-    """For each expert its weight's name, and that of the checkpoint's tensor with it."""
-    names = rule.sources(layer, "weight", weights.config)
-    if "{expert}" in rule.modules[0]:
-        return names, names
-    alone = expert_names(weights.arch, rule, role, layer, weights.config)
-    if not alone:
-        problem = "the checkpoint keeps all experts in one tensor, and the architecture has no names for each"
-        raise UnmatchedTensor(problem, path=weights.model.path, where=names[0], hint="quantize to GGUF instead")
-    return alone, names * len(alone)

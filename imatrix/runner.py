@@ -19,6 +19,7 @@ from .skeleton import BlockInputs, Skeleton
 from .sums import RecordedWeight
 from .weights import Weights
 
+Forward = Callable[[list[int]], torch.Tensor]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 _TOKENS = 2048  # in a batch: enough for the matrix products, small enough for the cache and for memory
 _LOGITS = 64 << 20  # logits that are held at a time
@@ -111,31 +112,45 @@ class Runner:
 
     @torch.inference_mode()
     def advance_with(
-        self, module: torch.nn.Module, collector: Collector | None = None, progress: Progress | None = None
+        self,
+        module: torch.nn.Module,
+        collector: Collector | None = None,
+        progress: Progress | None = None,
+        forward: Forward | None = None,
     ) -> None:
-        """Run every chunk through ``module``: the next block, ``skeleton.block(layer)``, possibly changed."""
+        """Run every chunk through ``module``: the next block, ``skeleton.block(layer)``, possibly changed.
+
+        Args:
+            collector, progress: see ``advance``.
+            forward: computes the output of a batch of chunks, without a collector; None for all of the block.
+        """
         targets = self.weights.recorded_weights(self.layer, module)
         for number, batch in enumerate(self.batches):
-            self._run(module, targets, batch, collector)
+            self._run(module, targets, batch, collector, forward)
             if progress is not None:
                 progress(layer_step(self.layer, self.n_layers, number + 1, len(self.batches)))
         self.activations.flip()
         self.layer += 1
 
     def _run(
-        self, module: torch.nn.Module, targets: dict[str, RecordedWeight], batch: list[int], collector: Collector | None
+        self,
+        module: torch.nn.Module,
+        targets: dict[str, RecordedWeight],
+        batch: list[int],
+        collector: Collector | None,
+        forward: Forward | None,
     ) -> None:
         alive = [chunk for chunk in batch if chunk not in self.dropped]
         if not alive:
             return
         try:
-            out = self._block(module, targets, alive, collector)
+            out = self._block(module, targets, alive, collector, forward)
         except NonFinite as error:
             if collector is not None:
                 collector.discard()
             if len(alive) > 1:  # to find out which chunk it is, run them one by one
                 for chunk in alive:
-                    self._run(module, targets, [chunk], collector)
+                    self._run(module, targets, [chunk], collector, forward)
                 return
             self.drop(alive[0], error.name)
             return
@@ -149,9 +164,12 @@ class Runner:
         targets: dict[str, RecordedWeight],
         chunks: list[int],
         collector: Collector | None,
+        forward: Forward | None,
     ) -> torch.Tensor:
         inputs, hidden = self.inputs_for(chunks), self.activations.get(chunks)
-        if collector is None:
+        if forward is not None:
+            out = forward(chunks)
+        elif collector is None:
             out = self.skeleton.run_block(module, hidden, inputs)
         else:
             with record_inputs(module, targets, collector.see, by_head=True):

@@ -34,7 +34,7 @@ from .terminal.progress import ProgressDisplay
 @calibration_options
 def command(
     model: Path, output: Path, group_size: int, no_scales: bool, no_clip: bool, sym: bool,
-    checkpoint_format: Literal["awq", "compressed-tensors"], text: Path | None, n_ctx: int | None, chunks: int,
+    checkpoint_format: Literal["awq", "compressed-tensors"], text: Path | None, n_ctx: int | None, chunks: int | None,
     from_chunk: int, batch: int, min_tokens: int, parse_special: bool, device: str, max_shard_size: float,
     save_every: int, threads: int | None, force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip

@@ -38,7 +38,7 @@ from .terminal.progress import ProgressDisplay
 def command(
     model: Path, output: Path, scheme: str, group_size: int | None, observer: Literal["minmax", "mse"],
     ignore: tuple[str, ...], text: Path | None,
-    n_ctx: int | None, chunks: int, from_chunk: int, batch: int, parse_special: bool, device: str,
+    n_ctx: int | None, chunks: int | None, from_chunk: int, batch: int, parse_special: bool, device: str,
     max_shard_size: float, save_every: int, threads: int | None, force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Round the linear layers of MODEL_DIR to a scheme of compressed-tensors, which vLLM and transformers load.

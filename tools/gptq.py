@@ -43,8 +43,8 @@ from .terminal.progress import ProgressDisplay
 def command(
     model: Path, output: Path, bits: int, group_size: int, desc_act: bool, static_groups: bool, sym: bool, damp: float,
     checkpoint_format: Literal["gptq", "gptq_v2", "compressed-tensors"], text: Path | None, n_ctx: int | None,
-    chunks: int, from_chunk: int, batch: int, min_tokens: int, parse_special: bool, device: str, max_shard_size: float,
-    save_every: int, threads: int | None, force: bool, quiet: bool, as_json: bool,
+    chunks: int | None, from_chunk: int, batch: int, min_tokens: int, parse_special: bool, device: str,
+    max_shard_size: float, save_every: int, threads: int | None, force: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Quantize the linear layers of MODEL_DIR by GPTQ, by what a text makes of their inputs.
 

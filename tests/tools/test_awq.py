@@ -20,6 +20,7 @@ from oracles.proofs import Proof, all_proofs, save_proof
 from oracles.tiny import TEXT, save_tiny_llama
 from quantmill.formats.hf.packed.awq import pack, unpack
 from quantmill.imatrix import layerwise
+from quantmill.imatrix.block_linears import Linear
 from quantmill.quantize.awq.block import AWQBlock
 from quantmill.quantize.awq.grid import AWQWeight, quantize_to_grid
 from quantmill.quantize.awq.settings import AWQSettings
@@ -194,7 +195,7 @@ def walk_without_rounding(
     plain, scaled = runs
     method = _method(_stored_dtype(folder / "model"), AWQSettings(64))
 
-    def keep(self: AWQBlock, linear: layerwise.Linear, sample: object) -> AWQWeight:
+    def keep(self: AWQBlock, linear: Linear, sample: object) -> AWQWeight:
         weight = linear.weight.clone()
         return type("Kept", (), {"decode": lambda self: weight})()  # type: ignore[return-value]
 

@@ -111,6 +111,19 @@ def test_json(tiny: Path, text: Path, tmp_path: Path) -> None:
     assert found["linears"][-1]["name"] == "model.layers.3.mlp.down_proj"
 
 
+def test_a_long_text_is_cut_unless_a_number_of_chunks_is_given(
+    tiny: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantmill.tools.api.running._SAMPLE", 3 * 64)
+    common = ("-f", text, "-c", 64, "--group-size", 32, "--threads", 1)
+    done = run(tiny, tmp_path / "cut", *common)
+    assert "3 of the text's 29 chunks of 64 tokens are used; --chunks -1 uses all" in done.output
+    assert "are used" not in run(tiny, tmp_path / "three", *common, "--chunks", 3).output
+    assert "are used" not in run(tiny, tmp_path / "four", *common, "--chunks", 4).output
+    cut, three, four = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "three", "four"))
+    assert cut == three != four
+
+
 @pytest.mark.parametrize("spill", [False, True])
 def test_killed_and_started_again_gives_the_same_bytes(tiny: Path, text: Path, tmp_path: Path, spill: bool) -> None:
     """kill -9 in the third layer; activations kept in memory, or in the state's files."""

@@ -15,7 +15,7 @@ from ...formats.progress import Progress, WorkEnded, emit, note, notes
 from ...quantize.linears import Linear, LinearGroup, LinearReport
 from .hub import local_path
 from .options import StrPath
-from .running import RunOptions, on_device, open_text, open_weights, start_run
+from .running import RunOptions, on_device, open_sample, open_weights, start_run
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Report = TypeVar("Report", bound=LinearReport)
 Report_co = TypeVar("Report_co", bound=LinearReport, covariant=True)
 
-_CONTEXT = 2048  # tokens in a chunk, as other programs for GPTQ and AWQ use
 _STAGE_BYTES = 2 << 30  # of float32 [width, width] per group of a stage
 
 
@@ -196,8 +195,7 @@ def _quantize(
     if options.threads:
         torch.set_num_threads(options.threads)
     weights = open_weights(model, progress)
-    n_ctx = run.n_ctx or min(_CONTEXT, int(weights.config.get("max_position_embeddings") or _CONTEXT))
-    corpus = open_text(weights, text, replace(run, n_ctx=n_ctx))
+    corpus = open_sample(weights, text, run, progress)
     work = state_folder(folder.target)
     runner = start_run(weights, corpus, work, run)
     replaced = _check_all(runner, method)
@@ -253,7 +251,7 @@ def _check_all(runner: Runner, method: BlockMethod[Report]) -> dict[str, list[st
         the modules that are written in place of each of the checkpoint's tensors, in the model's order.
     """
     from ...formats.hf.files.weights import read_weights
-    from ...imatrix.layerwise import block_linears
+    from ...imatrix.block_linears import block_linears
 
     path = runner.weights.model.path
     names = read_weights(path)

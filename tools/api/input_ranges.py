@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ...formats.errors import PlanError
 from ...formats.progress import Progress, note, notes
-from .running import RunOptions, on_device, open_text, open_weights, start_run
-
-_CONTEXT = 2048  # tokens in a chunk, as llm-compressor's examples use
+from .running import RunOptions, on_device, open_sample, open_weights, start_run
 
 
 def input_ranges(
@@ -32,8 +29,7 @@ def input_ranges(
     from ...imatrix.run_state import RunState, finished_blocks, run_key, state_folder
 
     weights = open_weights(source, progress)
-    n_ctx = run.n_ctx or min(_CONTEXT, int(weights.config.get("max_position_embeddings") or _CONTEXT))
-    corpus = open_text(weights, text, replace(run, n_ctx=n_ctx))
+    corpus = open_sample(weights, text, run, progress)
     work = state_folder(target)
 
     def cut_off() -> None:

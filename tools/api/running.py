@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ...imatrix.weights import Weights
 
 DEFAULT_N_CTX = 512  # llama.cpp's, for importance and for perplexity
+_SAMPLE_N_CTX = 2048  # tokens in a chunk of a sample, as other programs for GPTQ and AWQ use
+_SAMPLE = 128 * _SAMPLE_N_CTX  # tokens, as GPTQModel's documentation asks for
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class RunOptions:
     Args:
         n_ctx: tokens in a chunk. None for the default: 512 for importance and evaluation; 2048 for GPTQ and AWQ, or the
             model's own context where that is shorter.
-        chunks: at most so many chunks; None, or -1, for all.
+        chunks: at most so many chunks; -1 for all. None for the default: all for importance and evaluation; as many as
+            make 128 x 2048 tokens for GPTQ, AWQ and the scales of activations.
         first_chunk: the chunk to start with, counted from 0.
         batch: chunks that are computed together; 0 to choose by ``n_ctx``.
         parse_special: whether ``<|im_start|>`` in the text is the control token, not its letters.
@@ -81,6 +84,21 @@ def open_text(weights: Weights, text: Path | None, options: RunOptions) -> Corpu
         from_chunk=options.first_chunk,
         name=str(path) if text else path.name,
     )
+
+
+def open_sample(weights: Weights, text: Path | None, options: RunOptions, progress: Progress | None) -> Corpus:
+    """The chunks of a text that GPTQ, AWQ and scales of activations are made from; see ``open_text``.
+
+    Unless the options name another number, as many chunks as other programs use.
+    """
+    longest = int(weights.config.get("max_position_embeddings") or _SAMPLE_N_CTX)
+    n_ctx = options.n_ctx or min(_SAMPLE_N_CTX, longest)
+    corpus = open_text(weights, text, replace(options, n_ctx=n_ctx))
+    most = max(1, _SAMPLE // n_ctx)
+    if options.chunks is not None or corpus.n_chunks <= most:
+        return corpus
+    note(progress, f"{most} of the text's {corpus.n_chunks} chunks of {n_ctx} tokens are used; --chunks -1 uses all")
+    return replace(corpus, tokens=corpus.tokens[:most], inputs=corpus.inputs[:most])
 
 
 @contextmanager

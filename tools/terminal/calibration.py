@@ -28,7 +28,8 @@ _OPTIONS = (
         help="Tokens in a chunk.  [default: 2048, or the model's]",
     ),
     click.option(
-        "--chunks", type=click.IntRange(min=-1), default=-1, help="Use at most so many chunks; -1 (default): all."
+        "--chunks", type=click.IntRange(min=-1),
+        help="Use at most so many chunks; -1: all.  [default: as many as make 128 x 2048 tokens]",
     ),
     click.option("--from-chunk", type=click.IntRange(min=0), default=0, help="The first chunk to use."),
     click.option("-b", "--batch", type=click.IntRange(min=0), default=0, help="Chunks computed together; 0 chooses."),
