@@ -149,7 +149,7 @@ def complete_config(raw: Config, arch: Arch, cls: HFClass, path: Path) -> dict[s
         heads, kv = seen.get("num_attention_heads"), seen.get("num_key_value_heads")
         if isinstance(heads, int) and isinstance(kv, int) and heads % kv:
             problem = f"{heads} heads cannot share {kv} key/value heads"
-            raise FormatError(problem, path=path, where="num_key_value_heads")
+            raise FormatError(problem, path=path, where=names.get("num_key_value_heads", "num_key_value_heads"))
     for key, value in arch.fixed.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if key in config and not any(_same(config[key], one) for one in allowed):

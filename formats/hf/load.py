@@ -27,8 +27,10 @@ from .files.links import check_links
 from .files.pooling import pooling_type, say_rank
 from .files.safetensors import StoredTensor
 from .files.sentence_files import dense_weights, kept_files, read_dense
+from .files.weight_files import PARAMS
 from .files.weights import Stored, read_weights
 from .key_tensors import as_keys
+from .mistral_params import config_path, read_params
 from .names import Named, by_our_names, without_wrappers
 from .packed import decode_packed
 from .seen import chosen, config_of, expected_further
@@ -52,10 +54,12 @@ def read_hf(
     drop_extra_tokens: bool = False,
     follow_links: bool = False,
     mtp: Mtp = "keep",
+    mistral_format: bool = False,
+    mistral_templates: bool = True,
     say: Say | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Model:
-    """Read a Hugging Face checkpoint. Its weights stay on disk until their rows are asked for.
+    """Read a Hugging Face checkpoint, or one in Mistral's own format. Weights stay on disk until rows are asked for.
 
     Args:
         folder: with config.json, the weights (safetensors or ``pytorch_model.bin``, one file or shards) and the
@@ -65,6 +69,9 @@ def read_hf(
         follow_links: read files whose links lead out of the folder, instead of refusing them.
         mtp: what becomes of layers that predict further tokens: ``keep`` them where llama.cpp does, ``leave`` them out,
             or read them ``only``, with what they share with the model: embedding, last norm and head.
+        mistral_format: read Mistral's own format, params.json and ``consolidated*.safetensors``, where Hugging Face's
+            is there, too; alone it is found without.
+        mistral_templates: whether a tokenizer in that format without a chat template gets llama.cpp's of its version.
         say: called with a line about what is assumed, chosen or left out, and about what the weights of a quantized
             checkpoint (GPTQ, AWQ, FP8...) become.
         elsewhere: those of the folder's files that do not lie on this machine, such as shards that are still arriving.
@@ -92,13 +99,42 @@ def read_hf(
     """
     folder = Path(folder)
     check_links(folder, follow=follow_links)
-    path = folder / "config.json"
+    away = () if elsewhere is None else elsewhere.names
+    path = config_path(folder, mistral_format=mistral_format, say=say, elsewhere=away)
 
     def weights(slots: Sequence[Slot], config: Mapping[str, Any]) -> Mapping[str, Stored]:
-        dense = dense_weights(folder, config, say, follow_links=follow_links)
-        return {**dense, **read_weights(folder, say, follow_links=follow_links, elsewhere=elsewhere)}
+        return checkpoint_weights(path, config, say, follow_links=follow_links, elsewhere=elsewhere)
 
-    return assemble(path, weights, pre, drop_extra_tokens=drop_extra_tokens, mtp=mtp, say=say)
+    return assemble(
+        path,
+        weights,
+        pre,
+        drop_extra_tokens=drop_extra_tokens,
+        mtp=mtp,
+        mistral_templates=mistral_templates,
+        say=say,
+    )
+
+
+def checkpoint_weights(
+    path: Path,
+    config: Mapping[str, Any],
+    say: Say | None = None,
+    *,
+    follow_links: bool = False,
+    elsewhere: Elsewhere | None = None,
+) -> Mapping[str, Stored]:
+    """The checkpoint's tensors by name, those of sentence-transformers' dense modules among them.
+
+    Args:
+        path: the file that describes it, from ``config_path``.
+        config: completed.
+        say, follow_links, elsewhere: as for ``read_hf``.
+    """
+    folder, own = path.parent, path.name == PARAMS
+    dense = dense_weights(folder, config, say, follow_links=follow_links)
+    found = read_weights(folder, say, consolidated=own, follow_links=follow_links, elsewhere=elsewhere)
+    return {**dense, **found}
 
 
 def assemble(
@@ -109,12 +145,13 @@ def assemble(
     drop_extra_tokens: bool = False,
     readable: bool = True,
     mtp: Mtp = "keep",
+    mistral_templates: bool = True,
     say: Say | None = None,
 ) -> Model:
     """Build the model of a config.json and the weights found for it. Other arguments and errors as for ``read_hf``.
 
     Args:
-        path: the config.json.
+        path: the config.json, or Mistral's params.json.
         find_weights: returns the checkpoint's tensors by name, given the architecture's and the completed config.
         readable: False if the weights have only shapes.
     """
@@ -122,7 +159,8 @@ def assemble(
 
     folder = path.parent
     say = say or ignore
-    raw, arch, name = read_config(path, say)
+    own = path.name == PARAMS
+    raw, arch, name = read_params(path, say) if own else read_config(path, say)
     cls = arch.classes[name]
     if arch.by_converter:
         say(f"{folder}: proven by llama.cpp's own converter alone, not by logits: {arch.by_converter}")
@@ -152,6 +190,8 @@ def assemble(
         model_ids=token_ids(raw),
         pre=pre,
         drop_extra_tokens=drop_extra_tokens,
+        own=own,
+        named_templates=mistral_templates,
         say=say,
     )
     generation = read_generation(folder / FILE)
@@ -176,7 +216,8 @@ def assemble(
     metadata |= kept.keys | _vocabulary(tokenizer)
     with located(path):
         written = cls.text_of or cls.without_head or name
-        metadata |= _private(arch, written, config, metadata, tensors, kept, path)
+        if not own:
+            metadata |= _private(arch, written, config, metadata, tensors, kept, path)
     if named.bare or cls.without_head:
         metadata[BARE] = typed(BARE, True)
     if tokenizer is not None:

@@ -15,9 +15,9 @@ from ..ir import Bytes, Model, Role, Tensor, Tokenizer, TokenType
 from ..qtypes import BF16, F16, F32
 from ..storage.source import Elsewhere
 from .files.links import check_links
-from .files.sentence_files import dense_weights
-from .files.weights import Stored, read_weights
-from .load import assemble, required_shapes
+from .files.weights import Stored
+from .load import assemble, checkpoint_weights, required_shapes
+from .mistral_params import config_path
 from .settle import Say
 from .tables.further import Mtp
 from .tables.rules import Slot
@@ -68,11 +68,12 @@ def read_described(
     """
     check_links(folder, follow=follow_links)
 
-    def weights(slots: Sequence[Slot], config: Mapping[str, Any]) -> Mapping[str, Stored]:
-        dense = dense_weights(folder, config, say, follow_links=follow_links)
-        return {**dense, **read_weights(folder, say, follow_links=follow_links, elsewhere=elsewhere)}
+    path = config_path(folder)
 
-    return assemble(folder / "config.json", weights, pre, readable=False, mtp=mtp, say=say)
+    def weights(slots: Sequence[Slot], config: Mapping[str, Any]) -> Mapping[str, Stored]:
+        return checkpoint_weights(path, config, say, follow_links=follow_links, elsewhere=elsewhere)
+
+    return assemble(path, weights, pre, readable=False, mtp=mtp, say=say)
 
 
 # What a token takes in a file on average: a text of Llama's 32,000, and a merge of Qwen2's 152,000.

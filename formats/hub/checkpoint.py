@@ -8,17 +8,24 @@ from pathlib import Path
 
 from ..errors import FormatError, name_list
 from ..gguf.shards import siblings_by_name
-from ..hf.files.weight_files import find_weight_files
+from ..hf.files.weight_files import PARAMS, find_weight_files
 from ..storage.endings import ending
 from .remote_file import RemoteFile
 from .repository import Repository
 
 # What lies beside the weights and is read or copied: configs, vocabularies, templates, the card and licences.
-_BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "README.md", "LICENSE*", "NOTICE*", "*/config.json")
+_BESIDE = (
+    "*.json", "*.txt", "*.model", "*.model.v[0-9]*", "*.jinja", "*.tiktoken", "README.md", "LICENSE*", "NOTICE*",
+    "*/config.json",
+)  # fmt: skip
 _DENSE = ("[0-9]*_Dense/model.safetensors", "[0-9]*_Dense/pytorch_model.bin")  # sentence-transformers' modules
 _ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 # Vocabularies, which a plan does not need, and which are much of a small model.
-_VOCABULARY = ("tokenizer.json", "tekken.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "*.tiktoken")
+_VOCABULARY = (
+    "tokenizer.json", "tekken.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "*.model.v[0-9]*",
+    "*.tiktoken",
+)  # fmt: skip
+_CONFIGS = ("config.json", "adapter_config.json", PARAMS)  # each checkpoint has one of them
 _MAX_BESIDE = 200 << 20  # bytes; far above the largest vocabulary, so a larger one is no file that belongs beside
 
 
@@ -62,9 +69,9 @@ def beside(repository: Repository, *, vocabulary: bool = True) -> list[str]:
         vocabulary: whether the tokenizer's large files are among them.
 
     Raises:
-        FormatError: there is no config.json, which every checkpoint has.
+        FormatError: there is no config.json, which every checkpoint has but those in Mistral's own format.
     """
-    if not {"config.json", "adapter_config.json"} & {*repository.files}:
+    if not {*_CONFIGS} & {*repository.files}:
         ggufs = [name for name in repository.files if ending(Path(name)) == ".gguf"]
         hint = f"give {repository.address}/{ggufs[0]}" if ggufs else "is it a model of transformers?"
         problem = f"no config.json, but {name_list(ggufs)}" if ggufs else "no config.json"
@@ -84,10 +91,11 @@ def weights(repository: Repository, folder: Path) -> list[str]:
     """
     names = [*repository.files]
     extra = [name for name in names if _is_any(name, (*_DENSE, *_ADAPTER))]
-    if "config.json" not in repository.files:
+    own = "config.json" not in repository.files
+    if own and PARAMS not in repository.files:
         return extra
     here = [name for name in names if "/" not in name and not (folder / name).exists()]
-    chosen: Sequence[str] = find_weight_files(folder, elsewhere=here).names
+    chosen: Sequence[str] = find_weight_files(folder, consolidated=own, elsewhere=here).names
     return [*chosen, *extra]
 
 

@@ -15,14 +15,17 @@ from pathlib import Path
 import pytest
 
 from oracles.hub import Hub, running_hub, wait_until
+from oracles.mistral_folders import CASES, save
 from quantmill import (
     Note,
+    ReadOptions,
     ReleaseOptions,
     convert,
     describe,
     local_path,
     plan,
     push,
+    read_gguf,
     release,
     tiny_llama,
     write_gguf,
@@ -78,6 +81,17 @@ def test_convert_by_name(hub: Hub) -> None:
     asked = {path.rpartition("/")[2] for _, path in hub.requests}
     assert not {"pytorch_model.bin", "consolidated.00.pth"} & asked
     assert any("commit" in event.text for event in seen if isinstance(event, Note))
+
+
+def test_mistrals_own_format_by_name(hub: Hub, tmp_path: Path) -> None:
+    folder = save(next(case for case in CASES if case.id == "dense-v3"), tmp_path / "source" / "mistral")
+    hub.add("org/mistral", folder)
+    convert("org/mistral", "from-hub.gguf", "F16")
+    convert(folder, "from-folder.gguf", "F16", read=ReadOptions(model_name="Mistral"))
+    ours, here = read_gguf(Path("from-hub.gguf")), read_gguf(Path("from-folder.gguf"))
+    assert [bytes(t.rows(0, t.n_rows)) for t in ours] == [bytes(t.rows(0, t.n_rows)) for t in here]
+    assert ours.get("tokenizer.ggml.tokens") == here.get("tokenizer.ggml.tokens")
+    assert plan("org/mistral", ["Q8_0"]).model.arch == "llama"
 
 
 def test_the_usual_name_of_the_output(hub: Hub, tmp_path: Path) -> None:

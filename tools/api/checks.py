@@ -93,7 +93,13 @@ def check_read(source: SourceKind | None, read: ReadOptions) -> None:
         (
             "hf",
             "Hugging Face folders",
-            {"--pre": read.pre is not None, "--no-mtp": read.mtp == "leave", "--mtp-only": read.mtp == "only"},
+            {
+                "--pre": read.pre is not None,
+                "--no-mtp": read.mtp == "leave",
+                "--mtp-only": read.mtp == "only",
+                "--mistral-format": read.mistral_format,
+                "--disable-mistral-community-chat-template": not read.mistral_templates,
+            },
         ),
     ):
         for option in (option for option, is_given in given.items() if is_given and source != kind):

@@ -25,6 +25,11 @@ def read_towers(src: Path, options: MmprojOptions, read: ReadOptions, progress: 
     """
     if (read.kind or source_kind(src)) != "hf":
         raise PlanError("is for a checkpoint's folder, and the source is not one", where="--mmproj-only")
+    from ...formats.hf.mistral_params import has_params_alone
+
+    if read.mistral_format or has_params_alone(src):
+        hint = "convert the text model without it, and the towers from the model's Hugging Face folder"
+        raise PlanError("towers in Mistral's own format are not read", where="--mmproj", hint=hint)
     from ...formats.hf.mmproj import read_mmproj
 
     given = {"image_mean": options.image_mean, "image_std": options.image_std}

@@ -30,16 +30,21 @@ def source_kind(path: Path) -> SourceKind:
     """The kind of model that a path holds.
 
     Returns:
-        ``hf`` for a checkpoint's folder, ``lora`` for an adapter's, ``gguf`` or ``ggml`` for a file.
+        ``hf`` for a checkpoint's folder, also in Mistral's own format, ``lora`` for an adapter's, ``gguf`` or ``ggml``
+        for a file.
 
     Raises:
         FormatError: there is no such file, or the folder holds no model.
     """
     if path.is_dir():
+        from ...formats.hf.mistral_params import has_params_alone
+
         if (path / "config.json").is_file():
             return "hf"
         if (path / "adapter_config.json").is_file():
             return "lora"
+        if has_params_alone(path):
+            return "hf"
         snapshot = newest_snapshot(path)
         hint = f"give {snapshot}" if snapshot else "give a Hugging Face checkpoint's folder"
         raise FormatError("no config.json in this folder", path=path, hint=hint)
@@ -100,6 +105,8 @@ def read_model(
             drop_extra_tokens=options.drop_extra_tokens,
             follow_links=options.follow_links,
             mtp=options.mtp,
+            mistral_format=options.mistral_format,
+            mistral_templates=options.mistral_templates,
             say=notes(progress, important=True),
             elsewhere=elsewhere,
         )

@@ -39,6 +39,10 @@ class ReadOptions:
             in the hub's cache.
         vocab_only: leave out all tensors: what is left is the vocabulary and the model's numbers. The weights of a
             checkpoint need not be there.
+        mistral_format: read what a folder holds in Mistral's own format, params.json and ``consolidated*.safetensors``,
+            where a Hugging Face checkpoint is there, too. Alone it is found without.
+        mistral_templates: whether a tokenizer in that format without a chat template gets the name of llama.cpp's own
+            for its version.
 
     Example:
         >>> from quantmill import ReadOptions
@@ -57,6 +61,8 @@ class ReadOptions:
     metadata: Path | None = None
     stream: bool = False
     vocab_only: bool = False
+    mistral_format: bool = False
+    mistral_templates: bool = True
 
 
 @dataclass(frozen=True)

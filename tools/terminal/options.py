@@ -126,14 +126,17 @@ def _read_options(
     metadata: Path | None,
     stream: bool,
     vocab_only: bool,
+    mistral_format: bool,
+    no_mistral_template: bool,
 ) -> ReadOptions:
     from ...formats.ggml.reader import GGMLSettings
 
     ggml = GGMLSettings(gqa, eps, rope_base, context, vocab_dir)
     mtp = _mtp(no_mtp, mtp_only)
     return ReadOptions(
-        source, pre, ggml, base, drop_extra_tokens, follow_links, mtp, model_name, metadata, stream, vocab_only
-    )
+        source, pre, ggml, base, drop_extra_tokens, follow_links, mtp, model_name, metadata, stream, vocab_only,
+        mistral_format, not no_mistral_template,
+    )  # fmt: skip
 
 
 def _mtp(no_mtp: bool, mtp_only: bool) -> Mtp:
@@ -304,6 +307,14 @@ read_options: Group[Any] = gather(
         "--metadata", type=click.Path(path_type=Path), metavar="FILE",
         help="A JSON file of facts about the model, such as general.author and general.base_models, as "
         "convert_hf_to_gguf.py takes it.",
+    ),
+    click.option(
+        "--mistral-format", is_flag=True,
+        help="Read params.json and consolidated*.safetensors, where SRC is a Hugging Face folder, too.",
+    ),
+    click.option(
+        "--disable-mistral-community-chat-template", "no_mistral_template", is_flag=True,
+        help="Mistral's format without a chat template: do not write the name of llama.cpp's own for it.",
     ),
     click.option(
         "--stream", is_flag=True, help="SRC is on the hub: keep at most two of its shards on disk, beside DST."

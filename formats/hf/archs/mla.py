@@ -118,7 +118,7 @@ ROUTED: tuple[ConfigRow, ...] = (
 
 
 _HEADS, _BOTH = HEADS * (NOPE + ROPE), HEADS * (NOPE + V)
-_SPLIT_KEYS = (
+SPLIT_KEYS = (
     Reshape((_BOTH, LATENT), (HEADS, NOPE + V, LATENT)),
     Split((NOPE, V), axis=1),
     On((0,), Transpose()),
@@ -130,7 +130,7 @@ ATTENTION: tuple[Rule, ...] = (
     Rule(ATTN + "q_b_proj", Role.ATTN_Q_B, (_HEADS, Q_LATENT), when=Is("q_lora_rank")),
     Rule(ATTN + "kv_a_proj_with_mqa", Role.ATTN_KV_A_MQA, (LATENT + ROPE, EMBD)),
     Rule(ATTN + "kv_a_layernorm", Role.ATTN_KV_A_NORM, (LATENT,)),
-    Rule(ATTN + "kv_b_proj", (Role.ATTN_K_B, Role.ATTN_V_B), (_BOTH, LATENT), _SPLIT_KEYS),
+    Rule(ATTN + "kv_b_proj", (Role.ATTN_K_B, Role.ATTN_V_B), (_BOTH, LATENT), SPLIT_KEYS),
     Rule(ATTN + "o_proj", Role.ATTN_OUTPUT, (EMBD, HEADS * V)),
 )
 

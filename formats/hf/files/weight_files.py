@@ -22,8 +22,10 @@ Say = Callable[[str], object]
 
 _NAMED = "transformers_weights"  # config.json's key for the file to load
 _STEMS = (("safetensors", "model"), ("bin", "pytorch_model"))
+_CONSOLIDATED = (("safetensors", "consolidated"),)  # of Mistral's own format
+PARAMS = "params.json"  # its config.json
 # AutoGPTQ named its files like the third in 2023: gptq_model-4bit-128g.safetensors.
-_WITHOUT_INDEX = (*_STEMS, ("safetensors", "gptq_model"))
+_MORE_WITHOUT_INDEX = (("safetensors", "gptq_model"),)
 _SERIES = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)", re.ASCII)
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors", re.ASCII)  # torch.distributed.checkpoint's
 _ADAPTER = "adapter_model.*"
@@ -71,13 +73,19 @@ class _Folder:
 
 
 def find_weight_files(
-    folder: Path, say: Say | None = None, *, follow_links: bool = False, elsewhere: Collection[str] = ()
+    folder: Path,
+    say: Say | None = None,
+    *,
+    consolidated: bool = False,
+    follow_links: bool = False,
+    elsewhere: Collection[str] = (),
 ) -> WeightFiles:
     """Find the files that hold a checkpoint's weights, all of which are there.
 
     Args:
         folder: the checkpoint's.
         say: called with a line where other weights lie beside those that are read, or something was assumed.
+        consolidated: find those of Mistral's own format, instead of Hugging Face's.
         follow_links: whether links may lead out of the folder.
         elsewhere: names of the folder's files that do not lie on this machine; indexes must.
 
@@ -85,7 +93,7 @@ def find_weight_files(
         FormatError: there are none, one is missing, or nothing says which of several are the checkpoint's.
     """
     listed = _Folder(folder, elsewhere)
-    found = _choose(listed)
+    found = _choose_consolidated(listed) if consolidated else _choose(listed)
     for name in found.names:
         if name not in elsewhere:
             check_link(folder / name, folder, follow=follow_links)
@@ -98,6 +106,13 @@ def find_weight_files(
         if found.remark or aside:
             say(line)
     return found
+
+
+def has_consolidated(folder: Path, elsewhere: Collection[str] = ()) -> bool:
+    """Whether there are weights in Mistral's own format."""
+    return any(
+        name.startswith("consolidated") and name.endswith(".safetensors") for name in _Folder(folder, elsewhere).names
+    )
 
 
 def has_weights(folder: Path) -> bool:
@@ -129,22 +144,40 @@ def _choose(folder: _Folder) -> WeightFiles:
     if name := next(filter(_DISTRIBUTED.fullmatch, folder.names), None):
         hint = "load it in transformers and call save_pretrained"
         raise FormatError(f"{name} is part of a distributed checkpoint", path=folder.path, hint=hint)
-    if named := _named_by_config(folder):
-        return named
-    for kind, stem in _STEMS:
+    if found := _named_by_config(folder) or _by_stems(folder, _STEMS, _MORE_WITHOUT_INDEX):
+        return found
+    hint = "model.safetensors, its shards, or pytorch_model.bin must be in the folder"
+    if has_consolidated(folder.path, folder.elsewhere) and folder.has(PARAMS):
+        hint = "--mistral-format reads the weights in Mistral's own format that are there"
+    if others := _model_files(folder.names):
+        raise FormatError(f"no weights found, but {_described(folder, others)}", path=folder.path, hint=hint)
+    raise FormatError("no weights found", path=folder.path, hint=hint)
+
+
+def _choose_consolidated(folder: _Folder) -> WeightFiles:
+    if found := _by_stems(folder, _CONSOLIDATED):
+        return found
+    hint = "consolidated.safetensors or its shards must be in the folder"
+    if old := [name for name in folder.names if fnmatchcase(name, "consolidated*.pth")]:
+        hint = f"{name_list(old)}: only safetensors are read; convert the model's Hugging Face folder"
+    raise FormatError("no weights found in Mistral's own format", path=folder.path, hint=hint)
+
+
+def _by_stems(
+    folder: _Folder, stems: Sequence[tuple[str, str]], without_index: Sequence[tuple[str, str]] = ()
+) -> WeightFiles | None:
+    """The first file or index by the stems of names, else the first files without an index; None if there are none."""
+    for kind, stem in stems:
         if folder.has(f"{stem}.{kind}"):
             return WeightFiles(kind, [f"{stem}.{kind}"])
         index = f"{stem}.{kind}.index.json"
         if folder.has(index):
             return _indexed(folder, kind, index)
-    for kind, stem in _WITHOUT_INDEX:
+    for kind, stem in (*stems, *without_index):
         names = [n for n in folder.names if fnmatchcase(n, f"{stem}*.{kind}") and folder.has(n)]
         if names:
             return _without_index(folder, kind, stem, names)
-    hint = "model.safetensors, its shards, or pytorch_model.bin must be in the folder"
-    if others := _model_files(folder.names):
-        raise FormatError(f"no weights found, but {_described(folder, others)}", path=folder.path, hint=hint)
-    raise FormatError("no weights found", path=folder.path, hint=hint)
+    return None
 
 
 def _named_by_config(folder: _Folder) -> WeightFiles | None:

@@ -26,13 +26,19 @@ Stored = StoredTensor | Tensor
 
 
 def read_weights(
-    folder: Path, say: Say | None = None, *, follow_links: bool = False, elsewhere: Elsewhere | None = None
+    folder: Path,
+    say: Say | None = None,
+    *,
+    consolidated: bool = False,
+    follow_links: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, Stored]:
     """Find every tensor of a checkpoint by name. No weight is read.
 
     Args:
         folder: the checkpoint's.
         say: called with a line where other weights lie beside those that are read, or something was assumed.
+        consolidated: read those of Mistral's own format, instead of Hugging Face's.
         follow_links: whether links may lead out of the folder.
         elsewhere: those of its files that do not lie on this machine; only safetensors files are read from there.
 
@@ -40,7 +46,7 @@ def read_weights(
         FormatError: there are no weights, a shard is missing or damaged, or a tensor is missing or in two shards.
     """
     away = () if elsewhere is None else elsewhere.names
-    files = find_weight_files(folder, say, follow_links=follow_links, elsewhere=away)
+    files = find_weight_files(folder, say, consolidated=consolidated, follow_links=follow_links, elsewhere=away)
     found: dict[str, Stored] = {}
     shard_of: dict[str, str] = {}
     for shard in files.names:

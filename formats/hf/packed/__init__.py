@@ -28,7 +28,7 @@ from .targets import Layer
 
 _PACKED_ENDINGS = (
     ".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", "_blocks", ".quant_map", ".SCB", ".W_q",
-    ".weight._data", ".weight._scale",
+    ".weight._data", ".weight._scale", ".qscale_weight",
 )  # fmt: skip
 _OF_CACHES = (".k_scale", ".v_scale", ".q_scale")
 _PLAIN = ("F64", "F32", "F16", "BF16")

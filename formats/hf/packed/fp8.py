@@ -1,8 +1,8 @@
 """FP8 checkpoints: e4m3 or e5m2 codes and scales for the tensor, its rows, or blocks of rows and columns.
 
 Sources: transformers' ``finegrained_fp8`` (DeepSeek's 128 x 128 blocks), ``fbgemm_fp8`` (a scale a row), and
-compressed-tensors' ``float-quantized``; DeepSeek V4's own names, with ``scale``. ``weight_scale_inv``, despite its
-name, is multiplied as ``weight_scale`` is.
+compressed-tensors' ``float-quantized``; DeepSeek V4's own names, with ``scale``; Mistral's, with ``qscale_weight``.
+``weight_scale_inv``, despite its name, is multiplied as ``weight_scale`` is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..files.safetensors import StoredTensor
 from .stored import FLOAT_DTYPES, Module, float_rows
 
 DTYPES = ("F8_E4M3", "F8_E5M2")
-SCALES = ("weight_scale_inv", "weight_scale", "scale")
+SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
 
 
 @cache

@@ -87,7 +87,7 @@ _FP8 = Method(
     ("weight", *fp8.SCALES),
     _check_fp8,
     _read_fp8,
-    ("activation_scale", "input_scale", "input_scale_ub"),
+    ("activation_scale", "input_scale", "input_scale_ub", "qscale_act"),
     prepare=spread_scales,
 )
 METHODS: dict[str, Method] = {

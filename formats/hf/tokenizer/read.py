@@ -7,16 +7,17 @@ kind has (ids of special tokens, flags, chat templates) is added to what the rea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import TokenizerError
 from ...ir import Tokenizer
 from .common.vocabulary import Vocabulary
-from .files.folder import TokenizerFolder, read_folder
+from .files.folder import TokenizerFolder, read_folder, read_own_folder
 from .files.tokenizer_json import Model, UnigramModel, WordPieceModel
 from .flags import find_flags
 from .kinds import byte_level_bpe, gemma4_bpe, ranked_bpe, sentencepiece_bpe, unigram, wordpiece
+from .mistral_template import named_template
 from .recorded import restore_pre, restore_types
 from .special_ids import find_special_ids
 from .splitting.pre_tokenizers import NAMES
@@ -46,6 +47,8 @@ def read_tokenizer(
     model_ids: Mapping[str, object],
     pre: str | None = None,
     drop_extra_tokens: bool = False,
+    own: bool = False,
+    named_templates: bool = True,
     say: Callable[[str], object] | None = None,
 ) -> Tokenizer | None:
     """Read the tokenizer in ``folder``; None where there is none.
@@ -59,6 +62,9 @@ def read_tokenizer(
             names mean nothing, any name accepts a tokenizer that llama.cpp does not follow exactly.
         drop_extra_tokens: leave out tokens beyond the embedding's rows instead of refusing them, as llama.cpp's
             converter does with SentencePiece models.
+        own: read the files of Mistral's own format, whatever lies beside them.
+        named_templates: whether such a tokenizer without chat_template.jinja gets the name of llama.cpp's own template
+            of its version.
         say: called with a line about each contradiction between files that was settled, and about what is left out.
 
     Raises:
@@ -74,15 +80,20 @@ def read_tokenizer(
     """
     if pre is not None and pre not in NAMES:
         raise TokenizerError(f"no pre-tokenizer called {pre!r}", where="--pre", hint=f"one of {', '.join(NAMES)}")
-    found = read_folder(folder)
+    found = read_own_folder(folder) if own else read_folder(folder)
     reader = next((row for row in READERS if row.fits(found)), None)
     if reader is None:
         return None
     vocabulary, lines = reader.read(found, pre).within(vocab_size, drop=drop_extra_tokens)
+    named, note = named_template(found, wanted=named_templates) if own else ({}, [])
     if say is not None:
-        for line in (*found.notes, *vocabulary.added.notes, *vocabulary.notes, *lines):
+        for line in (*found.notes, *vocabulary.added.notes, *vocabulary.notes, *lines, *note):
             say(f"{folder}: {line}")
-    return _complete(found, vocabulary, vocab_size, model_ids)
+    tokenizer = _complete(found, vocabulary, vocab_size, model_ids)
+    if own and "eos" in tokenizer.special:  # as llama.cpp's converter pads
+        special = {**tokenizer.special, "pad": tokenizer.special.get("pad", tokenizer.special["eos"])}
+        tokenizer = replace(tokenizer, special=special)
+    return replace(tokenizer, chat_templates=named) if named else tokenizer
 
 
 def _complete(

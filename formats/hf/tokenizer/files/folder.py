@@ -13,8 +13,14 @@ from .added_tokens import TOKEN_KEYS, AddedToken, NamedTokens
 from .json_values import Fields, distinct_ids, optional, read_json, read_text, text, token_ids
 from .numbering import AddedTokens, TokenSources, merge_added_tokens
 from .ranks import RANKS_NAMES
-from .sentencepiece_model import NAMES, SentencePieceModel, read_sentencepiece_model
-from .tokenizer_config import TokenizerConfig, read_special_tokens_map, read_tokenizer_config
+from .sentencepiece_model import NAMES, VERSIONED, SentencePieceModel, read_sentencepiece_model
+from .tokenizer_config import (
+    TokenizerConfig,
+    parse_special_tokens_map,
+    parse_tokenizer_config,
+    read_special_tokens_map,
+    read_tokenizer_config,
+)
 from .tokenizer_json import BpeModel, Model, TokenizerJson, UnigramModel, WordPieceModel, read_tokenizer_json
 from .vocabulary_files import read_merges_txt, read_vocab_json, read_vocab_txt
 
@@ -36,6 +42,8 @@ class TokenizerFolder:
         special_tokens_map: the tokens that special_tokens_map.json names.
         added_tokens_json: added_tokens.json: text -> id.
         stops: generation_config.json's ``eos_token_id``: the ids that generation stops at.
+        own: only the files of Mistral's own format count: tekken.json, or a SentencePiece model with its version behind
+            its name.
     """
 
     path: Path
@@ -44,6 +52,7 @@ class TokenizerFolder:
     special_tokens_map: NamedTokens
     added_tokens_json: Mapping[str, int]
     stops: tuple[int, ...]
+    own: bool = False
 
     def has(self, *names: str) -> bool:
         """Whether all of these files are in the folder."""
@@ -138,7 +147,10 @@ class TokenizerFolder:
 
     @cached_property
     def sentencepiece_path(self) -> Path | None:
-        """The SentencePiece model, by any of its names."""
+        """The SentencePiece model, by any of its names; in Mistral's own format the last, as in mistral-common."""
+        if self.own:
+            names = [path.name for path in self.path.glob("*.model*") if VERSIONED.fullmatch(path.name)]
+            return self.path / max(names) if names else None
         return next((self.path / name for name in NAMES if self.has(name)), None)
 
     @cached_property
@@ -169,6 +181,9 @@ class TokenizerFolder:
     @cached_property
     def chat_templates(self) -> dict[str, str]:
         """Name -> Jinja text. As in transformers, files of their own win over tokenizer_config.json."""
+        if self.own:
+            name = "chat_template.jinja"
+            return {"default": read_text(self.path / name)} if self.has(name) else {}
         templates = dict(self.config.chat_templates)
         path = self.path / "chat_template.json"
         of_processor = Fields(read_json(path), path).take("chat_template", optional(text))
@@ -203,6 +218,19 @@ def read_folder(path: Path) -> TokenizerFolder:
         added_tokens_json=read_vocab_json(path / "added_tokens.json"),
         stops=generation.take("eos_token_id", token_ids),
         tokenizer_json=read_tokenizer_json(path / "tokenizer.json"),
+    )
+
+
+def read_own_folder(path: Path) -> TokenizerFolder:
+    """Read a folder in Mistral's own format: what Hugging Face's files say is not read, though they may lie beside."""
+    return TokenizerFolder(
+        path=path,
+        config=parse_tokenizer_config({}, path / "tokenizer_config.json"),
+        special_tokens_map=parse_special_tokens_map({}, path / "special_tokens_map.json"),
+        added_tokens_json={},
+        stops=(),
+        tokenizer_json=None,
+        own=True,
     )
 
 

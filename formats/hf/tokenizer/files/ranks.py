@@ -30,12 +30,14 @@ class Tekken:
         pattern: the regex of a word.
         special: the texts of the special tokens, which have the ids from 0 on.
         ranks: bytes -> rank, of the tokens that follow them.
+        version: of the format of conversations, such as ``v7``; None where the file does not say.
     """
 
     path: Path
     pattern: str
     special: tuple[str, ...]
     ranks: dict[bytes, int]
+    version: str | None = None
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
@@ -72,7 +74,8 @@ def read_tekken(path: Path) -> Tekken:
         raise TokenizerError(f"not the ranks from 0 to {n_special - 1}", path=path, where="special_tokens")
     tokens = tokens if size is None else tokens[: max(size - n_special, 0)]
     special = tuple(named.get(number, f"<SPECIAL_{number}>") for number in range(n_special))
-    return Tekken(path, pattern, special, _checked([(token, rank) for rank, token in enumerate(tokens)], path))
+    ranks = _checked([(token, rank) for rank, token in enumerate(tokens)], path)
+    return Tekken(path, pattern, special, ranks, config.take("version", optional(text)))
 
 
 def _checked(pairs: list[tuple[bytes, int]], path: Path) -> dict[bytes, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from ....ir import TokenType
 from .json_values import read_bytes
 
 NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+# Mistral's, whose version, and that of its images, stand behind the name.
+VERSIONED = re.compile(r".*\.model(?:\.(v\d+)(?:m\d+)?)?", re.ASCII)
 UNIGRAM, BPE = 1, 2  # sentencepiece_model.proto, TrainerSpec.ModelType
 
 

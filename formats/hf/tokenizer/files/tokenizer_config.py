@@ -80,7 +80,11 @@ def read_tokenizer_config(path: Path) -> TokenizerConfig:
     Raises:
         TokenizerError: it is not JSON, or a value is not of the type and range that transformers writes.
     """
-    document = read_json(path)
+    return parse_tokenizer_config(read_json(path), path)
+
+
+def parse_tokenizer_config(document: Mapping[str, object], path: Path) -> TokenizerConfig:
+    """The same of what the file holds."""
     fields = Fields(document, path)
     return TokenizerConfig(
         path=path,
@@ -101,7 +105,12 @@ def read_tokenizer_config(path: Path) -> TokenizerConfig:
 
 def read_special_tokens_map(path: Path) -> NamedTokens:
     """Read special_tokens_map.json; a missing file is an empty one. Raises ``TokenizerError`` if it is damaged."""
-    return _named_tokens(Fields(read_json(path), path))
+    return parse_special_tokens_map(read_json(path), path)
+
+
+def parse_special_tokens_map(document: Mapping[str, object], path: Path) -> NamedTokens:
+    """The same of what the file holds."""
+    return _named_tokens(Fields(document, path))
 
 
 def _named_tokens(fields: Fields) -> NamedTokens:
