@@ -9,11 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.contract import F32_ARRAY
-from .products import SQUARE, cholesky, pack
+from .columns import OCTET, Metric
+from .products import SQUARE, cholesky, gram, pack
 
 DAMPING = 0.05  # of the mean of H's diagonal, added to it
+PANEL = 256  # columns
 _RAISE = 10.0  # times the damping, while H is not positive definite
 _LARGEST = 1e3
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Columns of a block that are refined together while the others wait: ``width`` from column ``first`` on.
+
+    Args:
+        first, width: the columns, multiples of ``SQUARE``.
+        ahead: the loss over them where all later columns of the block repair what they can: H's part less what the
+            later ones take (the Schur complement), which is the factor's part times its transpose.
+        joint: the loss over them where no other column moves: H's part.
+        turned: the factor's part, transposed, each row times its diagonal entry, packed.
+    """
+
+    first: int
+    width: int
+    ahead: Metric
+    joint: Metric
+    turned: F32_ARRAY
 
 
 @dataclass(frozen=True)
@@ -26,13 +47,9 @@ class Block:
     Args:
         moments: H, packed (see ``products.pack``).
         factor: M with each column divided by its diagonal entry, packed.
-        turned: M's transpose, each row times its diagonal entry, packed.
-        near_moments, near_factor: float32 [width / SQUARE, SQUARE, SQUARE], the squares on the diagonals of H and of
-            the divided M.
-        octets: float32 [width / SQUARE, SQUARE, 8], the inverses of H's diagonal octets, one below the other.
+        panels: its columns in panels of ``PANEL``; the last may be narrower.
         diagonal: float32 [width], M's.
         importance: float32 [width], the diagonal of H, not damped.
-        curvature: float32 [width], the diagonal of H, damped.
         damping: what was added to the diagonal, as a fraction of its mean.
     """
 
@@ -40,13 +57,9 @@ class Block:
     width: int
     moments: F32_ARRAY
     factor: F32_ARRAY
-    turned: F32_ARRAY
-    near_moments: F32_ARRAY
-    near_factor: F32_ARRAY
-    octets: F32_ARRAY
+    panels: tuple[Panel, ...]
     diagonal: F32_ARRAY
     importance: F32_ARRAY
-    curvature: F32_ARRAY
     damping: float
 
     @property
@@ -87,12 +100,24 @@ def _block(first: int, h: NDArray[np.float64], damping: float) -> Block:
             raise ValueError("the second moments are far from positive definite")
     factor = np.triu(upper)[::-1, ::-1].T
     diagonal = np.diag(factor).copy()
-    near, divided = squares(damped, SQUARE), factor / diagonal
-    return Block(
-        first, len(h), pack(damped), pack(divided), pack(factor.T * diagonal[:, None]), near.astype(np.float32),
-        squares(divided, SQUARE).astype(np.float32), np.linalg.inv(squares(damped, 8)).reshape((*near.shape[:2], 8))
-        .astype(np.float32), diagonal.astype(np.float32), importance, np.diag(damped).astype(np.float32), damping,
-    )  # fmt: skip
+    panels = tuple(_panel(damped, factor, at, min(at + PANEL, len(h))) for at in range(0, len(h), PANEL))
+    return Block(first, len(h), pack(damped), pack(factor / diagonal), panels, diagonal.astype(np.float32), importance,
+                 damping)  # fmt: skip
+
+
+def _panel(h: NDArray[np.float64], factor: NDArray[np.float64], start: int, end: int) -> Panel:
+    m = np.ascontiguousarray(factor[start:end, start:end])
+    joint = metric_of(np.ascontiguousarray(h[start:end, start:end]))
+    ahead = joint if end == len(h) else metric_of(gram(m))
+    return Panel(start, end - start, ahead, joint, pack(m.T * np.diag(m)[:, None]))
+
+
+def metric_of(h: NDArray[np.float64]) -> Metric:
+    """Return the quadratic loss of a symmetric matrix, a multiple of ``SQUARE`` wide."""
+    n, curvature = len(h), np.diag(h).astype(np.float32)
+    sums = squares(h, SQUARE).reshape(n // SQUARE, 2, SQUARE // 2, SQUARE).sum(axis=2).astype(np.float32)
+    inverses = np.linalg.inv(squares(h, OCTET)).reshape(n, OCTET).astype(np.float32)
+    return Metric(pack(h), sums, inverses, curvature, np.float32(1) / curvature)
 
 
 def squares(matrix: NDArray[np.float64], n: int) -> NDArray[np.float64]:

@@ -9,9 +9,12 @@ import numpy as np
 from ..kernels.base import jit, jit_inline, jit_part
 from ..kernels.codebooks import CODEBOOKS, load_codebook
 from ..kernels.nearest import nearest_of_eight, nearest_of_three
-from ..kernels.simd import VEC, spread, vload, vstore
+from ..kernels.simd import VEC, any_lane, spread, vload, vload_flat, vstore, vstore_flat, where
+from .columns import OCTET
 from .lattice_types import EVEN, MOVED, MOVED_TOGETHER, LatticeType
-from .products import fma
+from .products import SQUARE, TILE, fma
+from .refit import refit
+from .squares import begin_square, meet_earlier, meet_octet, publish_octet, publish_square
 
 _ZERO, _DELTA = np.float32(0), np.float32(0.125)
 
@@ -176,120 +179,137 @@ def _choose(octet, scales, row, codebook):  # type: ignore[no-untyped-def]
             _choose_signed(octet, lane, scales[row, lane], codebook)
 
 
+@jit_inline
+def _take(octet, i, target):  # type: ignore[no-untyped-def]
+    """Set the wanted values of column ``i`` of an octet."""
+    for lane in range(VEC):
+        octet.x[8 * lane + i] = target[i, lane]
+
+
 @jit
-def feed(lanes, at, near, compensated, cost, lattice, codebook, octet):  # type: ignore[no-untyped-def]
-    """Choose the points of a square of columns, octet by octet, each octet's errors fed into the rest.
+def feed(lanes, at, n, factor, diagonal, compensated, lattice, codebook, octet, scratch):  # type: ignore[no-untyped-def]
+    """Choose the points of columns octet by octet, each octet's errors fed into the rest of them.
 
     Args:
-        lanes: ``Lanes``; the square's ``errors`` and ``left`` are written.
-        at: the square's first column.
-        near: float32 [n, n], the factor's square.
-        compensated: ``Columns``, what the square's weights have become by the errors before them; scratch afterwards.
-        cost: float32 [columns], of a squared error in each column.
-        lattice: ``LatticeCodes``; the square's ``points`` and ``signs`` are written.
+        lanes, at, n, factor, diagonal, compensated, scratch: see ``scalar_walk.feed``.
+        lattice: ``LatticeCodes``; the columns' ``points`` and ``signs`` are written.
         codebook: ``WalkCodebook``.
         octet: ``Octet``, scratch.
     """
-    n, x = near.shape[0], compensated.values
+    x = compensated.values
     for group in range(lanes.weights.shape[0] // lanes.width):
-        first, here = group * compensated.width + compensated.at, group * lanes.width + at
-        for k8 in range(n // 8):
-            j = 8 * k8
-            row = (here + j) // 8
-            for i in range(8):
+        lost = vload_flat(lanes.lost, group * VEC)
+        for o in range(n // OCTET):
+            column = at + OCTET * o
+            here, first = group * lanes.width + column, group * compensated.width + compensated.at + OCTET * o
+            if column % SQUARE == 0:
+                meet_earlier(lanes, group, at, OCTET * o, factor, compensated)
+            row = here // OCTET
+            for i in range(OCTET):
+                vstore(scratch.steps, i, 0, vload(x, first + i, 0))
+                _take(octet, i, scratch.steps)
+                cost = diagonal[column + i] * diagonal[column + i]
                 for lane in range(VEC):
-                    octet.x[8 * lane + i] = x[first + j + i, lane]
-                    octet.weight[8 * lane + i] = cost[at + j + i]
-            for lane in range(VEC):
-                octet.sign[0, lane] = lattice.signs[row, lane]
-            _choose(octet, lattice.scales, (here + j) // lattice.size, codebook)
+                    octet.weight[8 * lane + i] = cost
+            vstore(octet.sign, 0, 0, vload(lattice.signs, row, 0))
+            _choose(octet, lattice.scales, here // lattice.size, codebook)
             vstore(lattice.points, 2 * row, 0, vload(octet.point, 0, 0))
             vstore(lattice.points, 2 * row + 1, 0, vload(octet.point, 1, 0))
             vstore(lattice.signs, row, 0, vload(octet.sign, 0, 0))
-            for i in range(8):
-                value = vload(octet.value, i, 0)
-                vstore(lanes.errors, here + j + i, 0, vload(lanes.weights, here + j + i, 0) - value)
+            for i in range(OCTET):
+                value, left = vload(octet.value, i, 0), vload(scratch.steps, i, 0)
+                vstore(lanes.errors, here + i, 0, vload(lanes.weights, here + i, 0) - value)
                 # the octet's own errors feed each other too: what is left is what no later column can repair
+                tile, lane = (column + i) // TILE, (column + i) % TILE
                 for k in range(i):
-                    v = vload(x, first + j + i, 0)
-                    error = vload(lanes.errors, here + j + k, 0)
-                    vstore(x, first + j + i, 0, fma(error, spread(near[j + k, j + i]), v))
-                vstore(lanes.left, here + j + i, 0, vload(x, first + j + i, 0) - value)
-            for i in range(8):
-                error = vload(lanes.errors, here + j + i, 0)
-                for k in range(j + 8, n):
-                    vstore(x, first + k, 0, fma(error, spread(near[j + i, k]), vload(x, first + k, 0)))
+                    left = fma(vload(lanes.errors, here + k, 0), spread(factor[tile, column + k, lane]), left)
+                left = left - value
+                vstore(lanes.left, here + i, 0, left)
+                cost = left * diagonal[column + i]
+                lost = fma(cost, cost, lost)
+            meet_octet(lanes, group, column, factor, compensated, first - column % SQUARE)
+        vstore_flat(lanes.lost, group * VEC, lost)
 
 
 @jit
-def descend(lanes, at, near, inverses, curvature, lattice, codebook, octet):  # type: ignore[no-untyped-def]
-    """One pass of descent over a square: each octet is moved to where it would best be, all others being as they are,
-    if that lessens the quadratic loss.
+def sweep(lanes, at, metric, passes, lattice, codebook, octet, scales, offsets, scratch):  # type: ignore[no-untyped-def]
+    """Passes of descent over a panel, square by square: points, scales, points; until nothing moves.
 
     Args:
-        lanes: ``Lanes``; the square's ``errors`` are changed, and its part of ``gradient`` is kept true.
-        at: the square's first column.
-        near: float32 [n, n], H's square.
-        inverses: float32 [n, 8], the inverses of H's diagonal octets, one below the other.
-        curvature: float32 [columns], H's diagonal.
-        lattice: ``LatticeCodes``; the square's ``points`` and ``signs`` are changed.
+        lanes, at, metric, passes, scales, offsets, scratch: see ``scalar_walk.sweep``.
+        lattice: ``LatticeCodes``; the panel's ``points`` and ``signs`` are changed.
         codebook: ``WalkCodebook``.
         octet: ``Octet``, scratch.
     """
-    n, gradient = near.shape[0], lanes.gradient
-    change = np.empty((8, VEC), np.float32)
     for group in range(lanes.weights.shape[0] // lanes.width):
-        here = group * lanes.width + at
-        for k8 in range(n // 8):
-            j = 8 * k8
-            row = (here + j) // 8
-            for i in range(8):
-                best = vload(lanes.weights, here + j + i, 0) - vload(lanes.errors, here + j + i, 0)
-                for k in range(8):
-                    best = fma(vload(gradient, here + j + k, 0), spread(inverses[j + k, i]), best)
-                vstore(change, i, 0, best)
-            for i in range(8):
-                for lane in range(VEC):
-                    octet.x[8 * lane + i] = change[i, lane]
-                    octet.weight[8 * lane + i] = curvature[at + j + i]
-            for lane in range(VEC):
-                octet.sign[0, lane] = lattice.signs[row, lane]
-            _choose(octet, lattice.scales, (here + j) // lattice.size, codebook)
-            moving = _accept(lanes, near, octet, change, here, j)
+        base = group * lanes.width + at
+        vstore(scratch.lost, 0, 0, vload_flat(lanes.lost, group * VEC))
+        for _ in range(passes):
+            moving = False
+            for square in range(metric.curvature.size // SQUARE):
+                begin_square(scratch)
+                _descend(lanes, base, metric, square, lattice, codebook, octet, scratch)
+                refit(lanes, base, metric, square, lattice.size, scales, offsets, scratch)
+                _descend(lanes, base, metric, square, lattice, codebook, octet, scratch)
+                if publish_square(lanes, base, metric, square, scratch):
+                    moving = True
             if not moving:
-                continue
-            for lane in range(VEC):
-                if octet.sign[0, lane] >= 0:
-                    lattice.points[2 * row, lane] = octet.point[0, lane]
-                    lattice.points[2 * row + 1, lane] = octet.point[1, lane]
-                    lattice.signs[row, lane] = octet.sign[0, lane]
-            for i in range(8):
-                delta = vload(change, i, 0)
-                vstore(lanes.errors, here + j + i, 0, vload(lanes.errors, here + j + i, 0) + delta)
-                for k in range(n):
-                    vstore(gradient, here + k, 0, fma(delta, spread(near[j + i, k]), vload(gradient, here + k, 0)))
+                break
+        vstore_flat(lanes.lost, group * VEC, vload(scratch.lost, 0, 0))
 
 
 @jit
-def _accept(lanes, near, octet, change, here, j):  # type: ignore[no-untyped-def]
+def _descend(lanes, base, metric, square, lattice, codebook, octet, scratch):  # type: ignore[no-untyped-def]
+    """Move each octet to where it would best be, all others being as they are, if that lessens the quadratic loss."""
+    first, change = SQUARE * square, scratch.steps
+    for i in range(OCTET + 1):
+        scratch.few[i] = i - 1 if i else OCTET
+    for o in range(SQUARE // OCTET):
+        j = first + OCTET * o
+        here = base + j
+        row = here // OCTET
+        for i in range(OCTET):
+            best = vload(lanes.weights, here + i, 0) - vload(lanes.errors, here + i, 0)
+            for k in range(OCTET):
+                best = fma(vload(lanes.gradient, here + k, 0), spread(metric.inverses[j + k, i]), best)
+            vstore(change, i, 0, best)
+        for i in range(OCTET):
+            _take(octet, i, change)
+            for lane in range(VEC):
+                octet.weight[8 * lane + i] = metric.curvature[j + i]
+        vstore(octet.sign, 0, 0, vload(lattice.signs, row, 0))
+        _choose(octet, lattice.scales, here // lattice.size, codebook)
+        if not _accept(lanes, metric.moments, octet, change, here, j, scratch):
+            continue
+        for lane in range(VEC):
+            if octet.sign[0, lane] >= 0:
+                lattice.points[2 * row, lane] = octet.point[0, lane]
+                lattice.points[2 * row + 1, lane] = octet.point[1, lane]
+                lattice.signs[row, lane] = octet.sign[0, lane]
+        for i in range(OCTET):
+            delta, k = vload(change, i, 0), OCTET * o + i
+            vstore(lanes.errors, here + i, 0, vload(lanes.errors, here + i, 0) + delta)
+            vstore(scratch.moves, k, 0, vload(scratch.moves, k, 0) + delta)
+        publish_octet(lanes, base + first, metric, square, o, scratch)
+
+
+@jit
+def _accept(lanes, moments, octet, change, here, j, scratch):  # type: ignore[no-untyped-def]
     """Turn ``change`` into the change of the errors, zero where it would not lessen the loss (the lane's sign becomes
     -1 there); return whether any lane moves."""
     loss = spread(_ZERO)
-    for i in range(8):
-        delta = vload(lanes.weights, here + j + i, 0) - vload(octet.value, i, 0) - vload(lanes.errors, here + j + i, 0)
+    for i in range(OCTET):
+        delta = vload(lanes.weights, here + i, 0) - vload(octet.value, i, 0) - vload(lanes.errors, here + i, 0)
         vstore(change, i, 0, delta)
-    for i in range(8):
-        product = vload(lanes.gradient, here + j + i, 0) * np.float32(2)
-        for k in range(8):
-            product = fma(vload(change, k, 0), spread(near[j + k, j + i]), product)
+    for i in range(OCTET):
+        product = vload(lanes.gradient, here + i, 0) * np.float32(2)
+        for k in range(OCTET):
+            near = moments[(j + i) // TILE, j + k, (j + i) % TILE]
+            product = fma(vload(change, k, 0), spread(near), product)
         loss = fma(product, vload(change, i, 0), loss)
-    anything = False
-    vstore(octet.value, 0, 0, loss)
-    for lane in range(VEC):
-        if octet.value[0, lane] < _ZERO:
-            anything = True
-        else:
-            octet.sign[0, lane] = -1
-            for i in range(8):
-                change[i, lane] = _ZERO
-    return anything
+    less = loss < _ZERO
+    vstore(octet.sign, 0, 0, where(less, vload(octet.sign, 0, 0), spread(np.int32(-1))))
+    for i in range(OCTET):
+        vstore(change, i, 0, where(less, vload(change, i, 0), _ZERO))
+    vstore(scratch.lost, 0, 0, vload(scratch.lost, 0, 0) + where(less, loss, _ZERO))
+    return any_lane(less)

@@ -9,15 +9,24 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import types
+from numba.core import cgutils
 from numba.core.cgutils import get_or_insert_function
 from numpy.typing import NDArray
 
 from ..kernels.base import intrinsic, jit
 from ..kernels.contract import F32_ARRAY
-from ..kernels.simd import F32V, VEC, any_lane, spread, vload, vstore, vstore_flat
+from ..kernels.simd import F32V, VEC, any_lane, spread, vload, vload_flat, vstore, vstore_flat
 
 SQUARE = 32  # columns whose errors meet at once; farther ones get them as products
-QUAD = 4  # output columns at a time: with VEC lanes each, what the registers hold
+TILE = 16  # output columns at a time: with VEC lanes each, what the registers of AVX-512 hold beside one more
+_FEW = 4  # of those, what other registers hold
+
+
+def _spread(builder: Any, scalar: Any) -> Any:
+    vector, word = ir.VectorType(scalar.type, VEC), ir.IntType(32)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, word(0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(word, VEC), [0] * VEC))
 
 
 @intrinsic
@@ -25,18 +34,103 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c`` of three F32V, rounded once."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector = ir.VectorType(ir.FloatType(), VEC)
-        kind = ir.FunctionType(vector, [vector] * 3)
-        return builder.call(get_or_insert_function(builder.module, kind, f"llvm.fma.v{VEC}f32"), args)
+        return builder.call(_fused(builder), args)
 
     return F32V(F32V, F32V, F32V), codegen
 
 
+def _fused(builder: Any) -> Any:
+    vector = ir.VectorType(ir.FloatType(), VEC)
+    return get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{VEC}f32")
+
+
+def _add_rows(context: Any, builder: Any, tile: Any, source: Any, out: Any, count: Any, row_of: Any) -> None:
+    """Emit ``out[c] += sum_i tile[row_of(i), c] * source[row_of(i)]``, i < ``count``; the pointers are to the tile's
+    first row, and to columns of a group in the lane form. The sum runs over i in order, whatever the registers."""
+    vector, word = ir.VectorType(ir.FloatType(), VEC), ir.IntType(64)
+    source, out = (builder.bitcast(pointer, vector.as_pointer()) for pointer in (source, out))
+    wide = "+avx512f" in context.codegen()._tm_features  # of the machine that will run it, numba's settings applied
+    step = TILE if wide else _FEW
+    for first in range(0, TILE, step):
+        places = [builder.gep(out, [word(first + c)]) for c in range(step)]
+        sums = [cgutils.alloca_once_value(builder, builder.load(place, align=4)) for place in places]
+        with cgutils.for_range(builder, count) as loop:
+            k = row_of(loop.index)
+            v = builder.load(builder.gep(source, [k]), align=4)
+            row = builder.gep(tile, [builder.mul(k, word(TILE))])
+            for c, total in enumerate(sums):
+                factor = _spread(builder, builder.load(builder.gep(row, [word(first + c)])))
+                builder.store(builder.call(_fused(builder), [v, factor, builder.load(total)]), total)
+        for place, total in zip(places, sums, strict=True):
+            builder.store(builder.load(total), place, align=4)
+
+
+@intrinsic
+def tile_product(
+    typingctx: Any, packed: Any, tile: Any, row: Any, n: Any, source: Any, at: Any, out: Any, to: Any
+) -> Any:
+    """``out[to + c] += sum_k packed[tile, row + k, c] * source[at + k]``, k < ``n``, for the ``TILE`` columns c.
+
+    Args:
+        packed: a matrix as ``pack`` gives it.
+        source, out: float32 in the lane form.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first = tile_row(context, builder, sig.args[0], *args[:3])
+        source, out = (lane_row(context, builder, sig.args[i], args[i], args[i + 1]) for i in (4, 6))
+        _add_rows(context, builder, first, source, out, args[3], lambda i: i)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(packed, i, i, i, source, i, out, i), codegen
+
+
+@intrinsic
+def tile_moves(
+    typingctx: Any, packed: Any, tile: Any, row: Any, moved: Any, source: Any, at: Any, out: Any, to: Any
+) -> Any:
+    """Do as ``tile_product``, with some k alone: ``moved`` int32 has how many they are, and which."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first = tile_row(context, builder, sig.args[0], *args[:3])
+        source, out = (lane_row(context, builder, sig.args[i], args[i], args[i + 1]) for i in (4, 6))
+        data, word = context.make_array(sig.args[3])(context, builder, args[3]).data, ir.IntType(64)
+
+        def entry(i: Any) -> Any:
+            return builder.sext(builder.load(builder.gep(data, [i])), word)
+
+        count = entry(word(0))
+        _add_rows(context, builder, first, source, out, count, lambda i: entry(builder.add(i, word(1))))
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(packed, i, i, moved, source, i, out, i), codegen
+
+
+def tile_row(context: Any, builder: Any, kind: Any, array: Any, tile: Any, row: Any) -> Any:
+    """Return the address of a row of a tile of a packed matrix."""
+    struct = context.make_array(kind)(context, builder, array)
+    rows = builder.extract_value(struct.shape, 1)
+    return builder.gep(struct.data, [builder.mul(builder.add(builder.mul(tile, rows), row), ir.IntType(64)(TILE))])
+
+
+def lane_row(context: Any, builder: Any, kind: Any, array: Any, row: Any) -> Any:
+    """Return the address of a row of an array in the lane form."""
+    struct = context.make_array(kind)(context, builder, array)
+    return builder.gep(struct.data, [builder.mul(row, ir.IntType(64)(VEC))])
+
+
 def pack(matrix: NDArray[Any]) -> F32_ARRAY:
-    """Return a matrix [rows, columns] as float32 [columns / 4, rows, 4], as ``add_product`` reads it."""
+    """Return a matrix [rows, columns] as float32 [columns / TILE, rows, TILE], as the products read it."""
     rows, columns = matrix.shape
-    quads = np.asarray(matrix, np.float32).reshape(rows, columns // QUAD, QUAD).transpose(1, 0, 2)
-    return np.ascontiguousarray(quads)
+    tiles = np.asarray(matrix, np.float32).reshape(rows, columns // TILE, TILE).transpose(1, 0, 2)
+    return np.ascontiguousarray(tiles)
+
+
+def unpack(packed: F32_ARRAY) -> F32_ARRAY:
+    """Return a matrix that was packed."""
+    return np.ascontiguousarray(packed.transpose(1, 0, 2)).reshape(packed.shape[1], -1)
 
 
 def to_lanes(rows: NDArray[Any]) -> NDArray[Any]:
@@ -73,91 +167,54 @@ def add_product(packed, first, n, source, start, end, target):  # type: ignore[n
         packed: the matrix as ``pack`` gives it.
         first, n: the matrix's rows that take part.
         source, target: ``Columns``.
-        start, end: the matrix's columns that take part; multiples of ``QUAD``.
+        start, end: the matrix's columns that take part; multiples of ``TILE``.
     """
-    out = target.values
-    for quad in range(start // 4, end // 4):
-        column = target.at + 4 * quad - start
+    for tile in range(start // TILE, end // TILE):
+        column = target.at + TILE * tile - start
         for group in range(source.values.shape[0] // source.width):
             at, to = group * source.width + source.at, group * target.width + column
-            s0, s1, s2, s3 = vload(out, to, 0), vload(out, to + 1, 0), vload(out, to + 2, 0), vload(out, to + 3, 0)
-            for k in range(n):
-                v = vload(source.values, at + k, 0)
-                s0 = fma(v, spread(packed[quad, first + k, 0]), s0)
-                s1 = fma(v, spread(packed[quad, first + k, 1]), s1)
-                s2 = fma(v, spread(packed[quad, first + k, 2]), s2)
-                s3 = fma(v, spread(packed[quad, first + k, 3]), s3)
-            vstore(out, to, 0, s0)
-            vstore(out, to + 1, 0, s1)
-            vstore(out, to + 2, 0, s2)
-            vstore(out, to + 3, 0, s3)
+            tile_product(packed, tile, first, n, source.values, at, target.values, to)
 
 
 @jit
-def add_moves(packed, first, n, moves, start, end, target):  # type: ignore[no-untyped-def]
-    """Do as ``add_product``, with the columns that moved alone: ``moves`` are of ``n`` columns from ``first`` on."""
-    out = target.values
-    for quad in range(start // 4, end // 4):
-        column = target.at + 4 * quad - start
-        for group in range(moves.moved.shape[0]):
-            count = moves.moved[group, 0]
-            if count == 0:
-                continue
-            to = group * target.width + column
-            s0, s1, s2, s3 = vload(out, to, 0), vload(out, to + 1, 0), vload(out, to + 2, 0), vload(out, to + 3, 0)
-            for i in range(1, count + 1):
-                k = moves.moved[group, i]
-                v = vload(moves.values, group * n + k, 0)
-                s0 = fma(v, spread(packed[quad, first + k, 0]), s0)
-                s1 = fma(v, spread(packed[quad, first + k, 1]), s1)
-                s2 = fma(v, spread(packed[quad, first + k, 2]), s2)
-                s3 = fma(v, spread(packed[quad, first + k, 3]), s3)
-            vstore(out, to, 0, s0)
-            vstore(out, to + 1, 0, s1)
-            vstore(out, to + 2, 0, s2)
-            vstore(out, to + 3, 0, s3)
-
-
-@jit
-def find_moves(now, before, n, moves):  # type: ignore[no-untyped-def]
-    """Fill ``moves`` with how far ``n`` columns moved.
+def squared_products(factor, diagonal, errors, columns, enough, out):  # type: ignore[no-untyped-def]
+    """``out[row] = sum_j (sum_{i<=j} factor[i, j] * errors[i] * diagonal[j])**2``, from the last columns on, where the
+    most is; of a group of rows that have all passed ``enough``, no more is added.
 
     Args:
-        now: ``Columns``, the columns as they are.
-        before: float32 [groups * n, VEC], as they were.
-        n: how many they are.
-        moves: ``Moves``, written.
+        factor: upper triangular, packed.
+        diagonal: float32 [columns].
+        errors: float32 [groups * columns, VEC].
+        columns: how many.
+        enough, out: float32 [groups * VEC].
     """
-    for group in range(moves.moved.shape[0]):
-        count = 0
-        for j in range(n):
-            delta = vload(now.values, group * now.width + now.at + j, 0) - vload(before, group * n + j, 0)
-            if any_lane(delta != np.float32(0)):
-                vstore(moves.values, group * n + j, 0, delta)
-                count += 1
-                moves.moved[group, count] = j
-        moves.moved[group, 0] = count
-
-
-@jit
-def row_sums(a, b, columns, out):  # type: ignore[no-untyped-def]
-    """``out[row] = sum_j a[j] * b[j]`` of arrays in the lane form."""
-    for group in range(a.shape[0] // columns):
-        total = spread(np.float32(0))
-        for j in range(group * columns, (group + 1) * columns):
-            total = fma(vload(a, j, 0), vload(b, j, 0), total)
+    products = np.empty((TILE, VEC), np.float32)
+    for group in range(errors.shape[0] // columns):
+        total, limit = spread(np.float32(0)), vload_flat(enough, group * VEC)
+        for back in range(columns // TILE):
+            tile = columns // TILE - 1 - back
+            for c in range(TILE):
+                vstore(products, c, 0, spread(np.float32(0)))
+            tile_product(factor, tile, 0, TILE * (tile + 1), errors, group * columns, products, 0)
+            for c in range(TILE):
+                v = vload(products, c, 0) * diagonal[TILE * tile + c]
+                total = fma(v, v, total)
+            if not any_lane(total <= limit):
+                break
         vstore_flat(out, group * VEC, total)
 
 
 @jit
-def weighted_squares(a, weights, columns, out):  # type: ignore[no-untyped-def]
-    """``out[row] = sum_j weights[j] * a[j]**2`` of an array in the lane form."""
-    for group in range(a.shape[0] // columns):
-        total = spread(np.float32(0))
-        for j in range(columns):
-            v = vload(a, group * columns + j, 0)
-            total = fma(v * v, spread(weights[j]), total)
-        vstore_flat(out, group * VEC, total)
+def gram(a):  # type: ignore[no-untyped-def]
+    """Return a times its transpose, a float64 [n, n] that is upper triangular."""
+    n, turned = a.shape[0], np.ascontiguousarray(a.T)
+    product = np.zeros((n, n))
+    for i in range(n):
+        for k in range(i, n):
+            f = a[i, k]
+            for j in range(k + 1):
+                product[i, j] += f * turned[k, j]
+    return product
 
 
 @jit

@@ -8,7 +8,6 @@ import numpy as np
 
 from ..kernels.base import jit, jit_inline
 from ..kernels.simd import (
-    VEC,
     any_lane,
     bits_of,
     from_bits,
@@ -24,7 +23,7 @@ from ..kernels.simd import (
     vstore,
     where,
 )
-from .products import fma
+from .products import SQUARE, TILE, fma, tile_product
 from .scales import HALF_MANTISSA
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -75,64 +74,78 @@ def _representable(wanted, old, unit, scales):  # type: ignore[no-untyped-def]
     return where(unit == _ZERO, old, unit * (n + shift))
 
 
-@jit_inline
-def _step(gradient, near, values, here, start, size):  # type: ignore[no-untyped-def]
-    """Return by how much a sub-block's scale would have to grow for the least loss, its values being multiples of
-    it."""
-    slope, curvature = spread(_ZERO), spread(_ZERO)
-    for j in range(size):
-        v = vload(values, j, 0)
-        slope = fma(vload(gradient, here + start + j, 0), v, slope)
-        product = spread(_ZERO)
-        for k in range(size):
-            product = fma(vload(values, k, 0), spread(near[start + j, start + k]), product)
-        curvature = fma(v, product, curvature)
-    return where(curvature > _ZERO, slope / curvature, _ZERO)
-
-
 @jit
-def refit(lanes, at, near, size, scales, offsets):  # type: ignore[no-untyped-def]
+def refit(lanes, base, metric, square, size, scales, offsets, scratch):  # type: ignore[no-untyped-def]
     """Move the scale of each sub-block of a square, then its offset, to where the quadratic loss is least, the codes
     and all others being as they are.
 
     Args:
         lanes: ``Lanes``; the square's ``errors`` and ``gradient`` are kept true.
-        at: the square's first column.
-        near: float32 [n, n], H's square.
+        base: the line of the panel's first column.
+        metric: ``Metric`` of the panel.
+        square: the square's number in the panel.
         size: weights in a sub-block.
         scales, offsets: ``RefitScales``; the square's values are changed.
+        scratch: ``Scratch``; ``moves`` and ``lost`` are kept true.
     """
-    n = near.shape[0]
-    values = np.empty((n, VEC), np.float32)
-    for group in range(lanes.weights.shape[0] // lanes.width):
-        here = group * lanes.width + at
-        for start in range(0, n, size):
-            row = (here + start) // size
-            scale, offset = vload(scales.values, row, 0), vload(offsets.values, row, 0)
-            inverse = where(scale == _ZERO, _ZERO, _ONE / scale)
+    first = SQUARE * square
+    for start in range(0, SQUARE, size):
+        here = base + first + start
+        row = here // size
+        scale, offset = vload(scales.values, row, 0), vload(offsets.values, row, 0)
+        inverse = where(scale == _ZERO, _ZERO, _ONE / scale)
+        for j in range(size):
+            value = vload(lanes.weights, here + j, 0) - vload(lanes.errors, here + j, 0)
+            vstore(scratch.values, j, 0, (value - offset) * inverse)
+        for k in range(SQUARE):
+            vstore(scratch.product, k, 0, spread(_ZERO))
+        for half in range(SQUARE // TILE):
+            tile = SQUARE // TILE * square + half
+            tile_product(metric.moments, tile, first + start, size, scratch.values, 0, scratch.product, TILE * half)
+        slope, curvature = _slope(lanes, here, start, size, scratch)
+        new = scale + where(curvature > _ZERO, slope / curvature, _ZERO)
+        new = _representable(new, scale, vload(scales.units, row, 0), scales)
+        _change(lanes, base + first, start, size, new - scale, slope, curvature, scratch)
+        vstore(scales.values, row, 0, new)
+        if offsets.low <= offsets.high:
             for j in range(size):
-                value = vload(lanes.weights, here + start + j, 0) - vload(lanes.errors, here + start + j, 0)
-                vstore(values, j, 0, (value - offset) * inverse)
-            wanted = scale + _step(lanes.gradient, near, values, here, start, size)
-            new = _representable(wanted, scale, vload(scales.units, row, 0), scales)
-            _change(lanes, near, values, new - scale, here, start, size)
-            vstore(scales.values, row, 0, new)
-            if offsets.low <= offsets.high:
-                for j in range(size):
-                    vstore(values, j, 0, spread(_ONE))
-                wanted = offset + _step(lanes.gradient, near, values, here, start, size)
-                new = _representable(wanted, offset, vload(offsets.units, row, 0), offsets)
-                _change(lanes, near, values, new - offset, here, start, size)
-                vstore(offsets.values, row, 0, new)
+                vstore(scratch.values, j, 0, spread(_ONE))
+            for k in range(SQUARE):
+                total = metric.sums[square, start // TILE, k]
+                if size == SQUARE:
+                    total += metric.sums[square, 1, k]
+                vstore(scratch.product, k, 0, spread(total))
+            slope, curvature = _slope(lanes, here, start, size, scratch)
+            new = offset + where(curvature > _ZERO, slope / curvature, _ZERO)
+            new = _representable(new, offset, vload(offsets.units, row, 0), offsets)
+            _change(lanes, base + first, start, size, new - offset, slope, curvature, scratch)
+            vstore(offsets.values, row, 0, new)
 
 
 @jit_inline
-def _change(lanes, near, values, change, here, start, size):  # type: ignore[no-untyped-def]
-    """Change a scale, and what depends on it in the square."""
+def _slope(lanes, here, start, size, scratch):  # type: ignore[no-untyped-def]
+    """Return how steeply the loss falls (by half) as a sub-block grows by its ``values``, and half of how that
+    changes."""
+    slope, curvature = spread(_ZERO), spread(_ZERO)
+    for j in range(size):
+        v = vload(scratch.values, j, 0)
+        slope = fma(vload(lanes.gradient, here + j, 0), v, slope)
+        curvature = fma(vload(scratch.product, start + j, 0), v, curvature)
+    return slope, curvature
+
+
+@jit_inline
+def _change(lanes, here, start, size, change, slope, curvature, scratch):  # type: ignore[no-untyped-def]
+    """Let a sub-block of the square at line ``here`` grow by ``change`` times its ``values``."""
     if not any_lane(change != _ZERO):
         return
-    for j in range(start, start + size):
-        delta = spread(_ZERO) - change * vload(values, j - start, 0)
-        vstore(lanes.errors, here + j, 0, vload(lanes.errors, here + j, 0) + delta)
-        for k in range(near.shape[0]):
-            vstore(lanes.gradient, here + k, 0, fma(delta, spread(near[j, k]), vload(lanes.gradient, here + k, 0)))
+    back = spread(_ZERO) - change
+    for j in range(size):
+        delta = back * vload(scratch.values, j, 0)
+        vstore(lanes.errors, here + start + j, 0, vload(lanes.errors, here + start + j, 0) + delta)
+        vstore(scratch.moves, start + j, 0, vload(scratch.moves, start + j, 0) + delta)
+    for k in range(SQUARE):
+        product = vload(scratch.product, k, 0)
+        vstore(lanes.gradient, here + k, 0, fma(back, product, vload(lanes.gradient, here + k, 0)))
+    lost = fma(change, fma(change, curvature, spread(_ZERO) - slope - slope), vload(scratch.lost, 0, 0))
+    vstore(scratch.lost, 0, 0, lost)

@@ -13,7 +13,7 @@ from ..kernels.contract import F32_ARRAY, Kernel
 from ..kernels.simd import VEC
 from .columns import Columns
 from .factor import Block
-from .products import SQUARE, add_product, from_lanes, row_sums, to_lanes, weighted_squares
+from .products import add_product, from_lanes, squared_products, to_lanes
 from .walkers import PASSES, State, walker
 
 
@@ -41,7 +41,7 @@ def encode_refined(
         rows = np.ascontiguousarray(weights[:, block.first : block.end])
         plain = _encode(rows, kernel, block.importance)
         refined, loss = _refine(rows, plain, kernel, block, passes or PASSES[kind.name])
-        plain_loss = _loss(rows, plain, kernel, block)
+        plain_loss = _loss(rows, plain, kernel, block, loss)
         out[:, span] = np.where((loss <= plain_loss)[:, None], refined, plain)
         total += np.minimum(loss, plain_loss)
     return total
@@ -53,44 +53,41 @@ def _refine(rows: F32_ARRAY, plain: Bytes, kernel: Kernel, block: Block, passes:
     state, size = State(rows, block), kernel.qtype.block_size
     codes = walker(kernel.qtype, state)
     headers = []
-    for at in range(0, block.width, size):
-        x = Columns(state.copy(state.lanes.weights, 1, at, size), 0, size)
-        if size == block.width:  # nothing came before
-            headers.append(plain)
-        else:
-            add_product(block.factor, 0, at, state.errors, at, at + size, x)
-            compensated = from_lanes(x.values, state.n, size)
-            headers.append(_encode(compensated, kernel, block.importance[at : at + size]))
-        codes.begin(at, headers[-1])
-        for q in range(at, at + size, SQUARE):
-            square = x._replace(at=q - at)
-            add_product(block.factor, at, q - at, state.errors._replace(at=at), q, q + SQUARE, square)
-            codes.feed(square, q)
-    for q in range(0, block.width, SQUARE):
-        left, gradient = state.left._replace(at=q), state.gradient._replace(at=q)
-        add_product(block.turned, q, block.width - q, left, q, q + SQUARE, gradient)
-    for _ in range(passes):
-        for q in range(0, block.width, SQUARE):
-            state.move(q, (codes.descend, codes.refit, codes.descend))
+    alone = len(block.panels) == 1
+    for panel in block.panels:
+        for at in range(panel.first, panel.first + panel.width, size):
+            x = Columns(state.copy(state.lanes.weights, 1, at, size), 0, size)
+            if size == block.width:  # nothing came before
+                headers.append(plain)
+            else:
+                add_product(block.factor, 0, at, state.errors, at, at + size, x)
+                compensated = from_lanes(x.values, state.n, size)
+                headers.append(_encode(compensated, kernel, block.importance[at : at + size]))
+            codes.begin(at, headers[-1])
+            codes.feed(x, at)
+        state.look_ahead(panel)
+        codes.sweep(panel, panel.ahead, passes if alone else 1)
+    if not alone:
+        for _ in range(
+            (2 * passes + 2) // 3
+        ):  # the pass ahead is worth the rest: they lose less than ``passes`` without
+            for panel in block.panels:
+                state.look_around(panel)
+                codes.sweep(panel, panel.joint, 1)
     encoded = np.concatenate(headers, axis=1)
     codes.write(encoded.reshape(-1, kernel.qtype.block_bytes))
-    loss = np.empty(state.groups * VEC, np.float32)
-    row_sums(state.lanes.errors, state.lanes.gradient, block.width, loss)
-    return encoded, loss[: state.n]
+    return encoded, state.lost
 
 
-def _loss(rows: F32_ARRAY, encoded: Bytes, kernel: Kernel, block: Block) -> F32_ARRAY:
-    """Return the squared error of each row's products."""
+def _loss(rows: F32_ARRAY, encoded: Bytes, kernel: Kernel, block: Block, enough: F32_ARRAY) -> F32_ARRAY:
+    """Return the squared error of each row's products, or a part of it that is above ``enough``."""
     decoded = np.empty_like(rows)
     kernel.decode(encoded, decoded)
     errors = to_lanes(rows - decoded)
-    left = np.zeros_like(errors)
-    source = Columns(errors, 0, block.width)
-    for at in range(0, block.width, SQUARE):
-        end = at + SQUARE  # up to here: below its diagonal the factor is zero
-        add_product(block.factor, 0, end, source, at, end, Columns(left, at, block.width))
-    loss = np.empty(len(left) // block.width * VEC, np.float32)
-    weighted_squares(left, np.square(block.diagonal), block.width, loss)
+    limit = np.full(len(errors) // block.width * VEC, -1, np.float32)
+    limit[: len(rows)] = enough
+    loss = np.zeros_like(limit)
+    squared_products(block.factor, block.diagonal, errors, block.width, limit, loss)
     return loss[: len(rows)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ from ...formats.qtypes import QType
 from ..kernels.contract import F32_ARRAY
 from ..kernels.simd import VEC
 from . import lattice_walk, scalar_walk
-from .columns import Columns, Lanes, Moves
-from .factor import Block
+from .columns import Columns, Lanes, Metric, new_scratch
+from .factor import Block, Panel
 from .lattice_types import LATTICE_TYPES, LatticeType
-from .products import SQUARE, add_moves, find_moves, from_lanes, to_lanes
-from .refit import RefitScales, refit
+from .products import SQUARE, add_product, from_lanes, to_lanes
+from .refit import RefitScales
 from .scalar_types import SCALAR_TYPES, ScalarType
 from .scales import Scales
 
@@ -41,28 +40,38 @@ class State:
     Attributes:
         lanes: weights, errors and gradient in the lane form.
         groups: of ``VEC`` rows.
+        scratch: for the walks.
     """
 
     def __init__(self, rows: F32_ARRAY, block: Block) -> None:
         self.n, self.columns, self.block = len(rows), block.width, block
         weights = to_lanes(rows)
         self.groups = len(weights) // block.width
-        empty = np.empty_like
-        self.lanes = Lanes(weights, empty(weights), empty(weights), np.zeros_like(weights), block.width)
-        self.errors, self.left, self.gradient = (
-            Columns(array, 0, block.width) for array in (self.lanes.errors, self.lanes.left, self.lanes.gradient)
-        )
-        moved = np.empty((self.groups, SQUARE + 1), np.int32)
-        self._moves = Moves(np.empty((self.groups * SQUARE, VEC), np.float32), moved)
+        errors, left, gradient = (np.empty_like(weights) for _ in range(3))
+        lost = np.zeros(self.groups * VEC, np.float32)
+        self.lanes = Lanes(weights, errors, left, gradient, block.width, lost)
+        self.errors, self.left, self.gradient = (Columns(array, 0, block.width) for array in (errors, left, gradient))
+        self.scratch = new_scratch()
 
-    def move(self, at: int, steps: Sequence[Callable[[int], None]]) -> None:
-        """Let the codes and scales of a square move, and all other columns know."""
-        before = self.copy(self.lanes.errors, 1, at, SQUARE)
-        for step in steps:
-            step(at)
-        find_moves(self.errors._replace(at=at), before, SQUARE, self._moves)
-        for start, end in ((0, at), (at + SQUARE, self.columns)):
-            add_moves(self.block.moments, at, SQUARE, self._moves, start, end, self.gradient._replace(at=start))
+    @property
+    def lost(self) -> F32_ARRAY:
+        """The loss of each row so far, float32 [n]."""
+        lost: F32_ARRAY = self.lanes.lost[: self.n]
+        return lost
+
+    def look_ahead(self, panel: Panel) -> None:
+        """Set a panel's gradient to the one that is left once later columns have repaired what they can."""
+        self.part(self.lanes.gradient, 1, panel.first, panel.width)[:] = 0
+        for q in range(0, panel.width, SQUARE):
+            left, gradient = (columns._replace(at=panel.first + q) for columns in (self.left, self.gradient))
+            add_product(panel.turned, q, panel.width - q, left, q, q + SQUARE, gradient)
+
+    def look_around(self, panel: Panel) -> None:
+        """Set a panel's gradient to the one over all columns as they are."""
+        self.part(self.lanes.gradient, 1, panel.first, panel.width)[:] = 0
+        end = panel.first + panel.width
+        gradient = self.gradient._replace(at=panel.first)
+        add_product(self.block.moments, 0, self.columns, self.errors, panel.first, end, gradient)
 
     def zeros(self, each: int, dtype: Any) -> NDArray[Any]:
         """Return an array of zeros in the lane form that has a row for ``each`` columns."""
@@ -78,8 +87,8 @@ class State:
 
 
 class Walker(ABC):
-    """Chooses the codes of a state's columns. For each of the type's blocks call ``begin``, and ``feed`` its squares in
-    order; then ``descend`` and ``refit`` any number of times; ``write`` in the end."""
+    """Chooses the codes of a state's columns. Call ``begin`` and ``feed`` for each of the type's blocks in order,
+    ``sweep`` for each panel once its gradient is known, any number of times, and ``write`` in the end."""
 
     def __init__(self, state: State, kind: QType, size: int, scales: Scales, offsets: Scales | None) -> None:
         self.state, self.kind, self.size = state, kind, size
@@ -99,16 +108,11 @@ class Walker(ABC):
 
     @abstractmethod
     def feed(self, compensated: Columns, at: int) -> None:
-        """Choose codes for a square of compensated weights; see ``scalar_walk.feed``."""
+        """Choose the codes of a block of compensated weights from column ``at`` on; see ``scalar_walk.feed``."""
 
     @abstractmethod
-    def descend(self, at: int) -> None:
-        """Move the codes of a square; see ``scalar_walk.descend``."""
-
-    def refit(self, at: int) -> None:
-        """Move the scales of a square."""
-        near = self.state.block.near_moments[at // SQUARE]
-        refit(self.state.lanes, at, near, self.size, self._scales, self._offsets)
+    def sweep(self, panel: Panel, metric: Metric, passes: int) -> None:
+        """Move the codes and scales of a panel; see ``scalar_walk.sweep``."""
 
     def write(self, blocks: Bytes) -> None:
         """Write codes and scales into the encoded blocks, [rows times blocks in a row, block bytes]."""
@@ -132,15 +136,17 @@ class _ScalarWalker(Walker):
             state.zeros(1, np.uint8), self._scales.values, self._offsets.values, kind.size, kind.low, kind.high,
             middles, steps,
         )  # fmt: skip
-        self._inverse_curvature = np.float32(1) / state.block.curvature
 
     def feed(self, compensated: Columns, at: int) -> None:
-        near = self.state.block.near_factor[at // SQUARE]
-        scalar_walk.feed(self.state.lanes, at, near, compensated, self._codes)
+        state = self.state
+        scalar_walk.feed(
+            state.lanes, at, self.kind.block_size, state.block.factor, state.block.diagonal, compensated, self._codes,
+            state.scratch,
+        )  # fmt: skip
 
-    def descend(self, at: int) -> None:
-        near = self.state.block.near_moments[at // SQUARE]
-        scalar_walk.descend(self.state.lanes, at, near, self._inverse_curvature, self._codes)
+    def sweep(self, panel: Panel, metric: Metric, passes: int) -> None:
+        lanes, scratch = self.state.lanes, self.state.scratch
+        scalar_walk.sweep(lanes, panel.first, metric, passes, self._codes, self._scales, self._offsets, scratch)
 
     def write(self, blocks: Bytes) -> None:
         super().write(blocks)
@@ -154,7 +160,6 @@ class _LatticeWalker(Walker):
         self._codebook, self._octet = lattice_walk.walk_codebook(kind), lattice_walk.new_octet()
         points, signs = state.zeros(4, np.uint16), state.zeros(8, np.uint8)
         self._codes = lattice_walk.LatticeCodes(self._scales.values, kind.size, points, signs)
-        self._cost = np.square(state.block.diagonal)
 
     def begin(self, at: int, header: Bytes) -> None:
         super().begin(at, header)
@@ -162,14 +167,17 @@ class _LatticeWalker(Walker):
         self.state.part(self._codes.signs, 8, at, self.kind.block_size)[:] = shifts
 
     def feed(self, compensated: Columns, at: int) -> None:
-        lanes, near = self.state.lanes, self.state.block.near_factor[at // SQUARE]
-        lattice_walk.feed(lanes, at, near, compensated, self._cost, self._codes, self._codebook, self._octet)
+        state = self.state
+        lattice_walk.feed(
+            state.lanes, at, self.kind.block_size, state.block.factor, state.block.diagonal, compensated, self._codes,
+            self._codebook, self._octet, state.scratch,
+        )  # fmt: skip
 
-    def descend(self, at: int) -> None:
-        lanes, block, square = self.state.lanes, self.state.block, at // SQUARE
-        lattice_walk.descend(
-            lanes, at, block.near_moments[square], block.octets[square], block.curvature, self._codes, self._codebook,
-            self._octet,
+    def sweep(self, panel: Panel, metric: Metric, passes: int) -> None:
+        lanes, scratch = self.state.lanes, self.state.scratch
+        lattice_walk.sweep(
+            lanes, panel.first, metric, passes, self._codes, self._codebook, self._octet, self._scales, self._offsets,
+            scratch,
         )  # fmt: skip
 
     def write(self, blocks: Bytes) -> None:

@@ -8,15 +8,26 @@ from numpy.typing import NDArray
 
 from quantmill.formats.qtypes import F32, qtype
 from quantmill.quantize.kernels import kernel_for
+from quantmill.quantize.kernels.simd import VEC
 from quantmill.quantize.refine import REFINED
-from quantmill.quantize.refine.columns import Columns, Lanes
-from quantmill.quantize.refine.factor import DAMPING, Block, make_blocks
+from quantmill.quantize.refine.columns import Columns, Lanes, new_scratch
+from quantmill.quantize.refine.factor import DAMPING, Block, make_blocks, metric_of
 from quantmill.quantize.refine.lattice_types import LATTICE_TYPES
-from quantmill.quantize.refine.products import add_product, cholesky, from_lanes, pack, to_lanes
+from quantmill.quantize.refine.products import (
+    SQUARE,
+    add_product,
+    cholesky,
+    from_lanes,
+    gram,
+    pack,
+    squared_products,
+    to_lanes,
+    unpack,
+)
 from quantmill.quantize.refine.refit import RefitScales, refit
 from quantmill.quantize.refine.rows import encode_refined
 from quantmill.quantize.refine.scalar_types import SCALAR_TYPES
-from quantmill.quantize.refine.scalar_walk import ScalarCodes, feed
+from quantmill.quantize.refine.scalar_walk import ScalarCodes, feed, sweep
 from quantmill.quantize.refine.scales import Bytewise, Scales
 
 TYPES = sorted(REFINED)
@@ -177,25 +188,62 @@ def reference(rows: NDArray[np.float32], name: str, h: NDArray[np.float64], pass
     return rows - errors
 
 
+def square_of(rows: list[list[float]]) -> NDArray[np.float64]:
+    """A unit matrix [32, 32] with these rows in its upper left."""
+    square = np.eye(SQUARE)
+    square[: len(rows), : len(rows)] = rows
+    return square
+
+
+def lanes_of(weights: list[float], errors: list[float]) -> Lanes:
+    """A row of 32 columns whose first ones are given, the others zero, with a gradient of independent columns."""
+    w, e = (to_lanes(np.float32([a + [0] * (SQUARE - len(a))])) for a in (weights, errors))
+    return Lanes(w, e, e.copy(), e.copy(), SQUARE, np.zeros(VEC, np.float32))
+
+
+def one_scale(value: float) -> NDArray[np.float32]:
+    return to_lanes(np.float32([[value]]))
+
+
 def test_feedback_by_hand() -> None:
-    """Levels are whole numbers. 0.4 becomes 0; its error raises the next 0.4 by 0.4 * 0.5 to 0.6, which becomes 1."""
-    w, x = to_lanes(np.float32([[0.4, 0.4]])), to_lanes(np.float32([[0.4, 0.4]]))
-    near = np.float32([[1, 0.5], [0, 1]])
-    one, zero = to_lanes(np.float32([[1]])), to_lanes(np.float32([[0]]))
-    errors, left, codes = np.zeros_like(w), np.zeros_like(w), np.zeros(w.shape, np.uint8)
-    none = np.zeros(0, np.float32)
-    lanes = Lanes(w, errors, left, np.zeros_like(w), 2)
-    feed(lanes, 0, near, Columns(x, 0, 2), ScalarCodes(codes, one, zero, 2, -8, 7, none, none))
-    assert from_lanes(codes, 1, 2).tolist() == [[8, 9]]
-    assert from_lanes(errors, 1, 2)[0] == pytest.approx([0.4, -0.6])
-    assert from_lanes(left, 1, 2)[0] == pytest.approx([0.4, -0.4])
+    """Levels are whole numbers. 0.4 becomes 0; its error raises the next 0.4 by 0.4 * 0.5 to 0.6, which becomes 1. What
+    is left is 0.4 in both; the second column's counts four times."""
+    lanes = lanes_of([0.4, 0.4], [0, 0])
+    factor, diagonal = pack(square_of([[1, 0.5], [0, 1]])), np.float32([1, 2] + [1] * 30)
+    codes, none = np.zeros(lanes.weights.shape, np.uint8), np.zeros(0, np.float32)
+    scalar = ScalarCodes(codes, one_scale(1), one_scale(0), SQUARE, -8, 7, none, none)
+    feed(lanes, 0, SQUARE, factor, diagonal, Columns(lanes.weights.copy(), 0, SQUARE), scalar, new_scratch())
+    assert from_lanes(codes, 1, SQUARE)[0, :3].tolist() == [8, 9, 8]
+    assert from_lanes(lanes.errors, 1, SQUARE)[0, :3] == pytest.approx([0.4, -0.6, 0])
+    assert from_lanes(lanes.left, 1, SQUARE)[0, :3] == pytest.approx([0.4, -0.4, 0])
+    assert lanes.lost[0] == pytest.approx(0.4**2 + 4 * 0.4**2)
+
+
+def test_descent_by_hand() -> None:
+    """Two columns that go together, each 0.4 too low: the first is raised by 1, after which the second is best where
+    it is. Of the loss 0.4^2 * (1 + 1 + 2 * 0.9) 0.6^2 + 0.4^2 - 2 * 0.6 * 0.4 * 0.9 is left."""
+    h = square_of([[1, 0.9], [0.9, 1]])
+    lanes, metric = lanes_of([0.4, 0.4], [0.4, 0.4]), metric_of(h)
+    lanes.gradient[:] = to_lanes((from_lanes(lanes.errors, 1, SQUARE) @ h).astype(np.float32))
+    lanes.lost[0] = 0.4**2 * 3.8
+    codes, none = np.full(lanes.weights.shape, 8, np.uint8), np.zeros(0, np.float32)
+    scale, zero = one_scale(1), one_scale(0)
+    scalar = ScalarCodes(codes, scale, zero, SQUARE, -8, 7, none, none)
+    fixed, absent = RefitScales(scale, zero, 0, 1, 0.0, 0, 0.0), RefitScales(zero, zero, 1, 0, 0.0, 0, 0.0)
+    sweep(lanes, 0, metric, 3, scalar, fixed, absent, new_scratch())
+    assert from_lanes(codes, 1, SQUARE)[0, :3].tolist() == [9, 8, 8]
+    assert from_lanes(lanes.errors, 1, SQUARE)[0, :3] == pytest.approx([-0.6, 0.4, 0])
+    assert lanes.lost[0] == pytest.approx(0.6**2 + 0.4**2 - 2 * 0.6 * 0.4 * 0.9)
+    expected = (from_lanes(lanes.errors, 1, SQUARE) @ h)[0]
+    assert from_lanes(lanes.gradient, 1, SQUARE)[0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_scale_by_hand() -> None:
     """Weights of 1.1 with codes 1 and scale 1: independent columns ask for 1.1, a half; of multiples of 0.25, for 1;
     of floats of a byte, for the nearest. Then the offset, once more as near: nothing is left where it is a half."""
-    w, near = to_lanes(np.full((1, 2), 1.1, np.float32)), np.eye(2, dtype=np.float32)
+    metric, scratch = metric_of(np.eye(SQUARE)), new_scratch()
     free, none = (0, 0, 0.0, 10, 65504.0), (1, 0, 0.0, 0, 0.0)
+    zeros = one_scale(0)
     for unit, ranges, expected in (
         (0.0, free, float(np.float16(1.1))),
         (0.0, (0, 0, 0.0, 0, 2.0**126), 1.0),  # a power of two
@@ -205,18 +253,21 @@ def test_a_scale_by_hand() -> None:
         (0.25, (0, 15, 0.0, 0, 0.0), 1.0),
         (0.4, (0, 1, 0.5, 0, 0.0), 0.6),
     ):
-        scales, units, zeros = (to_lanes(np.float32([[a]])) for a in (1, unit, 0))
-        errors = to_lanes(np.full((1, 2), 0.1, np.float32))
-        gradient = errors.copy()
-        lanes = Lanes(w, errors, errors.copy(), gradient, 2)
-        refit(lanes, 0, near, 2, RefitScales(scales, units, *ranges), RefitScales(zeros, zeros, *none))
+        scales, units = one_scale(1), one_scale(unit)
+        lanes = lanes_of([1.1] * SQUARE, [0.1] * SQUARE)
+        scratch.lost[:] = 0.1**2 * SQUARE
+        refit(
+            lanes, 0, metric, 0, SQUARE, RefitScales(scales, units, *ranges), RefitScales(zeros, zeros, *none), scratch
+        )
         assert scales[0, 0] == pytest.approx(expected)
-        assert from_lanes(errors, 1, 2)[0] == pytest.approx(1.1 - expected, abs=1e-6)
-        assert from_lanes(gradient, 1, 2)[0] == pytest.approx(1.1 - expected, abs=1e-6)
+        assert from_lanes(lanes.errors, 1, SQUARE)[0] == pytest.approx(1.1 - expected, abs=1e-6)
+        assert from_lanes(lanes.gradient, 1, SQUARE)[0] == pytest.approx(1.1 - expected, abs=1e-6)
+        assert scratch.lost[0, 0] == pytest.approx((1.1 - expected) ** 2 * SQUARE, abs=1e-5)
     offsets = zeros.copy()
-    refit(lanes, 0, near, 2, RefitScales(scales, units, 0, 1, 0.5, 0, 0.0), RefitScales(offsets, zeros, *free))
+    halves, free_offsets = RefitScales(scales, units, 0, 1, 0.5, 0, 0.0), RefitScales(offsets, zeros, *free)
+    refit(lanes, 0, metric, 0, SQUARE, halves, free_offsets, scratch)
     assert offsets[0, 0] == np.float16(0.5)
-    assert from_lanes(errors, 1, 2)[0] == pytest.approx(0, abs=1e-6)
+    assert from_lanes(lanes.errors, 1, SQUARE)[0] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -253,9 +304,27 @@ def test_products_and_factor() -> None:
     assert np.abs(upper.T @ upper - h).max() < 1e-9 * np.abs(h).max()
     assert not cholesky(-h)
     a = np.float32(np.random.default_rng(0).standard_normal((20, 64)))
-    out = np.zeros((2 * 24, 16), np.float32)
-    add_product(pack(h), 8, 40, Columns(to_lanes(a), 8, 64), 16, 40, Columns(out, 0, 24))
-    assert from_lanes(out, 20, 24) == pytest.approx(a[:, 8:48] @ h[8:48, 16:40], rel=1e-4, abs=1e-4)
+    out = np.zeros((2 * 32, 16), np.float32)
+    add_product(pack(h), 8, 40, Columns(to_lanes(a), 8, 64), 16, 48, Columns(out, 0, 32))
+    assert from_lanes(out, 20, 32) == pytest.approx(a[:, 8:48] @ h[8:48, 16:48], rel=1e-4, abs=1e-4)
+    assert (unpack(pack(h)) == h.astype(np.float32)).all()
+    lower = gram(upper)
+    assert np.abs(np.tril(lower) - np.tril(upper @ upper.T)).max() < 1e-9 * np.abs(h).max()
+    assert np.abs(lower - lower.T).max() < 1e-9 * np.abs(h).max()
+
+
+def test_a_loss_is_added_up_until_it_is_enough() -> None:
+    """The whole of it where the limit is far; a part that is above the limit, where that is near."""
+    block, rows = make_blocks([moments(128)])[0], weights(20, 128)
+    e, d = to_lanes(rows), damped(moments(128))
+    expected = np.einsum("ri,ij,rj->r", rows.astype(np.float64), d, rows)
+    for enough in (np.inf, expected.max() * 0.1):
+        limit, out = np.full(2 * VEC, enough, np.float32), np.zeros(2 * VEC, np.float32)
+        squared_products(block.factor, block.diagonal, e, 128, limit, out)
+        if enough == np.inf:
+            assert out[:20] == pytest.approx(expected, rel=1e-4)
+        assert (out[:20] > min(enough, expected.min() * 0.999)).all()
+        assert (out[:20] <= expected * 1.001).all()
 
 
 def test_moments_that_are_hard() -> None:
@@ -279,8 +348,20 @@ def test_the_factor_is_of_the_moments() -> None:
     """H = M M^T with M upper: what ``Block`` says of itself."""
     h = moments(64)
     block = make_blocks([h])[0]
-    square = block.factor.transpose(1, 0, 2).reshape(64, 64).astype(np.float64) * block.diagonal
+    square = unpack(block.factor).astype(np.float64) * block.diagonal
     assert np.allclose(np.triu(square), square)
     assert np.abs(square @ square.T - damped(h)).max() < 1e-5 * np.abs(h).max()
     turned = square.T * block.diagonal[:, None]
-    assert np.allclose(block.turned.transpose(1, 0, 2).reshape(64, 64), turned, rtol=1e-5, atol=1e-5)
+    assert np.allclose(unpack(block.panels[0].turned), turned, rtol=1e-5, atol=1e-5)
+
+
+def test_the_panels_of_a_wide_block() -> None:
+    """What a panel costs once later columns have repaired what they can: the least of the whole loss over them."""
+    h = moments(640)
+    block, d = make_blocks([h])[0], damped(h)
+    assert [(panel.first, panel.width) for panel in block.panels] == [(0, 256), (256, 256), (512, 128)]
+    for panel in block.panels:
+        here, later = slice(panel.first, panel.first + panel.width), slice(panel.first + panel.width, None)
+        repaired = d[here, here] - d[here, later] @ np.linalg.solve(d[later, later], d[later, here])
+        assert np.allclose(unpack(panel.joint.moments), d[here, here], rtol=1e-5)
+        assert np.abs(unpack(panel.ahead.moments) - repaired).max() < 1e-5 * repaired.max()
