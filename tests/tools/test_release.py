@@ -65,7 +65,7 @@ def released(tiny: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_what_is_there(released: Path) -> None:
     names = {f"Tiny-Llama.{level}.gguf" for level in LEVELS.split(",")}
-    others = {"README.md", "SHA256SUMS", "manifest.json", "size-kld.png", "Tiny-Llama.imatrix.gguf"}
+    others = {"README.md", "SHA256SUMS", "Modelfile", "manifest.json", "size-kld.png", "Tiny-Llama.imatrix.gguf"}
     assert {path.name for path in released.iterdir()} == names | others
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=released, check=True)
     assert (released / "size-kld.png").read_bytes().startswith(b"\x89PNG")
@@ -246,7 +246,7 @@ def test_killed_before_anything_was_recorded(tiny: Path, tmp_path: Path) -> None
     done = run(["release", str(tiny), "set", "--imatrix", "none", "--levels", "Q8_0"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "set").iterdir()) == [
-        "README.md", "SHA256SUMS", "Tiny-Llama.Q8_0.gguf", "manifest.json",
+        "Modelfile", "README.md", "SHA256SUMS", "Tiny-Llama.Q8_0.gguf", "manifest.json",
     ]  # fmt: skip
 
 

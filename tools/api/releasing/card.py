@@ -175,10 +175,15 @@ def _original(facts: Facts) -> str:
     return f"---\n\n# The original's model card: {name}\n\n{visible(facts.original, keep=_KEPT)}\n"
 
 
-def _pick(facts: Facts) -> str:
-    """The file in the commands."""
-    levels = [file.level for file in facts.files]
-    return facts.files[levels.index("Q4_K_M") if "Q4_K_M" in levels else len(levels) // 2].name
+def picked(files: Sequence[File]) -> File:
+    """The file in the commands.
+
+    Example:
+        >>> picked([File(f"a.{level}.gguf", level, 1, 8.0, ()) for level in ("Q3_K_M", "Q4_K_M", "Q8_0")]).level
+        'Q4_K_M'
+    """
+    levels = [file.level for file in files]
+    return files[levels.index("Q4_K_M") if "Q4_K_M" in levels else len(levels) // 2]
 
 
 def _towers(facts: Facts) -> str:
@@ -190,7 +195,7 @@ def _towers(facts: Facts) -> str:
         f"| {link(file.name)} | {file.level} | {file.bpw:.2f} | {human_bytes(file.n_bytes)} |" for file in facts.mmproj
     ]
     table = "\n".join(rows)
-    both = f"-m {word(_pick(facts))} --mmproj {word(facts.mmproj[0].name)}"
+    both = f"-m {word(picked(facts.files).name)} --mmproj {word(facts.mmproj[0].name)}"
     runs = [f'llama-mtmd-cli {both} --image picture.jpg -p "Describe this image."'] * facts.sees
     runs += [f'llama-mtmd-cli {both} --audio speech.wav -p "Write down what is said."'] * facts.hears
     commands = "\n".join([*runs, f"llama-server {both} --port 8080"])
@@ -208,7 +213,7 @@ choice, Q8_0 is smaller:
 
 
 def _running(facts: Facts) -> str:
-    pick = _pick(facts)
+    pick = picked(facts.files).name
     context = min(facts.context or 4096, 4096)
     chat = facts.prompt is not None
     python = (
@@ -237,8 +242,7 @@ llm = Llama({literal(pick)}, n_ctx={context})
 ollama:
 
 ```shell
-echo {word(f"FROM ./{pick}")} > Modelfile
-ollama create {re.sub("[^a-z0-9._-]+", "-", facts.name.lower()).strip("-")} -f Modelfile
+{_ollama(facts)}
 ```
 
 transformers (decodes the weights to full precision):
@@ -250,3 +254,9 @@ model = AutoModelForCausalLM.from_pretrained(".", gguf_file={literal(pick)})
 tokenizer = AutoTokenizer.from_pretrained(".", gguf_file={literal(pick)})
 ```
 """
+
+
+def _ollama(facts: Facts) -> str:
+    name = re.sub("[^a-z0-9._-]+", "-", facts.name.lower()).strip("-")
+    create = f"ollama create {name} -f Modelfile"
+    return create if facts.modelfile else f"echo {word(f'FROM ./{picked(facts.files).name}')} > Modelfile\n{create}"

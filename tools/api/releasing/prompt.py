@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
+
+from ..chat_templates import ChatTemplate
 
 _SYSTEM = {"role": "system", "content": "{system_message}"}
 _USER = {"role": "user", "content": "{prompt}"}
@@ -12,7 +15,7 @@ def prompt_template(template: str | None, tokens: Mapping[str, str]) -> str | No
     """Render one exchange of a conversation, up to where the model answers.
 
     Args:
-        template: the chat template, in Jinja. It is not trusted: it runs in a sandbox without access to anything.
+        template: the chat template, in Jinja.
         tokens: the texts of ``bos_token`` and ``eos_token``.
 
     Returns:
@@ -25,24 +28,9 @@ def prompt_template(template: str | None, tokens: Mapping[str, str]) -> str | No
     """
     if not template:
         return None
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: ""
+    chat = ChatTemplate(template, tokens, today=defaultdict(str))  # a date is no part of the prompt's form
     for messages in ([_SYSTEM, _USER], [_USER]):  # some templates refuse a system message
-        context: dict[str, object] = {"messages": messages, "add_generation_prompt": True, **tokens}
-        try:
-            text = environment.from_string(template).render(**context)
-        except Exception:  # a template can fail in any way
-            continue
-        if "{prompt}" in text:
+        text = chat.render(messages)
+        if text is not None and "{prompt}" in text:
             return text
     return None

@@ -16,6 +16,7 @@ from .front_matter import FrontMatter
 from .manifest import NAME, EvaluationFacts, Manifest, versions, write_manifest
 from .markdown import with_base
 from .measuring import plain_name
+from .ollama_file import write_modelfile
 from .plot import plot_sizes
 from .prompt import prompt_template
 from .provenance import imatrix_facts, provenance
@@ -81,6 +82,7 @@ def publish(
         note(progress, f"README.md: beside the original's card, {', '.join(conflicts)}")
     if plot_sizes(with_plain(rows), facts.others, stem, folder / _PLOT):
         facts = replace(facts, plot=_PLOT)
+    facts = replace(facts, modelfile=write_modelfile(folder, path, model, facts, progress))
     (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
     sums = {name: about.sha256 for name, about in manifest.files.items()}
     if manifest.imatrix is not None and imatrix is not None and imatrix.parent == folder:

@@ -12,6 +12,7 @@ from ....formats.storage.durable import sha256_of_file
 from ....formats.storage.endings import ending
 from ..options import StrPath
 from .manifest import NAME, Manifest, read_manifest
+from .ollama_file import MODELFILE
 
 if TYPE_CHECKING:
     from ....formats.hub.upload import Destination
@@ -89,7 +90,7 @@ def open_destination(repository: str | None, *, public: bool, progress: Progress
 
 def push_files(to: Destination, folder: Path, manifest: Manifest, *, dry_run: bool = False) -> Pushed:
     """Upload what belongs to a release, and check that all of it is there."""
-    beside = sorted(path.name for path in folder.iterdir() if ending(path) == ".png")
+    beside = sorted(path.name for path in folder.iterdir() if ending(path) == ".png" or path.name == MODELFILE)
     imatrix = manifest.imatrix.file if manifest.imatrix is not None else ""
     names = [*manifest.files, *([imatrix] if (folder / imatrix).is_file() and imatrix else []), *beside, *_LAST]
     files = {name: folder / name for name in names}

@@ -109,7 +109,7 @@ def release(
         ...     _ = write_gguf(source, tiny_llama())
         ...     made = release(source, Path(parent, "tiny-gguf"), ReleaseOptions(levels=["Q8_0"], imatrix=None))
         ...     sorted(path.name for path in made.folder.iterdir())
-        ['README.md', 'SHA256SUMS', 'manifest.json', 'tiny.Q8_0.gguf']
+        ['Modelfile', 'README.md', 'SHA256SUMS', 'manifest.json', 'tiny.Q8_0.gguf']
     """
     options.check()
     check_cluster(cluster, threads)

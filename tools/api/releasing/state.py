@@ -20,7 +20,7 @@ from .targets import TargetRecipe, recipes_from_json
 _STATE = ".release.json"
 _BEFORE = ".before.json"  # the manifest of the release that was here, for what it measured
 # What a release writes into its folder, besides the files that are named after the model.
-_OWN_FILES = ("*.state", "README.md", "SHA256SUMS", "*.png")
+_OWN_FILES = ("*.state", "README.md", "SHA256SUMS", "Modelfile", "*.png")
 
 
 @dataclass
