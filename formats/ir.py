@@ -298,10 +298,8 @@ class Tensor:
         >>> import numpy as np
         >>> from quantmill.formats.arrays import tensor_from_array
         >>> tensor = tensor_from_array("blk.0.attn_q.weight", np.ones((4, 32), np.float16))
-        >>> tensor.shape, tensor.n_rows, tensor.row_bytes, tensor.nbytes
-        ((4, 32), 4, 64, 256)
-        >>> tensor.rows(0, 2).view("<f2").shape
-        (2, 32)
+        >>> tensor.shape, tensor.n_rows, tensor.nbytes, tensor.rows(0, 2).view("<f2").shape
+        ((4, 32), 4, 256, (2, 32))
     """
 
     name: str
@@ -421,8 +419,8 @@ class Model:
         tensors: in file order; their names are unique.
         path: the file or folder it was read from.
         shards: the files it was read from, if it is split over several.
-        from_checkpoint: whether it was read from a Hugging Face checkpoint, not from a GGUF or GGML file. What
-            llama.cpp's converter keeps whole (vectors, norms and a few more) then becomes F32 in a quantized file.
+        from_checkpoint: whether it was read from a checkpoint. What llama.cpp's converter keeps whole is F32 then.
+        from_fp8: names of the tensors whose weights a checkpoint holds as FP8 codes with scales.
 
     Example:
         >>> import numpy as np
@@ -439,6 +437,7 @@ class Model:
     path: Path
     shards: tuple[Shard, ...] = ()
     from_checkpoint: bool = False
+    from_fp8: frozenset[str] = frozenset()
 
     @property
     def paths(self) -> tuple[Path, ...]:

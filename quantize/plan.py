@@ -31,7 +31,7 @@ from .prune import prune, with_count_last
 from .recipe import Recipe
 from .recipes import COPY, IGNORES_IMPORTANCE, OWN_SEARCH, REFUSES_WITHOUT, find_recipe
 from .refine import REFINED
-from .remarks import check_copy, check_options, own_bytes, unrefined, unused_importance, unused_options
+from .remarks import check_copy, check_fp8, check_options, own_bytes, unrefined, unused_importance, unused_options
 from .towers import floats_of, kept_floats, whole_type
 
 __all__ = ["Importance", "MakeLayout", "Plan", "PlanOptions", "Step", "make_plan"]
@@ -197,6 +197,7 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
     recipe = find_recipe(level, options.recipe_set)
     importance = chosen(options.importance or {}, options.include_weights, options.exclude_weights)
     check_options(options)
+    check_fp8(model, recipe, options)
     check_matches(model, importance)
     check_values(importance)
     whole = model = replace(model, metadata=overridden(model, options.overrides))
@@ -212,13 +213,15 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
         remarks += tuple(kept_floats(model, recipe.level))
     if model.from_checkpoint:
         choices = _as_converter(model, recipe, choices, keep_blocks)
+        choices |= _fp8_as_q8(model) if options.fp8_as_q8 else {}
     choices = {t.name: choices.get(t.name, Choice(t.qtype, "kept")) for t in model.tensors}
     ignore = unweighed_types(recipe, options.moments is not None)
     weighed = weighed_tensors(model, choices, importance, ignore)
     choices |= _without_importance(model, recipe, choices, weighed, options)
     _check_sources(model, choices, options.allow_requantize or model.from_checkpoint)
     refined = _to_refine(model, choices, weighed, options.moments) if options.moments is not None else frozenset()
-    level = _level_of_most(model, choices, recipe.level) if keep_blocks else recipe.level
+    of_blocks = keep_blocks and not options.fp8_as_q8  # whose file is called by its floats
+    level = _level_of_most(model, choices, recipe.level) if of_blocks else recipe.level
 
     in_order = model.from_checkpoint and not recipe.default_type.is_quantized
     tensors = model.tensors if in_order else sorted(model.tensors, key=lambda t: visiting_order(t.name))
@@ -268,6 +271,20 @@ def _as_converter(model: Model, recipe: Recipe, choices: dict[str, Choice], keep
             found = whole_type(tensor, converted_type(tensor, float_type, model.arch), float_type, floats)
             converted[tensor.name] = Choice(found, "default" if found is float_type else "kept whole")
     return converted
+
+
+def _fp8_as_q8(model: Model) -> dict[str, Choice]:
+    """Q8_0 for matrices that were FP8, before llama.cpp's converter keeps any whole; F16 where rows do not fit it."""
+    matrices = (t for t in model.tensors if t.name in model.from_fp8 and len(t.shape) > 1)
+    wanted = BY_NAME["Q8_0"]
+    found = {}
+    for tensor in (one for one in matrices if not one.name.endswith("_norm.weight")):
+        if tensor.width % wanted.block_size:
+            problem = f"{wanted} does not fit {tensor.width} columns (--fp8-as-q8)"
+            found[tensor.name] = Choice(BY_NAME["F16"], problem, wanted)
+        else:
+            found[tensor.name] = Choice(wanted, "--fp8-as-q8")
+    return found
 
 
 def _level_of_most(model: Model, choices: Mapping[str, Choice], otherwise: str) -> str:

@@ -43,6 +43,8 @@ class PlanOptions:
         imatrix_metadata: whether the file says which importance matrix it was made with (``quantize.imatrix.*``).
         overrides: metadata keys to set in the file, as ``parse_override`` reads them. They count for the recipe, too.
         prune_layers: numbers of blocks to leave out. The others are numbered anew.
+        fp8_as_q8: at a float type, give the weights that a checkpoint holds in FP8 the type Q8_0, as llama.cpp's
+            converter does with ``--fp8-as-q8``.
         importance: tensor name -> float32 [stacked matrices * width], the importance of each column; or None.
         moments: the second moments of each weight's inputs, with which the tensors that have importance are refined; or
             None.
@@ -72,6 +74,7 @@ class PlanOptions:
     imatrix_metadata: bool = True
     overrides: Metadata = field(default_factory=dict)
     prune_layers: Sequence[int] = ()
+    fp8_as_q8: bool = False
     importance: Importance | None = field(default=None, repr=False, compare=False)
     moments: Moments | None = field(default=None, repr=False, compare=False)
     extra_metadata: Metadata = field(default_factory=dict)

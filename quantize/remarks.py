@@ -25,6 +25,17 @@ def check_options(options: PlanOptions) -> None:
         raise PlanError(f"excludes {OUTPUT_OPTION}", where="--leave-output-tensor", hint="leave one of them out")
 
 
+def check_fp8(model: Model, recipe: Recipe, options: PlanOptions) -> None:
+    """Raise ``PlanError`` where no weight could become Q8_0 for having been FP8."""
+    reasons = {
+        "blocks are left out": bool(options.prune_layers),
+        f"{recipe.level} quantizes all matrices": recipe.default_type.is_quantized,
+        "the source holds no FP8 weights with scales": not model.from_fp8,
+    }
+    for reason in (reason for reason, holds in reasons.items() if options.fp8_as_q8 and holds):
+        raise PlanError(f"has no effect: {reason}", path=model.path, where="--fp8-as-q8", hint="leave it out")
+
+
 def check_copy(model: Model, options: PlanOptions) -> None:
     """Raise ``PlanError`` for what a copy of a file's tensors cannot have."""
     if model.from_checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="With --refine, instead of --imatrix: collect importance from this text first. It is not kept.",
 )
+@click.option(
+    "--fp8-as-q8",
+    is_flag=True,
+    help="At a float type: weights that the checkpoint holds in FP8 become Q8_0, as with convert_hf_to_gguf.py.",
+)
 @read_options
 @imatrix_options
 @plan_options
@@ -65,6 +71,7 @@ def command(
     outtype: str,
     kind: Kind | None,
     text: Path | None,
+    fp8_as_q8: bool,
     read: ReadOptions,
     imatrix: Path | None,
     refine: bool,
@@ -109,7 +116,7 @@ def command(
             refine=refine,
             refine_width=refine_width,
             text=text,
-            options=options,
+            options=replace(options, fp8_as_q8=fp8_as_q8),
             kind=kind,
             read=read,
             write=write,

@@ -224,7 +224,7 @@ def assemble(
         metadata |= suppressed(generation, len(tokenizer.tokens), folder / FILE)
     metadata |= generation_residue(generation, metadata)
     metadata |= kept_files(folder, tokenizer, say)
-    return Model(arch.gguf, metadata, tensors, folder, from_checkpoint=True)
+    return Model(arch.gguf, metadata, tensors, folder, from_checkpoint=True, from_fp8=frozenset(kept.from_fp8))
 
 
 def _unwrapped(
@@ -313,11 +313,13 @@ class Kept:
         dtypes: their types.
         keys: the metadata that holds those for which GGUF has no tensor.
         originals: float32 values that the inverse of an op does not restore exactly.
+        from_fp8: GGUF's names of what is made of FP8 weights.
     """
 
     dtypes: dict[str, str] = field(default_factory=dict)
     keys: dict[str, Value] = field(default_factory=dict)
     originals: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    from_fp8: set[str] = field(default_factory=set)
 
 
 def _private(
@@ -379,6 +381,8 @@ def read_tensors(
             sources = tuple(parts[one] for one in slot.sources)
             made = slot.to_gguf(sources)
             tensors += with_gguf_names(slot, made)
+            if any(isinstance(one, UnpackedTensor) and one.fp8 for one in sources):
+                kept.from_fp8.update(slot.targets)
             if readable and not slot.rule.exact and not arch.one_way:
                 kept.originals |= _lost(slot, sources, made)
     if unmatched:

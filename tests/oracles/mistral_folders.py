@@ -191,6 +191,13 @@ CASES = (
     Own("yarn", {**DENSE, "yarn": {**_YARN, "apply_scale": False}}, dense, files={"chat_template.jinja": _TEMPLATE}),
     Own("ministral3", {**DENSE, **_MINISTRAL}, dense, "v13", files={"chat_template.jinja": _TEMPLATE}),
     Own("fp8", {**DENSE, **_MINISTRAL, **_FP8}, dense, fp8=True),
+    Own(
+        "fp8-as-q8",
+        {**DENSE, **_FP8, "hidden_dim": 80},
+        dense,
+        fp8=True,
+        options=("--fp8-as-q8",),
+    ),
     Own("vision", {**DENSE, **_MINISTRAL, "vision_encoder": VISION}, with_vision(dense)),
     Own("experts", EXPERTS, experts, peer_files=_HF),
     Own("experts-large", {**EXPERTS, **_GROWTH}, experts, shards=2, peer_files=_HF),

@@ -139,6 +139,45 @@ def test_a_level_quantizes_again(llama: Path, tmp_path: Path, cli: Callable[...,
     assert types == {"Q8_0"}
 
 
+def test_fp8_as_q8(llama: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """What was FP8 is what the level Q8_0 makes of it; all else, and the file type, is what the floats are."""
+    quantization, pack = fp8()
+    packed.save_packed(llama, tmp_path / "m", quantization, pack)
+    for name, words in {"mixed": ("auto", "--fp8-as-q8"), "floats": ("auto",), "q8": ("Q8_0",)}.items():
+        assert cli("convert", tmp_path / "m", tmp_path / f"{name}.gguf", "--outtype", *words).code == 0
+    mixed, floats, q8 = (read_gguf(tmp_path / f"{name}.gguf") for name in ("mixed", "floats", "q8"))
+    assert {key: str(value) for key, value in mixed.metadata.items()} == {
+        key: str(value) for key, value in floats.metadata.items()
+    }
+    of_name = {name: {tensor.name: tensor for tensor in model} for name, model in (("f", floats), ("q", q8))}
+    for tensor in mixed:
+        was_fp8 = any(part in tensor.name for part in (".attn_q.", ".attn_k.", ".attn_v.", ".attn_output.", ".ffn_"))
+        other = of_name["q" if was_fp8 and "norm" not in tensor.name else "f"][tensor.name]
+        assert tensor.qtype is other.qtype, tensor.name
+        assert np.array_equal(tensor.rows(0, tensor.n_rows), other.rows(0, other.n_rows)), tensor.name
+    assert [tensor.name for tensor in mixed] == [tensor.name for tensor in floats]
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "problem"),
+    [
+        ("m", ("--outtype", "Q4_K_M"), "--fp8-as-q8: has no effect: Q4_K_M quantizes all matrices"),
+        ("plain", ("--outtype", "F16"), "--fp8-as-q8: has no effect: the source holds no FP8 weights with scales"),
+        ("m", ("--outtype", "F16", "--prune-layers", "1"), "--fp8-as-q8: has no effect: blocks are left out"),
+        ("plain", ("--to", "hf"), "--fp8-as-q8: has no effect: a Hugging Face folder holds floats"),
+    ],
+)
+def test_fp8_as_q8_in_vain(
+    source: str, words: tuple[str, ...], problem: str, llama: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    quantization, pack = fp8()
+    packed.save_packed(llama, tmp_path / "m", quantization, pack)
+    result = cli("convert", llama if source == "plain" else tmp_path / "m", tmp_path / "o.gguf", "--fp8-as-q8", *words)
+    assert result.code == 2
+    assert problem in result.err.splitlines()[-1]
+    assert not (tmp_path / "o.gguf").exists()
+
+
 def test_back_to_a_plain_checkpoint(llama: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     """GPTQ -> GGUF -> Hugging Face: a float checkpoint that says nothing of quantization and holds the same weights."""
     quantization, pack = gptq_of(4, 32)

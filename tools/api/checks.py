@@ -28,6 +28,7 @@ _PLAN_FLAGS = {
     "imatrix_metadata": "--no-imatrix-metadata",
     "overrides": "--override-kv",
     "prune_layers": "--prune-layers",
+    "fp8_as_q8": "--fp8-as-q8",
     "importance": "options.importance",
     "moments": "options.moments",
     "extra_metadata": "options.extra_metadata",

@@ -103,7 +103,7 @@ def decode_packed(
                 if not isinstance(tensor, UnpackedTensor):
                     tensor = UnpackedTensor(**vars(tensor))
                 stated = tensor.qtype.name if tensor.qtype.name in ("F16", "BF16") else float_dtype(raw)
-                found[tensor.name] = replace(tensor, stands_for=stated)
+                found[tensor.name] = replace(tensor, stands_for=stated, fp8=_is_fp8(module))
                 outcome[how] += 1
         elif not _surplus(name, stored, modules, method, required):
             found[name] = stored
@@ -195,6 +195,11 @@ def _read(module: Module, method: Method, config: Config, path: Path) -> tuple[T
     if type.is_quantized:
         return tensor, f"exactly as {type}"
     return tensor, f"decoded ({reason})" if reason else "decoded"
+
+
+def _is_fp8(module: Module) -> bool:
+    weight = module.parts.get("weight")
+    return isinstance(weight, StoredTensor) and weight.dtype in fp8.DTYPES
 
 
 def _surplus(

@@ -25,9 +25,11 @@ class UnpackedTensor(Tensor):
 
     Args:
         stands_for: the float type that the checkpoint would have without quantization: ``F16``, ``BF16`` or ``F32``.
+        fp8: whether its weights are FP8 codes with scales.
     """
 
     stands_for: str = "F16"
+    fp8: bool = False
 
 
 @dataclass(frozen=True)

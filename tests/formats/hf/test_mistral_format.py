@@ -13,7 +13,7 @@ import pytest
 
 from oracles.converter import Difference, differences, summary
 from oracles.mistral_folders import CASES, DENSE, EXPERTS, GOLDENS, Own, dense, digest, experts, save
-from quantmill import ReadOptions, convert, read_gguf, read_hf, tiny_llama, write_hf
+from quantmill import PlanOptions, ReadOptions, convert, read_gguf, read_hf, tiny_llama, write_hf
 from quantmill.formats.errors import FormatError
 from quantmill.formats.floats import to_f32
 from quantmill.formats.ir import Tensor
@@ -45,7 +45,8 @@ def test_files_equal_those_of_llama_cpps_converter(case: Own, tmp_path: Path) ->
     assert digest(folder, case) == golden["folder"]
     read = ReadOptions(mistral_templates="--disable-mistral-community-chat-template" not in case.options)
     for outtype in ("F32", "F16"):
-        convert(folder, tmp_path / f"{outtype}.gguf", outtype, read=read)
+        options = PlanOptions(fp8_as_q8="--fp8-as-q8" in case.options)
+        convert(folder, tmp_path / f"{outtype}.gguf", outtype, read=read, options=options)
     found = differences(summary(tmp_path / "F32.gguf", tmp_path / "F16.gguf"), golden)
     stated = [one for one in DIFFERENCES if case.id in one.archs]
     assert not [key for key in found if not any(one.covers(case.id, key) for one in stated)]
