@@ -113,6 +113,8 @@ if TYPE_CHECKING:
     from .tools.api.recipe_files import FoundRecipe as FoundRecipe
     from .tools.api.recipe_files import find_recipe as find_recipe
     from .tools.api.recipe_files import read_recipe as read_recipe
+    from .tools.api.refining import TextRefinement as TextRefinement
+    from .tools.api.refining import open_refinement as open_refinement
     from .tools.api.releasing.options import ReleaseOptions as ReleaseOptions
     from .tools.api.releasing.push import Pushed as Pushed
     from .tools.api.releasing.push import push as push
@@ -164,6 +166,7 @@ _MODULES = {
     "Plan": "quantize.plan",
     "PlanError": "formats.errors",
     "PlanOptions": "quantize.plan_options",
+    "TextRefinement": "tools.api.refining",
     "TypeRule": "quantize.patterns",
     "QType": "formats.qtypes",
     "QuantizedCheckpoint": "tools.api.blockwise",
@@ -220,6 +223,7 @@ _MODULES = {
     "merge_imatrices": "tools.api.importance",
     "FoundRecipe": "tools.api.recipe_files",
     "find_recipe": "tools.api.recipe_files",
+    "open_refinement": "tools.api.refining",
     "read_recipe": "tools.api.recipe_files",
     "model_from_arrays": "formats.arrays",
     "plan": "tools.api.sizes",

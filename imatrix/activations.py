@@ -102,3 +102,31 @@ class Activations:
         """Remove the files."""
         for turn in (0, 1):
             self.file(turn).unlink(missing_ok=True)
+
+
+class ActivationsPart(Activations):
+    """Some chunks of activations that several runs keep together, numbered from 0. Only the whole is turned.
+
+    Args:
+        whole: all of them.
+        first: the number of the part's first chunk in the whole.
+
+    Example:
+        >>> whole = Activations((2, 1, 3), torch.float32, Path("unused"))
+        >>> ActivationsPart(whole, 1).put([0], torch.ones(1, 1, 3))
+        >>> whole.flip()
+        >>> whole.get([1])
+        tensor([[[1., 1., 1.]]])
+    """
+
+    def __init__(self, whole: Activations, first: int) -> None:
+        self.whole, self.first = whole, first
+
+    def put(self, chunks: list[int], values: torch.Tensor) -> None:
+        self.whole.put([self.first + chunk for chunk in chunks], values)
+
+    def get(self, chunks: list[int]) -> torch.Tensor:
+        return self.whole.get([self.first + chunk for chunk in chunks])
+
+    def flip(self) -> None:
+        """Nothing: the other parts are not written yet."""

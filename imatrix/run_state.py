@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,26 @@ from ..formats.json_types import TEXT, WHOLE, JsonType, by_name, optional
 from ..formats.storage.durable import sha256_of_file, write_durably
 from ..formats.storage.journal import Journal, sound_lines
 from ..formats.storage.output import explained
+from .activations import Activations
 from .runner import Runner
 
 Say = Callable[[str], object]
 _KIND = "quantmill run 1 "  # the first line of the journal, before the key
 _JOURNAL = "journal"
+
+
+class Walk(Protocol):
+    """What goes through a model's blocks: a ``Runner``, or several that keep step.
+
+    Attributes:
+        layer: the next block's number.
+        dropped: the chunks that were left out, and where each went wrong.
+        activations: between two blocks.
+    """
+
+    layer: int
+    dropped: dict[int, str]
+    activations: Activations
 
 
 class RunState:
@@ -54,7 +69,7 @@ class RunState:
         """The safetensors file with a finished block's arrays."""
         return self.folder / f"layer-{layer:05d}.safetensors"
 
-    def resume(self, runner: Runner, say: Say | None = None) -> bool:
+    def resume(self, runner: Walk, say: Say | None = None) -> bool:
         """Go on after the last block whose activations are there. To be called before ``runner.embed``.
 
         Args:
@@ -83,7 +98,7 @@ class RunState:
         runner.dropped = {int(chunk): where for chunk, where in self.entries[-1]["dropped"].items()}
         return True
 
-    def _restore(self, runner: Runner, entry: Mapping[str, Any]) -> bool:
+    def _restore(self, runner: Walk, entry: Mapping[str, Any]) -> bool:
         if entry["activations"] is None:
             return False
         path = self.folder / entry["file"]
@@ -102,7 +117,7 @@ class RunState:
             return "form"
         return ", ".join(name for name in {**self._key, **theirs} if theirs.get(name) != self._key.get(name))
 
-    def discard(self, runner: Runner) -> None:
+    def discard(self, runner: Walk) -> None:
         """Remove the state; the runner begins anew."""
         self.entries = []
         with explained(self.folder):
@@ -112,9 +127,7 @@ class RunState:
         runner.activations.restore(None, 0)
         runner.layer, runner.dropped = 0, {}
 
-    def add(
-        self, runner: Runner, arrays: Mapping[str, NDArray[Any]], report: Any, keep_activations: bool = True
-    ) -> None:
+    def add(self, runner: Walk, arrays: Mapping[str, NDArray[Any]], report: Any, keep_activations: bool = True) -> None:
         """Add the block before ``runner.layer``, which is finished.
 
         Args:

@@ -128,6 +128,10 @@ class Skeleton:
         finally:
             module.to("meta")
 
+    def refill(self, layer: int, module: nn.Module) -> None:
+        """Read the weights of a block that ``block`` gave again, after some of them were replaced."""
+        self._fill(module, self.weights.block(layer, module))
+
     def run_block(self, module: nn.Module, hidden: torch.Tensor, inputs: BlockInputs) -> torch.Tensor:
         """Run hidden states [chunks, n_ctx, width], of all residual streams side by side, through a block.
 

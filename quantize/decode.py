@@ -85,6 +85,11 @@ def as_float(model: Model, qtype: QType | None = None) -> Model:
     return replace(model, tensors=tuple(_decoded(tensor, target, qtype is not None) for tensor in with_factors(model)))
 
 
+def decoded(tensor: Tensor) -> Tensor:
+    """Return a quantized tensor as F32, lazily; others as they are."""
+    return _decoded(tensor, F32, False)
+
+
 def _decoded(tensor: Tensor, target: QType, floats_too: bool) -> Tensor:
     source = tensor.qtype
     factored = tensor if isinstance(tensor, FactoredTensor) else None

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..formats.errors import ImportanceMissing, PlanError, WeightError
 from ..formats.floats import to_f32
 from ..formats.gguf.wire import ByteOrder, swap_blocks
-from ..formats.ir import Bytes
+from ..formats.ir import Bytes, Tensor
 from ..formats.qtypes import F16, F32, QType
 from ..formats.qtypes import qtype as qtype_named
 from ..formats.storage.output import Output
@@ -258,11 +258,21 @@ class ChunkEncoder:
 
     def _refuse(self, chunk: Chunk, bad: BadWeight | None) -> None:
         """Raise ``WeightError`` for a weight of the chunk, if there is one."""
-        if bad is None:
-            return
-        tensor = self.tasks[chunk.task].tensor
-        outer = np.unravel_index(chunk.a + bad.row, tensor.shape[:-1]) if len(tensor.shape) > 1 else ()
-        index = ", ".join(str(i) for i in (*outer, bad.column))
-        path = None if tensor.source else self.path  # a tensor's source names its file
-        hint = "choose bf16, f32 or another level" if bad.too_large else "the checkpoint is damaged: get it again"
-        raise WeightError(f"weight [{index}] {bad.problem}", path=path, where=tensor.source or tensor.name, hint=hint)
+        if bad is not None:
+            raise bad_weight(self.tasks[chunk.task].tensor, chunk.a + bad.row, bad, self.path)
+
+
+def bad_weight(tensor: Tensor, row: int, bad: BadWeight, path: Path | None = None) -> WeightError:
+    """The error of a weight that cannot be encoded.
+
+    Args:
+        tensor: that has it.
+        row: its row in the tensor.
+        bad: the weight.
+        path: the file, for a tensor that does not know its own.
+    """
+    outer = np.unravel_index(row, tensor.shape[:-1]) if len(tensor.shape) > 1 else ()
+    index = ", ".join(str(i) for i in (*outer, bad.column))
+    hint = "choose bf16, f32 or another level" if bad.too_large else "the checkpoint is damaged: get it again"
+    where = tensor.source or tensor.name  # a tensor's source names its file
+    return WeightError(f"weight [{index}] {bad.problem}", path=None if tensor.source else path, where=where, hint=hint)

@@ -54,6 +54,7 @@ ROOMS: dict[str, set[str]] = {
     "quantize/estimate": {"formats", "formats/gguf", "quantize"},
     "quantize/gptq": {"formats", "formats/hf/packed", "quantize", "quantize/kernels"},
     "quantize/awq": {"formats", "formats/hf/packed", "quantize"},
+    "quantize/sequential": {"formats", "quantize", "quantize/kernels", "quantize/refine"},
     "quantize/compress": {
         "formats", "formats/hf/files", "formats/hf/packed", "quantize", "quantize/kernels",
     },

@@ -45,13 +45,6 @@ if TYPE_CHECKING:
     help="What to write.  [default: gguf if DST ends in .gguf, ggml (version 3) if it ends in .bin, else hf]",
 )
 @click.option(
-    "-f",
-    "--file",
-    "text",
-    type=click.Path(path_type=Path),
-    help="With --refine, instead of --imatrix: collect importance from this text first. It is not kept.",
-)
-@click.option(
     "--fp8-as-q8",
     is_flag=True,
     help="At a float type: weights that the checkpoint holds in FP8 become Q8_0, as with convert_hf_to_gguf.py.",
@@ -70,12 +63,14 @@ def command(
     dst: Path,
     outtype: str,
     kind: Kind | None,
-    text: Path | None,
     fp8_as_q8: bool,
     read: ReadOptions,
     imatrix: Path | None,
     refine: bool,
-    refine_width: int,
+    refine_width: int | None,
+    text: Path | None,
+    n_ctx: int | None,
+    chunks: int | None,
     options: PlanOptions,
     dry_run: bool,
     as_json: bool,
@@ -106,6 +101,7 @@ def command(
              convert my-lora my-lora.gguf --base Meta-Llama-3-8B-Instruct
     """
     from .api.convert import convert
+    from .api.running import RunOptions
 
     with ProgressDisplay(quiet=quiet) as progress:
         done = convert(
@@ -116,6 +112,7 @@ def command(
             refine=refine,
             refine_width=refine_width,
             text=text,
+            run=RunOptions(n_ctx, chunks),
             options=replace(options, fp8_as_q8=fp8_as_q8),
             kind=kind,
             read=read,

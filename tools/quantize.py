@@ -64,7 +64,10 @@ def command(
     target: SizeTarget | None,
     imatrix: Path | None,
     refine: bool,
-    refine_width: int,
+    refine_width: int | None,
+    text: Path | None,
+    n_ctx: int | None,
+    chunks: int | None,
     options: PlanOptions,
     dry_run: bool,
     as_json: bool,
@@ -98,6 +101,7 @@ def command(
     from ..quantize.recipes import find_recipe
     from .api.convert import convert
     from .api.hub import local_path
+    from .api.running import RunOptions
     from .terminal.plans import print_conversion
 
     if target is None:
@@ -121,6 +125,8 @@ def command(
             imatrix=imatrix,
             refine=refine,
             refine_width=refine_width,
+            text=text,
+            run=RunOptions(n_ctx, chunks),
             target=target,
             options=options,
             kind=kind,

@@ -53,6 +53,7 @@ from quantmill import (
     Step,
     StepDone,
     Tensor,
+    TextRefinement,
     Tokenizer,
     Value,
     ValueType,
@@ -93,6 +94,13 @@ def publish(checkpoint: Path, folder: Path) -> list[Path]:
             )
         )  # fmt: skip
     made.append(quantmill.convert(f16.paths[0], folder / "small.gguf", target=SizeTarget(bpw=3.5)))
+    made.append(
+        quantmill.convert(f16.paths[0], None, "Q2_K", refine=True, text=folder / "text.txt", run=RunOptions(chunks=40))
+    )
+    refinement: TextRefinement = quantmill.open_refinement(quantmill.read_model(checkpoint), run=RunOptions(chunks=8))
+    plan = quantmill.make_plan(refinement.model, "Q3_K_M", refinement.plan_options(PlanOptions()))
+    with refinement.refined(plan, folder / "by-hand.gguf", progress=show) as (encoded, _):
+        quantmill.execute(encoded, folder / "by-hand.gguf")
     return [path for done in made for path in done.paths]
 
 

@@ -110,7 +110,6 @@ def test_a_target_size(f16: Path, tmp_path: Path) -> None:
         ({"target": SizeTarget()}, "in bytes or in bits"),
         ({"target": SizeTarget(bpw=6.0), "kind": "ggml"}, "for GGUF files"),
         ({"text": "text.txt"}, "needs --refine"),
-        ({"refine": True}, "second moments"),
         ({"read": ReadOptions(lora_base=Path("base"))}, "is for LoRA adapters"),
         ({"keep_split": True, "level": "Q8_0"}, "no shards to keep"),
     ],

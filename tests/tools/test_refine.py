@@ -93,34 +93,9 @@ def test_products_are_kept_better(cli: Cli, model: Path, imatrix: Path, level: s
     assert losses[1] < 0.6 * losses[0]
 
 
-def test_in_one_go(cli: Cli, model: Path, imatrix: Path, tmp_path: Path) -> None:
-    """From checkpoint and text to the refined file, nothing left beside it; the same tensors as in two steps."""
-    words = ["--outtype", "Q3_K_M", "--refine", "-f", model / "text.txt", "--quiet"]
-    assert cli("convert", model / "hf", tmp_path / "one.gguf", *words).code == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["one.gguf"]
-    cli(
-        "imatrix",
-        "-m",
-        model / "hf",
-        "-f",
-        model / "text.txt",
-        "--second-moments",
-        "-o",
-        tmp_path / "i.gguf",
-        "--quiet",
-    )
-    options = ["--outtype", "Q3_K_M", "--imatrix", tmp_path / "i.gguf", "--refine", "--quiet"]
-    cli("convert", model / "hf", tmp_path / "two.gguf", *options)
-    one, two = (read_gguf(tmp_path / name) for name in ("one.gguf", "two.gguf"))
-    assert [t.rows(0, t.n_rows).tobytes() for t in one] == [t.rows(0, t.n_rows).tobytes() for t in two]
-    assert one.get("quantize.imatrix.file") == "text.txt"
-    assert cli("convert", model / "hf", tmp_path / "x.gguf", "--outtype", "Q3_K_M", "-f", model / "text.txt").code == 2
-
-
 def test_what_is_refused(refused: Cli, model: Path, imatrix: Path, tmp_path: Path) -> None:
     source = model / "f16.gguf"
     out = tmp_path / "out.gguf"
-    assert "--imatrix FILE" in refused("quantize", source, out, "Q4_0", "--refine")
     plain = tmp_path / "plain.gguf"
     read = read_imatrix(imatrix)
     write_imatrix(plain, type(read)(read.entries, read.datasets, read.chunk_count, read.chunk_size))

@@ -15,26 +15,38 @@ from typing import TYPE_CHECKING
 from ...formats.errors import PlanError
 from ...formats.progress import Progress, note, notes
 from ...formats.storage.output import check_target as check_target_file
-from .checks import check_cluster, check_layout, check_read, check_target, check_write, plan_options_given, refuse
+from .checks import (
+    check_cluster,
+    check_layout,
+    check_read,
+    check_target,
+    check_write,
+    plan_options_given,
+    refuse,
+)
 from .conversion import FLOATS, Conversion, Request, note_client_options, write_checkpoint, write_copy
 from .hub import source_at_hand
 from .mmproj import check_towers, plan_towers, read_towers
 from .models import output_path, read_model, source_kind, target_kind
 from .naming import described
 from .options import Kind, MmprojOptions, ReadOptions, SizeTarget, SplitOptions, StrPath, WriteOptions
-from .planning import DEFAULT_REFINE_WIDTH, report_importance, with_imatrix
+from .planning import check_refine, report_importance, with_imatrix
 from .ray_pool import ClusterOptions, connected
+from .refining import open_refinement
+from .running import DEFAULT_RUN, RunOptions, run_options_given
 from .splitting import check_split, jobs_of, missing_jobs, split_options_given
 
 if TYPE_CHECKING:
     from ...formats.ir import Model
     from ...formats.workers import Pool
     from ...quantize.execute import Job
-    from ...quantize.plan import MakeLayout, PlanOptions
+    from ...quantize.plan import MakeLayout, Plan, PlanOptions
     from ...quantize.refine.refiner import Refiner
+    from .refining import TextRefinement
 
 _DEFAULT_READ, _DEFAULT_WRITE = ReadOptions(), WriteOptions()
 _PRUNE_FIRST = "prune to a file first: quantize MODEL OUT COPY --prune-layers"
+_MOMENTS_FIRST = "make moments with imatrix --second-moments, and give --imatrix"
 _NAME_A_LEVEL = "leave it out, or name a level such as Q4_K_M"
 
 
@@ -45,8 +57,9 @@ def convert(
     *,
     imatrix: StrPath | None = None,
     refine: bool = False,
-    refine_width: int = DEFAULT_REFINE_WIDTH,
+    refine_width: int | None = None,
     text: StrPath | None = None,
+    run: RunOptions = DEFAULT_RUN,
     target: SizeTarget | None = None,
     options: PlanOptions | None = None,
     kind: Kind | None = None,
@@ -71,9 +84,13 @@ def convert(
         level: a level such as ``Q4_K_M``, or a float type. ``auto`` keeps the tensors of a file as they are, and gives
             those of a checkpoint its own 16-bit type, or the blocks that a GGUF file can hold exactly.
         imatrix: an importance matrix's file, as ``collect_imatrix`` writes it.
-        refine: let later weights correct the errors of earlier ones; needs second moments in ``imatrix``, or ``text``.
-        refine_width: how many columns correct each other, at most; a multiple of 256.
-        text: a text to collect importance and second moments from before refining, instead of ``imatrix``.
+        refine: let later weights correct the errors of earlier ones. With ``imatrix``, by its second moments. Without,
+            ``text`` runs through the model and through what it becomes, and each weight is chosen for the inputs that
+            it will have; see ``TextRefinement``.
+        refine_width: how many columns correct each other, at most, a multiple of 256. None for 256 with ``imatrix``,
+            and without for what serves each matrix best on chunks that are kept aside.
+        text: the text to refine by, a UTF-8 file; None for the one that ships with the package.
+        run: which chunks of the text.
         target: a size to choose each tensor's type for, instead of ``level``.
         options: how to depart from the level's recipe; see ``PlanOptions``.
         kind: what to write; None to tell from ``dst``: ``.gguf``, ``.bin`` for GGML, otherwise a folder.
@@ -148,7 +165,7 @@ def convert(
         auto = level.lower() == "auto"
         for_levels = {
             "--imatrix": imatrix is not None, "--refine": refine, "--file": text is not None,
-            "--refine-width": refine_width != DEFAULT_REFINE_WIDTH,
+            "--refine-width": refine_width is not None, **run_options_given(run),
         }  # fmt: skip
         for_plans = {
             **for_levels, **plan_options_given(options), "target": target is not None,
@@ -169,19 +186,33 @@ def convert(
             if kind == "ggml":
                 refuse(_for_gguf(options, level), "GGML files hold no such keys")
             check_cluster(cluster, write.threads)
-            if text is not None and (not refine or imatrix is not None or dry_run):
-                raise PlanError("needs --refine, and neither --imatrix nor --dry-run", where="--file")
+            by_text = refine and imatrix is None
+            check_refine(refine, refine_width)
+            if not by_text:
+                refuse(
+                    {"--file": text is not None, **run_options_given(run)},
+                    "it needs --refine, and no --imatrix" if not refine else "--imatrix says what to refine by",
+                )
+            elif cluster is not None:
+                raise PlanError("cannot refine by a text", where="--cluster", hint=_MOMENTS_FIRST)
             if auto and kind == "ggml" and model.from_checkpoint:
                 level = "F16"  # the only 16-bit type of GGML files
             planned, options = _for_kind(request, kind, options)
-            with _collected(request, text) as collected:
+            refinement = None
+            if by_text:
+                refinement = open_refinement(planned, text, run=run, width=refine_width, progress=progress)
+                if target is None:
+                    options = refinement.plan_options(options)
+            with _collected(request, text, run, by_text and target is not None) as collected:
                 used = collected or (None if imatrix is None else Path(imatrix))
-                name = None if text is None else Path(text).name
-                options, refiner = with_imatrix(
-                    options, planned, used, name=name, refine=refine, refine_width=refine_width, progress=progress
-                )
+                refiner = None
+                if refinement is None or target is not None:
+                    name = None if refinement is None else refinement.text_name
+                    options, refiner = with_imatrix(
+                        options, planned, used, name=name, refine=refine, refine_width=refine_width, progress=progress
+                    )
                 inputs = [] if used is None else [used]
-                done = _quantize(request, planned, level, target, kind, options, refiner, inputs)
+                done = _quantize(request, planned, level, target, kind, options, refiner, refinement, inputs)
         if towers is not None:
             if not dry_run:
                 write_plans([towers], options=write, progress=progress)
@@ -212,10 +243,10 @@ def _read_adapter(src: Path, read: ReadOptions, level: str, progress: Progress |
 
 
 @contextmanager
-def _collected(request: Request, text: StrPath | None) -> Iterator[Path | None]:
-    """Collect importance and second moments from a text, if one is given. The file lies beside the output until that is
-    complete, so that a run which is interrupted need not collect them again."""
-    if text is None:
+def _collected(request: Request, text: StrPath | None, run: RunOptions, wanted: bool) -> Iterator[Path | None]:
+    """Collect importance and second moments from a text, if they are wanted. The file lies beside the output until that
+    is complete, so that a run which is interrupted need not collect them again."""
+    if not wanted:
         yield None
         return
     from ...formats.storage.source import file_stamps
@@ -223,12 +254,10 @@ def _collected(request: Request, text: StrPath | None) -> Iterator[Path | None]:
 
     src = request.model.path
     beside = request.dst or output_path(src, "text")
-    digest = hashlib.sha256(file_stamps([src]).encode("utf-8", "surrogateescape") + os.fsencode(text)).hexdigest()
+    digest = hashlib.sha256(f"{file_stamps([src])} {text} {run}".encode("utf-8", "surrogateescape")).hexdigest()
     path = beside.with_name(f".{beside.name}.{digest[:8]}.imatrix.gguf")
-    if request.cluster is not None:
-        note(request.progress, "second moments are collected on this machine, not on the cluster", important=True)
     if not path.exists():
-        collect_imatrix(src, path, text=text, perplexity=False, second_moments=True, progress=request.progress)
+        collect_imatrix(src, path, text=text, run=run, perplexity=False, second_moments=True, progress=request.progress)
     yield path
     path.unlink()
 
@@ -241,6 +270,7 @@ def _quantize(
     kind: Kind,
     options: PlanOptions,
     refiner: Refiner | None,
+    refinement: TextRefinement | None,
     inputs: list[Path],
 ) -> Conversion:
     """Plan the file and write it."""
@@ -257,9 +287,10 @@ def _quantize(
     else:
         plan = make_plan(model, level, options)
         path = request.output(plan.level, kind)
-    if refiner is not None and not any(step.refined for step in plan.steps):
-        hint = "leave --refine out, or make an imatrix of this model with --second-moments"
-        raise PlanError(f"no tensor of {plan.level} can be refined", path=inputs[0], hint=hint)
+    if (refiner or refinement) is not None and not any(step.refined for step in plan.steps):
+        hint = "leave --refine out" + (", or make an imatrix of this model with --second-moments" if inputs else "")
+        where = inputs[0] if inputs else model.path
+        raise PlanError(f"no tensor of {plan.level} can be refined", path=where, hint=hint)
     for file in inputs:
         report_importance(plan, file, request.progress)
     for line in plan.remarks:
@@ -267,17 +298,40 @@ def _quantize(
     jobs = jobs_of(plan, path, request.split, options.layout)
     missing = missing_jobs(jobs, request.progress) if request.split.partial else jobs
     if not request.dry_run and missing:
-        write_plans(
-            missing,
-            refiner=refiner,
-            options=request.write,
-            inputs=inputs,
-            cluster=request.cluster,
-            progress=request.progress,
-        )
+        with _refined(request, refinement, plan, path, missing) as (whole, write):
+            write_plans(
+                [job for job in jobs_of(whole, path, request.split, options.layout) if job.path in _paths(missing)],
+                refiner=None if refinement is not None else refiner,
+                options=write,
+                inputs=inputs,
+                cluster=request.cluster,
+                progress=request.progress,
+            )
         note_client_options(request, kind, plan.metadata, path)
     size = sum(one.plan.size for one in jobs)
     return Conversion(request.model, kind, tuple(one.path for one in jobs), size, plan, budget)
+
+
+def _paths(jobs: Sequence[Job]) -> set[Path]:
+    return {job.path for job in jobs}
+
+
+@contextmanager
+def _refined(
+    request: Request, refinement: TextRefinement | None, plan: Plan, path: Path, jobs: Sequence[Job]
+) -> Iterator[tuple[Plan, WriteOptions]]:
+    """The plan, refined by a text if there is one, and how it is written: anew, unless all was refined before."""
+    if refinement is None:
+        yield plan, request.write
+        return
+    write = request.write
+    for job in jobs:  # before the long work
+        check_target_file(job.path, Path(os.path.realpath(job.path)), write.force, plan.source.paths)
+    with refinement.refined(plan, path, threads=write.threads, restart=write.restart, progress=request.progress) as (
+        refined,
+        resumed,
+    ):
+        yield refined, replace(write, restart=write.restart or not resumed)
 
 
 def _for_kind(request: Request, kind: Kind, options: PlanOptions) -> tuple[Model, PlanOptions]:

@@ -31,7 +31,7 @@ def with_imatrix(
     *,
     name: str | None = None,
     refine: bool = False,
-    refine_width: int = DEFAULT_REFINE_WIDTH,
+    refine_width: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[PlanOptions, Refiner | None]:
     """Add what an importance matrix's file holds to a plan's options.
@@ -42,7 +42,7 @@ def with_imatrix(
         imatrix: the file, ``.gguf`` or ``.dat``.
         name: the file's name as it is noted in the output; None for the path itself.
         refine: use the file's second moments to let later weights correct the errors of earlier ones.
-        refine_width: how many columns correct each other, at most; a multiple of 256.
+        refine_width: how many columns correct each other, at most, a multiple of 256; None for 256.
         progress: told if ``refine_width`` is more than the file holds.
 
     Returns:
@@ -53,8 +53,11 @@ def with_imatrix(
             the options have importance already; ``refine_width`` is of no use, or no multiple of 256.
         FormatError: the file is damaged.
     """
-    _check_refine(imatrix, refine, refine_width)
+    check_refine(refine, refine_width)
     if imatrix is None:
+        if refine:
+            hint = "--imatrix FILE, made by imatrix --second-moments"
+            raise PlanError("needs an importance matrix with second moments", where="--refine", hint=hint)
         if not options.imatrix_metadata:
             raise PlanError("has no effect: there is no importance", where="--no-imatrix-metadata", hint="leave it out")
         return options, None
@@ -85,6 +88,7 @@ def with_imatrix(
         raise PlanError("holds no second moments", path=imatrix, hint="make it with imatrix --second-moments")
     from ...quantize.refine.refiner import Refiner
 
+    refine_width = refine_width or DEFAULT_REFINE_WIDTH
     if refine_width > max(DEFAULT_REFINE_WIDTH, read.moments.block_width):
         held = read.moments.block_width
         note(progress, f"{imatrix}: its second moments are in blocks of {held} columns; --refine-width ends there")
@@ -92,11 +96,11 @@ def with_imatrix(
     return replace(options, moments=refiner.moments), refiner
 
 
-def _check_refine(imatrix: Path | None, refine: bool, refine_width: int) -> None:
-    if refine and imatrix is None:
-        hint = "--imatrix FILE, made by imatrix --second-moments"
-        raise PlanError("needs an importance matrix with second moments", where="--refine", hint=hint)
-    if refine_width != DEFAULT_REFINE_WIDTH and not refine:
+def check_refine(refine: bool, refine_width: int | None) -> None:
+    """Raise ``PlanError`` for a width that has no effect, or is no multiple of 256."""
+    if refine_width is None:
+        return
+    if not refine:
         raise PlanError("needs --refine", where="--refine-width", hint="leave it out")
     if refine_width % DEFAULT_REFINE_WIDTH or refine_width < 1:
         raise PlanError(f"{refine_width} is not a multiple of {DEFAULT_REFINE_WIDTH}", where="--refine-width")

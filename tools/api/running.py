@@ -56,6 +56,22 @@ class RunOptions:
 
 
 DEFAULT_RUN = RunOptions()
+# The fields of RunOptions as the commands call them.
+_RUN_FLAGS = {
+    "n_ctx": "--ctx-size",
+    "chunks": "--chunks",
+    "first_chunk": "--from-chunk",
+    "batch": "--batch",
+    "parse_special": "--parse-special",
+    "dtype": "--dtype",
+    "device": "--device",
+    "skip_bad_chunks": "--skip-bad-chunks",
+}
+
+
+def run_options_given(run: RunOptions) -> dict[str, bool]:
+    """Whether each option of a text's run differs from its default, by the name that the commands give it."""
+    return {flag: getattr(run, name) != getattr(DEFAULT_RUN, name) for name, flag in _RUN_FLAGS.items()}
 
 
 def open_weights(model: Path, progress: Progress | None = None) -> Weights:

@@ -189,11 +189,24 @@ imatrix_options: Group[Any] = group(
     imatrix_option,
     click.option(
         "--refine", is_flag=True,
-        help="Let later weights correct the errors of earlier ones; needs an --imatrix with --second-moments.",
+        help="Let later weights correct the errors of earlier ones: for the inputs that a text (-f) gives them in the "
+        "quantized model; with --imatrix, by its second moments.",
     ),
     click.option(
-        "--refine-width", type=click.IntRange(min=256), default=256, show_default=True, metavar="N",
-        help="At most so many columns correct each other, a multiple of 256: quality, time and memory grow with it.",
+        "--refine-width", type=click.IntRange(min=256), metavar="N",
+        help="At most so many columns correct each other, a multiple of 256: quality, time and memory grow with it.  "
+        "[default: what serves each matrix best; 256 with --imatrix]",
+    ),
+    click.option(
+        "-f", "--file", "text", type=click.Path(path_type=Path),
+        help="With --refine: the text.  [default: the one that ships with quantmill]",
+    ),
+    click.option(
+        "-c", "--ctx-size", "n_ctx", type=click.IntRange(min=2), metavar="N",
+        help="With --refine: tokens in a chunk of the text.  [default: 512]",
+    ),
+    click.option(
+        "--chunks", type=click.IntRange(min=-1), metavar="N", help="With --refine: use at most so many chunks."
     ),
 )  # fmt: skip
 

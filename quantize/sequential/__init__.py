@@ -1,0 +1,1 @@
+"""Refining weight after weight, each for the inputs that the quantized model will give it."""
