@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..formats.errors import PlanError, QuantmillError
+from ..formats.gguf.image_archs import is_image
 from ..formats.gguf.writer import ggml_shape
 from ..formats.ir import Model, Role, Tensor
 from ..formats.qtypes import BF16, BY_NAME, F16, F32, QType, qtype
+from . import images
 from .kernels import ENCODABLE
 from .patterns import Pattern, TypeRule, compile_patterns
 from .plan_options import PlanOptions
@@ -61,9 +63,11 @@ def model_traits(model: Model, importance: bool) -> Traits:
 
 def may_quantize(tensor: Tensor, arch: str, leave_output: bool = False) -> bool:
     """Whether llama.cpp quantizes this tensor at any level (``tensor_allows_quantization``)."""
-    name = tensor.name
+    name, shape = tensor.name, ggml_shape(tensor.shape)
+    if is_image(arch):
+        return images.may_quantize(tensor, arch, shape)
     return (
-        len(ggml_shape(tensor.shape)) >= 2
+        len(shape) >= 2
         and name.endswith("weight")
         and not (leave_output and name == "output.weight")
         and name not in NEVER_WHOLE
@@ -141,7 +145,8 @@ def choose_types(model: Model, recipe: Recipe, options: PlanOptions, whole: Mode
         else:
             mixed.append(tensor)
     choices |= _mix(whole or model, tensors, mixed, recipe, options)
-    return {t.name: _fit(t, choices[t.name], options) for t in allowed}
+    fallbacks = {} if is_image(model.arch) else WIDTH_FALLBACKS
+    return {t.name: _fit(t, choices[t.name], options, fallbacks) for t in allowed}
 
 
 def _mix(
@@ -149,14 +154,15 @@ def _mix(
 ) -> dict[str, Choice]:
     """The recipe's choices for ``mixed``, the tensors that no option decides; only those count, as in llama.cpp."""
     traits = model_traits(model, bool(options.importance))
-    categories = {t.name: category_of(t.name) for t in tensors}
+    image = is_image(model.arch)
+    categories = {t.name: images.category_of(t.name, model.arch) if image else category_of(t.name) for t in tensors}
     tied = Category.OUTPUT not in categories.values()
     n_values = sum(category in VALUE_CATEGORIES for category in categories.values())
     seen: Counter[Category] = Counter()
     choices = {}
     for tensor in mixed:
         category = categories[tensor.name]
-        counted = Category.ATTN_V if category in VALUE_CATEGORIES else category
+        counted = Category.ATTN_V if category in VALUE_CATEGORIES and not image else category
         shape = ggml_shape(tensor.shape)
         place = Place(
             name=tensor.name,
@@ -188,8 +194,8 @@ def _forced(tensor: Tensor, options: PlanOptions, named: bool) -> Choice | None:
     return None
 
 
-def _fit(tensor: Tensor, choice: Choice, options: PlanOptions) -> Choice:
-    """The choice, or the fallback if rows are not a multiple of its type's block."""
+def _fit(tensor: Tensor, choice: Choice, options: PlanOptions, fallbacks: Mapping[str, str]) -> Choice:
+    """The choice, or the fallback if rows are not a multiple of its type's block: F16 where ``fallbacks`` is empty."""
     wanted, width = choice.type, tensor.width
     if width % wanted.block_size == 0:
         return choice
@@ -200,7 +206,7 @@ def _fit(tensor: Tensor, choice: Choice, options: PlanOptions) -> Choice:
     if choice.forced:
         # llama.cpp does not check these types and writes a file that nothing can load
         raise PlanError(problem, where=where, hint=f"choose a type other than {wanted} for it")
-    fallback = _width_fallback(wanted, width)
+    fallback = _width_fallback(wanted, width, fallbacks)
     if fallback is None and options.fallback_type is not None:
         fallback = encodable(options.fallback_type)
         fallback = fallback if width % fallback.block_size == 0 else F16
@@ -210,10 +216,10 @@ def _fit(tensor: Tensor, choice: Choice, options: PlanOptions) -> Choice:
     return Choice(fallback, reason, wanted, option=choice.option)
 
 
-def _width_fallback(wanted: QType, width: int) -> QType | None:
-    name = WIDTH_FALLBACKS.get(wanted.name)
+def _width_fallback(wanted: QType, width: int, fallbacks: Mapping[str, str]) -> QType | None:
+    name = fallbacks.get(wanted.name)
     if name is None:
-        return F16 if wanted.block_size <= 32 else None
+        return F16 if wanted.block_size <= 32 or not fallbacks else None
     return BY_NAME[name] if width % BY_NAME[name].block_size == 0 else F16
 
 

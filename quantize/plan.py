@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ..formats.errors import ImportanceMissing, PlanError, located
 from ..formats.gguf.factors import OUTPUT_SCALE
+from ..formats.gguf.image_archs import is_image
 from ..formats.gguf.keys import FILE_TYPES, GENERAL_FILE_TYPE, GENERAL_QUANTIZATION_VERSION, QUANTIZATION_VERSION
 from ..formats.gguf.overrides import overridden
 from ..formats.gguf.writer import Layout, TensorInfo, ggml_shape
@@ -15,6 +16,7 @@ from ..formats.ir import Metadata, Model, Tensor, Value, ValueType
 from ..formats.moments_file import Moments
 from ..formats.qtypes import BY_NAME, QType
 from .choose import Choice, choose_types, converted_type, encodable, guess_float_type, visiting_order
+from .images import float_type, recipe_set_of
 from .importance import (
     ImportanceFit,
     check_matches,
@@ -194,6 +196,7 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
     keep_blocks = model.from_checkpoint and level.lower() == "auto"
     if keep_blocks:
         level = guess_float_type(model).name
+    options = replace(options, recipe_set=recipe_set_of(model, options.recipe_set))
     recipe = find_recipe(level, options.recipe_set)
     importance = chosen(options.importance or {}, options.include_weights, options.exclude_weights)
     check_options(options)
@@ -212,7 +215,8 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
     if recipe.default_type.is_quantized:
         remarks += tuple(kept_floats(model, recipe.level))
     if model.from_checkpoint:
-        choices = _as_converter(model, recipe, choices, keep_blocks)
+        convert = _as_image_converter if is_image(model.arch) else _as_converter
+        choices = convert(model, recipe, choices, keep_blocks)
         choices |= _fp8_as_q8(model) if options.fp8_as_q8 else {}
     choices = {t.name: choices.get(t.name, Choice(t.qtype, "kept")) for t in model.tensors}
     ignore = unweighed_types(recipe, options.moments is not None)
@@ -223,7 +227,7 @@ def make_plan(model: Model, level: str, options: PlanOptions = _NO_OPTIONS) -> P
     of_blocks = keep_blocks and not options.fp8_as_q8  # whose file is called by its floats
     level = _level_of_most(model, choices, recipe.level) if of_blocks else recipe.level
 
-    in_order = model.from_checkpoint and not recipe.default_type.is_quantized
+    in_order = is_image(model.arch) or (model.from_checkpoint and not recipe.default_type.is_quantized)
     tensors = model.tensors if in_order else sorted(model.tensors, key=lambda t: visiting_order(t.name))
     extra = {**options.overrides, **options.extra_metadata}
     file_type = _file_type_of_copy(model, choices) if recipe is COPY else FILE_TYPES[level]
@@ -285,6 +289,25 @@ def _fp8_as_q8(model: Model) -> dict[str, Choice]:
         else:
             found[tensor.name] = Choice(wanted, "--fp8-as-q8")
     return found
+
+
+def _as_image_converter(
+    model: Model, recipe: Recipe, choices: dict[str, Choice], keep_blocks: bool
+) -> dict[str, Choice]:
+    """The choices by ComfyUI-GGUF's converter's rules.
+
+    Args:
+        keep_blocks: whether no type was asked for, so that each matrix keeps its own 16 bits.
+    """
+    default = recipe.default_type
+    asked = None if keep_blocks or default.is_quantized else default
+    converted = dict(choices)
+    for tensor in model.tensors:
+        choice = choices.get(tensor.name)
+        if choice is None or not (choice.forced or default.is_quantized):
+            found = float_type(tensor, model.arch, asked)
+            converted[tensor.name] = Choice(found, "default" if found is default else "kept whole")
+    return converted
 
 
 def _level_of_most(model: Model, choices: Mapping[str, Choice], otherwise: str) -> str:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 from ..formats.errors import PlanError
 from ..formats.gguf.keys import FILE_TYPES, LEVEL_OF_FILE_TYPE
+from .image_recipes import IMAGE_RECIPES, IMAGE_SET
 from .recipe import VALUE_CATEGORIES, Category, Layers, Override, Recipe
 
 # Rows that are not a multiple of a type's block take a type with a smaller block (``tensor_type_fallback``); where that
@@ -312,8 +313,11 @@ _GGML_ORG = (
 
 RECIPE_SETS: dict[str, dict[str, Recipe]] = {
     name: {recipe.level: recipe for recipe in recipes}
-    for name, recipes in (("current", _CURRENT), ("2023-12", _2023_12), ("ggml-v3", _GGML_V3), ("ggml-org", _GGML_ORG))
-}
+    for name, recipes in (
+        ("current", _CURRENT), ("2023-12", _2023_12), ("ggml-v3", _GGML_V3), ("ggml-org", _GGML_ORG),
+        (IMAGE_SET, IMAGE_RECIPES),
+    )
+}  # fmt: skip
 COPY = Recipe("COPY", "F32")  # no level: every tensor as it is; it stands in no set
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 DEFAULT_SET = "current"

@@ -44,8 +44,13 @@ ROOMS: dict[str, set[str]] = {
     "formats/hf/tokenizer/kinds": {
         "formats", "formats/hf/tokenizer/files", "formats/hf/tokenizer/splitting", "formats/hf/tokenizer/common",
     },
+    "formats/diffusion": {
+        "formats", "formats/storage", "formats/gguf", "formats/hf/files", "formats/hf/packed",
+    },
     "formats/hub": {"formats", "formats/storage", "formats/gguf", "formats/hf/files"},
-    "quantize": {"formats", "formats/storage", "formats/gguf", "quantize/kernels", "quantize/refine"},
+    "quantize": {
+        "formats", "formats/storage", "formats/gguf", "formats/diffusion", "quantize/kernels", "quantize/refine",
+    },
     "quantize/kernels": {"formats"},
     "quantize/refine": {"formats", "formats/storage", "quantize/kernels"},
     "quantize/budget": {

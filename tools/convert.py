@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 @click.option(
     "--to",
     "kind",
-    type=click.Choice(KINDS),
-    help="What to write.  [default: gguf if DST ends in .gguf, ggml (version 3) if it ends in .bin, else hf]",
+    type=click.Choice((*KINDS, "safetensors")),
+    help="What to write.  [default: by DST's ending: gguf for .gguf, ggml (version 3) for .bin, safetensors (of an "
+    "image model) for .safetensors, else hf, a folder]",
 )
 @click.option(
     "--fp8-as-q8",
@@ -82,7 +83,8 @@ def command(
     workers: int | None,
 ) -> None:
     """Convert SRC, a Hugging Face folder, a GGUF or a GGML file, to DST, another of these kinds; or a LoRA adapter's
-    folder, as PEFT writes it, to a GGUF adapter.
+    folder, as PEFT writes it, to a GGUF adapter; or a model that makes images or videos, a safetensors file or a folder
+    of diffusers, to the GGUF file that ComfyUI-GGUF and diffusers load, and back.
 
     With a level as --outtype, the quantized file is written directly, without a float file between.
 
@@ -99,6 +101,7 @@ def command(
              convert gemma-3-4b-it gemma3.gguf --mmproj
              convert gemma3.gguf gemma3-hf/ --mmproj mmproj-gemma-3-4b-it-F16.gguf
              convert my-lora my-lora.gguf --base Meta-Llama-3-8B-Instruct
+             convert flux1-dev.safetensors flux1-dev-Q4_K_S.gguf --outtype Q4_K_S
     """
     from .api.convert import convert
     from .api.running import RunOptions
@@ -140,7 +143,7 @@ def _print(done: Conversion, as_json: bool, quiet: bool) -> None:
         made = {"source": str(done.model.path), "output": str(done.paths[0]), "kind": done.kind, "tensors": n}
         print_json({**made, "size": done.size, "seconds": round(done.seconds, 3)})
         return
-    how = f"{human_bytes(done.size)} as they decode" if done.kind == "hf" else "as they are"
+    how = f"{human_bytes(done.size)} as they decode" if done.kind in ("hf", "safetensors") else "as they are"
     if not done.written:
         print_line(f"{done.paths[0]}: {n} tensors, {how}")
     elif quiet:
@@ -148,5 +151,5 @@ def _print(done: Conversion, as_json: bool, quiet: bool) -> None:
     elif done.model.get("general.type") == "adapter":
         weights = f"{n // 2} weights" if n > 2 else "1 weight"
         print_line(f"{done.paths[0]}: an adapter of {weights} of a {done.model.arch}")
-    elif done.kind == "hf":
+    elif done.kind in ("hf", "safetensors"):
         print_line(f"{done.paths[0]}: {n} tensors")

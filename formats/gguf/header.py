@@ -10,7 +10,8 @@ from ..errors import FormatError
 from ..ir import Metadata, Value, ValueType
 from ..qtypes import BY_ID, QType
 from ..storage.source import ByteSource
-from .keys import GENERAL_ALIGNMENT
+from . import image_archs
+from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE
 from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, Cursor, align
 
 # Types of files of 2023 and 2024 that llama.cpp has removed (ggml.h).
@@ -123,7 +124,8 @@ def parse_header(
     metadata, spans = _read_metadata(cursor, n_keys)
     alignment = _read_alignment(cursor, metadata)
     infos_start = cursor.position
-    raw = [_read_info(cursor, i) for i in range(n_tensors)]
+    max_dims = _max_dims(metadata)
+    raw = [_read_info(cursor, i, max_dims) for i in range(n_tensors)]
     infos_end = cursor.position
     data_start = align(infos_end, alignment)
     header = GGUFHeader(
@@ -153,7 +155,8 @@ def _check_magic(cursor: Cursor) -> None:
     if MAGIC.startswith(start):
         raise cursor.fail(f"truncated: only {len(start)} bytes", hint="download or copy the file again")
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**40:
-        raise cursor.fail("not GGUF but safetensors", hint="give the checkpoint's folder")
+        advice = "give the checkpoint's folder; convert reads image models of one file"
+        raise cursor.fail("not GGUF but safetensors", hint=advice)
     for magic, what, hint in _OTHER_FORMATS:
         if start.startswith(magic):
             raise cursor.fail(f"not GGUF but {what}", hint=hint)
@@ -207,15 +210,21 @@ def _read_alignment(cursor: Cursor, metadata: dict[str, Value]) -> int:
     return alignment
 
 
-def _read_info(cursor: Cursor, i: int) -> tuple[str, tuple[int, ...], QType, int, int]:
+def _max_dims(metadata: dict[str, Value]) -> int:
+    arch = metadata.get(GENERAL_ARCHITECTURE)
+    image = arch is not None and isinstance(arch.data, str) and image_archs.is_image(arch.data)
+    return image_archs.MAX_DIMS if image else _MAX_DIMS
+
+
+def _read_info(cursor: Cursor, i: int, max_dims: int) -> tuple[str, tuple[int, ...], QType, int, int]:
     """Read a tensor's name, shape, type, offset in the data section and size in bytes."""
     cursor.what = f"tensor {i + 1}"
     cursor.charge(_TENSOR_MEMORY)
     name = cursor.name()
     cursor.what = f"tensor {name!r}"
     n_dims = cursor.u32()
-    if n_dims > _MAX_DIMS:
-        raise cursor.fail(f"{n_dims} axes; ggml has {_MAX_DIMS}", hint="the file is damaged")
+    if n_dims > max_dims:
+        raise cursor.fail(f"{n_dims} axes; ggml has {max_dims}", hint="the file is damaged")
     shape = tuple(cursor.u64() for _ in range(n_dims))[::-1]
     number = cursor.u32()
     kind = BY_ID.get(number)

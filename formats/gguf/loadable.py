@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..ir import Metadata, Value, ValueType
+from .image_archs import is_image
 from .keys import (
     FILE_TYPES,
     GENERAL_ALIGNMENT,
@@ -81,7 +82,8 @@ def check_metadata(metadata: Metadata) -> Iterator[KeyFinding]:
     yield from _alignment(metadata)
     if not _whole(metadata, SPLIT_NO) and _text(metadata, "general.type") in (None, "model", "mmproj"):
         yield from _architecture(metadata)
-        if _text(metadata, GENERAL_ARCHITECTURE) != "clip":
+        arch = _text(metadata, GENERAL_ARCHITECTURE) or ""
+        if arch != "clip" and not is_image(arch):
             yield from (KeyFinding(*problem) for problem in vocabulary_problems(metadata))
 
 
@@ -195,12 +197,14 @@ def _architecture(metadata: Metadata) -> Iterator[KeyFinding]:
     if not arch:
         yield KeyFinding(GENERAL_ARCHITECTURE, "is missing")
         return
+    if is_image(arch):
+        yield from _level(metadata)
+        return
     if arch not in ARCHITECTURES:
         near = get_close_matches(arch, ARCHITECTURES, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         yield KeyFinding(GENERAL_ARCHITECTURE, f"llama.cpp knows no architecture {arch!r}{hint}")
-    if (level := _whole(metadata, GENERAL_FILE_TYPE)) is not None and level not in FILE_TYPES.values():
-        yield KeyFinding(GENERAL_FILE_TYPE, f"{level} is not the number of a level")
+    yield from _level(metadata)
     if arch == "clip":
         yield from (KeyFinding(*problem) for problem in tower_problems(metadata))
         return
@@ -212,6 +216,11 @@ def _architecture(metadata: Metadata) -> Iterator[KeyFinding]:
     scaling = _text(metadata, f"{arch}.rope.scaling.type")
     if scaling is not None and scaling not in ROPE_SCALINGS:
         yield KeyFinding(f"{arch}.rope.scaling.type", f"{scaling!r} is none of {', '.join(sorted(ROPE_SCALINGS))}")
+
+
+def _level(metadata: Metadata) -> Iterator[KeyFinding]:
+    if (level := _whole(metadata, GENERAL_FILE_TYPE)) is not None and level not in FILE_TYPES.values():
+        yield KeyFinding(GENERAL_FILE_TYPE, f"{level} is not the number of a level")
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import FormatError
-from ..ir import Model, Role, Tensor
+from ..ir import Model, Role, Tensor, ValueType
 from ..storage.source import SourceFile
 from .header import GGUFHeader
-from .keys import GENERAL_ALIGNMENT
+from .image_archs import DECODED, MAX_NAME, ORIGINAL_SHAPE, is_image
+from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE
 from .loadable import check_metadata
 from .loadable_towers import tensor_problems
 from .reader import read_gguf, read_headers
@@ -67,14 +69,21 @@ def _error(path: Path, finding: Finding) -> FormatError:
 
 
 def _names(header: GGUFHeader) -> Iterator[Finding]:
+    arch = header.metadata.get(GENERAL_ARCHITECTURE)
+    image = arch is not None and isinstance(arch.data, str) and is_image(arch.data)
+    most = MAX_NAME if image else _MAX_NAME
     for entry in header.tensors:
         where = f"tensor {entry.name!r}"
         if "\0" in entry.name:
-            yield Finding(where, "its name has a zero byte, at which llama.cpp cuts it", _REWRITE)
-        if not entry.name or len(entry.name.encode("utf-8", "surrogateescape")) > _MAX_NAME:
-            yield Finding(where, f"a name must have 1 to {_MAX_NAME} bytes; llama.cpp refuses the file", _REWRITE)
+            yield Finding(where, f"its name has a zero byte, at which {_reader(image)} cuts it", _REWRITE)
+        if not entry.name or len(entry.name.encode("utf-8", "surrogateescape")) > most:
+            yield Finding(where, f"a name must have 1 to {most} bytes; {_reader(image)} refuses the file", _REWRITE)
         if not entry.shape or not all(entry.shape):
             yield Finding(where, f"is empty: its shape is {list(entry.shape)}", _REWRITE)
+
+
+def _reader(image: bool) -> str:
+    return "ComfyUI-GGUF" if image else "llama.cpp"
 
 
 def _order(header: GGUFHeader) -> Iterator[Finding]:
@@ -120,6 +129,9 @@ def _shapes(model: Model) -> Iterator[Finding]:
     """Tensors must fit the numbers of the metadata, and be of types that llama.cpp computes with."""
     if model.get("general.type") not in (None, "model", "mmproj"):
         return
+    if is_image(model.arch):
+        yield from _image_tensors(model)
+        return
     for tensor in model:
         if len(tensor.shape) == 1 and tensor.qtype.name != "F32" and tensor.qtype.name not in _INTEGERS:
             yield Finding(f"tensor {tensor.name!r}", f"a vector of {tensor.qtype}; llama.cpp needs F32", _REWRITE)
@@ -143,6 +155,21 @@ def _shapes(model: Model) -> Iterator[Finding]:
         problem = f"{len(tokens.texts)} tokens, the embedding has {embedding.n_rows} rows; llama.cpp refuses the file"
         yield Finding("metadata key 'tokenizer.ggml.tokens'", problem, _GET)
     yield from _blocks(model)
+
+
+def _image_tensors(model: Model) -> Iterator[Finding]:
+    """Tensors must be of types that the loaders of image models decode, and have the shapes that the file says."""
+    for tensor in model:
+        if tensor.qtype.name not in DECODED:
+            problem = f"is {tensor.qtype}, which diffusers does not decode, and ComfyUI-GGUF only slowly"
+            yield Finding(f"tensor {tensor.name!r}", problem, _GET)
+    counts = {f"{ORIGINAL_SHAPE}{tensor.name}": tensor.n_weights for tensor in model}
+    for key, value in model.metadata.items():
+        if not key.startswith(ORIGINAL_SHAPE):
+            continue
+        shape = value.data if value.item is ValueType.INT32 and isinstance(value.data, np.ndarray) else np.zeros(1)
+        if key not in counts or prod(int(n) for n in shape.tolist()) != counts[key]:
+            yield Finding(f"metadata key {key!r}", "is not the shape of a tensor of the file", _GET)
 
 
 def _blocks(model: Model) -> Iterator[Finding]:

@@ -23,7 +23,8 @@ from ..storage.output import Output
 from ..storage.resumable import Resumable, resumable_output
 from ..storage.source import file_stamps
 from ..version import __version__
-from .keys import GENERAL_ALIGNMENT
+from . import image_archs
+from .keys import GENERAL_ALIGNMENT, GENERAL_ARCHITECTURE
 from .wire import DEFAULT_ALIGNMENT, MAGIC, ByteOrder, align, encode_number, encode_string, encode_value, swap_blocks
 
 VERSIONS = (2, 3)
@@ -268,15 +269,18 @@ def _check(
         raise PlanError(
             f"an alignment of {alignment} is requested, but the metadata says {declared}", where=GENERAL_ALIGNMENT
         )
+    arch = metadata.get(GENERAL_ARCHITECTURE)
+    image = arch is not None and isinstance(arch.data, str) and image_archs.is_image(arch.data)
+    max_name, max_dims = (image_archs.MAX_NAME, image_archs.MAX_DIMS) if image else (MAX_NAME, MAX_DIMS)
     seen: set[str] = set()
     for info in tensors:
         if info.name in seen:
             raise PlanError("a second tensor of this name", where=info.name)
         seen.add(info.name)
-        if len(info.name.encode("utf-8", "surrogateescape")) > MAX_NAME:
-            raise PlanError(f"a tensor's name may have {MAX_NAME} bytes", where=info.name)
-        if len(info.shape) > MAX_DIMS:
-            raise PlanError(f"{len(info.shape)} axes; ggml has {MAX_DIMS}", where=info.name)
+        if len(info.name.encode("utf-8", "surrogateescape")) > max_name:
+            raise PlanError(f"a tensor's name may have {max_name} bytes", where=info.name)
+        if len(info.shape) > max_dims:
+            raise PlanError(f"{len(info.shape)} axes; its loaders take {max_dims}", where=info.name)
         if info.shape and info.shape[-1] % info.qtype.block_size:
             raise PlanError(
                 f"rows of {info.shape[-1]} weights are not a multiple of {info.qtype}'s block of "

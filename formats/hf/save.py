@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..arrays import tensor_from_array
 from ..errors import FormatError, UnknownArchitecture, UnmatchedTensor, WeightError, located, name_list
 from ..floats import from_f32, to_f32
+from ..gguf.image_archs import is_image
 from ..gguf.keys import GENERAL_ARCHITECTURE
 from ..gguf.loadable import check_kinds
 from ..gguf.vocab import tokenizer_of
@@ -200,6 +201,8 @@ def arch_of_model(model: Model, beside: str = "") -> tuple[Arch, str]:
         UnknownArchitecture: there is none of that name.
     """
     archs = [arch for arch in ARCHS if arch.gguf == model.arch]
+    if not archs and is_image(model.arch):
+        raise UnknownArchitecture("makes images, and runs no text", path=model.path, where=GENERAL_ARCHITECTURE)
     if not archs:
         known = ", ".join(sorted({arch.gguf for arch in ARCHS}))
         hint = f"known: {known}; see docs/adding-an-architecture.md"

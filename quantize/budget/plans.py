@@ -9,12 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError
+from ...formats.gguf.image_archs import DECODED, is_image
 from ...formats.gguf.wire import align
 from ...formats.ir import Model, Tensor
 from ...formats.progress import Progress
 from ...formats.qtypes import F16, QType
 from ...formats.storage.output import human_bytes
 from ..choose import choose_types
+from ..images import recipe_set_of
 from ..plan import Importance, Plan, PlanOptions, make_plan
 from ..recipes import find_recipe, recipes_of
 from .knapsack import Option, allocate
@@ -127,6 +129,7 @@ def make_budgeted_plans(
     Raises:
         PlanError: see ``make_budgeted_plan``.
     """
+    options = replace(options, recipe_set=recipe_set_of(model, options.recipe_set))
     room = find_room(model, limits, options)
     measured = losses(
         model, room.types, options.importance or {}, sensitivity(),
@@ -170,11 +173,14 @@ def find_room(model: Model, limits: Sequence[Limit], options: PlanOptions = _NO_
     Raises:
         PlanError: see ``make_budgeted_plan``.
     """
+    options = replace(options, recipe_set=recipe_set_of(model, options.recipe_set))
     base = make_plan(model, _BASE, options)
     first = choose_types(model, find_recipe(_BASE, options.recipe_set), options)
     free = [t for t in model.tensors if t.name in first and not first[t.name].option]
     _check_sources(model, free)
     types = {t.name: candidates(t, _has_importance(t, options.importance)) for t in free}
+    if is_image(model.arch):
+        types = {name: tuple(type for type in found if type.name in DECODED) for name, found in types.items()}
     padded = partial(_padded, alignment=base.layout.alignment)
     fixed = base.size - sum(padded(t, first[t.name].type) for t in free)
     room = Room([limit(base) for limit in limits], free, types, fixed, padded)

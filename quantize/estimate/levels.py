@@ -13,6 +13,7 @@ from ...formats.gguf.keys import GENERAL_ALIGNMENT
 from ...formats.gguf.wire import DEFAULT_ALIGNMENT, encode_value
 from ...formats.gguf.writer import layout as gguf_layout
 from ...formats.ir import Metadata, Model, Value, ValueType
+from ..images import recipe_set_of
 from ..importance import ImportanceFit
 from ..plan import Importance, Plan, PlanOptions, make_plan
 from ..recipes import find_recipe, recipes_of
@@ -81,7 +82,8 @@ def size_levels(model: Model, levels: Sequence[str] = (), options: PlanOptions =
         >>> [(size.level, size.bpw) for size in size_levels(model, ["Q8_0", "Q4_K_M"])]
         [('Q8_0', 8.5), ('Q4_K_M', 4.5)]
     """
-    names = [find_recipe(level, options.recipe_set).level for level in levels] or list(recipes_of(options.recipe_set))
+    recipe_set = recipe_set_of(model, options.recipe_set)
+    names = [find_recipe(level, recipe_set).level for level in levels] or list(recipes_of(recipe_set))
     saved = 0
     if options.layout is gguf_layout:
         model, saved = without_bulk(model)

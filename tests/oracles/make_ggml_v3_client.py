@@ -13,10 +13,12 @@ more than a wrong scale would (a cosine of 0.992).
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from oracles.clients import client_path, whole_folder
 
 PINNED = "llama-cpp-python==0.1.78"
 BLAS = "scipy-openblas32==0.3.34.481.3"
@@ -24,9 +26,8 @@ WITH = (BLAS, "diskcache==5.6.3", "typing_extensions==4.16.0")
 
 
 def client_folder() -> Path:
-    """Where the client is, or is to be: one folder a Python, for its library is built for it."""
-    root = Path(os.environ.get("QUANTMILL_CLIENTS", "~/.cache/quantmill-clients")).expanduser()
-    return root / f"{PINNED.replace('==', '-')}-openblas-py{sys.version_info[0]}.{sys.version_info[1]}"
+    """Where the client is, or is to be: its library is built for one Python version."""
+    return client_path(f"{PINNED.replace('==', '-')}-openblas")
 
 
 def is_made() -> bool:
@@ -38,15 +39,11 @@ def make() -> Path:
     folder = client_folder()
     if is_made():
         return folder
-    half = folder.with_name(f"{folder.name}.{os.getpid()}")
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(half)]
-    try:
+    with whole_folder(folder) as half:
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(half)]
         subprocess.run([*pip, *WITH], check=True)
         words = [*pip, "--no-cache-dir", "--no-binary", "llama-cpp-python", PINNED]
         subprocess.run(words, check=True, env={**os.environ, **_flags(half, folder)})
-        half.rename(folder)
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
     return folder
 
 

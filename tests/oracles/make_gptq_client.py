@@ -9,21 +9,20 @@ into the running environment; scripts run in the client's own Python (``python_o
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from oracles.clients import client_path, whole_folder
+
 PINNED = ("torch==2.13.0", "transformers==5.23.0", "gptqmodel==7.6.0", "optimum==2.3.0", "compressed-tensors==0.20.1")
 
 
 def client_folder() -> Path:
-    """Where the client is, or is to be: one folder a Python version."""
-    root = Path(os.environ.get("QUANTMILL_CLIENTS", "~/.cache/quantmill-clients")).expanduser()
-    names = "-".join(PINNED[number].replace("==", "-") for number in (2, 4))
-    return root / f"{names}-py{sys.version_info[0]}.{sys.version_info[1]}"
+    """Where the client is, or is to be."""
+    return client_path("-".join(PINNED[number].replace("==", "-") for number in (2, 4)))
 
 
 def python_of_client() -> Path:
@@ -39,13 +38,9 @@ def make() -> Path:
     folder = client_folder()
     if is_made():
         return folder
-    half = folder.with_name(f"{folder.name}.{os.getpid()}")
-    try:
+    with whole_folder(folder) as half:  # its scripts would not run from there, but its python does: all that we call
         venv.create(half, with_pip=True)
         subprocess.run([str(half / "bin" / "python"), "-m", "pip", "install", "-q", *PINNED], check=True)
-        half.rename(folder)  # its scripts would not run from here, but its python does, and that is all we call
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
     return folder
 
 

@@ -121,7 +121,7 @@ def test_levels_are_the_file_types() -> None:
     assert set(LEVELS) == set(FILE_TYPES)
     assert set(LEVELS) - set(LLAMA_CPPS) == {"MXFP4", "NVFP4"}
     assert find_recipe("38").level == "MXFP4_MOE"  # llama.cpp's own level of the two with this number
-    assert set(RECIPE_SETS) == {"current", "2023-12", "ggml-v3", "ggml-org"}
+    assert set(RECIPE_SETS) == {"current", "2023-12", "ggml-v3", "ggml-org", "comfyui-gguf"}
 
 
 @pytest.mark.parametrize("text", ["Q4_K_M", "q4_k_m", "Q4_K", "15"])

@@ -30,7 +30,7 @@ class Conversion:
 
     Args:
         model: the model as it was read; its floats for a Hugging Face folder.
-        kind: what was written: ``gguf``, ``ggml`` or ``hf``.
+        kind: what was written: ``gguf``, ``ggml``, ``hf`` or ``safetensors``.
         paths: the file or the folder; each shard's file if the source's shards were kept.
         size: bytes of all files; for a folder, of its tensors as they decode.
         plan: what became of each tensor; None if all were written as they are.
@@ -117,10 +117,7 @@ def write_checkpoint(request: Request, level: str, mmproj: MmprojOptions | None 
     _note_threads(request)
     if request.dst is None:
         raise PlanError("a checkpoint needs an output folder", where="dst")
-    dst, write = request.dst, request.write
-    dtype = level.lower() if level.lower() == "auto" else level.upper()
-    if dtype not in ("auto", *FLOATS):
-        raise PlanError(f"a checkpoint cannot hold {level}", hint=f"--outtype auto, {', '.join(FLOATS)}")
+    dst, write, dtype = request.dst, request.write, _float_level(level)
     model = as_float(request.model)
     towers = None if mmproj is None or mmproj.file is None else as_float(read_gguf(mmproj.file))
     models = [model] if towers is None else [model, towers]
@@ -136,6 +133,49 @@ def write_checkpoint(request: Request, level: str, mmproj: MmprojOptions | None 
             watched = [one if done is None else _watched(one, done) for one in models]
             write_hf(watched[0], folder, towers=None if towers is None else watched[1], dtype=dtype)
     return Conversion(model, "hf", (dst,), size)
+
+
+def write_image_model(request: Request, level: str, kind: Kind) -> Conversion:
+    """Write a model that makes images as a safetensors file in its original layout, or as a folder of diffusers."""
+    from ...formats.diffusion.restore import config_of, file_of, layout_of, restored, write_diffusers
+    from ...formats.gguf.writer import write_laid_out
+    from ...formats.storage.folder import resumable_folder
+    from ...quantize.decode import as_float
+
+    _note_threads(request)
+    dst, dtype = request.dst, _float_level(level)
+    if dst is None:
+        raise PlanError("an image model needs an output", where="dst")
+    layout_of(request.model)
+    model, write = as_float(request.model), request.write
+    quantized = {tensor.name for tensor in request.model if tensor.qtype.is_quantized}
+    tensors = restored(model, quantized=quantized, dtype=dtype)
+    size = sum(tensor.nbytes for tensor in tensors)
+    if kind == "hf":
+        config_of(model)
+    if not request.dry_run:
+        with work(request.progress, dst.name, size) as done:
+            if kind == "safetensors":
+                whole, layout = file_of(model, tensors)
+                write_laid_out(
+                    dst, whole, layout, force=write.force, restart=write.restart, done=done, say=notes(request.progress)
+                )
+            else:
+                with resumable_folder(
+                    dst, _digest([model], dtype), inputs=[model.path], force=write.force, restart=write.restart,
+                    say=notes(request.progress),
+                ) as folder:  # fmt: skip
+                    watched = replace(model, tensors=tuple(tensors))
+                    write_diffusers(folder, model, list(watched if done is None else _watched(watched, done)))
+    return Conversion(model, kind, (dst,), size)
+
+
+def _float_level(level: str) -> str:
+    """A float type, or ``auto``. Raises ``PlanError`` for what a checkpoint cannot hold."""
+    dtype = level.lower() if level.lower() == "auto" else level.upper()
+    if dtype not in ("auto", *FLOATS):
+        raise PlanError(f"a checkpoint cannot hold {level}", hint=f"--outtype auto, {', '.join(FLOATS)}")
+    return dtype
 
 
 def _note_threads(request: Request) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...formats.errors import PlanError
+from ...formats.gguf.image_archs import is_image
 from ...formats.progress import Progress, note, notes
 from ...formats.storage.output import check_target as check_target_file
 from .checks import (
@@ -24,7 +25,15 @@ from .checks import (
     plan_options_given,
     refuse,
 )
-from .conversion import FLOATS, Conversion, Request, note_client_options, write_checkpoint, write_copy
+from .conversion import (
+    FLOATS,
+    Conversion,
+    Request,
+    note_client_options,
+    write_checkpoint,
+    write_copy,
+    write_image_model,
+)
 from .hub import source_at_hand
 from .mmproj import check_towers, plan_towers, read_towers
 from .models import output_path, read_model, source_kind, target_kind
@@ -163,6 +172,8 @@ def convert(
             named = {"--model-name": read.model_name is not None, "--metadata": read.metadata is not None}
             refuse({**named, "--vocab-only": read.vocab_only}, "it is for GGUF files")
         auto = level.lower() == "auto"
+        if kind == "ggml" and is_image(model.arch):
+            raise PlanError("GGML files hold text models", path=model.path, hint="give a name that ends in .gguf")
         for_levels = {
             "--imatrix": imatrix is not None, "--refine": refine, "--file": text is not None,
             "--refine-width": refine_width is not None, **run_options_given(run),
@@ -171,9 +182,15 @@ def convert(
             **for_levels, **plan_options_given(options), "target": target is not None,
             "--cluster": cluster is not None, **split_options_given(shards),
         }  # fmt: skip
-        if is_adapter or kind == "hf":
-            refuse(for_plans, "an adapter is not quantized" if is_adapter else "a Hugging Face folder holds floats")
-            done = write_copy(request, "gguf") if is_adapter else write_checkpoint(request, level, mmproj)
+        if is_adapter or kind in ("hf", "safetensors"):
+            what = "a Hugging Face folder" if kind == "hf" else "a safetensors file"
+            refuse(for_plans, "an adapter is not quantized" if is_adapter else f"{what} holds floats")
+            if is_adapter:
+                done = write_copy(request, "gguf")
+            elif kind == "safetensors" or is_image(model.arch):
+                done = write_image_model(request, level, kind)
+            else:
+                done = write_checkpoint(request, level, mmproj)
         elif target is None and auto and not model.from_checkpoint:
             refuse(for_plans, "without a level the tensors are copied as they are", _NAME_A_LEVEL)
             done = write_copy(request, kind)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...formats.diffusion.files import is_diffusers_folder
 from ...formats.errors import FormatError
 from ...formats.hf.files.hub_cache import checkpoint_name, id_of_snapshot, newest_snapshot
 from ...formats.progress import Note, Progress, notes
@@ -31,7 +32,7 @@ def source_kind(path: Path) -> SourceKind:
 
     Returns:
         ``hf`` for a checkpoint's folder, also in Mistral's own format, ``lora`` for an adapter's, ``gguf`` or ``ggml``
-        for a file.
+        for a file; ``diffusion`` for a safetensors file or a folder of diffusers.
 
     Raises:
         FormatError: there is no such file, or the folder holds no model.
@@ -39,6 +40,8 @@ def source_kind(path: Path) -> SourceKind:
     if path.is_dir():
         from ...formats.hf.mistral_params import has_params_alone
 
+        if is_diffusers_folder(path):
+            return "diffusion"
         if (path / "config.json").is_file():
             return "hf"
         if (path / "adapter_config.json").is_file():
@@ -51,14 +54,17 @@ def source_kind(path: Path) -> SourceKind:
     if path.is_file():
         from ...formats.ggml.wire import MAGICS
 
+        if ending(path) == ".safetensors":
+            return "diffusion"
         with path.open("rb") as file:
             return "ggml" if file.read(4) in MAGICS else "gguf"  # the GGUF reader says what any other file looks like
     raise FormatError("no such file or folder", path=path)
 
 
 def target_kind(path: Path) -> Kind:
-    """The kind of model that a name stands for: ``gguf`` or, for .bin, ``ggml``; otherwise ``hf``, a folder."""
-    endings: dict[str, Kind] = {".gguf": "gguf", ".bin": "ggml"}
+    """The kind of model that a name stands for, by its ending: ``gguf``, ``ggml`` for .bin, ``safetensors``; otherwise
+    ``hf``, a folder."""
+    endings: dict[str, Kind] = {".gguf": "gguf", ".bin": "ggml", ".safetensors": "safetensors"}
     return endings.get(ending(path), "hf")
 
 
@@ -111,6 +117,10 @@ def read_model(
             elsewhere=elsewhere,
         )
         return described(model, options)
+    if kind == "diffusion":
+        from ...formats.diffusion.read import read_diffusion
+
+        return described(read_diffusion(path, say=notes(progress, important=True)), options)
     if kind == "lora":
         hint = "quantmill convert makes a GGUF adapter of it"
         raise FormatError("is a LoRA adapter, not a model", path=path, hint=hint)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ...formats.hf.tables.further import Mtp
 
 StrPath = str | os.PathLike[str]
-Kind = Literal["hf", "gguf", "ggml"]
-SourceKind = Literal["hf", "gguf", "ggml", "lora"]
+Kind = Literal["hf", "gguf", "ggml", "safetensors"]
+SourceKind = Literal["hf", "gguf", "ggml", "lora", "diffusion"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class ReadOptions:
     """How a model is read. What its files say need not be given.
 
     Args:
-        kind: ``hf`` for a Hugging Face folder, ``lora`` for a LoRA adapter's, ``gguf`` or ``ggml`` for a file; None to
-            look at what the path holds.
+        kind: ``hf`` for a Hugging Face folder, ``lora`` for a LoRA adapter's, ``gguf`` or ``ggml`` for a file,
+            ``diffusion`` for a model that makes images or videos; None to look at what the path holds.
         pre: llama.cpp's name of the pre-tokenizer, for a checkpoint whose pre-tokenizer is not recognized.
         ggml: what a GGML file does not store; None to infer or assume it.
         lora_base: the folder of the model that a LoRA adapter was trained on; None for the one that the adapter names.

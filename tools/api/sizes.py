@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...formats.errors import PlanError
+from ...formats.gguf.image_archs import is_image
 from ...formats.progress import Progress
 from ...formats.storage.endings import ending
 from ...formats.storage.output import human_bytes
@@ -118,6 +119,7 @@ def plan(
     from ...formats.hub.address import find_address
     from ...formats.ir import Model
     from ...quantize.estimate.memory import run_memory
+    from ...quantize.image_recipes import IMAGE_SET
     from ...quantize.plan import PlanOptions
 
     source = read_for_plan(model, mtp=mtp, progress=progress)
@@ -130,7 +132,10 @@ def plan(
     check_layout(options)
     if format == "gptq":
         refuse({"--imatrix": imatrix is not None, **plan_options_given(options)}, "GPTQ takes no plan")
-    recipe_set = {"gguf": options.recipe_set or "current", "ggml": options.recipe_set or "ggml-v3"}.get(format)
+    if format != "gguf" and is_image(source.arch):
+        raise PlanError("is for text models", path=source.path, where=f"--format {format}", hint="leave it out")
+    usual = IMAGE_SET if is_image(source.arch) else "current"
+    recipe_set = {"gguf": options.recipe_set or usual, "ggml": options.recipe_set or "ggml-v3"}.get(format)
     planned = source
     if format == "ggml":
         from ...formats.ggml.writer import layout, untied
@@ -138,7 +143,8 @@ def plan(
         planned, options = untied(source), replace(options, layout=layout)
     options, _ = with_imatrix(options, planned, None if imatrix is None else Path(imatrix))
     rows = _sizes(planned, levels, format, replace(options, recipe_set=recipe_set))
-    memory = {row.level: run_memory(source, row.nbytes, ctx) for row in rows}
+    image = is_image(source.arch)  # which keeps no cache; what it computes with depends on the picture's size
+    memory = {row.level: row.nbytes if image else run_memory(source, row.nbytes, ctx) for row in rows}
     return SizeTable(source, format, recipe_set, ctx, tuple(rows), memory, not levels, assumed)
 
 

@@ -27,7 +27,7 @@ Group = Callable[[F], F]
 
 KINDS = ("hf", "gguf", "ggml")
 # Those of quantize/recipes.py, which --help need not import.
-RECIPE_SETS = ("current", "2023-12", "ggml-v3", "ggml-org")
+RECIPE_SETS = ("current", "2023-12", "ggml-v3", "ggml-org", "comfyui-gguf")
 
 
 class RecipeSetOption(click.Option):
@@ -82,7 +82,7 @@ def given(*names: str, ctx: click.Context | None = None) -> dict[str, bool]:
 
 recipe_set_option = click.option(
     "--recipe-set", "--book", "recipe_set", cls=RecipeSetOption, type=click.Choice(RECIPE_SETS),
-    help="The recipes of which time to use.  [default: current; ggml-v3 for a GGML file]",
+    help="The recipes of which time to use.  [default: current; ggml-v3 for GGML files, comfyui-gguf for image models]",
 )  # fmt: skip
 restart_option = click.option("--restart", is_flag=True, help="Begin anew where an unfinished run could be resumed.")
 imatrix_option = click.option(
@@ -287,7 +287,9 @@ mtp_options: Group[Any] = gather("mtp", _mtp, *_MTP)
 read_options: Group[Any] = gather(
     "read",
     _read_options,
-    click.option("--from", "source", type=click.Choice(KINDS), help="What SRC is, if it is not recognized."),
+    click.option(
+        "--from", "source", type=click.Choice((*KINDS, "diffusion")), help="What SRC is, if it is not recognized."
+    ),
     click.option("--pre", metavar="NAME", help="llama.cpp's name of the pre-tokenizer, if it is not recognized."),
     click.option(
         "--gqa", type=click.IntRange(min=1),

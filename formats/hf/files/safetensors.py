@@ -211,15 +211,17 @@ def write_safetensors(
     tensors: Sequence[Tensor],
     *,
     max_shard_bytes: float = 5e9,
+    stem: str = "model",
     beside: Mapping[str, Sequence[Tensor]] | None = None,
     done: Callable[[int], object] | None = None,
 ) -> list[Path]:
-    """Write ``model.safetensors``, or shards with their index, a chunk of rows at a time.
+    """Write ``model.safetensors`` (see ``stem``), or shards with their index, a chunk of rows at a time.
 
     Args:
         folder: must exist. In a resumable folder, what an earlier run wrote is not written again.
         tensors: of ``FILE_TYPES``, under their names in the file; each is read once, in file order.
         max_shard_bytes: bytes of data in a shard; a larger tensor gets a shard of its own.
+        stem: what the files' names begin with.
         beside: tensors of further files, by the name of each, in folders that exist.
         done: called with the number of bytes just written.
 
@@ -229,11 +231,11 @@ def write_safetensors(
     Raises:
         OSError: a file cannot be written; ``resumable_folder`` turns it into an ``OutputError``.
     """
-    shards = [_ordered(shard) for shard in _shards(tensors, max_shard_bytes)]
-    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    names = names if len(shards) > 1 else ["model.safetensors"]
+    shards = [ordered(shard) for shard in _shards(tensors, max_shard_bytes)]
+    names = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    names = names if len(shards) > 1 else [f"{stem}.safetensors"]
     path = folder if isinstance(folder, Path) else folder.path
-    files = dict(zip(names, shards, strict=True)) | {name: _ordered(own) for name, own in (beside or {}).items()}
+    files = dict(zip(names, shards, strict=True)) | {name: ordered(own) for name, own in (beside or {}).items()}
     if isinstance(folder, Path):
         for name, own in files.items():
             _write_file(path / name, own, done)
@@ -250,7 +252,7 @@ def write_safetensors(
                 sorted((t.name, name) for name, shard in zip(names, shards, strict=True) for t in shard)
             ),
         }
-        paths.append(path / "model.safetensors.index.json")
+        paths.append(path / f"{stem}.safetensors.index.json")
         paths[-1].write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return paths
 
@@ -267,13 +269,30 @@ def _shards(tensors: Iterable[Tensor], limit: float) -> list[list[Tensor]]:
     return shards
 
 
-def _ordered(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Sort by dtype, wide ones first, then by name: the order of safetensors, which keeps every tensor aligned."""
+def ordered(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Sort by dtype, wide ones first, then by name: the order of safetensors, which keeps every tensor aligned.
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill.formats.arrays import tensor_from_array
+        >>> from quantmill.formats.hf.files.safetensors import ordered
+        >>> a, b = tensor_from_array("a", np.ones(2, np.float16)), tensor_from_array("b", np.ones(2, np.float32))
+        >>> [tensor.name for tensor in ordered([a, b])]
+        ['b', 'a']
+    """
     return sorted(tensors, key=lambda t: (-t.qtype.block_bytes, t.name))
 
 
-def _head(tensors: Sequence[Tensor]) -> bytes:
-    """The bytes of the header, including its length."""
+def header_of(tensors: Sequence[Tensor]) -> bytes:
+    """The bytes of a file's header, including its length, for tensors of ``FILE_TYPES`` in the file's order.
+
+    Example:
+        >>> import numpy as np
+        >>> from quantmill.formats.arrays import tensor_from_array
+        >>> from quantmill.formats.hf.files.safetensors import header_of
+        >>> len(header_of([tensor_from_array("a", np.ones(2, np.float16))])) % 8
+        0
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     end = 0
     for tensor in tensors:
@@ -287,7 +306,7 @@ def _head(tensors: Sequence[Tensor]) -> bytes:
 
 def _write_file(path: Path, tensors: Sequence[Tensor], done: Callable[[int], object] | None) -> None:
     with open(path, "wb") as file:
-        file.write(_head(tensors))
+        file.write(header_of(tensors))
         for tensor in tensors:
             for rows in chunks(tensor):
                 file.write(np.ascontiguousarray(rows).data)
@@ -299,7 +318,7 @@ def _write_files(
     folder: GrowingFolder, files: Mapping[str, Sequence[Tensor]], done: Callable[[int], object] | None
 ) -> None:
     """Write the same bytes as ``_write_file``, but for those that an earlier run wrote."""
-    heads = {name: _head(tensors) for name, tensors in files.items()}
+    heads = {name: header_of(tensors) for name, tensors in files.items()}
     sizes = {name: len(heads[name]) + sum(t.nbytes for t in tensors) for name, tensors in files.items()}
     folder.check_room(sum(sizes.values()))
     outputs = {name: folder.create(name, size) for name, size in sizes.items()}
