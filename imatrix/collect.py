@@ -95,7 +95,8 @@ class Collector:
             self.moments.discard()
 
 
-_ROWS = 512  # so few squares stay in the cache, and their float32 sums keep six digits; the sums are added in float64
+_PIECE = 1 << 18  # numbers squared at a time: their squares, 1 MiB, stay in the cache
+_ROWS = 512  # whose float32 sums keep six digits; the sums are added in float64
 
 
 def sums_of_squares(x: torch.Tensor) -> NDArray[np.float64]:
@@ -103,12 +104,17 @@ def sums_of_squares(x: torch.Tensor) -> NDArray[np.float64]:
     import torch
 
     flat = x.detach().reshape(-1, x.shape[-1])
-    squares = torch.empty(min(_ROWS, len(flat)), x.shape[-1], device=x.device)
-    sums = torch.empty(-(-len(flat) // _ROWS), x.shape[-1], device=x.device)
-    for number in range(len(sums)):
-        rows = flat[number * _ROWS : (number + 1) * _ROWS].float()
-        torch.sum(torch.mul(rows, rows, out=squares[: len(rows)]), 0, out=sums[number])
-    total = np.zeros(x.shape[-1])
-    for part in sums.cpu().numpy():
-        total += part
-    return total
+    total = torch.zeros(x.shape[-1], dtype=torch.float64)
+    rows = max(1, min(_ROWS, _PIECE // x.shape[-1], len(flat))) if x.device.type == "cpu" else _ROWS
+    squares = torch.empty(rows, x.shape[-1], device=x.device)
+    for part in torch.split(flat, _ROWS):
+        sums = torch.zeros(x.shape[-1], device=x.device)
+        for piece in torch.split(part, rows):
+            into = squares[: len(piece)]
+            if x.dtype == torch.float32:
+                torch.mul(piece, piece, out=into)
+            else:
+                into.copy_(piece).square_()
+            sums += into.sum(0)
+        total += sums.cpu()
+    return total.numpy()  # type: ignore[no-any-return]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
 from ..formats.errors import QuantmillError
 
 AUTO = "auto"
+_BF16_UNITS = ("amx_bf16", "avx512_bf16")
 
 
 def available() -> tuple[str, ...]:
@@ -48,6 +50,29 @@ def choose(name: str) -> str:
             raise _full(name) from error
         raise QuantmillError(f"no device {name!r} here", hint=f"available: {', '.join(available())}") from None
     return name
+
+
+def choose_dtype(device: str) -> Literal["f32", "bf16"]:
+    """``bf16`` where a device has units for such products: AMX or AVX512-BF16 of a processor, or a GPU's; else ``f32``.
+
+    Args:
+        device: a torch device that is there.
+
+    Example:
+        >>> choose_dtype("cpu") in ("f32", "bf16")
+        True
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "f32"
+    return "bf16" if kind == "cpu" and any(map(_processor().get, _BF16_UNITS)) else "f32"
+
+
+def _processor() -> Mapping[str, object]:
+    """What the processor has, by torch's names; nothing where this torch does not tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)
+    found: Mapping[str, object] = capabilities()
+    return found
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def check_block_width(files: Iterable[Imatrix], block_width: int) -> None:
     for file in files:
         if file.moments is not None and file.moments.block_width != block_width:
             problem = f"second moments in blocks of {file.moments.block_width} columns cannot be added to {block_width}"
-            raise PlanError(problem, path=file.path, hint="make all with one --moments-size")
+            raise PlanError(problem, path=file.path, hint="make all with one --moments-width and --moments-size")
 
 
 def merged_moments(parts: Sequence[Moments], sums: Mapping[str, Sums]) -> Moments:

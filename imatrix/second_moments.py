@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,8 @@ _SAME_INPUT = (
     {Role.FFN_GATE_EXPS, Role.FFN_UP_EXPS},
     {Role.FFN_GATE_SHEXP, Role.FFN_UP_SHEXP},
 )
+_TRIAL = 1024  # columns of a block whose time is taken
+_TRIAL_ROWS = 512
 _PANEL = 256  # rows of a product: nothing above the diagonal is computed beyond them
 
 
@@ -54,14 +57,20 @@ class DistinctInput:
     Args:
         n_matrices: how many matrices (experts) it has; 1 for a plain matrix.
         width: columns of each.
+        n_used: how many of them a token enters.
     """
 
     n_matrices: int
     width: int
+    n_used: int = 1
 
     def nbytes(self, block_width: int) -> int:
         """Bytes of its second moments in blocks of so many columns."""
         return 4 * self.n_matrices * packed_size(self.width, block_width)
+
+    def products(self, block_width: int) -> int:
+        """Multiplications for a token."""
+        return self.n_used * packed_size(self.width, block_width)
 
 
 def distinct_inputs(skeleton: Skeleton, output: bool = False) -> list[DistinctInput]:
@@ -72,6 +81,7 @@ def distinct_inputs(skeleton: Skeleton, output: bool = False) -> list[DistinctIn
         output: whether the output matrix's input is recorded too.
     """
     weights = skeleton.weights
+    chosen = int(weights.config.get("num_experts_per_tok") or 1)
     found: dict[tuple[int, str], DistinctInput] = {}
     for layer, module in enumerate(skeleton.layers):
         parameters = dict(module.named_parameters())
@@ -80,10 +90,11 @@ def distinct_inputs(skeleton: Skeleton, output: bool = False) -> list[DistinctIn
             if target.heads is not None:
                 n, width = target.heads
                 for name, size in zip(target.names, (width, parameters[parameter].shape[-1]), strict=True):
-                    found[layer, name] = DistinctInput(n, size)
+                    found[layer, name] = DistinctInput(n, size, n)
             elif names:
                 key = (layer, _same_input(names[0]))
-                found.setdefault(key, DistinctInput(target.n_matrices, weights.tensors[names[0]].width))
+                used = min(target.n_matrices, chosen)
+                found.setdefault(key, DistinctInput(target.n_matrices, weights.tensors[names[0]].width, used))
     with_output = output and (not weights.encodes or weights.projection())
     return [*found.values(), *([DistinctInput(1, weights.head.width)] if with_output else [])]
 
@@ -95,12 +106,13 @@ def _same_input(name: str) -> str:
     return name if group is None else "+".join(sorted(each.value for each in group))
 
 
-def choose_block_width(inputs: Sequence[DistinctInput], limit: int) -> int:
+def choose_block_width(inputs: Sequence[DistinctInput], limit: int, most: int | None = None) -> int:
     """Choose the widest blocks that fit: the widest input's columns, so that all are whole, or a multiple of 256.
 
     Args:
         inputs: of the model.
         limit: bytes for the second moments of all inputs.
+        most: columns that are wanted, at most, a multiple of 256; None for all.
 
     Raises:
         PlanError: even blocks of 256 columns do not fit.
@@ -114,6 +126,7 @@ def choose_block_width(inputs: Sequence[DistinctInput], limit: int) -> int:
         return sum(each.nbytes(block_width) for each in inputs)
 
     widest = max((each.width for each in inputs), default=STEP)
+    widest = widest if most is None else min(widest, most)
     if total(widest) <= limit:
         return widest
     low, high = 0, -(-widest // STEP)  # in steps: low fits (or is 0), high does not
@@ -177,7 +190,7 @@ class MomentSums:
             if not matrices[expert]:
                 sides = (end - start for start, end in block_bounds(width, self.block_width))
                 matrices[expert] = [x.new_zeros((side, side), dtype=_float32()) for side in sides]
-            add_products(matrices[expert], x.float(), self.block_width)
+            add_products(matrices[expert], x, self.block_width)
         self.inputs.update(self._heard)
         self.discard()
 
@@ -255,16 +268,35 @@ def _float32() -> torch.dtype:
     return torch.float32
 
 
+def expected_seconds(inputs: Sequence[DistinctInput], block_width: int, tokens: int, device: str) -> float:
+    """How long the sums of so many tokens will take, by the time of a few products of such blocks on the device.
+
+    What a GPU does at once is not waited for, so that its time is that of handing the work over.
+    """
+    import torch
+
+    side = min(block_width, _TRIAL, max((each.width for each in inputs), default=1))
+    x = torch.ones(_TRIAL_ROWS, side, device=device)
+    blocks = [x.new_zeros(side, side)]
+    took = []
+    for _ in range(3):
+        start = perf_counter()
+        add_products(blocks, x, side)
+        took.append(perf_counter() - start)
+    rate = _TRIAL_ROWS * packed_size(side, side) / max(min(took), 1e-9)
+    return tokens * sum(each.products(block_width) for each in inputs) / rate
+
+
 def add_products(blocks: Sequence[torch.Tensor], x: torch.Tensor, block_width: int) -> None:
     """Add ``x.T @ x`` to blocks of its diagonal, on and below the blocks' own diagonals.
 
     Args:
         blocks: float32 [block_width, block_width] each; the last may be smaller.
-        x: float32 [tokens, width].
+        x: [tokens, width] of any float type.
         block_width: columns of a block.
     """
     for block, (first, _) in zip(blocks, block_bounds(x.shape[1], block_width), strict=True):
-        columns = x[:, first : first + len(block)]
+        columns = x[:, first : first + len(block)].float()
         for start in range(0, len(block), _PANEL):
             end = min(start + _PANEL, len(block))
             block[start:end, :end] += columns[:, start:end].T @ columns[:, :end]

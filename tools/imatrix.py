@@ -55,7 +55,11 @@ if TYPE_CHECKING:
 @click.option("--show-statistics", is_flag=True, help="Show statistics of the one --in-file, and do nothing else.")
 @click.option("--json", "as_json", is_flag=True, help="With --show-statistics: print the statistics as JSON.")
 @click.option(
-    "--dtype", type=click.Choice(["f32", "bf16"]), default="f32", show_default=True, help="The type of the arithmetic."
+    "--dtype",
+    type=click.Choice(["f32", "bf16", "auto"]),
+    default="f32",
+    show_default=True,
+    help="The type of the arithmetic; auto: bf16 where there are units for it.",
 )
 @device_option
 @click.option("--for", "level", metavar="LEVEL", help="First list the tensors that need importance at this level.")
@@ -73,6 +77,13 @@ if TYPE_CHECKING:
 @click.option("--skip-bad-chunks", is_flag=True, help="Leave out a chunk that gives NaN or Inf, instead of stopping.")
 @click.option("--second-moments", is_flag=True, help="Record how inputs vary together too, for quantize --refine.")
 @click.option(
+    "--moments-width",
+    type=click.IntRange(min=256),
+    metavar="N",
+    help="Columns of a block of second moments: as many as --refine-width will ask for.  "
+    "[default: 256, or as the --in-file has]",
+)
+@click.option(
     "--moments-size",
     type=Size(),
     default="4GiB",
@@ -86,9 +97,10 @@ if TYPE_CHECKING:
 def command(
     model: Path | None, text: Path | None, output: Path, n_ctx: int | None, chunks: int, from_chunk: int, batch: int,
     in_files: tuple[Path, ...], output_format: Literal["gguf", "dat"] | None, process_output: bool, parse_special: bool,
-    no_ppl: bool, show_statistics: bool, as_json: bool, dtype: Literal["f32", "bf16"], device: str, level: str | None,
-    restart: bool, save_every: int, no_expert_prior: bool, skip_bad_chunks: bool, second_moments: bool,
-    moments_size: int, force: bool, quiet: bool, cluster: str | None, workers: int | None,
+    no_ppl: bool, show_statistics: bool, as_json: bool, dtype: Literal["f32", "bf16", "auto"], device: str,
+    level: str | None, restart: bool, save_every: int, no_expert_prior: bool, skip_bad_chunks: bool,
+    second_moments: bool, moments_width: int | None, moments_size: int, force: bool, quiet: bool, cluster: str | None,
+    workers: int | None,
 ) -> None:  # fmt: skip
     """Make an importance matrix: run a text through a model and record what enters each weight.
 
@@ -123,7 +135,7 @@ def command(
             made = collect_imatrix(
                 model, output, text=text, run=run, merge=in_files, output_format=output_format,
                 process_output=process_output, perplexity=not no_ppl, expert_prior=not no_expert_prior,
-                second_moments=second_moments, moments_size=moments_size, level=level,
+                second_moments=second_moments, moments_width=moments_width, moments_size=moments_size, level=level,
                 cluster=cluster_from(cluster, workers), save_every=save_every, restart=restart, force=force,
                 progress=progress,
             )  # fmt: skip

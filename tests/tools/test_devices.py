@@ -160,6 +160,21 @@ def test_no_such_device(llama: Path, text: Path, tmp_path: Path, refused: Callab
         assert problem in refused(*words, *run)
 
 
+@pytest.mark.parametrize(("units", "dtype", "has"), [({"amx_bf16": True}, "bf16", "has"), ({}, "f32", "has no")])
+def test_dtype_by_the_processor(
+    llama: Path, text: Path, monkeypatch: pytest.MonkeyPatch, units: dict[str, bool], dtype: str, has: str
+) -> None:
+    from quantmill.tools.api.running import on_device
+
+    said: list[str] = []
+    monkeypatch.setattr(devices, "_processor", lambda: units)
+    with on_device(RunOptions(dtype="auto"), lambda event: said.append(str(getattr(event, "text", "")))) as run:
+        assert run.dtype == dtype
+    assert said == [f"--dtype auto: {dtype} (cpu {has} units for bf16)"]
+    with on_device(RunOptions(dtype="bf16"), None) as run:
+        assert run.dtype == "bf16"
+
+
 def test_auto(llama: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[Event] = []
     run = RunOptions(n_ctx=32, chunks=2, device="auto")

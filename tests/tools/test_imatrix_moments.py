@@ -37,7 +37,8 @@ def gather(cli: Callable[..., Any], model: Path, text: Path, tmp_path: Path) -> 
     """A run of the tiny model with second moments; gives the file."""
 
     def run(name: str, *more: object) -> Path:
-        common = ("-m", model, "-f", text, "-c", 32, "-b", 1, "--no-ppl", "--second-moments")
+        common = ("-m", model, "-f", text, "-c", 32, "-b", 1, "--no-ppl", "--second-moments",
+                  "--moments-width", 512)  # fmt: skip
         done = cli("imatrix", *common, "-o", tmp_path / name, *more)
         assert done.code == 0, done.err
         return tmp_path / name
@@ -60,8 +61,9 @@ def test_sizes_are_told_and_kept(
     gather: Callable[..., Path], cli: Callable[..., Any], model: Path, text: Path, tmp_path: Path
 ) -> None:
     words = ("-m", model, "-f", text, "-c", 32, "--chunks", 1, "--no-ppl", "-o", tmp_path / "whole.gguf")
-    done = cli("imatrix", *words, "--second-moments")
-    assert f"second moments: {WHOLE / 1e6:.1f} MB, 12 distinct inputs, whole\n" in done.err
+    done = cli("imatrix", *words, "--second-moments", "--moments-width", 1024)
+    line = f"second moments: {WHOLE / 1e6:.1f} MB, 12 distinct inputs, whole; less than a second beside the run\n"
+    assert line in done.err
     whole, moments = moments_of(tmp_path / "whole.gguf")
     assert (moments.block_width, moments.nbytes) == (512, WHOLE)
     narrow = gather("narrow.gguf", "--chunks", 1, "--moments-size", WHOLE - 1)
@@ -73,6 +75,29 @@ def test_sizes_are_told_and_kept(
     for name, entry in read_imatrix(tmp_path / "plain.gguf").entries.items():
         assert np.array_equal(whole.entries[name].sums, entry.sums)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["narrow.gguf", "plain.gguf", "whole.gguf"]
+
+
+def test_the_width_is_that_of_refining_unless_another_is_named(
+    gather: Callable[..., Path], cli: Callable[..., Any], model: Path, text: Path, tmp_path: Path
+) -> None:
+    words = ("imatrix", "-m", model, "-f", text, "-c", 32, "-b", 1, "--chunks", 1, "--no-ppl")
+    done = cli(*words, "--second-moments", "-o", tmp_path / "default.gguf")
+    assert f"{AT_256 / 1e6:.1f} MB, 12 distinct inputs, in diagonal blocks of 256 columns; less than" in done.err
+    default = moments_of(tmp_path / "default.gguf")[1]
+    assert (default.block_width, default.nbytes) == (256, AT_256)
+    whole = gather("whole.gguf", "--chunks", 1)
+    for name in default.inputs:
+        for number, block in enumerate(default.blocks(name)):
+            part = slice(256 * number, 256 * number + len(block))
+            wide = moments_of(whole)[1].blocks(name)[0][part, part]
+            np.testing.assert_allclose(block, wide, rtol=1e-4, atol=1e-4 * float(np.abs(wide).max()))
+    more = (*words, "--from-chunk", 1, "--in-file", whole, "-o", tmp_path / "more.gguf")
+    assert cli(*more, "--second-moments").code == 0
+    assert moments_of(tmp_path / "more.gguf")[1].block_width == 512
+    assert (
+        "--moments-width: 300 is not a multiple of 256" in cli(*words, "--second-moments", "--moments-width", 300).err
+    )
+    assert "--second-moments is not given" in cli(*words, "--moments-width", 512).err
 
 
 def test_the_output_matrix_too(gather: Callable[..., Path]) -> None:
@@ -162,7 +187,7 @@ def test_what_is_refused(
         ((*run, many, "-o", out, "--cluster", "local"), "--second-moments: cannot be combined with --cluster"),
         ((*run, many, "-o", out, "--moments-size", "1MB"), f"blocks of 256 columns (--moments-size {AT_256})"),
         ((*run, many, "-o", out, "--in-file", plain), "plain.gguf: has no second moments"),
-        ((*run, many, "-o", out, "--in-file", narrow), "narrow.gguf: second moments in blocks of 256 "),
+        ((*run, many, "-o", out, "--in-file", narrow, "--moments-width", 512), "narrow.gguf: second moments in "),
         ((*run, "-o", out, "--in-file", file), "x.gguf: has second moments, unlike what it is merged with"),
         (("--in-file", file, "--in-file", plain, "-o", out), "plain.gguf: has no second moments"),
         (("--in-file", plain, "--in-file", file, "-o", out), "x.gguf: has second moments, unlike"),

@@ -303,6 +303,10 @@ def test_a_page_with_importance_of_another_model(
             "imatrix --in-file partial.gguf --show-statistics -o o.gguf",
             "--output: has no effect: --show-statistics does",
         ),
+        (
+            "imatrix -m f16.gguf -o o.gguf --moments-width 512",
+            "--moments-width: has no effect: --second-moments is not",
+        ),
         ("imatrix -m f16.gguf -o o.gguf --moments-size 1GiB", "--moments-size: has no effect: --second-moments is not"),
     ],
 )

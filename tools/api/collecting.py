@@ -30,12 +30,14 @@ class CollectOptions:
     """What ``collect_imatrix`` asks of a run; its docstring explains each.
 
     Args:
+        moments_width: columns of their blocks, at most.
         moments_size: bytes that second moments may take; None for none.
     """
 
     run: RunOptions
     process_output: bool
     perplexity: bool
+    moments_width: int
     moments_size: int | None
     level: str | None
     cluster: ClusterOptions | None
@@ -188,17 +190,20 @@ def _plan_moments(
 ) -> MomentSums | None:
     """Choose the blocks' width, report it, and check that the disk has room."""
     from ...imatrix.merge_moments import check_block_width
-    from ...imatrix.second_moments import MomentSums, choose_block_width, distinct_inputs
+    from ...imatrix.second_moments import MomentSums, choose_block_width, distinct_inputs, expected_seconds
 
     if options.moments_size is None:
         return None
     inputs = distinct_inputs(runner.skeleton, options.process_output)
-    block_width = choose_block_width(inputs, options.moments_size)
+    block_width = choose_block_width(inputs, options.moments_size, options.moments_width)
     check_block_width(files, block_width)
     nbytes = sum(each.nbytes(block_width) for each in inputs)
     whole = all(each.width <= block_width for each in inputs)
     how = "whole" if whole else f"in diagonal blocks of {block_width} columns"
-    note(progress, f"second moments: {human_bytes(nbytes)}, {len(inputs)} distinct inputs, {how}")
+    tokens = runner.corpus.n_chunks * runner.corpus.n_ctx
+    seconds = expected_seconds(inputs, block_width, tokens, runner.options.device)
+    took = f"about {seconds:.0f} s beside the run" if seconds >= 1 else "less than a second beside the run"
+    note(progress, f"second moments: {human_bytes(nbytes)}, {len(inputs)} distinct inputs, {how}; {took}")
     free = shutil.disk_usage(state.parent).free
     if free < 2 * nbytes:  # by layer while the model runs, then in the output
         problem = f"not enough room: second moments need {human_bytes(2 * nbytes)}, the disk has {human_bytes(free)}"

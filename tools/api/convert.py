@@ -220,7 +220,7 @@ def convert(
                 refinement = open_refinement(planned, text, run=run, width=refine_width, progress=progress)
                 if target is None:
                     options = refinement.plan_options(options)
-            with _collected(request, text, run, by_text and target is not None) as collected:
+            with _collected(request, text, run, refine_width, by_text and target is not None) as collected:
                 used = collected or (None if imatrix is None else Path(imatrix))
                 refiner = None
                 if refinement is None or target is not None:
@@ -260,7 +260,9 @@ def _read_adapter(src: Path, read: ReadOptions, level: str, progress: Progress |
 
 
 @contextmanager
-def _collected(request: Request, text: StrPath | None, run: RunOptions, wanted: bool) -> Iterator[Path | None]:
+def _collected(
+    request: Request, text: StrPath | None, run: RunOptions, width: int | None, wanted: bool
+) -> Iterator[Path | None]:
     """Collect importance and second moments from a text, if they are wanted. The file lies beside the output until that
     is complete, so that a run which is interrupted need not collect them again."""
     if not wanted:
@@ -271,10 +273,13 @@ def _collected(request: Request, text: StrPath | None, run: RunOptions, wanted: 
 
     src = request.model.path
     beside = request.dst or output_path(src, "text")
-    digest = hashlib.sha256(f"{file_stamps([src])} {text} {run}".encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256(f"{file_stamps([src])} {text} {run} {width}".encode("utf-8", "surrogateescape")).hexdigest()
     path = beside.with_name(f".{beside.name}.{digest[:8]}.imatrix.gguf")
     if not path.exists():
-        collect_imatrix(src, path, text=text, run=run, perplexity=False, second_moments=True, progress=request.progress)
+        collect_imatrix(
+            src, path, text=text, run=run, perplexity=False, second_moments=True, moments_width=width,
+            progress=request.progress,
+        )  # fmt: skip
     yield path
     path.unlink()
 

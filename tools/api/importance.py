@@ -17,6 +17,7 @@ from ...formats.storage.output import check_writable
 from .checks import refuse
 from .hub import local_path
 from .options import StrPath
+from .planning import DEFAULT_REFINE_WIDTH
 from .ray_pool import ClusterOptions
 from .running import DEFAULT_N_CTX, DEFAULT_RUN, RunOptions, on_device
 
@@ -73,6 +74,7 @@ def collect_imatrix(
     perplexity: bool = True,
     expert_prior: bool = True,
     second_moments: bool = False,
+    moments_width: int | None = None,
     moments_size: int = DEFAULT_MOMENTS_SIZE,
     level: str | None = None,
     cluster: ClusterOptions | None = None,
@@ -98,6 +100,8 @@ def collect_imatrix(
         expert_prior: let experts that saw fewer than 256 tokens borrow the rest from their layer's mean. Matrices that
             are to be merged later should be collected without.
         second_moments: record how inputs vary together, for refinement (``quantize --refine``); needs an output.
+        moments_width: columns of a block of second moments, a multiple of 256: as many as refining will take. None for
+            its default of 256, or for that of the matrices to merge.
         moments_size: bytes that second moments may take; narrower blocks of columns are recorded to fit.
         level: report which tensors need importance at this level, before the run.
         cluster: share the chunks among the machines of a Ray cluster; the result is the same.
@@ -134,16 +138,21 @@ def collect_imatrix(
     if second_moments:
         _check_second_moments(path, legacy, cluster)
     else:
-        refuse({"--moments-size": moments_size != DEFAULT_MOMENTS_SIZE}, "--second-moments is not given")
+        unused = {"--moments-width": moments_width is not None, "--moments-size": moments_size != DEFAULT_MOMENTS_SIZE}
+        refuse(unused, "--second-moments is not given")
+    if moments_width is not None and moments_width % DEFAULT_REFINE_WIDTH:
+        raise PlanError(f"{moments_width} is not a multiple of {DEFAULT_REFINE_WIDTH}", where="--moments-width")
     if cluster is not None and run.device != "cpu":
         raise PlanError("cannot be combined with --cluster", where="--device", hint="leave one of them out")
     files = _read(merge, progress)
     _check_moments(files, legacy, second_moments, progress)
+    held = next((file.moments.block_width for file in files if file.moments is not None), None)
     run = replace(run, n_ctx=run.n_ctx or DEFAULT_N_CTX)
     sums, datasets, n_ctx = _add(files, run.n_ctx)
     with on_device(run, progress) as on, _state(path) as state:
         options = CollectOptions(
             run=on, process_output=process_output, perplexity=perplexity, level=level, cluster=cluster, restart=restart,
+            moments_width=moments_width or held or DEFAULT_REFINE_WIDTH,
             moments_size=moments_size if second_moments else None, save_every=0 if path is None else save_every,
         )  # fmt: skip
         source, of_text = local_path(model, progress=progress), None if text is None else Path(text)

@@ -91,7 +91,8 @@ def with_imatrix(
     refine_width = refine_width or DEFAULT_REFINE_WIDTH
     if refine_width > max(DEFAULT_REFINE_WIDTH, read.moments.block_width):
         held = read.moments.block_width
-        note(progress, f"{imatrix}: its second moments are in blocks of {held} columns; --refine-width ends there")
+        most = f"its second moments are in blocks of {held} columns (imatrix --moments-width)"
+        note(progress, f"{imatrix}: {most}; --refine-width ends there")
     refiner = Refiner(read.moments, refine_width)
     return replace(options, moments=refiner.moments), refiner
 

@@ -33,7 +33,7 @@ class RunOptions:
         first_chunk: the chunk to start with, counted from 0.
         batch: chunks that are computed together; 0 to choose by ``n_ctx``.
         parse_special: whether ``<|im_start|>`` in the text is the control token, not its letters.
-        dtype: of the arithmetic.
+        dtype: of the arithmetic; ``auto`` for ``bf16`` where the device has units for it, else ``f32``.
         device: where torch computes: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu``; ``auto`` for the accelerator,
             or the processor where there is none. One layer's weights are there at a time; activations between layers
             stay in memory, or in files.
@@ -50,7 +50,7 @@ class RunOptions:
     first_chunk: int = 0
     batch: int = 0
     parse_special: bool = False
-    dtype: Literal["f32", "bf16"] = "f32"
+    dtype: Literal["f32", "bf16", "auto"] = "f32"
     device: str = "cpu"
     skip_bad_chunks: bool = False
 
@@ -119,18 +119,22 @@ def open_sample(weights: Weights, text: Path | None, options: RunOptions, progre
 
 @contextmanager
 def on_device(run: RunOptions, progress: Progress | None) -> Iterator[RunOptions]:
-    """The options with a device that is there, which what runs inside computes on.
+    """The options with a device that is there, which what runs inside computes on, and with a type that it computes in.
 
     Raises:
         QuantmillError: there is no such device, or what runs inside needs more memory than it has.
     """
-    from ...imatrix.devices import AUTO, choose, memory_explained
+    from ...imatrix.devices import AUTO, choose, choose_dtype, memory_explained
 
     device = choose(run.device)
     if run.device == AUTO:
         note(progress, f"--device {AUTO}: {device}")
+    dtype = choose_dtype(device) if run.dtype == AUTO else run.dtype
+    if run.dtype == AUTO:
+        has = "has" if dtype == "bf16" else "has no"
+        note(progress, f"--dtype {AUTO}: {dtype} ({device} {has} units for bf16)")
     with memory_explained(device):
-        yield replace(run, device=device)
+        yield replace(run, device=device, dtype=dtype)
 
 
 def start_run(weights: Weights, corpus: Corpus, folder: Path, options: RunOptions, *, share: int = 1) -> Runner:

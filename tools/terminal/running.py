@@ -31,8 +31,8 @@ _OPTIONS = (
     click.option("-b", "--batch", type=click.IntRange(min=0), default=0, help="Chunks computed together; 0 chooses."),
     click.option("--parse-special", is_flag=True, help="Read control tokens in the text as tokens, not as letters."),
     click.option(
-        "--dtype", type=click.Choice(["f32", "bf16"]), default="f32", show_default=True,
-        help="The type of the arithmetic.",
+        "--dtype", type=click.Choice(["f32", "bf16", "auto"]), default="f32", show_default=True,
+        help="The type of the arithmetic; auto: bf16 where there are units for it.",
     ),
     device_option,
 )  # fmt: skip

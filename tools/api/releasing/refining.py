@@ -62,8 +62,8 @@ class RefinementFacts:
 
 
 def collect_both(
-    model: Path, moments: Path, imatrix: Path | None, text: StrPath | None, run: RunOptions, size: int,
-    progress: Progress | None,
+    model: Path, moments: Path, imatrix: Path | None, text: StrPath | None, run: RunOptions, width: int,
+    size: int, progress: Progress | None,
 ) -> None:  # fmt: skip
     """Collect importance and second moments; what is there already stays.
 
@@ -72,6 +72,7 @@ def collect_both(
         moments: the file for both.
         imatrix: the file for importance alone, or None.
         text, run: see ``collect_imatrix``.
+        width: how many columns will correct each other, at most.
         size: the most bytes of second moments.
 
     Raises:
@@ -82,8 +83,8 @@ def collect_both(
 
     if not moments.exists():
         collect_imatrix(
-            model, moments, text=text, run=run, perplexity=False, second_moments=True, moments_size=size,
-            progress=progress,
+            model, moments, text=text, run=run, perplexity=False, second_moments=True, moments_width=width,
+            moments_size=size, progress=progress,
         )  # fmt: skip
     if imatrix is not None and not imatrix.exists():
         write_imatrix(imatrix, replace(read_imatrix(moments), moments=None))

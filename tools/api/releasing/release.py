@@ -226,7 +226,8 @@ class _Steps:
             if self.cluster is not None:
                 line = "importance and second moments are collected on this machine, not on the cluster"
                 note(self.progress, line, important=True)
-            collect_both(self.path, self.moments, self.imatrix, text, run, DEFAULT_MOMENTS_SIZE, self.progress)
+            width = self.options.refine_width
+            collect_both(self.path, self.moments, self.imatrix, text, run, width, DEFAULT_MOMENTS_SIZE, self.progress)
         elif not self.imatrix.exists():
             collect_imatrix(
                 self.path, self.imatrix, text=text, run=run, perplexity=False, cluster=self.cluster,

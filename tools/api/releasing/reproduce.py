@@ -207,7 +207,7 @@ class _Work:
         again = f"second moments are collected again, from {imatrix.text.name}"
         note(self.progress, f"{again}: the release publishes importance alone", important=True)
         run = RunOptions(n_ctx=imatrix.n_ctx, chunks=facts.chunks)
-        collect_both(self.model, moments, None, text, run, facts.moments_size, self.progress)
+        collect_both(self.model, moments, None, text, run, facts.width, facts.moments_size, self.progress)
         check_again(moments, facts, self.progress)
         return moments
 
