@@ -15,10 +15,10 @@ from pathlib import Path
 
 @cache
 def sources_digest() -> str:
-    """Return a digest of the sources of all kernels: numba itself checks only the file that a function is in, not the
-    files of the functions that it calls."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    """Return a digest of the sources of all kernels and of refining: numba itself checks only the file that a function
+    is in, not the files of the functions that it calls."""
+    digest, here = hashlib.sha256(), Path(__file__).parent
+    for source in sorted([*here.glob("*.py"), *here.with_name("refine").glob("*.py")]):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.simd import VEC
-from .products import SQUARE
+from .products import SQUARE, new_lanes
 
+PANEL = 256  # columns that are refined together while the others wait
 OCTET = 8  # columns whose errors meet one after the other; a square's other columns get them together
 
 
@@ -91,6 +91,6 @@ class Scratch(NamedTuple):
 
 def new_scratch() -> Scratch:
     """Return scratch for a walk."""
-    square, octet, one = (np.zeros((n, VEC), np.float32) for n in (SQUARE, OCTET, 1))
-    return Scratch(square, octet, square.copy(), square.copy(), np.zeros(SQUARE + 1, np.int32),
-                   np.zeros(OCTET + 1, np.int32), one)  # fmt: skip
+    moves, steps, values, product, lost = (new_lanes(n) for n in (SQUARE, OCTET, SQUARE, SQUARE, 1))
+    moved, few = np.zeros(SQUARE + 1, np.int32), np.zeros(OCTET + 1, np.int32)
+    return Scratch(moves, steps, values, product, moved, few, lost)

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.contract import F32_ARRAY
-from .columns import OCTET, Metric
+from .columns import OCTET, PANEL, Metric
+from .integers import Digits, digits_of, matrix_units
 from .products import SQUARE, cholesky, gram, pack
 
 DAMPING = 0.05  # of the mean of H's diagonal, added to it
-PANEL = 256  # columns
 _RAISE = 10.0  # times the damping, while H is not positive definite
 _LARGEST = 1e3
 
@@ -38,6 +38,19 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Others:
+    """What the panels of a block get from each other, in digits.
+
+    Args:
+        moments: H.
+        factor: the divided M, zero in the panels themselves.
+    """
+
+    moments: Digits
+    factor: Digits
+
+
+@dataclass(frozen=True)
 class Block:
     """A diagonal block of the second moments: ``width`` columns from ``first`` on.
 
@@ -45,8 +58,8 @@ class Block:
     column j is near w_j + sum_{i<j} E_i M_ij / M_jj, and what its own error e costs is (e M_jj)^2.
 
     Args:
-        moments: H, packed (see ``products.pack``).
-        factor: M with each column divided by its diagonal entry, packed.
+        factor: M with each column divided by its diagonal entry, packed (see ``products.pack``).
+        others: what its panels get from each other; None where there is one.
         panels: its columns in panels of ``PANEL``; the last may be narrower.
         diagonal: float32 [width], M's.
         importance: float32 [width], the diagonal of H, not damped.
@@ -55,8 +68,8 @@ class Block:
 
     first: int
     width: int
-    moments: F32_ARRAY
     factor: F32_ARRAY
+    others: Others | None
     panels: tuple[Panel, ...]
     diagonal: F32_ARRAY
     importance: F32_ARRAY
@@ -101,8 +114,16 @@ def _block(first: int, h: NDArray[np.float64], damping: float) -> Block:
     factor = np.triu(upper)[::-1, ::-1].T
     diagonal = np.diag(factor).copy()
     panels = tuple(_panel(damped, factor, at, min(at + PANEL, len(h))) for at in range(0, len(h), PANEL))
-    return Block(first, len(h), pack(damped), pack(factor / diagonal), panels, diagonal.astype(np.float32), importance,
-                 damping)  # fmt: skip
+    divided = factor / diagonal
+    others = _others(damped, divided) if len(panels) > 1 else None
+    return Block(first, len(h), pack(divided), others, panels, diagonal.astype(np.float32), importance, damping)
+
+
+def _others(h: NDArray[np.float64], divided: NDArray[np.float64]) -> Others:
+    far = divided.astype(np.float32)
+    for at in range(0, len(h), PANEL):
+        far[at : at + PANEL, at : at + PANEL] = 0
+    return Others(*(digits_of(matrix, matrix_units()) for matrix in (h.astype(np.float32), far)))
 
 
 def _panel(h: NDArray[np.float64], factor: NDArray[np.float64], start: int, end: int) -> Panel:

@@ -23,7 +23,8 @@ TILE = 16  # output columns at a time: with VEC lanes each, what the registers o
 _FEW = 4  # of those, what other registers hold
 
 
-def _spread(builder: Any, scalar: Any) -> Any:
+def spread_scalar(builder: Any, scalar: Any) -> Any:
+    """Set all lanes to an LLVM scalar."""
     vector, word = ir.VectorType(scalar.type, VEC), ir.IntType(32)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, word(0))
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(word, VEC), [0] * VEC))
@@ -59,7 +60,7 @@ def _add_rows(context: Any, builder: Any, tile: Any, source: Any, out: Any, coun
             v = builder.load(builder.gep(source, [k]), align=4)
             row = builder.gep(tile, [builder.mul(k, word(TILE))])
             for c, total in enumerate(sums):
-                factor = _spread(builder, builder.load(builder.gep(row, [word(first + c)])))
+                factor = spread_scalar(builder, builder.load(builder.gep(row, [word(first + c)])))
                 builder.store(builder.call(_fused(builder), [v, factor, builder.load(total)]), total)
         for place, total in zip(places, sums, strict=True):
             builder.store(builder.load(total), place, align=4)
@@ -133,6 +134,15 @@ def unpack(packed: F32_ARRAY) -> F32_ARRAY:
     return np.ascontiguousarray(packed.transpose(1, 0, 2)).reshape(packed.shape[1], -1)
 
 
+def new_lanes(n: int, dtype: Any = np.float32) -> NDArray[Any]:
+    """Return zeros [n, VEC] that start at a line of the cache: a vector across two lines takes twice the time."""
+    line, size = 64, n * VEC * np.dtype(dtype).itemsize
+    raw = np.zeros(size + line, np.uint8)
+    start = -raw.ctypes.data % line
+    lanes: NDArray[Any] = raw[start : start + size].view(dtype).reshape(n, VEC)
+    return lanes
+
+
 def to_lanes(rows: NDArray[Any]) -> NDArray[Any]:
     """Return rows [n, columns] in the lane form: [groups * columns, VEC], a group of ``VEC`` rows after the other, with
     zeros in the place of rows that the last group lacks. A column of a group is a line of the cache.
@@ -149,13 +159,21 @@ def to_lanes(rows: NDArray[Any]) -> NDArray[Any]:
     n, columns = rows.shape
     if n % VEC:
         rows = np.concatenate([rows, np.zeros((-n % VEC, columns), rows.dtype)])
-    return np.ascontiguousarray(rows.reshape(-1, VEC, columns).transpose(0, 2, 1)).reshape(-1, VEC)
+    lanes = new_lanes(len(rows) // VEC * columns, rows.dtype)
+    lanes.reshape(-1, columns, VEC)[:] = rows.reshape(-1, VEC, columns).transpose(0, 2, 1)
+    return lanes
 
 
 def from_lanes(lanes: NDArray[Any], n: int, columns: int) -> NDArray[Any]:
     """Return an array in the lane form as rows [n, columns]; see ``to_lanes``."""
     rows = np.ascontiguousarray(lanes.reshape(-1, columns, VEC).transpose(0, 2, 1)).reshape(-1, columns)
     return rows[:n]
+
+
+def part_of(columns: Any, n: int) -> NDArray[Any]:
+    """Return ``n`` of the ``Columns``, not a copy, as ``from_lanes`` takes them."""
+    part: NDArray[Any] = columns.values.reshape(-1, columns.width, VEC)[:, columns.at : columns.at + n]
+    return part
 
 
 @jit

@@ -11,9 +11,8 @@ from ...formats.qtypes import F32, QType
 from ..kernels import kernel_for
 from ..kernels.contract import F32_ARRAY, Kernel
 from ..kernels.simd import VEC
-from .columns import Columns
 from .factor import Block
-from .products import add_product, from_lanes, squared_products, to_lanes
+from .products import add_product, from_lanes, part_of, squared_products, to_lanes
 from .walkers import PASSES, State, walker
 
 
@@ -55,25 +54,26 @@ def _refine(rows: F32_ARRAY, plain: Bytes, kernel: Kernel, block: Block, passes:
     headers = []
     alone = len(block.panels) == 1
     for panel in block.panels:
+        x = state.look_back(panel)
         for at in range(panel.first, panel.first + panel.width, size):
-            x = Columns(state.copy(state.lanes.weights, 1, at, size), 0, size)
+            here = x._replace(at=at - panel.first)
             if size == block.width:  # nothing came before
                 headers.append(plain)
             else:
-                add_product(block.factor, 0, at, state.errors, at, at + size, x)
-                compensated = from_lanes(x.values, state.n, size)
+                before = state.errors._replace(at=panel.first)
+                add_product(block.factor, panel.first, at - panel.first, before, at, at + size, here)
+                compensated = from_lanes(part_of(here, size), state.n, size)
                 headers.append(_encode(compensated, kernel, block.importance[at : at + size]))
             codes.begin(at, headers[-1])
-            codes.feed(x, at)
+            codes.feed(here, at)
         state.look_ahead(panel)
         codes.sweep(panel, panel.ahead, passes if alone else 1)
-    if not alone:
-        for _ in range(
-            (2 * passes + 2) // 3
-        ):  # the pass ahead is worth the rest: they lose less than ``passes`` without
-            for panel in block.panels:
-                state.look_around(panel)
-                codes.sweep(panel, panel.joint, 1)
+        state.settle(panel)
+    for _ in range(0 if alone else passes):
+        for panel in block.panels:
+            state.look_around(panel)
+            codes.sweep(panel, panel.joint, 1)
+            state.settle(panel)
     encoded = np.concatenate(headers, axis=1)
     codes.write(encoded.reshape(-1, kernel.qtype.block_bytes))
     return encoded, state.lost

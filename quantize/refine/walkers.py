@@ -15,8 +15,9 @@ from ..kernels.simd import VEC
 from . import lattice_walk, scalar_walk
 from .columns import Columns, Lanes, Metric, new_scratch
 from .factor import Block, Panel
+from .integers import add_whole, new_error_digits, set_digits
 from .lattice_types import LATTICE_TYPES, LatticeType
-from .products import SQUARE, add_product, from_lanes, to_lanes
+from .products import SQUARE, add_product, from_lanes, new_lanes, to_lanes
 from .refit import RefitScales
 from .scalar_types import SCALAR_TYPES, ScalarType
 from .scales import Scales
@@ -47,11 +48,13 @@ class State:
         self.n, self.columns, self.block = len(rows), block.width, block
         weights = to_lanes(rows)
         self.groups = len(weights) // block.width
-        errors, left, gradient = (np.empty_like(weights) for _ in range(3))
+        errors, left, gradient = (new_lanes(len(weights)) for _ in range(3))
         lost = np.zeros(self.groups * VEC, np.float32)
         self.lanes = Lanes(weights, errors, left, gradient, block.width, lost)
         self.errors, self.left, self.gradient = (Columns(array, 0, block.width) for array in (errors, left, gradient))
         self.scratch = new_scratch()
+        if block.others:
+            self._digits = new_error_digits(self.groups, block.width, len(block.others.factor.tiles) > 0)
 
     @property
     def lost(self) -> F32_ARRAY:
@@ -66,16 +69,29 @@ class State:
             left, gradient = (columns._replace(at=panel.first + q) for columns in (self.left, self.gradient))
             add_product(panel.turned, q, panel.width - q, left, q, q + SQUARE, gradient)
 
+    def look_back(self, panel: Panel) -> Columns:
+        """Return what the weights of a panel have become by the errors of the panels before."""
+        x = Columns(self.copy(self.lanes.weights, 1, panel.first, panel.width), 0, panel.width)
+        if self.block.others and panel.first:
+            end = panel.first + panel.width
+            add_whole(self.block.others.factor, self._digits, 0, panel.first, panel.first, end, x)
+        return x
+
     def look_around(self, panel: Panel) -> None:
         """Set a panel's gradient to the one over all columns as they are."""
+        assert self.block.others
         self.part(self.lanes.gradient, 1, panel.first, panel.width)[:] = 0
-        end = panel.first + panel.width
-        gradient = self.gradient._replace(at=panel.first)
-        add_product(self.block.moments, 0, self.columns, self.errors, panel.first, end, gradient)
+        end, gradient = panel.first + panel.width, self.gradient._replace(at=panel.first)
+        add_whole(self.block.others.moments, self._digits, 0, self._digits.width, panel.first, end, gradient)
+
+    def settle(self, panel: Panel) -> None:
+        """Let the other panels know a panel's errors."""
+        if self.block.others:
+            set_digits(self.errors._replace(at=panel.first), panel.width, self._digits)
 
     def zeros(self, each: int, dtype: Any) -> NDArray[Any]:
         """Return an array of zeros in the lane form that has a row for ``each`` columns."""
-        return np.zeros((self.groups * self.columns // each, VEC), dtype)
+        return new_lanes(self.groups * self.columns // each, dtype)
 
     def part(self, lanes: NDArray[Any], each: int, at: int, size: int) -> NDArray[Any]:
         """Return the rows of such an array for columns ``at`` to ``at + size``, not a copy: [groups, rows, VEC]."""
@@ -83,7 +99,10 @@ class State:
 
     def copy(self, lanes: NDArray[Any], each: int, at: int, size: int) -> NDArray[Any]:
         """Return the same rows as an array in the lane form of its own."""
-        return self.part(lanes, each, at, size).copy().reshape(-1, VEC)
+        part = self.part(lanes, each, at, size)
+        own = new_lanes(part.size // VEC, lanes.dtype)
+        own.reshape(part.shape)[:] = part
+        return own
 
 
 class Walker(ABC):
