@@ -115,6 +115,9 @@ if TYPE_CHECKING:
     from .tools.api.recipe_files import read_recipe as read_recipe
     from .tools.api.refining import TextRefinement as TextRefinement
     from .tools.api.refining import open_refinement as open_refinement
+    from .tools.api.releasing.dry_run import PlannedFile as PlannedFile
+    from .tools.api.releasing.dry_run import ReleasePlan as ReleasePlan
+    from .tools.api.releasing.dry_run import plan_release as plan_release
     from .tools.api.releasing.options import ReleaseOptions as ReleaseOptions
     from .tools.api.releasing.push import Pushed as Pushed
     from .tools.api.releasing.push import push as push
@@ -167,6 +170,7 @@ _MODULES = {
     "PlanError": "formats.errors",
     "PlanOptions": "quantize.plan_options",
     "TextRefinement": "tools.api.refining",
+    "PlannedFile": "tools.api.releasing.dry_run",
     "TypeRule": "quantize.patterns",
     "QType": "formats.qtypes",
     "QuantizedCheckpoint": "tools.api.blockwise",
@@ -176,6 +180,7 @@ _MODULES = {
     "Pushed": "tools.api.releasing.push",
     "Release": "tools.api.releasing.release",
     "ReleaseOptions": "tools.api.releasing.options",
+    "ReleasePlan": "tools.api.releasing.dry_run",
     "Reproduction": "tools.api.releasing.reproduce",
     "Role": "formats.ir",
     "RowsDone": "formats.progress",
@@ -227,6 +232,7 @@ _MODULES = {
     "read_recipe": "tools.api.recipe_files",
     "model_from_arrays": "formats.arrays",
     "plan": "tools.api.sizes",
+    "plan_release": "tools.api.releasing.dry_run",
     "push": "tools.api.releasing.push",
     "read_ggml": "formats.ggml.reader",
     "parse_override": "formats.gguf.overrides",

@@ -70,7 +70,7 @@ ROOMS: dict[str, set[str]] = {
     "tools/api/ollama": {"formats", "tools/api"},
     "tools/api/releasing": {"formats*", "quantize*", "imatrix", "tools/api", "tools/api/ollama"},
     "tools/reports": {"formats*", "quantize*", "tools/api*"},
-    "tools/terminal": {"formats*", "tools/api"},
+    "tools/terminal": {"formats*", "tools/api", "tools/api/releasing"},
     "tools": {"formats*", "quantize*", "imatrix", "tools/api*", "tools/reports", "tools/terminal"},
 }  # fmt: skip
 # Modules that everything may know; they import nothing of the package but each other.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from .api.checks import refuse
-from .terminal.lines import print_line
+from .api.checks import check_cluster, refuse
+from .terminal.lines import print_json, print_line
 from .terminal.options import RECIPE_SETS, RecipeSetOption, cluster_from, cluster_options
 from .terminal.plan_options import Rules, tensor_type_options
 from .terminal.progress import ProgressDisplay
@@ -88,6 +88,8 @@ from .terminal.units import Size
 @click.option("--push", metavar="ORG/NAME", help="Upload each file to this repository as soon as it is verified.")
 @click.option("--public", is_flag=True, help="With --push: make the repository public, if it is made.")
 @click.option("--restart", is_flag=True, help="Discard a release that is in OUT_DIR, finished or not.")
+@click.option("--dry-run", is_flag=True, help="Say what would be made, and where it would go; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="Print no progress and no summary.")
 @cluster_options
 def command(
@@ -96,7 +98,7 @@ def command(
     language: str | None, license: str | None, compare: Path | None,
     recipe_set: str, tensor_types: Rules, target_sizes: tuple[int, ...], refine: bool, refine_width: int,
     original: bool, split_max_size: int,
-    threads: int | None, push: str | None, public: bool, restart: bool, quiet: bool,
+    threads: int | None, push: str | None, public: bool, restart: bool, dry_run: bool, as_json: bool, quiet: bool,
     cluster: str | None, workers: int | None,
 ) -> None:  # fmt: skip
     """Make a release of MODEL in OUT_DIR.
@@ -109,11 +111,13 @@ def command(
     \b
     Example: quantmill release Meta-Llama-3-8B-Instruct llama3-gguf --evaluate
              quantmill release TinyLlama-1.1B tinyllama-gguf --levels Q4_K_M,Q5_K_M,Q8_0 --imatrix none
-             quantmill release org/Tiny-1B tiny-gguf --push me/Tiny-1B-GGUF
+             quantmill release org/Tiny-1B tiny-gguf --push me/Tiny-1B-GGUF --dry-run
              quantmill release org/Tiny-1B tiny-gguf --original --target-size 4.2GB --tensor-type-file recipe.txt
     """
+    from .api.releasing.dry_run import plan_release
     from .api.releasing.options import ReleaseOptions
     from .api.releasing.release import release
+    from .terminal.release_plan import plan_json, print_plan
 
     options = ReleaseOptions(
         levels=_split(levels),
@@ -139,12 +143,24 @@ def command(
     )
     if push is None:
         refuse({"--public": public}, "it is for a repository that --push makes")
+    if dry_run:
+        check_cluster(cluster_from(cluster, workers), threads)
+        with ProgressDisplay(quiet=quiet) as progress:
+            found = plan_release(model, folder, options, restart=restart, push=push, public=public, progress=progress)
+        if as_json:
+            print_json(plan_json(found))
+        elif not quiet:
+            print_plan(found, public=public)
+        return
     with ProgressDisplay(quiet=quiet) as progress:
         made = release(
             model, folder, options, threads=threads, cluster=cluster_from(cluster, workers), restart=restart,
             push=push, public=public, progress=progress,
         )  # fmt: skip
-    if not quiet:
+    if as_json:
+        files = {name: facts.to_json() for name, facts in made.manifest.files.items()}
+        print_json({"folder": str(folder), "files": files, "repository": push})
+    elif not quiet:
         print_line(f"{folder}: {len(made.files)} files, README.md, SHA256SUMS, manifest.json")
         if (used := made.manifest.imatrix) is not None:
             print_line(f"importance: {used.matched} entries matched, {len(used.missed)} missed")

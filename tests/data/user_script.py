@@ -37,12 +37,14 @@ from quantmill import (
     Note,
     PairedDifference,
     Plan,
+    PlannedFile,
     PlanOptions,
     QType,
     QuantizedCheckpoint,
     ReadOptions,
     Release,
     ReleaseOptions,
+    ReleasePlan,
     Reproduction,
     Role,
     RowsDone,
@@ -172,6 +174,9 @@ def matrices(paths: list[Path]) -> Imatrix:
 
 
 def released(model: Path, folder: Path) -> bool:
+    planned: ReleasePlan = quantmill.plan_release(model, folder, ReleaseOptions(levels=["Q4_K_M"], evaluate=True))
+    first: PlannedFile = planned.files[0]
+    print(first.name, first.nbytes, planned.disk <= planned.free)
     made: Release = quantmill.release(model, folder, ReleaseOptions(levels=["Q4_K_M"], evaluate=True), progress=show)
     again: Reproduction = quantmill.reproduce(folder / "manifest.json", model)
     about: Description = quantmill.describe(made.files[0])

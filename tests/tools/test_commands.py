@@ -18,7 +18,7 @@ from quantmill.tools.main import COMMANDS, load_command
 
 GOLDENS = Path(__file__).parents[1] / "imatrix" / "goldens"
 # Commands that print no table: one line of what was done, or files.
-NO_TABLE = {"gguf-set-metadata", "merge", "merge-lora", "release"}
+NO_TABLE = {"gguf-set-metadata", "merge", "merge-lora"}
 # Those that also stand alone, by pyproject's [project.scripts].
 ALONE = {"convert", "quantize", "imatrix", "gguf-set-metadata"}
 

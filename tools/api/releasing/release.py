@@ -31,7 +31,7 @@ from .push import open_destination, push_files
 from .refining import RefinementFacts, can_be_refined, collect_both, moments_digest, refined_by
 from .state import ReleaseState, has_state, open_state
 from .targets import find_recipes, size_name
-from .texts import calibration_part
+from .texts import calibration_part, text_path
 from .towers import release_towers
 
 if TYPE_CHECKING:
@@ -114,15 +114,12 @@ def release(
     options.check()
     check_cluster(cluster, threads)
     path, folder = local_path(model, progress=progress), Path(folder)
-    importance = options.imatrix is not None
-    levels = chosen_levels(options.levels, importance=importance, recipe_set=options.recipe_set)
     read = read_model(path, progress=progress)  # first: a model that cannot be read leaves no folder behind
-    stem = _stem(path, options.name)
     towers = release_towers(path, progress)
-    targets = [size_name(size) for size in options.target_sizes]
-    members = chosen_members(read, towers, levels, targets, original=options.original)
     upload = open_destination(push, public=public, progress=progress)
-    steps = _Steps(path, read, towers, folder, options, members, stem, threads, cluster, upload, progress)
+    steps = steps_of(
+        path, read, towers, folder, options, threads=threads, cluster=cluster, upload=upload, progress=progress
+    )
 
     def cut_off() -> None:
         if has_state(folder):
@@ -132,8 +129,33 @@ def release(
         return steps.run(restart)
 
 
+def steps_of(
+    path: Path,
+    model: Model,
+    towers: Model | None,
+    folder: Path,
+    options: ReleaseOptions,
+    *,
+    threads: int | None = None,
+    cluster: ClusterOptions | None = None,
+    upload: Destination | None = None,
+    progress: Progress | None = None,
+) -> Steps:
+    """The steps of a release; see ``Steps``.
+
+    Raises:
+        PlanError: a level is unknown, or the members contradict each other.
+    """
+    importance = options.imatrix is not None
+    levels = chosen_levels(options.levels, importance=importance, recipe_set=options.recipe_set)
+    targets = [size_name(size) for size in options.target_sizes]
+    members = chosen_members(model, towers, levels, targets, original=options.original)
+    stem = _stem(path, options.name)
+    return Steps(path, model, towers, folder, options, members, stem, threads, cluster, upload, progress)
+
+
 @dataclass(frozen=True)
-class _Steps:
+class Steps:
     """The steps of a release, each of which can be repeated.
 
     Args:
@@ -241,13 +263,16 @@ class _Steps:
         chunks = calibration_part(self.path, self.options, state).chunks if self.options.collects else None
         return RefinementFacts(self.options.refine_width, moments_digest(self.moments), DEFAULT_MOMENTS_SIZE, chunks)
 
-    def check_members(self) -> None:
-        """Raise ``PlanError`` if a member cannot be made; say if importance is for none of them."""
-        from ....quantize.estimate.levels import uniform_importance
+    def check_members(self) -> list[Planned]:
+        """Plan the members whose types are known, before there is importance; say if it is for none of them.
+
+        Raises:
+            PlanError: a member cannot be made.
+        """
         from ..target import check_targets
 
         if self.options.collects:
-            options = replace(self.options.plan_options, importance=uniform_importance(self.model))
+            options = self.expected_options()
         else:
             options = self.plan_options()
             if self.moments is not None:
@@ -257,14 +282,26 @@ class _Steps:
             check_targets(self.model, sizes, options)
         known = [member for member in self.members if not member.target]
         plans = [plan_member(member, self.model, self.towers, options, {}) for member in known]
-        for member, plan in zip(known, plans, strict=True):
-            self.files_of(member, plan)
+        made = [self.files_of(member, plan) for member, plan in zip(known, plans, strict=True)]
         if self.options.refine and not sizes and not any(map(can_be_refined, plans)):
             raise PlanError("has no effect: no type of these levels is refined", where="--refine", hint="leave it out")
         weighed = bool(sizes) or any(step.uses_importance for plan in plans for step in plan.steps)
         if self.imatrix is not None and not weighed:
             line = "no level of this release is encoded with importance: --imatrix none makes the same weights"
             note(self.progress, line, important=True)
+        return made
+
+    def expected_options(self) -> PlanOptions:
+        """The options of the levels' plans with importance that is still to be collected, and what it will say."""
+        from ....formats.imatrix_file import Imatrix
+        from ....quantize.estimate.levels import uniform_importance
+
+        assert self.imatrix is not None
+        text = self.options.text
+        dataset = text_path(None).name if text is None else str(text)
+        said = Imatrix({}, (dataset,), chunk_count=1).provenance(self.imatrix.name)
+        importance = uniform_importance(self.model)
+        return replace(self.options.plan_options, importance=importance, extra_metadata=said)
 
     def plan_options(self) -> PlanOptions:
         """The options of the levels' plans, with importance."""

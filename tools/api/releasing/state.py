@@ -80,6 +80,25 @@ def has_state(folder: Path) -> bool:
     return _path(folder).is_file()
 
 
+def check_folder(folder: Path, *, restart: bool = False) -> None:
+    """Check that a release can be made in a folder, or resumed.
+
+    Args:
+        restart: whether a finished release there would be discarded.
+
+    Raises:
+        OutputError: the folder holds something else, or a finished release.
+    """
+    finished = (folder / NAME).is_file()
+    if has_state(folder) or (finished and restart):
+        return
+    if finished:
+        raise OutputError("holds a finished release", path=folder, hint="--restart makes it anew")
+    ours = {partial_name(_path(folder)), folder / _BEFORE}
+    if folder.exists() and (not folder.is_dir() or {*folder.iterdir()} - ours):
+        raise OutputError("exists and is not an empty folder", path=folder, hint="choose another")
+
+
 def open_state(
     folder: Path, key: Mapping[str, object], *, stem: str, restart: bool, say: Callable[[str], object] | None
 ) -> ReleaseState:
@@ -99,15 +118,12 @@ def open_state(
     path = _path(folder)
     if restart:
         _discard(folder, stem)
+    check_folder(folder)
     state = ReleaseState(folder, key)
     if path.is_file():
         state = _read(folder, key)
         if say is not None:
             say(f"{folder}: going on where an earlier run stopped; --restart begins anew")
-    elif (folder / NAME).is_file():
-        raise OutputError("holds a finished release", path=folder, hint="--restart makes it anew")
-    elif folder.exists() and (not folder.is_dir() or {*folder.iterdir()} - {partial_name(path), folder / _BEFORE}):
-        raise OutputError("exists and is not an empty folder", path=folder, hint="choose another")
     folder.mkdir(parents=True, exist_ok=True)
     state.save()
     return state
