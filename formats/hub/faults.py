@@ -21,6 +21,10 @@ _OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 _GO_ON = "run the same command again: what is complete is kept"
 
 
+class EndedEarly(Exception):
+    """The hub sent nothing of what was asked for."""
+
+
 def patiently(call: Callable[[], Result], address: HubAddress, say: Say | None = None) -> Result:
     """Call the hub, again after a pause where the network or the hub failed.
 
@@ -95,7 +99,7 @@ def _is_passing(error: BaseException) -> bool:
     causes = list(_causes(error))
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         return False
-    if isinstance(error, json.JSONDecodeError):
+    if isinstance(error, (json.JSONDecodeError, EndedEarly)):
         return True
     # A download that ended too early is an OSError of huggingface_hub without a number.
     short = isinstance(error, OSError) and error.errno is None and "Consistency check" in str(error)
@@ -133,7 +137,7 @@ def _reason(error: BaseException) -> str:
         return f"the hub answered {status}"
     if isinstance(error, json.JSONDecodeError):
         return "the hub answered what is no JSON"
-    if isinstance(error, OSError) and "Consistency check" in str(error):
+    if isinstance(error, EndedEarly) or (isinstance(error, OSError) and "Consistency check" in str(error)):
         return "a download ended too early"
     last = list(_causes(error))[-1]
     text = str(last).strip().splitlines()

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
+from ..hf.files.hub_cache import blob_of, link_blob, snapshot_of
 from ..progress import Progress, RowsDone, WorkEnded, WorkStarted, emit, note, notes
 from ..storage.durable import sha256_of_file
 from .address import HubAddress
 from .faults import in_one_line, patiently
+from .resuming import download
 
 if TYPE_CHECKING:
     from huggingface_hub import RepoFile
@@ -157,12 +159,28 @@ class Repository:
     def _downloaded(self, file: HubFile, force: bool, folder: Path | None) -> Path:
         from huggingface_hub import hf_hub_download
 
+        if file.sha256:
+            return self._resumed(file, force, folder)
         return Path(
             hf_hub_download(
                 self.address.repo, file.name, revision=self.commit, force_download=force, library_name="quantmill",
                 local_dir=folder, tqdm_class=told_tqdm(self.progress),
             )
         )  # fmt: skip
+
+    def _resumed(self, file: HubFile, force: bool, folder: Path | None) -> Path:
+        """Download a large file, from where a killed run stopped."""
+        from huggingface_hub import constants, hf_hub_url
+
+        snapshot = snapshot_of(Path(constants.HF_HUB_CACHE), self.address.repo, self.commit)
+        path = blob_of(snapshot, file.sha256) if folder is None else folder / file.name
+        if force or not (path.is_file() and path.stat().st_size == file.size):
+            url = hf_hub_url(self.address.repo, file.name, revision=self.commit, endpoint=constants.ENDPOINT)
+            download(url, path, file.sha256, file.size, self._call, self.progress)
+        if folder is not None:
+            return path
+        link_blob(path, snapshot / file.name)
+        return snapshot / file.name
 
     def _call(self, call: Callable[[], Any]) -> Any:
         return patiently(call, self.address, notes(self.progress, important=True))

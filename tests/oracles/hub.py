@@ -55,6 +55,7 @@ class Hub:
     Args:
         faults: called with each request's method and path (of the hub and of the host of large files) before it is
             answered; it may return an answer to give instead, or raise ``ConnectionError`` to cut the connection.
+        ranges: each request for a part of a large file: its hash, and what was asked for.
         cut_after: called with the path of a large file; the number of bytes after which the connection is cut.
     """
 
@@ -68,6 +69,7 @@ class Hub:
     cut_after: Callable[[str], int | None] = lambda path: None
     requests: list[tuple[str, str]] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
+    ranges: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, repo: str, files: dict[str, bytes] | Path, **settings: bool) -> Repo:
         """Add a repository, or a commit to one, with all of its files."""
@@ -300,6 +302,7 @@ class _Storage(BaseHTTPRequestHandler):
         oid = url.path.strip("/")
         body = self._body()
         self.hub.requests.append((self.command, f"storage/{oid}"))
+        self.hub.ranges += [(oid, asked)] if (asked := self.headers.get("Range")) else []
         try:
             status, headers, data = self.hub.faults(self.command, f"storage/{oid}") or self._answer(
                 oid, url.query, body

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -169,18 +170,36 @@ def test_split_files_come_whole(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_while_it_downloads(served: tuple[Hub, dict[str, str]], checkpoint: Path, tmp_path: Path) -> None:
-    """A killed run leaves what is complete, and the next one ends in the same bytes."""
+    """A killed run leaves what came, and the next one fetches the rest alone, and ends in the same bytes."""
     hub, env = served
+    half = 150_000
+    held = threading.Event()
+
+    parts = tmp_path / "home" / "hub" / "models--org--tiny" / "blobs"
+
+    def wait(method: str, path: str) -> None:
+        """Nothing more until the kill, once a file is half there."""
+        if path.startswith("storage/") and any(part.stat().st_size >= half for part in parts.glob(".*.part")):
+            held.wait(60)
+
+    hub.cut_after, hub.faults = lambda path: half if len(path) == 64 else None, wait
     env = {**os.environ, **env, "HF_HOME": str(tmp_path / "home")}
     code = "from quantmill.tools.main import run_convert; run_convert()"
     argv = [sys.executable, "-c", code, "org/tiny", str(tmp_path / "out.gguf"), "--outtype", "Q4_K_M"]
     hub.requests.clear()
     process = subprocess.Popen(argv, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any(path.startswith("storage/") for _, path in hub.requests))
+    wait_until(lambda: any(path.stat().st_size >= half for path in parts.glob(".*.part")), seconds=60)
     process.kill()
     process.wait()
+    (left,) = parts.glob(".*.part")
+    assert left.stat().st_size == half
+    held.set()
+    hub.cut_after, hub.faults = lambda path: None, lambda method, path: None
+    hub.ranges.clear()
     assert not (tmp_path / "out.gguf").exists()
     subprocess.run(argv, env=env, cwd=tmp_path, check=True, capture_output=True)
+    assert (left.name.strip(".").partition(".")[0], f"bytes={half}-") in hub.ranges
+    assert not left.exists()
     env["HF_HOME"] = str(tmp_path / "other")
     subprocess.run([*argv[:4], str(tmp_path / "wanted.gguf"), *argv[5:]], env=env, check=True, capture_output=True)
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "wanted.gguf").read_bytes()

@@ -6,6 +6,7 @@ revision's text. A checkpoint's folder is a snapshot, or a folder inside of one.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -44,6 +45,33 @@ def checkpoint_id(path: Path) -> str:
 def checkpoint_name(path: Path) -> str:
     """As ``checkpoint_id``, without the organization."""
     return checkpoint_id(path).rpartition("/")[2]
+
+
+def snapshot_of(cache: Path, model_id: str, commit: str) -> Path:
+    """The folder of a model's snapshot.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from quantmill.formats.hf.files.hub_cache import snapshot_of
+        >>> snapshot_of(Path("hub"), "org/Tiny-1B", "0123abcd").as_posix()
+        'hub/models--org--Tiny-1B/snapshots/0123abcd'
+    """
+    return cache / (_PREFIX + model_id.replace("/", "--")) / "snapshots" / commit
+
+
+def blob_of(snapshot: Path, hash: str) -> Path:
+    """Where the content of a snapshot's file lies, called by its hash."""
+    return snapshot.parent.parent / "blobs" / hash
+
+
+def link_blob(blob: Path, file: Path) -> None:
+    """Let a snapshot's file be a link to its content; where there are no links, the content itself."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    try:
+        file.symlink_to(os.path.relpath(blob, file.parent))
+    except OSError:
+        blob.replace(file)
 
 
 def is_blobs(folder: Path) -> bool:

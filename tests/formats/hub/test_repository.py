@@ -11,10 +11,13 @@ from huggingface_hub import constants
 
 from oracles.hub import Hub
 from quantmill.formats.errors import FormatError
+from quantmill.formats.hf.files.hub_cache import blob_of, snapshot_of
+from quantmill.formats.hub import resuming
 from quantmill.formats.hub.address import HubAddress
 from quantmill.formats.hub.remote_file import RemoteFile
 from quantmill.formats.hub.repository import Repository
 from quantmill.formats.progress import Event, Note, RowsDone
+from quantmill.formats.storage.resumable import try_lock
 
 TINY = HubAddress("org/tiny")
 LARGE = os.urandom(300_000)
@@ -169,6 +172,88 @@ def test_a_full_disk(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    monkeypatch.setattr(resuming, "write", full)
     with pytest.raises(FormatError, match=r"cannot be written: No space left on device \(make room, or set HF_HOME"):
         repository.download(["model.safetensors"])
+
+
+def left_by_a_killed_run(repository: Repository, data: bytes, name: str = "model.safetensors") -> Path:
+    """The part of a file that a run left that was killed."""
+    snapshot = snapshot_of(Path(constants.HF_HUB_CACHE), repository.address.repo, repository.commit)
+    file = repository.files[name]
+    part = resuming.part_of(blob_of(snapshot, file.sha256), file.sha256)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(data)
+    return part
+
+
+def test_a_killed_download_goes_on(hub: Hub) -> None:
+    hub.add("org/tiny", FILES)
+    repository = Repository(TINY)
+    part = left_by_a_killed_run(repository, LARGE[:180_000])
+    folder = repository.download(["model.safetensors"])
+    assert (folder / "model.safetensors").read_bytes() == LARGE
+    assert sum(size for path, size in hub.sent.items() if len(path) == 64) == len(LARGE) - 180_000
+    assert not part.exists()
+    assert huggingface_hub.try_to_load_from_cache("org/tiny", "model.safetensors") == str(folder / "model.safetensors")
+    hub.requests.clear()
+    huggingface_hub.hf_hub_download("org/tiny", "model.safetensors")
+    assert not any(path.startswith("storage/") for _, path in hub.requests)  # it is huggingface_hub's own, too
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        pytest.param(b"?" * 180_000, id="damaged"),
+        pytest.param(LARGE + b"?", id="longer than the file"),
+        pytest.param(LARGE, id="killed before the rename"),
+        pytest.param(b"", id="killed at the beginning"),
+    ],
+)
+def test_whatever_a_killed_run_left(hub: Hub, left: bytes) -> None:
+    hub.add("org/tiny", FILES)
+    repository = Repository(TINY)
+    left_by_a_killed_run(repository, left)
+    folder = repository.download(["model.safetensors"])
+    assert (folder / "model.safetensors").read_bytes() == LARGE
+
+
+def test_a_part_speaks_for_no_other_content(hub: Hub) -> None:
+    hub.add("org/tiny", FILES)
+    part = left_by_a_killed_run(Repository(TINY), LARGE[:180_000])
+    other = LARGE[:180_000][::-1] + LARGE[180_000:]
+    hub.add("org/tiny", {**FILES, "model.safetensors": other})
+    folder = Repository(TINY).download(["model.safetensors"])
+    assert (folder / "model.safetensors").read_bytes() == other
+    assert part.exists()  # of the other revision
+
+
+def test_a_server_without_ranges(hub: Hub) -> None:
+    hub.add("org/tiny", FILES)
+    repository = Repository(TINY)
+    left_by_a_killed_run(repository, LARGE[:180_000])
+    hub.faults = lambda method, path: (200, {}, LARGE) if (method, path[:8]) == ("GET", "storage/") else None
+    folder = repository.download(["model.safetensors"])
+    assert (folder / "model.safetensors").read_bytes() == LARGE
+
+
+def test_two_processes_at_one_file(hub: Hub) -> None:
+    hub.add("org/tiny", FILES)
+    repository = Repository(TINY)
+    part = left_by_a_killed_run(repository, LARGE[:180_000])
+    with part.open("ab") as other:
+        assert try_lock(other.fileno())
+        folder = repository.download(["model.safetensors"])
+        assert (folder / "model.safetensors").read_bytes() == LARGE
+        assert [path.name for path in part.parent.glob(".*")] == [part.name]
+
+
+def test_a_file_beside_the_output_goes_on(hub: Hub, tmp_path: Path) -> None:
+    hub.add("org/tiny", FILES)
+    repository = Repository(TINY)
+    file = repository.files["model.safetensors"]
+    resuming.part_of(tmp_path / "model.safetensors", file.sha256).write_bytes(LARGE[:180_000])
+    (tmp_path / "model.safetensors").write_bytes(b"?" * 10)  # of another run
+    assert repository.download_to(tmp_path, "model.safetensors").read_bytes() == LARGE
+    assert [path.name for path in tmp_path.glob("*model*")] == ["model.safetensors"]
+    assert sum(size for path, size in hub.sent.items() if len(path) == 64) == len(LARGE) - 180_000
