@@ -232,11 +232,13 @@ def feed(lanes, at, n, factor, diagonal, compensated, lattice, codebook, octet, 
 
 
 @jit
-def sweep(lanes, at, metric, passes, lattice, codebook, octet, scales, offsets, scratch):  # type: ignore[no-untyped-def]
-    """Passes of descent over a panel, square by square: points, scales, points; until nothing moves.
+def sweep(  # type: ignore[no-untyped-def]
+    lanes, at, metric, passes, again, lattice, codebook, octet, scales, offsets, scratch
+):
+    """Passes of descent over a panel, square by square, points, then scales; until nothing moves.
 
     Args:
-        lanes, at, metric, passes, scales, offsets, scratch: see ``scalar_walk.sweep``.
+        lanes, at, metric, passes, again, scales, offsets, scratch: see ``scalar_walk.sweep``.
         lattice: ``LatticeCodes``; the panel's ``points`` and ``signs`` are changed.
         codebook: ``WalkCodebook``.
         octet: ``Octet``, scratch.
@@ -244,13 +246,14 @@ def sweep(lanes, at, metric, passes, lattice, codebook, octet, scales, offsets, 
     for group in range(lanes.weights.shape[0] // lanes.width):
         base = group * lanes.width + at
         vstore(scratch.lost, 0, 0, vload_flat(lanes.lost, group * VEC))
-        for _ in range(passes):
+        for done in range(passes):
             moving = False
             for square in range(metric.curvature.size // SQUARE):
                 begin_square(scratch)
                 _descend(lanes, base, metric, square, lattice, codebook, octet, scratch)
                 refit(lanes, base, metric, square, lattice.size, scales, offsets, scratch)
-                _descend(lanes, base, metric, square, lattice, codebook, octet, scratch)
+                if done >= passes - again:
+                    _descend(lanes, base, metric, square, lattice, codebook, octet, scratch)
                 if publish_square(lanes, base, metric, square, scratch):
                     moving = True
             if not moving:

@@ -67,16 +67,14 @@ def _refine(rows: F32_ARRAY, plain: Bytes, kernel: Kernel, block: Block, passes:
             codes.begin(at, headers[-1])
             codes.feed(here, at)
         state.look_ahead(panel)
-        codes.sweep(panel, panel.ahead, passes if alone else 1)
+        codes.sweep(panel, panel.ahead, *((passes, passes) if alone else (1, int(codes.quick))))
         state.settle(panel)
-    for _ in range(0 if alone else passes):
+    for done in range(0 if alone else passes):
         for panel in block.panels:
             state.look_around(panel)
-            codes.sweep(panel, panel.joint, 1)
+            codes.sweep(panel, panel.joint, 1, int(codes.quick or done == passes - 1))
             state.settle(panel)
-    encoded = np.concatenate(headers, axis=1)
-    codes.write(encoded.reshape(-1, kernel.qtype.block_bytes))
-    return encoded, state.lost
+    return codes.write(headers), state.lost
 
 
 def _loss(rows: F32_ARRAY, encoded: Bytes, kernel: Kernel, block: Block, enough: F32_ARRAY) -> F32_ARRAY:

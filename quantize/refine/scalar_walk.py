@@ -117,14 +117,15 @@ def feed(lanes, at, n, factor, diagonal, compensated, scalar, scratch):  # type:
 
 
 @jit
-def sweep(lanes, at, metric, passes, scalar, scales, offsets, scratch):  # type: ignore[no-untyped-def]
-    """Passes of descent over a panel, square by square: codes, scales, codes; until nothing moves.
+def sweep(lanes, at, metric, passes, again, scalar, scales, offsets, scratch):  # type: ignore[no-untyped-def]
+    """Passes of descent over a panel, square by square, codes, then scales; until nothing moves.
 
     Args:
         lanes: ``Lanes``; the panel's ``errors`` are changed, its ``gradient`` is kept true, ``lost`` shrinks.
         at: the panel's first column.
         metric: ``Metric`` of the panel.
         passes: at most so many.
+        again: in so many of the last passes, codes once more after the scales.
         scalar: ``ScalarCodes``; the panel's ``codes`` are changed.
         scales, offsets: ``RefitScales``; the panel's values are changed.
         scratch: ``Scratch``.
@@ -132,13 +133,14 @@ def sweep(lanes, at, metric, passes, scalar, scales, offsets, scratch):  # type:
     for group in range(lanes.weights.shape[0] // lanes.width):
         base = group * lanes.width + at
         vstore(scratch.lost, 0, 0, vload_flat(lanes.lost, group * VEC))
-        for _ in range(passes):
+        for done in range(passes):
             moving = False
             for square in range(metric.curvature.size // SQUARE):
                 begin_square(scratch)
                 _descend(lanes, base, metric, square, scalar, scratch)
                 refit(lanes, base, metric, square, scalar.size, scales, offsets, scratch)
-                _descend(lanes, base, metric, square, scalar, scratch)
+                if done >= passes - again:
+                    _descend(lanes, base, metric, square, scalar, scratch)
                 if publish_square(lanes, base, metric, square, scratch):
                     moving = True
             if not moving:

@@ -31,6 +31,18 @@ def meet_octet(lanes, group, column, factor, compensated, first):  # type: ignor
 
 
 @jit
+def look_ahead(lanes, at, width, turned):  # type: ignore[no-untyped-def]
+    """Set a panel's gradient to what is left of it times the factor: see ``factor.Panel``."""
+    for group in range(lanes.weights.shape[0] // lanes.width):
+        base = group * lanes.width + at
+        for tile in range(width // TILE):
+            first = TILE * tile
+            for j in range(TILE):
+                vstore(lanes.gradient, base + first + j, 0, spread(_ZERO))
+            tile_product(turned, tile, first, width - first, lanes.left, base + first, lanes.gradient, base + first)
+
+
+@jit
 def begin_square(scratch):  # type: ignore[no-untyped-def]
     """Nothing has moved yet."""
     for j in range(SQUARE):

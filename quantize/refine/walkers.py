@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from .columns import Columns, Lanes, Metric, new_scratch
 from .factor import Block, Panel
 from .integers import add_whole, new_error_digits, set_digits
 from .lattice_types import LATTICE_TYPES, LatticeType
-from .products import SQUARE, add_product, from_lanes, new_lanes, to_lanes
+from .products import new_lanes, to_lanes
 from .refit import RefitScales
 from .scalar_types import SCALAR_TYPES, ScalarType
 from .scales import Scales
+from .squares import look_ahead
 
 # Passes of coordinate descent: as many as ten times the plain encoder's time allows, few where that one is fast.
 PASSES = (
@@ -64,10 +66,7 @@ class State:
 
     def look_ahead(self, panel: Panel) -> None:
         """Set a panel's gradient to the one that is left once later columns have repaired what they can."""
-        self.part(self.lanes.gradient, 1, panel.first, panel.width)[:] = 0
-        for q in range(0, panel.width, SQUARE):
-            left, gradient = (columns._replace(at=panel.first + q) for columns in (self.left, self.gradient))
-            add_product(panel.turned, q, panel.width - q, left, q, q + SQUARE, gradient)
+        look_ahead(self.lanes, panel.first, panel.width, panel.turned)
 
     def look_back(self, panel: Panel) -> Columns:
         """Return what the weights of a panel have become by the errors of the panels before."""
@@ -107,7 +106,13 @@ class State:
 
 class Walker(ABC):
     """Chooses the codes of a state's columns. Call ``begin`` and ``feed`` for each of the type's blocks in order,
-    ``sweep`` for each panel once its gradient is known, any number of times, and ``write`` in the end."""
+    ``sweep`` for each panel once its gradient is known, any number of times, and ``write`` in the end.
+
+    Attributes:
+        quick: whether choosing codes costs little beside the rest of a sweep.
+    """
+
+    quick = True
 
     def __init__(self, state: State, kind: QType, size: int, scales: Scales, offsets: Scales | None) -> None:
         self.state, self.kind, self.size = state, kind, size
@@ -120,9 +125,10 @@ class Walker(ABC):
 
     def begin(self, at: int, header: Bytes) -> None:
         """Take the scales from the encoded block [rows, block bytes] at a column."""
+        header = np.asfortranarray(header)  # numpy's inner loops run over rows then, not over a few bytes
         for refit_scales, kind in zip((self._scales, self._offsets), self._kinds, strict=False):
             for target, source in zip((refit_scales.values, refit_scales.units), kind.read(header), strict=True):
-                lanes = to_lanes(np.asarray(source, np.float32)).reshape(self.state.groups, -1, VEC)
+                lanes = to_lanes(source.astype(np.float32)).reshape(self.state.groups, -1, VEC)
                 self.state.part(target, self.size, at, self.kind.block_size)[:] = lanes
 
     @abstractmethod
@@ -130,18 +136,38 @@ class Walker(ABC):
         """Choose the codes of a block of compensated weights from column ``at`` on; see ``scalar_walk.feed``."""
 
     @abstractmethod
-    def sweep(self, panel: Panel, metric: Metric, passes: int) -> None:
+    def sweep(self, panel: Panel, metric: Metric, passes: int, again: int) -> None:
         """Move the codes and scales of a panel; see ``scalar_walk.sweep``."""
 
-    def write(self, blocks: Bytes) -> None:
-        """Write codes and scales into the encoded blocks, [rows times blocks in a row, block bytes]."""
-        for kind, scales in zip(self._kinds, (self._scales, self._offsets), strict=False):
-            kind.write(self._rows(scales.values, self.size), blocks)
+    def write(self, headers: Sequence[Bytes]) -> Bytes:
+        """Write codes and scales into the encoded blocks.
 
-    def _rows(self, lanes: NDArray[Any], each: int) -> NDArray[Any]:
-        """Return an array that has a row for ``each`` columns, block by block."""
-        n = self.state.columns // each
-        return from_lanes(lanes, self.state.n, n).reshape(-1, self.kind.block_size // each)
+        Args:
+            headers: uint8 [rows, block bytes], of each of the type's blocks the one that ``begin`` had.
+
+        Returns:
+            uint8 [rows, blocks times block bytes].
+        """
+        rows = self.state.groups * VEC
+        planes = np.zeros((self.kind.block_bytes, len(headers), rows), np.uint8)
+        for i, header in enumerate(headers):
+            planes[:, i, : self.state.n] = header.T
+        blocks = planes.reshape(len(planes), -1).T
+        for kind, scales in zip(self._kinds, (self._scales, self._offsets), strict=False):
+            kind.write(self._blocks(scales.values, self.size), blocks)
+        self._write_codes(blocks)
+        encoded: Bytes = planes[:, :, : self.state.n].transpose(2, 1, 0).reshape(self.state.n, -1)
+        return encoded
+
+    @abstractmethod
+    def _write_codes(self, blocks: Bytes) -> None:
+        """Write the codes into blocks, [blocks times rows, block bytes], column by column."""
+
+    def _blocks(self, lanes: NDArray[Any], each: int) -> NDArray[Any]:
+        """Return an array that has a row for ``each`` columns as such blocks."""
+        size = self.kind.block_size // each
+        planes = lanes.reshape(self.state.groups, -1, size, VEC).transpose(2, 1, 0, 3)
+        return np.ascontiguousarray(planes).reshape(size, -1).T
 
 
 class _ScalarWalker(Walker):
@@ -163,16 +189,17 @@ class _ScalarWalker(Walker):
             state.scratch,
         )  # fmt: skip
 
-    def sweep(self, panel: Panel, metric: Metric, passes: int) -> None:
+    def sweep(self, panel: Panel, metric: Metric, passes: int, again: int) -> None:
         lanes, scratch = self.state.lanes, self.state.scratch
-        scalar_walk.sweep(lanes, panel.first, metric, passes, self._codes, self._scales, self._offsets, scratch)
+        scalar_walk.sweep(lanes, panel.first, metric, passes, again, self._codes, self._scales, self._offsets, scratch)
 
-    def write(self, blocks: Bytes) -> None:
-        super().write(blocks)
-        self._write(self._rows(self._codes.codes, 1), blocks)
+    def _write_codes(self, blocks: Bytes) -> None:
+        self._write(self._blocks(self._codes.codes, 1), blocks)
 
 
 class _LatticeWalker(Walker):
+    quick = False
+
     def __init__(self, kind: LatticeType, state: State) -> None:
         super().__init__(state, kind.type, kind.size, kind.scales, None)
         self._type = kind
@@ -192,16 +219,15 @@ class _LatticeWalker(Walker):
             self._codebook, self._octet, state.scratch,
         )  # fmt: skip
 
-    def sweep(self, panel: Panel, metric: Metric, passes: int) -> None:
+    def sweep(self, panel: Panel, metric: Metric, passes: int, again: int) -> None:
         lanes, scratch = self.state.lanes, self.state.scratch
         lattice_walk.sweep(
-            lanes, panel.first, metric, passes, self._codes, self._codebook, self._octet, self._scales, self._offsets,
-            scratch,
+            lanes, panel.first, metric, passes, again, self._codes, self._codebook, self._octet, self._scales,
+            self._offsets, scratch,
         )  # fmt: skip
 
-    def write(self, blocks: Bytes) -> None:
-        super().write(blocks)
-        self._type.write(self._rows(self._codes.points, 4), self._rows(self._codes.signs, 8), blocks)
+    def _write_codes(self, blocks: Bytes) -> None:
+        self._type.write(self._blocks(self._codes.points, 4), self._blocks(self._codes.signs, 8), blocks)
 
 
 def walker(kind: QType, state: State) -> Walker:

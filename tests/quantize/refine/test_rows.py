@@ -230,7 +230,7 @@ def test_descent_by_hand() -> None:
     scale, zero = one_scale(1), one_scale(0)
     scalar = ScalarCodes(codes, scale, zero, SQUARE, -8, 7, none, none)
     fixed, absent = RefitScales(scale, zero, 0, 1, 0.0, 0, 0.0), RefitScales(zero, zero, 1, 0, 0.0, 0, 0.0)
-    sweep(lanes, 0, metric, 3, scalar, fixed, absent, new_scratch())
+    sweep(lanes, 0, metric, 3, 0, scalar, fixed, absent, new_scratch())
     assert from_lanes(codes, 1, SQUARE)[0, :3].tolist() == [9, 8, 8]
     assert from_lanes(lanes.errors, 1, SQUARE)[0, :3] == pytest.approx([-0.6, 0.4, 0])
     assert lanes.lost[0] == pytest.approx(0.6**2 + 0.4**2 - 2 * 0.6 * 0.4 * 0.9)
