@@ -17,6 +17,7 @@ from .formats.version import __version__ as __version__
 if TYPE_CHECKING:
     from .formats.arrays import model_from_arrays as model_from_arrays
     from .formats.arrays import tensor_from_array as tensor_from_array
+    from .formats.diffusion.read import read_diffusion as read_diffusion
     from .formats.errors import FormatError as FormatError
     from .formats.errors import ImportanceMissing as ImportanceMissing
     from .formats.errors import OutputError as OutputError
@@ -237,6 +238,7 @@ _MODULES = {
     "read_ggml": "formats.ggml.reader",
     "parse_override": "formats.gguf.overrides",
     "read_gguf": "formats.gguf.reader",
+    "read_diffusion": "formats.diffusion.read",
     "read_hf": "formats.hf.load",
     "read_imatrix": "formats.imatrix_file",
     "read_model": "tools.api.models",

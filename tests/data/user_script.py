@@ -129,6 +129,8 @@ def measure(path: Path, base: Path, text: Path) -> float:
 
 
 def step_by_step(folder: Path, out: Path) -> None:
+    images: Model = quantmill.read_diffusion(folder / "flux1-dev.safetensors")
+    assert images.arch == "flux"
     model: Model = quantmill.read_hf(folder)
     plan: Plan = quantmill.make_plan(model, "Q4_K_M", PlanOptions(pure=True))
     fit: ImportanceFit | None = plan.importance_fit
