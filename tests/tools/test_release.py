@@ -122,7 +122,9 @@ def test_what_was_measured(released: Path, tiny: Path, text: Path) -> None:
     assert content["base"]["perplexity"] == pytest.approx(evaluate(tiny, text, run=run).perplexity, rel=1e-9)
     text_sha = digest(text)
     assert f"from `text.txt` (SHA-256 `{text_sha}`), in 4 chunks of 64 tokens" in card
-    assert f"on `text.txt` (SHA-256 `{text_sha}`), 124 tokens judged in chunks of 64" in card
+    assert f"on `text.txt` (SHA-256 `{text_sha}`), 124 tokens judged in chunks of 64, from which importance was" in card
+    command = f"quantmill release Tiny-Llama set --levels {LEVELS} -f text.txt -c 64 --chunks 4 --evaluate"
+    assert f"`{command} --evaluation-text text.txt`" in card
 
 
 def test_what_was_measured_is_not_measured_again(tiny: Path, text: Path, tmp_path: Path) -> None:

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....formats.storage.durable import sha256_of_file
+from ..options import StrPath
 from ..planning import DEFAULT_REFINE_WIDTH
 from .manifest import EvaluationFacts, ImatrixFacts, Manifest, TextFacts
 from .markdown import code, word
+from .options import ReleaseOptions
 from .targets import size_name
 from .texts import text_path
 
 if TYPE_CHECKING:
     from ....quantize.plan import Plan
-    from .options import ReleaseOptions
 
 
 def imatrix_facts(path: Path, plan: Plan, options: ReleaseOptions) -> ImatrixFacts:
@@ -56,20 +57,50 @@ def provenance(manifest: Manifest, options: ReleaseOptions, folder: str) -> list
     if manifest.refinement is not None:
         lines.append(("Refined", _refined(manifest.refinement.width, manifest)))
     if evaluation is not None:
-        measured = f"on {_text(evaluation.text)}, {_judged(evaluation)}, apart from the calibration"
+        measured = f"on {_text(evaluation.text)}, {_judged(evaluation)}{_apart(imatrix, evaluation)}"
         lines.append(
             ("Measured", f"{measured}; the original's perplexity there is {evaluation.base['perplexity']:.3f}")
         )
+    return [*lines, ("Command", code(_command(manifest, options, folder)))]
+
+
+def _command(manifest: Manifest, options: ReleaseOptions, folder: str) -> str:
+    """The command that made the release, with files by their names alone: their folders are nobody's business."""
+    given: list[tuple[str, object]] = [
+        ("--levels", ",".join(options.levels or ()) or None),
+        ("--imatrix", _imatrix_word(options)),
+        ("-f", _name(options.text)),
+        ("-c", options.n_ctx if options.n_ctx != ReleaseOptions.n_ctx else None),
+        ("--chunks", options.chunks),
+        ("--evaluate", options.evaluate),
+        ("--evaluation-text", _name(options.evaluation_text)),
+        *(("--target-size", size_name(size)) for size in options.target_sizes),
+        *(("--tensor-type", f"{pattern}={type}") for pattern, type in options.rules),
+        ("--refine", options.refine),
+        ("--refine-width", options.refine_width if options.refine_width != DEFAULT_REFINE_WIDTH else None),
+        ("--original", options.original),
+        (
+            "--split-max-size",
+            options.split_max_size if options.split_max_size != ReleaseOptions.split_max_size else None,
+        ),
+        ("--recipe-set", options.recipe_set if options.recipe_set != ReleaseOptions.recipe_set else None),
+        ("--name", options.name),
+    ]
     words = ["quantmill release", word(manifest.source_name), word(folder)]
-    words += ["--imatrix none"] if imatrix is None else []
-    words += ["--evaluate"] if options.evaluate else []
-    words += [f"--levels {','.join(options.levels)}"] if options.levels else []
-    words += [f"--target-size {size_name(size)}" for size in options.target_sizes]
-    words += [f"--tensor-type {word(f'{pattern}={type}')}" for pattern, type in options.rules]
-    words += ["--refine"] if options.refine else []
-    words += [f"--refine-width {options.refine_width}"] if options.refine_width != DEFAULT_REFINE_WIDTH else []
-    words += ["--original"] if options.original else []
-    return [*lines, ("Command", code(" ".join(words)))]
+    for name, value in given:
+        if value is not None and value is not False:
+            words.append(name if value is True else f"{name} {word(str(value))}")
+    return " ".join(words)
+
+
+def _imatrix_word(options: ReleaseOptions) -> str | None:
+    if options.imatrix is None:
+        return "none"
+    return None if options.collects else _name(options.imatrix)
+
+
+def _name(path: StrPath | None) -> str | None:
+    return None if path is None else Path(path).name
 
 
 def _refined(width: int, manifest: Manifest) -> str:
@@ -101,3 +132,14 @@ def _judged(evaluation: EvaluationFacts) -> str:
     n_ctx, first = evaluation.part.get("n_ctx"), evaluation.part.get("first_chunk")
     start = f" from chunk {first} on" if first else ""
     return f"{evaluation.base['tokens']:.0f} tokens judged in chunks of {n_ctx}{start}"
+
+
+def _apart(imatrix: ImatrixFacts | None, evaluation: EvaluationFacts) -> str:
+    """Whether importance was collected from what was judged, as far as that is known."""
+    if imatrix is None or imatrix.text is None:
+        return ""
+    if imatrix.text.sha256 != evaluation.text.sha256:
+        return ", another text than the calibration's"
+    if (evaluation.part.get("first_chunk") or 0) >= (imatrix.chunks or 1):
+        return ", apart from the calibration"
+    return ", from which importance was collected, too: on other texts the files are worse"
