@@ -21,12 +21,28 @@ OPTION = "--prune-layers"
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 # Keys with a number of blocks after which, or every which, a block is of another kind.
 _WINDOWS = "attention.sliding_window_pattern"
-_PERIODS = ("full_attention_interval", _WINDOWS, "interleave_moe_layer_step", "moe_every_n_layers")
-# The same where llama.cpp's code has the number (``set_swa_pattern`` and n_no_rope_layer_step in src/models).
-_PERIODS_OF_ARCH = {
-    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "llama4": 4, "gpt-oss": 2, "exaone4": 4, "exaone-moe": 4,
-    "olmo2": 4, "smallthinker": 4, "smollm3": 4, "modern-bert": 3, "afmoe": 4, "plamo3": 8,
+_INTERVAL = "full_attention_interval"
+_PERIODS = (
+    _INTERVAL, _WINDOWS, "interleave_moe_layer_step", "moe_every_n_layers", "attn_res.block_size",
+    "rescale_every_n_layers",
+)  # fmt: skip
+# The same where llama.cpp's code has the number (src/models of b11549): where a file has a window and no pattern
+# (``load_swa_pattern``), where it has neither an interval nor an array of its own, and whatever it has (the blocks
+# without a rope, n_no_rope_layer_step).
+_WINDOWS_OF_ARCH = {
+    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gemma-embedding": 6, "gemma-embedding2": 6, "cohere2": 4, "cohere2moe": 4,
+    "llama4": 4, "gpt-oss": 2, "exaone4": 4, "exaone-moe": 4, "olmo2": 4, "smallthinker": 4, "modern-bert": 3,
+    "afmoe": 4, "plamo3": 8, "laguna": 4, "mellum": 4, "muse-glimmer": 4,
 }  # fmt: skip
+_INTERVALS_OF_ARCH = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "qwen4exp": 4, "minimax-01": 8}
+_ROPE_OF_ARCH = {"smollm3": 4, "afmoe": 4, "llama4": 4, "smallthinker": 4}
+_UNLESS_NO_WINDOW = ("llama4", "smallthinker")  # of the last: those that turn all blocks where the window is 0
+# Numbers of blocks by which that code tells models of an architecture from others, which it computes otherwise.
+_COUNTS_OF_ARCH = {
+    "baichuan": ({32}, {40}), "gemma2": ({46},), "gemma3": ({62},), "exaone4": ({64},), "deepseek2": ({26, 27},),
+}  # fmt: skip
+_ALWAYS_WINDOWS = ("gemma2", "gemma3n", "cohere2", "llama4", "exaone-moe")
+_RECURRENT = "attention.recurrent_layers"
 _SHARED = ("attention.shared_kv_layers",)  # the last blocks use keys and values of those before them
 
 
@@ -81,6 +97,7 @@ def prune(model: Model, layers: Sequence[int]) -> Pruned:
     gone, n = frozenset(layers), model.n_layers
     _check(model, gone, n)
     left = [i for i in range(n) if i not in gone]
+    _check_count(model, n, len(left))
     _check_periods(model, left)
     number = {old: new for new, old in enumerate(left)}
     tensors: list[Tensor] = []
@@ -116,13 +133,38 @@ def _check(model: Model, gone: frozenset[int], n: int) -> None:
         raise refuse(f"{model.arch}.{shared}: blocks use keys and values of others")
 
 
+def _check_count(model: Model, before: int, after: int) -> None:
+    """Refuse what would make another model of it to llama.cpp, which goes by the number of blocks."""
+    for counts in _COUNTS_OF_ARCH.get(model.arch, ()):
+        if (before in counts) != (after in counts):
+            named = " or ".join(map(str, sorted(counts)))
+            problem = f"llama.cpp computes a {model.arch} of {named} blocks otherwise than others"
+            raise PlanError(problem, path=model.path, where=OPTION, hint="a GGUF file cannot hold what would be left")
+
+
+def _periods(model: Model) -> Iterator[tuple[str, int]]:
+    """After how many blocks a block is of the same kind again, and what says so."""
+    arch = model.arch
+    single = (key for key in _PERIODS if not isinstance(model.hparam(key), (np.ndarray, tuple)))
+    yield from ((f"{arch}.{key}", model.number(key)) for key in single)
+    has_window = model.hparam("attention.sliding_window") != 0
+    if arch in _WINDOWS_OF_ARCH and model.hparam(_WINDOWS) is None and _may_have_windows(model):
+        yield arch, _WINDOWS_OF_ARCH[arch]
+    if arch in _INTERVALS_OF_ARCH and all(model.hparam(key) is None for key in (_INTERVAL, _RECURRENT)):
+        yield arch, _INTERVALS_OF_ARCH[arch]
+    if arch in _ROPE_OF_ARCH and (has_window or arch not in _UNLESS_NO_WINDOW):
+        yield arch, _ROPE_OF_ARCH[arch]
+
+
+def _may_have_windows(model: Model) -> bool:
+    """Whether llama.cpp gives blocks a window: olmo2 and others only where the file says how wide it is."""
+    width = model.hparam("attention.sliding_window")
+    return bool(width) or (width is None and model.arch in _ALWAYS_WINDOWS)
+
+
 def _check_periods(model: Model, left: Sequence[int]) -> None:
     """Refuse what would make another kind of block of one that is left."""
-    arch = model.arch
-    periods = {f"{arch}.{key}": model.number(key) for key in _PERIODS if model.numbers(key).size == 1}
-    if arch in _PERIODS_OF_ARCH and model.number(_WINDOWS) == 0 and model.numbers(_WINDOWS).size == 1:
-        periods[arch] = _PERIODS_OF_ARCH[arch]
-    for key, period in periods.items():
+    for key, period in _periods(model):
         bad = next((old for new, old in enumerate(left) if period > 1 and old % period != new % period), None)
         if bad is not None:
             problem = f"block {bad} would be of another kind, which follows from its number ({key}: {period})"

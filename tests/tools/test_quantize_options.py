@@ -176,5 +176,60 @@ def test_blocks_stay_of_their_kind() -> None:
     assert prune(mixed, (2, 3, 4, 5)).model.n_layers == 4
 
 
+@pytest.mark.parametrize(
+    ("arch", "keys", "gone", "period"),
+    [
+        ("gemma3", {"attention.sliding_window": 512}, (1,), 6),
+        ("gemma3", {}, (1,), None),  # llama.cpp gives it no windows
+        ("olmo2", {"attention.sliding_window": 512}, (1,), 4),
+        ("olmo2", {}, (1,), None),
+        ("gemma2", {}, (1,), 2),
+        ("cohere2moe", {"attention.sliding_window": 512}, (0, 1), 4),
+        ("qwen3next", {}, (1,), 4),
+        ("qwen3next", {"full_attention_interval": 2}, (0, 1), None),
+        ("minimax-01", {}, (0, 1, 2, 3), 8),
+        ("smollm3", {}, (1,), 4),
+        ("llama4", {"attention.sliding_window": 0}, (1,), None),
+        ("kimi-k3", {"attn_res.block_size": 3}, (1,), 3),
+        ("rwkv6", {"rescale_every_n_layers": 2}, (1,), 2),
+    ],
+)
+def test_kinds_of_blocks_that_llama_cpps_code_knows(
+    arch: str, keys: dict[str, int], gone: tuple[int, ...], period: int | None
+) -> None:
+    model = of_arch(arch, 8, keys)
+    if period is None:
+        assert prune(model, gone).model.n_layers == 8 - len(gone)
+        return
+    with pytest.raises(PlanError, match=f"leave out {period} in a row"):
+        prune(model, gone)
+
+
+def test_a_pattern_for_each_block_does_not_say_which_have_a_rope() -> None:
+    pattern = Value(ValueType.ARRAY, np.array([True, True, True, False] * 2), ValueType.BOOL)
+    keys = {"afmoe.attention.sliding_window_pattern": pattern}
+    model = of_arch("afmoe", 8, {"attention.sliding_window": 512})
+    with pytest.raises(PlanError, match=r"block 2 would be of another kind"):
+        prune(Model("afmoe", {**model.metadata, **keys}, model.tensors, model.path), (1,))
+
+
+@pytest.mark.parametrize(
+    ("arch", "blocks"), [("gemma2", 46), ("gemma3", 62), ("exaone4", 64), ("baichuan", 40), ("deepseek2", 27)]
+)
+def test_models_that_llama_cpp_knows_by_their_blocks(arch: str, blocks: int) -> None:
+    """Gemma's attention scale, EXAONE's windows, Baichuan's ALiBi, DeepSeek Lite's queries."""
+    with pytest.raises(
+        PlanError, match=rf"--prune-layers: llama.cpp computes a {arch} of .*{blocks}.* blocks otherwise"
+    ):
+        prune(of_arch(arch, blocks, {}), range(12))
+
+
+def of_arch(arch: str, blocks: int, keys: dict[str, int]) -> Model:
+    """As many blocks of a llama, under another name."""
+    model = llama(1)
+    said = {f"{arch}.{key}": Value(ValueType.UINT32, number) for key, number in {**keys, "block_count": blocks}.items()}
+    return Model(arch, said, model.tensors, model.path)
+
+
 def test_ranges_of_blocks() -> None:
     assert parse_layers("7-9, 3,8") == (3, 7, 8, 9)

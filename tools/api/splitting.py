@@ -77,7 +77,8 @@ def missing_jobs(jobs: Sequence[Job], progress: Progress | None) -> list[Job]:
             hint = "remove it, or leave --partial out"
             raise OutputError("is another file than the shard that belongs here", path=job.path, hint=hint)
     if len(missing) < len(jobs):
-        note(progress, f"{len(jobs) - len(missing)} of {len(jobs)} shards are there", important=True)
+        what = "taken by header and size; their weights are not compared"
+        note(progress, f"{len(jobs) - len(missing)} of {len(jobs)} shards are there, {what}", important=True)
     return missing
 
 
