@@ -18,11 +18,12 @@ from ..formats.hf.tables.rules import further_number
 from ..formats.ir import Role
 from ..formats.progress import Progress, StepDone, note
 from .collect import Collector, NonFinite
+from .floats import read_floats
 from .record_inputs import record_inputs
 from .runner import Runner
 from .skeleton import embedding_rows
 from .sums import RecordedWeight
-from .weights import Weights, read_floats
+from .weights import Weights
 
 
 @torch.inference_mode()

@@ -21,9 +21,10 @@ from ..formats.arrays import tensor_from_array
 from ..formats.ir import Tensor
 from ..formats.progress import Progress, StepDone
 from .corpus import Corpus
+from .floats import read_floats
 from .skeleton import BlockInputs, Skeleton
 from .sums import RecordedWeight
-from .weights import Weights, read_floats
+from .weights import Weights
 
 _SEED = 0x51  # for drawing tokens; the same text gives the same figures
 _SAMPLED_ROWS = 512  # of a large embedding, to estimate the size of its weights

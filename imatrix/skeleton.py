@@ -12,7 +12,8 @@ from torch import nn
 
 from ..formats.ir import Tensor
 from .encoders import Named, without_pooler
-from .weights import Weights, read_floats, unsupported
+from .floats import Reader, read_bf16, read_floats
+from .weights import Weights, unsupported
 
 _KEPT_HEAD = 256 << 20  # bytes; a larger output matrix is read again, in slices, whenever it is used
 _HEAD_ROWS = 16384
@@ -122,7 +123,7 @@ class Skeleton:
             like: the number of the block whose module it takes; None for its own.
         """
         module = self.layers[layer if like is None else like]
-        self._fill(module, self.weights.block(layer, module))
+        self._fill(module, self.weights.block(layer, module, self._read))
         try:
             yield module
         finally:
@@ -130,7 +131,7 @@ class Skeleton:
 
     def refill(self, layer: int, module: nn.Module) -> None:
         """Read the weights of a block that ``block`` gave again, after some of them were replaced."""
-        self._fill(module, self.weights.block(layer, module))
+        self._fill(module, self.weights.block(layer, module, self._read))
 
     def run_block(self, module: nn.Module, hidden: torch.Tensor, inputs: BlockInputs) -> torch.Tensor:
         """Run hidden states [chunks, n_ctx, width], of all residual streams side by side, through a block.
@@ -206,7 +207,13 @@ class Skeleton:
                 setattr(part, leaf, self._parameter(values))
 
     def _parameter(self, values: np.ndarray[Any, Any]) -> nn.Parameter:
-        return nn.Parameter(torch.from_numpy(values).to(self.device, self.dtype), requires_grad=False)
+        bits = values.dtype == np.uint16  # as ``read_bf16`` gives them
+        tensor = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16) if bits else torch.from_numpy(values)
+        return nn.Parameter(tensor.to(self.device, self.dtype), requires_grad=False)
+
+    @property
+    def _read(self) -> Reader:
+        return read_bf16 if self.dtype == torch.bfloat16 else read_floats
 
 
 class Head:
@@ -335,7 +342,7 @@ class _HeadProduct(nn.Module):
         super().__init__()
         self.tensor, self.dtype, self.device, self.keep, self.see = tensor, dtype, device, keep, see
         small = tensor.n_weights * dtype.itemsize <= _KEPT_HEAD
-        self.kept = torch.from_numpy(read_floats(tensor)).to(device, dtype) if small else None
+        self.kept = _whole(tensor, dtype).to(device) if small else None
         self.bias = None if bias is None else torch.from_numpy(bias).to(device, dtype)
         self.weight = torch.empty(0, dtype=dtype, device=device)  # whose type is what Mamba makes the hidden states
 
@@ -351,6 +358,12 @@ class _HeadProduct(nn.Module):
             rows = torch.from_numpy(read_floats(self.tensor, a, b).reshape(b - a, -1)).to(self.device, self.dtype)
             out[..., a:b] = nn.functional.linear(hidden, rows, None if self.bias is None else self.bias[a:b])
         return out
+
+
+def _whole(tensor: Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if dtype == torch.bfloat16:
+        return torch.from_numpy(read_bf16(tensor).view(np.int16)).view(dtype)
+    return torch.from_numpy(read_floats(tensor)).to(dtype)
 
 
 def embedding_rows(embedding: Tensor, ids: torch.Tensor) -> torch.Tensor:

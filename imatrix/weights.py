@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats.errors import QuantmillError, TokenizerError, UnknownArchitecture, UnmatchedTensor, located
-from ..formats.floats import to_f32
+from ..formats.errors import TokenizerError, UnknownArchitecture, UnmatchedTensor, located
 from ..formats.gguf.names import tensor_name
 from ..formats.hf.tables.ops import Transpose
 from ..formats.hf.tables.rules import LANGUAGE_MODEL, further_number
 from ..formats.ir import Model, Role, Tensor
 from .carried import Carried
 from .corpus import TextTokenizer
+from .floats import Reader, read_floats
 from .sums import RecordedWeight
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _STACKED = {role for roles in _EXPERT_STACKS.values() for role in roles}
 _JOINED = {"conv1d": ("q_conv1d", "k_conv1d", "v_conv1d"), "gate_up_proj": ("gate_proj", "up_proj")}
 _LOOKED_UP = (Role.PER_LAYER_TOKEN_EMBD,)
 _BY_TOKEN = (Role.TOKEN_EMBD, Role.PER_LAYER_TOKEN_EMBD, Role.OUTPUT)  # read row by row
-_PIECE = 16 << 20  # bytes of rows converted at a time
 
 
 class Weights:
@@ -198,17 +197,24 @@ class Weights:
             raise UnmatchedTensor("the model has no such tensor", path=self.model.path, where=name)
         return self.tensors[name]
 
-    def block(self, layer: int, module: torch.nn.Module) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    def block(
+        self, layer: int, module: torch.nn.Module, read: Reader | None = None
+    ) -> Iterator[tuple[str, NDArray[Any]]]:
         """Read a block's parameters and the buffers that checkpoints hold, such as what corrects experts' scores.
 
+        Args:
+            read: reads a matrix that is a tensor of its own; None for ``read_floats``.
+
         Yields:
-            a name relative to the block, and float32 weights in its shape.
+            a name relative to the block, and what ``read`` gives, or float32 weights, in its shape.
 
         Raises:
             UnmatchedTensor: the model lacks a weight of the block, or has it in another shape.
         """
         wanted = {name: tuple(p.shape) for name, p in module.state_dict().items()}
         rest: dict[str, Tensor] = {}
+        read = read or read_floats
+        parameters = {name for name, _ in module.named_parameters()}
         for slot in self._slots:
             if slot.layer == layer and not (
                 slot.rule.roles == _LOOKED_UP or (_is_stacked(slot) and self._is_converted(slot))
@@ -216,7 +222,8 @@ class Weights:
                 for name, tensor in self._of_slot(slot):
                     short = self._in_block(name, layer, wanted)
                     if short in wanted:
-                        yield short, self._checked(tensor, wanted.pop(short))
+                        how = read if short in parameters else read_floats
+                        yield short, self._checked(tensor, wanted.pop(short), how)
                     else:
                         rest[short] = tensor
         for name, tensor in rest.items():
@@ -229,7 +236,7 @@ class Weights:
                 wanted.pop(name)
                 yield name, np.concatenate([read_floats(rest[part]) for part in parts])
         for name in [n for n in wanted if n.rpartition(".")[2] in _EXPERT_STACKS]:
-            stacks = [read_floats(self._tensor(stack)) for stack in self._stacks(name, layer)]
+            stacks = [read(self._tensor(stack)) for stack in self._stacks(name, layer)]
             wanted.pop(name)
             yield name, stacks[0] if len(stacks) == 1 else np.concatenate(stacks, axis=1)
         if wanted:
@@ -331,11 +338,11 @@ class Weights:
         made = (str(pattern) for step in converters for pattern in step.target_patterns)
         return len(slot.sources) > 1 or any(pattern.rpartition(".")[2] == leaf for pattern in made)
 
-    def _checked(self, tensor: Tensor, shape: tuple[int, ...]) -> NDArray[Any]:
+    def _checked(self, tensor: Tensor, shape: tuple[int, ...], read: Reader | None = None) -> NDArray[Any]:
         if tensor.shape != shape:
             problem = f"has shape {list(tensor.shape)}, but its module has {list(shape)}"
             raise UnmatchedTensor(problem, path=self.model.path, where=tensor.name)
-        return read_floats(tensor) if tensor.qtype.is_float else _whole_numbers(tensor)
+        return (read or read_floats)(tensor) if tensor.qtype.is_float else _whole_numbers(tensor)
 
     def recorded_weights(self, layer: int, module: torch.nn.Module) -> dict[str, RecordedWeight]:
         """Every matrix that a block multiplies with, by parameter name."""
@@ -424,35 +431,6 @@ def _whole_numbers(tensor: Tensor) -> NDArray[Any]:
     rows = np.ascontiguousarray(tensor.rows(0, tensor.n_rows))
     numbers: NDArray[Any] = rows.view("<i8" if tensor.qtype.name == "I64" else "<i4").reshape(tensor.shape)
     return numbers
-
-
-def read_floats(tensor: Tensor, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-    """Read a tensor of a float type as float32.
-
-    Args:
-        tensor: of type F32, F16 or BF16.
-        start, stop: the rows to read; all by default.
-
-    Returns:
-        float32 in the tensor's shape, or [stop - start, width] where only some rows are read.
-
-    Raises:
-        QuantmillError: the tensor is not of a float type.
-
-    Example:
-        >>> from quantmill.formats.arrays import tensor_from_array
-        >>> read_floats(tensor_from_array("x", np.ones((2, 3), np.float16)), 1)
-        array([[1., 1., 1.]], dtype=float32)
-    """
-    if not tensor.qtype.is_float:
-        raise QuantmillError(f"is of type {tensor.qtype}, not a float", where=tensor.source or tensor.name)
-    stop = tensor.n_rows if stop is None else stop
-    out = np.empty((stop - start, tensor.width), np.float32)
-    step = max(1, _PIECE // max(1, tensor.row_bytes))
-    for a in range(start, stop, step):
-        b = min(a + step, stop)
-        out[a - start : b - start] = to_f32(tensor.rows(a, b), tensor.qtype)
-    return out.reshape(tensor.shape) if (start, stop) == (0, tensor.n_rows) else out
 
 
 def unsupported(error: Exception, path: Path) -> UnknownArchitecture:

@@ -20,10 +20,11 @@ from quantmill.formats.hf.save import write_hf
 from quantmill.formats.ir import Tensor
 from quantmill.imatrix.activations import Activations, ActivationsPart
 from quantmill.imatrix.corpus import Corpus
+from quantmill.imatrix.floats import read_floats
 from quantmill.imatrix.paired_run import Pair, PairedRun
 from quantmill.imatrix.paired_stages import Input
 from quantmill.imatrix.runner import ComputeOptions, Runner
-from quantmill.imatrix.weights import Weights, read_floats
+from quantmill.imatrix.weights import Weights
 
 from .test_runner import corpus
 

@@ -14,9 +14,10 @@ from oracles.proofs import all_proofs, save_proof
 from oracles.tiny import save_tiny_llama
 from quantmill.formats.hf.load import read_hf
 from quantmill.imatrix.corpus import Corpus
+from quantmill.imatrix.floats import read_floats
 from quantmill.imatrix.sensitivity import MeasuredSensitivity, apart, measure_sensitivity
 from quantmill.imatrix.skeleton import Skeleton
-from quantmill.imatrix.weights import Weights, read_floats
+from quantmill.imatrix.weights import Weights
 
 MODULES = {
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",

@@ -236,7 +236,7 @@ def test_a_model_that_cannot_be_run(refused: Cli, tmp_path: Path) -> None:
 def test_a_weight_that_is_not_finite_is_named(files: Path, tmp_path: Path) -> None:
     from quantmill.formats.arrays import model_from_arrays
     from quantmill.formats.errors import QuantmillError
-    from quantmill.imatrix.weights import read_floats
+    from quantmill.imatrix.floats import read_floats
 
     model = read_gguf(files / "f16.gguf")
     arrays = {t.name: read_floats(t) if t.qtype.is_float else np.empty(0) for t in model}
