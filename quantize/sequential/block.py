@@ -14,7 +14,7 @@ from ...formats.floats import to_f32
 from ...formats.ir import Bytes, Tensor
 from ...formats.qtypes import QType
 from ..decode import decoded
-from .matrix import Encoded, Matrix
+from .matrix import Choice, Matrix
 from .sums import Pair, Sums
 from .threads import Threads
 from .ways import Known
@@ -56,7 +56,7 @@ class MatrixReport:
     Args:
         name: its tensor's.
         matrix: its number there.
-        tokens: how many inputs it was chosen by.
+        tokens: how many inputs it was chosen by, without those that were kept aside.
         ridge: the damping with which its weights were moved to repair the errors of those before; 0 if they were not.
         width: columns that repaired each other's errors; 0 for the plain encoder's bytes.
         damping: of the second moments.
@@ -135,9 +135,13 @@ class SequentialEncoder:
             seen, aside = self._sums.pop(one)
             known = Known(seen, one.names[0])
             judge = Known(aside, one.names[0]) if aside.tokens else known
-            for name in one.names:
-                matrix = Matrix(self.tensors[name], one.matrix, self.kinds[name], known, judge, self.width)
-                self._keep(matrix, tokens[one], *matrix.encode(self.workers.each))
+            matrices = [Matrix(self.tensors[name], one.matrix, self.kinds[name]) for name in one.names]
+            choices = [matrix.choose(known, judge, self.width, self.workers.each) for matrix in matrices]
+            if judge is not known:  # they have judged: now all that is known serves
+                seen.absorb(aside)
+                known = Known(seen, one.names[0])
+            for matrix, choice in zip(matrices, choices, strict=True):
+                self._keep(matrix, tokens[one], choice, matrix.encode(choice.way, known, self.workers.each))
         done = {name for one in inputs for name in one.names if not self._left[name]}
         return {name: decoded(self.encoded(name)) for name in sorted(done)}
 
@@ -158,22 +162,17 @@ class SequentialEncoder:
                     for sums in thin:
                         sums.merge(total, least - sums.tokens)
 
-    def _keep(self, matrix: Matrix, tokens: int, best: Encoded, plain: Encoded) -> None:
+    def _keep(self, matrix: Matrix, tokens: int, choice: Choice, data: Bytes) -> None:
         tensor, kind = matrix.tensor, matrix.kind
-        n = tensor.n_rows // matrix.n_rows
         if tensor.name not in self.arrays:
             self.arrays[tensor.name] = np.empty((tensor.n_rows, kind.row_bytes(tensor.width)), np.uint8)
-            self._left[tensor.name] = set(range(n))
+            self._left[tensor.name] = set(range(tensor.n_rows // matrix.n_rows))
         at = matrix.matrix * matrix.n_rows
-        self.arrays[tensor.name][at : at + matrix.n_rows] = best.data
+        self.arrays[tensor.name][at : at + matrix.n_rows] = data
         self._left[tensor.name].discard(matrix.matrix)
-        signal = max(best.signal, 1e-30)
-        self.reports.append(
-            MatrixReport(
-                tensor.name, matrix.matrix, tokens, best.way.ridge, best.way.width,
-                best.way.damping, best.cost / signal, plain.cost / signal,
-            )
-        )  # fmt: skip
+        way, signal = choice.way, max(choice.signal, 1e-30)
+        costs = (choice.cost / signal, choice.plain / signal)
+        self.reports.append(MatrixReport(tensor.name, matrix.matrix, tokens, way.ridge, way.width, way.damping, *costs))
 
     def encoded(self, name: str) -> Tensor:
         """A tensor that is finished, in its new type."""

@@ -1,4 +1,4 @@
-"""Encode one matrix in the way that costs least on inputs which none of the ways has seen."""
+"""Choose how to encode a matrix by what each way costs on inputs that none of them has seen, and encode it so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ...formats.floats import to_f32
 from ...formats.ir import Bytes, Tensor
@@ -26,19 +25,19 @@ EachPart = Callable[[Callable[[slice], None], Iterable[slice]], object]
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """An encoded matrix.
+class Choice:
+    """The way that was chosen for a matrix, by a sample of its rows.
 
     Args:
-        data: uint8 [rows, row bytes].
-        way: how it was encoded.
-        cost: the squared error that it adds to the output on the inputs that were kept aside, by token.
+        way: how it will be encoded.
+        cost: the squared error that this adds to the output on the inputs that were kept aside, by token.
+        plain: the same of the plain encoder.
         signal: the output's own square, likewise.
     """
 
-    data: Bytes
     way: Way
     cost: float
+    plain: float
     signal: float
 
 
@@ -50,99 +49,96 @@ class Matrix:
         tensor: the tensor that holds it, of a float type.
         matrix: its number in the tensor.
         kind: the type to encode in.
-        seen: what is known of its inputs.
-        aside: the same of those that were kept aside.
-        width: the only width of blocks to try, or None.
     """
 
     tensor: Tensor
     matrix: int
     kind: QType
-    seen: Known
-    aside: Known
-    width: int | None = None
 
     @property
     def n_rows(self) -> int:
         """Rows of the matrix."""
         return self.tensor.shape[-2]
 
-    def encode(self, each: EachPart) -> tuple[Encoded, Encoded]:
-        """Try all ways on a sample of the rows, and encode all rows in the best and in the plain one.
+    def choose(self, seen: Known, aside: Known, width: int | None, each: EachPart) -> Choice:
+        """Try all ways on a sample of the rows.
 
         Args:
-            each: calls a function for each part of the rows, on several threads.
-
-        Returns:
-            the better of the two, and the plain one.
+            seen: what is known of the matrix's inputs.
+            aside: the same of those that were kept aside, which judge.
+            width: the only width of blocks to try, or None.
+            each: calls a function for each part of the work, on several threads.
 
         Raises:
             WeightError: a weight is NaN or infinite, or too large for the type.
             PlanError: the inputs' moments have no factor.
         """
-        sample = slice(0, self.n_rows, max(1, self.n_rows // _SAMPLE))
-        plain = self._all(PLAIN, each)
-        way = self._best(ways(self.tensor.width, self.kind, self.width, self._ridge(sample)), sample, each)
-        way = self._best(dampings(way), sample, each)
-        best = plain if way == PLAIN else self._all(way, each)
-        return best if best.cost <= plain.cost else plain, plain
+        rows = slice(0, self.n_rows, max(1, self.n_rows // _SAMPLE))
+        x = torch.from_numpy(self._read(rows))
+        unseen = aside.sums.drift(self.tensor.name, rows, x)
+        costs: dict[Way, float] = {}
 
-    def _best(self, tried: Sequence[Way], rows: slice, each: EachPart) -> Way:
-        """The way that costs least on some rows; the first of equals."""
-        costs = [0.0] * len(tried)
+        def judge(tried: Sequence[Way]) -> Way:
+            def one(part: slice) -> None:
+                way = tried[part.start]
+                change = torch.from_numpy(self._decoded(self._encode(way, seen, rows))) - x
+                found[part.start] = float(losses(change, unseen, aside.mean).sum())
 
-        def one(part: slice) -> None:
-            costs[part.start] = float(self._encode(tried[part.start], rows)[1].sum())
-
-        if len(tried) > 1:
+            found = [0.0] * len(tried)
             each(one, [slice(i, i + 1) for i in range(len(tried))])
-        return tried[int(np.argmin(costs))]
+            costs.update(zip(tried, found, strict=True))
+            return min(costs, key=lambda way: costs[way])  # the first of equals, which is the simpler
 
-    def _ridge(self, rows: slice) -> float:
+        way = judge([PLAIN, *ways(self.tensor.width, self.kind, width, self._ridge(seen, aside, rows))])
+        if more := dampings(way):
+            way = judge(more)
+        return Choice(way, costs[way], costs[PLAIN], float(losses(x, None, aside.mean).sum()))
+
+    def encode(self, way: Way, seen: Known, each: EachPart) -> Bytes:
+        """Encode all rows: uint8 [rows, row bytes]. Arguments and errors are those of ``choose``."""
+        data = np.empty((self.n_rows, self.kind.row_bytes(self.tensor.width)), np.uint8)
+
+        def part(rows: slice) -> None:
+            data[rows] = self._encode(way, seen, rows)
+
+        each(part, [slice(a, min(a + _ROWS, self.n_rows)) for a in range(0, self.n_rows, _ROWS)])
+        return data
+
+    def _ridge(self, seen: Known, aside: Known, rows: slice) -> float:
         """The damping with which moved weights, before they are encoded, cost least; 0 where none lessens the cost."""
-        if not (self.seen.sums.paired and self.aside.sums.paired):
+        if not (seen.sums.paired and aside.sums.paired):
             return 0.0
         x = torch.from_numpy(self._read(rows))
-        drift, unseen = (known.sums.drift(self.tensor.name, rows, x) for known in (self.seen, self.aside))
+        drift, unseen = (known.sums.drift(self.tensor.name, rows, x) for known in (seen, aside))
         assert drift is not None
         costs = {0.0: 0.0}
         for ridge in RIDGES:
-            if (factor := self.seen.factor(ridge)) is not None:
+            if (factor := seen.factor(ridge)) is not None:
                 change = retarget(x, drift, factor) - x
-                costs[ridge] = float(losses(change, unseen, self.aside.mean).sum())
+                costs[ridge] = float(losses(change, unseen, aside.mean).sum())
         return min(costs, key=lambda ridge: costs[ridge])
 
-    def _all(self, way: Way, each: EachPart) -> Encoded:
-        data = np.empty((self.n_rows, self.kind.row_bytes(self.tensor.width)), np.uint8)
-        costs, signals = np.empty(self.n_rows), np.empty(self.n_rows)
-
-        def part(rows: slice) -> None:
-            data[rows], costs[rows], signals[rows] = self._encode(way, rows)
-
-        each(part, [slice(a, min(a + _ROWS, self.n_rows)) for a in range(0, self.n_rows, _ROWS)])
-        return Encoded(data, way, float(costs.sum()), float(signals.sum()))
-
-    def _encode(self, way: Way, rows: slice) -> tuple[Bytes, NDArray[np.float64], NDArray[np.float64]]:
-        """Some rows encoded: their bytes, what each costs, and its output's square."""
-        weights = self._read(rows)
-        name, x = self.tensor.name, torch.from_numpy(weights)
-        target = weights
-        if way.ridge:
-            drift, factor = self.seen.sums.drift(name, rows, x), self.seen.factor(way.ridge)
+    def _encode(self, way: Way, seen: Known, rows: slice) -> Bytes:
+        """Some rows encoded."""
+        target = self._read(rows)
+        factor = seen.factor(way.ridge) if way.ridge else None
+        if factor is not None:
+            x = torch.from_numpy(target)
+            drift = seen.sums.drift(self.tensor.name, rows, x)
             assert drift is not None
-            assert factor is not None
             target = np.ascontiguousarray(retarget(x, drift, factor).numpy())
-        out = np.empty((len(weights), self.kind.row_bytes(weights.shape[1])), np.uint8)
+        out = np.empty((len(target), self.kind.row_bytes(target.shape[1])), np.uint8)
         if way.width:
-            encode_refined(target, self.kind, self.seen.blocks(way.width, way.damping), out)
+            encode_refined(target, self.kind, seen.blocks(way.width, way.damping), out)
             self._refuse(find_overflow(target.view(np.uint8), F32, self.kind, out), rows)
         else:
-            self._refuse(encode_checked(target.view(np.uint8), F32, self.kind, self.seen.importance, out), rows)
-        decoded = np.empty_like(weights)
-        kernel_for(self.kind).decode(out, decoded)
-        mean = self.aside.mean
-        cost = losses(torch.from_numpy(decoded) - x, self.aside.sums.drift(name, rows, x), mean)
-        return out, cost.numpy(), losses(x, None, mean).numpy()
+            self._refuse(encode_checked(target.view(np.uint8), F32, self.kind, seen.importance, out), rows)
+        return out
+
+    def _decoded(self, blocks: Bytes) -> F32_ARRAY:
+        floats = np.empty((len(blocks), self.tensor.width), np.float32)
+        kernel_for(self.kind).decode(blocks, floats)
+        return floats
 
     def _read(self, rows: slice) -> F32_ARRAY:
         """Rows of the matrix as float32 [rows, width]."""

@@ -90,6 +90,16 @@ class Sums:
         self.moments += other.moments * (tokens / max(1, other.tokens))
         self.tokens += tokens
 
+    def absorb(self, other: Sums) -> None:
+        """Add all of another's sums, of other tokens of the same input."""
+        self.merge(other, other.tokens)
+        self.paired = self.paired or other.paired
+        if other._cross is not None:
+            self._cross = other._cross if self._cross is None else self._cross + other._cross
+        for name, product in other._products.items():
+            mine = self._products.get(name)
+            self._products[name] = product if mine is None else mine + product
+
     def mean(self) -> torch.Tensor:
         """H by token: symmetric float32 [width, width]."""
         lower = torch.tril(self.moments)

@@ -49,14 +49,14 @@ def ways(columns: int, kind: QType, width: int | None, ridge: float) -> list[Way
     """
     ridges = [0.0, ridge] if ridge else [0.0]
     if kind.name not in REFINED:
-        return [Way(one, 0) for one in ridges]
+        return [Way(one, 0) for one in ridges if one]
     widths = {min(columns, NARROW), columns} if width is None else {min(columns, width)}
     return [Way(one, size, DAMPING) for one in ridges for size in sorted(widths)]
 
 
 def dampings(way: Way) -> list[Way]:
-    """A way, and the same with more damping, which serves where the moments are uncertain."""
-    return [way, replace(way, damping=_MORE * way.damping)] if way.width else [way]
+    """The same way with more damping, which serves where the moments are uncertain; none for the plain one."""
+    return [replace(way, damping=_MORE * way.damping)] if way.width else []
 
 
 class Known:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 KILLS = int(os.environ.get("QUANTMILL_KILLS", "5"))  # of each command; 50 for a thorough look
 CALIBRATION = ["-f", "SRC/text.txt", "-c", "64", "--chunks", "4", "--save-every", "1"]
+REFINED = ["--refine", "-f", "SRC/text.txt", "-c", "64", "--chunks", "4", "--threads", "1"]
 PACKED = ["--format", "compressed-tensors"]
 # Command line, and what it makes; SRC/smollm2 and its F16 GGUF are real, SRC/small and SRC/experts are random and six
 # layers deep.
@@ -30,6 +31,7 @@ RUNNING = {
     "gptq": (["gptq", "SRC/small", "o", "--group-size", "32", *CALIBRATION], "o"),
     "compress with a text": (["compress", "SRC/small", "o", "--scheme", "nvfp4", *CALIBRATION], "o"),
     "awq": (["awq", "SRC/small", "o", "--group-size", "32", *CALIBRATION], "o"),
+    "refine by a text": (["convert", "SRC/small", "o.gguf", "--outtype", "Q2_K", *REFINED], "o.gguf"),
     "gptq of experts": (["gptq", "SRC/experts", "o", "--group-size", "32", *CALIBRATION, *PACKED], "o"),
 }
 COMMANDS = WRITING | RUNNING

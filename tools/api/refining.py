@@ -57,8 +57,8 @@ class TextRefinement:
         ...     plan = make_plan(refinement.model, "Q2_K", refinement.plan_options(PlanOptions()))
         ...     with refinement.refined(plan, out) as (encoded, _):
         ...         execute(encoded, out)
-        >>> plan.steps[1].refined, encoded.steps[1].tensor.qtype.name
-        (True, 'Q2_K')
+        >>> plan.steps[3].tensor.name, plan.steps[3].refined, encoded.steps[3].tensor.qtype.name
+        ('blk.0.attn_k.weight', True, 'Q2_K')
     """
 
     model: Model
@@ -181,7 +181,15 @@ def open_refinement(
         UnknownArchitecture: the model cannot be run. QuantmillError: the text is too short.
 
     Example:
-        See ``TextRefinement``.
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantmill import RunOptions, open_refinement, tiny_llama
+        >>> with TemporaryDirectory() as folder:
+        ...     text = Path(folder, "text.txt")
+        ...     _ = text.write_text("so it goes on and on, and so it went. " * 4)
+        ...     refinement = open_refinement(tiny_llama(), text, run=RunOptions(n_ctx=16))
+        >>> refinement.corpus.n_chunks, refinement.reached[0]
+        (9, 'blk.0.attn_q.weight')
     """
     from ...imatrix.weights import Weights
     from ...quantize.decode import as_float

@@ -15,11 +15,11 @@ from quantmill.formats.qtypes import qtype
 from quantmill.quantize.decode import decode
 from quantmill.quantize.encode import encode
 from quantmill.quantize.sequential.block import PRIOR_TOKENS, SequentialEncoder
-from quantmill.quantize.sequential.matrix import Matrix
+from quantmill.quantize.sequential.matrix import Choice, Matrix
 from quantmill.quantize.sequential.sums import Sums
 from quantmill.quantize.sequential.targets import losses, retarget, ridge_factor
 from quantmill.quantize.sequential.threads import Threads, computing
-from quantmill.quantize.sequential.ways import Known, Way, ways
+from quantmill.quantize.sequential.ways import PLAIN, Known, Way, ways
 
 ALONE = Threads(None)
 NAME = "blk.0.ffn_down.weight"
@@ -90,8 +90,11 @@ def test_losses_are_those_of_the_outputs() -> None:
     assert np.allclose(found, of[0] - of[1], rtol=1e-3, atol=1e-3)
 
 
-def matrix(kind: str, seen: Sums, aside: Sums, w: Any, width: int | None = None) -> Matrix:
-    return Matrix(tensor_from_array(NAME, w), 0, qtype(kind), Known(seen, NAME), Known(aside, NAME), width)
+def choose(kind: str, seen: Sums, aside: Sums, w: Any) -> tuple[Choice, Any, Any]:
+    """How a matrix is encoded, its bytes, and those of the plain encoder."""
+    matrix, known = Matrix(tensor_from_array(NAME, w), 0, qtype(kind)), Known(seen, NAME)
+    choice = matrix.choose(known, Known(aside, NAME), None, ALONE.each)
+    return choice, *(matrix.encode(way, known, ALONE.each) for way in (choice.way, PLAIN))
 
 
 def output_error(blocks: Any, kind: str, seed: int, w: Any) -> float:
@@ -103,10 +106,11 @@ def output_error(blocks: Any, kind: str, seed: int, w: Any) -> float:
 def test_a_matrix_errs_less_on_tokens_that_nothing_was_chosen_on(kind: str) -> None:
     w = weights()
     seen, aside = (sums_of(*tokens(seed), w, by_row=True) for seed in (1, 2))
-    best, plain = matrix(kind, seen, aside, w).encode(ALONE.each)
-    assert best.way.ridge
-    assert best.way.width == 256
-    errors = [output_error(blocks, kind, 3, w) for blocks in (best.data, plain.data, encode(w, kind))]
+    choice, best, plain = choose(kind, seen, aside, w)
+    assert choice.way.ridge
+    assert choice.way.width == 256
+    assert choice.cost < 0.75 * choice.plain
+    errors = [output_error(blocks, kind, 3, w) for blocks in (best, plain, encode(w, kind))]
     assert errors[0] < 0.75 * errors[1]
     assert errors[0] < 0.75 * errors[2]
 
@@ -118,21 +122,34 @@ def test_what_would_do_harm_is_not_taken() -> None:
     rng = np.random.default_rng(8)
     x = torch.from_numpy(rng.standard_normal((900, 256)).astype(np.float32))
     aside = sums_of(x, x, torch.zeros(900, 64), w, by_row=True)
-    best, plain = matrix("Q4_K", seen, aside, w).encode(ALONE.each)
-    assert best.cost <= plain.cost
-    assert not best.way.ridge
+    choice, _, _ = choose("Q4_K", seen, aside, w)
+    assert choice.cost <= choice.plain
+    assert not choice.way.ridge
 
 
 def test_a_float_matrix_is_moved_or_left_exactly() -> None:
     w = weights().astype(np.float16)
     seen, aside = (sums_of(*tokens(seed), w.astype(np.float32), by_row=False) for seed in (1, 2))
-    best, plain = matrix("F16", seen, aside, w).encode(ALONE.each)
-    assert (plain.data == w.view(np.uint8)).all()
-    assert best.way.ridge
+    choice, _, plain = choose("F16", seen, aside, w)
+    assert (plain == w.view(np.uint8)).all()
+    assert choice.way.ridge
     x, _, _ = tokens(4)
     same = sums_of(x, x, None, w.astype(np.float32), by_row=False)
-    best, _ = matrix("F16", same, same, w).encode(ALONE.each)
-    assert (best.data == w.view(np.uint8)).all()
+    _, best, _ = choose("F16", same, same, w)
+    assert (best == w.view(np.uint8)).all()
+
+
+def test_what_judged_serves_in_the_end() -> None:
+    """The last encoding is by all tokens, as if none had been kept aside."""
+    w = weights()
+    parts = [sums_of(*tokens(seed), w, by_row=by_row) for by_row in (True, False) for seed in (1, 2)]
+    for seen, aside in (parts[:2], parts[2:]):
+        seen.absorb(aside)
+        whole = sums_of(*(torch.cat(both) for both in zip(tokens(1), tokens(2), strict=True)), w, by_row=True)
+        drifts = [sums.drift(NAME, slice(0, 64), torch.from_numpy(w)) for sums in (seen, whole)]
+        assert drifts[0] is not None
+        assert torch.allclose(drifts[0], drifts[1], rtol=1e-3, atol=1e-3)  # type: ignore[arg-type]
+        assert torch.allclose(seen.mean(), whole.mean(), rtol=1e-3, atol=1e-4)
 
 
 def test_the_width_that_was_asked_for_is_the_only_one() -> None:
@@ -140,7 +157,7 @@ def test_the_width_that_was_asked_for_is_the_only_one() -> None:
     assert {way.width for way in ways(1536, q4, None, 0.1)} == {256, 1536}
     assert {way.width for way in ways(1536, q4, 512, 0.1)} == {512}
     assert {way.ridge for way in ways(1536, q4, None, 0)} == {0}
-    assert ways(1536, f16, None, 0.3) == [Way(0, 0), Way(0.3, 0)]
+    assert ways(1536, f16, None, 0.3) == [Way(0.3, 0)]
 
 
 def test_the_bytes_are_the_same_with_any_threads() -> None:
@@ -186,8 +203,8 @@ def test_what_is_refused() -> None:
     w[3, 7] = np.nan
     seen = sums_of(*tokens(1), weights(), by_row=True)
     with pytest.raises(WeightError, match=r"blk\.0\.ffn_down\.weight: weight \[3, 7\] is nan"):
-        matrix("Q4_K", seen, seen, w).encode(ALONE.each)
+        choose("Q4_K", seen, seen, w)
     bad = sums_of(*tokens(1), weights(), by_row=True)
     bad.moments[1, 0] = 1e12
     with pytest.raises(PlanError, match="far from positive definite, from 2000 tokens for 256 columns"):
-        matrix("Q4_K", bad, seen, weights()).encode(ALONE.each)
+        choose("Q4_K", bad, seen, weights())
