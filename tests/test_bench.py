@@ -73,7 +73,7 @@ def test_the_bench_of_refine_prints_a_row_for_each_way_and_text(tmp_path: Path) 
     found = json.loads(done.stdout)
     assert found["overlap"]["0"]["after"] == {"docs": 0.0, "code": 0.0}
     assert [(row["way"], row["text"]) for row in found["rows"]] == [
-        (way, text) for way in ("importance", "refine-256", "refine-whole") for text in ("docs", "code")
+        (way, text) for way in ("importance", "refine-256", "refine-whole", "refine-text") for text in ("docs", "code")
     ]
     assert all(row["kld"] > 0 and row["kld_error"] > 0 for row in found["rows"])
     assert len({row["bytes"] for row in found["rows"]}) <= 3

@@ -15,7 +15,7 @@ from .terminal.table import print_table
 
 LEVELS = ("Q8_0", "Q4_K_M", "Q2_K")
 _CTX = 512  # tokens in a chunk
-_CALIBRATION_CHUNKS = 10  # half of the text that ships: the demo should be over in two minutes
+_CALIBRATION_CHUNKS = 10  # of the text that ships: the demo should be over in two minutes
 _TEST_CHUNKS = 4
 _NAME = "SmolLM2-135M-Instruct"
 

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="imatrix.gguf", show_default=True)
 @click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=2), help="Tokens in a chunk.  [default: 512]")
 @click.option(
-    "--chunks", type=click.IntRange(min=-1), default=-1, help="Use at most so many chunks; -1, the default, for all."
+    "--chunks",
+    type=click.IntRange(min=-1),
+    help="Use at most so many chunks; -1 for all.  [default: all, or 65,536 tokens of the text that ships]",
 )
 @click.option("--from-chunk", "--chunk", type=click.IntRange(min=0), default=0, help="The first chunk to use.")
 @click.option("-b", "--batch", type=click.IntRange(min=0), default=0, help="Chunks computed together; 0 chooses.")
@@ -95,10 +97,10 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="Do not show progress and reports.")
 @cluster_options
 def command(
-    model: Path | None, text: Path | None, output: Path, n_ctx: int | None, chunks: int, from_chunk: int, batch: int,
-    in_files: tuple[Path, ...], output_format: Literal["gguf", "dat"] | None, process_output: bool, parse_special: bool,
-    no_ppl: bool, show_statistics: bool, as_json: bool, dtype: Literal["f32", "bf16", "auto"], device: str,
-    level: str | None, restart: bool, save_every: int, no_expert_prior: bool, skip_bad_chunks: bool,
+    model: Path | None, text: Path | None, output: Path, n_ctx: int | None, chunks: int | None, from_chunk: int,
+    batch: int, in_files: tuple[Path, ...], output_format: Literal["gguf", "dat"] | None, process_output: bool,
+    parse_special: bool, no_ppl: bool, show_statistics: bool, as_json: bool, dtype: Literal["f32", "bf16", "auto"],
+    device: str, level: str | None, restart: bool, save_every: int, no_expert_prior: bool, skip_bad_chunks: bool,
     second_moments: bool, moments_width: int | None, moments_size: int, force: bool, quiet: bool, cluster: str | None,
     workers: int | None,
 ) -> None:  # fmt: skip

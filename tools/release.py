@@ -28,7 +28,10 @@ from .terminal.units import Size
 @click.option("-f", "--file", "text", type=click.Path(path_type=Path), help="The text to collect importance from.")
 @click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=4), default=512, show_default=True)
 @click.option(
-    "--chunks", type=click.IntRange(min=-1), default=-1, help="The most chunks of a text to use.  [default: all]"
+    "--chunks",
+    type=click.IntRange(min=-1),
+    default=-1,
+    help="The most chunks of a text to use.  [default: all, or 65,536 tokens of the text that ships]",
 )
 @click.option("--evaluate", is_flag=True, help="Measure perplexity and KL divergence of every file.")
 @click.option("--evaluation-text", type=click.Path(path_type=Path), help="The text to measure on.")

@@ -1,6 +1,6 @@
 """What error feedback gains: the same bytes with importance alone and refined in several ways. Run by hand:
 
-    python tests/bench/refine.py MODEL... [--levels Q3_K_M,IQ2_XS] [--pure] [--ways importance,refine-256,refine-whole]
+    python tests/bench/refine.py MODEL... [--levels Q3_K_M,IQ2_XS] [--pure] [--ways importance,refine-256,...]
         [--calibrate docs|code|mixed|shipped|FILE] [-c 512] [--chunks 48] [--test-chunks 16] [--split test|heldout]
         [--text NAME=FILE]... [--seeds 0,1] [--threads 1] [--json]
 
@@ -43,15 +43,16 @@ LEVELS = "Q2_K,Q3_K_M,Q4_K_M,Q5_K_M,IQ2_XS,IQ3_XXS,IQ4_XS"
 PURE = ("--pure", "--leave-output-tensor", "--token-embedding-type", "F16")
 TEXT = ("-f", "{text}", "-c", "{ctx}", "--chunks", "{chunks}")
 IMPORTANCE = ("--imatrix", "{imatrix}")
-COLLECT = (*TEXT, "--second-moments", "-o", "{imatrix}")
 WIDEST = 2**20  # columns: more than any tensor has
+COLLECT = (*TEXT, "--second-moments", "--moments-width", str(WIDEST), "--no-ppl", "-o", "{imatrix}")
 WAYS = {
     "none": (),
     "importance": IMPORTANCE,
     "refine-256": (*IMPORTANCE, "--refine", "--refine-width", "256"),
     "refine-whole": (*IMPORTANCE, "--refine", "--refine-width", str(WIDEST)),
+    "refine-text": ("--refine", *TEXT),
 }
-DEFAULT_WAYS = "importance,refine-256,refine-whole"
+DEFAULT_WAYS = "importance,refine-256,refine-whole,refine-text"
 SHIPPED = "shipped"
 
 

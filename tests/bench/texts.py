@@ -24,7 +24,7 @@ MOST = 600_000  # characters of a domain, all splits together
 SPLITS = ("calibration", "test", "heldout")
 DOMAINS = ("docs", "code")
 MIXED = "mixed"  # passages of both domains in turns
-_WORDS = re.compile(r"\w+|[^\w\s]")
+WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -109,24 +109,25 @@ class Kept:
 
     def __init__(self, seen: set[int]) -> None:
         self.passages: list[str] = []
-        self._seen = seen
+        self.seen = seen
         self._last: list[str] = []
 
-    def add(self, passage: str) -> None:
-        """Add the paragraphs of a passage that share no 16-gram with what is kept.
+    def add(self, passage: str) -> bool:
+        """Add the paragraphs of a passage that share no 16-gram with what is kept; whether there is one.
 
         The words before a paragraph count, too, so that no repeat lies across two paragraphs.
         """
         paragraphs = []
         for paragraph in passage.split("\n\n"):
-            words = self._last + _WORDS.findall(paragraph)
-            found = set(_grams(words))
-            if paragraph.strip() and not found & self._seen:
-                self._seen |= found
+            words = self._last + WORDS.findall(paragraph)
+            found = set(grams_of(words))
+            if paragraph.strip() and not found & self.seen:
+                self.seen |= found
                 self._last = words[-GRAM + 1 :]
                 paragraphs.append(paragraph)
         if paragraphs:
             self.passages.append("\n\n".join(paragraphs))
+        return bool(paragraphs)
 
 
 def overlap(text: str, other: str) -> float:
@@ -136,8 +137,8 @@ def overlap(text: str, other: str) -> float:
     >>> overlap(" ".join(words[:20]), " ".join(words[1:]))
     0.8
     """
-    known = set(_grams(_WORDS.findall(other)))
-    grams = list(_grams(_WORDS.findall(text)))
+    known = set(grams_of(WORDS.findall(other)))
+    grams = list(grams_of(WORDS.findall(text)))
     return sum(gram in known for gram in grams) / max(1, len(grams))
 
 
@@ -152,7 +153,8 @@ def _overlap(splits: dict[str, list[str]]) -> float:
     return overlap("\n\n".join(splits["test"] + splits["heldout"]), "\n\n".join(splits["calibration"]))
 
 
-def _grams(words: list[str]) -> Iterator[int]:
+def grams_of(words: list[str]) -> Iterator[int]:
+    """The hash of every 16 words in a row."""
     return (hash(tuple(words[start : start + GRAM])) for start in range(len(words) - GRAM + 1))
 
 

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench.texts import WORDS, grams_of, overlap, write_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quantmill.formats.errors import QuantmillError, TokenizerError
 from quantmill.imatrix.corpus import TextTokenizer, cut, default_text, read_text
 from quantmill.imatrix.weights import Weights
+from quantmill.tools.api.running import SHIPPED_TOKENS
 
 
 def test_windows_by_hand() -> None:
@@ -52,10 +54,26 @@ def test_reading_text(tmp_path: Path) -> None:
 
 
 def test_default_text_is_varied() -> None:
+    """And what is used of it where nothing says how much, some three characters a token."""
     text = read_text(default_text())
-    assert len(text) > 25_000
-    for script in ("人人生而自由", "Все люди", "जन्मजात", "أحرار", "def apply(self", "fn tokenize", "SELECT c.name"):
-        assert script in text
+    assert len(text) > 1_000_000
+    start = text[: 3 * SHIPPED_TOKENS]
+    scripts = ("人", "люди", "मनुष्य", "أن", "인간", "すべて", "เสรี", "Mensch", "δικαι", "זכ", "உரிமை", "უფლება")
+    code = ("public class ", "func ", "fn ", "def ", "SELECT ", "#include", "struct ", "export ", "local function")
+    chats = ("<|im_start|>user", "<start_of_turn>model", "<|eot_id|>", "[INST]", "ASSISTANT:")
+    for words in (scripts, code, chats, ("sqrt", "matrix", "Miss Woodhouse")):
+        assert [word for word in words if word not in text] == []
+        assert sum(word in start for word in words) > 0.6 * len(words)
+
+
+def test_default_text_repeats_nothing_and_is_judged_by_nothing(tmp_path: Path) -> None:
+    text = read_text(default_text())
+    words = WORDS.findall(text)
+    grams = list(grams_of(words))
+    assert len(set(grams)) > 0.99 * len(grams), "but inside a paragraph"
+    for (_, split), path in write_texts(tmp_path).files.items():
+        if split != "calibration":
+            assert overlap(path.read_text("utf-8"), text) == 0
 
 
 def test_control_tokens_are_text_unless_meant(smollm2: Weights) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_N_CTX = 512  # llama.cpp's, for importance and for perplexity
 _SAMPLE_N_CTX = 2048  # tokens in a chunk of a sample, as other programs for GPTQ and AWQ use
 _SAMPLE = 128 * _SAMPLE_N_CTX  # tokens, as GPTQModel's documentation asks for
+SHIPPED_TOKENS = 65_536  # of the text that ships, where nothing says how much: 128 chunks of 512
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class RunOptions:
     Args:
         n_ctx: tokens in a chunk. None for the default: 512 for importance and evaluation; 2048 for GPTQ and AWQ, or the
             model's own context where that is shorter.
-        chunks: at most so many chunks; -1 for all. None for the default: all for importance and evaluation; as many as
-            make 128 x 2048 tokens for GPTQ, AWQ and the scales of activations.
+        chunks: at most so many chunks; -1 for all. None for the default: of the text that ships its first 65,536
+            tokens, which are mixed as the whole is; of another all for importance and evaluation, and as many as make
+            128 x 2048 tokens for GPTQ, AWQ and the scales of activations.
         first_chunk: the chunk to start with, counted from 0.
         batch: chunks that are computed together; 0 to choose by ``n_ctx``.
         parse_special: whether ``<|im_start|>`` in the text is the control token, not its letters.
@@ -90,13 +92,15 @@ def open_text(weights: Weights, text: Path | None, options: RunOptions) -> Corpu
     """
     from ...imatrix.corpus import cut, default_text, read_text
 
-    path = text or default_text()
+    path, n_ctx, chunks = text or default_text(), options.n_ctx or DEFAULT_N_CTX, options.chunks
+    if text is None and chunks is None:
+        chunks = max(1, SHIPPED_TOKENS // n_ctx)
     tokenizer = weights.tokenizer()
     return cut(
         tokenizer.encode(read_text(path), options.parse_special),
-        options.n_ctx or DEFAULT_N_CTX,
+        n_ctx,
         tokenizer.bos,
-        chunks=options.chunks,
+        chunks=chunks,
         from_chunk=options.first_chunk,
         name=str(path) if text else path.name,
     )

@@ -29,7 +29,8 @@ _OPTIONS = (
     ),
     click.option(
         "--chunks", type=click.IntRange(min=-1),
-        help="Use at most so many chunks; -1: all.  [default: as many as make 128 x 2048 tokens]",
+        help="Use at most so many chunks; -1: all.  [default: as many as make 128 x 2048 tokens, or 65,536 of the text "
+        "that ships]",
     ),
     click.option("--from-chunk", type=click.IntRange(min=0), default=0, help="The first chunk to use."),
     click.option("-b", "--batch", type=click.IntRange(min=0), default=0, help="Chunks computed together; 0 chooses."),

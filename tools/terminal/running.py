@@ -24,8 +24,8 @@ _OPTIONS = (
     ),
     click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=4), default=512, show_default=True),
     click.option(
-        "--chunks", type=click.IntRange(min=-1), default=-1,
-        help="Use at most so many chunks; -1, the default, for all.",
+        "--chunks", type=click.IntRange(min=-1),
+        help="Use at most so many chunks; -1 for all.  [default: all, or 65,536 tokens of the text that ships]",
     ),
     click.option("--from-chunk", "first_chunk", type=click.IntRange(min=0), default=0, help="The first chunk to use."),
     click.option("-b", "--batch", type=click.IntRange(min=0), default=0, help="Chunks computed together; 0 chooses."),

@@ -31,8 +31,9 @@ def evaluation_part(model: Path, options: ReleaseOptions, state: ReleaseState) -
     """The chunks that files are measured on, of the same text those that importance is not collected from."""
     if options.evaluation_text is not None:
         return RunOptions(n_ctx=options.n_ctx, chunks=options.chunks)
-    first = _first_kept(model, options, state)
-    return RunOptions(n_ctx=options.n_ctx, first_chunk=first, chunks=options.chunks)
+    first, most = _first_kept(model, options, state), options.chunks
+    kept = (state.text_chunks or 0) - first
+    return RunOptions(n_ctx=options.n_ctx, first_chunk=first, chunks=kept if most is None else min(kept, most))
 
 
 def _first_kept(model: Path, options: ReleaseOptions, state: ReleaseState) -> int:
