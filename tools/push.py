@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .terminal.lines import print_json, print_line
 from .terminal.progress import ProgressDisplay
+
+if TYPE_CHECKING:
+    from .api.releasing.push import Pushed
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,13 +35,18 @@ def command(folder: Path, repository: str, public: bool, dry_run: bool, as_json:
     with ProgressDisplay(quiet=quiet) as progress:
         done = push(folder, repository, public=public, dry_run=dry_run, progress=progress)
     if as_json:
-        print_json({
-            "repository": done.repository, "made": done.made, "uploaded": list(done.uploaded), "kept": list(done.kept),
-            "others": list(done.others), "dry_run": dry_run,
-        })  # fmt: skip
+        print_json({**_told(done), "dry_run": dry_run, "beside": [_told(one) for one in done.beside]})
     elif not quiet:
-        if dry_run:
-            what = "exists" if not done.made else f"would be made, {'public' if public else 'private'}"
-            print_line(f"{done.repository} {what}; would upload: {', '.join(done.uploaded) or 'nothing'}")
-        else:
-            print_line(f"{done.repository}: {len(done.uploaded)} files uploaded, {len(done.kept)} were there")
+        for one in (done, *done.beside):
+            if dry_run:
+                what = "exists" if not one.made else f"would be made, {'public' if public else 'private'}"
+                print_line(f"{one.repository} {what}; would upload: {', '.join(one.uploaded) or 'nothing'}")
+            else:
+                print_line(f"{one.repository}: {len(one.uploaded)} files uploaded, {len(one.kept)} were there")
+
+
+def _told(done: Pushed) -> dict[str, object]:
+    return {
+        "repository": done.repository, "made": done.made, "uploaded": list(done.uploaded), "kept": list(done.kept),
+        "others": list(done.others),
+    }  # fmt: skip

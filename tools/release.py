@@ -80,6 +80,27 @@ from .terminal.units import Size
 )
 @click.option("--original", is_flag=True, help="Add the weights as they are, in a file to quantize from.")
 @click.option(
+    "--gptq",
+    type=click.Choice(["2", "3", "4", "8"]),
+    is_flag=False,
+    flag_value="4",
+    multiple=True,
+    metavar="[BITS]",
+    help="Add a GPTQ checkpoint, of 4 bits if none are named, in a folder of its own. Repeatable.",
+)
+@click.option("--awq", is_flag=True, help="Add an AWQ checkpoint, in a folder of its own.")
+@click.option(
+    "--compress",
+    metavar="SCHEME",
+    multiple=True,
+    help="Add a checkpoint in a scheme of compressed-tensors, such as fp8 or w4a16, in a folder of its own.",
+)
+@click.option(
+    "--group-size",
+    type=int,
+    help="Of those whose weights share scales in groups.  [default: the largest of 128, 64, 32 that fits all layers]",
+)
+@click.option(
     "--split-max-size",
     type=Size(),
     default="50GB",
@@ -100,7 +121,8 @@ def command(
     evaluate: bool, evaluation_text: Path | None, name: str | None, base_model: str | None, quantized_by: str | None,
     language: str | None, license: str | None, compare: Path | None,
     recipe_set: str, tensor_types: Rules, target_sizes: tuple[int, ...], refine: bool, refine_width: int,
-    original: bool, split_max_size: int,
+    original: bool, gptq: tuple[str, ...], awq: bool, compress: tuple[str, ...], group_size: int | None,
+    split_max_size: int,
     threads: int | None, push: str | None, public: bool, restart: bool, dry_run: bool, as_json: bool, quiet: bool,
     cluster: str | None, workers: int | None,
 ) -> None:  # fmt: skip
@@ -115,6 +137,7 @@ def command(
     Example: quantmill release Meta-Llama-3-8B-Instruct llama3-gguf --evaluate
              quantmill release TinyLlama-1.1B tinyllama-gguf --levels Q4_K_M,Q5_K_M,Q8_0 --imatrix none
              quantmill release org/Tiny-1B tiny-gguf --push me/Tiny-1B-GGUF --dry-run
+             quantmill release org/Tiny-1B tiny-gguf --gptq --awq --compress fp8
              quantmill release org/Tiny-1B tiny-gguf --original --target-size 4.2GB --tensor-type-file recipe.txt
     """
     from .api.releasing.dry_run import plan_release
@@ -142,6 +165,10 @@ def command(
         refine=refine,
         refine_width=refine_width,
         original=original,
+        gptq=[int(bits) for bits in gptq],
+        awq=awq,
+        compress=compress,
+        group_size=group_size,
         split_max_size=split_max_size,
     )
     if push is None:
@@ -165,6 +192,8 @@ def command(
         print_json({"folder": str(folder), "files": files, "repository": push})
     elif not quiet:
         print_line(f"{folder}: {len(made.files)} files, README.md, SHA256SUMS, manifest.json")
+        for facts in made.manifest.checkpoints.values():
+            print_line(f"{folder.with_name(facts.folder)}: {len(facts.files)} files, README.md")
         if (used := made.manifest.imatrix) is not None:
             print_line(f"importance: {used.matched} entries matched, {len(used.missed)} missed")
 

@@ -391,14 +391,28 @@ def releases() -> list[Sample]:
     """Our own: a manifest, and the state of an unfinished release."""
     facts = {"bytes": 3, "sha256": "0" * 64}
     text = {"name": "a.txt", "sha256": "0" * 64}
+    targets = {"4GB": {"bytes": 4, "level": "Q4_K_M", "types": {"a": "Q4_K"}}}
+    about = {
+        "method": "compress",
+        "scheme": "w4a16",
+        "group_size": 32,
+        "folder": "a-W4A16",
+        "text": text,
+        "context": 512,
+    }
+    checkpoints = {"W4A16": {**about, "chunks": 3, "files": {"config.json": facts}}}
     manifest = {
+        "targets": targets, "checkpoints": checkpoints,
+        "refinement": {"width": 256, "moments": {"sha256": "0" * 64, "size": 9, "chunks": 3}},
         "format": 1, "versions": {"quantmill": "1"}, "source": {"name": "a", "files": {"a.bin": facts}},
-        "options": {"recipe_set": "current"}, "files": {"a.gguf": {"level": "Q4_K_M", **facts}},
+        "options": {"recipe_set": "current", "tensor_types": [["a", "Q8_0"]], "split_max_size": 9},
+        "files": {"a.gguf": {"level": "Q4_K_M", **facts}},
         "imatrix": {"file": "i.gguf", "sha256": "0" * 64, "text": text, "context": 512},
         "evaluation": {"text": text, "base": {"ppl": 1.5}, "files": {"Q4_K_M": {"ppl": 2.5}}},
     }  # fmt: skip
     done = {"text_chunks": 3, "files": {"a.gguf": {"level": "Q4_K_M", **facts}}, "base": {"ppl": 1.5},
-            "figures": {"Q4_K_M": {"ppl": 2.5}}, "source": {"a.bin": facts}}  # fmt: skip
+            "figures": {"Q4_K_M": {"ppl": 2.5}}, "source": {"a.bin": facts}, "targets": targets, "published": False,
+            "checkpoints": checkpoints}  # fmt: skip
     key = {"levels": ["Q4_K_M"]}
     entry = {"layer": 0, "arrays": "0" * 64, "turn": 1, "dropped": {"3": "x"}, "activations": "0" * 64,
              "file": "activations-1.bin", "report": {"names": [], "moments": None}}  # fmt: skip

@@ -253,6 +253,24 @@ def test_push_uploads_what_is_not_there(hub: Hub, made: Path, cli: Callable[...,
     assert any("1 other files stay as they are" in event.text for event in seen if isinstance(event, Note))
 
 
+def test_checkpoints_go_to_repositories_of_their_own(hub: Hub, checkpoint: Path, cli: Callable[..., Done]) -> None:
+    options = ReleaseOptions(levels=["Q8_0"], imatrix=None, compress=["fp8"])
+    release(checkpoint, "both-GGUF", options, push="someone/both-GGUF")
+    assert hashes(hub.repos["someone/both-GGUF"].files) == of_folder(Path("both-GGUF"))
+    beside = hub.repos["someone/both-FP8-dynamic"]
+    assert beside.private
+    assert hashes(beside.files) == of_folder(Path("both-FP8-dynamic"))
+    n = len(beside.commits)
+    done = cli("push", "both-GGUF", "someone/both-GGUF", "--json")
+    assert json.loads(done.out)["beside"][0] | {"kept": []} == {
+        "repository": "someone/both-FP8-dynamic", "made": False, "uploaded": [], "kept": [], "others": [],
+    }  # fmt: skip
+    assert len(beside.commits) == n
+    Path("both-FP8-dynamic", "config.json").write_text("{}")
+    with pytest.raises(FormatError, match=r"both-FP8-dynamic.config.json: is not the file that manifest.json lists"):
+        push("both-GGUF", "someone/both-GGUF")
+
+
 def test_a_push_through_faults(hub: Hub, made: Path) -> None:
     asked: list[str] = []
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...formats.progress import Progress
 from ...quantize.awq.settings import AWQSettings
-from .blockwise import DEFAULT_CHECKPOINT, BlockMethod, CheckpointOptions, QuantizedCheckpoint, quantize_checkpoint
+from .blockwise import (
+    DEFAULT_CHECKPOINT,
+    BlockMethod,
+    CheckpointOptions,
+    QuantizedCheckpoint,
+    check_blocks,
+    quantize_checkpoint,
+)
 from .compressed import check_compressed_linear, compressed_config
 from .options import StrPath
 from .running import DEFAULT_RUN, RunOptions
@@ -79,6 +87,16 @@ def awq(
     return quantize_checkpoint(
         model, output, lambda types: _method(types, settings, checkpoint_format), text, run, checkpoint, progress
     )
+
+
+def check_awq(model: Path, settings: AWQSettings) -> None:
+    """Check that ``awq`` can be carried out in AutoAWQ's layout, before any weight is read.
+
+    Raises:
+        PlanError, FormatError: see ``awq``.
+    """
+    settings.check()
+    check_blocks(model, lambda types: _method(types, settings))
 
 
 def _method(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ...formats.storage.folder import GrowingFolder
     from ...imatrix.run_state import RunState
     from ...imatrix.runner import Runner
+    from ...imatrix.skeleton import Skeleton
+    from ...imatrix.weights import Weights
 
 Report = TypeVar("Report", bound=LinearReport)
 Report_co = TypeVar("Report_co", bound=LinearReport, covariant=True)
@@ -198,7 +200,7 @@ def _quantize(
     corpus = open_sample(weights, text, run, progress)
     work = state_folder(folder.target)
     runner = start_run(weights, corpus, work, run)
-    replaced = _check_all(runner, method)
+    replaced = _check_all(weights, runner.skeleton, method)
     state = RunState(work, run_key(runner, model, method.settings))
     _walk(runner, state, method, options.save_every, progress)
     files = [state.file(layer) for layer in range(runner.n_layers)]
@@ -244,7 +246,26 @@ def _walk(
             note(progress, f"  {line}")
 
 
-def _check_all(runner: Runner, method: BlockMethod[Report]) -> dict[str, list[str]]:
+def check_blocks(model: Path, method: Callable[[Callable[[str], str]], BlockMethod[Report]]) -> None:
+    """Check that a checkpoint can be quantized block by block: what ``quantize_checkpoint`` checks first.
+
+    Args:
+        model: the checkpoint's folder.
+        method: see ``quantize_checkpoint``.
+
+    Raises:
+        PlanError: a layer cannot be written. FormatError: the checkpoint is quantized already.
+    """
+    from ...formats.hf.packed.save import check_unquantized
+    from ...imatrix.runner import DTYPES
+    from ...imatrix.skeleton import Skeleton
+
+    check_unquantized(model)
+    weights = open_weights(model)
+    _check_all(weights, Skeleton(weights, DTYPES["f32"], "cpu"), method(_stored_dtype(model)))
+
+
+def _check_all(weights: Weights, skeleton: Skeleton, method: BlockMethod[Report]) -> dict[str, list[str]]:
     """Check before any weight is read that every linear layer can be written.
 
     Returns:
@@ -253,11 +274,11 @@ def _check_all(runner: Runner, method: BlockMethod[Report]) -> dict[str, list[st
     from ...formats.hf.files.weights import read_weights
     from ...imatrix.block_linears import block_linears
 
-    path = runner.weights.model.path
+    path = weights.model.path
     names = read_weights(path)
     found: dict[str, list[str]] = {}
-    for layer, module in enumerate(runner.skeleton.layers):
-        for experts in block_linears(runner.weights, layer, module).values():
+    for layer, module in enumerate(skeleton.layers):
+        for experts in block_linears(weights, layer, module).values():
             for linear in (one for expert in experts for one in expert):
                 method.check(module, linear)
                 if linear.stored not in names:

@@ -109,17 +109,13 @@ def compress(
         >>> made.layers[0], made.left
         ('model.layers.0.mlp.down_proj', ('lm_head',))
     """
-    from ...formats.hf.packed.save import check_unquantized
     from ...formats.hf.packed.schemes import scheme as named
     from ...imatrix.run_state import remove_state, state_folder
 
     start = time.monotonic()
     found = named(scheme, group_size)
     source, target = Path(model), Path(output)
-    config = check_unquantized(source)
-    if config.get("model_type") in _TRANSPOSED:
-        problem = f"the layers of {config['model_type']} are Conv1D, which keep inputs in rows"
-        raise PlanError(problem, path=source, hint="quantize to GGUF")
+    config = _check_source(source)
     from ...formats.hf.files.weights import read_weights
 
     weights = read_weights(source, notes(progress))
@@ -142,6 +138,34 @@ def compress(
     emit(progress, WorkEnded())
     layers = tuple(cut.module for cut in selection.cuts)
     return CompressedCheckpoint(target, scheme, layers, _listed(selection), nbytes, time.monotonic() - start)
+
+
+def check_compress(model: Path, scheme: str, group_size: int | None = None) -> set[int]:
+    """Check that ``compress`` can be carried out, before any weight is read.
+
+    Returns:
+        the widths of the layers that would be quantized.
+
+    Raises:
+        PlanError, FormatError, QuantmillError: see ``compress``.
+    """
+    from ...formats.hf.files.weights import read_weights
+    from ...formats.hf.packed.schemes import scheme as named
+
+    found = named(scheme, group_size)
+    _check_source(model)
+    return {cut.shape[1] for cut in _selected(model, read_weights(model), found, (), None).cuts}
+
+
+def _check_source(source: Path) -> dict[str, Any]:
+    """The checkpoint's config.json. Raises if its layers cannot be compressed."""
+    from ...formats.hf.packed.save import check_unquantized
+
+    config = check_unquantized(source)
+    if config.get("model_type") in _TRANSPOSED:
+        problem = f"the layers of {config['model_type']} are Conv1D, which keep inputs in rows"
+        raise PlanError(problem, path=source, hint="quantize to GGUF")
+    return config
 
 
 def _cpus() -> int:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...formats.errors import PlanError
 from ...formats.progress import Progress
 from ...quantize.gptq.settings import GPTQSettings
-from .blockwise import DEFAULT_CHECKPOINT, BlockMethod, CheckpointOptions, QuantizedCheckpoint, quantize_checkpoint
+from .blockwise import (
+    DEFAULT_CHECKPOINT,
+    BlockMethod,
+    CheckpointOptions,
+    QuantizedCheckpoint,
+    check_blocks,
+    quantize_checkpoint,
+)
 from .compressed import check_compressed_gptq, check_compressed_linear, compressed_config
 from .options import StrPath
 from .running import DEFAULT_RUN, RunOptions
@@ -80,6 +88,16 @@ def gptq(
     return quantize_checkpoint(
         model, output, lambda types: _method(types, settings, checkpoint_format), text, run, checkpoint, progress
     )
+
+
+def check_gptq(model: Path, settings: GPTQSettings) -> None:
+    """Check that ``gptq`` can be carried out in GPTQ's own layout, before any weight is read.
+
+    Raises:
+        PlanError, FormatError: see ``gptq``.
+    """
+    settings.check()
+    check_blocks(model, lambda types: _method(types, settings, "gptq"))
 
 
 def _method(

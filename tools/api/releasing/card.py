@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ....formats.errors import visible
 from ....formats.storage.output import human_bytes
+from .checkpoint_card import CheckpointRow
 from .front_matter import FrontMatter, front_matter
 from .levels import USES, method
 from .markdown import code, fenced, link, literal, plain, word
@@ -70,6 +71,7 @@ class Facts:
         others: files of other sets, for the table of what was measured.
         others_table: the name of the file that lists them.
         original: the text of the original's model card, without its front matter.
+        checkpoints: those for transformers and vLLM that belong to the release.
         modelfile: whether there is one for Ollama.
     """
 
@@ -86,6 +88,7 @@ class Facts:
     others: Sequence[PublishedFile] = ()
     others_table: str | None = None
     original: str = ""
+    checkpoints: Sequence[CheckpointRow] = ()
     modelfile: bool = False
 
 
@@ -106,11 +109,12 @@ def model_card(facts: Facts) -> str:
         _how_made(facts),
         _prompt(facts),
         _table(facts),
-        measured_table(with_plain(facts.files), facts.others, facts.others_table),
+        measured_table([*with_plain(facts.files), *facts.checkpoints], facts.others, facts.others_table),
         _plot(facts),
         _methods(facts),
         _running(facts),
         _towers(facts),
+        _checkpoints(facts),
         "`SHA256SUMS` lists each file's checksum: `sha256sum -c SHA256SUMS`. `manifest.json` records what is needed to "
         "make the same bytes again: `quantmill reproduce manifest.json --model FOLDER`.\n",
         _original(facts),
@@ -173,6 +177,14 @@ def _original(facts: Facts) -> str:
         return ""
     name = plain(facts.front.base_model)
     return f"---\n\n# The original's model card: {name}\n\n{visible(facts.original, keep=_KEPT)}\n"
+
+
+def _checkpoints(facts: Facts) -> str:
+    if not facts.checkpoints:
+        return ""
+    lines = ["## Other formats\n", "Checkpoints for vLLM and transformers, each in a repository of its own:\n"]
+    lines += [f"- {code(one.name)}: {one.level}, {human_bytes(one.n_bytes)}" for one in facts.checkpoints]
+    return "\n".join(lines) + "\n"
 
 
 def picked(files: Sequence[File]) -> File:

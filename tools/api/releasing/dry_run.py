@@ -14,6 +14,8 @@ from ..hub import described_folder
 from ..importance import DEFAULT_MOMENTS_SIZE
 from ..models import read_for_plan, read_model
 from ..options import StrPath
+from .checkpoint_folders import make_way
+from .checkpoints import sibling_folder
 from .manifest import NAME
 from .ollama_file import MODELFILE
 from .options import ReleaseOptions
@@ -125,15 +127,19 @@ def plan_release(
     """
     options.check()
     folder = Path(folder)
-    path, read, towers = _read(model, progress)
+    path, read, towers, weights = _read(model, progress)
     upload = open_destination(push, public=public, progress=progress)
-    steps = steps_of(path, read, towers, folder, options, upload=upload, progress=progress)
+    steps = steps_of(path, read, towers, folder, options, upload=upload, weights=weights, progress=progress)
     members = steps.check_members()
     check_folder(folder, restart=restart)
     files = [*_files(members), *_of_sizes(steps)]
     beside = ["README.md", "SHA256SUMS", NAME, MODELFILE]
     if options.collects and steps.imatrix is not None:
         beside.append(steps.imatrix.name)
+    if steps.checkpoints:
+        make_way(folder, steps.checkpoints, restart=restart, remove=False)
+        beside += [f"../{sibling_folder(folder, one.name).name}" for one in steps.checkpoints]
+        note(progress, "folders of other formats are not counted in what the disk needs", important=True)
     disk, free = _disk(steps, members, sum(file.nbytes for file in files)), _free(folder)
     if disk > free:
         line = f"{folder}: {human_bytes(disk)} are needed, {human_bytes(free)} are free"
@@ -151,19 +157,19 @@ def plan_release(
     )
 
 
-def _read(model: StrPath, progress: Progress | None) -> tuple[Path, Model, Model | None]:
-    """The model's path, the model and its towers; of those on the hub no weights."""
+def _read(model: StrPath, progress: Progress | None) -> tuple[Path, Model, Model | None, bool]:
+    """The model's path, the model, its towers, and whether its weights are here; of those on the hub they are not."""
     from ....formats.hf.shapes import read_described
 
     address = find_address(model)
     if address is not None and address.file:
-        return Path(address.file), read_for_plan(model, progress=progress), None
+        return Path(address.file), read_for_plan(model, progress=progress), None, False
     path, elsewhere = described_folder(model, progress=progress)
     if elsewhere is None:
-        return path, read_model(path, progress=progress), release_towers(path, progress)
+        return path, read_model(path, progress=progress), release_towers(path, progress), True
     read = read_described(path, say=notes(progress, important=True), elsewhere=elsewhere)
     note(progress, "mmproj files, where the model sees or hears, are not counted: they need the weights")
-    return path, read, None
+    return path, read, None, False
 
 
 def _files(members: list[Planned]) -> list[PlannedFile]:

@@ -12,7 +12,6 @@ _TAKEN_OVER = ("license", "license_name", "license_link", "language")  # from th
 _OF_OTHER = ("license_name", "license_link")  # what the hub wants of a license that it does not know
 _LICENSE = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
-_OURS = ("gguf", "quantized")
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class FrontMatter:
         task: the hub's pipeline tag of such models.
         quantized_by: who made the release, or None.
         language, license: what the publisher says, in place of what the original's card says.
+        tags: those of the release, behind the original's.
+        library: the program that its files are for.
     """
 
     base_model: str
@@ -33,6 +34,8 @@ class FrontMatter:
     quantized_by: str | None = None
     language: Sequence[str] = ()
     license: str | None = None
+    tags: Sequence[str] = ("gguf", "quantized")
+    library: str = "gguf"
 
     def entries(self) -> dict[str, object]:
         """The keys and their values, in order."""
@@ -47,11 +50,11 @@ class FrontMatter:
             known["language"] = list(self.language)
         tags = card.get("tags")
         tags = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list | tuple) else []
-        known["tags"] = list(dict.fromkeys([*tags, *_OURS]))
+        known["tags"] = list(dict.fromkeys([*tags, *self.tags]))
         known["pipeline_tag"] = card.get("pipeline_tag", self.task)
         if self.quantized_by:
             known["quantized_by"] = self.quantized_by
-        known["library_name"] = "gguf"
+        known["library_name"] = self.library
         return {key: _entry(value) for key, value in known.items()}
 
     def conflicts(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from ....formats.json_text import read_json
 from ....formats.json_types import OBJECT, TEXT, TEXTS, WHOLE, JsonType, by_name, list_of, optional, shown, take
 from ....formats.storage.durable import sha256_of_file, write_durably
 from ....formats.version import __version__
+from .checkpoints import Checkpoint
 from .fields import SIZE, needed
 from .members import Member
 from .refining import RefinementFacts
@@ -122,6 +123,56 @@ class EvaluationFacts:
 
 
 @dataclass(frozen=True)
+class CheckpointFacts:
+    """A checkpoint for transformers and vLLM that belongs to a release.
+
+    Args:
+        checkpoint: what it is.
+        folder: its folder's name; it lies beside the release's.
+        files: its files but the card, by name.
+        text: what it was calibrated on, or None.
+        n_ctx: tokens in a chunk of the text.
+        chunks: how many chunks of it, from the first on; None for all.
+    """
+
+    checkpoint: Checkpoint
+    folder: str
+    files: Mapping[str, FileFacts]
+    text: TextFacts | None = None
+    n_ctx: int = 0
+    chunks: int | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Give the fields as JSON has them."""
+        read = {"text": None if self.text is None else vars(self.text), "context": self.n_ctx, "chunks": self.chunks}
+        files = {name: facts.to_json() for name, facts in self.files.items()}
+        return {**self.checkpoint.to_json(), "folder": self.folder, **read, "files": files}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], path: Path, inside: str) -> CheckpointFacts:
+        """Read the fields.
+
+        Raises:
+            FormatError: they are not those of a checkpoint.
+        """
+        folder = needed(content, "folder", TEXT, path=path, inside=inside)
+        files = files_from_json(content, "files", path, inside)
+        for where, name in (("folder", folder), *(("files", name) for name in files)):
+            if Path(name).name != name:
+                raise FormatError("names what cannot be its own", path=path, where=f"{inside}{where}.{name[:80]}")
+        found = partial(take, content, path=path, inside=inside)
+        text = found("text", OBJECT)
+        return cls(
+            Checkpoint.from_json(content, path, inside),
+            folder,
+            files,
+            None if text is None else _text(text, path, f"{inside}text."),
+            found("context", WHOLE, 0),
+            found("chunks", WHOLE),
+        )
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is needed to make the files of a release again.
 
@@ -137,6 +188,7 @@ class Manifest:
         targets: the recipes that were found for target sizes, by name.
         split_max_size: the most bytes of a file; larger models are shards. None in manifests of earlier versions.
         refinement: how the files were refined, or None.
+        checkpoints: those for transformers and vLLM, by their names in tables.
     """
 
     versions: Mapping[str, str]
@@ -150,6 +202,7 @@ class Manifest:
     targets: Mapping[str, TargetRecipe] = field(default_factory=dict)
     split_max_size: int | None = None
     refinement: RefinementFacts | None = None
+    checkpoints: Mapping[str, CheckpointFacts] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Give the content of manifest.json."""
@@ -171,6 +224,8 @@ class Manifest:
         }
         if self.targets:
             content["targets"] = {name: recipe.to_json() for name, recipe in self.targets.items()}
+        if self.checkpoints:
+            content["checkpoints"] = {name: one.to_json() for name, one in self.checkpoints.items()}
         if self.refinement is not None:
             content["refinement"] = self.refinement.to_json()
         if imatrix is not None:
@@ -245,6 +300,7 @@ def _parse(content: Mapping[str, Any], path: Path) -> Manifest:
         targets=targets,
         split_max_size=option("split_max_size", SIZE),
         refinement=None if refinement is None else RefinementFacts.from_json(refinement, path, "refinement."),
+        checkpoints=checkpoints_from_json(take(content, "checkpoints", OBJECT, {}, path=path), path, "checkpoints."),
     )
 
 
@@ -291,6 +347,19 @@ def files_from_json(content: Mapping[str, Any], key: str, path: Path, inside: st
     for name in listed:
         about = needed(listed, name, OBJECT, path=path, inside=f"{inside}{key}.")
         found[name] = FileFacts.from_json(about, path, f"{inside}{key}.{name}.")
+    return found
+
+
+def checkpoints_from_json(content: Mapping[str, Any], path: Path, inside: str) -> dict[str, CheckpointFacts]:
+    """Read the checkpoints of a release, by name.
+
+    Raises:
+        FormatError: they are not described as checkpoints.
+    """
+    found = {}
+    for name in content:
+        about = needed(content, name, OBJECT, path=path, inside=inside)
+        found[name] = CheckpointFacts.from_json(about, path, f"{inside}{name[:80]}.")
     return found
 
 

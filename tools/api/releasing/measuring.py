@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def measure(
-    model: Path, members: Sequence[Planned], plain: Mapping[str, Path], options: ReleaseOptions, state: ReleaseState,
+    model: Path, members: Sequence[Planned], plain: Mapping[str, Path], checkpoints: Mapping[str, Path],
+    options: ReleaseOptions, state: ReleaseState,
     progress: Progress | None,
 ) -> EvaluationFacts:  # fmt: skip
     """Measure the perplexity of the original, and the perplexity and the divergence of each file.
@@ -33,6 +34,7 @@ def measure(
         members: the models that are written.
         plain: the files of refined members without refining that are still to be measured, by ``plain_name``; each is
             removed when it is measured.
+        checkpoints: the folders of checkpoints, by their names.
         options: those of the release.
         state: whose ``source`` and ``files`` are known; each figure is saved to it as soon as it is known.
         progress: told of each batch and of each model.
@@ -47,6 +49,7 @@ def measure(
     judged = [one for one in members if one.member.measured]
     _take_over(judged, state, lambda was: (was.text.sha256, was.part) == (text.sha256, _part(run)), progress)
     names = {one.path: one.member.name for one in judged if one.member.name not in state.figures}
+    names |= {path: name for name, path in checkpoints.items() if name not in state.figures}
     names |= {path: name for name, path in plain.items()}
 
     def measured(found: ComparedModel) -> None:

@@ -12,6 +12,7 @@ from ....quantize.patterns import TypeRule
 from ..checks import refuse
 from ..options import StrPath
 from ..planning import DEFAULT_REFINE_WIDTH
+from .checkpoints import NEED_TEXT
 from .front_matter import check_identifiers
 from .manifest import source_files
 from .published import read_published
@@ -49,6 +50,11 @@ class ReleaseOptions:
             each refined file is measured beside one of the same types that is not refined.
         refine_width: how many columns correct each other, at most; a multiple of 256.
         original: add the weights as they are, in a file of their own.
+        gptq: add GPTQ checkpoints of so many bits each; like the following, in folders of their own.
+        awq: add an AWQ checkpoint.
+        compress: add checkpoints in these schemes of compressed-tensors; see ``compress``.
+        group_size: of GPTQ, AWQ and whole numbers of compressed-tensors; None for the largest of 128, 64 and 32 that
+            divides the widths of all layers.
         split_max_size: the most bytes of a file; larger models are written as shards. The hub takes 50 GB.
 
     Example:
@@ -76,12 +82,21 @@ class ReleaseOptions:
     refine: bool = False
     refine_width: int = DEFAULT_REFINE_WIDTH
     original: bool = False
+    gptq: Sequence[int] = ()
+    awq: bool = False
+    compress: Sequence[str] = ()
+    group_size: int | None = None
     split_max_size: int = 50_000_000_000
 
     @property
     def collects(self) -> bool:
         """Whether importance is collected for the release."""
         return self.imatrix == AUTO
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a text decides what the release holds."""
+        return self.collects or bool(self.gptq) or self.awq or any(name.lower() in NEED_TEXT for name in self.compress)
 
     @property
     def plan_options(self) -> PlanOptions:
@@ -104,12 +119,12 @@ class ReleaseOptions:
         check_identifiers(self.license, self.language)
         if self.compare is not None:
             read_published(Path(self.compare))
-        if not self.collects:
+        if not self.reads_text:
             why = "no importance is collected" if self.imatrix is None else "importance is a file's"
             refuse({"--file": self.text is not None}, why)
         if not self.evaluate:
             refuse({"--evaluation-text": self.evaluation_text is not None}, "nothing is measured without --evaluate")
-            if not self.collects:
+            if not self.reads_text:
                 size = self.n_ctx != ReleaseOptions.n_ctx
                 refuse({"--ctx-size": size, "--chunks": self.chunks is not None}, "no text is read")
 
@@ -128,6 +143,7 @@ class ReleaseOptions:
         members = {
             "tensor_types": [list(rule) for rule in self.rules], "target_sizes": list(self.target_sizes),
             "refine": self.refine, "refine_width": self.refine_width,
+            "gptq": list(self.gptq), "awq": self.awq, "compress": list(self.compress), "group_size": self.group_size,
             "original": self.original, "split_max_size": self.split_max_size,
         }  # fmt: skip
         names = {"recipe_set": self.recipe_set, "name": self.name}

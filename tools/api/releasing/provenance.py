@@ -79,6 +79,10 @@ def _command(manifest: Manifest, options: ReleaseOptions, folder: str) -> str:
         ("--refine", options.refine),
         ("--refine-width", options.refine_width if options.refine_width != DEFAULT_REFINE_WIDTH else None),
         ("--original", options.original),
+        *(("--gptq", bits) for bits in options.gptq),
+        ("--awq", options.awq),
+        *(("--compress", scheme) for scheme in options.compress),
+        ("--group-size", options.group_size),
         (
             "--split-max-size",
             options.split_max_size if options.split_max_size != ReleaseOptions.split_max_size else None,

@@ -12,6 +12,8 @@ from ....formats.hf.files.hub_cache import checkpoint_id, checkpoint_name
 from ....formats.progress import Progress, note
 from .card import Facts, File, model_card, with_plain
 from .chat import chat_of
+from .checkpoint_card import checkpoint_rows
+from .checkpoint_folders import write_cards
 from .front_matter import FrontMatter
 from .manifest import NAME, EvaluationFacts, Manifest, versions, write_manifest
 from .markdown import with_base
@@ -76,6 +78,7 @@ def publish(
         targets=state.targets or {},
         split_max_size=options.split_max_size,
         refinement=refinement,
+        checkpoints=state.checkpoints,
     )
     facts = _card_facts(path, model, stem, rows, members, manifest, options, folder)
     if conflicts := facts.front.conflicts():
@@ -83,6 +86,8 @@ def publish(
     if plot_sizes(with_plain(rows), facts.others, stem, folder / _PLOT):
         facts = replace(facts, plot=_PLOT)
     facts = replace(facts, modelfile=write_modelfile(folder, path, model, facts, progress))
+    facts = replace(facts, checkpoints=checkpoint_rows(manifest))
+    write_cards(folder, facts.name, facts.front, manifest)
     (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
     sums = {name: about.sha256 for name, about in manifest.files.items()}
     if manifest.imatrix is not None and imatrix is not None and imatrix.parent == folder:

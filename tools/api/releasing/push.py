@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from ....formats.progress import Progress, note
 from ....formats.storage.durable import sha256_of_file
 from ....formats.storage.endings import ending
 from ..options import StrPath
+from .checkpoint_folders import checked_folders
+from .checkpoints import sibling_name
 from .manifest import NAME, Manifest, read_manifest
 from .ollama_file import MODELFILE
 
@@ -30,6 +33,7 @@ class Pushed:
         kept: names of those that were there already.
         others: names of files of the repository that belong to no release of ours; they stay.
         made: whether the repository was made now.
+        beside: the same of each checkpoint of the release, in repositories of their own.
 
     Example:
         >>> from quantmill import Pushed
@@ -42,12 +46,16 @@ class Pushed:
     kept: tuple[str, ...]
     others: tuple[str, ...]
     made: bool
+    beside: tuple[Pushed, ...] = ()
 
 
 def push(
     folder: StrPath, repository: str, *, public: bool = False, dry_run: bool = False, progress: Progress | None = None
 ) -> Pushed:
     """Upload a finished release, one commit a file. Nothing is deleted, and what is there is not uploaded again.
+
+    Its checkpoints for transformers and vLLM go to repositories of their own: beside ``me/Tiny-GGUF`` is
+    ``me/Tiny-AWQ``.
 
     Args:
         folder: a folder that ``release`` made.
@@ -76,7 +84,10 @@ def push(
             raise FormatError("is not the file that manifest.json lists", path=folder / name, hint="make it again")
     from ....formats.hub.upload import Destination
 
-    return push_files(Destination(repository, public=public, progress=progress), folder, manifest, dry_run=dry_run)
+    to = Destination(repository, public=public, progress=progress)
+    checked_folders(folder, manifest)
+    done = push_files(to, folder, manifest, dry_run=dry_run)
+    return replace(done, beside=tuple(push_checkpoints(to, folder, manifest, dry_run=dry_run)))
 
 
 def open_destination(repository: str | None, *, public: bool, progress: Progress | None) -> Destination | None:
@@ -94,7 +105,35 @@ def push_files(to: Destination, folder: Path, manifest: Manifest, *, dry_run: bo
     imatrix = manifest.imatrix.file if manifest.imatrix is not None else ""
     names = [*manifest.files, *([imatrix] if (folder / imatrix).is_file() and imatrix else []), *beside, *_LAST]
     files = {name: folder / name for name in names}
-    known = {name: facts.sha256 for name, facts in manifest.files.items()}
+    return _put_all(to, files, {name: facts.sha256 for name, facts in manifest.files.items()}, dry_run)
+
+
+def push_checkpoints(to: Destination, folder: Path, manifest: Manifest, *, dry_run: bool = False) -> list[Pushed]:
+    """Upload the checkpoints of a release, each to a repository of its own.
+
+    Args:
+        to: where the release goes, whose name theirs follow.
+        folder: the release's.
+    """
+    from ....formats.hub.upload import Destination
+
+    done = []
+    for name, facts in manifest.checkpoints.items():
+        repository = sibling_name(to.address.repo, name)
+        place = Destination(repository, public=to.public, progress=to.progress)
+        there = folder.resolve().with_name(facts.folder)
+        files = {file: there / file for file in (*facts.files, "README.md")}
+        sums = {file: about.sha256 for file, about in facts.files.items()}
+        done.append(_put_all(place, files, sums, dry_run))
+    return done
+
+
+def _put_all(to: Destination, files: Mapping[str, Path], known: Mapping[str, str], dry_run: bool) -> Pushed:
+    """Upload files, and check that all of them are there.
+
+    Args:
+        known: SHA-256 of some of them, by name.
+    """
     made = not to.exists
     others = tuple(name for name in to.others if name not in files and not name.startswith("."))
     missing = [name for name in files if not to.has(files[name], name, known.get(name))]

@@ -22,12 +22,14 @@ from ..importance import DEFAULT_MOMENTS_SIZE
 from ..models import read_model, without_float_ending
 from ..options import SizeTarget, StrPath, WriteOptions
 from ..planning import report_importance, with_imatrix
+from .checkpoint_folders import make_checkpoints, make_way
+from .checkpoints import Checkpoint, chosen_checkpoints
 from .levels import chosen_levels
 from .manifest import NAME, FileFacts, Manifest, read_manifest, source_files
 from .measuring import measure, plain_name
 from .members import Member, Planned, chosen_members, plan_member, planned
 from .options import ReleaseOptions
-from .push import open_destination, push_files
+from .push import open_destination, push_checkpoints, push_files
 from .refining import RefinementFacts, can_be_refined, collect_both, moments_digest, refined_by
 from .state import ReleaseState, has_state, open_state
 from .targets import find_recipes, size_name
@@ -83,6 +85,7 @@ def release(
     The steps are: collect importance, write every level from one reading of the weights, read each file back and check
     it, evaluate it if asked for, and write a model card, checksums and a manifest. A run that was interrupted is
     resumed by the same call. Beside the levels of a checkpoint that sees or hears stand its mmproj files, F16 and Q8_0.
+    Checkpoints for transformers and vLLM are folders beside it: ``Tiny-GGUF`` has ``Tiny-GPTQ-Int4`` beside it.
     A model that is larger than ``split_max_size`` is written as shards, named as llama-gguf-split names them.
 
     Args:
@@ -139,19 +142,26 @@ def steps_of(
     threads: int | None = None,
     cluster: ClusterOptions | None = None,
     upload: Destination | None = None,
+    weights: bool = True,
     progress: Progress | None = None,
 ) -> Steps:
     """The steps of a release; see ``Steps``.
 
+    Args:
+        weights: whether the checkpoint's weights are here, whose headers tell if its other formats can be made.
+
     Raises:
-        PlanError: a level is unknown, or the members contradict each other.
+        PlanError: a level is unknown, or the members contradict each other. Others: see ``chosen_checkpoints``.
     """
     importance = options.imatrix is not None
     levels = chosen_levels(options.levels, importance=importance, recipe_set=options.recipe_set)
     targets = [size_name(size) for size in options.target_sizes]
     members = chosen_members(model, towers, levels, targets, original=options.original)
     stem = _stem(path, options.name)
-    return Steps(path, model, towers, folder, options, members, stem, threads, cluster, upload, progress)
+    checkpoints = chosen_checkpoints(
+        path, options.gptq, options.awq, options.compress, options.group_size, progress, check=weights
+    )
+    return Steps(path, model, towers, folder, options, members, checkpoints, stem, threads, cluster, upload, progress)
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,7 @@ class Steps:
         folder, options, threads, cluster, progress: see ``release``.
         upload: the repository that files go to, or None.
         members: the GGUF models to make.
+        checkpoints: those to make for transformers and vLLM.
         stem: what the files' names begin with.
     """
 
@@ -174,6 +185,7 @@ class Steps:
     folder: Path
     options: ReleaseOptions
     members: tuple[Member, ...]
+    checkpoints: tuple[Checkpoint, ...]
     stem: str
     threads: int | None
     cluster: ClusterOptions | None
@@ -193,6 +205,7 @@ class Steps:
         self.check_members()  # a file that cannot be made leaves no folder behind either
         levels = [member.level for member in self.members if member.level and member.measured]
         key = self.options.key(self.path, levels)
+        make_way(self.folder, self.checkpoints, restart=restart)
         state = open_state(self.folder, key, stem=self.stem, restart=restart, say=notes(self.progress))
         if state.published:
             return self.finish(state, read_manifest(self.folder / NAME))
@@ -202,13 +215,16 @@ class Steps:
             report_importance(members[0].plan, self.imatrix, self.progress)
         self.quantize(members, refiner)
         self.verify(state, members)
+        folders = make_checkpoints(
+            self.path, self.checkpoints, self.options, state, self.threads, self.progress
+        )  # fmt: skip
         if state.source is None:
             state.source = {path.name: FileFacts.of(path) for path in source_files(self.path)}
             state.save()
         evaluation = None
         if self.options.evaluate:
             plain = self.write_plain(state, members)
-            evaluation = measure(self.path, members, plain, self.options, state, self.progress)
+            evaluation = measure(self.path, members, plain, folders, self.options, state, self.progress)
         manifest = publish(
             self.path, self.model, self.stem, members, state, self.options, imatrix=self.imatrix,
             evaluation=evaluation, refinement=self.refinement(state), progress=self.progress,
@@ -221,6 +237,7 @@ class Steps:
         """What is left when all files are there."""
         if self.upload is not None:
             push_files(self.upload, self.folder, manifest)
+            push_checkpoints(self.upload, self.folder, manifest)
         state.close(self.working_moments, *self.folder.glob(f".{escape(self.stem)}.*.plain.gguf"))
         return Release(self.folder, tuple(self.folder / name for name in manifest.files), manifest)
 

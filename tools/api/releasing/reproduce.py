@@ -17,7 +17,8 @@ from ..hub import local_path
 from ..models import read_model
 from ..options import StrPath, WriteOptions
 from ..planning import with_imatrix
-from .manifest import FileFacts, Manifest, TextFacts, read_manifest, source_files
+from .checkpoints import listed_files
+from .manifest import CheckpointFacts, FileFacts, Manifest, TextFacts, read_manifest, source_files
 from .members import Member, plan_member, planned
 from .refining import RefinementFacts, can_be_refined, check_again, collect_both, refined_by
 from .towers import release_towers
@@ -67,9 +68,9 @@ def reproduce(
         manifest: the manifest.json of the release.
         model: the checkpoint that the release was made of.
         imatrix: the release's importance matrix; None for the one beside the manifest.
-        text: the text that second moments are collected from; None for the one that ships with the package, or the one
-            of that name beside the manifest.
-        levels: make only these; None for all.
+        text: the text that second moments, and checkpoints of GPTQ and AWQ, are made with; None for the one that ships
+            with the package, or the one of that name beside the manifest.
+        levels: make only these, or checkpoints by their names, such as ``AWQ``; None for all.
         work_folder: where each file is written before it is compared and removed; None for beside the manifest.
         threads: how many threads compute; None for one for each CPU.
         progress: called with typed events; see ``formats/progress.py``.
@@ -91,25 +92,32 @@ def reproduce(
     """
     path, model = Path(manifest), local_path(model, progress=progress)
     content = read_manifest(path)
-    files = _chosen(content, levels, path)
+    files, checkpoints = _chosen(content, levels, path)
     _check_source(content, model)
     used = _find_imatrix(content, imatrix, path)
-    refinement = content.refinement
-    if refinement is None or content.imatrix is None or content.imatrix.text is None:
+    collected = content.refinement is not None and content.imatrix is not None and content.imatrix.text is not None
+    if not collected and not any(one.text for one in content.checkpoints.values()):
         refuse({"--file": text is not None}, "no text is read")
     work = _Work(content, model, used, path, Path(work_folder or path.parent), text, threads, progress)
-    made = work.make(files)
-    return Reproduction(content, {name: made.get(name) == facts.sha256 for name, facts in files.items()})
+    made = work.make(files) if files else {}
+    same = {name: made.get(name) == facts.sha256 for name, facts in files.items()}
+    for one in checkpoints:
+        again = work.make_checkpoint(one)
+        same |= {f"{one.folder}/{file}": again.get(file) == about.sha256 for file, about in one.files.items()}
+    return Reproduction(content, same)
 
 
-def _chosen(manifest: Manifest, levels: Sequence[str] | None, path: Path) -> Mapping[str, FileFacts]:
+def _chosen(
+    manifest: Manifest, levels: Sequence[str] | None, path: Path
+) -> tuple[Mapping[str, FileFacts], list[CheckpointFacts]]:
     if levels is None:
-        return manifest.files
+        return manifest.files, list(manifest.checkpoints.values())
     wanted = {level.upper() for level in levels}
-    unknown = wanted - {facts.member.name.upper() for facts in manifest.files.values()}
-    if unknown:
+    names = {facts.member.name.upper() for facts in manifest.files.values()}
+    if unknown := wanted - names - {name.upper() for name in manifest.checkpoints}:
         raise PlanError(f"has no {', '.join(sorted(unknown))}", path=path, where="--levels")
-    return {name: facts for name, facts in manifest.files.items() if facts.member.name.upper() in wanted}
+    files = {name: facts for name, facts in manifest.files.items() if facts.member.name.upper() in wanted}
+    return files, [facts for name, facts in manifest.checkpoints.items() if name.upper() in wanted]
 
 
 def _check_source(manifest: Manifest, model: Path) -> None:
@@ -193,6 +201,19 @@ class _Work:
             moments.unlink()
         return found
 
+    def make_checkpoint(self, facts: CheckpointFacts) -> dict[str, str]:
+        """Make a checkpoint again, and give its files' checksums."""
+        from ..blockwise import CheckpointOptions
+        from ..running import RunOptions
+
+        text = None if facts.text is None else self.find_text(facts.text)
+        run = RunOptions(n_ctx=facts.n_ctx or None, chunks=facts.chunks)
+        with TemporaryDirectory(prefix=".reproduce-", dir=self.folder) as folder:
+            made = Path(folder, facts.folder)
+            how = CheckpointOptions(threads=self.threads)
+            facts.checkpoint.make(self.model, made, text, run, how, self.progress)
+            return {file.name: sha256_of_file(file) for file in listed_files(made)}
+
     def moments(self, facts: RefinementFacts) -> Path:
         """The file with second moments: the importance matrix that was given, or one that is collected again."""
         imatrix = self.manifest.imatrix
@@ -220,7 +241,7 @@ class _Work:
             return None
         path = self.path.parent / facts.name if given is None else Path(given)
         if not path.is_file():
-            raise FormatError("the text of the second moments is missing", path=path, hint="name it with --file")
+            raise FormatError("the text of the release is missing", path=path, hint="name it with --file")
         if sha256_of_file(path) != facts.sha256:
             raise FormatError("is not the text of the release", path=path, hint="name it with --file")
         return path

@@ -14,7 +14,17 @@ from ....formats.json_text import read_json
 from ....formats.json_types import FLAG, OBJECT, WHOLE, take
 from ....formats.storage.durable import partial_name
 from .fields import needed
-from .manifest import FIGURES, FIGURES_BY_NAME, NAME, Figures, FileFacts, files_from_json, write_json
+from .manifest import (
+    FIGURES,
+    FIGURES_BY_NAME,
+    NAME,
+    CheckpointFacts,
+    Figures,
+    FileFacts,
+    checkpoints_from_json,
+    files_from_json,
+    write_json,
+)
 from .targets import TargetRecipe, recipes_from_json
 
 _STATE = ".release.json"
@@ -36,6 +46,7 @@ class ReleaseState:
         figures: the figures of the levels that are evaluated.
         source: the files of the checkpoint, by name; None if not hashed yet.
         targets: the recipes that were found for target sizes, by name; None if not looked for yet.
+        checkpoints: those for transformers and vLLM that are made, by name.
         published: whether all that belongs to the release is written, and only working files are left.
     """
 
@@ -48,6 +59,7 @@ class ReleaseState:
     source: dict[str, FileFacts] | None = None
     targets: dict[str, TargetRecipe] | None = None
     published: bool = False
+    checkpoints: dict[str, CheckpointFacts] = field(default_factory=dict)
 
     @property
     def before(self) -> Path:
@@ -70,6 +82,7 @@ class ReleaseState:
             "base": self.base,
             "figures": self.figures,
             "published": self.published,
+            "checkpoints": {name: facts.to_json() for name, facts in self.checkpoints.items()},
             "source": None if self.source is None else {name: facts.to_json() for name, facts in self.source.items()},
             "targets": None if self.targets is None else {name: one.to_json() for name, one in self.targets.items()},
         }
@@ -97,6 +110,21 @@ def check_folder(folder: Path, *, restart: bool = False) -> None:
     ours = {partial_name(_path(folder)), folder / _BEFORE}
     if folder.exists() and (not folder.is_dir() or {*folder.iterdir()} - ours):
         raise OutputError("exists and is not an empty folder", path=folder, hint="choose another")
+
+
+def listed_checkpoints(folder: Path) -> dict[str, str]:
+    """The folders' names of the checkpoints that belong to a folder's release, finished or not, by their own names."""
+    found: dict[str, str] = {}
+    for path, *inside in ((folder / NAME,), (_path(folder), "done")):
+        try:
+            content = read_json(path)
+            for key in inside:
+                content = needed(content, key, OBJECT, path=path)
+            listed = take(content, "checkpoints", OBJECT, {}, path=path)
+            found |= {name: facts.folder for name, facts in checkpoints_from_json(listed, path, "checkpoints.").items()}
+        except FormatError:
+            continue  # it is damaged, or of another version: what it lists is not ours to remove
+    return found
 
 
 def open_state(
@@ -144,6 +172,7 @@ def _read(folder: Path, key: Mapping[str, object]) -> ReleaseState:
             folder, key, found("text_chunks", WHOLE), files, found("base", FIGURES), figures, source or None,
             None if targets is None else recipes_from_json(targets, path, "done.targets."),
             found("published", FLAG) or False,
+            checkpoints_from_json(found("checkpoints", OBJECT, {}), path, "done.checkpoints."),
         )  # fmt: skip
     except FormatError as error:
         problem = f"is damaged: {error.problem}"
