@@ -45,6 +45,15 @@ THREADS = 2
 LEVELS = ("Q8_0", "Q4_K_M", "IQ3_M")
 REFINED = "Q2_K"
 _COMPILED = ("quantize to", "quantize --refine", "gptq")
+# A small process starts the command: a new one's peak begins with that of the process that started it.
+_LAUNCHER = """
+import os, sys, time
+start, pid = time.perf_counter(), os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+with open(sys.argv[1], "w") as file:
+    print(usage.ru_utime + usage.ru_stime, time.perf_counter() - start, usage.ru_maxrss, file=file)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 GPTQMODEL = """
 import sys
 import numpy as np, torch
@@ -208,17 +217,15 @@ class Bench:
 def _run(words: Sequence[str]) -> Cost:
     """Run a command to its end. Raises ``CalledProcessError``, with what it said, where it fails."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GPTQMODEL_CPU_WORKERS": str(THREADS)}
-    with tempfile.TemporaryFile() as said:
-        start = perf_counter()
-        process = subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        clock = perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "said").open("w+b") as said:
+        cost = Path(folder) / "cost"
+        launcher = [sys.executable, "-S", "-c", _LAUNCHER, str(cost), *words]
+        code = subprocess.run(launcher, stdout=said, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+        if code:
             said.seek(0)
-            raise subprocess.CalledProcessError(process.returncode, words, said.read().decode(errors="replace"))
-    kilobytes = usage.ru_maxrss / (1 if sys.platform == "linux" else 1024)
-    return Cost(usage.ru_utime + usage.ru_stime, clock, kilobytes * 1.024e-3)
+            raise subprocess.CalledProcessError(code, words, said.read().decode(errors="replace"))
+        cpu, clock, peak = map(float, cost.read_text().split())
+    return Cost(cpu, clock, peak * (1.024e-3 if sys.platform == "linux" else 1e-6))
 
 
 def _remove(outputs: Sequence[Path]) -> None:
