@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill import RunOptions, evaluate
+from quantmill.imatrix.corpus import Corpus
 from quantmill.tools.api.judging import judge_against_saved, open_judged, open_saved
 from quantmill.tools.api.running import open_text, open_weights
 
@@ -46,12 +47,12 @@ class Judge:
 
     Args:
         base: the file that ``evaluate`` saved.
-        text: the text.
+        corpus: the text in the base's tokens, which every file is given: another program's may cut the text otherwise.
         options: of its chunks.
     """
 
     base: Path
-    text: Path
+    corpus: Corpus
     options: RunOptions
 
     @classmethod
@@ -61,16 +62,15 @@ class Judge:
         base, options = folder / f"{text.name}.base.npz", RunOptions(n_ctx=n_ctx, chunks=chunks)
         base.unlink(missing_ok=True)
         evaluate(model, text, save_base=base, run=options)
-        return cls(base, text, options)
+        return cls(base, open_text(open_weights(model), text, options), options)
 
     def figures(self, file: Path) -> Figures:
         """Judge a file."""
         side = open_judged(file, None)
-        corpus = open_text(side.weights, self.text, self.options)
-        saved = open_saved(self.base, [side], corpus)
+        saved = open_saved(self.base, [side], self.corpus)
         with tempfile.TemporaryDirectory() as name:
-            record = judge_against_saved(side, saved, corpus, Path(name), self.options, None)
-        return Figures(*(_by_chunk(parts, corpus.n_chunks) for parts in (record.kld, record.nll, record.same_top)))
+            record = judge_against_saved(side, saved, self.corpus, Path(name), self.options, None)
+        return Figures(*(_by_chunk(parts, self.corpus.n_chunks) for parts in (record.kld, record.nll, record.same_top)))
 
 
 def check_length(model: Path, text: Path, n_ctx: int, chunks: int) -> None:
