@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from oracles.hub import Hub, running_hub, wait_until
 from oracles.mistral_folders import CASES, save
@@ -27,6 +29,7 @@ from quantmill import (
     plan,
     push,
     read_gguf,
+    read_hf,
     release,
     tiny_llama,
     write_gguf,
@@ -93,6 +96,23 @@ def test_mistrals_own_format_by_name(hub: Hub, tmp_path: Path) -> None:
     assert [bytes(t.rows(0, t.n_rows)) for t in ours] == [bytes(t.rows(0, t.n_rows)) for t in here]
     assert ours.get("tokenizer.ggml.tokens") == here.get("tokenizer.ggml.tokens")
     assert plan("org/mistral", ["Q8_0"]).model.arch == "llama"
+
+
+def test_an_adapter_of_a_base_on_the_hub(hub: Hub, checkpoint: Path, tmp_path: Path, cli: Callable[..., Done]) -> None:
+    """Its configuration is fetched, and no weights."""
+    width = json.loads((checkpoint / "config.json").read_text())["hidden_size"]
+    name = "base_model.model.model.layers.0.mlp.up_proj.lora_{}.weight"
+    up = next(t for t in read_hf(checkpoint) if t.name == "blk.0.ffn_up.weight")
+    pair = {name.format("A"): np.ones((4, width), np.float32), name.format("B"): np.ones((up.n_rows, 4), np.float32)}
+    (tmp_path / "lora").mkdir()
+    save_file(pair, tmp_path / "lora" / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["up_proj"], "base_model_name_or_path": "?"}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(said))
+    assert cli("convert", tmp_path / "lora", tmp_path / "hub.gguf", "--base", "org/tiny").code == 0
+    assert cli("convert", tmp_path / "lora", tmp_path / "folder.gguf", "--base", checkpoint).code == 0
+    assert (tmp_path / "hub.gguf").read_bytes() == (tmp_path / "folder.gguf").read_bytes()
+    assert sum(hub.sent.values()) < sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")) / 2
+    assert "or its name on the hub" in cli("convert", tmp_path / "lora", tmp_path / "o.gguf").err
 
 
 def test_the_usual_name_of_the_output(hub: Hub, tmp_path: Path) -> None:

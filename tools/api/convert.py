@@ -34,7 +34,7 @@ from .conversion import (
     write_copy,
     write_image_model,
 )
-from .hub import source_at_hand
+from .hub import described_folder, source_at_hand
 from .mmproj import check_towers, plan_towers, read_towers
 from .models import output_path, read_model, source_kind, target_kind
 from .naming import described
@@ -253,9 +253,9 @@ def _read_adapter(src: Path, read: ReadOptions, level: str, progress: Progress |
     dtype = "F32" if level.lower() == "auto" else level.upper()
     if dtype not in FLOATS:
         raise PlanError(f"an adapter cannot be {level}", hint=f"--outtype auto, {', '.join(FLOATS)}")
-    adapter = read_lora(
-        src, read.lora_base, BY_NAME[dtype], follow_links=read.follow_links, say=notes(progress, important=True)
-    )
+    # Of a base on the hub only its configuration and the headers of its weights are read.
+    base = None if read.lora_base is None else described_folder(read.lora_base, progress=progress)[0]
+    adapter = read_lora(src, base, BY_NAME[dtype], follow_links=read.follow_links, say=notes(progress, important=True))
     return described(adapter, read)
 
 

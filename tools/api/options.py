@@ -25,7 +25,8 @@ class ReadOptions:
             ``diffusion`` for a model that makes images or videos; None to look at what the path holds.
         pre: llama.cpp's name of the pre-tokenizer, for a checkpoint whose pre-tokenizer is not recognized.
         ggml: what a GGML file does not store; None to infer or assume it.
-        lora_base: the folder of the model that a LoRA adapter was trained on; None for the one that the adapter names.
+        lora_base: the folder of the model that a LoRA adapter was trained on, or its name on the hub, of which only the
+            configuration is fetched; None for the one that the adapter names.
         drop_extra_tokens: leave out a checkpoint's tokens beyond the embedding's rows, with a note, instead of refusing
             them.
         follow_links: read files of a checkpoint or an adapter whose links lead out of the folder, instead of refusing

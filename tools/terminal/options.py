@@ -306,7 +306,10 @@ read_options: Group[Any] = gather(
         "--vocab-dir", type=click.Path(path_type=Path), metavar="FOLDER",
         help="GGML: use the tokenizer of this Hugging Face folder, not the file's.",
     ),
-    click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER", help="LoRA: the base model's folder."),
+    click.option(
+        "--base", type=click.Path(path_type=Path), metavar="FOLDER",
+        help="LoRA: the base model's folder, or its name on the hub.",
+    ),
     click.option(
         "--drop-extra-tokens", is_flag=True,
         help="Leave out a checkpoint's tokens beyond the embedding's rows, as llama.cpp does for SentencePiece.",

@@ -101,7 +101,9 @@ def _named_base(about: LoraConfig) -> Path:
     if about.base and os.path.isfile(os.path.join(about.base, "config.json")):
         return Path(about.base)
     problem = f"the base model {about.base!r} is not a local folder" if about.base else "names no base model"
-    raise FormatError(problem, path=about.path, hint="--base FOLDER, with the base's config.json in it")
+    raise FormatError(
+        problem, path=about.path, hint="--base FOLDER, with the base's config.json in it, or its name on the hub"
+    )
 
 
 def _read(folder: Path, follow_links: bool, say: Say) -> dict[str, Stored]:
