@@ -69,7 +69,7 @@ def _refine(rows: F32_ARRAY, plain: Bytes, kernel: Kernel, block: Block, passes:
         state.look_ahead(panel)
         codes.sweep(panel, panel.ahead, *((passes, passes) if alone else (1, int(codes.quick))))
         state.settle(panel)
-    for done in range(0 if alone else passes):
+    for done in range(0 if alone else passes):  # rounds
         for panel in block.panels:
             state.look_around(panel)
             codes.sweep(panel, panel.joint, 1, int(codes.quick or done == passes - 1))

@@ -24,7 +24,7 @@ from .scalar_types import SCALAR_TYPES, ScalarType
 from .scales import Scales
 from .squares import look_ahead
 
-# Passes of coordinate descent: as many as ten times the plain encoder's time allows, few where that one is fast.
+# Passes of coordinate descent, few where the plain encoder is fast; of a block of several panels, rounds over them.
 PASSES = (
     dict.fromkeys([*SCALAR_TYPES, *LATTICE_TYPES], 4)
     | dict.fromkeys(["Q3_K", "Q6_K", "Q4_0", "Q5_0", "IQ1_M"], 1)

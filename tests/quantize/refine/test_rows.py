@@ -12,6 +12,7 @@ from quantmill.quantize.kernels.simd import VEC
 from quantmill.quantize.refine import REFINED
 from quantmill.quantize.refine.columns import Columns, Lanes, new_scratch
 from quantmill.quantize.refine.factor import DAMPING, Block, make_blocks, metric_of
+from quantmill.quantize.refine.integers import matrix_units
 from quantmill.quantize.refine.lattice_types import LATTICE_TYPES
 from quantmill.quantize.refine.products import (
     SQUARE,
@@ -94,10 +95,21 @@ def test_the_products_are_kept_better_and_no_row_worse(name: str) -> None:
 @pytest.mark.parametrize("name", ["Q3_K", "Q4_0", "IQ4_NL", "NVFP4", "IQ2_XS", "IQ1_M"])
 def test_bytes_do_not_depend_on_the_other_rows(name: str) -> None:
     """A row alone, in any company, in any lane: the same bytes. So threads and chunks do not show."""
-    blocks, rows = make_blocks([moments(256), moments(256, seed=3)]), weights(37, 512)
-    whole = refined(rows, name, blocks)
-    for start, end in ((0, 1), (5, 6), (3, 20), (16, 37)):
-        assert (refined(np.ascontiguousarray(rows[start:end]), name, blocks) == whole[start:end]).all()
+    rows = weights(37, 512)
+    for h in ([moments(256), moments(256, seed=3)], [moments(512)]):
+        blocks = make_blocks(h)
+        whole = refined(rows, name, blocks)
+        for start, end in ((0, 1), (5, 6), (3, 20), (16, 37)):
+            assert (refined(np.ascontiguousarray(rows[start:end]), name, blocks) == whole[start:end]).all()
+
+
+@pytest.mark.skipif(not matrix_units(), reason="this processor has no matrix units")
+@pytest.mark.parametrize("name", ["Q4_K", "IQ2_XS"])
+def test_bytes_do_not_depend_on_matrix_units(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, h = weights(37, 768), moments(768)
+    with_units = refined(rows, name, make_blocks([h]))
+    monkeypatch.setattr("quantmill.quantize.refine.factor.matrix_units", lambda: False)
+    assert (refined(rows, name, make_blocks([h])) == with_units).all()
 
 
 @pytest.mark.parametrize("name", TYPES)
