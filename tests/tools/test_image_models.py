@@ -97,14 +97,37 @@ def test_names_of_the_file_are_shown_harmless(tmp_path: Path, refused: Callable[
     assert "\\x1b[2J\\n.weight" in refused("convert", path, tmp_path / "out.gguf")
 
 
-def test_a_video_model_at_every_level(tmp_path: Path, cli: Callable[..., Any]) -> None:
+def test_a_video_model_has_the_planned_size(tmp_path: Path, cli: Callable[..., Any]) -> None:
     path = save(tmp_path / "wan.safetensors", wan(blocks=1))
     table = json.loads(cli("plan", path, "--json").out)
     assert table["recipe_set"] == "comfyui-gguf"
-    for row in table["levels"]:
+    for row in table["levels"][::4]:
         out = tmp_path / f"{row['level']}.gguf"
         assert cli("convert", path, out, "--outtype", row["level"]).code == 0
         assert out.stat().st_size == row["bytes"], row["level"]
+
+
+def test_a_release_says_how_to_use_it(model: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    folder = tmp_path / "release"
+    done = cli("release", model, folder, "--levels", "Q4_K_S")
+    assert done.code == 0, done
+    assert "no importance is collected: no text runs through a model that makes images" in done.err
+    file = folder / "flux1-tiny.Q4_K_S.gguf"
+    assert {path.name for path in folder.iterdir()} == {file.name, "README.md", "SHA256SUMS", "manifest.json"}
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag: text-to-image" in card
+    assert "for ComfyUI with ComfyUI-GGUF, and for diffusers." in card
+    assert f'FluxTransformer2DModel.from_single_file(\n    "{file.name}",' in card
+    assert "llama" not in card
+    assert json.loads((folder / "manifest.json").read_text())["options"]["recipe_set"] == "comfyui-gguf"
+    again = cli("reproduce", folder / "manifest.json", "--model", model)
+    assert again.code == 0, again
+
+
+@pytest.mark.parametrize("option", ["--evaluate", "--refine"])
+def test_a_release_measures_no_text(option: str, model: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    line = refused("release", model, tmp_path / "release", option)
+    assert f"{option}: has no effect: no text runs through a model that makes images" in line
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from ...formats.diffusion.files import is_diffusers_folder
 from ...formats.errors import FormatError
 from ...formats.hf.files.hub_cache import checkpoint_name, id_of_snapshot, newest_snapshot
 from ...formats.progress import Note, Progress, notes
-from ...formats.storage.endings import ending
+from ...formats.storage.endings import ending, without_ending
 from .checks import check_read
 from .hub import describe_remote, local_path
 from .naming import described
@@ -205,4 +205,5 @@ def output_path(model: Path, level: str, kind: Kind = "gguf") -> Path:
         model = model.resolve()
     if id_of_snapshot(str(model.absolute())):
         return Path(f"{without_float_ending(checkpoint_name(model))}.{ending}")
-    return model.with_name(f"{without_float_ending(shard_prefix(model))}.{ending}")
+    name = without_ending(shard_prefix(model), ".safetensors")
+    return model.with_name(f"{without_float_ending(name)}.{ending}")

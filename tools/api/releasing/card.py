@@ -73,6 +73,8 @@ class Facts:
         original: the text of the original's model card, without its front matter.
         checkpoints: those for transformers and vLLM that belong to the release.
         modelfile: whether there is one for Ollama.
+        image: whether the model makes images or videos.
+        image_class: the class of diffusers that loads such a model's files, or empty.
     """
 
     name: str
@@ -90,6 +92,8 @@ class Facts:
     original: str = ""
     checkpoints: Sequence[CheckpointRow] = ()
     modelfile: bool = False
+    image: bool = False
+    image_class: str = ""
 
 
 def model_card(facts: Facts) -> str:
@@ -105,14 +109,14 @@ def model_card(facts: Facts) -> str:
     parts = [
         front_matter(facts.front),
         f"# {plain(facts.name)} in GGUF\n",
-        f"Quantized files of {code(facts.front.base_model)} for llama.cpp and the programs built on it.\n",
+        f"Quantized files of {code(facts.front.base_model)} for {_programs(facts)}.\n",
         _how_made(facts),
         _prompt(facts),
         _table(facts),
         measured_table([*with_plain(facts.files), *facts.checkpoints], facts.others, facts.others_table),
         _plot(facts),
         _methods(facts),
-        _running(facts),
+        _painting(facts) if facts.image else _running(facts),
         _towers(facts),
         _checkpoints(facts),
         "`SHA256SUMS` lists each file's checksum: `sha256sum -c SHA256SUMS`. `manifest.json` records what is needed to "
@@ -220,6 +224,39 @@ choice, Q8_0 is smaller:
 
 ```shell
 {commands}
+```
+"""
+
+
+def _programs(facts: Facts) -> str:
+    if not facts.image:
+        return "llama.cpp and the programs built on it"
+    return "ComfyUI with ComfyUI-GGUF" + (", and for diffusers" if facts.image_class else "")
+
+
+def _painting(facts: Facts) -> str:
+    """How to use the files of a model that makes images or videos."""
+    pick = picked(facts.files).name
+    text = f"""## How to use these files
+
+ComfyUI, with [ComfyUI-GGUF](https://github.com/city96/ComfyUI-GGUF): put {code(pick)} into
+`models/diffusion_models`, and load it with the node *Unet Loader (GGUF)*. Text encoders and the VAE are those of the
+original.
+"""
+    if not facts.image_class:
+        return text
+    return f"""{text}
+diffusers:
+
+```python
+import torch
+from diffusers import {facts.image_class}, GGUFQuantizationConfig
+
+transformer = {facts.image_class}.from_single_file(
+    {literal(pick)},
+    quantization_config=GGUFQuantizationConfig(compute_dtype=torch.bfloat16),
+    torch_dtype=torch.bfloat16,
+)
 ```
 """
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....formats.gguf.image_archs import is_image
 from ....formats.hf.files.hub_cache import checkpoint_id, checkpoint_name
 from ....formats.progress import Progress, note
 from .card import Facts, File, model_card, with_plain
@@ -15,6 +16,7 @@ from .chat import chat_of
 from .checkpoint_card import checkpoint_rows
 from .checkpoint_folders import write_cards
 from .front_matter import FrontMatter
+from .images import image_class, image_task
 from .manifest import NAME, EvaluationFacts, Manifest, versions, write_manifest
 from .markdown import with_base
 from .measuring import plain_name
@@ -85,7 +87,8 @@ def publish(
         note(progress, f"README.md: beside the original's card, {', '.join(conflicts)}")
     if plot_sizes(with_plain(rows), facts.others, stem, folder / _PLOT):
         facts = replace(facts, plot=_PLOT)
-    facts = replace(facts, modelfile=write_modelfile(folder, path, model, facts, progress))
+    if not facts.image:
+        facts = replace(facts, modelfile=write_modelfile(folder, path, model, facts, progress))
     facts = replace(facts, checkpoints=checkpoint_rows(manifest))
     write_cards(folder, facts.name, facts.front, manifest)
     (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
@@ -140,12 +143,11 @@ def _card_facts(
     base_model = options.base_model or _base_model(path, card)
     towers = [one for one in members if one.member.mmproj]
     sees, hears = sees_and_hears(towers[0].plan.source) if towers else (False, False)
-    chat = chat_of(model)
+    chat, image = chat_of(model), is_image(model.arch)
+    kind = image_task(model) if image else task(sees, hears)
     return Facts(
         name=stem,
-        front=FrontMatter(
-            base_model, card, task(sees, hears), options.quantized_by, tuple(options.language), options.license
-        ),
+        front=FrontMatter(base_model, card, kind, options.quantized_by, tuple(options.language), options.license),
         files=rows,
         provenance=provenance(manifest, options, folder.resolve().name),
         prompt=prompt_template(chat.template, chat.tokens),
@@ -156,6 +158,8 @@ def _card_facts(
         others=() if options.compare is None else read_published(Path(options.compare)),
         others_table=None if options.compare is None else Path(options.compare).name,
         original=_original(card_body(own), base_model) if path.is_dir() else "",
+        image=image,
+        image_class=image_class(model) if image else "",
     )
 
 

@@ -24,6 +24,7 @@ from ..options import SizeTarget, StrPath, WriteOptions
 from ..planning import report_importance, with_imatrix
 from .checkpoint_folders import make_checkpoints, make_way
 from .checkpoints import Checkpoint, chosen_checkpoints
+from .images import options_for
 from .levels import chosen_levels
 from .manifest import NAME, FileFacts, Manifest, read_manifest, source_files
 from .measuring import measure, plain_name
@@ -153,6 +154,7 @@ def steps_of(
     Raises:
         PlanError: a level is unknown, or the members contradict each other. Others: see ``chosen_checkpoints``.
     """
+    options = options_for(model, options, progress)
     importance = options.imatrix is not None
     levels = chosen_levels(options.levels, importance=importance, recipe_set=options.recipe_set)
     targets = [size_name(size) for size in options.target_sizes]
@@ -411,7 +413,8 @@ class Steps:
 
 def _stem(model: Path, name: str | None) -> str:
     """What the files' names begin with; a folder's name with control characters in it is not taken as it is."""
-    own = without_float_ending(without_ending(checkpoint_name(model), ".gguf"))
+    own = without_ending(without_ending(checkpoint_name(model), ".gguf"), ".safetensors")
+    own = without_float_ending(own)
     if not name and own == visible(own):
         return own
     seen = "".join(char if visible(char) == char else "-" for char in name or own)
