@@ -165,12 +165,12 @@ def test_of_a_real_model(
     smollm2_hf: Path, tmp_path: Path, cli: Callable[..., Done], record_property: pytest.RecordProperty
 ) -> None:
     """SmolLM2, calibrated on the text that ships with the package and measured on the rest of that text."""
-    words = ("--levels", "Q4_0", "--refine", "--evaluate", "--quiet")
+    words = ("--levels", "Q4_0", "--refine", "--evaluate", "--chunks", 16, "--quiet")
     assert cli("release", smollm2_hf, tmp_path / "set", *words).code == 0
     measured = json.loads((tmp_path / "set" / "manifest.json").read_text())["evaluation"]["files"]
     plain, refined = measured["Q4_0 plain"]["kld_mean"], measured["Q4_0"]["kld_mean"]
     record_property("counts", f"release of SmolLM2 in Q4_0: KLD {plain:.5f} plain, {refined:.5f} refined")
-    assert refined < plain  # by 8 % with the 7,680 tokens that are calibrated on; more text gains more
+    assert refined < plain
     card = (tmp_path / "set" / "README.md").read_text()
     assert (card.count(", plain |"), card.count(", refined |")) == (1, 2)
     done = cli("reproduce", tmp_path / "set" / "manifest.json", "--model", smollm2_hf, "--levels", "Q4_0")
