@@ -41,7 +41,7 @@ _SAME_INPUT = (
 )
 _TRIAL = 1024  # columns of a block whose time is taken
 _TRIAL_ROWS = 512
-_PANEL = 256  # rows of a product: nothing above the diagonal is computed beyond them
+_PANEL = 128  # rows of a product: nothing above the diagonal is computed beyond them
 
 
 def measured(name: str) -> bool:
