@@ -42,7 +42,7 @@ def test_no_program_is_left_out() -> None:
 
 
 def test_every_option_of_ours_is_there() -> None:
-    named = re.findall(r"`(quantmill|[a-z-]+) (--[a-z][a-z-]*)", PAGE)
+    named = re.findall(r"`(quantmill|[a-z-]+) (--[a-z][a-z0-9-]*)", PAGE)
     assert len(named) > 70
     for command, option in named:
         if command != "quantmill":
