@@ -69,13 +69,14 @@ class Activations:
         """Read the activations [len(chunks), n_ctx, width] of some chunks."""
         if self._memory is not None:
             return self._memory[chunks]
-        raw = np.empty((len(chunks), self.chunk_bytes), np.uint8)
+        # Memory of torch's own, which is aligned: how a product is rounded may depend on that.
+        raw = torch.empty(len(chunks), self.chunk_bytes, dtype=torch.uint8)
         with self.file(self.turn).open("rb") as file:
-            for row, chunk in zip(raw, chunks, strict=True):
+            for row, chunk in zip(raw.numpy(), chunks, strict=True):
                 file.seek(chunk * self.chunk_bytes)
                 if file.readinto(row.data) != self.chunk_bytes:
                     raise OSError(f"{file.name}: ends before chunk {chunk}")
-        return torch.from_numpy(raw).view(self.dtype).reshape(len(chunks), *self.shape[1:])
+        return raw.view(self.dtype).reshape(len(chunks), *self.shape[1:])
 
     def flip(self) -> None:
         """Make what was written what is read from now on."""

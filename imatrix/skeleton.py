@@ -207,9 +207,10 @@ class Skeleton:
                 setattr(part, leaf, self._parameter(values))
 
     def _parameter(self, values: np.ndarray[Any, Any]) -> nn.Parameter:
+        """A parameter in memory of torch's own: how a product is rounded may depend on how its factors are aligned."""
         bits = values.dtype == np.uint16  # as ``read_bf16`` gives them
         tensor = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16) if bits else torch.from_numpy(values)
-        return nn.Parameter(tensor.to(self.device, self.dtype), requires_grad=False)
+        return nn.Parameter(tensor.to(self.device, self.dtype, copy=True), requires_grad=False)
 
     @property
     def _read(self) -> Reader:

@@ -117,7 +117,7 @@ class SequentialEncoder:
             return None
         rows = (t.rows(one.matrix * r, (one.matrix + 1) * r) for t, r in zip(found, n, strict=True))
         floats = (to_f32(raw, t.qtype).reshape(-1, one.width) for raw, t in zip(rows, found, strict=True))
-        return {name: torch.from_numpy(np.ascontiguousarray(w)) for name, w in zip(one.names, floats, strict=True)}
+        return {name: torch.tensor(np.ascontiguousarray(w)) for name, w in zip(one.names, floats, strict=True)}
 
     def see(self, one: Input, pair: AsidePair) -> None:
         """Add a batch of an input's tokens."""

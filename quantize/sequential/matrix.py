@@ -1,4 +1,7 @@
-"""Choose how to encode a matrix by what each way costs on inputs that none of them has seen, and encode it so."""
+"""Choose how to encode a matrix by what each way costs on inputs that none of them has seen, and encode it so.
+
+Arrays are copied into tensors: torch's memory is aligned, and how a product is rounded may depend on that.
+"""
 
 from __future__ import annotations
 
@@ -74,14 +77,14 @@ class Matrix:
             PlanError: the inputs' moments have no factor.
         """
         rows = slice(0, self.n_rows, max(1, self.n_rows // _SAMPLE))
-        x = torch.from_numpy(self._read(rows))
+        x = torch.tensor(self._read(rows))
         unseen = aside.sums.drift(self.tensor.name, rows, x)
         costs: dict[Way, float] = {}
 
         def judge(tried: Sequence[Way]) -> Way:
             def one(part: slice) -> None:
                 way = tried[part.start]
-                change = torch.from_numpy(self._decoded(self._encode(way, seen, rows))) - x
+                change = torch.tensor(self._decoded(self._encode(way, seen, rows))) - x
                 found[part.start] = float(losses(change, unseen, aside.mean).sum())
 
             found = [0.0] * len(tried)
@@ -108,7 +111,7 @@ class Matrix:
         """The damping with which moved weights, before they are encoded, cost least; 0 where none lessens the cost."""
         if not (seen.sums.paired and aside.sums.paired):
             return 0.0
-        x = torch.from_numpy(self._read(rows))
+        x = torch.tensor(self._read(rows))
         drift, unseen = (known.sums.drift(self.tensor.name, rows, x) for known in (seen, aside))
         assert drift is not None
         costs = {0.0: 0.0}
@@ -123,7 +126,7 @@ class Matrix:
         target = self._read(rows)
         factor = seen.factor(way.ridge) if way.ridge else None
         if factor is not None:
-            x = torch.from_numpy(target)
+            x = torch.tensor(target)
             drift = seen.sums.drift(self.tensor.name, rows, x)
             assert drift is not None
             target = np.ascontiguousarray(retarget(x, drift, factor).numpy())
