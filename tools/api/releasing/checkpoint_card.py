@@ -32,7 +32,7 @@ def checkpoint_card(name: str, facts: CheckpointFacts, title: str, front: FrontM
     """
     own = facts.checkpoint
     tags = (*_TAGS[own.method], "quantized")
-    own_front = front_matter(replace(front, tags=tags, library="transformers"))
+    own_front = front_matter(replace(front, tags=tags, program="transformers"))
     how = f"quantmill {manifest.versions['quantmill']}, {_words(facts)}"
     lines = [f"- Program: {how}"]
     if facts.text is not None:

@@ -25,7 +25,7 @@ class FrontMatter:
         quantized_by: who made the release, or None.
         language, license: what the publisher says, in place of what the original's card says.
         tags: those of the release, behind the original's.
-        library: the program that its files are for.
+        program: what its files are for, as the hub calls it.
     """
 
     base_model: str
@@ -35,7 +35,7 @@ class FrontMatter:
     language: Sequence[str] = ()
     license: str | None = None
     tags: Sequence[str] = ("gguf", "quantized")
-    library: str = "gguf"
+    program: str = "gguf"
 
     def entries(self) -> dict[str, object]:
         """The keys and their values, in order."""
@@ -54,7 +54,7 @@ class FrontMatter:
         known["pipeline_tag"] = card.get("pipeline_tag", self.task)
         if self.quantized_by:
             known["quantized_by"] = self.quantized_by
-        known["library_name"] = self.library
+        known["library_name"] = self.program
         return {key: _entry(value) for key, value in known.items()}
 
     def conflicts(self) -> tuple[str, ...]:
