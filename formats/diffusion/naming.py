@@ -9,7 +9,7 @@ for a tensor whose halves (shift and scale) change places, ``~last`` for one tha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -84,22 +84,8 @@ def original_moves(layout: str, names: Iterable[str]) -> tuple[list[Move], list[
         >>> moves[0].original, unknown
         ('blocks.0.self_attn.q.weight', ['other'])
     """
-    found: dict[str, Move] = {}
-    unknown = []
-    listed = list(names)
-    table = [(row, _pattern(part)) for row in rows_of(layout) for part in row.parts]
-    last = _last_blocks(listed)
-    for name in listed:
-        match = next(((row, hit) for row, pattern in table if (hit := pattern.fullmatch(name))), None)
-        if match is None:
-            unknown.append(name)
-            continue
-        row, hit = match
-        groups = hit.groups()
-        original = _filled(row.original, groups)
-        swapped = row.swapped == "all" or (row.swapped == "last" and _is_last(name, last))
-        found[original] = Move(original, tuple(_filled(part, groups) for part in row.parts), swapped)
-    return list(found.values()), unknown
+    moves, unknown = _moves([(row, part) for row in rows_of(layout) for part in row.parts], names)
+    return list({move.original: move for move in moves}.values()), unknown
 
 
 def diffusers_moves(layout: str, names: Iterable[str]) -> tuple[list[Move], list[str]]:
@@ -111,8 +97,13 @@ def diffusers_moves(layout: str, names: Iterable[str]) -> tuple[list[Move], list
         >>> moves[0].parts[1:]
         ('transformer_blocks.0.attn.to_k.bias', 'transformer_blocks.0.attn.to_v.bias')
     """
+    return _moves([(row, row.original) for row in rows_of(layout)], names)
+
+
+def _moves(sought: Sequence[tuple[Row, str]], names: Iterable[str]) -> tuple[list[Move], list[str]]:
+    """The move of each name by the first row whose pattern, beside it, the name has; and the names that have none."""
     listed = list(names)
-    table = [(row, _pattern(row.original)) for row in rows_of(layout)]
+    table = [(row, _pattern(text)) for row, text in sought]
     last = _last_blocks(listed)
     found, unknown = [], []
     for name in listed:
@@ -120,9 +111,9 @@ def diffusers_moves(layout: str, names: Iterable[str]) -> tuple[list[Move], list
         if match is None:
             unknown.append(name)
             continue
-        row, hit = match
+        row, groups = match[0], match[1].groups()
         swapped = row.swapped == "all" or (row.swapped == "last" and _is_last(name, last))
-        found.append(Move(name, tuple(_filled(part, hit.groups()) for part in row.parts), swapped))
+        found.append(Move(_filled(row.original, groups), tuple(_filled(part, groups) for part in row.parts), swapped))
     return found, unknown
 
 

@@ -1,11 +1,11 @@
-"""What releases are made of in tests: a small model with a card and a chat template, and a text."""
+"""What releases are made of in tests: a small model with a card and a chat template."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from oracles.tiny import TEXT, save_tiny_llama
+from oracles.tiny import save_tiny_llama
 
 CARD = """---
 license: apache-2.0
@@ -25,8 +25,3 @@ def save_with_card(folder: Path) -> Path:
     settings["chat_template"] = TEMPLATE
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
-
-
-def save_text(path: Path) -> Path:
-    path.write_text(TEXT * 12)
-    return path

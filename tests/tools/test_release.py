@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oracles.card_samples import save_text, save_with_card
+from oracles.card_samples import save_with_card
 from oracles.kills import run, survive
 from quantmill import RunOptions, evaluate
 from quantmill.formats.errors import FormatError
@@ -32,11 +32,6 @@ LEVELS = "Q2_K,IQ2_XXS,Q4_K_M,IQ4_XS,Q8_0"
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_with_card(tmp_path_factory.mktemp("models") / "Tiny-Llama")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
 def digest(path: Path) -> str:

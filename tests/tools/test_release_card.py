@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oracles.card_samples import save_text, save_with_card
+from oracles.card_samples import save_with_card
 from quantmill.formats.progress import Event, Note
 from quantmill.tools.api.releasing.card import Facts, File, model_card
 from quantmill.tools.api.releasing.front_matter import FrontMatter, front_matter
@@ -26,11 +26,6 @@ from quantmill.tools.api.releasing.release import release
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_with_card(tmp_path_factory.mktemp("models") / "Tiny-Llama")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
 def test_files_of_other_sets(tiny: Path, text: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from formats.hub.conftest import use
 
-from oracles.card_samples import save_text, save_with_card
+from oracles.card_samples import save_with_card
 from oracles.hub import Hub, running_hub
 from oracles.tower_proofs import all_tower_proofs, save_tower_proof
 from quantmill import Event, Note, ReleaseOptions, plan_release, release
@@ -23,11 +23,6 @@ from .conftest import Done, snapshot
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_with_card(tmp_path_factory.mktemp("models") / "Tiny-Llama")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
 def test_what_is_planned_is_made(tiny: Path, text: Path, tmp_path: Path) -> None:
